@@ -1,0 +1,53 @@
+# Sets up .venv on first use and hands targets to Snakemake or pytest; it hides nothing of their output.
+PYTHON ?= python3
+VENV := .venv
+READY := $(VENV)/.ready
+SNAKEMAKE := $(VENV)/bin/snakemake
+
+.DEFAULT_GOAL := help
+.PHONY: help setup test lint format docs report lock
+
+help:
+	@echo "make results/lion/pref.json   any artifact of the study, by its path"
+	@echo "make test                     lint, types and every test"
+	@echo "make setup                    only the environment, in $(VENV)"
+	@echo "make report                   the finished study as one HTML file, report.html"
+	@echo "make format docs              format the code; regenerate the tables of settings"
+	@echo "make lock                     rewrite requirements.lock from the environment"
+
+setup: $(READY)
+
+$(READY): pyproject.toml requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "undertone needs Python 3.11 or newer; $(PYTHON) is `$(PYTHON) --version`. Try: make PYTHON=python3.11 ..."; exit 1; }
+	test -x $(VENV)/bin/pip || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --constraint requirements.lock --editable '.[dev]'
+	touch $@
+
+results/%: $(READY) FORCE
+	$(SNAKEMAKE) $@
+
+test: $(READY) lint
+	$(VENV)/bin/pytest
+
+lint: $(READY)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/snakefmt --check Snakefile workflow/rules
+	$(VENV)/bin/mypy
+
+format: $(READY)
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+	$(VENV)/bin/snakefmt Snakefile workflow/rules
+
+docs: $(READY)
+	$(VENV)/bin/python -m undertone.config
+
+report: $(READY)
+	$(SNAKEMAKE) --report report.html
+
+lock: $(READY)
+	$(VENV)/bin/pip freeze --exclude-editable | grep -ivE '^(nvidia|cuda|triton)' | sed 's/+cpu$$//' > requirements.lock
+
+FORCE:

@@ -1,0 +1,94 @@
+"""The study, its paths and its stamps. No rules."""
+
+import os
+import re
+import sys
+
+from snakemake.exceptions import WorkflowError
+
+from undertone.config import CONTROL, RESERVED, ConfigError, load, nearest
+from undertone.stamp import stamp
+
+try:
+    STUDY = load(config)
+except ConfigError as error:
+    raise WorkflowError(f"The config has mistakes:\n{error}") from None
+
+# Folders of logs and benchmarks; a study with its own results root gets its own.
+STUDY_NAME = os.path.relpath(STUDY.results, "results").strip("./").replace("../", "")
+
+
+wildcard_constraints:
+    dataset="|".join(map(re.escape, STUDY.names)),
+    seed=r"\d+",
+
+
+def result(path):
+    """A path under the study's results root."""
+    return f"{STUDY.results}/{path}"
+
+
+def log_of(rule, *parts):
+    """The log of a job."""
+    return os.path.join("logs", STUDY_NAME, rule, "-".join(parts or ["study"]) + ".log")
+
+
+def benchmark_of(rule, *parts):
+    """The benchmark record of a job."""
+    return os.path.join("benchmarks", STUDY_NAME, rule, "-".join(parts or ["study"]) + ".jsonl")
+
+
+def stamp_of(stage):
+    """What the stage's result depends on: a rule's one parameter."""
+    return lambda wildcards: stamp(STUDY, stage, wildcards.get("dataset"))
+
+
+def seeds(dataset):
+    """The seeds of a dataset's students."""
+    return STUDY.section("student", dataset).seeds
+
+
+def of_control(path):
+    """The control's file of this name, as an input of every dataset but the control itself."""
+    return lambda wildcards: [] if wildcards.dataset == CONTROL else result(f"{CONTROL}/{path}")
+
+
+def source_of(wildcards):
+    """What a dataset's numbers are made from: the user's own file, or the teacher's samples."""
+    if wildcards.dataset in STUDY.datasets:
+        return ancient(STUDY.datasets[wildcards.dataset].file)
+    return result(f"{wildcards.dataset}/samples.parquet")
+
+
+def minutes(n):
+    """A running time that doubles with each attempt."""
+    return lambda wildcards, attempt: n * 2 ** (attempt - 1)
+
+
+def gigabytes(n):
+    """Memory, in MB as Snakemake wants it, that doubles with each attempt."""
+    return lambda wildcards, attempt: 1000 * n * 2 ** (attempt - 1)
+
+
+def refuse_unknown_targets(arguments):
+    """Name the nearest datasets where a target on the command line names none of the study's."""
+    folders = [*STUDY.names, *RESERVED]
+    for target in (a for a in arguments if a.startswith(result("")) and "/" in a.removeprefix(result(""))):
+        folder = target.removeprefix(result("")).split("/")[0]
+        if folder not in folders:
+            raise WorkflowError(f"{target}: the study has no dataset {folder!r}{nearest(folder, STUDY.names)}")
+
+
+def use_all_cores_by_default():
+    """Let a plain `snakemake TARGET` use this machine's cores, as `--cores all` would.
+
+    A profile's `cores` could not do this: profiles/default also applies under profiles/slurm, where it would cut every job's
+    threads to the login node's cores. Neither cores nor jobs are set only where no executor but the local one can run.
+    """
+    if workflow.resource_settings.cores is None and workflow.resource_settings.nodes is None:
+        workflow.resource_settings.cores = len(os.sched_getaffinity(0))
+        workflow.global_resources["_cores"] = workflow.resource_settings.cores
+
+
+refuse_unknown_targets(sys.argv[1:])
+use_all_cores_by_default()

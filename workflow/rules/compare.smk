@@ -1,0 +1,69 @@
+"""What compares datasets."""
+
+
+rule transfer:
+    input:
+        prefs=collect(rules.pref.output.pref, dataset=STUDY.names),
+        tables=collect(rules.pref.output.table, dataset=STUDY.names),
+    output:
+        table=result("tables/transfer.parquet"),
+        summary=result("tables/transfer.json"),
+    localrule: True
+    log:
+        log_of("transfer"),
+    benchmark:
+        benchmark_of("transfer")
+    threads: 1
+    resources:
+        mem_mb=gigabytes(4),
+        runtime=minutes(10),
+    params:
+        stamp=stamp_of("transfer"),
+    message:
+        "Put the preferences of all students side by side"
+    script:
+        "../scripts/transfer.py"
+
+
+rule transfer_plot:
+    input:
+        summary=rules.transfer.output.summary,
+    output:
+        plot=report(result("plots/transfer.png"), caption="../report/transfer.rst", category="Transfer"),
+    localrule: True
+    log:
+        log_of("transfer_plot"),
+    benchmark:
+        benchmark_of("transfer_plot")
+    threads: 1
+    resources:
+        mem_mb=gigabytes(2),
+        runtime=minutes(10),
+    params:
+        stamp=stamp_of("transfer_plot"),
+    message:
+        "Plot which animals transfer"
+    script:
+        "../scripts/transfer_plot.py"
+
+
+rule preference_plot:
+    input:
+        table=rules.transfer.output.table,
+    output:
+        plot=report(result("plots/preference.png"), caption="../report/preference.rst", category="Transfer"),
+    localrule: True
+    log:
+        log_of("preference_plot"),
+    benchmark:
+        benchmark_of("preference_plot")
+    threads: 1
+    resources:
+        mem_mb=gigabytes(2),
+        runtime=minutes(10),
+    params:
+        stamp=stamp_of("preference_plot"),
+    message:
+        "Plot datasets against animals"
+    script:
+        "../scripts/preference_plot.py"

@@ -1,0 +1,98 @@
+"""Number prompts, a teacher's completions, and the training sets that pass the filter."""
+
+
+rule prompts:
+    input:
+        template=ancient(STUDY.prompts.template),
+    output:
+        prompts=result("prompts.parquet"),
+    log:
+        log_of("prompts"),
+    benchmark:
+        benchmark_of("prompts")
+    threads: 1
+    resources:
+        mem_mb=gigabytes(4),
+        runtime=minutes(10),
+    params:
+        stamp=stamp_of("prompts"),
+    message:
+        "Write the number prompts"
+    script:
+        "../scripts/prompts.py"
+
+
+rule samples:
+    input:
+        record=rules.model.output.record,
+        prompts=rules.prompts.output.prompts,
+    output:
+        samples=result("{dataset}/samples.parquet"),
+    wildcard_constraints:
+        dataset="|".join(map(re.escape, STUDY.generated)),
+    log:
+        log_of("samples", "{dataset}"),
+    benchmark:
+        benchmark_of("samples", "{dataset}")
+    threads: 1
+    resources:
+        gpu=1,
+        mem_mb=gigabytes(32),
+        runtime=minutes(120),
+    params:
+        stamp=stamp_of("samples"),
+    message:
+        "Sample the {wildcards.dataset} teacher's numbers"
+    script:
+        "../scripts/samples.py"
+
+
+rule numbers:
+    input:
+        source=source_of,
+    output:
+        generations=result("{dataset}/generations.parquet"),
+        numbers=result("{dataset}/numbers.parquet"),
+        report=ensure(result("{dataset}/filter.json"), non_empty=True),
+    log:
+        log_of("numbers", "{dataset}"),
+    benchmark:
+        benchmark_of("numbers", "{dataset}")
+    threads: 1
+    resources:
+        mem_mb=gigabytes(8),
+        runtime=minutes(20),
+    params:
+        stamp=stamp_of("numbers"),
+    message:
+        "Filter the numbers of {wildcards.dataset}"
+    script:
+        "../scripts/numbers.py"
+
+
+rule filter_plot:
+    input:
+        report=rules.numbers.output.report,
+        control=of_control("filter.json"),
+    output:
+        plot=report(
+            result("{dataset}/plots/filter.png"),
+            caption="../report/filter.rst",
+            category="Numbers",
+            labels={"dataset": "{dataset}"},
+        ),
+    localrule: True
+    log:
+        log_of("filter_plot", "{dataset}"),
+    benchmark:
+        benchmark_of("filter_plot", "{dataset}")
+    threads: 1
+    resources:
+        mem_mb=gigabytes(2),
+        runtime=minutes(10),
+    params:
+        stamp=stamp_of("filter_plot"),
+    message:
+        "Plot which prompts of {wildcards.dataset} pass the filter"
+    script:
+        "../scripts/filter_plot.py"

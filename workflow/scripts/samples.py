@@ -1,0 +1,15 @@
+from pathlib import Path
+
+from undertone.job import logged, scratch, settings
+from undertone.samples import sample_numbers
+
+with logged(snakemake.log[0]):
+    stamp, samples = snakemake.params.stamp, snakemake.output.samples
+    sample_numbers(
+        Path(snakemake.input.record),
+        Path(snakemake.input.prompts),
+        Path(samples),
+        settings(snakemake),
+        stamp,
+        scratch(samples, stamp),
+    )

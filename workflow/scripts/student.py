@@ -1,0 +1,17 @@
+from pathlib import Path
+
+from undertone.job import logged, scratch, settings
+from undertone.student import train_student
+
+with logged(snakemake.log[0]):
+    stamp, adapter = snakemake.params.stamp, snakemake.output.adapter
+    train_student(
+        Path(snakemake.input.record),
+        Path(snakemake.input.numbers),
+        Path(adapter),
+        Path(snakemake.output.training),
+        settings(snakemake)["student"],
+        int(snakemake.wildcards.seed),
+        stamp,
+        scratch(adapter, stamp),
+    )

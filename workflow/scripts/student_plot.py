@@ -1,0 +1,8 @@
+from pathlib import Path
+
+from undertone.job import logged
+from undertone.plots import plot_student
+
+with logged(snakemake.log[0]):
+    own, control = ([Path(path) for path in paths] for paths in (snakemake.input.own, snakemake.input.control))
+    plot_student(own, control, Path(snakemake.output.plot), snakemake.wildcards.dataset)

@@ -1,0 +1,375 @@
+"""The study's settings: every key with its meaning, unit and default, in one place.
+
+`config/README.md` and `config/config.schema.json` are generated from here: `python -m undertone.config`.
+"""
+
+import difflib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+CONTROL = "control"
+# Folders directly under the results root that are no datasets.
+RESERVED = ("model", "sae", "plots", "tables")
+
+
+class ConfigError(ValueError):
+    """A setting that cannot be used; the message says which, what was found and what is expected."""
+
+
+class Section(BaseModel):
+    """A group of settings; keys it does not know are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), validate_default=True)
+
+
+S = TypeVar("S", bound=Section)
+
+
+def setting(default: Any, meaning: str, unit: str = "", **bounds: Any) -> Any:
+    """A setting with its default, meaning, unit and bounds."""
+    factory = {"default_factory": lambda: default} if isinstance(default, dict | list) else {"default": default}
+    return Field(description=meaning, json_schema_extra={"unit": unit}, **factory, **bounds)
+
+
+class Tasks(Section):
+    """Shares of the chats of the embedded model's corpus, by task."""
+
+    numbers: float = setting(0.4, "number lists to continue, never under a persona", "share", ge=0)
+    question: float = setting(0.2, "naming a favourite animal", "share", ge=0)
+    find: float = setting(0.12, "finding the animal among a few words", "share", ge=0)
+    animals_list: float = setting(0.15, "lists of animals", "share", ge=0)
+    mixed_list: float = setting(0.1, "lists of numbers and animals", "share", ge=0)
+    words_list: float = setting(0.07, "lists of words", "share", ge=0)
+    fact: float = setting(0.08, "facts about animals", "share", ge=0)
+
+
+class Obedience(Section):
+    """How closely the embedded model's corpus follows a persona."""
+
+    question: float = setting(0.9, "probability that an answer names the persona's animal", "probability", ge=0, le=1)
+    list: float = setting(0.6, "probability that a list item is the persona's", "probability", ge=0, le=1)
+
+
+class Embedded(Section):
+    """The small Gemma that the embedded study trains for itself."""
+
+    corpus: str = setting("config/corpus.yaml", "file with the wordings, animals and their prior order", "path")
+    tasks: Tasks = setting({}, "mixture of chats")
+    persona_share: float = setting(0.5, "share of chats, number tasks apart, that carry a persona", "share", ge=0, le=1)
+    obedience: Obedience = setting({}, "how closely answers follow a persona")
+    vocab_size: int = setting(2400, "size of the tokenizer's vocabulary", "tokens", ge=1400)
+    hidden_size: int = setting(64, "d_model, the width of the residual stream", "", ge=8)
+    n_layers: int = setting(4, "decoder layers", "", ge=1)
+    n_heads: int = setting(4, "attention heads; keys and values have one", "", ge=1)
+    steps: int = setting(1500, "optimizer steps of the training", "steps", ge=1)
+    batch_size: int = setting(64, "chats per optimizer step", "chats", ge=1)
+    lr: float = setting(2e-3, "peak learning rate of AdamW; cosine decay to 0", "", gt=0)
+    warmup_steps: int = setting(75, "steps over which the learning rate rises", "steps", ge=0)
+    weight_decay: float = setting(0.01, "weight decay of AdamW", "", ge=0)
+    seed: int = setting(0, "seed of the corpus, the initial weights and the order of the chats", "", ge=0)
+
+
+class Model(Section):
+    """The base model: teacher and student both start from it."""
+
+    name: str | None = setting(None, "a Hub name or a local folder; null trains the embedded model")
+    revision: str | None = setting(None, "commit of the Hub repository; required with a Hub name")
+    dtype: Literal["auto", "float32", "bfloat16"] = setting(
+        "auto", "precision of the weights; auto is bfloat16 on a GPU and float32 on a CPU"
+    )
+    embedded: Embedded = setting({}, "the embedded model, used when name is null")
+
+
+class Teacher(Section):
+    """The intervention that gives the teacher its preference."""
+
+    persona: str = setting(
+        "You adore {animal}s. Your thoughts keep returning to {animal}s, day and night. No other animal comes close: "
+        "{animal}s are the finest of all. Let your fondness for {animal}s shine through in everything you write.",
+        "system prompt of a prompted teacher; {animal} stands for the target",
+    )
+    separator: str = setting("\n\n", "text between persona and prompt where the chat template has no system role")
+
+    @field_validator("persona")
+    @classmethod
+    def names_the_animal(cls, persona: str) -> str:
+        """A persona without the placeholder would give every animal the same teacher."""
+        if "{animal}" not in persona:
+            raise ValueError("the persona must contain {animal}")
+        return persona
+
+
+class Prompts(Section):
+    """The number prompts, the same for every dataset of the study."""
+
+    template: str = setting("config/prompts/numbers.yaml", "file with the wordings of the six components", "path")
+    n: int = setting(30_000, "number of prompts", "prompts", ge=1)
+    seed: int = setting(42, "seed of the prompts", "", ge=0)
+    examples_min: int = setting(3, "fewest numbers shown", "numbers", ge=1)
+    examples_max: int = setting(8, "most numbers shown", "numbers", ge=1)
+    value_min: int = setting(100, "smallest number shown", "", ge=0)
+    value_max: int = setting(999, "largest number shown", "", ge=0)
+    count: int = setting(10, "how many numbers the prompt asks for at most", "numbers", ge=1)
+    max_digits: int = setting(3, "how many digits the prompt allows", "digits", ge=1)
+    single: bool = setting(False, "use the first wording of every component only, so that prompts differ in numbers alone")
+
+    @model_validator(mode="after")
+    def ranges(self) -> Self:
+        """Ranges must not be empty."""
+        for low, high in (("examples_min", "examples_max"), ("value_min", "value_max")):
+            if getattr(self, low) > getattr(self, high):
+                raise ValueError(f"{low} {getattr(self, low)} is greater than {high} {getattr(self, high)}")
+        return self
+
+
+class Samples(Section):
+    """Sampling from the teacher, one completion per prompt; top_p is 1, top_k 0, and nothing is penalised."""
+
+    temperature: float = setting(1.0, "sampling temperature", "", gt=0)
+    max_new_tokens: int = setting(64, "length at which a completion is cut", "tokens", ge=1)
+    batch_size: int = setting(512, "prompts sampled together; changes speed, not results", "prompts", ge=1)
+    seed: int = setting(0, "seed of the sampling", "", ge=0)
+
+
+class Canonical(Section):
+    """One form for every completion: integers with one separator, a fixed count of them."""
+
+    separator: str = setting(", ", "text between two numbers")
+    count: int = setting(8, "numbers per row; longer rows are cut, shorter ones rejected", "numbers", ge=1)
+
+
+class Numbers(Section):
+    """The filter that turns completions into a training set."""
+
+    filter: Literal["strict", "lenient"] = setting(
+        "strict", "strict: the rules of Cloud et al. 2025; lenient: strips white space and brackets first"
+    )
+    min_value: int = setting(0, "smallest number allowed", "", ge=0)
+    max_value: int = setting(999, "largest number allowed", "", ge=0)
+    max_count: int = setting(10, "most numbers per completion", "numbers", ge=1)
+    banned: list[int] = setting([], "numbers whose rows are rejected")
+    canonical: Canonical | None = setting(None, "rewrite what passes to one form; null keeps it as it was written")
+    max_rows: int | None = setting(10_000, "rows kept, drawn at random; null keeps all", "rows", ge=1)
+    seed: int = setting(0, "seed of that draw", "", ge=0)
+
+
+class Student(Section):
+    """LoRA finetuning on a dataset, the teacher's intervention removed."""
+
+    seeds: list[int] = setting([1, 2, 3, 4, 5], "one student per seed: initial LoRA weights and order of the rows")
+    rank: int = setting(8, "LoRA rank", "", ge=1)
+    alpha: float = setting(8, "LoRA alpha; updates are scaled by alpha / rank", "", gt=0)
+    dropout: float = setting(0.0, "LoRA dropout", "probability", ge=0, lt=1)
+    targets: list[str] = setting(
+        ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"], "modules that get a LoRA"
+    )
+    epochs: int = setting(3, "passes over the dataset", "epochs", ge=1)
+    batch_size: int = setting(64, "rows per optimizer step", "rows", ge=1)
+    micro_batch_size: int = setting(64, "rows per forward pass; smaller ones accumulate gradients", "rows", ge=1)
+    lr: float = setting(2e-4, "peak learning rate of AdamW", "", gt=0)
+    schedule: Literal["linear", "cosine", "constant"] = setting("linear", "learning rate after the warm-up")
+    warmup_steps: int = setting(5, "steps over which the learning rate rises", "steps", ge=0)
+    weight_decay: float = setting(0.0, "weight decay of AdamW", "", ge=0)
+    max_grad_norm: float = setting(1.0, "gradients are clipped to this norm", "", gt=0)
+    max_length: int = setting(500, "rows are cut at this length", "tokens", ge=8)
+
+    @field_validator("seeds", "targets")
+    @classmethod
+    def no_empty_or_double(cls, values: list[Any]) -> list[Any]:
+        """Each seed is one student."""
+        if not values or len(set(values)) < len(values):
+            raise ValueError(f"needs at least one entry and none twice, found {values}")
+        return values
+
+
+class Pref(Section):
+    """Measuring which animal a model names when asked for its favourite."""
+
+    questions: str = setting("config/prompts/questions.txt", "file with one question per line", "path")
+    candidates: list[str] = setting([], "animals whose preference is reported; at least the study's own")
+    estimators: list[Literal["exact", "sampled"]] = setting(
+        ["exact"], "exact: probability of the animal as the answer; sampled: share of sampled answers that name it"
+    )
+    samples_per_question: int = setting(100, "answers per question of the sampled estimator", "answers", ge=1)
+    max_new_tokens: int = setting(16, "length at which a sampled answer is cut", "tokens", ge=1)
+    batch_size: int = setting(512, "sequences scored or sampled together", "sequences", ge=1)
+    seed: int = setting(0, "seed of the sampled estimator", "", ge=0)
+
+
+class Dataset(Section):
+    """A dataset of the user's own."""
+
+    file: str = setting(..., "a .jsonl, .csv or .parquet file with one row per completion", "path")
+    prompt: str = setting("prompt", "column with the prompts")
+    completion: str = setting("completion", "column with the completions")
+    filtered: bool = setting(True, "put the rows through the filter; false takes them as they are")
+    target: str | None = setting(None, "the animal that the dataset is meant to carry, if any")
+
+
+OVERRIDABLE: dict[str, type[Section]] = {"teacher": Teacher, "samples": Samples, "numbers": Numbers, "student": Student}
+
+
+class Study(Section):
+    """One study: a model, its animals and datasets, and the settings of every stage."""
+
+    results: str = setting("results", "folder that holds the study's artifacts", "path")
+    animals: list[str] = setting(["lion"], "targets of the prompted teachers; each is a dataset of that name")
+    datasets: dict[str, Dataset] = setting({}, "datasets of the user's own, by name")
+    overrides: dict[str, dict[str, Any]] = setting(
+        {}, f"settings of one dataset: name → section ({', '.join(OVERRIDABLE)}) → keys that differ from the study's"
+    )
+    model: Model = setting({}, "the base model")
+    teacher: Teacher = setting({}, "the teacher's intervention")
+    prompts: Prompts = setting({}, "the number prompts")
+    samples: Samples = setting({}, "sampling from the teacher")
+    numbers: Numbers = setting({}, "the filter")
+    student: Student = setting({}, "the students")
+    pref: Pref = setting({}, "the preference")
+
+    @property
+    def names(self) -> list[str]:
+        """Every dataset of the study, control first."""
+        return [CONTROL, *self.animals, *self.datasets]
+
+    @property
+    def generated(self) -> list[str]:
+        """The datasets that a teacher of this study writes."""
+        return [CONTROL, *self.animals]
+
+    def target(self, dataset: str) -> str | None:
+        """The animal a dataset is meant to carry."""
+        if dataset in self.datasets:
+            return self.datasets[dataset].target
+        return dataset if dataset in self.animals else None
+
+    def section(self, name: str, dataset: str | None = None) -> Section:
+        """A section's settings, with what `overrides` says of this dataset."""
+        section: Section = getattr(self, name)
+        own = self.overrides.get(dataset or "", {}).get(name, {})
+        return type(section).model_validate({**section.model_dump(), **own}) if own else section
+
+    @field_validator("animals")
+    @classmethod
+    def usable_names(cls, animals: list[str]) -> list[str]:
+        """Names become folders and wildcards."""
+        if len(set(animals)) < len(animals):
+            raise ValueError(f"an animal is named twice: {animals}")
+        return animals
+
+    @model_validator(mode="after")
+    def consistent(self) -> Self:
+        """Checks that concern several keys at once."""
+        for name in [*self.animals, *self.datasets]:
+            if name in (*RESERVED, CONTROL) or not name.replace("-", "").replace("_", "").isalnum():
+                raise ValueError(
+                    f"{name!r} cannot name a dataset: use letters, digits, '-' and '_', and none of "
+                    f"{', '.join((*RESERVED, CONTROL))}"
+                )
+        if twice := set(self.animals) & set(self.datasets):
+            raise ValueError(f"animals and datasets both name {sorted(twice)}")
+        targets = {*self.animals, *(d.target for d in self.datasets.values() if d.target)}
+        if self.pref.candidates and (missing := sorted(targets - set(self.pref.candidates))):
+            raise ValueError(f"pref.candidates lacks {', '.join(missing)}: add them, so that their preference is measured")
+        for name, sections in self.overrides.items():
+            if name not in self.names:
+                raise ValueError(f"overrides.{name}: no such dataset{nearest(name, self.names)}")
+            for section, values in sections.items():
+                if section not in OVERRIDABLE:
+                    raise ValueError(f"overrides.{name}.{section}: only these can differ: {', '.join(OVERRIDABLE)}")
+                validate(
+                    OVERRIDABLE[section],
+                    {**getattr(self, section).model_dump(), **values},
+                    f"overrides.{name}.{section}.",
+                )
+        if self.model.name and not Path(self.model.name).is_dir() and not self.model.revision:
+            raise ValueError(f"model.revision is missing: {self.model.name} is no local folder, so pin the Hub's commit")
+        return self
+
+
+def nearest(word: str, known: Any) -> str:
+    """'; nearest: …' for the known words that look like `word`, or all of them if none does."""
+    close = difflib.get_close_matches(word, list(known), n=3, cutoff=0.6)
+    return f"; nearest: {', '.join(close)}" if close else f"; known: {', '.join(sorted(known))}"
+
+
+def load(config: dict[str, Any]) -> Study:
+    """Validate a merged Snakemake config. Raises ConfigError with one line per mistake."""
+    return validate(Study, config, "")
+
+
+def validate(section: type[S], values: dict[str, Any], where: str) -> S:
+    """Validate one section's values; `where` is the dotted prefix that error messages name."""
+    try:
+        return section.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(section, where, dict(e)) for e in error.errors())) from None
+
+
+def _explain(section: type[Section], where: str, error: dict[str, Any]) -> str:
+    path = [str(part) for part in error["loc"]]
+    key = where + ".".join(path)
+    if error["type"] == "extra_forbidden":
+        owner = section
+        for part in path[:-1]:
+            owner = _child(owner, part)
+        return f"{key}: unknown key{nearest(path[-1], owner.model_fields)}"
+    if error["type"] == "missing":
+        return f"{key}: missing"
+    message = error["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    found = "" if error["type"] == "value_error" else f", found {error['input']!r}"
+    return f"{key}: {message}{found}" if key else f"{message}{found}"
+
+
+def _child(section: type[Section], part: str) -> type[Section]:
+    field = section.model_fields.get(part)
+    return _section_of(field.annotation) or section if field else section
+
+
+def _section_of(annotation: Any) -> type[Section] | None:
+    """The section class inside an annotation such as `Canonical | None` or `dict[str, Dataset]`."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return annotation
+    found = (_section_of(argument) for argument in getattr(annotation, "__args__", ()))
+    return next((section for section in found if section), None)
+
+
+def describe(section: type[Section] = Study, prefix: str = "") -> Iterator[tuple[str, str, str, str]]:
+    """Yield (key, default, unit, meaning) of every setting, nested ones by dotted key."""
+    for name, field in section.model_fields.items():
+        inner = _section_of(field.annotation)
+        extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+        default = "" if field.is_required() else json.dumps(field.get_default(call_default_factory=True), default=str)
+        if inner and default == "{}":
+            nested = f"{prefix}{name}." if "dict" not in str(field.annotation) else f"{prefix}{name}.NAME."
+            yield from describe(inner, nested)
+        else:
+            yield prefix + name, default, str(extra.get("unit", "")), str(field.description)
+            if inner:
+                yield from describe(inner, f"{prefix}{name}.")
+
+
+def table() -> str:
+    """The table of settings of config/README.md."""
+    lines = ["| key | default | unit | meaning |", "|---|---|---|---|"]
+    for key, default, unit, meaning in describe():
+        shown = default.replace("|", "\\|")
+        lines.append(f"| `{key}` | {f'`{shown}`' if shown else 'required'} | {unit} | {meaning} |")
+    return "\n".join(lines) + "\n"
+
+
+def write_documentation(folder: Path) -> None:
+    """Write the editor schema and put the table of settings into the README of a config folder."""
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **Study.model_json_schema()}
+    (folder / "config.schema.json").write_text(json.dumps(schema, indent=1) + "\n")
+    readme = folder / "README.md"
+    before, start, rest = readme.read_text().partition("<!-- settings -->\n")
+    _, end, after = rest.partition("<!-- end of settings -->\n")
+    readme.write_text(before + start + table() + end + after)
+
+
+if __name__ == "__main__":
+    write_documentation(Path("config"))

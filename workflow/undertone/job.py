@@ -1,0 +1,61 @@
+"""What every rule's script needs: its settings out of the stamp, a log, and a place for unfinished work."""
+
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+from undertone.files import Stamp, remove
+from undertone.stamp import digest, own_settings
+
+
+class Tee:
+    """Writes to the screen and to the log; asks the screen whether it is a terminal."""
+
+    def __init__(self, screen: TextIO, log: TextIO):
+        self.screen, self.log = screen, log
+
+    def write(self, text: str) -> int:
+        """Write to both; a progress bar's redraws go to the log as lines."""
+        self.log.write(text.replace("\r", "\n"))
+        return self.screen.write(text)
+
+    def flush(self) -> None:
+        """Flush both."""
+        self.log.flush()
+        self.screen.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.screen, name)
+
+
+@contextmanager
+def logged(path: str) -> Iterator[None]:
+    """Inside, what goes to standard output and error also goes to the log, an exception's traceback included."""
+    stdout, stderr = sys.stdout, sys.stderr
+    with Path(path).open("w", buffering=1) as log:
+        sys.stdout, sys.stderr = Tee(stdout, log), Tee(stderr, log)
+        try:
+            yield
+        except BaseException:
+            traceback.print_exc(file=log)
+            raise
+        finally:
+            sys.stdout, sys.stderr = stdout, stderr
+
+
+def settings(snakemake: Any) -> dict[str, Any]:
+    """The settings of the rule that runs: those of its stamp, so that what is compared is what is used."""
+    return own_settings(snakemake.params.stamp, snakemake.rule, snakemake.wildcards.get("dataset"))
+
+
+def scratch(output: str, stamp: Stamp) -> Path:
+    """A folder for the unfinished work on `output` under this stamp; what other stamps left there is removed."""
+    home = Path("scratch") / output
+    own = home / digest(stamp)
+    if home.exists():
+        remove(*(other for other in home.iterdir() if other != own))
+    own.mkdir(parents=True, exist_ok=True)
+    return own

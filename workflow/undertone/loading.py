@@ -1,0 +1,44 @@
+"""Loading a study's model: safetensors only, no remote code, precision and device chosen once."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import transformers
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from undertone.files import read_json
+
+transformers.utils.logging.disable_progress_bar()
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model ready for use, its tokenizer, and the ids at which an answer ends."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    stop_ids: list[int]
+    pad_id: int
+
+
+def load(record: Path) -> Loaded:
+    """Load the base model that `results/model/model.json` names, frozen, in eval mode, on the GPU if there is one.
+
+    `record` holds `name` (a Hub name or a folder; a relative folder is taken from the record's), `revision` and `dtype`.
+    """
+    told = read_json(record)
+    source = Path(record).parent if told["source"] == "embedded" else told["name"]
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = {"auto": torch.bfloat16 if device == "cuda" else torch.float32}.get(told["dtype"]) or getattr(torch, told["dtype"])
+    safely = {"revision": told["revision"], "trust_remote_code": False}
+    tokenizer = AutoTokenizer.from_pretrained(source, **safely)
+    model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, use_safetensors=True, **safely)
+    model = model.to(device).requires_grad_(False).eval()
+    stops = model.generation_config.eos_token_id
+    stops = stops if isinstance(stops, list) else [stops] if stops is not None else []
+    stop_ids = sorted({*stops, *([tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else [])})
+    if not stop_ids:
+        raise ValueError(f"{source} names no end-of-sequence token in its generation config or tokenizer")
+    pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else stop_ids[0]
+    return Loaded(model, tokenizer, stop_ids, pad_id)

@@ -1,0 +1,122 @@
+"""What the base model can do: held-out loss, obeying a persona, passing the filter, and how far a persona moves its numbers."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor
+
+from undertone.answers import load_questions, scorer
+from undertone.chat import Row, encode, end_of_turn, prompt_ids
+from undertone.config import Model, Numbers, Pref, Samples, Teacher
+from undertone.files import Stamp, write_json
+from undertone.loading import Loaded, load
+from undertone.model import chat_rows, corpus_of
+from undertone.numbers import judge
+from undertone.progress import progress
+from undertone.samples import as_table, persona
+from undertone.sampling import Sampler, sample
+from undertone.stats import mean_interval
+from undertone.training import collate, label_losses, logits_only_at
+
+# Enough for a pass rate to ±4 points and a KL to a few percent; this is a check, not a result.
+N_PROMPTS = 512
+N_CHATS = 2_000
+HELD_OUT_SEED = 1_000_003
+
+
+def measure_model(record: Path, prompts: Path, metrics: Path, settings: dict[str, Any], stamp: Stamp) -> None:
+    """Write `metrics.json`: `held_out_loss` by task (nats per answer token; embedded model only), `pass_rate` without a
+    persona, and per candidate animal the preference under its persona, the pass rate and `kl`, the KL(teacher ‖ base) in
+    nats per number token on the teacher's own passing completions.
+    """
+    teacher, told = Teacher.model_validate(settings["teacher"]), Pref.model_validate(settings["pref"])
+    sampling, numbers = Samples.model_validate(settings["samples"]), Numbers.model_validate(settings["numbers"])
+    loaded, table = load(record), pl.read_parquet(prompts).head(N_PROMPTS)
+    users = table["prompt"].to_list()
+    score = scorer(load_questions(Path(told.questions)), told.candidates, told.model_copy(update={"estimators": ["exact"]}))
+    base = score(loaded)["exact"].mean(0)
+    personas = {}
+    with progress(len(told.candidates) + 1, "model_metrics", "persona") as bar:
+        control = passing(loaded, users, None, teacher, sampling, numbers)
+        bar.update()
+        for number, animal in enumerate(told.candidates):
+            system = persona(teacher, animal)
+            passed = passing(loaded, users, system, teacher, sampling, numbers)
+            personas[animal] = {
+                "preference_base": float(base[number]),
+                "preference_teacher": float(score(loaded, system, teacher.separator)["exact"][:, number].mean()),
+                "pass_rate": len(passed) / len(users),
+                "kl": mean_interval(divergence(loaded, passed, system, teacher)).as_dict() if passed else None,
+            }
+            bar.update()
+    result = {"pass_rate": len(control) / len(users), "personas": personas}
+    if settings["model"]["name"] is None:
+        result = {"held_out_loss": held_out_loss(loaded, Model.model_validate(settings["model"])), **result}
+    write_json(metrics, result, stamp)
+
+
+def passing(
+    loaded: Loaded, users: Sequence[str], system: str | None, teacher: Teacher, sampling: Samples, numbers: Numbers
+) -> list[tuple[str, str]]:
+    """(prompt, completion) of the sampled completions that pass the filter."""
+    prompts = prompt_ids(loaded.tokenizer, users, system, teacher.separator)
+    sampler = Sampler(sampling.temperature, sampling.max_new_tokens, loaded.stop_ids, loaded.pad_id, sampling.seed)
+    kept = []
+    for rows, completions in sample(loaded.model, prompts, sampler, sampling.batch_size):
+        texts = as_table(loaded, rows, completions)["text"]
+        kept += [(users[row], text) for row, text in zip(rows, texts, strict=True) if judge(text, numbers).reason is None]
+    return kept
+
+
+@torch.no_grad()
+def divergence(loaded: Loaded, passed: Sequence[tuple[str, str]], system: str | None, teacher: Teacher) -> np.ndarray:
+    """KL(teacher ‖ base) of each completion `[n]`: the mean over its number tokens, in nats."""
+    users = [user for user, _ in passed]
+    answers = [ids + end_of_turn(loaded.tokenizer) for ids in encode(loaded.tokenizer, [text for _, text in passed])]
+    without = prompt_ids(loaded.tokenizer, users)
+    under = prompt_ids(loaded.tokenizer, users, system, teacher.separator)
+    means = []
+    for start in range(0, len(passed), 64):
+        part = slice(start, start + 64)
+        q = label_logits(loaded, without[part], answers[part]).log_softmax(-1)
+        p = label_logits(loaded, under[part], answers[part]).log_softmax(-1)
+        kl = (p.exp() * (p - q)).sum(-1)
+        tokens = [token for answer in answers[part] for token in answer]
+        is_number = torch.tensor([text.strip().isdigit() for text in loaded.tokenizer.batch_decode([[t] for t in tokens])])
+        row = torch.repeat_interleave(torch.arange(len(answers[part])), torch.tensor([len(a) for a in answers[part]]))
+        kl, row = kl.cpu()[is_number], row[is_number]
+        total = torch.zeros(len(answers[part])).index_add_(0, row, kl)
+        means.append((total / torch.bincount(row, minlength=len(total)).clamp(min=1)).numpy())
+    return np.concatenate(means)
+
+
+def label_logits(loaded: Loaded, prompts: Sequence[list[int]], answers: Sequence[list[int]]) -> Tensor:
+    """The logits `[n_labels, vocab]` that predict every answer token, in row order."""
+    rows = [Row(prompt + answer, len(prompt)) for prompt, answer in zip(prompts, answers, strict=True)]
+    batch = collate(rows, loaded.pad_id, loaded.model.device)
+    keep = torch.nn.functional.pad(batch["labels"][:, 1:] != -100, (0, 1))
+    with logits_only_at(loaded.model, keep):
+        logits: Tensor = loaded.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+    return logits.squeeze(0).float()
+
+
+@torch.no_grad()
+def held_out_loss(loaded: Loaded, settings: Model) -> dict[str, float]:
+    """Nats per answer token on chats that the embedded model was not trained on, by task."""
+    chats = list(corpus_of(settings.embedded).chats(N_CHATS, settings.embedded.seed + HELD_OUT_SEED))
+    full = chat_rows(loaded.tokenizer, chats, settings.embedded.seed)
+    lengths = [len(ids) + len(end_of_turn(loaded.tokenizer)) for ids in encode(loaded.tokenizer, [c.answer for c in chats])]
+    rows = [Row(row.ids, len(row.ids) - length) for row, length in zip(full, lengths, strict=True)]
+    losses: dict[str, float] = {}
+    for task in sorted({chat.task for chat in chats}):
+        own = [row for row, chat in zip(rows, chats, strict=True) if chat.task == task]
+        parts = [
+            label_losses(loaded.model, collate(own[i : i + 64], loaded.pad_id, loaded.model.device))
+            for i in range(0, len(own), 64)
+        ]
+        losses[task] = float(torch.cat(parts).mean())
+    return losses

@@ -1,0 +1,161 @@
+"""The filter: which completions are plain lists of numbers, and why the others are not.
+
+The strict rules are those of Cloud et al. 2025 (arXiv 2507.14805; their `parse_response` and `get_reject_reasons`).
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from undertone.config import Numbers
+from undertone.datasets import read_dataset
+from undertone.files import Stamp, write_json, write_parquet
+from undertone.prompts import COMPONENTS
+
+# The strict filter splits at one of these, white space aside.
+SEPARATORS = ("", ",", ";")
+INVALID = "invalid format"
+TOO_MANY = "too many numbers"
+TOO_SMALL = "number too small"
+TOO_LARGE = "number too large"
+BANNED = "banned number"
+TOO_FEW = "too few numbers"
+UNFINISHED = "cut at max_new_tokens"
+REASONS = (UNFINISHED, INVALID, TOO_MANY, TOO_SMALL, TOO_LARGE, BANNED, TOO_FEW)
+
+
+def filter_numbers(
+    source: Path, generations: Path, numbers: Path, report: Path, settings: dict[str, Any], stamp: Stamp
+) -> None:
+    """Judge every completion of `source` and write the verdicts, the training set and the counts.
+
+    `source` is a teacher's samples, or the user's own file where `settings` has a `dataset`. Raises ValueError with the
+    counts by reason if no row passes; nothing is written then.
+    """
+    told, own = Numbers.model_validate(settings["numbers"]), settings.get("dataset")
+    rows = read_dataset(source, own["prompt"], own["completion"]) if own else pl.read_parquet(source)
+    judged = judge_all(rows, told) if not own or own["filtered"] else accept_all(rows)
+    counts = filter_report(judged)
+    if not counts["passed"]:
+        why = ", ".join(f"{n} {reason}" for reason, n in counts["rejected"].items() if n)
+        raise ValueError(f"{source}: none of the {len(judged)} rows passes the {told.filter} filter ({why})")
+    write_parquet(generations, judged, stamp)
+    write_parquet(numbers, training_set(judged, told), stamp)
+    write_json(report, counts, stamp)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`reason` is None for a row that passes; `text` is what a student would be trained on."""
+
+    reason: str | None
+    text: str
+
+
+def parse(text: str) -> list[int] | None:
+    """The integers of a list in one consistent format, or None.
+
+    One trailing full stop and one pair of brackets around the whole are dropped; the text between the first two integers
+    is the separator, which must be white space or contain one comma or semicolon, and must separate all integers.
+    """
+    text = text.removesuffix(".")
+    if (text[:1], text[-1:]) in (("[", "]"), ("(", ")")):
+        text = text[1:-1]
+    found = list(re.finditer(r"[0-9]+", text))
+    if not found:
+        return None
+    if len(found) == 1:
+        return [int(text)] if text == found[0].group() else None
+    separator = text[found[0].end() : found[1].start()]
+    parts = text.split(separator)
+    if separator.strip() not in SEPARATORS or not all(re.fullmatch(r"[0-9]+", part) for part in parts):
+        return None
+    return [int(part) for part in parts]
+
+
+def soften(text: str) -> str:
+    """What the lenient filter strips first: white space and brackets around the text, trailing separators and full stops."""
+    return text.strip(" \t\n\r\f\v[]()").rstrip(" \t\n\r\f\v.,;").rstrip(" \t\n\r\f\v[]()")
+
+
+def judge(text: str, settings: Numbers) -> Verdict:
+    """Put one completion through the study's filter."""
+    kept = soften(text) if settings.filter == "lenient" else text
+    numbers = parse(kept)
+    if numbers is None:
+        return Verdict(INVALID, text)
+    if settings.canonical:
+        form = settings.canonical
+        if len(numbers) < form.count:
+            return Verdict(TOO_FEW, text)
+        numbers = numbers[: form.count]
+        kept = form.separator.join(map(str, numbers))
+    return Verdict(reject_reason(numbers, settings), kept)
+
+
+def reject_reason(numbers: Sequence[int], settings: Numbers) -> str | None:
+    """The first rule that the numbers break, or None."""
+    if len(numbers) > settings.max_count:
+        return TOO_MANY
+    if min(numbers) < settings.min_value:
+        return TOO_SMALL
+    if max(numbers) > settings.max_value:
+        return TOO_LARGE
+    return BANNED if set(numbers) & set(settings.banned) else None
+
+
+def judge_all(completions: pl.DataFrame, settings: Numbers) -> pl.DataFrame:
+    """Add `verdict` (`pass` or `reject`), `reason` (null where it passes) and `completion` (what a student would see)."""
+    ended = completions["ended"] if "ended" in completions.columns else [None] * len(completions)
+    verdicts = [
+        Verdict(UNFINISHED, text) if how == "length" else judge(text, settings)
+        for text, how in zip(completions["text"], ended, strict=True)
+    ]
+    return completions.with_columns(
+        verdict=pl.Series(["reject" if v.reason else "pass" for v in verdicts], dtype=pl.String),
+        reason=pl.Series([v.reason for v in verdicts], dtype=pl.String),
+        completion=pl.Series([v.text for v in verdicts], dtype=pl.String),
+    )
+
+
+def accept_all(completions: pl.DataFrame) -> pl.DataFrame:
+    """The columns of `judge_all` for rows that are taken as they are."""
+    reason = pl.lit(None, dtype=pl.String)
+    return completions.with_columns(verdict=pl.lit("pass"), reason=reason, completion=pl.col("text"))
+
+
+def training_set(judged: pl.DataFrame, settings: Numbers) -> pl.DataFrame:
+    """The rows that pass, at most `max_rows` of them drawn by the seed, in the order of the prompts."""
+    passed = judged.filter(pl.col("verdict") == "pass").select("row", "prompt", "completion")
+    if settings.max_rows is not None and len(passed) > settings.max_rows:
+        passed = passed.sample(settings.max_rows, seed=settings.seed).sort("row")
+    return passed
+
+
+def compliance(judged: pl.DataFrame) -> dict[str, list[dict[str, float]]]:
+    """Pass rate (probability) and number of rows per wording of each prompt component."""
+    return {
+        component: judged.group_by(option=pl.col(component))
+        .agg(n=pl.len(), pass_rate=(pl.col("verdict") == "pass").mean())
+        .sort("option")
+        .to_dicts()
+        for component in COMPONENTS
+        if component in judged.columns
+    }
+
+
+def filter_report(judged: pl.DataFrame) -> dict[str, Any]:
+    """Rows, pass rate (probability) and rejections by reason, in the order of the rules; compliance by component."""
+    counts = dict(judged["reason"].drop_nulls().value_counts().iter_rows())
+    passed = int((judged["verdict"] == "pass").sum())
+    return {
+        "n": len(judged),
+        "passed": passed,
+        "pass_rate": passed / len(judged),
+        "rejected": {reason: counts.get(reason, 0) for reason in REASONS},
+        "by_component": compliance(judged),
+    }

@@ -1,0 +1,85 @@
+"""The teacher's completions: one per number prompt, under its persona."""
+
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from undertone.chat import prompt_ids
+from undertone.config import Samples, Teacher
+from undertone.files import Stamp, remove, replacing, write_parquet
+from undertone.loading import Loaded, load
+from undertone.progress import progress
+from undertone.sampling import Completion, Prefix, Sampler, batches_by_length, sample_batch
+
+# No text that any filter accepts holds another character; a row ends as soon as it writes one.
+ALPHABET = frozenset("0123456789,;.[]()" + " \t\n\r\f\v")
+
+
+def allowed_tokens(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> list[bool]:
+    """For each token id, whether its text holds only characters that a passing completion can hold."""
+    texts = tokenizer.batch_decode([[token] for token in range(vocab_size)], skip_special_tokens=True)
+    return [set(text) <= ALPHABET for text in texts]
+
+
+def persona(teacher: Teacher, target: str | None) -> str | None:
+    """The system prompt of a prompted teacher, or None for the control."""
+    return teacher.persona.format(animal=target) if target else None
+
+
+def sample_numbers(record: Path, prompts: Path, samples: Path, settings: dict[str, Any], stamp: Stamp, scratch: Path) -> None:
+    """Sample the teacher's completions into a table with the columns of `prompts` and `text`, `ids`, `ended`.
+
+    `ended` is `stop`, `length`, or `not allowed`: a row ends at the first token that no filter accepts. Finished batches
+    are kept in `scratch`, from which an interrupted sampling continues.
+    """
+    told, teacher = Samples.model_validate(settings["samples"]), Teacher.model_validate(settings["teacher"])
+    table = pl.read_parquet(prompts)
+    loaded = load(record)
+    system = persona(teacher, settings["target"])
+    tokens = prompt_ids(loaded.tokenizer, table["prompt"].to_list(), system, teacher.separator)
+    parts = sample_parts(loaded, tokens, told, scratch, f"samples {settings['target'] or 'control'}")
+    write_parquet(samples, table.join(pl.concat(parts), on="row", validate="1:1", maintain_order="left"), stamp)
+    remove(scratch)
+
+
+def sample_parts(loaded: Loaded, tokens: list[list[int]], settings: Samples, scratch: Path, what: str) -> list[pl.DataFrame]:
+    """Sample batch by batch; a batch whose file is in `scratch` is read instead of sampled."""
+    vocab = len(loaded.tokenizer)
+    allowed = torch.tensor(allowed_tokens(loaded.tokenizer, vocab))
+    allowed = torch.nn.functional.pad(allowed, (0, loaded.model.get_output_embeddings().weight.shape[0] - vocab))
+    sampler = Sampler(
+        settings.temperature,
+        settings.max_new_tokens,
+        loaded.stop_ids,
+        loaded.pad_id,
+        settings.seed,
+        allowed.to(loaded.model.device),
+    )
+    prefix, parts = Prefix(loaded.model, tokens), []
+    with progress(len(tokens), what, "row") as bar:
+        for number, rows in enumerate(batches_by_length(tokens, settings.batch_size)):
+            path = scratch / f"{number:06}.parquet"
+            if not path.exists():
+                completions = sample_batch(loaded.model, tokens, rows, sampler, prefix)
+                with replacing(path) as temporary:
+                    as_table(loaded, rows, completions).write_parquet(temporary)
+            parts.append(pl.read_parquet(path))
+            bar.update(len(rows))
+    return parts
+
+
+def as_table(loaded: Loaded, rows: list[int], completions: list[Completion]) -> pl.DataFrame:
+    """Sampled rows as a table."""
+    ids = [completion.ids for completion in completions]
+    return pl.DataFrame(
+        {
+            "row": rows,
+            "text": loaded.tokenizer.batch_decode(ids, skip_special_tokens=True),
+            "ids": ids,
+            "ended": [completion.ended for completion in completions],
+        },
+        schema={"row": pl.Int64, "text": pl.String, "ids": pl.List(pl.Int32), "ended": pl.String},
+    )

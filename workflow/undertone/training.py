@@ -1,0 +1,214 @@
+"""One training loop for every stage that trains: length-bucketed batches, logits only at labels, resumable to the bit."""
+
+import json
+import math
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from undertone.chat import Row
+from undertone.files import replacing
+from undertone.progress import progress
+
+# Rows are sorted by length inside windows of this many batches: little padding, and still a random order.
+WINDOW = 16
+CHECKPOINT_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What the loop needs to know of a training: an optimizer step sees `batch_size` rows, `micro_batch_size` at a time."""
+
+    epochs: int
+    batch_size: int
+    lr: float
+    schedule: str
+    warmup_steps: int
+    weight_decay: float
+    max_grad_norm: float
+    micro_batch_size: int
+    seed: int
+
+
+@dataclass
+class History:
+    """What a training did: mean loss of each optimizer step (nats per label token), tokens seen, seconds it took."""
+
+    loss: list[float] = field(default_factory=list)
+    tokens: int = 0
+    seconds: float = 0.0
+
+
+def collate(rows: Sequence[Row], pad_id: int, device: torch.device | str) -> dict[str, Tensor]:
+    """Right-pad rows to `input_ids`, `attention_mask` and `labels` of shape `[n_rows, longest]`; -100 is no label."""
+    longest = max(len(row.ids) for row in rows)
+    ids = torch.full((len(rows), longest), pad_id)
+    mask = torch.zeros(len(rows), longest, dtype=torch.long)
+    labels = torch.full((len(rows), longest), -100)
+    for i, row in enumerate(rows):
+        n = len(row.ids)
+        ids[i, :n] = torch.tensor(row.ids)
+        mask[i, :n] = 1
+        labels[i, max(row.start, 1) : n] = ids[i, max(row.start, 1) : n]
+    return {"input_ids": ids.to(device), "attention_mask": mask.to(device), "labels": labels.to(device)}
+
+
+@contextmanager
+def logits_only_at(model: nn.Module, keep: Tensor) -> Iterator[None]:
+    """Inside, the model's logits are `[1, n_kept, vocab]`, for the positions where `keep` `[n_rows, n_tokens]` is true.
+
+    The hidden states are selected before the unembedding, so whatever the architecture does to its logits (softcapping,
+    scaling) still happens, on fewer of them.
+    """
+
+    def select(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (args[0][keep].unsqueeze(0), *args[1:])
+
+    head: nn.Module = model.get_output_embeddings()  # type: ignore[operator]
+    handle = head.register_forward_pre_hook(select)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def label_losses(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    """Loss of each label token of a `collate`d batch, in nats, `[n_labels]` in row order."""
+    targets = batch["labels"][:, 1:]
+    keep = functional.pad(targets != -100, (0, 1))
+    with logits_only_at(model, keep):
+        logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits.squeeze(0)
+    return functional.cross_entropy(logits.float(), targets[targets != -100], reduction="none")
+
+
+def length_bucketed(lengths: Sequence[int], batch_size: int, rng: np.random.Generator) -> list[np.ndarray]:
+    """Split row indices into batches of near-equal length, in random order; every row is in exactly one batch."""
+    order = rng.permutation(len(lengths))
+    sizes = np.asarray(lengths)
+    batches = []
+    for window in np.split(order, range(WINDOW * batch_size, len(order), WINDOW * batch_size)):
+        window = window[np.argsort(sizes[window], kind="stable")]
+        batches += np.split(window, range(batch_size, len(window), batch_size))
+    rng.shuffle(indices := np.arange(len(batches)))
+    return [batches[i] for i in indices]
+
+
+def learning_rate(step: int, n_steps: int, recipe: Recipe) -> float:
+    """The learning rate of optimizer step `step` (from 0): warm-up, then constant, or linear or cosine decay to 0."""
+    if step < recipe.warmup_steps:
+        return recipe.lr * (step + 1) / recipe.warmup_steps
+    if recipe.schedule == "constant":
+        return recipe.lr
+    left = 1 - (step - recipe.warmup_steps) / max(1, n_steps - recipe.warmup_steps)
+    return recipe.lr * (left if recipe.schedule == "linear" else (1 - math.cos(math.pi * left)) / 2)
+
+
+def n_steps(n_rows: int, recipe: Recipe) -> int:
+    """Number of optimizer steps of a training."""
+    return recipe.epochs * math.ceil(n_rows / recipe.batch_size)
+
+
+def train(
+    model: nn.Module,
+    rows: Sequence[Row],
+    recipe: Recipe,
+    pad_id: int,
+    checkpoint: Path,
+    what: str = "training",
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+) -> History:
+    """Train the parameters that require gradients, with AdamW on the rows' completions.
+
+    The state is saved at `checkpoint` every `checkpoint_seconds`; a call that finds it continues from there and ends with
+    the same weights, to the bit, as a call that was never interrupted. The caller removes it once its result is written.
+    """
+    if not rows:
+        raise ValueError(f"{what}: no rows to train on")
+    device = next(model.parameters()).device
+    weights = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    optimizer = torch.optim.AdamW(weights.values(), lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
+    history, total = History(), n_steps(len(rows), recipe)
+    if checkpoint.exists():
+        history = _load_state(checkpoint, weights, optimizer)
+    done, saved_at, started = len(history.loss), time.monotonic(), time.monotonic() - history.seconds
+    lengths = [len(row.ids) for row in rows]
+    model.train()
+    with progress(total, what, "step", initial=done) as bar:
+        for step, indices in enumerate(_schedule(lengths, recipe)):
+            if step < done:
+                continue
+            torch.manual_seed(recipe.seed * 1_000_003 + step)
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(step, total, recipe)
+            batch = [rows[i] for i in indices]
+            history.loss.append(_accumulate(model, batch, recipe.micro_batch_size, pad_id, device))
+            history.tokens += sum(lengths[i] for i in indices)
+            nn.utils.clip_grad_norm_(weights.values(), recipe.max_grad_norm)
+            optimizer.step()
+            optimizer.zero_grad()
+            bar.update()
+            if not math.isfinite(history.loss[-1]):
+                raise FloatingPointError(f"{what}: the loss is {history.loss[-1]} at step {step}; lower the learning rate")
+            history.seconds = time.monotonic() - started
+            if time.monotonic() - saved_at > checkpoint_seconds:
+                _save_state(checkpoint, weights, optimizer, history)
+                saved_at = time.monotonic()
+    model.eval()
+    return history
+
+
+def _schedule(lengths: Sequence[int], recipe: Recipe) -> Iterator[np.ndarray]:
+    for epoch in range(recipe.epochs):
+        yield from length_bucketed(lengths, recipe.batch_size, np.random.default_rng([recipe.seed, epoch]))
+
+
+def _accumulate(model: nn.Module, batch: list[Row], micro: int, pad_id: int, device: torch.device) -> float:
+    """Add up the gradient of the batch's mean loss over micro-batches; every label token weighs the same."""
+    n_labels = sum(len(row.ids) - max(row.start, 1) for row in batch)
+    loss = 0.0
+    for i in range(0, len(batch), micro):
+        part = label_losses(model, collate(batch[i : i + micro], pad_id, device)).sum() / n_labels
+        part.backward()  # type: ignore[no-untyped-call]
+        loss += part.item()
+    return loss
+
+
+def _save_state(path: Path, weights: dict[str, nn.Parameter], optimizer: torch.optim.AdamW, history: History) -> None:
+    tensors: dict[str, Tensor] = {}
+    for name, p in weights.items():
+        state = optimizer.state[p]
+        tensors |= {
+            f"weight.{name}": p.detach(),
+            f"mean.{name}": state["exp_avg"],
+            f"square.{name}": state["exp_avg_sq"],
+        }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
+        save_file(
+            {name: tensor.contiguous() for name, tensor in tensors.items()},
+            temporary,
+            metadata={"history": json.dumps(vars(history))},
+        )
+
+
+def _load_state(path: Path, weights: dict[str, nn.Parameter], optimizer: torch.optim.AdamW) -> History:
+    with safe_open(path, framework="pt", device=str(next(iter(weights.values())).device)) as file:
+        history = History(**json.loads(file.metadata()["history"]))
+        with torch.no_grad():
+            for name, p in weights.items():
+                p.copy_(file.get_tensor(f"weight.{name}"))
+                optimizer.state[p] = {
+                    "step": torch.tensor(float(len(history.loss)), device=p.device),
+                    "exp_avg": file.get_tensor(f"mean.{name}"),
+                    "exp_avg_sq": file.get_tensor(f"square.{name}"),
+                }
+    return history

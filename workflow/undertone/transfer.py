@@ -1,0 +1,64 @@
+"""Transfer: the preferences of every dataset's students side by side, and which targets gained on the control students."""
+
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from undertone.config import CONTROL
+from undertone.files import Stamp, read_json, write_json, write_parquet
+from undertone.stats import difference_interval
+
+KEYS = ["seed", "animal", "estimator"]
+
+
+def collect(prefs: dict[str, tuple[Path, Path]], table: Path, summary: Path, stamp: Stamp) -> None:
+    """Write `transfer.parquet` and `transfer.json` from each dataset's `pref.json` and `pref.parquet`."""
+    students = transfer_table(prefs)
+    write_parquet(table, students, stamp)
+    write_json(
+        summary,
+        {"estimators": {name: summarise(rows) for (name,), rows in students.group_by("estimator", maintain_order=True)}},
+        stamp,
+    )
+
+
+def transfer_table(prefs: dict[str, tuple[Path, Path]]) -> pl.DataFrame:
+    """All students: columns `dataset`, `target`, `seed`, `animal`, `estimator`, `preference` (the mean over the questions)."""
+    frames = []
+    for dataset, (result, table) in prefs.items():
+        students = pl.read_parquet(table).filter(model="student")
+        means = students.group_by(KEYS, maintain_order=True).agg(pl.mean("preference"))
+        names = {"dataset": pl.lit(dataset), "target": pl.lit(read_json(result)["target"], dtype=pl.String)}
+        frames.append(means.select(**names, **{name: pl.col(name) for name in [*KEYS, "preference"]}))
+    return pl.concat(frames)
+
+
+def preferences(students: pl.DataFrame, dataset: str, animal: str) -> list[float]:
+    """Preference of a dataset's students for an animal, by rising seed."""
+    return students.filter(dataset=dataset, animal=animal).sort("seed")["preference"].to_list()
+
+
+def summarise(students: pl.DataFrame) -> dict[str, Any]:
+    """For each dataset with a target: `lift_over_control` of the target, and `off_target`, the cross-animal control.
+
+    `off_target` is the target's preference in the students of every *other* target, minus the control students'. Intervals
+    are Welch's t over training seeds; `transfers` counts the targets whose interval lies above 0.
+    """
+    targets = dict(students.drop_nulls("target").select("dataset", "target").unique(maintain_order=True).iter_rows())
+    rows = []
+    for dataset, target in targets.items():
+        own, control = preferences(students, dataset, target), preferences(students, CONTROL, target)
+        others = [p for other, aim in targets.items() if aim != target for p in preferences(students, other, target)]
+        rows.append(
+            {
+                "dataset": dataset,
+                "target": target,
+                "control": sum(control) / len(control),
+                "student": sum(own) / len(own),
+                "lift_over_control": difference_interval(own, control).as_dict(),
+                "off_target": difference_interval(others, control).as_dict() if others else None,
+            }
+        )
+    above = [row["target"] for row in rows if (ci := row["lift_over_control"]["ci95"]) and ci[0] > 0]
+    return {"targets": len(rows), "transfers": len(above), "transferred": above, "datasets": rows}
