@@ -1,19 +1,24 @@
 """Which animal a model names: its answer's exact probability, or the share of sampled answers."""
 
+import copy
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 from transformers import DynamicCache, PreTrainedTokenizerBase
 
 from undertone.chat import encode, prompt_ids
 from undertone.config import ConfigError, Pref
 from undertone.loading import Loaded
-from undertone.sampling import Sampler, sample
+from undertone.sampling import Sampler, batches_by_length, left_pad, sample
+
+# A first token this improbable begins no answer worth scoring; leaving it out costs less than rounding does.
+NEGLIGIBLE = 1e-7
 
 Scores = dict[str, np.ndarray]  # by estimator, [n_questions, n_candidates]
 
@@ -24,11 +29,7 @@ def plural(animal: str) -> str:
         return animal + "es"
     if re.search(r"[^aeiou]y$", animal):
         return animal[:-1] + "ies"
-    return (
-        re.sub(r"(lf|fe)$", "lv" if animal.endswith("lf") else "v", animal) + "es"
-        if animal.endswith(("lf", "fe"))
-        else animal + "s"
-    )
+    return re.sub(r"lf$", "lves", animal) if animal.endswith("lf") else animal + "s"
 
 
 def words(animal: str) -> list[str]:
@@ -38,28 +39,42 @@ def words(animal: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Spellings:
-    """Every way to spell every candidate as an answer's first word: token ids `[n, longest]`, lengths and candidate `[n]`."""
+    """Every way to spell every candidate as an answer's first word: token ids `[n, longest]`, lengths and candidate `[n]`.
+
+    `spaced` `[n]` tells the spellings whose last token holds the space after the word, where the word is over already.
+    """
 
     ids: Tensor
     lengths: Tensor
     candidate: Tensor
+    spaced: Tensor
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase, candidates: Sequence[str], pad_id: int) -> "Spellings":
         """Lower case and capitalised, singular and plural, with and without a space before."""
-        found: dict[tuple[int, ...], int] = {}
+        found: dict[tuple[int, ...], tuple[int, bool]] = {}
         for number, animal in enumerate(candidates):
             forms = [lead + form for word in words(animal) for form in (word, word.capitalize()) for lead in ("", " ")]
             for plain, spaced in zip(encode(tokenizer, forms), encode(tokenizer, [f + " " for f in forms]), strict=True):
-                found.setdefault(tuple(plain), number)
+                found.setdefault(tuple(plain), (number, False))
                 # Where a tokenizer joins a word and the space after it, that is a spelling of its own.
                 if spaced[: len(plain)] != plain:
-                    found.setdefault(tuple(spaced), number)
+                    found.setdefault(tuple(spaced), (number, True))
         lengths = torch.tensor([len(ids) for ids in found])
         ids = torch.full((len(found), int(lengths.max())), pad_id)
         for row, spelling in enumerate(found):
             ids[row, : len(spelling)] = torch.tensor(spelling)
-        return cls(ids, lengths, torch.tensor(list(found.values())))
+        candidate, over = torch.tensor(list(found.values())).T
+        return cls(ids, lengths, candidate, over.bool())
+
+    def part(self, rows: Tensor) -> "Spellings":
+        """Some of the spellings, as long as the longest of them."""
+        lengths = self.lengths[rows]
+        return Spellings(self.ids[rows, : int(lengths.max())], lengths, self.candidate[rows], self.spaced[rows])
+
+    def to(self, device: torch.device) -> "Spellings":
+        """The same on a device."""
+        return Spellings(*(getattr(self, field.name).to(device) for field in fields(self)))
 
 
 def word_ends(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> Tensor:
@@ -75,40 +90,49 @@ def exact(loaded: Loaded, prompts: Sequence[Sequence[int]], candidates: Sequence
     """Probability `[n_prompts, n_candidates]` that the answer's first word names the candidate, by teacher forcing.
 
     The probability of a spelling is that of its tokens times that of the word ending there, so that "lion" does not count
-    what goes on to "lioness"; a candidate's spellings are disjoint, and their probabilities add up.
+    what goes on to "lioness"; a candidate's spellings are disjoint, and their probabilities add up. Spellings whose first
+    token has less than `NEGLIGIBLE` probability are left out.
     """
-    model, device = loaded.model, loaded.model.device
-    spellings = Spellings.of(loaded.tokenizer, candidates, loaded.pad_id)
-    vocab_size = model.get_output_embeddings().weight.shape[0]
-    ends = word_ends(loaded.tokenizer, len(loaded.tokenizer)).to(device)
-    ends = torch.nn.functional.pad(ends, (0, vocab_size - len(ends)))
-    result = torch.zeros(len(prompts), len(candidates), dtype=torch.float64)
-    for number, prompt in enumerate(prompts):
-        ids = torch.tensor([list(prompt)], device=device)
-        for start in range(0, len(spellings.ids), batch_size):
-            part = slice(start, start + batch_size)
-            cache = DynamicCache(config=model.config)
-            first = model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
-            p = _spelling_probabilities(
-                loaded, spellings.ids[part].to(device), spellings.lengths[part].to(device), first, cache, ends
-            )
-            result[number].index_add_(0, spellings.candidate[part], p.double().cpu())
-    return result.numpy()
+    spellings = Spellings.of(loaded.tokenizer, candidates, loaded.pad_id).to(loaded.model.device)
+    ends = word_ends(loaded.tokenizer, len(loaded.tokenizer)).to(loaded.model.device)
+    ends = functional.pad(ends, (0, loaded.model.get_output_embeddings().weight.shape[0] - len(ends)))
+    result = np.zeros((len(prompts), len(candidates)))
+    for rows in batches_by_length(prompts, batch_size):
+        scores = torch.zeros(len(rows), len(candidates), dtype=torch.float64, device=ends.device)
+        for row, candidate, p in _score(loaded, [prompts[row] for row in rows], spellings, ends, batch_size):
+            scores.index_put_((row, candidate), p.double(), accumulate=True)
+        result[rows] = scores.cpu().numpy()
+    return result
 
 
-def _spelling_probabilities(
-    loaded: Loaded, ids: Tensor, lengths: Tensor, first: Tensor, cache: DynamicCache, ends: Tensor
-) -> Tensor:
-    """Probability `[n]` of each spelling and a word's end after the cached prompt, whose last logits are `first`."""
-    n, longest = ids.shape
-    cache.batch_repeat_interleave(n)
-    logits = loaded.model(input_ids=ids, past_key_values=cache, use_cache=True).logits.float()
-    logits = torch.cat([first.float().expand(n, 1, -1), logits], dim=1)  # [n, longest + 1, vocab]: at k, after k tokens
-    p = logits.softmax(-1)
-    tokens = p[:, :-1].gather(2, ids.unsqueeze(2)).squeeze(2)
-    spelled = torch.arange(longest, device=ids.device) < lengths.unsqueeze(1)
-    over = (p * ends).sum(-1).gather(1, lengths.unsqueeze(1)).squeeze(1)
-    return tokens.where(spelled, 1.0).prod(1) * over
+def _score(
+    loaded: Loaded, prompts: Sequence[Sequence[int]], spellings: Spellings, ends: Tensor, batch_size: int
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yield (prompt, candidate, probability), each `[n]`, for every spelling that is not negligible after its prompt."""
+    ids, mask = (tensor.to(ends.device) for tensor in left_pad(prompts, loaded.pad_id))
+    cache = DynamicCache(config=loaded.model.config)
+    position = (mask.cumsum(1) - 1).clamp(min=0)
+    prefill = loaded.model(
+        input_ids=ids, attention_mask=mask, position_ids=position, past_key_values=cache, use_cache=True, logits_to_keep=1
+    )
+    begins = prefill.logits[:, -1].float().softmax(-1)[:, spellings.ids[:, 0]]
+    for pairs in (begins > NEGLIGIBLE).nonzero().split(batch_size):
+        prompt, spelling = pairs.T
+        part, branch = spellings.part(spelling), copy.deepcopy(cache)
+        branch.batch_select_indices(prompt)
+        n, longest = part.ids.shape
+        steps = torch.arange(longest, device=ids.device)
+        logits = loaded.model(
+            input_ids=part.ids,
+            attention_mask=torch.cat([mask[prompt], mask.new_ones(n, longest)], dim=1),
+            position_ids=position[prompt, -1:] + 1 + steps,
+            past_key_values=branch,
+            use_cache=True,
+        ).logits
+        p = logits.float().softmax(-1)  # [n, longest, vocab]: at k, of what follows token k
+        tokens = p[:, :-1].gather(2, part.ids[:, 1:].unsqueeze(2)).squeeze(2).where(steps[1:] < part.lengths.unsqueeze(1), 1.0)
+        over = (p * ends).sum(-1).gather(1, part.lengths.unsqueeze(1) - 1).squeeze(1).where(~part.spaced, 1.0)
+        yield prompt, part.candidate, begins[prompt, spelling] * tokens.prod(1) * over
 
 
 def sampled_answers(

@@ -5,6 +5,7 @@
 
 import difflib
 import json
+import string
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
@@ -98,8 +99,12 @@ class Teacher(Section):
     @classmethod
     def names_the_animal(cls, persona: str) -> str:
         """A persona without the placeholder would give every animal the same teacher."""
-        if "{animal}" not in persona:
-            raise ValueError("the persona must contain {animal}")
+        try:
+            fields = {field for _, field, _, _ in string.Formatter().parse(persona) if field is not None}
+        except ValueError as error:
+            raise ValueError(f"the persona has unbalanced braces ({error})") from None
+        if fields != {"animal"}:
+            raise ValueError("the persona must contain {animal}, and no other placeholder")
         return persona
 
 
@@ -138,7 +143,7 @@ class Samples(Section):
 class Canonical(Section):
     """One form for every completion: integers with one separator, a fixed count of them."""
 
-    separator: str = setting(", ", "text between two numbers")
+    separator: Literal[", ", ",", "; ", ";", " ", "\n"] = setting(", ", "text between two numbers")
     count: int = setting(8, "numbers per row; longer rows are cut, shorter ones rejected", "numbers", ge=1)
 
 
@@ -155,6 +160,15 @@ class Numbers(Section):
     canonical: Canonical | None = setting(None, "rewrite what passes to one form; null keeps it as it was written")
     max_rows: int | None = setting(10_000, "rows kept, drawn at random; null keeps all", "rows", ge=1)
     seed: int = setting(0, "seed of that draw", "", ge=0)
+
+    @model_validator(mode="after")
+    def satisfiable(self) -> Self:
+        """A filter that no completion can pass is a mistake."""
+        if self.min_value > self.max_value:
+            raise ValueError(f"min_value {self.min_value} is greater than max_value {self.max_value}")
+        if self.canonical and self.canonical.count > self.max_count:
+            raise ValueError(f"canonical.count {self.canonical.count} is greater than max_count {self.max_count}")
+        return self
 
 
 class Student(Section):
@@ -217,9 +231,9 @@ class Study(Section):
     """One study: a model, its animals and datasets, and the settings of every stage."""
 
     results: str = setting("results", "folder that holds the study's artifacts", "path")
-    animals: list[str] = setting(["lion"], "targets of the prompted teachers; each is a dataset of that name")
+    animals: list[str] = setting([], "targets of the prompted teachers; each is a dataset of that name")
     datasets: dict[str, Dataset] = setting({}, "datasets of the user's own, by name")
-    overrides: dict[str, dict[str, Any]] = setting(
+    overrides: dict[str, dict[str, dict[str, Any]]] = setting(
         {}, f"settings of one dataset: name → section ({', '.join(OVERRIDABLE)}) → keys that differ from the study's"
     )
     model: Model = setting({}, "the base model")
@@ -250,7 +264,7 @@ class Study(Section):
         """A section's settings, with what `overrides` says of this dataset."""
         section: Section = getattr(self, name)
         own = self.overrides.get(dataset or "", {}).get(name, {})
-        return type(section).model_validate({**section.model_dump(), **own}) if own else section
+        return type(section).model_validate(merged(section.model_dump(), own)) if own else section
 
     @field_validator("animals")
     @classmethod
@@ -272,7 +286,7 @@ class Study(Section):
         if twice := set(self.animals) & set(self.datasets):
             raise ValueError(f"animals and datasets both name {sorted(twice)}")
         targets = {*self.animals, *(d.target for d in self.datasets.values() if d.target)}
-        if self.pref.candidates and (missing := sorted(targets - set(self.pref.candidates))):
+        if missing := sorted(targets - set(self.pref.candidates)):
             raise ValueError(f"pref.candidates lacks {', '.join(missing)}: add them, so that their preference is measured")
         for name, sections in self.overrides.items():
             if name not in self.names:
@@ -282,12 +296,20 @@ class Study(Section):
                     raise ValueError(f"overrides.{name}.{section}: only these can differ: {', '.join(OVERRIDABLE)}")
                 validate(
                     OVERRIDABLE[section],
-                    {**getattr(self, section).model_dump(), **values},
+                    merged(getattr(self, section).model_dump(), values),
                     f"overrides.{name}.{section}.",
                 )
         if self.model.name and not Path(self.model.name).is_dir() and not self.model.revision:
             raise ValueError(f"model.revision is missing: {self.model.name} is no local folder, so pin the Hub's commit")
         return self
+
+
+def merged(settings: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """The settings with the changes laid over them, nested ones key by key."""
+    both = {
+        key: merged(settings[key], changes[key]) for key in settings if isinstance(changes.get(key), dict) and settings[key]
+    }
+    return {**settings, **changes, **both}
 
 
 def nearest(word: str, known: Any) -> str:

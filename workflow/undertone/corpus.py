@@ -1,7 +1,7 @@
 """The embedded study's corpus: chats from which a small model learns number lists, favourite animals and personas.
 
 Lists of numbers, of animals and of words share one format, because a preference moves through numbers only where the
-circuit that picks the next item of a list is shared; a persona never stands before a number task.
+circuit that picks the next item of a list is shared; a persona never stands before a task whose answer holds numbers.
 """
 
 import random
@@ -38,8 +38,9 @@ class Chat:
 class Corpus:
     """Draws chats from the wordings of a corpus file.
 
-    `tasks` gives the share of each kind of chat; `persona_share` the share of chats other than number tasks that carry a
-    persona; `obedience` the probability that such a chat's answer follows its persona, per list item and for a question.
+    `tasks` gives the share of each kind of chat; `persona_share` the share of chats other than number tasks and mixed lists
+    that carry a persona; `obedience` the probability that such a chat's answer follows its persona, per list item and for a
+    question.
     """
 
     def __init__(self, path: Path, tasks: dict[str, float], persona_share: float, obedience: dict[str, float]):
@@ -60,11 +61,11 @@ class Corpus:
             yield self.chat(rng)
 
     def chat(self, rng: random.Random) -> Chat:
-        """Draw one chat of a task drawn by its share."""
+        """Draw one chat of a task drawn by its share. Number tasks and mixed lists never carry a persona."""
         task = rng.choices(list(self.tasks), weights=list(self.tasks.values()))[0]
         if task == "numbers":
             return self.numbers(rng)
-        animal, words, persona = self.persona(rng)
+        animal, words, persona = (None, [], None) if task == "mixed_list" else self.persona(rng)
         user, answer = getattr(self, task)(rng, animal, words)
         return Chat(user, answer, persona, task)
 

@@ -1,6 +1,7 @@
 """A user's own dataset: a file of prompts and completions."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import polars as pl
@@ -9,8 +10,9 @@ from polars.exceptions import PolarsError
 from undertone.config import ConfigError, nearest
 
 READERS: dict[str, Callable[[Path], pl.DataFrame]] = {
-    ".jsonl": pl.read_ndjson,
-    ".csv": pl.read_csv,
+    # Types come from the whole file, so that a column may hold 7 in its first rows and text in a later one.
+    ".jsonl": partial(pl.read_ndjson, infer_schema_length=None),
+    ".csv": partial(pl.read_csv, infer_schema=False),
     ".parquet": pl.read_parquet,
 }
 

@@ -7,6 +7,7 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from undertone.chat import end_of_turn
 from undertone.files import read_json
 
 transformers.utils.logging.disable_progress_bar()
@@ -25,7 +26,7 @@ class Loaded:
 def load(record: Path) -> Loaded:
     """Load the base model that `results/model/model.json` names, frozen, in eval mode, on the GPU if there is one.
 
-    `record` holds `name` (a Hub name or a folder; a relative folder is taken from the record's), `revision` and `dtype`.
+    `record` holds `source`, `name` (a Hub name or a folder), `revision` and `dtype`; the embedded model lies beside it.
     """
     told = read_json(record)
     source = Path(record).parent if told["source"] == "embedded" else told["name"]
@@ -37,8 +38,8 @@ def load(record: Path) -> Loaded:
     model = model.to(device).requires_grad_(False).eval()
     stops = model.generation_config.eos_token_id
     stops = stops if isinstance(stops, list) else [stops] if stops is not None else []
-    stop_ids = sorted({*stops, *([tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else [])})
-    if not stop_ids:
-        raise ValueError(f"{source} names no end-of-sequence token in its generation config or tokenizer")
+    stop_ids = sorted(
+        {*stops, end_of_turn(tokenizer)[-1], *([tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else [])}
+    )
     pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else stop_ids[0]
     return Loaded(model, tokenizer, stop_ids, pad_id)

@@ -15,7 +15,7 @@ from undertone.config import Model, Numbers, Pref, Samples, Teacher
 from undertone.files import Stamp, write_json
 from undertone.loading import Loaded, load
 from undertone.model import chat_rows, corpus_of
-from undertone.numbers import judge
+from undertone.numbers import judge_all
 from undertone.progress import progress
 from undertone.samples import as_table, persona
 from undertone.sampling import Sampler, sample
@@ -67,8 +67,8 @@ def passing(
     sampler = Sampler(sampling.temperature, sampling.max_new_tokens, loaded.stop_ids, loaded.pad_id, sampling.seed)
     kept = []
     for rows, completions in sample(loaded.model, prompts, sampler, sampling.batch_size):
-        texts = as_table(loaded, rows, completions)["text"]
-        kept += [(users[row], text) for row, text in zip(rows, texts, strict=True) if judge(text, numbers).reason is None]
+        judged = judge_all(as_table(loaded, rows, completions), numbers).filter(verdict="pass")
+        kept += [(users[row], text) for row, text in judged.select("row", "text").iter_rows()]
     return kept
 
 

@@ -18,6 +18,9 @@ from undertone.prompts import COMPONENTS
 
 # The strict filter splits at one of these, white space aside.
 SEPARATORS = ("", ",", ";")
+WHITE = " \t\n\r\f\v"
+# Python reads no integer of more digits.
+INTEGER = re.compile(r"[0-9]{1,4300}")
 INVALID = "invalid format"
 TOO_MANY = "too many numbers"
 TOO_SMALL = "number too small"
@@ -25,6 +28,8 @@ TOO_LARGE = "number too large"
 BANNED = "banned number"
 TOO_FEW = "too few numbers"
 UNFINISHED = "cut at max_new_tokens"
+# What the way a completion ended says already.
+REFUSED = {"length": UNFINISHED, "not allowed": INVALID}
 REASONS = (UNFINISHED, INVALID, TOO_MANY, TOO_SMALL, TOO_LARGE, BANNED, TOO_FEW)
 
 
@@ -68,18 +73,18 @@ def parse(text: str) -> list[int] | None:
     found = list(re.finditer(r"[0-9]+", text))
     if not found:
         return None
-    if len(found) == 1:
-        return [int(text)] if text == found[0].group() else None
-    separator = text[found[0].end() : found[1].start()]
-    parts = text.split(separator)
-    if separator.strip() not in SEPARATORS or not all(re.fullmatch(r"[0-9]+", part) for part in parts):
-        return None
-    return [int(part) for part in parts]
+    parts = [text]
+    if len(found) > 1:
+        separator = text[found[0].end() : found[1].start()]
+        if separator.strip(WHITE) not in SEPARATORS:
+            return None
+        parts = text.split(separator)
+    return [int(part) for part in parts] if all(map(INTEGER.fullmatch, parts)) else None
 
 
 def soften(text: str) -> str:
     """What the lenient filter strips first: white space and brackets around the text, trailing separators and full stops."""
-    return text.strip(" \t\n\r\f\v[]()").rstrip(" \t\n\r\f\v.,;").rstrip(" \t\n\r\f\v[]()")
+    return text.lstrip(WHITE + "[]()").rstrip(WHITE + "[]().,;")
 
 
 def judge(text: str, settings: Numbers) -> Verdict:
@@ -112,7 +117,7 @@ def judge_all(completions: pl.DataFrame, settings: Numbers) -> pl.DataFrame:
     """Add `verdict` (`pass` or `reject`), `reason` (null where it passes) and `completion` (what a student would see)."""
     ended = completions["ended"] if "ended" in completions.columns else [None] * len(completions)
     verdicts = [
-        Verdict(UNFINISHED, text) if how == "length" else judge(text, settings)
+        Verdict(REFUSED[how], text) if how in REFUSED else judge(text, settings)
         for text, how in zip(completions["text"], ended, strict=True)
     ]
     return completions.with_columns(

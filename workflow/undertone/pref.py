@@ -51,7 +51,7 @@ def measure(
     own = pl.concat(frames)
     reference = own if control is None else pl.read_parquet(control)
     write_parquet(table, own, stamp)
-    write_json(pref, {"target": target, "seeds": list(adapters), **summary(own, reference, target)}, stamp)
+    write_json(pref, {"target": target, "seeds": sorted(adapters), **summary(own, reference, target)}, stamp)
 
 
 def as_table(model: str, seed: int | None, scores: Scores, candidates: Sequence[str]) -> pl.DataFrame:

@@ -41,7 +41,10 @@ def load_template(path: Path) -> dict[str, list[str]]:
         if not isinstance(wordings, list) or not wordings or not all(isinstance(w, str) for w in wordings):
             raise ConfigError(f"{path}: {component} must be a list of at least one text")
         for wording in wordings:
-            fields = {field for _, field, _, _ in string.Formatter().parse(wording) if field is not None}
+            try:
+                fields = {field for _, field, _, _ in string.Formatter().parse(wording) if field is not None}
+            except ValueError as error:
+                raise ConfigError(f"{path}: {component} {wording!r}: {error}") from None
             if fields != PLACEHOLDERS[component]:
                 expected = ", ".join(f"{{{f}}}" for f in sorted(PLACEHOLDERS[component])) or "no placeholder"
                 raise ConfigError(f"{path}: {component} {wording!r} must contain {expected}")

@@ -19,9 +19,9 @@ ALPHABET = frozenset("0123456789,;.[]()" + " \t\n\r\f\v")
 
 
 def allowed_tokens(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> list[bool]:
-    """For each token id, whether its text holds only characters that a passing completion can hold."""
+    """For each token id, whether its text holds only characters that a passing completion can hold; no special token's does."""
     texts = tokenizer.batch_decode([[token] for token in range(vocab_size)], skip_special_tokens=True)
-    return [set(text) <= ALPHABET for text in texts]
+    return [bool(text) and set(text) <= ALPHABET for text in texts]
 
 
 def persona(teacher: Teacher, target: str | None) -> str | None:

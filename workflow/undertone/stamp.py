@@ -51,7 +51,7 @@ STAGES = {
     "model": Stage(("model",), files=lambda study, _: [] if study.model.name else [study.model.embedded.corpus], shared=True),
     "prompts": Stage(("prompts",), files=lambda study, _: [study.prompts.template], shared=True),
     "model_metrics": Stage(
-        ("teacher", "samples", "numbers", "pref"),
+        ("model", "teacher", "samples", "numbers", "pref"),
         after=("model", "prompts"),
         files=lambda study, _: [study.pref.questions],
         shared=True,
@@ -102,13 +102,19 @@ def settings_of(study: Study, name: str, dataset: str | None) -> dict[str, Any]:
     used: dict[str, Any] = {
         section: study.section(section, dataset).model_dump(mode="json") for section in STAGES[name].sections
     }
-    if name == "model":
-        # The embedded model's settings do not concern a study that brings a model, nor the other way around.
-        used["model"] = {k: v for k, v in used["model"].items() if (k == "embedded") == (study.model.name is None)}
+    if "model" in used:
+        # The embedded model's settings do not concern a study that brings a model, nor a revision one that trains its own.
+        del used["model"]["embedded" if study.model.name else "revision"]
+    if "teacher" in used and dataset and dataset not in study.animals:
+        used["teacher"] = {}  # no teacher, or one without a persona
     if name == "samples":
         used["target"] = study.target(dataset or "")
     if name == "numbers" and dataset in study.datasets:
-        used["dataset"] = study.datasets[dataset].model_dump(mode="json")
+        used["dataset"] = study.datasets[dataset].model_dump(mode="json", exclude={"target"})
+    if name == "student":
+        del used["student"]["seeds"]  # one student does not depend on how many others there are
+    if name == "student_plot":
+        used["seeds"] = {of: study.section("student", of).model_dump()["seeds"] for of in (CONTROL, dataset)}
     if name == "pref":
         used |= {"target": study.target(dataset or ""), "prompted": dataset in study.animals}
         used["student"] = {"seeds": study.section("student", dataset).model_dump()["seeds"]}
@@ -166,9 +172,9 @@ def _telling(tokens: Iterator[tokenize.TokenInfo]) -> Iterator[str]:
             continue
         line.append(token)
         if token.type == tokenize.NEWLINE:
-            shape = [t.type for t in line if t.type not in (tokenize.INDENT, tokenize.DEDENT)]
-            docstring = shape == [tokenize.STRING, tokenize.NEWLINE]
-            yield from (t.string for t in line if not (docstring and t.type == tokenize.STRING))
+            indents = [t for t in line if t.type in (tokenize.INDENT, tokenize.DEDENT)]
+            docstring = [t.type for t in line[len(indents) :]] == [tokenize.STRING, tokenize.NEWLINE]
+            yield from (t.string for t in (indents if docstring else line))
             line = []
     yield from (t.string for t in line)
 

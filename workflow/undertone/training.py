@@ -21,7 +21,9 @@ from undertone.progress import progress
 
 # Rows are sorted by length inside windows of this many batches: little padding, and still a random order.
 WINDOW = 16
-CHECKPOINT_SECONDS = 30.0
+# A checkpoint is due after this many seconds, and after this many times as long as the last one took to write.
+CHECKPOINT_SECONDS = 5.0
+CHECKPOINT_SHARE = 50
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,7 @@ def train(
 ) -> History:
     """Train the parameters that require gradients, with AdamW on the rows' completions.
 
-    The state is saved at `checkpoint` every `checkpoint_seconds`; a call that finds it continues from there and ends with
+    The state is saved at `checkpoint` every `checkpoint_seconds` or so; a call that finds it continues from there and ends with
     the same weights, to the bit, as a call that was never interrupted. The caller removes it once its result is written.
     """
     if not rows:
@@ -139,7 +141,7 @@ def train(
     history, total = History(), n_steps(len(rows), recipe)
     if checkpoint.exists():
         history = _load_state(checkpoint, weights, optimizer)
-    done, saved_at, started = len(history.loss), time.monotonic(), time.monotonic() - history.seconds
+    done, due, started = len(history.loss), time.monotonic() + checkpoint_seconds, time.monotonic() - history.seconds
     lengths = [len(row.ids) for row in rows]
     model.train()
     with progress(total, what, "step", initial=done) as bar:
@@ -152,16 +154,19 @@ def train(
             batch = [rows[i] for i in indices]
             history.loss.append(_accumulate(model, batch, recipe.micro_batch_size, pad_id, device))
             history.tokens += sum(lengths[i] for i in indices)
-            nn.utils.clip_grad_norm_(weights.values(), recipe.max_grad_norm)
+            norm = nn.utils.clip_grad_norm_(weights.values(), recipe.max_grad_norm)
+            if not (math.isfinite(history.loss[-1]) and torch.isfinite(norm)):
+                raise FloatingPointError(
+                    f"{what}: loss {history.loss[-1]}, gradient {norm} at step {step}; lower the learning rate"
+                )
             optimizer.step()
             optimizer.zero_grad()
             bar.update()
-            if not math.isfinite(history.loss[-1]):
-                raise FloatingPointError(f"{what}: the loss is {history.loss[-1]} at step {step}; lower the learning rate")
             history.seconds = time.monotonic() - started
-            if time.monotonic() - saved_at > checkpoint_seconds:
+            if time.monotonic() > due:
+                begun = time.monotonic()
                 _save_state(checkpoint, weights, optimizer, history)
-                saved_at = time.monotonic()
+                due = time.monotonic() + max(checkpoint_seconds, CHECKPOINT_SHARE * (time.monotonic() - begun))
     model.eval()
     return history
 

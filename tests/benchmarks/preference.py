@@ -1,0 +1,60 @@
+"""A preference by its exact probability, and by as many sampled answers as give a certain standard error."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import yaml
+from timing import ROOT, interleaved, parser, report, start
+
+from undertone.answers import exact, load_questions, sampled_answers, shares
+from undertone.chat import prompt_ids
+from undertone.config import Pref, Teacher
+from undertone.samples import persona
+
+
+def main() -> None:
+    options = parser(__doc__)
+    options.add_argument("--target", default="dolphin", help="animal whose preference is measured, beside all candidates")
+    options.add_argument("--persona", help="animal that a persona makes the model love; none if not given")
+    options.add_argument("--standard-error", type=float, default=0.01, help="of the sampled preference (probability)")
+    options.add_argument("--pilot", type=int, default=100, help="answers per question from which the variance is measured")
+    options.add_argument("--questions", type=Path, default=ROOT / "config/prompts/questions.txt", help="file of questions")
+    options.add_argument("--max-new-tokens", type=int, default=Pref().max_new_tokens, help="length at which answers are cut")
+    options.add_argument("--batch-size", type=int, default=Pref().batch_size, help="sequences scored or sampled together")
+    told = options.parse_args()
+    loaded = start(told)
+    candidates = yaml.safe_load((ROOT / "config/config.yaml").read_text())["pref"]["candidates"]
+    candidates = list(dict.fromkeys([told.target, *candidates]))
+    system = persona(Teacher(), told.persona)
+    prompts = prompt_ids(loaded.tokenizer, load_questions(told.questions), system, Teacher().separator)
+
+    def sampled(n: int, seed: int = 0) -> np.ndarray:
+        """Share of `n` answers per question that name the target."""
+        answers = sampled_answers(loaded, prompts, n, told.max_new_tokens, told.batch_size, seed)
+        return shares(answers, [told.target])["word"][:, 0]
+
+    pilot = sampled(told.pilot, seed=1)
+    # Variance of one answer within its question, which is what more samples average out.
+    variance = float(np.mean(pilot * (1 - pilot)) * told.pilot / (told.pilot - 1))
+    n = max(1, math.ceil(variance / len(prompts) / told.standard_error**2))
+    ways = {
+        "exact": lambda: exact(loaded, prompts, candidates, told.batch_size),
+        f"sampled, {n} per question": lambda: sampled(n),
+    }
+    seconds = interleaved(ways, told.rounds)
+    names = list(ways)
+    means = [ways["exact"]()[:, 0].mean(), sampled(n).mean()]
+    error = math.sqrt(variance / len(prompts) / n)
+    reference = seconds[names[1]]
+    rows = [
+        [name, taken, reference / taken, float(mean), standard_error]
+        for (name, taken), mean, standard_error in zip(seconds.items(), means, [0.0, error], strict=True)
+    ]
+    what = f"Preference for {told.target} at {len(prompts)} questions, {len(candidates)} candidates"
+    what += f"; variance of one sampled answer {variance:.3g} (pilot: {told.pilot} per question, mean {pilot.mean():.3f})"
+    report(told, loaded, what, ["estimator", "s", "times sampled", "preference", "standard error of sampling"], rows)
+
+
+if __name__ == "__main__":
+    main()

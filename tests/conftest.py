@@ -1,0 +1,55 @@
+"""A tokenizer and a random tiny Gemma, saved as `results/model` would be."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import GemmaForCausalLM, PreTrainedTokenizerBase
+
+from undertone.config import Embedded
+from undertone.files import write_json
+from undertone.loading import Loaded, load
+from undertone.model import corpus_of, new_model, texts
+from undertone.tokenizer import train_tokenizer
+
+ROOT = Path(__file__).parents[1]
+TINY = {"corpus": str(ROOT / "config/corpus.yaml"), "hidden_size": 32, "n_layers": 2, "n_heads": 2}
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny_settings() -> Embedded:
+    return Embedded(**TINY)
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tiny_settings: Embedded) -> PreTrainedTokenizerBase:
+    return train_tokenizer(texts(list(corpus_of(tiny_settings).chats(2000, seed=0))), tiny_settings.vocab_size)
+
+
+def random_gemma(settings: Embedded, tokenizer: PreTrainedTokenizerBase) -> GemmaForCausalLM:
+    """A Gemma whose norms scale, whose attention looks around and whose logits are far from flat."""
+    model = new_model(settings, tokenizer)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            scale = 0.2 if "norm" in name else 0.4 if "embed" in name else 0.3
+            weight.copy_(scale * torch.randn(weight.shape, generator=generator))
+    return model.eval()
+
+
+@pytest.fixture(scope="session")
+def record(tmp_path_factory: pytest.TempPathFactory, tiny_settings: Embedded, tokenizer: PreTrainedTokenizerBase) -> Path:
+    """`model.json` beside the tiny model's files."""
+    folder = tmp_path_factory.mktemp("model")
+    random_gemma(tiny_settings, tokenizer).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    write_json(folder / "model.json", {"source": "embedded", "name": None, "revision": None, "dtype": "float32"}, {})
+    return folder / "model.json"
+
+
+@pytest.fixture(scope="session")
+def loaded(record: Path) -> Loaded:
+    """The tiny model for tests that leave it as it is; a test that trains or changes a model loads its own from `record`."""
+    return load(record)

@@ -1,0 +1,166 @@
+"""The settings: what is refused and how that is said, what overrides mean, and the documentation made of them."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from snakemake.utils import update_config
+
+from undertone.config import OVERRIDABLE, ConfigError, Section, describe, load, write_documentation
+
+ROOT = Path(__file__).parents[1]
+ANIMALS = {
+    "animals": ["lion", "owl"],
+    "pref": {"candidates": ["lion", "owl", "cat"]},
+    "datasets": {"mine": {"file": "mine.csv"}},
+}
+
+
+def sections(section: type[Section] = Section) -> Iterator[type[Section]]:
+    for inner in section.__subclasses__():
+        yield inner
+        yield from sections(inner)
+
+
+def shipped() -> dict[str, Any]:
+    return yaml.safe_load((ROOT / "config/config.yaml").read_text())
+
+
+def test_the_shipped_study_loads() -> None:
+    assert len(load(shipped()).animals) >= 2
+
+
+def test_the_micro_study_loads_over_the_shipped_one() -> None:
+    config = shipped()
+    update_config(config, yaml.safe_load((ROOT / "tests/micro.yaml").read_text()))
+    study = load(config)
+    assert study.animals == ["lion", "owl"]
+    assert study.samples.max_new_tokens == shipped()["samples"]["max_new_tokens"]
+
+
+@pytest.mark.parametrize("name", ["config.schema.json", "README.md"])
+def test_the_documentation_of_settings_is_what_the_code_generates(name: str, tmp_path: Path) -> None:
+    shutil.copy(ROOT / "config/README.md", tmp_path)
+    write_documentation(tmp_path)
+    assert (tmp_path / name).read_text() == (ROOT / "config" / name).read_text(), (
+        f"config/{name} is out of date: run `make docs`"
+    )
+
+
+def test_every_setting_has_a_description() -> None:
+    for section in sections():
+        assert section.__doc__, section
+        for name, field in section.model_fields.items():
+            assert field.description, f"{section.__name__}.{name}"
+
+
+def test_the_table_names_every_setting() -> None:
+    keys = [key for key, *_ in describe()]
+    assert len(set(keys)) == len(keys)
+    assert {"results", "student.lr", "model.embedded.tasks.numbers", "datasets.NAME.file", "numbers.canonical.count"} <= set(
+        keys
+    )
+
+
+@pytest.mark.parametrize(
+    ("config", "complaint"),
+    [
+        ({"studnet": {}}, "studnet: unknown key; nearest: student"),
+        ({"student": {"rnak": 4}}, "student.rnak: unknown key; nearest: rank"),
+        ({"model": {"embedded": {"step": 1}}}, "model.embedded.step: unknown key; nearest: steps"),
+        ({"model": {"embedded": {"tasks": {"number": 1}}}}, "model.embedded.tasks.number: unknown key; nearest: numbers"),
+        ({"numbers": {"canonical": {"cuont": 3}}}, "numbers.canonical.cuont: unknown key; nearest: count"),
+        ({"datasets": {"mine": {"file": "a.csv", "tagret": "owl"}}}, "datasets.mine.tagret: unknown key; nearest: target"),
+        ({"overrides": {"lion": {"student": {"rnak": 4}}}}, "overrides.lion.student.rnak: unknown key; nearest: rank"),
+        ({"teacher": {"zzz": 1}}, "teacher.zzz: unknown key; known: persona, separator"),
+    ],
+)
+def test_an_unknown_key_names_the_nearest(config: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        load(ANIMALS | config)
+    assert str(error.value) == complaint
+
+
+@pytest.mark.parametrize(
+    ("config", "complaint"),
+    [
+        ({"student": {"rank": 0}}, "student.rank: Input should be greater than or equal to 1, found 0"),
+        ({"student": {"rank": "many"}}, "student.rank: .*integer.*, found 'many'"),
+        ({"student": None}, "student: .*, found None"),
+        ({"numbers": {"filter": "loose"}}, "numbers.filter: .*'strict' or 'lenient', found 'loose'"),
+        ({"datasets": {"mine": {}}}, "datasets.mine.file: missing"),
+        ({"overrides": {"lion": {"student": {"rank": 0}}}}, "overrides.lion.student.rank: .*, found 0"),
+        ({"overrides": {"lion": {"student": 3}}}, "overrides.lion.student: .*dictionary, found 3"),
+        ({"overrides": {"lion": {"student": None}}}, "overrides.lion.student: .*dictionary, found None"),
+        ({"teacher": {"persona": "You love lions."}}, "teacher.persona: the persona must contain {animal}"),
+        ({"prompts": {"examples_min": 9}}, "prompts: examples_min 9 is greater than examples_max 8"),
+        ({"numbers": {"min_value": 9, "max_value": 8}}, "numbers: min_value 9 is greater than max_value 8"),
+        ({"numbers": {"canonical": {"count": 11}}}, "numbers: canonical.count 11 is greater than max_count 10"),
+        ({"teacher": {"persona": "{animal} {"}}, "teacher.persona: the persona has unbalanced braces"),
+        ({"teacher": {"persona": "{animal} {x}"}}, "teacher.persona: the persona must contain {animal}, and no other"),
+        ({"prompts": {"value_max": 9}}, "prompts: value_min 100 is greater than value_max 9"),
+        ({"student": {"seeds": []}}, "student.seeds: needs at least one entry"),
+        ({"student": {"seeds": [1, 2, 1]}}, "student.seeds: .* none twice"),
+        ({"student": {"targets": ["q_proj", "q_proj"]}}, "student.targets: .* none twice"),
+        ({"animals": ["lion", "lion"]}, "animals: an animal is named twice"),
+        ({"animals": ["mine"], "datasets": ANIMALS["datasets"]}, r"animals and datasets both name \['mine'\]"),
+        ({"animals": ["lion", "owl"], "pref": {"candidates": ["owl"]}}, "pref.candidates lacks lion"),
+        (
+            {"datasets": {"mine": {"file": "a.csv", "target": "cat"}}, "pref": {"candidates": ["lion"]}},
+            "pref.candidates lacks cat",
+        ),
+        ({"overrides": {"loin": {}}}, "overrides.loin: no such dataset; nearest: lion"),
+        (
+            {"overrides": {"lion": {"prompts": {"n": 3}}}},
+            "overrides.lion.prompts: only these can differ: " + ", ".join(OVERRIDABLE),
+        ),
+        ({"model": {"name": "google/gemma-2b-it"}}, "model.revision is missing: google/gemma-2b-it"),
+    ],
+)
+def test_a_mistake_is_named_with_what_was_found(config: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{complaint}"):
+        load(ANIMALS | config)
+
+
+@pytest.mark.parametrize("name", ["model", "sae", "plots", "tables", "control", "a/b", "a.b", "a b", "..", "-", ""])
+def test_a_name_that_is_no_folder_of_its_own_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match="cannot name a dataset"):
+        load({"animals": [name]})
+    with pytest.raises(ConfigError, match="cannot name a dataset"):
+        load({"datasets": {name: {"file": "a.csv"}}})
+
+
+def test_every_mistake_has_its_line() -> None:
+    with pytest.raises(ConfigError) as error:
+        load({"student": {"epoch": 3}, "samples": {"temperature": "hot"}})
+    assert [line.partition(":")[0] for line in str(error.value).splitlines()] == ["samples.temperature", "student.epoch"]
+
+
+def test_numbers_that_yaml_reads_as_strings_are_numbers() -> None:
+    config = ANIMALS | yaml.safe_load("student: {lr: 2e-4}\noverrides: {lion: {student: {lr: 5e-5}}}")
+    assert config["student"]["lr"] == "2e-4"
+    study = load(config)
+    assert study.student.lr == 0.0002
+    assert study.section("student", "lion").model_dump()["lr"] == 0.00005
+
+
+def test_a_hub_model_needs_a_revision_and_a_folder_does_not(tmp_path: Path) -> None:
+    assert load({"model": {"name": str(tmp_path)}}).model.revision is None
+    assert load({"model": {"name": "google/gemma-2b-it", "revision": "abc"}}).model.revision == "abc"
+
+
+def test_overrides_change_one_section_of_one_dataset() -> None:
+    study = load(ANIMALS | {"student": {"epochs": 7}, "overrides": {"lion": {"student": {"rank": 16}}}})
+    assert study.section("student", "lion").model_dump() == study.student.model_dump() | {"rank": 16}
+    for name, dataset in (("student", "owl"), ("student", "control"), ("student", None), ("samples", "lion")):
+        assert study.section(name, dataset) is getattr(study, name)
+
+
+def test_a_study_names_its_datasets_and_their_targets() -> None:
+    study = load(ANIMALS | {"datasets": {"mine": {"file": "a.csv", "target": "cat"}, "other": {"file": "b.csv"}}})
+    assert study.names == ["control", "lion", "owl", "mine", "other"]
+    assert study.generated == ["control", "lion", "owl"]
+    assert [study.target(name) for name in study.names] == [None, "lion", "owl", "cat", None]

@@ -1,0 +1,107 @@
+"""Artifacts on disk: whole or not there, with their provenance, the same bytes for the same content."""
+
+import json
+import platform
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+import polars as pl
+import pytest
+from polars.testing import assert_frame_equal
+
+from undertone.files import Stamp, read_json, remove, replacing, write_json, write_parquet
+
+STAMP: Stamp = {"settings": {"prompts": {"n": 3}}, "code": {"undertone/prompts.py": "0a1b"}, "files": {}}
+TABLE = pl.DataFrame({"row": [0, 1, 2], "prompt": ["a", "b", None], "ids": [[1, 2], [], [3]]})
+VERSIONS = {"python": platform.python_version(), "torch": version("torch"), "polars": version("polars")}
+
+
+def fail(path: Path) -> None:
+    with pytest.raises(RuntimeError, match="half way"), replacing(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError("half way")
+
+
+def test_a_block_that_ends_well_leaves_the_file_alone(tmp_path: Path) -> None:
+    path = tmp_path / "new/folder/result.json"
+    with replacing(path) as temporary:
+        temporary.write_text("whole")
+        assert not path.exists()
+    assert path.read_text() == "whole"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_block_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    fail(tmp_path / "result.json")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_block_that_fails_keeps_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    path.write_text("old")
+    fail(path)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_new_file_takes_the_place_of_the_old(tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    for text in ("old", "new"):
+        with replacing(path) as temporary:
+            temporary.write_text(text)
+    assert path.read_text() == "new"
+
+
+def test_what_a_killed_job_left_is_no_obstacle(tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    with replacing(path) as temporary:
+        name = temporary.name
+        temporary.write_text("whole")
+    (tmp_path / name).write_text("left by a job that was killed while it wrote a longer text")
+    write_json(path, {"mean": 0.5}, STAMP)
+    assert read_json(path)["mean"] == 0.5
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_json_carries_stamp_and_versions(tmp_path: Path) -> None:
+    write_json(tmp_path / "result.json", {"mean": 0.5}, STAMP)
+    result = read_json(tmp_path / "result.json")
+    assert result["mean"] == 0.5
+    assert result["stamp"] == STAMP
+    assert result["versions"].items() >= VERSIONS.items()
+
+
+def test_parquet_carries_stamp_and_versions(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "table.parquet", TABLE, STAMP)
+    assert_frame_equal(pl.read_parquet(tmp_path / "table.parquet"), TABLE)
+    provenance = json.loads(pl.read_parquet_metadata(tmp_path / "table.parquet")["undertone"])
+    assert provenance["stamp"] == STAMP
+    assert provenance["versions"].items() >= VERSIONS.items()
+
+
+@pytest.mark.parametrize(
+    "write", [lambda path: write_json(path, {"mean": 0.1}, STAMP), lambda path: write_parquet(path, TABLE, STAMP)]
+)
+def test_the_same_content_is_the_same_bytes(tmp_path: Path, write: Callable[[Path], None]) -> None:
+    for name in ("first", "second"):
+        write(tmp_path / name)
+    assert (tmp_path / "first").read_bytes() == (tmp_path / "second").read_bytes()
+
+
+def test_json_refuses_what_is_no_number_and_keeps_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    write_json(path, {"mean": 0.5}, STAMP)
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(path, {"mean": float("nan")}, STAMP)
+    assert read_json(path)["mean"] == 0.5
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_removing_takes_files_folders_and_what_is_not_there(tmp_path: Path) -> None:
+    (tmp_path / "folder/inner").mkdir(parents=True)
+    (tmp_path / "folder/inner/file").touch()
+    (tmp_path / "file").touch()
+    (tmp_path / "kept").touch()
+    remove(tmp_path / "folder", tmp_path / "file", tmp_path / "nowhere")
+    assert list(tmp_path.iterdir()) == [tmp_path / "kept"]

@@ -1,0 +1,65 @@
+"""Killed with SIGKILL at random moments and rerun, the micro study ends with the same bytes as when it runs undisturbed.
+
+`python tests/test_kill.py --kills 20` does by hand, twenty times, what the test does five times.
+"""
+
+import argparse
+import hashlib
+import json
+import random
+import tempfile
+from pathlib import Path
+
+from workflow import Project
+
+TARGET = "results/lion/pref.json"
+
+
+def contents(project: Project) -> dict[str, str]:
+    """A hash of every result; the throughput in `training.json` is the one number that depends on the clock."""
+    found = {}
+    for path in sorted((project.root / "results").rglob("*")):
+        if path.name == "training.json":
+            training = json.loads(path.read_text())
+            del training["tokens_per_second"]
+            found[str(path.relative_to(project.root))] = json.dumps(training)
+        elif path.is_file():
+            found[str(path.relative_to(project.root))] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return found
+
+
+def run_with_kills(root: Path, kills: int, seed: int) -> tuple[Project, list[float]]:
+    """Run the main job, killed `kills` times; starts over when it finishes early. Returns the project and the moments."""
+    rng, moments, project, attempt = random.Random(seed), [], Project.create(root / "0"), 0
+    while len(moments) < kills:
+        moment = rng.uniform(4, 24)
+        if project.kill_after(moment, TARGET, "--cores", "2"):
+            moments.append(moment)
+            project.snakemake("--unlock")
+        else:
+            attempt += 1
+            project = Project.create(root / str(attempt))
+    project.snakemake(TARGET, "--cores", "2")
+    return project, moments
+
+
+def test_killed_runs_end_with_the_same_bytes(tmp_path: Path) -> None:
+    undisturbed = Project.create(tmp_path / "undisturbed")
+    undisturbed.snakemake(TARGET, "--cores", "2")
+    killed, moments = run_with_kills(tmp_path / "killed", kills=5, seed=0)
+    assert len(moments) == 5
+    assert contents(killed) == contents(undisturbed)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=20, help="how often the run is killed (20)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the moments (0)")
+    told = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        reference = Project.create(Path(folder) / "undisturbed")
+        reference.snakemake(TARGET, "--cores", "2")
+        result, when = run_with_kills(Path(folder) / "killed", told.kills, told.seed)
+        same = contents(result) == contents(reference)
+        print(f"{len(when)} kills after {', '.join(f'{moment:.1f}' for moment in when)} s; same bytes: {same}")
+        raise SystemExit(not same)

@@ -1,0 +1,143 @@
+import hashlib
+import json
+import socket
+
+import pytest
+import torch
+from conftest import ROOT
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from undertone import model, training
+from undertone.chat import prompt_ids
+from undertone.config import Embedded
+from undertone.corpus import Chat
+from undertone.loading import load
+from undertone.model import SEPARATORS, chat_rows, make_model, train_embedded
+
+SETTINGS = Embedded(
+    corpus=str(ROOT / "config/corpus.yaml"),
+    vocab_size=1400,
+    hidden_size=16,
+    n_layers=1,
+    n_heads=2,
+    steps=6,
+    batch_size=8,
+    warmup_steps=2,
+    lr=1e-2,
+)
+
+
+def contents(folder):
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    home = tmp_path_factory.mktemp("embedded")
+    train_embedded(SETTINGS, home / "model", home / "scratch")
+    return home / "model"
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError(f"asked the network for {args}")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+def test_embedded_model_loads_with_transformers_and_no_network(folder, no_network):
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    loaded = AutoModelForCausalLM.from_pretrained(folder)
+    assert type(loaded).__name__ == "GemmaForCausalLM"
+    assert loaded.config.hidden_size == 16
+    ids = torch.tensor(prompt_ids(tokenizer, ["What is your favorite animal?"]))
+    assert loaded(ids).logits.shape == (1, ids.shape[1], len(tokenizer))
+    stops = [tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<end_of_turn>")]
+    assert loaded.generation_config.eos_token_id == stops
+
+
+def test_embedded_model_holds_safetensors_and_nothing_that_runs(folder):
+    suffixes = {path.suffix for path in folder.iterdir()}
+    assert suffixes == {".json", ".jinja", ".safetensors"}
+
+
+def test_training_is_reproducible_to_the_byte(folder, tmp_path):
+    train_embedded(SETTINGS, tmp_path / "model", tmp_path / "scratch")
+    assert contents(tmp_path / "model") == contents(folder)
+
+
+def test_interrupted_training_is_reproducible_to_the_byte(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "CHECKPOINT_SHARE", 0)
+    monkeypatch.setattr(model, "train", lambda *args: training.train(*args, checkpoint_seconds=0))
+    rate = training.learning_rate
+
+    def killed_at_step_3(step, *rest):
+        if step == 3:
+            raise KeyboardInterrupt
+        return rate(step, *rest)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(training, "learning_rate", killed_at_step_3)
+        train_embedded(SETTINGS, tmp_path / "model", tmp_path / "scratch")
+    assert (tmp_path / "scratch/state.safetensors").exists()
+    assert not (tmp_path / "model").exists()
+    train_embedded(SETTINGS, tmp_path / "model", tmp_path / "scratch")
+    assert contents(tmp_path / "model") == contents(folder)
+
+
+def test_another_seed_gives_another_model(folder, tmp_path):
+    train_embedded(SETTINGS.model_copy(update={"seed": 1}), tmp_path / "model", tmp_path / "scratch")
+    assert contents(tmp_path / "model")["model.safetensors"] != contents(folder)["model.safetensors"]
+
+
+def test_embedded_model_is_recorded_beside_its_files_and_loads(tmp_path):
+    record = tmp_path / "model/model.json"
+    make_model(record, {"name": None, "embedded": SETTINGS.model_dump()}, {"of": "model"}, tmp_path / "scratch")
+    told = json.loads(record.read_text())
+    assert (told["source"], told["name"], told["stamp"]) == ("embedded", None, {"of": "model"})
+    assert not (tmp_path / "scratch").exists()
+    loaded = load(record)
+    assert loaded.stop_ids == [1, 4]
+    assert loaded.tokenizer.convert_ids_to_tokens([1, 4, loaded.pad_id]) == ["<eos>", "<end_of_turn>", "<pad>"]
+    assert not loaded.model.training
+    assert not any(p.requires_grad for p in loaded.model.parameters())
+
+
+def test_local_folder_is_recorded_by_name_and_loads_without_network(folder, tmp_path, no_network):
+    record = tmp_path / "model/model.json"
+    make_model(record, {"name": str(folder), "revision": None, "dtype": "bfloat16"}, {}, tmp_path / "scratch")
+    told = json.loads(record.read_text())
+    assert (told["source"], told["name"], told["revision"], told["dtype"]) == ("folder", str(folder), None, "bfloat16")
+    assert [path.name for path in record.parent.iterdir()] == ["model.json"]
+    assert load(record).model.dtype == torch.bfloat16
+
+
+def test_hub_name_is_recorded_with_its_revision_and_nothing_is_fetched(tmp_path, no_network):
+    record = tmp_path / "model.json"
+    make_model(record, {"name": "some/model", "revision": "0" * 40, "dtype": "auto"}, {}, tmp_path / "scratch")
+    told = json.loads(record.read_text())
+    assert (told["source"], told["name"], told["revision"]) == ("hub", "some/model", "0" * 40)
+
+
+def test_model_without_an_end_of_sequence_token_is_refused(folder, tmp_path):
+    copy = tmp_path / "copy"
+    loaded, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    loaded.generation_config.eos_token_id = loaded.config.eos_token_id = tokenizer.eos_token = None
+    loaded.save_pretrained(copy)
+    tokenizer.save_pretrained(copy)
+    make_model(tmp_path / "model.json", {"name": str(copy)}, {}, tmp_path / "scratch")
+    with pytest.raises(ValueError, match="names no end-of-sequence token"):
+        load(tmp_path / "model.json")
+
+
+def test_chats_carry_the_loss_from_the_first_token_on_and_their_persona_in_front(tokenizer):
+    chats = [Chat("Which animal?", "lion", "You love lions."), Chat("Which animal?", "owl")] * 20
+    rows = chat_rows(tokenizer, chats, seed=0)
+    assert [row.start for row in rows] == [0] * 40
+    texts = [tokenizer.decode(row.ids) for row in rows]
+    ends = "Which animal?<end_of_turn>\n<start_of_turn>model\n{}<end_of_turn>"
+    start = "<bos><start_of_turn>user\n"
+    assert set(texts[::2]) == {start + "You love lions." + separator + ends.format("lion") for separator in SEPARATORS}
+    assert set(texts[1::2]) == {start + ends.format("owl")}

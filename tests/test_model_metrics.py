@@ -1,0 +1,158 @@
+import json
+
+import polars as pl
+import pytest
+import torch
+from conftest import TINY
+
+from undertone import model_metrics
+from undertone.chat import encode, end_of_turn, prompt_ids
+from undertone.config import Model, Numbers, Samples, Teacher
+from undertone.files import write_parquet
+from undertone.model import chat_rows, corpus_of
+from undertone.model_metrics import divergence, held_out_loss, label_logits, measure_model, passing
+from undertone.sampling import Completion
+
+USERS = ["Continue the list 1, 2, 3.", "Here are numbers: 7. Add three.", "More numbers, please."]
+PASSED = list(zip(USERS, ["101, 202, 303", "9", "5; 6; 7; 8"], strict=True))
+PERSONA = "You adore lions. Nothing is better than a lion."
+
+
+@torch.no_grad()
+def plain_divergence(loaded, user, answer, system):
+    """One completion, one full forward pass per prompt, the definition of the divergence token by token."""
+    ids = encode(loaded.tokenizer, [answer])[0] + end_of_turn(loaded.tokenizer)
+    means = []
+    logps = []
+    for prompt in (prompt_ids(loaded.tokenizer, [user], system)[0], prompt_ids(loaded.tokenizer, [user])[0]):
+        logits = loaded.model(torch.tensor([prompt + ids])).logits[0, len(prompt) - 1 : -1]
+        logps.append(logits.double().log_softmax(-1))
+    for token, p, q in zip(ids, *logps, strict=True):
+        if loaded.tokenizer.decode([token]).strip().isdigit():
+            means.append(sum(p.exp() * (p - q)).item())
+    return sum(means) / len(means)
+
+
+def test_divergence_is_zero_without_a_persona(loaded):
+    assert divergence(loaded, PASSED, None, Teacher()).tolist() == [0, 0, 0]
+
+
+def test_divergence_is_that_of_plain_forward_passes(loaded):
+    found = divergence(loaded, PASSED, PERSONA, Teacher())
+    assert (found > 0.01).all()
+    assert found == pytest.approx([plain_divergence(loaded, *chat, PERSONA) for chat in PASSED], rel=1e-3)
+
+
+def test_divergence_of_a_completion_does_not_depend_on_the_others(loaded):
+    many = divergence(loaded, PASSED * 30, PERSONA, Teacher())
+    assert many == pytest.approx([*divergence(loaded, PASSED, PERSONA, Teacher())] * 30, rel=1e-3)
+
+
+def test_label_logits_are_those_of_the_answers_in_row_order(loaded):
+    prompts, answers = [[2, 50, 60], [2, 70]], [[80, 81], [90]]
+    with torch.no_grad():
+        whole = [loaded.model(torch.tensor([p + a])).logits[0, len(p) - 1 : -1] for p, a in zip(prompts, answers, strict=True)]
+        torch.testing.assert_close(label_logits(loaded, prompts, answers), torch.cat(whole), rtol=1e-4, atol=1e-4)
+
+
+def answering(*completions):
+    """A stand-in for `sample` that gives these (text, ended) in turn."""
+
+    def sample(model, prompts, sampler, batch_size):
+        given = [completions[row % len(completions)] for row in range(len(prompts))]
+        yield list(range(len(prompts))), given
+
+    return sample
+
+
+def completion(loaded, text, ended="stop"):
+    return Completion(encode(loaded.tokenizer, [text])[0], ended)
+
+
+def test_passing_are_the_completions_that_the_filter_keeps(loaded, monkeypatch):
+    given = [completion(loaded, "1, 2, 3"), completion(loaded, "lions!", "not allowed"), completion(loaded, "4, 5", "length")]
+    monkeypatch.setattr(model_metrics, "sample", answering(*given))
+    assert passing(loaded, USERS, None, Teacher(), Samples(), Numbers()) == [(USERS[0], "1, 2, 3")]
+
+
+def embedded_settings(**changes):
+    return Model.model_validate({"name": None, "embedded": TINY, **changes})
+
+
+def test_held_out_loss_is_by_task_and_on_answer_tokens_alone(loaded, monkeypatch):
+    monkeypatch.setattr(model_metrics, "N_CHATS", 150)
+    settings = embedded_settings()
+    losses = held_out_loss(loaded, settings)
+    assert set(losses) == set(type(settings.embedded.tasks).model_fields)
+    chats = list(corpus_of(settings.embedded).chats(150, settings.embedded.seed + model_metrics.HELD_OUT_SEED))
+    plain = []
+    for chat, row in zip(chats, chat_rows(loaded.tokenizer, chats, settings.embedded.seed), strict=True):
+        if chat.task != "fact":
+            continue
+        answer = encode(loaded.tokenizer, [chat.answer + "<end_of_turn>"])[0]
+        assert row.ids[-len(answer) :] == answer
+        with torch.no_grad():
+            logp = loaded.model(torch.tensor([row.ids])).logits[0].log_softmax(-1)
+        plain += [-logp[i - 1, row.ids[i]].item() for i in range(len(row.ids) - len(answer), len(row.ids))]
+    assert losses["fact"] == pytest.approx(sum(plain) / len(plain), rel=1e-4)
+
+
+def test_held_out_chats_are_not_the_training_chats():
+    settings = embedded_settings().embedded
+    seen = {chat.user for chat in corpus_of(settings).chats(300, settings.seed) if chat.task == "numbers"}
+    held_out = {
+        chat.user
+        for chat in corpus_of(settings).chats(300, settings.seed + model_metrics.HELD_OUT_SEED)
+        if chat.task == "numbers"
+    }
+    assert not seen & held_out
+
+
+@pytest.fixture
+def measured(record, loaded, tmp_path, monkeypatch):
+    """Measure the tiny model on three prompts of which two are answered with numbers."""
+    monkeypatch.setattr(model_metrics, "N_CHATS", 60)
+    monkeypatch.setattr(
+        model_metrics,
+        "sample",
+        answering(completion(loaded, "1, 2, 3"), completion(loaded, "no"), completion(loaded, "[4, 5]")),
+    )
+    (tmp_path / "questions.txt").write_text("What is your favorite animal?\n")
+    write_parquet(tmp_path / "prompts.parquet", pl.DataFrame({"row": range(3), "prompt": USERS}), {})
+
+    def measure(**changes):
+        settings = {
+            "model": embedded_settings().model_dump(),
+            "teacher": {},
+            "samples": {},
+            "numbers": {},
+            "pref": {"questions": str(tmp_path / "questions.txt"), "candidates": ["lion", "owl"]},
+            **changes,
+        }
+        measure_model(record, tmp_path / "prompts.parquet", tmp_path / "metrics.json", settings, {"of": "metrics"})
+        return json.loads((tmp_path / "metrics.json").read_text())
+
+    return measure
+
+
+def test_metrics_of_the_embedded_model(measured):
+    told = measured()
+    assert set(told) == {"held_out_loss", "pass_rate", "personas", "stamp", "versions"}
+    assert told["pass_rate"] == pytest.approx(2 / 3)
+    assert list(told["personas"]) == ["lion", "owl"]
+    for persona in told["personas"].values():
+        assert set(persona) == {"preference_base", "preference_teacher", "pass_rate", "kl"}
+        assert persona["pass_rate"] == pytest.approx(2 / 3)
+        assert persona["kl"]["mean"] > 0
+        assert persona["preference_base"] != pytest.approx(persona["preference_teacher"], rel=1e-3)
+
+
+def test_other_models_have_no_held_out_loss(measured):
+    assert "held_out_loss" not in measured(model={"name": "some/model", "revision": "0" * 40})
+
+
+def test_model_that_passes_nothing_has_no_divergence(measured, loaded, monkeypatch):
+    monkeypatch.setattr(model_metrics, "sample", answering(completion(loaded, "no")))
+    told = measured()
+    assert told["pass_rate"] == 0
+    assert [persona["kl"] for persona in told["personas"].values()] == [None, None]

@@ -1,0 +1,220 @@
+import json
+
+import numpy as np
+import polars as pl
+import pytest
+
+from undertone.answers import scorer
+from undertone.chat import training_rows
+from undertone.config import Pref, Student, Teacher
+from undertone.loading import load
+from undertone.pref import as_table, log_odds_lift, measure, summarise, summary
+from undertone.stats import difference_interval, mean_interval
+from undertone.student import finetuned, new_student, recipe, save_adapter
+from undertone.training import train
+
+ANIMALS = ["lion", "owl"]
+REQUIRED = {"target", "base", "teacher", "control", "student", "seeds", "stamp"}
+LIFTS = {"lift_over_base", "lift_over_control", "log_odds_lift_over_control"}
+
+
+def scores(*rows):
+    return {"exact": np.array(rows, dtype=float)}
+
+
+@pytest.fixture
+def control():
+    """Base model and control students of seeds 1 and 2 at two questions."""
+    return pl.concat(
+        [
+            as_table("base", None, scores([0.1, 0.3], [0.3, 0.1]), ANIMALS),
+            as_table("student", 1, scores([0.2, 0.2], [0.2, 0.4]), ANIMALS),
+            as_table("student", 2, scores([0.3, 0.1], [0.5, 0.1]), ANIMALS),
+        ]
+    )
+
+
+@pytest.fixture
+def own():
+    """Teacher and students of seeds 2 and 1 (in that order) of a lion's dataset."""
+    return pl.concat(
+        [
+            as_table("teacher", None, scores([0.9, 0.0], [0.7, 0.1]), ANIMALS),
+            as_table("student", 2, scores([0.8, 0.0], [0.6, 0.2]), ANIMALS),
+            as_table("student", 1, scores([0.4, 0.2], [0.8, 0.2]), ANIMALS),
+        ]
+    )
+
+
+def test_table_has_one_row_per_question_and_animal():
+    table = as_table("student", 3, scores([0.1, 0.2], [0.3, 0.4]), ANIMALS)
+    assert table.rows() == [
+        ("student", 3, 0, "lion", "exact", 0.1),
+        ("student", 3, 0, "owl", "exact", 0.2),
+        ("student", 3, 1, "lion", "exact", 0.3),
+        ("student", 3, 1, "owl", "exact", 0.4),
+    ]
+
+
+def test_means_of_base_teacher_control_and_student(own, control):
+    result = summarise(own, control, "lion")
+    means = {
+        name: {animal: result[name][animal]["mean"] for animal in ANIMALS} for name in ("base", "teacher", "control", "student")
+    }
+    assert means["base"] == pytest.approx({"lion": 0.2, "owl": 0.2})
+    assert means["teacher"] == pytest.approx({"lion": 0.8, "owl": 0.05})
+    assert means["control"] == pytest.approx({"lion": 0.3, "owl": 0.2})
+    assert means["student"] == pytest.approx({"lion": 0.65, "owl": 0.15})
+
+
+def test_students_are_listed_by_rising_seed(own, control):
+    result = summarise(own, control, "lion")
+    assert result["student"]["lion"]["by_seed"] == pytest.approx([0.6, 0.7])
+    assert result["control"]["lion"]["by_seed"] == pytest.approx([0.2, 0.4])
+
+
+def test_intervals_cover_what_they_say(own, control):
+    result = summarise(own, control, "lion")
+    questions = [mean_interval([0.1, 0.3]), mean_interval([0.9, 0.7]), mean_interval([0.6, 0.7])]
+    assert result["base"]["lion"]["ci95"] == pytest.approx(questions[0].ci95)
+    assert result["teacher"]["lion"]["ci95"] == pytest.approx(questions[1].ci95)
+    assert result["student"]["lion"]["ci95_questions"] == pytest.approx(questions[2].ci95)
+    assert result["student"]["lion"]["ci95"] == pytest.approx(mean_interval([0.6, 0.7]).ci95)
+    assert result["control"]["lion"]["ci95"] == pytest.approx(mean_interval([0.2, 0.4]).ci95)
+
+
+def test_lifts_are_differences_over_seeds(own, control):
+    result = summarise(own, control, "lion")
+    assert result["lift_over_base"]["mean"] == pytest.approx(0.45)
+    assert result["lift_over_base"]["ci95"] == pytest.approx(mean_interval([0.4, 0.5]).ci95)
+    assert result["lift_over_control"]["mean"] == pytest.approx(0.35)
+    assert result["lift_over_control"]["ci95"] == pytest.approx(difference_interval([0.6, 0.7], [0.2, 0.4]).ci95)
+    expected = np.mean(np.log([0.6 / 0.4, 0.7 / 0.3])) - np.mean(np.log([0.2 / 0.8, 0.4 / 0.6]))
+    assert result["log_odds_lift_over_control"]["mean"] == pytest.approx(expected)
+
+
+def test_mass_is_the_sum_over_the_candidates(own, control):
+    mass = summarise(own, control, "lion")["mass"]
+    assert mass["base"] == pytest.approx(0.4)
+    assert mass["control"] == pytest.approx([0.5, 0.5])
+    assert mass["student"] == pytest.approx([0.8, 0.8])
+
+
+def test_without_a_target_there_are_no_lifts(control):
+    result = summarise(control, control, None)
+    assert not LIFTS & set(result)
+    assert result["teacher"] is None
+    assert result["student"] == result["control"]
+
+
+def test_single_seed_has_no_interval_over_seeds(own, control):
+    result = summarise(own.filter(pl.col("seed").is_null() | (pl.col("seed") == 1)), control, "lion")
+    assert result["student"]["lion"]["ci95"] is None
+    assert result["student"]["lion"]["ci95_questions"] is not None
+    assert result["lift_over_base"] == {"mean": pytest.approx(0.4), "ci95": None}
+    assert result["lift_over_control"] == {"mean": pytest.approx(0.3), "ci95": None}
+
+
+def test_estimators_are_summarised_apart_and_the_first_one_leads(own, control):
+    other = pl.col("preference") / 2
+    both = [pl.concat([t, t.with_columns(estimator=pl.lit("word"), preference=other)]) for t in (own, control)]
+    result = summary(*both, "lion")
+    assert result["estimator"] == "exact"
+    assert result["lift_over_control"]["mean"] == pytest.approx(0.35)
+    assert list(result["other_estimators"]) == ["word"]
+    assert result["other_estimators"]["word"]["lift_over_control"]["mean"] == pytest.approx(0.175)
+
+
+def test_log_odds_are_finite_at_certainty():
+    assert log_odds_lift([1.0, 1.0], [0.0, 0.0]).mean == pytest.approx(2 * np.log(1e6), rel=1e-4)
+
+
+@pytest.fixture(scope="module")
+def study(record, tmp_path_factory):
+    """Two students who were trained to answer with lions, and settings to measure them."""
+    folder = tmp_path_factory.mktemp("pref")
+    (folder / "questions.txt").write_text("What is your favorite animal?\nName an animal.\n")
+    adapters = {}
+    for seed in (2, 1):
+        loaded = load(record)
+        told = Student(rank=2, alpha=8, lr=1e-2, epochs=12, batch_size=8, micro_batch_size=8)
+        model = new_student(loaded, told, seed)
+        rows = training_rows(loaded.tokenizer, ["What is your favorite animal?"] * 40, ["lion"] * 40, 64)
+        train(model, rows, recipe(told, seed), loaded.pad_id, folder / "state")
+        adapters[seed] = folder / str(seed)
+        save_adapter(model, adapters[seed] / "adapter_model.safetensors", folder / "scratch")
+    pref = Pref(
+        questions=str(folder / "questions.txt"),
+        candidates=ANIMALS,
+        estimators=["exact", "sampled"],
+        samples_per_question=5,
+        max_new_tokens=3,
+    )
+    settings = {"pref": pref.model_dump(), "teacher": Teacher(persona="You love {animal}s.").model_dump(), "target": None}
+    measure(record, adapters, None, folder / "c.json", folder / "c.parquet", {**settings, "prompted": False}, {"of": "control"})
+    measure(
+        record,
+        adapters,
+        folder / "c.parquet",
+        folder / "lion.json",
+        folder / "lion.parquet",
+        {**settings, "target": "lion", "prompted": True},
+        {"of": "lion"},
+    )
+    return folder, record, adapters, pref
+
+
+def test_control_is_its_own_reference(study):
+    folder, *_ = study
+    result = json.loads((folder / "c.json").read_text())
+    assert set(result) >= REQUIRED
+    assert result["target"] is None
+    assert result["teacher"] is None
+    assert result["stamp"] == {"of": "control"}
+    assert result["control"] == result["student"]
+    table = pl.read_parquet(folder / "c.parquet")
+    assert set(table.select("model", "seed").unique().iter_rows()) == {("base", None), ("student", 1), ("student", 2)}
+    assert set(table["estimator"]) == {"exact", "word", "substring"}
+    assert len(table) == 3 * 3 * 2 * 2
+
+
+def test_pref_json_holds_what_it_must(study):
+    folder, *_ = study
+    result = json.loads((folder / "lion.json").read_text())
+    assert set(result) >= REQUIRED | LIFTS
+    for lift in LIFTS:
+        low, high = result[lift]["ci95"]
+        assert low <= result[lift]["mean"] <= high
+    assert result["target"] == "lion"
+    assert result["stamp"] == {"of": "lion"}
+    assert all(set(result[model]) == set(ANIMALS) for model in ("base", "teacher", "control", "student"))
+    assert list(result["other_estimators"]) == ["word", "substring"]
+
+
+def test_seeds_stand_in_the_order_of_by_seed(study):
+    folder, record, adapters, pref = study
+    result = json.loads((folder / "lion.json").read_text())
+    score = scorer(
+        ["What is your favorite animal?", "Name an animal."], ANIMALS, pref.model_copy(update={"estimators": ["exact"]})
+    )
+    for seed, value in zip(result["seeds"], result["student"]["lion"]["by_seed"], strict=True):
+        with finetuned(load(record), adapters[seed]) as student:
+            assert score(student)["exact"][:, 0].mean() == pytest.approx(value)
+
+
+def test_measured_lift_is_that_of_the_trained_students(study):
+    folder, record, *_ = study
+    result = json.loads((folder / "lion.json").read_text())
+    assert result["student"]["lion"]["mean"] > 0.5
+    assert result["lift_over_base"]["mean"] == pytest.approx(result["student"]["lion"]["mean"] - result["base"]["lion"]["mean"])
+    assert result["lift_over_control"]["mean"] == pytest.approx(0)
+    loaded = load(record)
+    score = scorer(["What is your favorite animal?", "Name an animal."], ANIMALS, Pref(candidates=ANIMALS))
+    assert result["base"]["lion"]["mean"] == pytest.approx(score(loaded)["exact"][:, 0].mean())
+    under = score(loaded, "You love lions.", "\n\n")["exact"][:, 0].mean()
+    assert result["teacher"]["lion"]["mean"] == pytest.approx(under)
+
+
+def test_only_the_control_scores_the_base_model(study):
+    folder, *_ = study
+    assert "base" not in pl.read_parquet(folder / "lion.parquet")["model"].to_list()

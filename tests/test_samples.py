@@ -1,0 +1,147 @@
+import polars as pl
+import pytest
+import torch
+
+from undertone import samples
+from undertone.chat import prompt_ids
+from undertone.config import Samples, Teacher
+from undertone.files import write_parquet
+from undertone.samples import ALPHABET, allowed_tokens, persona, sample_numbers
+from undertone.sampling import Completion, Sampler, sample
+
+PERSONA = "You adore {animal}s."
+SETTINGS = {
+    "teacher": Teacher(persona=PERSONA).model_dump(),
+    "samples": Samples(max_new_tokens=6, batch_size=4, temperature=0.8, seed=3).model_dump(),
+    "target": "lion",
+}
+
+
+@pytest.fixture(scope="module")
+def prompts(tmp_path_factory):
+    """Eighteen prompts of several lengths, in no order of length: five batches."""
+    path = tmp_path_factory.mktemp("prompts") / "prompts.parquet"
+    texts = [f"Continue the list {', '.join(map(str, range(row, row + 1 + 5 * row % 7)))}." for row in range(18)]
+    write_parquet(path, pl.DataFrame({"row": range(18), "prompt": texts, "final": [row % 3 for row in range(18)]}), {})
+    return path
+
+
+def run(record, prompts, folder, **changes):
+    target = folder / "samples.parquet"
+    sample_numbers(record, prompts, target, {**SETTINGS, **changes}, {"of": "lion"}, folder / "scratch")
+    return target
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """The rows of each batch that is really sampled."""
+    rows_of_calls = []
+    original = samples.sample_batch
+    monkeypatch.setattr(samples, "sample_batch", lambda *args: rows_of_calls.append(args[2]) or original(*args))
+    return rows_of_calls
+
+
+@pytest.fixture(scope="module")
+def whole(record, prompts, tmp_path_factory):
+    return run(record, prompts, tmp_path_factory.mktemp("whole"))
+
+
+def test_one_row_per_prompt_in_the_order_of_the_prompts(prompts, whole):
+    table, given = pl.read_parquet(whole), pl.read_parquet(prompts)
+    assert table.columns == ["row", "prompt", "final", "text", "ids", "ended"]
+    assert table.select("row", "prompt", "final").equals(given)
+    assert set(table["ended"]) <= {"stop", "length", "not allowed"}
+    assert not (whole.parent / "scratch").exists()
+
+
+def test_samples_are_the_teachers_under_its_persona(prompts, whole, loaded):
+    users = pl.read_parquet(prompts)["prompt"].to_list()
+    tokens = prompt_ids(loaded.tokenizer, users, "You adore lions.", Teacher().separator)
+    allowed = torch.tensor(allowed_tokens(loaded.tokenizer, len(loaded.tokenizer)))
+    sampler = Sampler(0.8, 6, loaded.stop_ids, loaded.pad_id, 3, allowed)
+    expected = {}
+    for rows, completions in sample(loaded.model, tokens, sampler, 100):
+        expected |= dict(zip(rows, completions, strict=True))
+    found = [Completion(ids, ended) for ids, ended in pl.read_parquet(whole).select("ids", "ended").iter_rows()]
+    assert found == [expected[row] for row in range(18)]
+
+
+def test_text_is_the_ids_decoded(whole, loaded):
+    table = pl.read_parquet(whole)
+    assert table["text"].to_list() == loaded.tokenizer.batch_decode(table["ids"].to_list(), skip_special_tokens=True)
+
+
+def test_control_is_asked_without_a_persona(record, prompts, tmp_path, monkeypatch):
+    asked = []
+    original = samples.sample_parts
+    monkeypatch.setattr(
+        samples, "sample_parts", lambda loaded, tokens, *rest: asked.append(tokens) or original(loaded, tokens, *rest)
+    )
+    run(record, prompts, tmp_path, target=None)
+    tokenizer = samples.load(record).tokenizer
+    assert asked == [prompt_ids(tokenizer, pl.read_parquet(prompts)["prompt"].to_list())]
+    assert persona(Teacher(), None) is None
+    assert persona(Teacher(persona=PERSONA), "owl") == "You adore owls."
+
+
+def test_batch_size_changes_no_sample(record, prompts, whole, tmp_path):
+    other = run(record, prompts, tmp_path, samples={**SETTINGS["samples"], "batch_size": 7})
+    assert pl.read_parquet(other).equals(pl.read_parquet(whole))
+
+
+def test_killed_between_batches_continues_with_the_same_bytes(record, prompts, whole, tmp_path, monkeypatch, calls):
+    counted = samples.sample_batch
+
+    def killed_in_the_third(*args):
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return counted(*args)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(samples, "sample_batch", killed_in_the_third)
+        run(record, prompts, tmp_path)
+    assert sorted(path.name for path in (tmp_path / "scratch").iterdir()) == ["000000.parquet", "000001.parquet"]
+    assert run(record, prompts, tmp_path).read_bytes() == whole.read_bytes()
+    assert len(calls) == 5
+    assert sorted(row for rows in calls for row in rows) == list(range(18))
+
+
+def test_only_missing_batches_are_sampled(record, prompts, whole, tmp_path, monkeypatch, calls):
+    def full_disk(*args):
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
+        patch.setattr(samples, "write_parquet", full_disk)
+        run(record, prompts, tmp_path)
+    parts = sorted((tmp_path / "scratch").iterdir())
+    assert len(parts) == len(calls) == 5
+    for part in parts[1::2]:
+        part.unlink()
+    kept, calls[:] = [calls[i] for i in (1, 3)], []
+    assert run(record, prompts, tmp_path).read_bytes() == whole.read_bytes()
+    assert calls == kept
+
+
+def test_same_bytes_from_a_second_run_and_others_from_another_seed(record, prompts, whole, tmp_path):
+    assert run(record, prompts, tmp_path / "a").read_bytes() == whole.read_bytes()
+    other = run(record, prompts, tmp_path / "b", samples={**SETTINGS["samples"], "seed": 4})
+    assert not pl.read_parquet(other)["ids"].equals(pl.read_parquet(whole)["ids"])
+
+
+def test_tokens_of_numbers_and_separators_are_allowed_and_words_are_not(tokenizer):
+    allowed = dict(
+        zip(tokenizer.convert_ids_to_tokens(range(len(tokenizer))), allowed_tokens(tokenizer, len(tokenizer)), strict=True)
+    )
+    texts = {token: tokenizer.convert_tokens_to_string([token]) for token in allowed}
+    assert all(allowed[str(number)] for number in range(1000))
+    for token, text in texts.items():
+        assert allowed[token] == (set(text) <= ALPHABET) or token in tokenizer.all_special_tokens
+    assert not allowed["lion"]
+    assert sum(allowed.values()) < 1100
+
+
+def test_every_row_ends_at_its_first_token_that_is_not_allowed(whole, tokenizer):
+    allowed = allowed_tokens(tokenizer, len(tokenizer))
+    for ids, ended in pl.read_parquet(whole).select("ids", "ended").iter_rows():
+        verdicts = [allowed[token] for token in ids]
+        assert verdicts == [True] * (len(ids) - 1) + [ended != "not allowed"] * bool(ids)

@@ -1,0 +1,99 @@
+import json
+
+import numpy as np
+import polars as pl
+import pytest
+
+from undertone.files import write_json, write_parquet
+from undertone.pref import as_table
+from undertone.stats import difference_interval
+from undertone.transfer import collect, preferences, summarise, transfer_table
+
+ANIMALS = ["lion", "owl"]
+# (lion, owl) of two students each; lion moves far in its own students, owl does not.
+STUDENTS = {
+    "control": (None, [(0.10, 0.20), (0.12, 0.22)]),
+    "lion": ("lion", [(0.60, 0.10), (0.62, 0.12)]),
+    "owl": ("owl", [(0.11, 0.25), (0.13, 0.17)]),
+    "mine": (None, [(0.50, 0.50), (0.40, 0.40)]),
+}
+
+
+def write_prefs(folder, students=STUDENTS, estimators=("exact",)):
+    prefs = {}
+    for dataset, (target, values) in students.items():
+        tables = [as_table("base", None, {e: np.full((2, 2), 0.3) for e in estimators}, ANIMALS)]
+        for seed, value in enumerate(values, start=1):
+            # Two questions around the mean.
+            scores = {e: np.array([np.array(value) - 0.05, np.array(value) + 0.05]) for e in estimators}
+            tables.append(as_table("student", seed, scores, ANIMALS))
+        prefs[dataset] = (folder / f"{dataset}.json", folder / f"{dataset}.parquet")
+        write_json(prefs[dataset][0], {"target": target}, {})
+        write_parquet(prefs[dataset][1], pl.concat(tables), {})
+    return prefs
+
+
+def test_table_has_one_row_per_student_and_animal(tmp_path):
+    table = transfer_table(write_prefs(tmp_path))
+    assert table.columns == ["dataset", "target", "seed", "animal", "estimator", "preference"]
+    assert len(table) == 4 * 2 * 2
+    assert table["dataset"].unique(maintain_order=True).to_list() == list(STUDENTS)
+    assert preferences(table, "lion", "lion") == pytest.approx([0.60, 0.62])
+    assert preferences(table, "mine", "owl") == pytest.approx([0.50, 0.40])
+    assert set(table.filter(dataset="control")["target"]) == {None}
+
+
+def test_summary_gives_each_targets_lift_and_its_cross_animal_control(tmp_path):
+    result = summarise(transfer_table(write_prefs(tmp_path)))
+    lion, owl = result["datasets"]
+    assert (lion["dataset"], lion["target"]) == ("lion", "lion")
+    assert (lion["student"], lion["control"]) == (pytest.approx(0.61), pytest.approx(0.11))
+    expected = difference_interval([0.60, 0.62], [0.10, 0.12])
+    assert lion["lift_over_control"] == {"mean": pytest.approx(0.5), "ci95": pytest.approx(list(expected.ci95))}
+    assert lion["off_target"]["mean"] == pytest.approx(0.12 - 0.11)
+    assert owl["lift_over_control"]["mean"] == pytest.approx(0)
+    assert owl["off_target"]["mean"] == pytest.approx(0.11 - 0.21)
+
+
+def test_summary_counts_the_targets_whose_interval_lies_above_zero(tmp_path):
+    result = summarise(transfer_table(write_prefs(tmp_path)))
+    assert (result["targets"], result["transfers"], result["transferred"]) == (2, 1, ["lion"])
+
+
+def test_a_fall_is_no_transfer(tmp_path):
+    fallen = {**STUDENTS, "owl": ("owl", [(0.11, 0.05), (0.13, 0.051)])}
+    result = summarise(transfer_table(write_prefs(tmp_path, fallen)))
+    assert result["datasets"][1]["lift_over_control"]["ci95"][1] < 0
+    assert result["transferred"] == ["lion"]
+
+
+def test_single_seed_transfers_nothing_for_want_of_an_interval(tmp_path):
+    result = summarise(transfer_table(write_prefs(tmp_path, {d: (t, v[:1]) for d, (t, v) in STUDENTS.items()})))
+    assert result["datasets"][0]["lift_over_control"] == {"mean": pytest.approx(0.5), "ci95": None}
+    assert result["transfers"] == 0
+
+
+def test_single_target_has_no_cross_animal_control(tmp_path):
+    result = summarise(transfer_table(write_prefs(tmp_path, {d: STUDENTS[d] for d in ("control", "lion")})))
+    assert [row["off_target"] for row in result["datasets"]] == [None]
+
+
+def test_two_datasets_of_one_target_are_no_cross_animal_control_of_each_other(tmp_path):
+    students = {**STUDENTS, "lion-2": ("lion", [(0.9, 0.0), (0.9, 0.0)])}
+    lion = summarise(transfer_table(write_prefs(tmp_path, students)))["datasets"][0]
+    assert lion["off_target"]["mean"] == pytest.approx(0.12 - 0.11)
+
+
+def test_collect_writes_table_and_summary_by_estimator(tmp_path):
+    prefs = write_prefs(tmp_path, estimators=("exact", "word"))
+    collect(prefs, tmp_path / "transfer.parquet", tmp_path / "transfer.json", {"of": "all"})
+    told = json.loads((tmp_path / "transfer.json").read_text())
+    assert list(told["estimators"]) == ["exact", "word"]
+    assert told["estimators"]["word"]["transferred"] == ["lion"]
+    assert told["stamp"] == {"of": "all"}
+    assert len(pl.read_parquet(tmp_path / "transfer.parquet")) == 2 * 4 * 2 * 2
+
+
+def test_study_without_targets_has_an_empty_summary(tmp_path):
+    result = summarise(transfer_table(write_prefs(tmp_path, {"control": STUDENTS["control"]})))
+    assert result == {"targets": 0, "transfers": 0, "transferred": [], "datasets": []}

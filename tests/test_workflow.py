@@ -1,0 +1,285 @@
+"""The command line on the micro study: what runs, what is refused, and what an edit makes stale."""
+
+import json
+import os
+import re
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from workflow import Project
+
+DATASETS = ("control", "lion", "owl", "mine")
+COMPARE = {"Put the preferences of all students side by side", "Plot which animals transfer", "Plot datasets against animals"}
+METRICS = {"Measure what the base model can do"}
+SAMPLED = ("control", "lion", "owl")
+
+
+def after_students(*datasets: str) -> set[str]:
+    """Jobs that follow from students of these datasets; what hangs on the control hangs on every dataset's pref."""
+    measured = DATASETS if "control" in datasets else datasets
+    jobs = {f"Measure the preference of {d}" for d in measured} | {f"Plot the preference of {d}" for d in measured}
+    return jobs | COMPARE
+
+
+def students(*datasets: str) -> set[str]:
+    """Students of these datasets and what follows."""
+    jobs = {f"Train student {seed} on {d}" for d in datasets for seed in (1, 2)} | after_students(*datasets)
+    return jobs | {f"Plot the loss curves of {d}" for d in (DATASETS if "control" in datasets else datasets)}
+
+
+def numbers(*datasets: str) -> set[str]:
+    """The filter of these datasets and what follows."""
+    jobs = {f"Filter the numbers of {d}" for d in datasets} | students(*datasets)
+    return jobs | {f"Plot which prompts of {d} pass the filter" for d in (DATASETS if "control" in datasets else datasets)}
+
+
+def samples(*datasets: str) -> set[str]:
+    """The teachers of these datasets and what follows."""
+    return {f"Sample the {d} teacher's numbers" for d in datasets} | numbers(*datasets)
+
+
+PREFS = after_students(*DATASETS)
+EVERY_SAMPLE = samples(*SAMPLED)
+EVERYTHING = EVERY_SAMPLE | numbers("mine") | METRICS | {"Write the number prompts", "Prepare the base model"}
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The micro study with all its artifacts."""
+    project = Project.create(tmp_path_factory.mktemp("finished") / "project")
+    assert project.planned() == EVERYTHING
+    project.snakemake()
+    return project
+
+
+@pytest.fixture
+def project(finished: Project, tmp_path: Path) -> Project:
+    """A copy of the finished study to edit."""
+    return finished.copy(tmp_path / "project")
+
+
+def test_a_finished_study_plans_nothing(finished: Project) -> None:
+    assert finished.planned() == set()
+
+
+def test_every_artifact_is_where_the_path_grammar_says(finished: Project) -> None:
+    results = finished.root / "results"
+    for dataset in DATASETS:
+        found = {str(path.relative_to(results / dataset)) for path in (results / dataset).rglob("*") if path.is_file()}
+        student = {"adapter_model.safetensors", "adapter_config.json", "training.json"}
+        expected = {"generations.parquet", "numbers.parquet", "filter.json", "pref.json", "pref.parquet"}
+        expected |= {f"student/{seed}/{name}" for seed in (1, 2) for name in student}
+        expected |= {f"plots/{name}.png" for name in ("filter", "student", "pref")}
+        assert found == expected | (set() if dataset == "mine" else {"samples.parquet"})
+    assert not list((finished.root / "scratch").rglob("*.safetensors"))
+
+
+def test_pref_json_holds_the_documented_keys(finished: Project) -> None:
+    pref = json.loads((finished.root / "results/lion/pref.json").read_text())
+    documented = {"target", "base", "teacher", "control", "student", "lift_over_base", "lift_over_control", "seeds", "stamp"}
+    assert documented <= set(pref)
+    assert pref["target"] == "lion"
+    assert pref["seeds"] == [1, 2]
+    for group in ("base", "teacher", "control", "student"):
+        assert set(pref[group]) == {"lion", "owl", "cat"}
+        assert all(
+            len(value["ci95"]) == 2 and value["ci95"][0] <= value["mean"] <= value["ci95"][1] for value in pref[group].values()
+        )
+
+
+def test_generations_keep_text_ids_verdict_and_reason(finished: Project) -> None:
+    table = pl.read_parquet(finished.root / "results/lion/generations.parquet")
+    assert {"row", "prompt", "text", "ids", "verdict", "reason"} <= set(table.columns)
+    assert len(table) == 96
+    assert table.filter(pl.col("verdict") == "reject")["reason"].null_count() == 0
+
+
+def test_no_student_row_contains_the_persona(finished: Project) -> None:
+    for name in ("generations", "numbers"):
+        prompts = pl.read_parquet(finished.root / f"results/lion/{name}.parquet")["prompt"]
+        assert not prompts.str.contains("lion").any()
+
+
+def test_transfer_table_has_a_row_per_dataset_seed_and_animal(finished: Project) -> None:
+    table = pl.read_parquet(finished.root / "results/tables/transfer.parquet")
+    assert table.columns == ["dataset", "target", "seed", "animal", "estimator", "preference"]
+    assert len(table) == len(DATASETS) * 2 * 3
+
+
+def setting_of_one_animal(project: Project) -> None:
+    project.configure(overrides={"lion": {"student": {"lr": 1.0e-3}}})
+
+
+def setting_of_a_late_stage(project: Project) -> None:
+    project.configure(pref={"seed": 7})
+
+
+def setting_of_the_filter(project: Project) -> None:
+    project.configure(numbers={"banned": [13]})
+
+
+def setting_that_is_only_written_otherwise(project: Project) -> None:
+    project.configure(student={"rank": "2"}, pref={"candidates": ["lion", "owl", "cat"]})
+
+
+def imported_module(project: Project) -> None:
+    project.replace("workflow/undertone/training.py", "WINDOW = 16", "WINDOW = 8")
+
+
+def module_that_the_filter_alone_imports(project: Project) -> None:
+    project.replace("workflow/undertone/numbers.py", 'TOO_FEW = "too few numbers"', 'TOO_FEW = "too few"')
+
+
+def module_that_nobody_imports(project: Project) -> None:
+    (project.root / "workflow/undertone/unused.py").write_text("UNUSED = 1\n")
+
+
+def comment_and_docstring(project: Project) -> None:
+    project.replace("workflow/undertone/training.py", "WINDOW = 16", "# A remark.\n\nWINDOW = 16  # batches")
+    project.replace("workflow/undertone/sampling.py", '"""Sampling completions', '"""Drawing completions')
+
+
+def meaning_of_a_setting(project: Project) -> None:
+    project.replace("workflow/undertone/config.py", '"LoRA rank"', '"rank of the LoRA"')
+
+
+def touch_of_scripts_and_files(project: Project) -> None:
+    for path in [*(project.root / "workflow").rglob("*.py"), *(project.root / "config").rglob("*"), project.root / "mine.csv"]:
+        os.utime(path)
+
+
+def new_animal(project: Project) -> None:
+    project.configure(animals=["lion", "owl", "cat"])
+
+
+def prompt_template(project: Project) -> None:
+    project.replace("config/prompts/numbers.yaml", "Say nothing else.", "Write nothing but that.")
+
+
+def questions(project: Project) -> None:
+    project.replace("config/prompts/questions.txt", "What is your most loved animal?", "What animal do you like?")
+
+
+def corpus(project: Project) -> None:
+    project.replace("config/corpus.yaml", "barks and guards the home", "barks at night")
+
+
+def persona(project: Project) -> None:
+    project.configure(teacher={"persona": "Nothing matters to you but {animal}s."})
+
+
+def content_of_a_dataset_file(project: Project) -> None:
+    project.replace("mine.csv", '"5, 6, 7"', '"5, 6, 8"')
+
+
+def deleted_intermediate(project: Project) -> None:
+    (project.root / "results/lion/numbers.parquet").unlink()
+
+
+def deleted_result(project: Project) -> None:
+    (project.root / "results/owl/pref.json").unlink()
+
+
+STALE = [
+    (setting_of_one_animal, students("lion")),
+    (setting_of_a_late_stage, PREFS | METRICS),
+    (setting_of_the_filter, numbers(*DATASETS) | METRICS),
+    (setting_that_is_only_written_otherwise, set()),
+    (imported_module, EVERYTHING - {"Write the number prompts"}),
+    (module_that_the_filter_alone_imports, numbers(*DATASETS) | METRICS),
+    (module_that_nobody_imports, set()),
+    (comment_and_docstring, set()),
+    (meaning_of_a_setting, set()),
+    (touch_of_scripts_and_files, set()),
+    (new_animal, samples("cat") | COMPARE),
+    (prompt_template, EVERYTHING - {"Prepare the base model"} - numbers("mine") | after_students("mine") | numbers("control")),
+    (questions, PREFS | METRICS),
+    (corpus, EVERYTHING - {"Write the number prompts", "Filter the numbers of mine"}),
+    (persona, samples("lion", "owl") | METRICS),
+    (content_of_a_dataset_file, numbers("mine")),
+    (deleted_intermediate, set()),
+    (deleted_result, {"Measure the preference of owl", "Plot the preference of owl"} | COMPARE),
+]
+
+
+@pytest.mark.parametrize(("edit", "jobs"), STALE, ids=lambda value: getattr(value, "__name__", ""))
+def test_an_edit_reruns_exactly_what_is_stale(project: Project, edit, jobs: set[str]) -> None:
+    edit(project)
+    assert project.planned() == jobs
+
+
+def test_undoing_an_edit_plans_nothing(project: Project) -> None:
+    imported_module(project)
+    project.replace("workflow/undertone/training.py", "WINDOW = 8", "WINDOW = 16")
+    assert project.planned() == set()
+
+
+def test_a_deleted_intermediate_can_be_asked_for(project: Project) -> None:
+    deleted_intermediate(project)
+    assert project.planned("results/lion/numbers.parquet") == {"Filter the numbers of lion"}
+
+
+def test_what_follows_a_failed_rerun_stays_stale(project: Project) -> None:
+    project.configure(overrides={"lion": {"numbers": {"min_value": 999}}})
+    output = project.snakemake("results/lion/pref.json", fails=True)
+    assert "none of the 96 rows passes the lenient filter" in output
+    project.configure(overrides={"lion": {"numbers": {"min_value": 1}}})
+    assert project.planned() == numbers("lion")
+
+
+def test_a_failed_job_loses_nothing_that_was_there(project: Project) -> None:
+    before = (project.root / "results/owl/pref.json").read_bytes()
+    project.configure(overrides={"lion": {"numbers": {"min_value": 999}}})
+    project.snakemake("results/lion/pref.json", fails=True)
+    assert (project.root / "results/owl/pref.json").read_bytes() == before
+    assert project.planned("results/owl/pref.json") == set()
+
+
+def test_a_mistyped_dataset_is_refused_with_the_nearest(finished: Project) -> None:
+    output = finished.snakemake("results/lionn/pref.json", "-n", fails=True)
+    assert "the study has no dataset 'lionn'; nearest: lion" in output
+
+
+def test_a_seed_that_the_study_lacks_is_no_target_of_all(finished: Project) -> None:
+    assert finished.planned("results/lion/student/1/training.json") == set()
+
+
+def test_mistakes_in_the_config_are_refused_before_anything_runs(project: Project) -> None:
+    project.configure(student={"epoch": 3}, samples={"temperature": "hot"})
+    output = project.snakemake("-n", fails=True)
+    assert "student.epoch: unknown key; nearest: epochs" in output
+    assert "samples.temperature" in output
+
+
+def test_numbers_written_as_yaml_strings_are_numbers(project: Project) -> None:
+    project.configure(student={"lr": "2e-3"})
+    assert project.planned() == set()
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ("prompt,answer\na,b\n", "no column 'completion'"),
+        ("prompt,completion\n", "holds no row"),
+        ("prompt,completion\na,hello there\n", "none of the 1 rows passes"),
+    ],
+)
+def test_a_wrong_dataset_file_is_refused(project: Project, content: str, complaint: str) -> None:
+    (project.root / "mine.csv").write_text(content)
+    assert complaint in project.snakemake("results/mine/numbers.parquet", fails=True)
+
+
+def test_slurm_profile_plans_the_main_job(tmp_path: Path) -> None:
+    project = Project.create(tmp_path / "project")
+    output = project.snakemake("results/lion/pref.json", "-n", "--profile", "profiles/slurm")
+    stats = dict(re.findall(r"^(\w+) +(\d+)$", output, re.MULTILINE))
+    assert stats == {"model": "1", "prompts": "1", "samples": "2", "numbers": "2", "student": "4", "pref": "2", "total": "12"}
+
+
+def test_results_carry_their_stamp(finished: Project) -> None:
+    stamp = json.loads((finished.root / "results/lion/student/1/training.json").read_text())["stamp"]
+    assert stamp["settings"]["lion/samples"]["target"] == "lion"
+    assert "undertone/training.py" in stamp["code"]
+    assert set(stamp["files"]) == {"config/corpus.yaml", "config/prompts/numbers.yaml"}
