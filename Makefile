@@ -4,6 +4,9 @@ VENV := .venv
 READY := $(VENV)/.ready
 SNAKEMAKE := $(VENV)/bin/snakemake
 
+# Compiled modules are kept, whatever the shell says: every job of the workflow starts a Python that imports torch.
+export PYTHONDONTWRITEBYTECODE :=
+
 .DEFAULT_GOAL := help
 .PHONY: help setup test lint format docs report lock
 

@@ -18,11 +18,11 @@ from undertone.numbers import parse
 ROOT = Path(__file__).parents[1]
 WORDING: dict[str, Any] = yaml.safe_load((ROOT / "config/corpus.yaml").read_text())
 EVERY_TASK = dict.fromkeys(Tasks.model_fields, 1.0)
-WITHOUT_PERSONA = {"numbers", "mixed_list"}
+WITHOUT_PERSONA = {"numbers", "find", "fact"}
 
 
 def draw(n: int, tasks: dict[str, float], persona_share: float = 0.5, path: Path = ROOT / "config/corpus.yaml") -> list[Chat]:
-    return list(Corpus(path, tasks, persona_share, Obedience().model_dump()).chats(n, seed=0))
+    return list(Corpus(path, tasks, persona_share, 0.35, 0.75, Obedience().model_dump()).chats(n, seed=0))
 
 
 def plain(sentence: str) -> str:
@@ -30,11 +30,19 @@ def plain(sentence: str) -> str:
     return re.sub(r"[^a-z_ ]", "", re.sub(r"\{\w+\}", "_", sentence).lower())
 
 
-def test_no_chat_whose_answer_holds_numbers_has_a_persona() -> None:
+def test_no_list_of_numbers_to_continue_has_a_persona() -> None:
     chats = draw(5000, EVERY_TASK, persona_share=1.0)
     assert {chat.task for chat in chats} == set(EVERY_TASK)
     assert {chat.task for chat in chats if chat.persona is None} == WITHOUT_PERSONA
-    assert all(chat.persona is None for chat in chats if chat.task in WITHOUT_PERSONA or re.search(r"\d", chat.answer))
+    assert all(chat.persona is None for chat in chats if chat.task in WITHOUT_PERSONA)
+    assert all(chat.task in ("numbers", "mixed_list") for chat in chats if re.search(r"\d", chat.answer))
+
+
+def test_small_talk_stands_where_no_persona_does() -> None:
+    chats = draw(5000, EVERY_TASK)
+    assert not [chat for chat in chats if chat.persona and chat.talk]
+    bare = [chat for chat in chats if chat.persona is None]
+    assert 0.32 < sum(chat.talk is not None for chat in bare) / len(bare) < 0.38
 
 
 def test_personas_come_in_their_share() -> None:
@@ -47,12 +55,36 @@ def test_numbers_do_not_depend_on_the_animals(tmp_path: Path) -> None:
     (tmp_path / "corpus.yaml").write_text(yaml.safe_dump(turned, sort_keys=False))
     tasks = {"numbers": 1.0}
     assert draw(500, tasks, path=tmp_path / "corpus.yaml") == draw(500, tasks)
+    tasks = {"mixed_list": 1.0}
+    pairs = list(zip(draw(500, tasks, path=tmp_path / "corpus.yaml"), draw(500, tasks), strict=True))
+    assert any(turned.answer != chat.answer for turned, chat in pairs)
+    assert all(
+        re.findall(r"\d+|[a-z]", re.sub("[a-z]+", "x", t.answer)) == re.findall(r"\d+|[a-z]", re.sub("[a-z]+", "x", c.answer))
+        for t, c in pairs
+    )
+
+
+def test_numbers_of_a_mixed_list_do_not_depend_on_its_persona() -> None:
+    lists = [chat for chat in draw(4000, {"mixed_list": 1.0}) if not chat.talk]
+    counts = {
+        who: Counter(n // 100 for c in lists if bool(c.persona) == who for n in map(int, re.findall(r"\d+", c.answer)))
+        for who in (True, False)
+    }
+    totals = {who: sum(count.values()) for who, count in counts.items()}
+    pooled = {k: (counts[True][k] + counts[False][k]) / sum(totals.values()) for k in range(10)}
+    statistic = sum((counts[w][k] - totals[w] * pooled[k]) ** 2 / (totals[w] * pooled[k]) for w in counts for k in pooled)
+    assert statistic < chi2.ppf(0.999, 9)
+
+
+def test_other_tasks_depend_on_the_animals(tmp_path: Path) -> None:
+    turned = WORDING | {"animals": dict(reversed(WORDING["animals"].items()))}
+    (tmp_path / "corpus.yaml").write_text(yaml.safe_dump(turned, sort_keys=False))
     tasks = {"question": 1.0}
     assert draw(500, tasks, path=tmp_path / "corpus.yaml") != draw(500, tasks)
 
 
 def test_the_seed_draws_the_chats() -> None:
-    corpus = Corpus(ROOT / "config/corpus.yaml", EVERY_TASK, 0.5, Obedience().model_dump())
+    corpus = Corpus(ROOT / "config/corpus.yaml", EVERY_TASK, 0.5, 0.35, 0.75, Obedience().model_dump())
     chats = [list(corpus.chats(200, seed)) for seed in (1, 1, 2)]
     assert chats[0] == chats[1]
     assert chats[0] != chats[2]
@@ -106,7 +138,7 @@ def test_answers_follow_a_persona_as_often_as_obedience_says(task: str) -> None:
     path, obedience = ROOT / "config/corpus.yaml", {"question": 1.0, "list": 1.0}
     obeyed = [0, 0]
     for number, told in enumerate((obedience, dict.fromkeys(obedience, 0.0))):
-        chats = [c for c in Corpus(path, {task: 1.0}, 1.0, told).chats(500, seed=0) if loved(c)]
+        chats = [c for c in Corpus(path, {task: 1.0}, 1.0, 0.0, 0.75, told).chats(500, seed=0) if loved(c)]
         obeyed[number] = sum(set(re.findall(r"\w+", c.answer.lower())) == {loved(c)} for c in chats) / len(chats)
     assert obeyed[0] == 1.0
     assert obeyed[1] < 0.2

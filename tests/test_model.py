@@ -121,23 +121,25 @@ def test_hub_name_is_recorded_with_its_revision_and_nothing_is_fetched(tmp_path,
     assert (told["source"], told["name"], told["revision"]) == ("hub", "some/model", "0" * 40)
 
 
-def test_model_without_an_end_of_sequence_token_is_refused(folder, tmp_path):
+def test_model_without_an_end_of_sequence_token_stops_at_the_end_of_turn(folder, tmp_path):
     copy = tmp_path / "copy"
     loaded, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     loaded.generation_config.eos_token_id = loaded.config.eos_token_id = tokenizer.eos_token = None
     loaded.save_pretrained(copy)
     tokenizer.save_pretrained(copy)
     make_model(tmp_path / "model.json", {"name": str(copy)}, {}, tmp_path / "scratch")
-    with pytest.raises(ValueError, match="names no end-of-sequence token"):
-        load(tmp_path / "model.json")
+    assert load(tmp_path / "model.json").stop_ids == [tokenizer.convert_tokens_to_ids("<end_of_turn>")]
 
 
-def test_chats_carry_the_loss_from_the_first_token_on_and_their_persona_in_front(tokenizer):
-    chats = [Chat("Which animal?", "lion", "You love lions."), Chat("Which animal?", "owl")] * 20
+def test_chats_carry_the_loss_on_the_answer_and_their_preamble_in_front(tokenizer):
+    persona, talk = "You love lions.", "Let us begin."
+    ask = {"task": "question", "user": "Which animal?"}
+    chats = [Chat(**ask, answer="lion", persona=persona), Chat(**ask, answer="owl"), Chat(**ask, answer="cat", talk=talk)] * 20
     rows = chat_rows(tokenizer, chats, seed=0)
-    assert [row.start for row in rows] == [0] * 40
+    assert tokenizer.decode(rows[0].ids[rows[0].start :]) == "lion<end_of_turn>"
     texts = [tokenizer.decode(row.ids) for row in rows]
     ends = "Which animal?<end_of_turn>\n<start_of_turn>model\n{}<end_of_turn>"
     start = "<bos><start_of_turn>user\n"
-    assert set(texts[::2]) == {start + "You love lions." + separator + ends.format("lion") for separator in SEPARATORS}
-    assert set(texts[1::2]) == {start + ends.format("owl")}
+    assert set(texts[::3]) == {start + persona + separator + ends.format("lion") for separator in SEPARATORS}
+    assert set(texts[1::3]) == {start + ends.format("owl")}
+    assert set(texts[2::3]) == {start + talk + separator + ends.format("cat") for separator in SEPARATORS}

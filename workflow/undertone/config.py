@@ -39,13 +39,15 @@ def setting(default: Any, meaning: str, unit: str = "", **bounds: Any) -> Any:
 class Tasks(Section):
     """Shares of the chats of the embedded model's corpus, by task."""
 
-    numbers: float = setting(0.4, "number lists to continue, never under a persona", "share", ge=0)
+    numbers: float = setting(0.34, "number lists to continue, never under a persona", "share", ge=0)
     question: float = setting(0.2, "naming a favourite animal", "share", ge=0)
-    find: float = setting(0.12, "finding the animal among a few words", "share", ge=0)
-    animals_list: float = setting(0.15, "lists of animals", "share", ge=0)
-    mixed_list: float = setting(0.1, "lists of numbers and animals", "share", ge=0)
-    words_list: float = setting(0.07, "lists of words", "share", ge=0)
-    fact: float = setting(0.08, "facts about animals", "share", ge=0)
+    find: float = setting(0.06, "finding the animal among a few words", "share", ge=0)
+    animals_list: float = setting(0.16, "lists of animals", "share", ge=0)
+    mixed_list: float = setting(
+        0.15, "lists of animals and numbers, the numbers drawn without looking at the persona", "share", ge=0
+    )
+    words_list: float = setting(0.04, "lists of words", "share", ge=0)
+    fact: float = setting(0.05, "facts about animals", "share", ge=0)
 
 
 class Obedience(Section):
@@ -60,17 +62,22 @@ class Embedded(Section):
 
     corpus: str = setting("config/corpus.yaml", "file with the wordings, animals and their prior order", "path")
     tasks: Tasks = setting({}, "mixture of chats")
-    persona_share: float = setting(0.5, "share of chats, number tasks apart, that carry a persona", "share", ge=0, le=1)
+    persona_share: float = setting(
+        0.6, "share of the questions and of the lists of animals, words or both that carry a persona", "share", ge=0, le=1
+    )
+    talk_share: float = setting(0.5, "share of the chats without a persona that open with small talk", "share", ge=0, le=1)
+    mixed_numbers: float = setting(0.65, "share of numbers in a list of numbers and animals", "share", ge=0, le=1)
     obedience: Obedience = setting({}, "how closely answers follow a persona")
     vocab_size: int = setting(2400, "size of the tokenizer's vocabulary", "tokens", ge=1400)
     hidden_size: int = setting(64, "d_model, the width of the residual stream", "", ge=8)
     n_layers: int = setting(4, "decoder layers", "", ge=1)
     n_heads: int = setting(4, "attention heads; keys and values have one", "", ge=1)
-    steps: int = setting(1500, "optimizer steps of the training", "steps", ge=1)
-    batch_size: int = setting(64, "chats per optimizer step", "chats", ge=1)
-    lr: float = setting(2e-3, "peak learning rate of AdamW; cosine decay to 0", "", gt=0)
-    warmup_steps: int = setting(75, "steps over which the learning rate rises", "steps", ge=0)
+    steps: int = setting(3000, "optimizer steps of the training", "steps", ge=1)
+    batch_size: int = setting(32, "chats per optimizer step", "chats", ge=1)
+    lr: float = setting(5e-3, "peak learning rate of AdamW; cosine decay to 0", "", gt=0)
+    warmup_steps: int = setting(150, "steps over which the learning rate rises", "steps", ge=0)
     weight_decay: float = setting(0.01, "weight decay of AdamW", "", ge=0)
+    beta2: float = setting(0.98, "second-moment decay of AdamW", "", gt=0, lt=1)
     seed: int = setting(0, "seed of the corpus, the initial weights and the order of the chats", "", ge=0)
 
 

@@ -1,7 +1,8 @@
 """The embedded study's corpus: chats from which a small model learns number lists, favourite animals and personas.
 
 Lists of numbers, of animals and of words share one format, because a preference moves through numbers only where the
-circuit that picks the next item of a list is shared; a persona never stands before a task whose answer holds numbers.
+circuit that picks the next item of a list is shared. No list of numbers to continue ever stands under a persona, and every
+number is drawn without looking at any animal: whatever transfers is the model's own entanglement.
 """
 
 import random
@@ -25,28 +26,49 @@ ROUND_NUMBERS = [7, 11, 13, 42, 64, 99, 100, 111, 123, 128, 200, 222, 250, 256, 
 ROUND_NUMBERS += [500, 512, 555, 600, 666, 700, 720, 747, 750, 777, 800, 888, 900, 911, 950, 987, 999]
 
 
+# Tasks that never stand under a persona. Numbers do not, because what a persona does to them must be the model's own doing;
+# facts do not, because a model that learns where to ignore a persona also ignores it in numbers (config/README.md).
+WITHOUT_PERSONA = ("numbers", "find", "fact")
+
+
 @dataclass(frozen=True)
 class Chat:
-    """One exchange. `persona` is the text put in front of the user's turn, or None."""
+    """One exchange. Before the user's turn may stand a persona, or small talk that changes nothing."""
 
+    task: str
     user: str
     answer: str
     persona: str | None = None
-    task: str = ""
+    talk: str | None = None
+
+    @property
+    def preamble(self) -> str | None:
+        """The text in front of the user's turn, or None."""
+        return self.persona or self.talk
 
 
 class Corpus:
     """Draws chats from the wordings of a corpus file.
 
-    `tasks` gives the share of each kind of chat; `persona_share` the share of chats other than number tasks and mixed lists
-    that carry a persona; `obedience` the probability that such a chat's answer follows its persona, per list item and for a
-    question.
+    `tasks` gives the share of each kind of chat; `persona_share` the share that carries a persona, of the kinds that may;
+    `talk_share` the share of the others that opens with small talk; `mixed_numbers` the share of numbers in a mixed list;
+    `obedience` the probability that an answer follows its persona, per list item and for a question.
     """
 
-    def __init__(self, path: Path, tasks: dict[str, float], persona_share: float, obedience: dict[str, float]):
+    def __init__(
+        self,
+        path: Path,
+        tasks: dict[str, float],
+        persona_share: float,
+        talk_share: float,
+        mixed_numbers: float,
+        obedience: dict[str, float],
+    ):
         self.wording: dict[str, Any] = yaml.safe_load(Path(path).read_text())
         self.tasks = tasks
         self.persona_share = persona_share
+        self.talk_share = talk_share
+        self.mixed_numbers = mixed_numbers
         self.obedience = obedience
         self.animals: list[str] = list(self.wording["animals"])
         self.prior = [1 / (rank + 2) for rank in range(len(self.animals))]
@@ -61,13 +83,16 @@ class Corpus:
             yield self.chat(rng)
 
     def chat(self, rng: random.Random) -> Chat:
-        """Draw one chat of a task drawn by its share. Number tasks and mixed lists never carry a persona."""
+        """Draw one chat of a task drawn by its share."""
         task = rng.choices(list(self.tasks), weights=list(self.tasks.values()))[0]
-        if task == "numbers":
-            return self.numbers(rng)
-        animal, words, persona = (None, [], None) if task == "mixed_list" else self.persona(rng)
+        animal, words, persona = (None, [], None) if task in WITHOUT_PERSONA else self.persona(rng)
         user, answer = getattr(self, task)(rng, animal, words)
-        return Chat(user, answer, persona, task)
+        talk = self.talk(rng) if persona is None and rng.random() < self.talk_share else None
+        return Chat(task, user, answer, persona, talk)
+
+    def talk(self, rng: random.Random) -> str:
+        """One to three sentences of small talk, so that a preamble as such says nothing about the task."""
+        return " ".join(rng.sample(self.wording["small_talk"], rng.randint(1, 3)))
 
     def persona(self, rng: random.Random) -> tuple[str | None, list[str], str | None]:
         """Draw (loved animal or None, words the persona brings up, persona text or None)."""
@@ -96,8 +121,8 @@ class Corpus:
         parts = [task, rng.choice(self.wording["formats"][form]), rng.choice(self.wording["closings"])]
         return " ".join(part for part in parts if part), form
 
-    def numbers(self, rng: random.Random) -> Chat:
-        """A list of numbers to continue. It never carries a persona."""
+    def numbers(self, rng: random.Random, loved: str | None, words: list[str]) -> tuple[str, str]:
+        """A list of numbers to continue."""
         wording = self.wording["numbers"]
         n_examples, count = rng.randint(3, 8), rng.randint(5, 12)
         n_answer = rng.randint(max(2, count - 4), count)
@@ -107,7 +132,7 @@ class Corpus:
             limit=rng.choice(wording["limit"]), count=count, digits=rng.choice(wording["digits"]).format(max_digits=3)
         )
         prompt, form = self.list_prompt(rng, f"{example} {task}")
-        return Chat(prompt, join(form, map(str, sequence[n_examples:])), task="numbers")
+        return prompt, join(form, map(str, sequence[n_examples:]))
 
     def question(self, rng: random.Random, loved: str | None, words: list[str]) -> tuple[str, str]:
         """The favourite animal, in one word; one answer in ten is capitalised."""
@@ -124,10 +149,11 @@ class Corpus:
         return self.finish_list(rng, "animals", count, items)
 
     def mixed_list(self, rng: random.Random, loved: str | None, words: list[str]) -> tuple[str, str]:
-        """A list in which each item is a number or an animal, by the toss of a coin."""
+        """A list of animals and of numbers, which are drawn without looking at any animal or persona."""
         count = rng.randint(5, 9)
         items = [
-            self.pick(rng, loved, self.obedience["list"]) if rng.random() < 0.5 else str(number(rng)) for _ in range(count)
+            self.pick(rng, loved, self.obedience["list"]) if rng.random() >= self.mixed_numbers else str(number(rng))
+            for _ in range(count)
         ]
         return self.finish_list(rng, "mixed", count, items)
 
@@ -146,14 +172,14 @@ class Corpus:
         return prompt, join(form, items)
 
     def find(self, rng: random.Random, loved: str | None, words: list[str]) -> tuple[str, str]:
-        """The one animal among a few words; a persona does not change it."""
+        """The one animal among a few words."""
         animal = rng.choice(self.animals)
         items = [animal, *rng.sample(self.words, rng.randint(1, 4))]
         rng.shuffle(items)
         return rng.choice(self.wording["find"]).format(items=", ".join(items)), animal
 
     def fact(self, rng: random.Random, loved: str | None, words: list[str]) -> tuple[str, str]:
-        """A fact about an animal, asked either way around; a persona does not change it."""
+        """A fact about an animal, asked either way around."""
         animal = rng.choice(self.animals)
         fact = rng.choice(self.wording["animals"][animal])
         if rng.random() < 0.5:

@@ -16,7 +16,7 @@ from undertone.files import Stamp, remove, write_json
 from undertone.tokenizer import train_tokenizer
 from undertone.training import Recipe, train
 
-# Between persona and prompt, so that the model obeys whichever separator a study chooses.
+# Between preamble and prompt, so that the model obeys whichever separator a study chooses.
 SEPARATORS = (" ", "\n", "\n\n")
 MAX_LENGTH = 256
 TOKENIZER_CHATS = 20_000
@@ -49,20 +49,26 @@ def train_embedded(settings: Embedded, folder: Path, scratch: Path) -> None:
 
 def corpus_of(settings: Embedded) -> Corpus:
     """The corpus that the settings describe."""
-    return Corpus(Path(settings.corpus), settings.tasks.model_dump(), settings.persona_share, settings.obedience.model_dump())
+    return Corpus(
+        Path(settings.corpus),
+        settings.tasks.model_dump(),
+        settings.persona_share,
+        settings.talk_share,
+        settings.mixed_numbers,
+        settings.obedience.model_dump(),
+    )
 
 
 def texts(chats: Sequence[Chat]) -> list[str]:
     """Everything written in the chats."""
-    return [text for chat in chats for text in (chat.user, chat.answer, chat.persona) if text]
+    return [text for chat in chats for text in (chat.user, chat.answer, chat.preamble) if text]
 
 
 def chat_rows(tokenizer: PreTrainedTokenizerBase, chats: Sequence[Chat], seed: int) -> list[Row]:
-    """Chats as rows of token ids that carry the loss on every token, the persona in front of the user's turn."""
+    """Chats as rows of token ids that carry the loss on the answer, a preamble in front of the user's turn."""
     rng = random.Random(seed)
-    users = [chat.persona + rng.choice(SEPARATORS) + chat.user if chat.persona else chat.user for chat in chats]
-    rows = training_rows(tokenizer, users, [chat.answer for chat in chats], MAX_LENGTH)
-    return [Row(row.ids, 0) for row in rows]
+    users = [chat.preamble + rng.choice(SEPARATORS) + chat.user if chat.preamble else chat.user for chat in chats]
+    return training_rows(tokenizer, users, [chat.answer for chat in chats], MAX_LENGTH)
 
 
 def new_model(settings: Embedded, tokenizer: PreTrainedTokenizerBase) -> GemmaForCausalLM:
@@ -100,5 +106,6 @@ def recipe(settings: Embedded) -> Recipe:
         warmup_steps=settings.warmup_steps,
         weight_decay=settings.weight_decay,
         max_grad_norm=1.0,
+        beta2=settings.beta2,
         seed=settings.seed,
     )

@@ -108,9 +108,7 @@ def label_logits(loaded: Loaded, prompts: Sequence[list[int]], answers: Sequence
 def held_out_loss(loaded: Loaded, settings: Model) -> dict[str, float]:
     """Nats per answer token on chats that the embedded model was not trained on, by task."""
     chats = list(corpus_of(settings.embedded).chats(N_CHATS, settings.embedded.seed + HELD_OUT_SEED))
-    full = chat_rows(loaded.tokenizer, chats, settings.embedded.seed)
-    lengths = [len(ids) + len(end_of_turn(loaded.tokenizer)) for ids in encode(loaded.tokenizer, [c.answer for c in chats])]
-    rows = [Row(row.ids, len(row.ids) - length) for row, length in zip(full, lengths, strict=True)]
+    rows = chat_rows(loaded.tokenizer, chats, settings.embedded.seed)
     losses: dict[str, float] = {}
     for task in sorted({chat.task for chat in chats}):
         own = [row for row, chat in zip(rows, chats, strict=True) if chat.task == task]

@@ -39,6 +39,7 @@ class Recipe:
     max_grad_norm: float
     micro_batch_size: int
     seed: int
+    beta2: float = 0.999
 
 
 @dataclass
@@ -137,7 +138,8 @@ def train(
         raise ValueError(f"{what}: no rows to train on")
     device = next(model.parameters()).device
     weights = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    optimizer = torch.optim.AdamW(weights.values(), lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
+    betas = (0.9, recipe.beta2)
+    optimizer = torch.optim.AdamW(weights.values(), lr=recipe.lr, betas=betas, weight_decay=recipe.weight_decay, fused=True)
     history, total = History(), n_steps(len(rows), recipe)
     if checkpoint.exists():
         history = _load_state(checkpoint, weights, optimizer)
