@@ -1,5 +1,6 @@
 """Every figure. Intervals are drawn with what they cover; base rate and control stand beside each claim."""
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,17 @@ def save(figure: Figure, path: Path) -> None:
     plt.close(figure)
 
 
+def set_title(axes: Axes, text: str) -> None:
+    """A title that is broken into lines as wide as the figure."""
+    width = axes.get_figure(root=True).get_figwidth()  # type: ignore[union-attr]
+    axes.set_title(textwrap.fill(text, int(12 * width)), loc="left", fontsize=9)
+
+
+def n_of(n: int, thing: str) -> str:
+    """`1 seed`, `5 seeds`."""
+    return f"{n} {thing}" if n == 1 else f"{n} {thing}s"
+
+
 def error_bars(axes: Axes, x: Sequence[float], estimates: Sequence[dict[str, Any]], mark: str, label: str) -> None:
     """Means with their 95 % intervals."""
     marker, color = MARKS[mark]
@@ -64,7 +76,7 @@ def plot_pref(pref: Path, plot: Path, dataset: str) -> None:
     labels = {"control": "control students", "student": f"students of {dataset}"}
     for offset, group in zip((0.0, 0.2), groups, strict=False):
         values = [result[group][a] for a in animals]
-        error_bars(axes, list(x + offset), values, group, f"{labels[group]} (95 % interval: {n_seeds} seeds)")
+        error_bars(axes, list(x + offset), values, group, f"{labels[group]} (95 % interval: {n_of(n_seeds, 'seed')})")
     if target:
         axes.axvspan(
             animals.index(target) - 0.5,
@@ -78,7 +90,7 @@ def plot_pref(pref: Path, plot: Path, dataset: str) -> None:
     axes.set_ylabel("preference (probability of the answer)")
     axes.set_ylim(bottom=0)
     teacher = f"; its teacher: {result['teacher'][target]['mean']:.2f}" if target and result["teacher"] else ""
-    axes.set_title(f"Favourite animal after training on {dataset} numbers{teacher}", loc="left")
+    set_title(axes, f"Favourite animal after training on {dataset} numbers{teacher}")
     axes.legend(frameon=False, fontsize=8)
     save(figure, plot)
 
@@ -96,9 +108,8 @@ def plot_transfer(summary: Path, plot: Path) -> None:
     axes.axhline(0, color="black", linewidth=0.8)
     axes.set_xticks(x, [row["dataset"] for row in rows], rotation=60, ha="right")
     axes.set_ylabel("lift over control students\n(difference of probabilities)")
-    axes.set_title(
-        f"{result['transfers']} of {result['targets']} targets above the control (95 % intervals over seeds, {estimator})",
-        loc="left",
+    set_title(
+        axes, f"{result['transfers']} of {result['targets']} targets above the control (95 % intervals over seeds, {estimator})"
     )
     axes.legend(frameon=False, fontsize=8)
     save(figure, plot)
@@ -127,10 +138,8 @@ def plot_preference(table: Path, plot: Path) -> None:
     axes.set_yticks(range(len(datasets)), datasets)
     axes.set_xlabel("animal asked for")
     axes.set_ylabel("students trained on")
-    axes.set_title(
-        "Preference (numbers: mean over seeds) and its change from the control; boxes: targets", loc="left", fontsize=9
-    )
-    figure.colorbar(image, ax=axes, label="log2(students / control students)")
+    set_title(axes, "Preference (numbers: mean over seeds) and its change from the control; boxes: targets")
+    figure.colorbar(image, ax=axes, label="log2(students / control)")
     save(figure, plot)
 
 
@@ -162,7 +171,7 @@ def plot_filter(report: Path, control: Path | None, plot: Path, dataset: str) ->
     axes.set_ylim(0, 1)
     axes.set_ylabel("pass rate (share of rows)")
     rejected = ", ".join(f"{n} {reason}" for reason, n in own["rejected"].items() if n) or "none"
-    axes.set_title(f"{dataset}: {own['passed']} of {own['n']} rows pass; rejected: {rejected}", loc="left", fontsize=9)
+    set_title(axes, f"{dataset}: {own['passed']} of {own['n']} rows pass; rejected: {rejected}")
     axes.legend(frameon=False, ncols=2, fontsize=8, loc="lower right")
     save(figure, plot)
 
@@ -186,6 +195,6 @@ def plot_student(own: Sequence[Path], control: Sequence[Path], plot: Path, datas
             )
     axes.set_xlabel("optimizer step")
     axes.set_ylabel("loss (nats per completion token)")
-    axes.set_title(f"Training on {dataset} numbers (running mean of {width} steps)", loc="left")
+    set_title(axes, f"Training on {dataset} numbers (running mean of {width} steps)")
     axes.legend(frameon=False, fontsize=8)
     save(figure, plot)
