@@ -13,7 +13,7 @@ rule model:
         log_of("model"),
     benchmark:
         benchmark_of("model")
-    threads: 2
+    threads: 1
     resources:
         gpu=0 if STUDY.model.name else 1,
         mem_mb=gigabytes(8),

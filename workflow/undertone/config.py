@@ -78,7 +78,7 @@ class Embedded(Section):
     warmup_steps: int = setting(150, "steps over which the learning rate rises", "steps", ge=0)
     weight_decay: float = setting(0.01, "weight decay of AdamW", "", ge=0)
     beta2: float = setting(0.98, "second-moment decay of AdamW", "", gt=0, lt=1)
-    seed: int = setting(0, "seed of the corpus, the initial weights and the order of the chats", "", ge=0)
+    seed: int = setting(2, "seed of the corpus, the initial weights and the order of the chats", "", ge=0)
 
 
 class Model(Section):

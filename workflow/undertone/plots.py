@@ -47,7 +47,7 @@ def save(figure: Figure, path: Path) -> None:
 def set_title(axes: Axes, text: str) -> None:
     """A title that is broken into lines as wide as the figure."""
     width = axes.get_figure(root=True).get_figwidth()  # type: ignore[union-attr]
-    axes.set_title(textwrap.fill(text, int(12 * width)), loc="left", fontsize=9)
+    axes.set_title(textwrap.fill(text, int(10 * width) - 8), loc="left", fontsize=9)
 
 
 def n_of(n: int, thing: str) -> str:
@@ -172,7 +172,7 @@ def plot_filter(report: Path, control: Path | None, plot: Path, dataset: str) ->
     axes.set_ylabel("pass rate (share of rows)")
     rejected = ", ".join(f"{n} {reason}" for reason, n in own["rejected"].items() if n) or "none"
     set_title(axes, f"{dataset}: {own['passed']} of {own['n']} rows pass; rejected: {rejected}")
-    axes.legend(frameon=False, ncols=2, fontsize=8, loc="lower right")
+    axes.legend(frameon=False, ncols=2, fontsize=8, loc="lower right", bbox_to_anchor=(1, 1))
     save(figure, plot)
 
 
