@@ -36,6 +36,7 @@ include: "workflow/rules/compare.smk"
 
 
 rule all:
+    default_target: True
     input:
         rules.model_metrics.output,
         collect(result("{dataset}/pref.json"), dataset=STUDY.names),
@@ -44,4 +45,3 @@ rule all:
         rules.transfer_plot.output,
         rules.preference_plot.output,
     localrule: True
-    default_target: True

@@ -8,11 +8,11 @@ rule transfer:
     output:
         table=result("tables/transfer.parquet"),
         summary=result("tables/transfer.json"),
-    localrule: True
     log:
         log_of("transfer"),
     benchmark:
         benchmark_of("transfer")
+    localrule: True
     threads: 1
     resources:
         mem_mb=gigabytes(4),
@@ -30,11 +30,11 @@ rule transfer_plot:
         summary=rules.transfer.output.summary,
     output:
         plot=report(result("plots/transfer.png"), caption="../report/transfer.rst", category="Transfer"),
-    localrule: True
     log:
         log_of("transfer_plot"),
     benchmark:
         benchmark_of("transfer_plot")
+    localrule: True
     threads: 1
     resources:
         mem_mb=gigabytes(2),
@@ -52,11 +52,11 @@ rule preference_plot:
         table=rules.transfer.output.table,
     output:
         plot=report(result("plots/preference.png"), caption="../report/preference.rst", category="Transfer"),
-    localrule: True
     log:
         log_of("preference_plot"),
     benchmark:
         benchmark_of("preference_plot")
+    localrule: True
     threads: 1
     resources:
         mem_mb=gigabytes(2),

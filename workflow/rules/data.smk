@@ -28,12 +28,12 @@ rule samples:
         prompts=rules.prompts.output.prompts,
     output:
         samples=result("{dataset}/samples.parquet"),
-    wildcard_constraints:
-        dataset="|".join(map(re.escape, STUDY.generated)),
     log:
         log_of("samples", "{dataset}"),
     benchmark:
         benchmark_of("samples", "{dataset}")
+    wildcard_constraints:
+        dataset="|".join(map(re.escape, STUDY.generated)),
     threads: 1
     resources:
         gpu=1,
@@ -81,11 +81,11 @@ rule filter_plot:
             category="Numbers",
             labels={"dataset": "{dataset}"},
         ),
-    localrule: True
     log:
         log_of("filter_plot", "{dataset}"),
     benchmark:
         benchmark_of("filter_plot", "{dataset}")
+    localrule: True
     threads: 1
     resources:
         mem_mb=gigabytes(2),

@@ -39,11 +39,11 @@ rule pref_plot:
             category="Preference",
             labels={"dataset": "{dataset}"},
         ),
-    localrule: True
     log:
         log_of("pref_plot", "{dataset}"),
     benchmark:
         benchmark_of("pref_plot", "{dataset}")
+    localrule: True
     threads: 1
     resources:
         mem_mb=gigabytes(2),

@@ -43,11 +43,11 @@ rule student_plot:
             category="Students",
             labels={"dataset": "{dataset}"},
         ),
-    localrule: True
     log:
         log_of("student_plot", "{dataset}"),
     benchmark:
         benchmark_of("student_plot", "{dataset}")
+    localrule: True
     threads: 1
     resources:
         mem_mb=gigabytes(2),
