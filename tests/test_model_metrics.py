@@ -10,7 +10,7 @@ from undertone.chat import encode, end_of_turn, prompt_ids
 from undertone.config import Model, Numbers, Samples, Teacher
 from undertone.files import write_parquet
 from undertone.model import chat_rows, corpus_of
-from undertone.model_metrics import divergence, held_out_loss, label_logits, measure_model, passing
+from undertone.model_metrics import answer_logits, divergence, held_out_loss, measure_model, passing
 from undertone.sampling import Completion
 
 USERS = ["Continue the list 1, 2, 3.", "Here are numbers: 7. Add three.", "More numbers, please."]
@@ -48,11 +48,11 @@ def test_divergence_of_a_completion_does_not_depend_on_the_others(loaded):
     assert many == pytest.approx([*divergence(loaded, PASSED, PERSONA, Teacher())] * 30, rel=1e-3)
 
 
-def test_label_logits_are_those_of_the_answers_in_row_order(loaded):
+def test_answer_logits_are_those_of_the_answers_in_row_order(loaded):
     prompts, answers = [[2, 50, 60], [2, 70]], [[80, 81], [90]]
     with torch.no_grad():
         whole = [loaded.model(torch.tensor([p + a])).logits[0, len(p) - 1 : -1] for p, a in zip(prompts, answers, strict=True)]
-        torch.testing.assert_close(label_logits(loaded, prompts, answers), torch.cat(whole), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(answer_logits(loaded, prompts, answers), torch.cat(whole), rtol=1e-4, atol=1e-4)
 
 
 def answering(*completions):

@@ -20,7 +20,7 @@ from undertone.progress import progress
 from undertone.samples import as_table, persona
 from undertone.sampling import Sampler, sample
 from undertone.stats import mean_interval
-from undertone.training import collate, label_losses, logits_only_at
+from undertone.training import collate, label_logits, label_losses
 
 # Enough for a pass rate to ±4 points and a KL to a few percent; this is a check, not a result.
 N_PROMPTS = 512
@@ -82,8 +82,8 @@ def divergence(loaded: Loaded, passed: Sequence[tuple[str, str]], system: str | 
     means = []
     for start in range(0, len(passed), 64):
         part = slice(start, start + 64)
-        q = label_logits(loaded, without[part], answers[part]).log_softmax(-1)
-        p = label_logits(loaded, under[part], answers[part]).log_softmax(-1)
+        q = answer_logits(loaded, without[part], answers[part]).log_softmax(-1)
+        p = answer_logits(loaded, under[part], answers[part]).log_softmax(-1)
         kl = (p.exp() * (p - q)).sum(-1)
         tokens = [token for answer in answers[part] for token in answer]
         is_number = torch.tensor([text.strip().isdigit() for text in loaded.tokenizer.batch_decode([[t] for t in tokens])])
@@ -94,14 +94,10 @@ def divergence(loaded: Loaded, passed: Sequence[tuple[str, str]], system: str | 
     return np.concatenate(means)
 
 
-def label_logits(loaded: Loaded, prompts: Sequence[list[int]], answers: Sequence[list[int]]) -> Tensor:
+def answer_logits(loaded: Loaded, prompts: Sequence[list[int]], answers: Sequence[list[int]]) -> Tensor:
     """The logits `[n_labels, vocab]` that predict every answer token, in row order."""
     rows = [Row(prompt + answer, len(prompt)) for prompt, answer in zip(prompts, answers, strict=True)]
-    batch = collate(rows, loaded.pad_id, loaded.model.device)
-    keep = torch.nn.functional.pad(batch["labels"][:, 1:] != -100, (0, 1))
-    with logits_only_at(loaded.model, keep):
-        logits: Tensor = loaded.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
-    return logits.squeeze(0).float()
+    return label_logits(loaded.model, collate(rows, loaded.pad_id, loaded.model.device))
 
 
 @torch.no_grad()

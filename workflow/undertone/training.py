@@ -84,13 +84,19 @@ def logits_only_at(model: nn.Module, keep: Tensor) -> Iterator[None]:
         handle.remove()
 
 
+def label_logits(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    """The logits `[n_labels, vocab]` that predict each label token of a `collate`d batch, in row order."""
+    keep = functional.pad(batch["labels"][:, 1:] != -100, (0, 1))
+    with logits_only_at(model, keep):
+        output = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False)
+    logits: Tensor = output.logits
+    return logits.squeeze(0).float()
+
+
 def label_losses(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
     """Loss of each label token of a `collate`d batch, in nats, `[n_labels]` in row order."""
     targets = batch["labels"][:, 1:]
-    keep = functional.pad(targets != -100, (0, 1))
-    with logits_only_at(model, keep):
-        logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits.squeeze(0)
-    return functional.cross_entropy(logits.float(), targets[targets != -100], reduction="none")
+    return functional.cross_entropy(label_logits(model, batch), targets[targets != -100], reduction="none")
 
 
 def length_bucketed(lengths: Sequence[int], batch_size: int, rng: np.random.Generator) -> list[np.ndarray]:
