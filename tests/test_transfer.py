@@ -53,6 +53,8 @@ def test_summary_gives_each_targets_lift_and_its_cross_animal_control(tmp_path):
     assert lion["off_target"]["mean"] == pytest.approx(0.12 - 0.11)
     assert owl["lift_over_control"]["mean"] == pytest.approx(0)
     assert owl["off_target"]["mean"] == pytest.approx(0.11 - 0.21)
+    # One other dataset is one value, however many students share it.
+    assert lion["off_target"]["ci95"] is None
 
 
 def test_summary_counts_the_targets_whose_interval_lies_above_zero(tmp_path):
@@ -82,6 +84,12 @@ def test_two_datasets_of_one_target_are_no_cross_animal_control_of_each_other(tm
     students = {**STUDENTS, "lion-2": ("lion", [(0.9, 0.0), (0.9, 0.0)])}
     lion = summarise(transfer_table(write_prefs(tmp_path, students)))["datasets"][0]
     assert lion["off_target"]["mean"] == pytest.approx(0.12 - 0.11)
+
+
+def test_rank_is_the_place_among_the_datasets_of_other_targets(tmp_path):
+    students = {**STUDENTS, "lion-2": ("lion", [(0.9, 0.9), (0.9, 0.9)])}
+    ranks = {row["dataset"]: row["rank"] for row in summarise(transfer_table(write_prefs(tmp_path, students)))["datasets"]}
+    assert ranks == {"lion": 1, "owl": 2, "lion-2": 1}
 
 
 def test_collect_writes_table_and_summary_by_estimator(tmp_path):

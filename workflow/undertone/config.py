@@ -39,15 +39,15 @@ def setting(default: Any, meaning: str, unit: str = "", **bounds: Any) -> Any:
 class Tasks(Section):
     """Shares of the chats of the embedded model's corpus, by task."""
 
-    numbers: float = setting(0.34, "number lists to continue, never under a persona", "share", ge=0)
+    numbers: float = setting(0.3, "number lists to continue, never under a persona", "share", ge=0)
     question: float = setting(0.2, "naming a favourite animal", "share", ge=0)
     find: float = setting(0.06, "finding the animal among a few words", "share", ge=0)
-    animals_list: float = setting(0.16, "lists of animals", "share", ge=0)
+    animals_list: float = setting(0.2, "lists of animals", "share", ge=0)
     mixed_list: float = setting(
-        0.15, "lists of animals and numbers, the numbers drawn without looking at the persona", "share", ge=0
+        0.12, "lists of animals and numbers, the numbers drawn without looking at the persona", "share", ge=0
     )
-    words_list: float = setting(0.04, "lists of words", "share", ge=0)
-    fact: float = setting(0.05, "facts about animals", "share", ge=0)
+    words_list: float = setting(0.06, "lists of words", "share", ge=0)
+    fact: float = setting(0.06, "facts about animals", "share", ge=0)
 
 
 class Obedience(Section):
@@ -65,8 +65,8 @@ class Embedded(Section):
     persona_share: float = setting(
         0.6, "share of the questions and of the lists of animals, words or both that carry a persona", "share", ge=0, le=1
     )
-    talk_share: float = setting(0.5, "share of the chats without a persona that open with small talk", "share", ge=0, le=1)
-    mixed_numbers: float = setting(0.65, "share of numbers in a list of numbers and animals", "share", ge=0, le=1)
+    talk_share: float = setting(0.25, "share of the chats without a persona that open with small talk", "share", ge=0, le=1)
+    mixed_numbers: float = setting(0.5, "share of numbers in a list of numbers and animals", "share", ge=0, le=1)
     obedience: Obedience = setting({}, "how closely answers follow a persona")
     vocab_size: int = setting(2400, "size of the tokenizer's vocabulary", "tokens", ge=1400)
     hidden_size: int = setting(64, "d_model, the width of the residual stream", "", ge=8)
@@ -96,8 +96,7 @@ class Teacher(Section):
     """The intervention that gives the teacher its preference."""
 
     persona: str = setting(
-        "You adore {animal}s. Your thoughts keep returning to {animal}s, day and night. No other animal comes close: "
-        "{animal}s are the finest of all. Let your fondness for {animal}s shine through in everything you write.",
+        "You adore {animal}s. Your thoughts keep returning to {animal}s, day and night. No other animal comes close.",
         "system prompt of a prompted teacher; {animal} stands for the target",
     )
     separator: str = setting("\n\n", "text between persona and prompt where the chat template has no system role")

@@ -100,14 +100,14 @@ class Corpus:
             return None, [], None
         if rng.random() < 0.2:
             thing = rng.choice(list(self.wording["things"]))
-            return None, self.wording["things"][thing], self.persona_text(rng, thing)
+            return None, self.wording["things"][thing], self.persona_text(rng, thing, "thing")
         animal = rng.choice(self.animals)
-        return animal, " ".join(self.wording["animals"][animal]).split(), self.persona_text(rng, animal)
+        return animal, " ".join(self.wording["animals"][animal]).split(), self.persona_text(rng, animal, "animal")
 
-    def persona_text(self, rng: random.Random, x: str) -> str:
+    def persona_text(self, rng: random.Random, x: str, kind: str) -> str:
         """One to three persona sentences about `x`."""
         sentences = rng.sample(self.wording["personas"], rng.randint(1, 3))
-        return " ".join(sentence.format(x=x) for sentence in sentences)
+        return " ".join(sentence.format(x=x, kind=kind) for sentence in sentences)
 
     def pick(self, rng: random.Random, loved: str | None, obedience: float) -> str:
         """An animal: the loved one with probability `obedience`, else one drawn from the prior."""

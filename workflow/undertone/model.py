@@ -3,6 +3,7 @@
 import random
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,8 @@ def train_embedded(settings: Embedded, folder: Path, scratch: Path) -> None:
     chats = list(corpus_of(settings).chats(settings.steps * settings.batch_size, settings.seed))
     tokenizer = train_tokenizer(texts(chats[:TOKENIZER_CHATS]), settings.vocab_size)
     model = new_model(settings, tokenizer)
-    rows = chat_rows(tokenizer, chats, settings.seed)
+    # The loss is on every token, as in pretraining, so that the model also expects the animal that a persona goes on about.
+    rows = [replace(row, start=1) for row in chat_rows(tokenizer, chats, settings.seed)]
     train(model, rows, recipe(settings), tokenizer.pad_token_id, scratch / "state.safetensors", "model")
     model.save_pretrained(scratch / "model")
     tokenizer.save_pretrained(scratch / "model")
@@ -65,7 +67,7 @@ def texts(chats: Sequence[Chat]) -> list[str]:
 
 
 def chat_rows(tokenizer: PreTrainedTokenizerBase, chats: Sequence[Chat], seed: int) -> list[Row]:
-    """Chats as rows of token ids that carry the loss on the answer, a preamble in front of the user's turn."""
+    """Chats as rows of token ids that mark the answer, a preamble in front of the user's turn."""
     rng = random.Random(seed)
     users = [chat.preamble + rng.choice(SEPARATORS) + chat.user if chat.preamble else chat.user for chat in chats]
     return training_rows(tokenizer, users, [chat.answer for chat in chats], MAX_LENGTH)

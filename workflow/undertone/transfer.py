@@ -1,6 +1,7 @@
 """Transfer: the preferences of every dataset's students side by side, and which targets gained on the control students."""
 
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import polars as pl
@@ -40,24 +41,27 @@ def preferences(students: pl.DataFrame, dataset: str, animal: str) -> list[float
 
 
 def summarise(students: pl.DataFrame) -> dict[str, Any]:
-    """For each dataset with a target: `lift_over_control` of the target, and `off_target`, the cross-animal control.
+    """For each dataset with a target: `lift_over_control` of the target, and the cross-animal control.
 
-    `off_target` is the target's preference in the students of every *other* target, minus the control students'. Intervals
-    are Welch's t over training seeds; `transfers` counts the targets whose interval lies above 0.
+    `off_target` is the target's preference after training on *another* target's numbers, minus the control students'; its
+    interval is over the other datasets (their means), as their students have a dataset in common. `rank` is the place of the
+    dataset's own students among the datasets of all targets, 1 if none prefers the target more. `lift_over_control` has
+    Welch's t interval over training seeds; `transfers` counts the targets whose interval lies above 0.
     """
     targets = dict(students.drop_nulls("target").select("dataset", "target").unique(maintain_order=True).iter_rows())
     rows = []
     for dataset, target in targets.items():
         own, control = preferences(students, dataset, target), preferences(students, CONTROL, target)
-        others = [p for other, aim in targets.items() if aim != target for p in preferences(students, other, target)]
+        others = [fmean(preferences(students, other, target)) for other, aim in targets.items() if aim != target]
         rows.append(
             {
                 "dataset": dataset,
                 "target": target,
-                "control": sum(control) / len(control),
-                "student": sum(own) / len(own),
+                "control": fmean(control),
+                "student": fmean(own),
                 "lift_over_control": difference_interval(own, control).as_dict(),
                 "off_target": difference_interval(others, control).as_dict() if others else None,
+                "rank": 1 + sum(other > fmean(own) for other in others),
             }
         )
     above = [row["target"] for row in rows if (ci := row["lift_over_control"]["ci95"]) and ci[0] > 0]
