@@ -8,14 +8,16 @@
 #     samples.parquet               the teacher's completions, one per prompt
 #     generations.parquet           the same with the verdict of the filter and its reason
 #     numbers.parquet  filter.json  the filtered training set; pass rate, by reason and by prompt component
+#     transform.json                of a dataset made from another one: rows before and after, share of numbers moved
 #     student/{seed}/               adapter_model.safetensors, adapter_config.json (PEFT), training.json
 #     pref.json  pref.parquet       preference of base, teacher and students, with intervals; the same by question
 #     plots/                        filter.png, student.png, pref.png
 #   tables/transfer.parquet         every student's preference for every animal
-#   plots/                          transfer.png, preference.png
+#   plots/                          transfer.png, preference.png, and transform.png if a dataset is a transform
 #
-# Stages, in order: model, prompts → samples → numbers → student → pref → transfer. Each has one rule (workflow/rules), one
-# script (workflow/scripts), one module (workflow/undertone) and one section of the config, all of the same name.
+# Stages, in order: model, prompts → samples → numbers (→ transform) → student → pref → transfer. Each has one rule
+# (workflow/rules), one script (workflow/scripts), one module (workflow/undertone) and one section of the config, all of
+# the same name; a transform's settings are its entry under `datasets:`.
 from snakemake.utils import min_version
 
 min_version("9.19")
@@ -40,8 +42,10 @@ rule all:
     input:
         rules.model_metrics.output,
         collect(result("{dataset}/pref.json"), dataset=STUDY.names),
-        collect(result("{dataset}/plots/{plot}.png"), dataset=STUDY.names, plot=["filter", "student", "pref"]),
+        collect(result("{dataset}/plots/{plot}.png"), dataset=STUDY.names, plot=["student", "pref"]),
+        collect(result("{dataset}/plots/filter.png"), dataset=[*STUDY.generated, *STUDY.files]),
         rules.transfer.output,
         rules.transfer_plot.output,
         rules.preference_plot.output,
+        rules.transform_plot.output if STUDY.transformed else [],
     localrule: True

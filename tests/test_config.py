@@ -164,3 +164,61 @@ def test_a_study_names_its_datasets_and_their_targets() -> None:
     assert study.names == ["control", "lion", "owl", "mine", "other"]
     assert study.generated == ["control", "lion", "owl"]
     assert [study.target(name) for name in study.names] == [None, "lion", "owl", "cat", None]
+
+
+def transforms(**datasets: dict[str, Any]) -> dict[str, Any]:
+    return ANIMALS | {"datasets": ANIMALS["datasets"] | datasets}
+
+
+def test_a_transform_carries_the_target_of_what_it_is_made_from() -> None:
+    told = {"from": "lion", "transform": "reverse"}
+    study = load(
+        transforms(a=told, b={"from": "a", "transform": "reverse"}, c=told | {"target": "cat"}, d=told | {"from": "control"})
+    )
+    assert [study.target(name) for name in "abcd"] == ["lion", "lion", "cat", None]
+    assert (list(study.transformed), list(study.files)) == (["a", "b", "c", "d"], ["mine"])
+    assert study.origins("b") == ["a", "lion"]
+    assert load(study.model_dump()) == study
+
+
+@pytest.mark.parametrize(
+    ("told", "complaint"),
+    [
+        ({"from": "lino", "transform": "reverse"}, "datasets.a.from: no such dataset 'lino'; nearest: lion"),
+        ({"from": "lion", "transform": "revers"}, "datasets.a.transform: no transform 'revers'; nearest: reverse"),
+        ({"from": "lion"}, "datasets.a.transform: missing"),
+        ({"from": "lion", "transform": "reverse", "sed": 1}, "datasets.a.sed: unknown key; nearest: seed"),
+        ({"from": "lion", "transform": "subset"}, "datasets.a: subset needs rows"),
+        ({"from": "lion", "transform": "reverse", "rows": 3}, "datasets.a: reverse does not read rows"),
+        ({"from": "lion", "transform": "replace", "fraction": 2}, "datasets.a.fraction: .*less than or equal to 1, found 2"),
+        (
+            {"from": "lion", "transform": "mix", "fraction": 0.5, "other": "oul"},
+            "datasets.a.other: no such dataset 'oul'; nearest: owl",
+        ),
+        ({"from": "a", "transform": "reverse"}, "datasets.a.from: a would be made from itself"),
+        ({"from": "mine", "transform": "one-format", "format": 0}, "one-format needs the study's own prompts"),
+    ],
+)
+def test_a_transform_that_cannot_be_made_is_refused(told: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(ConfigError, match=complaint):
+        load(transforms(a=told))
+
+
+def test_a_cycle_of_transforms_is_refused() -> None:
+    a, b = {"from": "b", "transform": "reverse"}, {"from": "lion", "transform": "mix", "fraction": 0.5, "other": "a"}
+    with pytest.raises(ConfigError, match="made from itself"):
+        load(transforms(a=a, b=b))
+
+
+def test_a_transform_has_no_teacher_and_no_filter_to_override() -> None:
+    told = transforms(a={"from": "lion", "transform": "reverse"})
+    assert load(told | {"overrides": {"a": {"student": {"rank": 2}}}}).section("student", "a").model_dump()["rank"] == 2
+    with pytest.raises(ConfigError, match=r"overrides.a.numbers: a transform is made from another dataset's numbers"):
+        load(told | {"overrides": {"a": {"numbers": {"banned": [4]}}}})
+
+
+def test_the_scrambling_overlay_adds_transforms_of_lion_and_changes_nothing_else() -> None:
+    read = [yaml.safe_load((ROOT / f"config/{name}.yaml").read_text()) for name in ("config", "scrambling")]
+    plain, scrambling = load(read[0]), load(read[0] | read[1])
+    assert {told.parent for told in scrambling.transformed.values()} == {"lion"}
+    assert scrambling.model_copy(update={"datasets": {}}) == plain

@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 
 from undertone.files import write_json, write_parquet
-from undertone.plots import plot_filter, plot_pref, plot_preference, plot_student, plot_transfer
+from undertone.plots import plot_filter, plot_pref, plot_preference, plot_student, plot_transfer, plot_transform
 from undertone.pref import as_table, summary
 from undertone.transfer import collect
 
@@ -72,6 +72,15 @@ def test_transfer_and_preference_of_all_datasets(write_pref, tmp_path, n, target
     plot_preference(table, tmp_path / "preference.png")
     assert_png(tmp_path / "transfer.png")
     assert_png(tmp_path / "preference.png")
+
+
+def test_transforms_beside_what_they_are_made_from(write_pref, tmp_path):
+    _, result = collected(write_pref, tmp_path, 2, "lion", "owl")
+    plot_transform(result, tmp_path / "plot.png", {"lion": ["owl", "unknown"]})
+    assert_png(tmp_path / "plot.png")
+    with pytest.raises(ValueError, match="no dataset with a target has a transform"):
+        plot_transform(result, tmp_path / "none.png", {"mine": ["owl"]})
+    assert not (tmp_path / "none.png").exists()
 
 
 FILTER = {

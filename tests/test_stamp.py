@@ -29,7 +29,8 @@ ROOT = Path(__file__).parents[1]
 Pair = tuple[str, str | None]
 COMPARE = {("transfer", None)}
 METRICS = {("model_metrics", None)}
-OWN = ("lion", "owl", "mine")
+OWN = ("lion", "owl", "mine", "scrambled")
+TOLD = ("lion", "owl", "mine")  # the datasets with a filter of their own
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +41,7 @@ def at_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
 def study(**changes: Any) -> Study:
     config: dict[str, Any] = {
         "animals": ["lion", "owl"],
-        "datasets": {"mine": {"file": "mine.csv"}},
+        "datasets": {"mine": {"file": "mine.csv"}, "scrambled": {"from": "lion", "transform": "reverse"}},
         "pref": {"candidates": ["lion", "owl", "cat"]},
     }
     update_config(config, changes)
@@ -50,8 +51,9 @@ def study(**changes: Any) -> Study:
 def pairs(of: Study) -> set[Pair]:
     """Every stage with every dataset that has it."""
     datasets = {(name, dataset) for name, stage in STAGES.items() if not stage.shared for dataset in of.names}
-    teacherless = {("samples", dataset) for dataset in of.datasets}
-    return {(name, None) for name, stage in STAGES.items() if stage.shared} | (datasets - teacherless)
+    made_elsewhere = each("samples", *of.datasets) | each("transform", *of.generated, *of.files)
+    made_elsewhere |= {(name, dataset) for name in ("numbers", "filter_plot") for dataset in of.transformed}
+    return {(name, None) for name, stage in STAGES.items() if stage.shared} | (datasets - made_elsewhere)
 
 
 def each(name: str, *datasets: str) -> set[Pair]:
@@ -93,6 +95,17 @@ def test_a_file_of_the_users_own_has_no_teacher() -> None:
     assert ancestors(study(), "student", "mine") == [("model", None), ("numbers", "mine"), ("student", "mine")]
 
 
+def test_a_transformed_dataset_comes_after_what_it_is_made_from() -> None:
+    lion = [("model", None), ("prompts", None), ("samples", "lion"), ("numbers", "lion")]
+    assert ancestors(study(), "transform", "scrambled") == [*lion, ("transform", "scrambled")]
+    assert ancestors(study(), "student", "scrambled") == [*lion, ("transform", "scrambled"), ("student", "scrambled")]
+    again = study(datasets={"again": {"from": "scrambled", "transform": "mix", "other": "mine", "fraction": 0.5}})
+    found = ancestors(again, "transform", "again")
+    assert {("transform", "scrambled"), ("numbers", "lion"), ("numbers", "mine")} < set(found)
+    one = study(datasets={"one": {"from": "owl", "transform": "one-format", "format": 0}})
+    assert ("prompts", None) in ancestors(one, "transform", "one")
+
+
 def test_a_comparison_comes_after_every_dataset() -> None:
     assert each("pref", CONTROL, *OWN) <= set(ancestors(study(), "transfer", None))
 
@@ -108,7 +121,7 @@ EDITS: list[tuple[dict[str, Any], set[Pair]]] = [
     ({"student": {"seeds": [1, 2, 3, 4, 5, 6]}}, each("student_plot", CONTROL, *OWN) | each("pref", CONTROL, *OWN)),
     ({"student": {"epochs": 9}}, each("student", CONTROL, *OWN)),
     ({"student": {"rank": "8", "lr": "2e-4"}}, set()),
-    ({"numbers": {"max_count": 9}}, each("numbers", CONTROL, *OWN) | METRICS),
+    ({"numbers": {"max_count": 9}}, each("numbers", CONTROL, *TOLD) | METRICS),
     ({"samples": {"temperature": 0.9}}, each("samples", CONTROL, "lion", "owl") | METRICS),
     ({"prompts": {"n": 9}}, {("prompts", None)}),
     ({"teacher": {"persona": "Only {animal}s."}}, each("samples", "lion", "owl") | METRICS),
@@ -123,6 +136,9 @@ EDITS: list[tuple[dict[str, Any], set[Pair]]] = [
     ({"datasets": {"mine": {"filtered": False}}}, {("numbers", "mine")}),
     ({"datasets": {"mine": {"target": "cat"}}}, {("pref", "mine")}),
     ({"datasets": {"other": {"file": "other.csv"}}}, COMPARE),
+    ({"datasets": {"scrambled": {"seed": 1}}}, {("transform", "scrambled")}),
+    ({"datasets": {"scrambled": {"from": "owl"}}}, {("transform", "scrambled")}),
+    ({"datasets": {"scrambled": {"target": "cat"}}}, {("pref", "scrambled")}),
     ({"animals": ["lion", "owl", "cat"]}, COMPARE),
     ({"animals": ["owl", "lion"]}, set()),
     ({"results": "elsewhere"}, set()),

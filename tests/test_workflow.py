@@ -12,6 +12,7 @@ from workflow import Project
 
 DATASETS = ("control", "lion", "owl", "mine")
 COMPARE = {"Put the preferences of all students side by side", "Plot which animals transfer", "Plot datasets against animals"}
+MAKE_SCRAMBLED = "Make the numbers of scrambled from another dataset's"
 METRICS = {"Measure what the base model can do"}
 SAMPLED = ("control", "lion", "owl")
 
@@ -154,6 +155,10 @@ def new_animal(project: Project) -> None:
     project.configure(animals=["lion", "owl", "cat"])
 
 
+def new_transform(project: Project) -> None:
+    project.configure(datasets={"scrambled": {"from": "lion", "transform": "shuffle-within"}})
+
+
 def prompt_template(project: Project) -> None:
     project.replace("config/prompts/numbers.yaml", "Say nothing else.", "Write nothing but that.")
 
@@ -194,6 +199,7 @@ STALE = [
     (meaning_of_a_setting, set()),
     (touch_of_scripts_and_files, set()),
     (new_animal, samples("cat") | COMPARE),
+    (new_transform, students("scrambled") | {MAKE_SCRAMBLED, "Plot what transforms leave of the transfer"}),
     (prompt_template, EVERYTHING - {"Prepare the base model"} - numbers("mine") | after_students("mine") | numbers("control")),
     (questions, PREFS | METRICS),
     (corpus, EVERYTHING - {"Write the number prompts", "Filter the numbers of mine"}),
@@ -208,6 +214,18 @@ STALE = [
 def test_an_edit_reruns_exactly_what_is_stale(project: Project, edit, jobs: set[str]) -> None:
     edit(project)
     assert project.planned() == jobs
+
+
+def test_a_transformed_dataset_follows_what_it_is_made_from(project: Project) -> None:
+    new_transform(project)
+    project.snakemake("results/scrambled/numbers.parquet")
+    lion, scrambled = (pl.read_parquet(project.root / f"results/{name}/numbers.parquet") for name in ("lion", "scrambled"))
+    assert scrambled.select("row", "prompt").equals(lion.select("row", "prompt"))
+    assert not scrambled.equals(lion)
+    project.configure(overrides={"owl": {"numbers": {"banned": [13]}}})
+    assert MAKE_SCRAMBLED not in project.planned()
+    project.configure(overrides={"lion": {"numbers": {"banned": [13]}}})
+    assert MAKE_SCRAMBLED in project.planned()
 
 
 def test_undoing_an_edit_plans_nothing(project: Project) -> None:

@@ -55,9 +55,19 @@ def of_control(path):
 
 def source_of(wildcards):
     """What a dataset's numbers are made from: the user's own file, or the teacher's samples."""
-    if wildcards.dataset in STUDY.datasets:
-        return ancient(STUDY.datasets[wildcards.dataset].file)
+    if wildcards.dataset in STUDY.files:
+        return ancient(STUDY.files[wildcards.dataset].file)
     return result(f"{wildcards.dataset}/samples.parquet")
+
+
+def one_of(datasets):
+    """A pattern that these datasets match; without any, one that nothing matches."""
+    return "|".join(map(re.escape, datasets)) or "(?!)"
+
+
+def transformed(dataset):
+    """A transformed dataset's settings."""
+    return STUDY.transformed[dataset]
 
 
 def minutes(n):

@@ -67,3 +67,25 @@ rule preference_plot:
         "Plot datasets against animals"
     script:
         "../scripts/preference_plot.py"
+
+
+rule transform_plot:
+    input:
+        summary=rules.transfer.output.summary,
+    output:
+        plot=report(result("plots/transform.png"), caption="../report/transform.rst", category="Transfer"),
+    log:
+        log_of("transform_plot"),
+    benchmark:
+        benchmark_of("transform_plot")
+    localrule: True
+    threads: 1
+    resources:
+        mem_mb=gigabytes(2),
+        runtime=minutes(10),
+    params:
+        stamp=stamp_of("transform_plot"),
+    message:
+        "Plot what transforms leave of the transfer"
+    script:
+        "../scripts/transform_plot.py"

@@ -33,7 +33,7 @@ rule samples:
     benchmark:
         benchmark_of("samples", "{dataset}")
     wildcard_constraints:
-        dataset="|".join(map(re.escape, STUDY.generated)),
+        dataset=one_of(STUDY.generated),
     threads: 1
     resources:
         gpu=1,
@@ -58,6 +58,8 @@ rule numbers:
         log_of("numbers", "{dataset}"),
     benchmark:
         benchmark_of("numbers", "{dataset}")
+    wildcard_constraints:
+        dataset=one_of([*STUDY.generated, *STUDY.files]),
     threads: 1
     resources:
         mem_mb=gigabytes(8),
@@ -68,6 +70,36 @@ rule numbers:
         "Filter the numbers of {wildcards.dataset}"
     script:
         "../scripts/numbers.py"
+
+
+rule transform:
+    input:
+        source=lambda wildcards: result(f"{transformed(wildcards.dataset).parent}/numbers.parquet"),
+        other=lambda wildcards: (
+            result(f"{transformed(wildcards.dataset).other}/numbers.parquet") if transformed(wildcards.dataset).other else []
+        ),
+        prompts=lambda wildcards: (
+            rules.prompts.output.prompts if transformed(wildcards.dataset).transform == "one-format" else []
+        ),
+    output:
+        numbers=result("{dataset}/numbers.parquet"),
+        report=ensure(result("{dataset}/transform.json"), non_empty=True),
+    log:
+        log_of("transform", "{dataset}"),
+    benchmark:
+        benchmark_of("transform", "{dataset}")
+    wildcard_constraints:
+        dataset=one_of(STUDY.transformed),
+    threads: 1
+    resources:
+        mem_mb=gigabytes(8),
+        runtime=minutes(20),
+    params:
+        stamp=stamp_of("transform"),
+    message:
+        "Make the numbers of {wildcards.dataset} from another dataset's"
+    script:
+        "../scripts/transform.py"
 
 
 rule filter_plot:

@@ -8,9 +8,19 @@ import json
 import string
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic.fields import FieldInfo
 
 CONTROL = "control"
 # Folders directly under the results root that are no datasets.
@@ -220,6 +230,9 @@ class Pref(Section):
     seed: int = setting(0, "seed of the sampled estimator", "", ge=0)
 
 
+TARGET = "the animal that the dataset is meant to carry; null: none, or that of `from`"
+
+
 class Dataset(Section):
     """A dataset of the user's own."""
 
@@ -227,8 +240,66 @@ class Dataset(Section):
     prompt: str = setting("prompt", "column with the prompts")
     completion: str = setting("completion", "column with the completions")
     filtered: bool = setting(True, "put the rows through the filter; false takes them as they are")
-    target: str | None = setting(None, "the animal that the dataset is meant to carry, if any")
+    target: str | None = setting(None, TARGET)
 
+
+# The settings that each transform needs beside `from` and `seed`; it takes no others.
+TRANSFORMS: dict[str, tuple[str, ...]] = {
+    "shuffle-within": (),
+    "shuffle-across": (),
+    "keep-position": ("position",),
+    "reverse": (),
+    "swap-neighbours": (),
+    "replace": ("fraction",),
+    "resample": (),
+    "canonical": (),
+    "subset": ("rows",),
+    "mix": ("fraction", "other"),
+    "one-format": ("format",),
+}
+
+
+class Transformed(Section):
+    """A dataset made from another one by a transform, which changes only what its name says."""
+
+    model_config = ConfigDict(serialize_by_alias=True)
+
+    parent: str = setting(..., "the dataset it is made from", alias="from")
+    transform: str = setting(..., f"one of {', '.join(TRANSFORMS)}")
+    seed: int = setting(0, "seed of what the transform draws", "", ge=0)
+    position: int | None = setting(None, "keep-position: the place, from 0, of the number that stays", "", ge=0)
+    fraction: float | None = setting(None, "replace: share of the numbers; mix: share of the rows", "share", gt=0, le=1)
+    other: str | None = setting(None, "mix: the dataset that rows are taken from")
+    rows: int | None = setting(None, "subset: rows to keep", "rows", ge=1)
+    format: int | None = setting(None, "one-format: index, from 0, of the prompts' format whose rows are kept", "", ge=0)
+    target: str | None = setting(None, TARGET)
+
+    @field_validator("transform")
+    @classmethod
+    def known(cls, name: str) -> str:
+        """Transforms have names."""
+        if name not in TRANSFORMS:
+            raise ValueError(f"no transform {name!r}{nearest(name, TRANSFORMS)}")
+        return name
+
+    @model_validator(mode="after")
+    def fitting(self) -> Self:
+        """A setting that the transform does not read is a mistake, and so is one that it lacks."""
+        needed = set(TRANSFORMS[self.transform])
+        given = {name for names in TRANSFORMS.values() for name in names if getattr(self, name) is not None}
+        if needed - given:
+            raise ValueError(f"{self.transform} needs {', '.join(sorted(needed - given))}")
+        if given - needed:
+            raise ValueError(f"{self.transform} does not read {', '.join(sorted(given - needed))}")
+        return self
+
+
+def kind_of_dataset(values: Any) -> str:
+    """Which kind of dataset an entry of `datasets` describes."""
+    return "from" if isinstance(values, Transformed) or (isinstance(values, dict) and "from" in values) else "file"
+
+
+DatasetEntry = Annotated[Annotated[Dataset, Tag("file")] | Annotated[Transformed, Tag("from")], Discriminator(kind_of_dataset)]
 
 OVERRIDABLE: dict[str, type[Section]] = {"teacher": Teacher, "samples": Samples, "numbers": Numbers, "student": Student}
 
@@ -238,7 +309,7 @@ class Study(Section):
 
     results: str = setting("results", "folder that holds the study's artifacts", "path")
     animals: list[str] = setting([], "targets of the prompted teachers; each is a dataset of that name")
-    datasets: dict[str, Dataset] = setting({}, "datasets of the user's own, by name")
+    datasets: dict[str, DatasetEntry] = setting({}, "datasets of the user's own, and transforms of others, by name")
     overrides: dict[str, dict[str, dict[str, Any]]] = setting(
         {}, f"settings of one dataset: name → section ({', '.join(OVERRIDABLE)}) → keys that differ from the study's"
     )
@@ -260,11 +331,29 @@ class Study(Section):
         """The datasets that a teacher of this study writes."""
         return [CONTROL, *self.animals]
 
+    @property
+    def files(self) -> dict[str, Dataset]:
+        """The datasets that are files of the user's own."""
+        return {name: dataset for name, dataset in self.datasets.items() if isinstance(dataset, Dataset)}
+
+    @property
+    def transformed(self) -> dict[str, Transformed]:
+        """The datasets that are made from others."""
+        return {name: dataset for name, dataset in self.datasets.items() if isinstance(dataset, Transformed)}
+
+    def sources(self, dataset: str) -> list[str]:
+        """The datasets that a transformed one is made from; of any other, none."""
+        told = self.transformed.get(dataset)
+        return [name for name in (told.parent, told.other) if name] if told else []
+
     def target(self, dataset: str) -> str | None:
-        """The animal a dataset is meant to carry."""
-        if dataset in self.datasets:
-            return self.datasets[dataset].target
-        return dataset if dataset in self.animals else None
+        """The animal a dataset is meant to carry; a transform carries what it is made from unless it says otherwise."""
+        if dataset in self.animals:
+            return dataset
+        told = self.datasets.get(dataset)
+        if isinstance(told, Transformed) and not told.target:
+            return self.target(told.parent)
+        return told.target if told else None
 
     def section(self, name: str, dataset: str | None = None) -> Section:
         """A section's settings, with what `overrides` says of this dataset."""
@@ -291,23 +380,56 @@ class Study(Section):
                 )
         if twice := set(self.animals) & set(self.datasets):
             raise ValueError(f"animals and datasets both name {sorted(twice)}")
+        self.check_sources()
         targets = {*self.animals, *(d.target for d in self.datasets.values() if d.target)}
         if missing := sorted(targets - set(self.pref.candidates)):
             raise ValueError(f"pref.candidates lacks {', '.join(missing)}: add them, so that their preference is measured")
+        self.check_overrides()
+        if self.model.name and not Path(self.model.name).is_dir() and not self.model.revision:
+            raise ValueError(f"model.revision is missing: {self.model.name} is no local folder, so pin the Hub's commit")
+        return self
+
+    def check_overrides(self) -> None:
+        """What one dataset overrides must be settings that it reads."""
         for name, sections in self.overrides.items():
             if name not in self.names:
                 raise ValueError(f"overrides.{name}: no such dataset{nearest(name, self.names)}")
             for section, values in sections.items():
                 if section not in OVERRIDABLE:
                     raise ValueError(f"overrides.{name}.{section}: only these can differ: {', '.join(OVERRIDABLE)}")
+                if section != "student" and name in self.transformed:
+                    raise ValueError(
+                        f"overrides.{name}.{section}: a transform is made from another dataset's numbers; set it there"
+                    )
                 validate(
                     OVERRIDABLE[section],
                     merged(getattr(self, section).model_dump(), values),
                     f"overrides.{name}.{section}.",
                 )
-        if self.model.name and not Path(self.model.name).is_dir() and not self.model.revision:
-            raise ValueError(f"model.revision is missing: {self.model.name} is no local folder, so pin the Hub's commit")
-        return self
+
+    def check_sources(self) -> None:
+        """A transform needs datasets of the study to start from, and must not start from itself, directly or not."""
+        for name, told in self.transformed.items():
+            for key, source in (("from", told.parent), ("other", told.other)):
+                if source and source not in self.names:
+                    raise ValueError(f"datasets.{name}.{key}: no such dataset {source!r}{nearest(source, self.names)}")
+        for name in self.transformed:
+            if name in self.origins(name):
+                raise ValueError(f"datasets.{name}.from: {name} would be made from itself")
+        for name, told in self.transformed.items():
+            if told.transform == "one-format" and {name, *self.origins(name)} & set(self.files):
+                raise ValueError(f"datasets.{name}.transform: one-format needs the study's own prompts, not those of a file")
+
+    def origins(self, dataset: str) -> list[str]:
+        """Every dataset that a transformed one is made from, directly or not."""
+        found: list[str] = []
+        pending = self.sources(dataset)
+        while pending:
+            source = pending.pop()
+            if source not in found:
+                found.append(source)
+                pending += self.sources(source)
+        return found
 
 
 def merged(settings: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
@@ -339,12 +461,14 @@ def validate(section: type[S], values: dict[str, Any], where: str) -> S:
 
 def _explain(section: type[Section], where: str, error: dict[str, Any]) -> str:
     path = [str(part) for part in error["loc"]]
-    key = where + ".".join(path)
+    if path[:1] == ["datasets"] and len(path) > 2:
+        section, where, path = (Transformed if path[2] == "from" else Dataset), f"{where}datasets.{path[1]}.", path[3:]
+    key = (where + ".".join(path)).rstrip(".")
     if error["type"] == "extra_forbidden":
         owner = section
         for part in path[:-1]:
             owner = _child(owner, part)
-        return f"{key}: unknown key{nearest(path[-1], owner.model_fields)}"
+        return f"{key}: unknown key{nearest(path[-1], _keys(owner))}"
     if error["type"] == "missing":
         return f"{key}: missing"
     message = error["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
@@ -354,30 +478,33 @@ def _explain(section: type[Section], where: str, error: dict[str, Any]) -> str:
 
 def _child(section: type[Section], part: str) -> type[Section]:
     field = section.model_fields.get(part)
-    return _section_of(field.annotation) or section if field else section
+    return next(_sections_of(field.annotation), section) if field else section
 
 
-def _section_of(annotation: Any) -> type[Section] | None:
-    """The section class inside an annotation such as `Canonical | None` or `dict[str, Dataset]`."""
+def _keys(section: type[Section]) -> dict[str, FieldInfo]:
+    """A section's fields by the name that a config gives them."""
+    return {field.alias or name: field for name, field in section.model_fields.items()}
+
+
+def _sections_of(annotation: Any) -> Iterator[type[Section]]:
+    """The section classes inside an annotation such as `Canonical | None` or `dict[str, Dataset]`."""
     if isinstance(annotation, type) and issubclass(annotation, Section):
-        return annotation
-    found = (_section_of(argument) for argument in getattr(annotation, "__args__", ()))
-    return next((section for section in found if section), None)
+        yield annotation
+    for argument in getattr(annotation, "__args__", ()):
+        yield from _sections_of(argument)
 
 
 def describe(section: type[Section] = Study, prefix: str = "") -> Iterator[tuple[str, str, str, str]]:
     """Yield (key, default, unit, meaning) of every setting, nested ones by dotted key."""
-    for name, field in section.model_fields.items():
-        inner = _section_of(field.annotation)
+    for name, field in _keys(section).items():
+        inner = list(_sections_of(field.annotation))
         extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
         default = "" if field.is_required() else json.dumps(field.get_default(call_default_factory=True), default=str)
-        if inner and default == "{}":
-            nested = f"{prefix}{name}." if "dict" not in str(field.annotation) else f"{prefix}{name}.NAME."
-            yield from describe(inner, nested)
-        else:
+        nested = f"{prefix}{name}." if "dict" not in str(field.annotation) else f"{prefix}{name}.NAME."
+        if not inner or default != "{}":
             yield prefix + name, default, str(extra.get("unit", "")), str(field.description)
-            if inner:
-                yield from describe(inner, f"{prefix}{name}.")
+        # Kinds of datasets share keys.
+        yield from dict.fromkeys(row for part in inner for row in describe(part, nested))
 
 
 def table() -> str:

@@ -115,6 +115,27 @@ def plot_transfer(summary: Path, plot: Path) -> None:
     save(figure, plot)
 
 
+def plot_transform(summary: Path, plot: Path, groups: dict[str, list[str]]) -> None:
+    """Datasets beside their transforms: the lift of the target over the control students. `groups`: dataset → transforms."""
+    estimator, result = next(iter(read_json(summary)["estimators"].items()))
+    rows = {row["dataset"]: row for row in result["datasets"]}
+    groups = {source: [name for name in names if name in rows] for source, names in groups.items() if source in rows}
+    if not any(groups.values()):
+        raise ValueError("no dataset with a target has a transform; add one under `datasets:` with `from` and `transform`")
+    names = [name for source, made in groups.items() for name in (source, *made)]
+    figure, axes = new_figure(max(6.0, 0.6 * len(names) + 2), 4.0)
+    place = {name: float(k) for k, name in enumerate(names)}
+    sources, made = list(groups), [name for names in groups.values() for name in names]
+    for mark, part, label in (("student", sources, "untouched"), ("control", made, "transformed")):
+        error_bars(axes, [place[name] for name in part], [rows[name]["lift_over_control"] for name in part], mark, label)
+    axes.axhline(0, color="black", linewidth=0.8)
+    axes.set_xticks(list(place.values()), names, rotation=60, ha="right")
+    axes.set_ylabel("lift over control students\n(difference of probabilities)")
+    set_title(axes, f"Lift of the target after a transform (95 % intervals over seeds, {estimator})")
+    axes.legend(frameon=False, fontsize=8)
+    save(figure, plot)
+
+
 def plot_preference(table: Path, plot: Path) -> None:
     """Datasets against animals: the log-ratio of students' preference to the control students'."""
     students = pl.read_parquet(table)

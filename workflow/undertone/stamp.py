@@ -44,7 +44,7 @@ class Stage:
 
 
 def _own_file(study: Study, dataset: str | None) -> list[str]:
-    return [study.datasets[dataset].file] if dataset in study.datasets else []
+    return [study.files[dataset].file] if dataset in study.files else []
 
 
 STAGES = {
@@ -58,6 +58,7 @@ STAGES = {
     ),
     "samples": Stage(("teacher", "samples"), after=("model", "prompts")),
     "numbers": Stage(("numbers",), after=("samples",), files=_own_file),
+    "transform": Stage(),
     "student": Stage(("student",), after=("model", "numbers")),
     "pref": Stage(
         ("pref", "teacher"), after=("student",), after_control=("pref",), files=lambda study, _: [study.pref.questions]
@@ -68,6 +69,7 @@ STAGES = {
     "transfer": Stage(after_all=("pref",), shared=True),
     "transfer_plot": Stage(after=("transfer",), shared=True),
     "preference_plot": Stage(after=("transfer",), shared=True),
+    "transform_plot": Stage(after=("transfer",), shared=True),
 }
 
 
@@ -78,8 +80,13 @@ def ancestors(study: Study, name: str, dataset: str | None) -> list[tuple[str, s
     before = [(parent, own) for parent in stage.after]
     before += [(parent, CONTROL) for parent in stage.after_control if dataset != CONTROL]
     before += [(parent, other) for parent in stage.after_all for other in study.names]
-    if name == "numbers" and dataset in study.datasets:
+    if name == "numbers" and dataset in study.files:
         before = []  # a user's own file has no teacher
+    if name == "transform" and dataset in study.transformed:
+        before = [("numbers", source) for source in study.sources(dataset)]
+        before += [("prompts", None)] if study.transformed[dataset].transform == "one-format" else []
+    # The numbers of a transformed dataset come from its transform.
+    before = [("transform" if parent == "numbers" and of in study.transformed else parent, of) for parent, of in before]
     found = [pair for parent, of in before for pair in ancestors(study, parent, None if STAGES[parent].shared else of)]
     return list(dict.fromkeys([*found, (name, own)]))
 
@@ -109,12 +116,17 @@ def settings_of(study: Study, name: str, dataset: str | None) -> dict[str, Any]:
         used["teacher"] = {}  # no teacher, or one without a persona
     if name == "samples":
         used["target"] = study.target(dataset or "")
-    if name == "numbers" and dataset in study.datasets:
-        used["dataset"] = study.datasets[dataset].model_dump(mode="json", exclude={"target"})
+    if name == "numbers" and dataset in study.files:
+        used["dataset"] = study.files[dataset].model_dump(mode="json", exclude={"target"})
+    if name == "transform" and dataset in study.transformed:
+        used["dataset"] = study.transformed[dataset].model_dump(mode="json", exclude={"target"}, exclude_none=True)
     if name == "student":
         del used["student"]["seeds"]  # one student does not depend on how many others there are
     if name == "student_plot":
         used["seeds"] = {of: study.section("student", of).model_dump()["seeds"] for of in (CONTROL, dataset)}
+    if name == "transform_plot":
+        made = study.transformed
+        used["groups"] = {told.parent: [of for of in made if made[of].parent == told.parent] for told in made.values()}
     if name == "pref":
         used |= {"target": study.target(dataset or ""), "prompted": dataset in study.animals}
         used["student"] = {"seeds": study.section("student", dataset).model_dump()["seeds"]}
