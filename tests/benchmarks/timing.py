@@ -18,11 +18,12 @@ from undertone.loading import Loaded, load
 ROOT = Path(__file__).parents[2]
 
 
-def parser(description: str) -> argparse.ArgumentParser:
-    """The options that every benchmark has."""
+def parser(description: str, timed: bool = True) -> argparse.ArgumentParser:
+    """The options that every benchmark has; without `timed` none about rounds."""
     options = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     options.add_argument("--model", type=Path, default=Path("results/model"), help="folder with a study's model.json")
-    options.add_argument("--rounds", type=int, default=5, help="times that each way is run, in turn")
+    if timed:
+        options.add_argument("--rounds", type=int, default=5, help="times that each way is run, in turn")
     options.add_argument("--threads", type=int, help="CPU threads of torch; its own choice if not given")
     options.add_argument("--out", type=Path, help="JSON file to write the numbers to; nothing is written without it")
     return options
