@@ -85,7 +85,8 @@ def report(told: argparse.Namespace, loaded: Loaded, what: str, columns: Iterabl
     """Print a markdown table, and write the numbers where `--out` says."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
     columns = list(columns)
-    print(f"{what} ({device}, torch {torch.__version__}, {loaded.model.dtype}; medians of {told.rounds} interleaved rounds)\n")
+    rounds = f"; medians of {told.rounds} interleaved rounds" if "rounds" in told else ""
+    print(f"{what} ({device}, torch {torch.__version__}, {loaded.model.dtype}{rounds})\n")
     print("| " + " | ".join(columns) + " |")
     print("|" + "---|" * len(columns))
     for row in rows:

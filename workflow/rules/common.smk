@@ -7,7 +7,7 @@ import sys
 from snakemake.exceptions import WorkflowError
 
 from undertone.config import CONTROL, RESERVED, ConfigError, load, nearest
-from undertone.stamp import stamp
+from undertone.stamp import SAE_FILES, stamp
 
 try:
     STUDY = load(config)
@@ -85,6 +85,10 @@ def refuse_unknown_targets(arguments):
     folders = [*STUDY.names, *RESERVED]
     for target in (a for a in arguments if a.startswith(result("")) and "/" in a.removeprefix(result(""))):
         folder = target.removeprefix(result("")).split("/")[0]
+        if folder == "sae" and not STUDY.has_sae:
+            raise WorkflowError(
+                f"{target}: the study names no SAE for {STUDY.model.name}; set sae.release and sae.id, or sae.folder"
+            )
         if folder not in folders:
             raise WorkflowError(f"{target}: the study has no dataset {folder!r}{nearest(folder, STUDY.names)}")
 

@@ -102,6 +102,40 @@ class Model(Section):
     embedded: Embedded = setting({}, "the embedded model, used when name is null")
 
 
+class Sae(Section):
+    """The sparse autoencoder of the study's hook point, the residual stream after one layer."""
+
+    release: str | None = setting(None, "release of SAELens's registry; null: a folder, or one trained on the embedded model")
+    id: str | None = setting(None, "SAE of that release")
+    folder: str | None = setting(None, "folder with an SAE in SAELens's format", "path")
+    layer: int = setting(1, "layer after which the trained SAE reads, or a folder's if it does not say", "", ge=0)
+    architecture: Literal["standard", "topk", "batchtopk", "jumprelu"] = setting("topk", "architecture of the trained SAE")
+    d_sae: int = setting(512, "its features", "features", ge=1)
+    k: int = setting(16, "topk, batchtopk: active features", "features per token", ge=1)
+    l1_coefficient: float = setting(2.0, "standard: weight of the L1 penalty", "", ge=0)
+    l0_coefficient: float = setting(0.5, "jumprelu: weight of the L0 penalty", "", ge=0)
+    tokens: int = setting(2_000_000, "tokens of training", "tokens", ge=1)
+    batch_size: int = setting(1024, "tokens per optimizer step", "tokens", ge=1)
+    lr: float = setting(1e-3, "peak learning rate; decays to a tenth", "", gt=0)
+    seed: int = setting(0, "seed of the SAE's weights and of the chats that it sees", "", ge=0)
+
+    @property
+    def named(self) -> bool:
+        """Whether the study brings an SAE instead of training one."""
+        return bool(self.release or self.folder)
+
+    @model_validator(mode="after")
+    def one_source(self) -> Self:
+        """An SAE comes from one place."""
+        if (self.release is None) != (self.id is None):
+            raise ValueError(f"release and id name an SAE together, found release {self.release!r} and id {self.id!r}")
+        if self.release and self.folder:
+            raise ValueError("give a release and id, or a folder, not both")
+        if self.k > self.d_sae:
+            raise ValueError(f"k {self.k} is greater than d_sae {self.d_sae}")
+        return self
+
+
 class Teacher(Section):
     """The intervention that gives the teacher its preference."""
 
@@ -314,6 +348,7 @@ class Study(Section):
         {}, f"settings of one dataset: name → section ({', '.join(OVERRIDABLE)}) → keys that differ from the study's"
     )
     model: Model = setting({}, "the base model")
+    sae: Sae = setting({}, "the sparse autoencoder")
     teacher: Teacher = setting({}, "the teacher's intervention")
     prompts: Prompts = setting({}, "the number prompts")
     samples: Samples = setting({}, "sampling from the teacher")
@@ -325,6 +360,11 @@ class Study(Section):
     def names(self) -> list[str]:
         """Every dataset of the study, control first."""
         return [CONTROL, *self.animals, *self.datasets]
+
+    @property
+    def has_sae(self) -> bool:
+        """Whether there is an SAE: one that the study names, or one trained on the embedded model."""
+        return self.sae.named or self.model.name is None
 
     @property
     def generated(self) -> list[str]:
@@ -385,6 +425,10 @@ class Study(Section):
         if missing := sorted(targets - set(self.pref.candidates)):
             raise ValueError(f"pref.candidates lacks {', '.join(missing)}: add them, so that their preference is measured")
         self.check_overrides()
+        if not self.model.name and not self.sae.named and self.sae.layer >= self.model.embedded.n_layers:
+            raise ValueError(
+                f"sae.layer {self.sae.layer}: the embedded model has layers 0 to {self.model.embedded.n_layers - 1}"
+            )
         if self.model.name and not Path(self.model.name).is_dir() and not self.model.revision:
             raise ValueError(f"model.revision is missing: {self.model.name} is no local folder, so pin the Hub's commit")
         return self

@@ -23,6 +23,7 @@ SCRIPTS = PACKAGE.parent / "scripts"
 # Modules that say what is compared and how it is written, not what is computed: the settings that count are in the stamp
 # itself, and a new key, message or progress bar must not cost a GPU-week.
 NEUTRAL = {"config.py", "stamp.py", "files.py", "progress.py", "job.py"}
+SAE_FILES = ("cfg.json", "sae_weights.safetensors")  # of a folder in SAELens's format
 # Tokens that change nothing a program does.
 MUTE = {tokenize.COMMENT, tokenize.NL, tokenize.ENCODING}
 
@@ -47,8 +48,21 @@ def _own_file(study: Study, dataset: str | None) -> list[str]:
     return [study.files[dataset].file] if dataset in study.files else []
 
 
+def _corpus(study: Study, dataset: str | None) -> list[str]:
+    return [] if study.model.name else [study.model.embedded.corpus]
+
+
+def _sae_files(study: Study, dataset: str | None) -> list[str]:
+    folder = study.sae.folder
+    return [f"{folder}/{name}" for name in SAE_FILES] if folder else [] if study.sae.release else _corpus(study, dataset)
+
+
 STAGES = {
-    "model": Stage(("model",), files=lambda study, _: [] if study.model.name else [study.model.embedded.corpus], shared=True),
+    "model": Stage(("model",), files=_corpus, shared=True),
+    "sae": Stage(("sae", "model"), after=("model",), files=_sae_files, shared=True),
+    "sae_metrics": Stage(
+        ("teacher", "pref"), after=("sae", "prompts"), files=lambda study, _: [study.pref.questions], shared=True
+    ),
     "prompts": Stage(("prompts",), files=lambda study, _: [study.prompts.template], shared=True),
     "model_metrics": Stage(
         ("model", "teacher", "samples", "numbers", "pref"),
@@ -106,31 +120,50 @@ def stamp(study: Study, name: str, dataset: str | None = None) -> Stamp:
 
 def settings_of(study: Study, name: str, dataset: str | None) -> dict[str, Any]:
     """What a stage of a dataset is told: its sections and, where it matters, what the dataset is."""
-    used: dict[str, Any] = {
-        section: study.section(section, dataset).model_dump(mode="json") for section in STAGES[name].sections
-    }
-    if "model" in used:
+    sections = {section: study.section(section, dataset).model_dump(mode="json") for section in STAGES[name].sections}
+    return _relevant(study, dataset, sections) | _dataset_settings(study, name, dataset) | _seeds(study, name, dataset)
+
+
+def _relevant(study: Study, dataset: str | None, sections: dict[str, Any]) -> dict[str, Any]:
+    """The sections without what does not concern this study or dataset."""
+    if "model" in sections:
         # The embedded model's settings do not concern a study that brings a model, nor a revision one that trains its own.
-        del used["model"]["embedded" if study.model.name else "revision"]
-    if "teacher" in used and dataset and dataset not in study.animals:
-        used["teacher"] = {}  # no teacher, or one without a persona
+        del sections["model"]["embedded" if study.model.name else "revision"]
+    if "sae" in sections:
+        # A trained SAE has no name, and one that has a name was not trained here.
+        naming = {"release", "id", "folder"}
+        told = sections["sae"].items()
+        sections["sae"] = {key: value for key, value in told if study.sae.named == (key in naming) or key == "layer"}
+    if "teacher" in sections and dataset and dataset not in study.animals:
+        sections["teacher"] = {}  # no teacher, or one without a persona
+    if "student" in sections:
+        del sections["student"]["seeds"]  # one student does not depend on how many others there are
+    return sections
+
+
+def _dataset_settings(study: Study, name: str, dataset: str | None) -> dict[str, Any]:
+    """What a stage is told of the dataset itself."""
     if name == "samples":
-        used["target"] = study.target(dataset or "")
+        return {"target": study.target(dataset or "")}
     if name == "numbers" and dataset in study.files:
-        used["dataset"] = study.files[dataset].model_dump(mode="json", exclude={"target"})
+        return {"dataset": study.files[dataset].model_dump(mode="json", exclude={"target"})}
     if name == "transform" and dataset in study.transformed:
-        used["dataset"] = study.transformed[dataset].model_dump(mode="json", exclude={"target"}, exclude_none=True)
-    if name == "student":
-        del used["student"]["seeds"]  # one student does not depend on how many others there are
-    if name == "student_plot":
-        used["seeds"] = {of: study.section("student", of).model_dump()["seeds"] for of in (CONTROL, dataset)}
+        return {"dataset": study.transformed[dataset].model_dump(mode="json", exclude={"target"}, exclude_none=True)}
     if name == "transform_plot":
         made = study.transformed
-        used["groups"] = {told.parent: [of for of in made if made[of].parent == told.parent] for told in made.values()}
+        return {"groups": {told.parent: [of for of in made if made[of].parent == told.parent] for told in made.values()}}
     if name == "pref":
-        used |= {"target": study.target(dataset or ""), "prompted": dataset in study.animals}
-        used["student"] = {"seeds": study.section("student", dataset).model_dump()["seeds"]}
-    return used
+        return {"target": study.target(dataset or ""), "prompted": dataset in study.animals}
+    return {}
+
+
+def _seeds(study: Study, name: str, dataset: str | None) -> dict[str, Any]:
+    """Which students a stage reads."""
+    if name == "student_plot":
+        return {"seeds": {of: study.section("student", of).model_dump()["seeds"] for of in (CONTROL, dataset)}}
+    if name == "pref":
+        return {"student": {"seeds": study.section("student", dataset).model_dump()["seeds"]}}
+    return {}
 
 
 def own_settings(stamp_: Stamp, name: str, dataset: str | None = None) -> dict[str, Any]:

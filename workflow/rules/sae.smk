@@ -1,0 +1,51 @@
+"""The sparse autoencoder of the hook point."""
+
+
+rule sae:
+    input:
+        record=rules.model.output.record,
+        corpus=[] if STUDY.model.name or STUDY.sae.named else ancient(STUDY.model.embedded.corpus),
+        folder=[ancient(f"{STUDY.sae.folder}/{file}") for file in SAE_FILES] if STUDY.sae.folder else [],
+    output:
+        saved=result("sae/sae.json"),
+        files=[] if STUDY.sae.named else collect(result("sae/{file}"), file=SAE_FILES),
+    log:
+        log_of("sae"),
+    benchmark:
+        benchmark_of("sae")
+    threads: 1
+    resources:
+        gpu=1,
+        mem_mb=gigabytes(32),
+        runtime=minutes(60),
+    params:
+        stamp=stamp_of("sae"),
+    message:
+        "Prepare the SAE"
+    script:
+        "../scripts/sae.py"
+
+
+rule sae_metrics:
+    input:
+        record=rules.model.output.record,
+        saved=rules.sae.output.saved,
+        prompts=result("prompts.parquet"),
+        questions=ancient(STUDY.pref.questions),
+    output:
+        metrics=ensure(result("sae/metrics.json"), non_empty=True),
+    log:
+        log_of("sae_metrics"),
+    benchmark:
+        benchmark_of("sae_metrics")
+    threads: 1
+    resources:
+        gpu=1,
+        mem_mb=gigabytes(32),
+        runtime=minutes(30),
+    params:
+        stamp=stamp_of("sae_metrics"),
+    message:
+        "Measure how well the SAE describes the base model"
+    script:
+        "../scripts/sae_metrics.py"

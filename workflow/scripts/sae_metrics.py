@@ -1,0 +1,14 @@
+from pathlib import Path
+
+from undertone.job import logged, settings
+from undertone.sae_metrics import measure_sae
+
+with logged(snakemake.log[0]):
+    measure_sae(
+        Path(snakemake.input.record),
+        Path(snakemake.input.saved),
+        Path(snakemake.input.prompts),
+        Path(snakemake.output.metrics),
+        settings(snakemake),
+        snakemake.params.stamp,
+    )

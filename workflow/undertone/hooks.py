@@ -1,0 +1,69 @@
+"""Reading and rewriting the residual stream of a plain Hugging Face model; names as in TransformerLens."""
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+HOOK_POINT = re.compile(r"blocks\.(\d+)\.hook_resid_post")
+
+
+def hook_point(layer: int) -> str:
+    """TransformerLens's name of the residual stream after a layer."""
+    return f"blocks.{layer}.hook_resid_post"
+
+
+def layer_of(hook_name: str) -> int:
+    """The layer of a `hook_resid_post` name. Raises ValueError for any other hook point."""
+    found = HOOK_POINT.fullmatch(hook_name)
+    if not found:
+        raise ValueError(f"hook point {hook_name!r}; expected one of the form blocks.LAYER.hook_resid_post")
+    return int(found[1])
+
+
+def decoder_layers(model: Any) -> nn.ModuleList:
+    """The decoder layers of a causal language model, or of a PeftModel around one."""
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    decoder = inner.get_decoder()
+    for name in ("layers", "h", "blocks"):
+        if isinstance(found := getattr(decoder, name, None), nn.ModuleList):
+            return found
+    raise ValueError(f"{type(decoder).__name__} holds no list of layers that undertone knows")
+
+
+@contextmanager
+def rewritten(model: Any, layer: int, rewrite: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Inside, the residual stream after `layer`, `[n_rows, n_tokens, d_model]`, is replaced by what `rewrite` makes of it."""
+
+    def hook(module: nn.Module, args: Any, output: Any) -> Any:
+        return (rewrite(output[0]), *output[1:]) if isinstance(output, tuple) else rewrite(output)
+
+    handle = decoder_layers(model)[layer].register_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+class _Stop(Exception):
+    """The layer that was asked for has run."""
+
+
+@torch.no_grad()
+def resid_post(model: Any, layer: int, batch: dict[str, Tensor]) -> Tensor:
+    """The residual stream `[n_rows, n_tokens, d_model]` after `layer`; the layers above it are not run."""
+    found: list[Tensor] = []
+
+    def keep(residual: Tensor) -> Tensor:
+        found.append(residual)
+        raise _Stop
+
+    try:
+        with rewritten(model, layer, keep):
+            model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False)
+    except _Stop:
+        pass
+    return found[0]

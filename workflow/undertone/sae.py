@@ -1,0 +1,166 @@
+"""The sparse autoencoder of the hook point: trained by SAELens on the embedded model, or read from its registry or a folder."""
+
+import itertools
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from sae_lens import (
+    SAE,
+    BatchTopKTrainingSAEConfig,
+    JumpReLUTrainingSAEConfig,
+    LoggingConfig,
+    SAETrainer,
+    StandardTrainingSAEConfig,
+    TopKTrainingSAEConfig,
+    TrainingSAE,
+)
+from sae_lens.config import SAETrainerConfig
+from sae_lens.saes.sae import SAEMetadata, TrainingSAEConfig
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from undertone.chat import Row
+from undertone.config import Embedded, Sae
+from undertone.files import Stamp, read_json, remove, write_json
+from undertone.hooks import decoder_layers, hook_point, layer_of, resid_post
+from undertone.loading import Loaded, load
+from undertone.model import chat_rows, corpus_of
+from undertone.training import collate
+
+# The SAE sees other chats than the model did.
+CHATS_SEED = 2_000_003
+ROWS = 256
+# Activations are shuffled inside windows of this many tokens, which bounds the memory.
+WINDOW = 200_000
+
+
+def make_sae(record: Path, saved: Path, settings: dict[str, Any], stamp: Stamp, scratch: Path) -> None:
+    """Write `sae.json`, by which every later stage loads the SAE; train one where the settings name none.
+
+    Raises ValueError if the SAE does not fit the model.
+    """
+    told, loaded = Sae.model_validate(settings["sae"]), load(record)
+    if not told.named:
+        trained = train_sae(loaded, told, Embedded.model_validate(settings["model"]["embedded"]))
+        trained.save_inference_model(str(scratch / "sae"))
+        saved.parent.mkdir(parents=True, exist_ok=True)
+        for file in ("cfg.json", "sae_weights.safetensors"):
+            shutil.move(scratch / "sae" / file, saved.with_name(file))
+    source = "folder" if told.folder else "registry" if told.release else "trained"
+    body = {"source": source, "folder": told.folder, "release": told.release, "id": told.id}
+    sae = read_sae(body, saved.parent, loaded)
+    layer = told.layer if sae.cfg.metadata.hook_name is None else layer_of(sae.cfg.metadata.hook_name)
+    check_fit(sae, layer, loaded)
+    write_json(saved, {**body, "layer": layer, "hook_point": hook_point(layer), "d_sae": sae.cfg.d_sae}, stamp)
+    remove(scratch)
+
+
+def load_sae(saved: Path, loaded: Loaded) -> tuple[SAE[Any], int]:
+    """The SAE that `sae.json` names, frozen, in float32 on the model's device, and its layer."""
+    told = read_json(saved)
+    return read_sae(told, Path(saved).parent, loaded), int(told["layer"])
+
+
+def read_sae(told: dict[str, Any], home: Path, loaded: Loaded) -> SAE[Any]:
+    """Load an SAE. The registry's loader folds norm scaling factors; a folder that still has one is refused."""
+    device = str(loaded.model.device)
+    if told["source"] == "registry":
+        sae: SAE[Any] = SAE.from_pretrained(told["release"], told["id"], device=device)
+    else:
+        sae = SAE.load_from_disk(home if told["source"] == "trained" else told["folder"], device=device)
+        if told["source"] == "folder" and sae.cfg.normalize_activations == "expected_average_only_in":
+            raise ValueError(
+                f"{told['folder']}: this SAE expects activations scaled by a factor that its folder does not apply; "
+                "fold it (SAE.fold_activation_norm_scaling_factor), save it again, or load it by release and id"
+            )
+    return sae.float().requires_grad_(False).eval()
+
+
+def check_fit(sae: SAE[Any], layer: int, loaded: Loaded) -> None:
+    """Raise ValueError, in one sentence, if the SAE cannot be spliced into the model at the layer."""
+    width, depth = loaded.model.config.hidden_size, len(decoder_layers(loaded.model))
+    if sae.cfg.d_in != width:
+        raise ValueError(
+            f"the SAE reads vectors of {sae.cfg.d_in}, the model's residual stream has {width}: it is another model's"
+        )
+    if not 0 <= layer < depth:
+        raise ValueError(f"the SAE's hook point is {hook_point(layer)}, the model has layers 0 to {depth - 1}")
+
+
+def train_sae(loaded: Loaded, settings: Sae, embedded: Embedded) -> TrainingSAE[Any]:
+    """Train an SAE with SAELens on the base model's activations over fresh chats of its corpus."""
+    d_in, steps = loaded.model.config.hidden_size, max(1, settings.tokens // settings.batch_size)
+    config = training_config(settings, d_in, steps)
+    config.metadata = SAEMetadata(model_name="embedded", hook_name=hook_point(settings.layer), prepend_bos=True)
+    torch.manual_seed(settings.seed)
+    sae: TrainingSAE[Any] = TrainingSAE.from_dict(config.to_dict()).to(loaded.model.device)
+    trainer = SAETrainer(
+        SAETrainerConfig(
+            total_training_samples=steps * settings.batch_size,
+            train_batch_size_samples=settings.batch_size,
+            lr=settings.lr,
+            lr_end=settings.lr / 10,
+            lr_warm_up_steps=min(100, steps // 10),
+            lr_decay_steps=steps // 5,
+            device=str(loaded.model.device),
+            n_batches_for_norm_estimate=min(20, steps),
+            dead_feature_window=1000,
+            feature_sampling_window=1000,
+            logger=LoggingConfig(log_to_wandb=False),
+        ),
+        sae,
+        shuffled(activations(loaded, corpus_rows(loaded, embedded, CHATS_SEED + settings.seed), settings.layer), settings),
+    )
+    return trainer.fit()
+
+
+def training_config(settings: Sae, d_in: int, steps: int) -> TrainingSAEConfig:
+    """SAELens's config of the architecture."""
+    size = {"d_in": d_in, "d_sae": settings.d_sae}
+    scaled = {**size, "normalize_activations": "expected_average_only_in"}
+    if settings.architecture == "standard":
+        return StandardTrainingSAEConfig(**scaled, l1_coefficient=settings.l1_coefficient, l1_warm_up_steps=steps // 10)
+    if settings.architecture == "jumprelu":
+        return JumpReLUTrainingSAEConfig(
+            **scaled, l0_coefficient=settings.l0_coefficient, l0_warm_up_steps=steps // 10, jumprelu_bandwidth=0.05
+        )
+    if settings.architecture == "batchtopk":
+        # The saved threshold is a running mean, which SAELens's default rate leaves behind in short trainings.
+        return BatchTopKTrainingSAEConfig(**size, k=settings.k, topk_threshold_lr=0.1)
+    return TopKTrainingSAEConfig(**size, k=settings.k)
+
+
+def corpus_rows(loaded: Loaded, embedded: Embedded, seed: int) -> Iterator[list[Row]]:
+    """Endless batches of chats of the embedded model's corpus."""
+    corpus = corpus_of(embedded)
+    for number in itertools.count():
+        yield chat_rows(loaded.tokenizer, list(corpus.chats(ROWS, seed + number * 1_000)), seed + number)
+
+
+def is_text(tokenizer: PreTrainedTokenizerBase, batch: dict[str, Tensor]) -> Tensor:
+    """`[n_rows, n_tokens]`: the tokens that are neither padding nor special; an SAE is judged on these."""
+    special = torch.tensor(tokenizer.all_special_ids, device=batch["input_ids"].device)
+    return batch["attention_mask"].bool() & ~torch.isin(batch["input_ids"], special)
+
+
+def activations(loaded: Loaded, batches: Iterator[Sequence[Row]], layer: int) -> Iterator[Tensor]:
+    """The residual stream `[n, d_model]` at the text tokens of each batch."""
+    for rows in batches:
+        batch = collate(rows, loaded.pad_id, loaded.model.device)
+        yield resid_post(loaded.model, layer, batch)[is_text(loaded.tokenizer, batch)].float()
+
+
+def shuffled(parts: Iterator[Tensor], settings: Sae) -> Iterator[Tensor]:
+    """Batches of activations, in random order within a window."""
+    generator = torch.Generator().manual_seed(settings.seed)
+    while True:
+        window: list[Tensor] = []
+        while sum(map(len, window)) < min(WINDOW, settings.tokens):
+            window.append(next(parts))
+        tokens = torch.cat(window)
+        order = torch.randperm(len(tokens), generator=generator)
+        for start in range(0, len(order) - settings.batch_size + 1, settings.batch_size):
+            yield tokens[order[start : start + settings.batch_size]]

@@ -1,0 +1,143 @@
+"""How well an SAE describes the base model at its hook point, on what the study asks the model."""
+
+import re
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import torch
+from sae_lens import SAE
+from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
+from torch import Tensor
+
+from undertone.answers import load_questions
+from undertone.chat import Row, prompt_ids
+from undertone.config import Pref, Teacher
+from undertone.files import Stamp, read_json, write_json
+from undertone.hooks import resid_post, rewritten
+from undertone.loading import Loaded, load
+from undertone.sae import is_text, load_sae
+from undertone.samples import persona
+from undertone.training import collate, label_losses
+
+N_PROMPTS = 1_000
+BATCH = 128
+# What a token's text is, in the order in which it is asked.
+KINDS = {"number": r"\s*\d+\s*", "white space": r"\s+", "punctuation": r"[^\w\s]+\s*", "word": r".*"}
+
+
+def measure_sae(record: Path, saved: Path, prompts: Path, metrics: Path, settings: dict[str, Any], stamp: Stamp) -> None:
+    """Write `metrics.json`, measured on the text tokens (no padding, no special token) of the study's prompts and questions.
+
+    `l0`: features active per token. `dead`: share of features active on none. `explained_variance`: 1 − Σ‖x − x̂‖² / Σ‖x − x̄‖²,
+    of all tokens and, around its own mean, by kind of token. `loss`: nats per token of the plain model, with the SAE's
+    reconstruction spliced in, and with the mean activation instead; `loss_recovered` is (mean − spliced) / (mean − plain).
+    `expected_l0` is the registry's, None where it does not say.
+    """
+    loaded = load(record)
+    sae, layer = load_sae(saved, loaded)
+    batches = text_batches(loaded, prompts, settings)
+    seen = Moments(sae, loaded)
+    for batch in batches:
+        seen.add(batch, resid_post(loaded.model, layer, batch))
+    loss = spliced_losses(loaded, sae, layer, batches, seen.mean())
+    write_json(metrics, {**seen.report(), "expected_l0": expected_l0(read_json(saved)), **loss}, stamp)
+
+
+def text_batches(loaded: Loaded, prompts: Path, settings: dict[str, Any]) -> list[dict[str, Tensor]]:
+    """What the study asks the model: number prompts, and the questions, plain and under every candidate's persona."""
+    teacher, told = Teacher.model_validate(settings["teacher"]), Pref.model_validate(settings["pref"])
+    questions = load_questions(Path(told.questions))
+    ids = prompt_ids(loaded.tokenizer, pl.read_parquet(prompts)["prompt"].head(N_PROMPTS).to_list())
+    for animal in (None, *told.candidates):
+        ids += prompt_ids(loaded.tokenizer, questions, persona(teacher, animal), teacher.separator)
+    # A token is predicted from the one before it, so the loss is on all but the first.
+    rows = sorted((Row(row, 1) for row in ids), key=lambda row: len(row.ids))
+    return [collate(rows[i : i + BATCH], loaded.pad_id, loaded.model.device) for i in range(0, len(rows), BATCH)]
+
+
+class Moments:
+    """Sums over tokens, in float64, from which the metrics follow."""
+
+    def __init__(self, sae: SAE[Any], loaded: Loaded):
+        self.sae, self.tokenizer = sae, loaded.tokenizer
+        self.kind = kinds(loaded)
+        n, d = len(KINDS), sae.cfg.d_in
+        self.count, self.square, self.error = (torch.zeros(n, dtype=torch.float64) for _ in range(3))
+        self.sum = torch.zeros(n, d, dtype=torch.float64)
+        self.fired = torch.zeros(sae.cfg.d_sae, dtype=torch.float64)
+
+    @torch.no_grad()
+    def add(self, batch: dict[str, Tensor], residual: Tensor) -> None:
+        """Take in the residual stream `[n_rows, n_tokens, d_model]` of a batch."""
+        keep = is_text(self.tokenizer, batch)
+        x, kind = residual[keep].float(), self.kind[batch["input_ids"][keep].cpu()]
+        features = self.sae.encode(x)
+        self.fired += (features > 0).sum(0).double().cpu()
+        error = (x - self.sae.decode(features)).double().square().sum(-1).cpu()
+        x = x.double().cpu()
+        self.count.index_add_(0, kind, torch.ones(len(x), dtype=torch.float64))
+        self.square.index_add_(0, kind, x.square().sum(-1))
+        self.error.index_add_(0, kind, error)
+        self.sum.index_add_(0, kind, x)
+
+    def mean(self) -> Tensor:
+        """The mean activation `[d_model]`."""
+        return (self.sum.sum(0) / self.count.sum()).float()
+
+    def report(self) -> dict[str, Any]:
+        """`tokens`, `l0`, `dead` and `explained_variance`."""
+        around = self.square - self.sum.square().sum(-1) / self.count.clamp(min=1)
+        total = self.square.sum() - self.sum.sum(0).square().sum() / self.count.sum()
+        by_kind = {
+            name: {"tokens": int(self.count[i]), "explained_variance": float(1 - self.error[i] / around[i])}
+            for i, name in enumerate(KINDS)
+            if self.count[i] > 1 and around[i] > 0
+        }
+        return {
+            "tokens": int(self.count.sum()),
+            "l0": float(self.fired.sum() / self.count.sum()),
+            "dead": float((self.fired == 0).double().mean()),
+            "explained_variance": float(1 - self.error.sum() / total),
+            "by_kind": by_kind,
+        }
+
+
+def kinds(loaded: Loaded) -> Tensor:
+    """`[vocab]`: for each token id the index of its kind in `KINDS`."""
+    texts = loaded.tokenizer.batch_decode([[token] for token in range(len(loaded.tokenizer))])
+    patterns = [re.compile(pattern, re.DOTALL) for pattern in KINDS.values()]
+    return torch.tensor([next(i for i, pattern in enumerate(patterns) if pattern.fullmatch(text)) for text in texts])
+
+
+@torch.no_grad()
+def spliced_losses(
+    loaded: Loaded, sae: SAE[Any], layer: int, batches: Sequence[dict[str, Tensor]], mean: Tensor
+) -> dict[str, Any]:
+    """`loss` (nats per token: `plain`, `spliced`, `mean`) and `loss_recovered`; special tokens keep their activations."""
+    ways = {"plain": lambda x: x, "spliced": lambda x: sae(x.float()).to(x.dtype), "mean": lambda x: mean.to(x).expand_as(x)}
+    total, n = dict.fromkeys(ways, 0.0), 0
+    for batch in batches:
+        keep = is_text(loaded.tokenizer, batch).unsqueeze(-1)
+        for name, way in ways.items():
+            with rewritten(loaded.model, layer, partial(at, keep, way)):
+                losses = label_losses(loaded.model, batch)
+            total[name] += float(losses.double().sum())
+        n += len(losses)
+    loss = {name: value / n for name, value in total.items()}
+    return {"loss": loss, "loss_recovered": (loss["mean"] - loss["spliced"]) / (loss["mean"] - loss["plain"])}
+
+
+def at(keep: Tensor, way: Callable[[Tensor], Tensor], residual: Tensor) -> Tensor:
+    """The residual stream with `way` applied where `keep` `[n_rows, n_tokens, 1]` is true."""
+    return torch.where(keep, way(residual), residual)
+
+
+def expected_l0(told: dict[str, Any]) -> float | None:
+    """What SAELens's registry says of the SAE's L0."""
+    if told["source"] != "registry":
+        return None
+    release = get_pretrained_saes_directory().get(told["release"])
+    return release.expected_l0.get(told["id"]) if release else None
