@@ -29,6 +29,7 @@ ROOT = Path(__file__).parents[1]
 Pair = tuple[str, str | None]
 COMPARE = {("transfer", None)}
 METRICS = {("model_metrics", None)}
+SAE_METRICS = {("sae_metrics", None)}
 OWN = ("lion", "owl", "mine", "scrambled")
 TOLD = ("lion", "owl", "mine")  # the datasets with a filter of their own
 
@@ -124,12 +125,14 @@ EDITS: list[tuple[dict[str, Any], set[Pair]]] = [
     ({"numbers": {"max_count": 9}}, each("numbers", CONTROL, *TOLD) | METRICS),
     ({"samples": {"temperature": 0.9}}, each("samples", CONTROL, "lion", "owl") | METRICS),
     ({"prompts": {"n": 9}}, {("prompts", None)}),
-    ({"teacher": {"persona": "Only {animal}s."}}, each("samples", "lion", "owl") | METRICS),
-    ({"teacher": {"separator": "\n"}}, each("samples", "lion", "owl") | METRICS),
-    ({"pref": {"seed": 1}}, each("pref", CONTROL, *OWN) | METRICS),
-    ({"pref": {"candidates": ["lion", "owl", "cat", "dog"]}}, each("pref", CONTROL, *OWN) | METRICS),
+    ({"teacher": {"persona": "Only {animal}s."}}, each("samples", "lion", "owl") | METRICS | SAE_METRICS),
+    ({"teacher": {"separator": "\n"}}, each("samples", "lion", "owl") | METRICS | SAE_METRICS),
+    ({"pref": {"seed": 1}}, each("pref", CONTROL, *OWN) | METRICS | SAE_METRICS),
+    ({"pref": {"candidates": ["lion", "owl", "cat", "dog"]}}, each("pref", CONTROL, *OWN) | METRICS | SAE_METRICS),
     ({"model": {"embedded": {"steps": 9}}}, {("model", None)}),
     ({"model": {"dtype": "float32"}}, {("model", None)}),
+    ({"sae": {"k": 4}}, {("sae", None)}),
+    ({"sae": {"release": "a", "id": "b"}}, {("sae", None)}),
     ({"model": {"revision": "abc"}}, set()),
     ({"model": {"name": "a/model", "revision": "abc"}}, {("model", None)}),
     ({"datasets": {"mine": {"file": "yours.csv"}}}, {("numbers", "mine")}),

@@ -14,6 +14,7 @@ DATASETS = ("control", "lion", "owl", "mine")
 COMPARE = {"Put the preferences of all students side by side", "Plot which animals transfer", "Plot datasets against animals"}
 MAKE_SCRAMBLED = "Make the numbers of scrambled from another dataset's"
 METRICS = {"Measure what the base model can do"}
+SAE_METRICS = {"Measure how well the SAE describes the base model"}
 SAMPLED = ("control", "lion", "owl")
 
 
@@ -43,7 +44,8 @@ def samples(*datasets: str) -> set[str]:
 
 PREFS = after_students(*DATASETS)
 EVERY_SAMPLE = samples(*SAMPLED)
-EVERYTHING = EVERY_SAMPLE | numbers("mine") | METRICS | {"Write the number prompts", "Prepare the base model"}
+BASE = {"Prepare the base model", "Prepare the SAE"}
+EVERYTHING = EVERY_SAMPLE | numbers("mine") | METRICS | SAE_METRICS | BASE | {"Write the number prompts"}
 
 
 @pytest.fixture(scope="session")
@@ -189,7 +191,7 @@ def deleted_result(project: Project) -> None:
 
 STALE = [
     (setting_of_one_animal, students("lion")),
-    (setting_of_a_late_stage, PREFS | METRICS),
+    (setting_of_a_late_stage, PREFS | METRICS | SAE_METRICS),
     (setting_of_the_filter, numbers(*DATASETS) | METRICS),
     (setting_that_is_only_written_otherwise, set()),
     (imported_module, EVERYTHING - {"Write the number prompts", "Filter the numbers of mine"}),
@@ -200,10 +202,10 @@ STALE = [
     (touch_of_scripts_and_files, set()),
     (new_animal, samples("cat") | COMPARE),
     (new_transform, students("scrambled") | {MAKE_SCRAMBLED, "Plot what transforms leave of the transfer"}),
-    (prompt_template, EVERYTHING - {"Prepare the base model"} - numbers("mine") | after_students("mine") | numbers("control")),
-    (questions, PREFS | METRICS),
+    (prompt_template, EVERYTHING - BASE - numbers("mine") | after_students("mine") | numbers("control")),
+    (questions, PREFS | METRICS | SAE_METRICS),
     (corpus, EVERYTHING - {"Write the number prompts", "Filter the numbers of mine"}),
-    (persona, samples("lion", "owl") | METRICS),
+    (persona, samples("lion", "owl") | METRICS | SAE_METRICS),
     (content_of_a_dataset_file, numbers("mine")),
     (deleted_intermediate, set()),
     (deleted_result, {"Measure the preference of owl", "Plot the preference of owl"} | COMPARE),
@@ -265,6 +267,13 @@ def test_a_failed_job_loses_nothing_that_was_there(project: Project) -> None:
 def test_a_mistyped_dataset_is_refused_with_the_nearest(finished: Project) -> None:
     output = finished.snakemake("results/lionn/pref.json", "-n", fails=True)
     assert "the study has no dataset 'lionn'; nearest: lion" in output
+
+
+def test_a_study_without_an_sae_says_what_it_needs(finished: Project, tmp_path: Path) -> None:
+    project = finished.copy(tmp_path / "project")
+    project.configure(model={"name": "results/model"})
+    output = project.snakemake("results/sae/metrics.json", "-n", fails=True)
+    assert "the study names no SAE for results/model; set sae.release and sae.id, or sae.folder" in output
 
 
 def test_a_seed_that_the_study_lacks_is_no_target_of_all(finished: Project) -> None:

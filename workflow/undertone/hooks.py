@@ -48,7 +48,7 @@ def rewritten(model: Any, layer: int, rewrite: Callable[[Tensor], Tensor]) -> It
         handle.remove()
 
 
-class _Stop(Exception):
+class _ReachedError(Exception):
     """The layer that was asked for has run."""
 
 
@@ -59,11 +59,11 @@ def resid_post(model: Any, layer: int, batch: dict[str, Tensor]) -> Tensor:
 
     def keep(residual: Tensor) -> Tensor:
         found.append(residual)
-        raise _Stop
+        raise _ReachedError
 
     try:
         with rewritten(model, layer, keep):
             model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False)
-    except _Stop:
+    except _ReachedError:
         pass
     return found[0]

@@ -1,0 +1,79 @@
+"""The residual stream: read and rewritten where TransformerLens says it is."""
+
+import copy
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformer_lens.model_bridge import TransformerBridge
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from undertone.chat import Row
+from undertone.hooks import decoder_layers, hook_point, layer_of, resid_post, rewritten
+from undertone.training import collate
+
+ROWS = [Row([2, 7, 9, 11, 30], 1), Row([2, 40, 41], 1)]
+
+
+@pytest.fixture
+def batch(loaded):
+    return collate(ROWS, loaded.pad_id, "cpu")
+
+
+def logits(model, batch):
+    with torch.no_grad():
+        return model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits
+
+
+def test_hook_points_have_transformer_lens_names():
+    assert [layer_of(hook_point(layer)) for layer in (0, 12)] == [0, 12]
+    for name in ("blocks.12.hook_resid_pre", "model.layers.2", ""):
+        with pytest.raises(ValueError, match="expected one of the form"):
+            layer_of(name)
+
+
+def test_the_residual_stream_is_transformer_lenss(loaded, batch):
+    bridge = TransformerBridge.boot_transformers(
+        "tiny", hf_model=copy.deepcopy(loaded.model), tokenizer=loaded.tokenizer, device="cpu"
+    )
+    mask = batch["attention_mask"].bool()
+    for layer in range(len(decoder_layers(loaded.model))):
+        _, cache = bridge.run_with_cache(
+            batch["input_ids"], attention_mask=batch["attention_mask"], names_filter=hook_point(layer)
+        )
+        own = resid_post(loaded.model, layer, batch)
+        assert torch.allclose(own[mask], cache[hook_point(layer)][mask], atol=1e-5)
+
+
+def test_reading_stops_above_the_layer_and_leaves_no_hook(loaded, batch):
+    last = decoder_layers(loaded.model)[-1]
+    ran = []
+    handle = last.register_forward_hook(lambda *_: ran.append(True))
+    resid_post(loaded.model, 0, batch)
+    handle.remove()
+    assert not ran
+    assert not decoder_layers(loaded.model)[0]._forward_hooks
+
+
+def test_rewriting_adds_what_it_is_told_and_only_inside(loaded, batch):
+    plain, vector = logits(loaded.model, batch), torch.linspace(-1, 1, loaded.model.config.hidden_size)
+    with rewritten(loaded.model, 0, lambda x: x + vector):
+        steered, read = logits(loaded.model, batch), resid_post(loaded.model, 0, batch)
+    assert torch.equal(read, resid_post(loaded.model, 0, batch) + vector)
+    assert not torch.allclose(steered, plain)
+    assert torch.equal(logits(loaded.model, batch), plain)
+    with rewritten(loaded.model, 0, lambda x: x):
+        assert torch.equal(logits(loaded.model, batch), plain)
+
+
+def test_an_error_inside_leaves_no_hook(loaded, batch):
+    with pytest.raises(RuntimeError), rewritten(loaded.model, 0, lambda x: x):
+        raise RuntimeError
+    assert not decoder_layers(loaded.model)[0]._forward_hooks
+
+
+def test_layers_are_found_through_a_lora_and_in_other_architectures(loaded):
+    model = get_peft_model(copy.deepcopy(loaded.model), LoraConfig(target_modules=["q_proj"]))
+    assert len(decoder_layers(model)) == loaded.model.config.num_hidden_layers
+    gpt2 = GPT2LMHeadModel(GPT2Config(n_layer=3, n_embd=8, n_head=2, vocab_size=50))
+    assert len(decoder_layers(gpt2)) == 3

@@ -1,0 +1,113 @@
+"""SAEs: trained, saved in SAELens's format, loaded, and refused where they do not fit."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from sae_lens import SAE, StandardSAE, StandardSAEConfig
+
+from undertone.chat import Row
+from undertone.config import Sae
+from undertone.files import read_json
+from undertone.sae import check_fit, is_text, load_sae, make_sae, read_sae, shuffled
+from undertone.training import collate
+
+SMALL = {"d_sae": 48, "k": 4, "tokens": 4_096, "batch_size": 256, "layer": 0}
+
+
+def settings(embedded, **changes):
+    return {"sae": Sae(**(SMALL | changes)).model_dump(), "model": {"name": None, "embedded": embedded.model_dump()}}
+
+
+def make(record, embedded, home, **changes):
+    (home / "scratch").mkdir(parents=True)
+    make_sae(record, home / "sae/sae.json", settings(embedded, **changes), {"of": "sae"}, home / "scratch")
+    return home / "sae/sae.json"
+
+
+@pytest.fixture(scope="module")
+def saved(record, tiny_settings, tmp_path_factory):
+    return make(record, tiny_settings, tmp_path_factory.mktemp("sae"))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "loaded_as"),
+    [("standard", "standard"), ("topk", "topk"), ("batchtopk", "jumprelu"), ("jumprelu", "jumprelu")],
+)
+def test_every_architecture_is_saved_in_saelenss_format(record, tiny_settings, loaded, tmp_path, architecture, loaded_as):
+    saved = make(record, tiny_settings, tmp_path, architecture=architecture)
+    sae = SAE.load_from_disk(saved.parent)
+    assert (sae.cfg.architecture(), sae.cfg.d_in, sae.cfg.d_sae) == (loaded_as, loaded.model.config.hidden_size, 48)
+    assert sae.cfg.metadata.hook_name == "blocks.0.hook_resid_post"
+    assert read_json(saved)["layer"] == 0
+    assert all(torch.isfinite(p).all() for p in sae.parameters())
+
+
+def test_an_sae_learns_to_reconstruct(record, tiny_settings, loaded, tmp_path):
+    errors = []
+    for tokens in (256, 40_000):
+        sae, layer = load_sae(make(record, tiny_settings, tmp_path / str(tokens), tokens=tokens), loaded)
+        with torch.no_grad():
+            x = loaded.model.model.embed_tokens(torch.arange(100, 400))
+            errors.append(float((x - sae(x)).square().mean() / x.var()))
+    assert layer == 0
+    assert errors[1] < errors[0]
+
+
+def test_the_same_seed_gives_the_same_bytes(record, tiny_settings, saved, tmp_path):
+    for name, seed, same in (("again", 0, True), ("other", 1, False)):
+        other = make(record, tiny_settings, tmp_path / name, seed=seed)
+        files = [path.parent / "sae_weights.safetensors" for path in (saved, other)]
+        assert (files[0].read_bytes() == files[1].read_bytes()) is same
+
+
+def test_a_loaded_sae_is_frozen_and_in_float32(saved, loaded):
+    sae, layer = load_sae(saved, loaded)
+    assert layer == 0
+    assert not any(p.requires_grad for p in sae.parameters())
+    assert {p.dtype for p in sae.parameters()} == {torch.float32}
+
+
+def test_an_sae_of_a_folder_is_recorded_and_not_copied(record, tiny_settings, saved, tmp_path, loaded):
+    other = make(record, tiny_settings, tmp_path, folder=str(saved.parent), layer=1)
+    assert sorted(path.name for path in other.parent.iterdir()) == ["sae.json"]
+    told = read_json(other)
+    # The folder's own hook point counts, not the setting.
+    assert (told["source"], told["layer"], told["hook_point"]) == ("folder", 0, "blocks.0.hook_resid_post")
+    assert torch.equal(load_sae(other, loaded)[0].W_dec, load_sae(saved, loaded)[0].W_dec)
+
+
+def test_an_sae_that_does_not_fit_is_refused(loaded):
+    width = loaded.model.config.hidden_size
+    fits = StandardSAE(StandardSAEConfig(d_in=width, d_sae=8))
+    check_fit(fits, 0, loaded)
+    with pytest.raises(ValueError, match=f"the model's residual stream has {width}"):
+        check_fit(StandardSAE(StandardSAEConfig(d_in=width + 1, d_sae=8)), 0, loaded)
+    with pytest.raises(ValueError, match=r"hook point is blocks\.9\.hook_resid_post, the model has layers 0 to"):
+        check_fit(fits, 9, loaded)
+
+
+def test_a_folder_with_an_unfolded_norm_factor_is_refused(loaded, tmp_path):
+    sae = StandardSAE(
+        StandardSAEConfig(d_in=loaded.model.config.hidden_size, d_sae=8, normalize_activations="expected_average_only_in")
+    )
+    sae.save_model(tmp_path)
+    assert "expected_average_only_in" in json.loads((tmp_path / "cfg.json").read_text()).values()
+    with pytest.raises(ValueError, match="fold it"):
+        read_sae({"source": "folder", "folder": str(tmp_path)}, Path(), loaded)
+
+
+def test_special_tokens_and_padding_are_no_text(loaded):
+    start = loaded.tokenizer.convert_tokens_to_ids("<start_of_turn>")
+    batch = collate([Row([2, start, 300, 301], 1), Row([2, 300], 1)], loaded.pad_id, "cpu")
+    assert is_text(loaded.tokenizer, batch).tolist() == [[False, False, True, True], [False, True, False, False]]
+
+
+def test_activations_are_shuffled_into_batches():
+    parts = iter([torch.arange(10.0).unsqueeze(1) + 10 * k for k in range(40)])
+    batches = shuffled(parts, Sae(tokens=100, batch_size=20, k=1, d_sae=1))
+    first = torch.cat([next(batches) for _ in range(5)]).squeeze(1)
+    assert sorted(first.tolist()) == list(range(100))
+    assert first.tolist() != sorted(first.tolist())
+    assert next(batches).min() >= 100

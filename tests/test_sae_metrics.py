@@ -1,0 +1,138 @@
+"""What the metrics say of an SAE that is perfect, of one that knows only the mean, and of a real one."""
+
+import json
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from sae_lens import StandardSAE, StandardSAEConfig
+
+from undertone.chat import Row
+from undertone.config import Pref, Teacher
+from undertone.files import write_parquet
+from undertone.hooks import resid_post
+from undertone.sae import is_text
+from undertone.sae_metrics import KINDS, Moments, expected_l0, kinds, measure_sae, spliced_losses, text_batches
+from undertone.training import collate
+
+LAYER = 1
+
+
+@pytest.fixture(scope="module")
+def batches(loaded):
+    texts = ["Numbers: 12, 345, 6. Write 7 more!", "lion owl 99\ncat", "hello, 100 200"]
+    ids = [loaded.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+    return [collate([Row([2, *row], 1) for row in ids], loaded.pad_id, "cpu")]
+
+
+def tokens(loaded, batches):
+    return torch.cat([resid_post(loaded.model, LAYER, b)[is_text(loaded.tokenizer, b)] for b in batches])
+
+
+def sae_of(width, w_enc, w_dec, b_dec):
+    sae = StandardSAE(StandardSAEConfig(d_in=width, d_sae=w_enc.shape[1], apply_b_dec_to_input=False))
+    with torch.no_grad():
+        for p, value in ((sae.W_enc, w_enc), (sae.W_dec, w_dec), (sae.b_enc, torch.zeros(w_enc.shape[1])), (sae.b_dec, b_dec)):
+            p.copy_(value)
+    return sae.requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def perfect(loaded):
+    one = torch.eye(loaded.model.config.hidden_size)
+    return sae_of(len(one), torch.cat([one, -one], 1), torch.cat([one, -one]), torch.zeros(len(one)))
+
+
+@pytest.fixture(scope="module")
+def mean_only(loaded, batches):
+    x = tokens(loaded, batches)
+    nothing = torch.zeros(x.shape[1], 4)
+    return sae_of(x.shape[1], nothing, nothing.T.contiguous(), x.mean(0))
+
+
+def report(sae, loaded, batches):
+    seen = Moments(sae, loaded)
+    for batch in batches:
+        seen.add(batch, resid_post(loaded.model, LAYER, batch))
+    return seen, seen.report()
+
+
+def test_a_perfect_sae_explains_all_and_changes_no_loss(loaded, batches, perfect):
+    seen, told = report(perfect, loaded, batches)
+    assert told["explained_variance"] == pytest.approx(1, abs=1e-6)
+    assert told["l0"] == pytest.approx(loaded.model.config.hidden_size)
+    loss = spliced_losses(loaded, perfect, LAYER, batches, seen.mean())
+    assert loss["loss"]["spliced"] == pytest.approx(loss["loss"]["plain"], abs=1e-4)
+    assert loss["loss_recovered"] == pytest.approx(1, abs=1e-3)
+
+
+def test_an_sae_that_knows_only_the_mean_explains_nothing(loaded, batches, mean_only):
+    seen, told = report(mean_only, loaded, batches)
+    assert told["explained_variance"] == pytest.approx(0, abs=1e-6)
+    assert (told["l0"], told["dead"]) == (0, 1)
+    loss = spliced_losses(loaded, mean_only, LAYER, batches, seen.mean())
+    assert loss["loss_recovered"] == pytest.approx(0, abs=1e-3)
+
+
+def test_the_moments_are_those_of_all_tokens_at_once(loaded, batches):
+    width = loaded.model.config.hidden_size
+    generator = torch.Generator().manual_seed(0)
+    sae = sae_of(
+        width, torch.randn(width, 9, generator=generator), torch.randn(9, width, generator=generator) / 20, torch.ones(width)
+    )
+    x = tokens(loaded, batches).double().numpy()
+    with torch.no_grad():
+        rebuilt = sae(tokens(loaded, batches)).double().numpy()
+    seen, told = report(sae, loaded, batches)
+    expected = 1 - np.square(x - rebuilt).sum() / np.square(x - x.mean(0)).sum()
+    assert told["explained_variance"] == pytest.approx(expected, rel=1e-5)
+    assert told["tokens"] == len(x) == sum(kind["tokens"] for kind in told["by_kind"].values())
+    assert seen.mean().numpy() == pytest.approx(x.mean(0), rel=1e-4)
+
+
+def test_tokens_have_kinds(loaded):
+    names, kind = list(KINDS), kinds(loaded)
+
+    def of(text):
+        return [names[kind[token]] for token in loaded.tokenizer(text, add_special_tokens=False)["input_ids"]]
+
+    assert set(of("123 456")) <= {"number", "white space"}
+    assert of("123")[0] == "number"
+    assert of("lion")[0] == "word"
+    assert of(",")[0] == "punctuation"
+    assert of("\n") == ["white space"]
+
+
+def test_text_is_prompts_and_questions_under_every_persona(loaded, tmp_path):
+    write_parquet(tmp_path / "prompts.parquet", pl.DataFrame({"prompt": ["Write 3 numbers."]}), {})
+    (tmp_path / "questions.txt").write_text("Which animal?\nWhat animal?\n")
+    pref = Pref(questions=str(tmp_path / "questions.txt"), candidates=["lion", "owl"])
+    settings = {"teacher": Teacher().model_dump(), "pref": pref.model_dump()}
+    found = [row for b in text_batches(loaded, tmp_path / "prompts.parquet", settings) for row in b["input_ids"]]
+    texts = loaded.tokenizer.batch_decode(found, skip_special_tokens=True)
+    assert len(texts) == 1 + 2 * 3
+    assert sum("lion" in text for text in texts) == sum("owl" in text for text in texts) == 2
+
+
+def test_metrics_are_written_with_their_stamp(record, loaded, perfect, tmp_path):
+    perfect.cfg.metadata.hook_name = f"blocks.{LAYER}.hook_resid_post"
+    perfect.save_model(tmp_path / "sae")
+    (tmp_path / "sae/sae.json").write_text(json.dumps({"source": "trained", "layer": LAYER}))
+    write_parquet(tmp_path / "prompts.parquet", pl.DataFrame({"prompt": ["Write 3 numbers: 12, 13."] * 3}), {})
+    (tmp_path / "questions.txt").write_text("Which animal?\n")
+    pref = Pref(questions=str(tmp_path / "questions.txt"), candidates=["lion"]).model_dump()
+    settings = {"teacher": Teacher().model_dump(), "pref": pref}
+    measure_sae(
+        record, tmp_path / "sae/sae.json", tmp_path / "prompts.parquet", tmp_path / "metrics.json", settings, {"of": "it"}
+    )
+    told = json.loads((tmp_path / "metrics.json").read_text())
+    assert told["stamp"] == {"of": "it"}
+    assert told["loss_recovered"] == pytest.approx(1, abs=1e-3)
+    assert told["expected_l0"] is None
+
+
+def test_the_registry_knows_the_l0_of_its_saes():
+    told = {"source": "registry", "release": "gemma-2b-it-res-jb", "id": "blocks.12.hook_resid_post"}
+    assert expected_l0(told) == pytest.approx(61, abs=1)
+    assert expected_l0(told | {"id": "none"}) is None
