@@ -7,6 +7,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+import yaml
 
 from workflow import Project
 
@@ -288,7 +289,8 @@ def test_mistakes_in_the_config_are_refused_before_anything_runs(project: Projec
 
 
 def test_numbers_written_as_yaml_strings_are_numbers(project: Project) -> None:
-    project.configure(student={"lr": "4e-3"})
+    lr = yaml.safe_load((project.root / "config/config.yaml").read_text())["student"]["lr"]
+    project.configure(student={"lr": f"{lr:e}"})
     assert project.planned() == set()
 
 
