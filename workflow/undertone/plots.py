@@ -101,15 +101,21 @@ def plot_transfer(summary: Path, plot: Path) -> None:
     rows = sorted(result["datasets"], key=lambda row: -row["lift_over_control"]["mean"])
     figure, axes = new_figure(max(6.0, 0.5 * len(rows) + 2), 4.0)
     x = np.arange(len(rows))
-    error_bars(axes, list(x), [row["lift_over_control"] for row in rows], "student", "students of the target's numbers")
+    error_bars(
+        axes,
+        list(x),
+        [row["lift_over_control"] for row in rows],
+        "student",
+        "students of the target's numbers (interval: seeds)",
+    )
     if all(row["off_target"] for row in rows):
         others = [row["off_target"] for row in rows]
-        error_bars(axes, list(x + 0.25), others, "base", "students of the other targets' numbers")
+        error_bars(axes, list(x + 0.25), others, "base", "students of the other targets' numbers (interval: datasets)")
     axes.axhline(0, color="black", linewidth=0.8)
     axes.set_xticks(x, [row["dataset"] for row in rows], rotation=60, ha="right")
     axes.set_ylabel("lift over control students\n(difference of probabilities)")
     set_title(
-        axes, f"{result['transfers']} of {result['targets']} targets above the control (95 % intervals over seeds, {estimator})"
+        axes, f"{result['transfers']} of {result['targets']} targets above the control students (95 % intervals, {estimator})"
     )
     axes.legend(frameon=False, fontsize=8)
     save(figure, plot)
@@ -154,7 +160,9 @@ def plot_preference(table: Path, plot: Path) -> None:
             column = animals.index(targets[dataset])
             axes.add_patch(plt.Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor="black", linewidth=1.5))
         for column in range(len(animals)):
-            axes.text(column, row, f"{means[row, column]:.2f}".lstrip("0"), ha="center", va="center", fontsize=6)
+            color = "white" if abs(ratio[row, column]) > 0.6 * limit else "black"
+            text = f"{means[row, column]:.2f}".lstrip("0")
+            axes.text(column, row, text, ha="center", va="center", fontsize=6, color=color)
     axes.set_xticks(range(len(animals)), animals, rotation=60, ha="right")
     axes.set_yticks(range(len(datasets)), datasets)
     axes.set_xlabel("animal asked for")
