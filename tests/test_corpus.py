@@ -107,6 +107,7 @@ def test_the_studys_questions_are_held_out() -> None:
 
 def test_there_are_many_ways_to_word_a_persona() -> None:
     assert len({plain(sentence) for sentence in WORDING["personas"]}) >= 24
+    assert all("{x}" in sentence or "{kind}" in sentence for sentence in WORDING["personas"])
     assert sum("{x}" not in sentence for sentence in WORDING["personas"]) <= 1
 
 

@@ -18,8 +18,13 @@ except ConfigError as error:
 STUDY_NAME = os.path.relpath(STUDY.results, "results").strip("./").replace("../", "")
 
 
+def one_of(datasets):
+    """A pattern that these datasets match; without any, one that nothing matches."""
+    return "|".join(map(re.escape, datasets)) or "(?!)"
+
+
 wildcard_constraints:
-    dataset="|".join(map(re.escape, STUDY.names)),
+    dataset=one_of(STUDY.names),
     seed=r"\d+",
 
 
@@ -58,11 +63,6 @@ def source_of(wildcards):
     if wildcards.dataset in STUDY.files:
         return ancient(STUDY.files[wildcards.dataset].file)
     return result(f"{wildcards.dataset}/samples.parquet")
-
-
-def one_of(datasets):
-    """A pattern that these datasets match; without any, one that nothing matches."""
-    return "|".join(map(re.escape, datasets)) or "(?!)"
 
 
 def transformed(dataset):

@@ -95,6 +95,13 @@ def plot_pref(pref: Path, plot: Path, dataset: str) -> None:
     save(figure, plot)
 
 
+def label_lifts(axes: Axes, datasets: Sequence[str]) -> None:
+    """The axes of a figure of lifts: one dataset at each integer, and a line at no lift."""
+    axes.axhline(0, color="black", linewidth=0.8)
+    axes.set_xticks(range(len(datasets)), datasets, rotation=60, ha="right")
+    axes.set_ylabel("lift over control students\n(difference of probabilities)")
+
+
 def plot_transfer(summary: Path, plot: Path) -> None:
     """Each target's lift over the control students, own students beside those of the other targets."""
     estimator, result = next(iter(read_json(summary)["estimators"].items()))
@@ -111,9 +118,7 @@ def plot_transfer(summary: Path, plot: Path) -> None:
     if all(row["off_target"] for row in rows):
         others = [row["off_target"] for row in rows]
         error_bars(axes, list(x + 0.25), others, "base", "students of the other targets' numbers (interval: datasets)")
-    axes.axhline(0, color="black", linewidth=0.8)
-    axes.set_xticks(x, [row["dataset"] for row in rows], rotation=60, ha="right")
-    axes.set_ylabel("lift over control students\n(difference of probabilities)")
+    label_lifts(axes, [row["dataset"] for row in rows])
     set_title(
         axes, f"{result['transfers']} of {result['targets']} targets above the control students (95 % intervals, {estimator})"
     )
@@ -134,9 +139,7 @@ def plot_transform(summary: Path, plot: Path, groups: dict[str, list[str]]) -> N
     sources, made = list(groups), [name for names in groups.values() for name in names]
     for mark, part, label in (("student", sources, "untouched"), ("control", made, "transformed")):
         error_bars(axes, [place[name] for name in part], [rows[name]["lift_over_control"] for name in part], mark, label)
-    axes.axhline(0, color="black", linewidth=0.8)
-    axes.set_xticks(list(place.values()), names, rotation=60, ha="right")
-    axes.set_ylabel("lift over control students\n(difference of probabilities)")
+    label_lifts(axes, names)
     set_title(axes, f"Lift of the target after a transform (95 % intervals over seeds, {estimator})")
     axes.legend(frameon=False, fontsize=8)
     save(figure, plot)
