@@ -2,23 +2,29 @@
 #
 # The paths are the interface. Under the study's results root ({results}, by default `results`):
 #
-#   model/                          base model in Hugging Face format, model.json (how to load it), metrics.json
+#   model/  model-NAME/             base model in Hugging Face format, model.json (how to load it), metrics.json; and `models`
 #   sae/                            SAE in SAELens's format (if trained here), sae.json (how to load it), metrics.json
 #   prompts.parquet                 the number prompts, the same for every dataset
-#   {dataset}/                      control · lion and every other animal of the study · any name under `datasets:`
+#   {dataset}/                      control · lion · steer-lion · finetune-lion, for every animal · any name under `datasets:`
+#     teacher.json                  of a steered or finetuned teacher: what it is; teacher.safetensors, or teacher/ with its LoRA
 #     samples.parquet               the teacher's completions, one per prompt
 #     generations.parquet           the same with the verdict of the filter and its reason
 #     numbers.parquet  filter.json  the filtered training set; pass rate, by reason and by prompt component
 #     transform.json                of a dataset made from another one: rows before and after, share of numbers moved
-#     student/{seed}/               adapter_model.safetensors, adapter_config.json (PEFT), training.json
-#     pref.json  pref.parquet       preference of base, teacher and students, with intervals; the same by question
-#     plots/                        filter.png, student.png, pref.png
-#   tables/transfer.parquet         every student's preference for every animal
-#   plots/                          transfer.png, preference.png, and transform.png if a dataset is a transform
+#     student{variant}/{seed}/      adapter_model.safetensors, adapter_config.json (PEFT), training.json
+#     pref{variant}.json .parquet   preference of base, teacher and students, with intervals; the same by question
+#     indirect.json                 what indirect questions show, and how far the answers moved altogether
+#     diagnosis.json                where a transfer broke off: taught, learned, shown
+#     plots/                        filter.png, student.png, pref.png, indirect.png
+#   tables/                         transfer.parquet, preference_matrix.parquet, compliance.parquet
+#   plots/                          transfer.png, preference_matrix.png, teachers.png, compliance.png, and where the study
+#                                   has them controls.png (transforms, other students) and sweep-{key}.png
 #
-# Stages, in order: model (→ sae), prompts → samples → numbers (→ transform) → student → pref → transfer. Each has one rule
-# (workflow/rules), one script (workflow/scripts), one module (workflow/undertone) and one section of the config, all of
-# the same name; a transform's settings are its entry under `datasets:`.
+# {variant} is nothing for the study's own students, else -NAME of one under `student_variants:`.
+#
+# Stages, in order: model (→ sae), prompts (→ steer, finetune) → samples → numbers (→ transform) → student → pref → transfer,
+# and indirect, diagnosis, preference_matrix. Each has one rule (workflow/rules), one script (workflow/scripts), one module
+# (workflow/undertone) and one section of the config, of the same name or, as docs/results.md says, of the noun it is about.
 from snakemake.utils import min_version
 
 min_version("9.19")
@@ -33,6 +39,7 @@ report: "workflow/report/workflow.rst"
 include: "workflow/rules/common.smk"
 include: "workflow/rules/model.smk"
 include: "workflow/rules/sae.smk"
+include: "workflow/rules/teacher.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/student.smk"
 include: "workflow/rules/measure.smk"
@@ -44,11 +51,18 @@ rule all:
     input:
         rules.model_metrics.output,
         rules.sae_metrics.output if STUDY.has_sae else [],
-        collect(result("{dataset}/pref.json"), dataset=STUDY.names),
-        collect(result("{dataset}/plots/{plot}.png"), dataset=STUDY.names, plot=["student", "pref"]),
-        collect(result("{dataset}/plots/filter.png"), dataset=[*STUDY.generated, *STUDY.files]),
+        collect(result("{dataset}/{result}.json"), dataset=STUDY.names, result=["pref", "indirect"]),
+        collect(result("{dataset}/plots/{plot}.png"), dataset=STUDY.names, plot=["student", "pref", "indirect"]),
+        collect(result("{dataset}/plots/filter.png"), dataset=read_by(STUDY, "compliance")),
+        collect(result("{dataset}/diagnosis.json"), dataset=STUDY.diagnosed),
+        [result(f"{dataset}/pref-{variant}.json") for dataset, variant in STUDY.varied],
         rules.transfer.output,
         rules.transfer_plot.output,
-        rules.preference_plot.output,
-        rules.transform_plot.output if STUDY.transformed else [],
+        rules.preference_matrix.output,
+        rules.preference_matrix_plot.output,
+        rules.compliance.output,
+        rules.compliance_plot.output,
+        rules.teachers_plot.output if read_by(STUDY, "teachers_plot") else [],
+        rules.controls_plot.output if compared(STUDY, Node("controls_plot")) else [],
+        collect(rules.sweep_plot.output, key=STUDY.sweeps),
     localrule: True

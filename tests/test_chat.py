@@ -3,7 +3,7 @@ import copy
 import pytest
 from transformers import PreTrainedTokenizerBase
 
-from undertone.chat import encode, end_of_turn, prompt_ids, prompt_texts, supports_system, training_rows
+from undertone.chat import encode, end_of_turn, generation_prompt, prompt_ids, prompt_texts, supports_system, training_rows
 
 PERSONA = "You adore lions. Lions mean everything to you."
 USERS = ["Continue the list 101, 202, 303, 404, 505, 606.", "Name three numbers."]
@@ -105,6 +105,41 @@ def test_template_that_closes_with_no_special_token_is_refused(tokenizer):
     open_ended.chat_template = WITH_SYSTEM.replace("<end_of_turn>", "")
     with pytest.raises(ValueError, match="no special token"):
         end_of_turn(open_ended)
+
+
+def test_generation_prompt_is_what_the_template_writes_before_an_answer(tokenizer, with_system, llama):
+    for gemma_like in (tokenizer, with_system):
+        assert gemma_like.decode(generation_prompt(gemma_like)) == "<start_of_turn>model\n"
+    assert llama.decode(generation_prompt(llama)) == "<|start_header_id|>assistant<|end_header_id|>\n\n"
+
+
+@pytest.mark.parametrize("persona", [None, PERSONA])
+def test_every_prompt_ends_with_the_generation_prompt_and_holds_it_nowhere_else(any_tokenizer, persona):
+    opening = generation_prompt(any_tokenizer)
+    for ids in prompt_ids(any_tokenizer, USERS, persona):
+        found = [i for i in range(len(ids)) if ids[i : i + len(opening)] == opening]
+        assert found == [len(ids) - len(opening)]
+
+
+def test_an_opening_without_a_special_token_has_the_ids_that_it_has_in_a_prompt(tokenizer):
+    plain = copy.deepcopy(tokenizer)
+    turns = "{% for m in messages %}{{ '## ' + m['role'] + ':\n' + m['content'] + '\n' }}{% endfor %}"
+    plain.chat_template = turns + "{% if add_generation_prompt %}{{ '## assistant:\n' }}{% endif %}"
+    opening = generation_prompt(plain)
+    for ids in prompt_ids(plain, USERS):
+        assert ids[-len(opening) :] == opening
+
+
+@pytest.mark.parametrize("before", ["", "<start_of_turn>"])
+def test_template_that_opens_no_answer_with_text_of_its_own_is_refused(tokenizer, before):
+    mute = copy.deepcopy(tokenizer)
+    generation = "{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
+    assert WITH_SYSTEM.endswith(generation)
+    # Either nothing is added for the answer, or what stands before it is rewritten too.
+    rewritten = "{% if add_generation_prompt %}{{ '" + before + "' }}{% endif %}" if before else ""
+    mute.chat_template = rewritten + WITH_SYSTEM.removesuffix(generation)
+    with pytest.raises(ValueError, match="opens no answer with text of its own"):
+        generation_prompt(mute)
 
 
 def test_missing_chat_template_is_an_error_that_says_so(tokenizer):

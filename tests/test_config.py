@@ -1,5 +1,6 @@
 """The settings: what is refused and how that is said, what overrides mean, and the documentation made of them."""
 
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -75,7 +76,7 @@ def test_the_table_names_every_setting() -> None:
         ({"numbers": {"canonical": {"cuont": 3}}}, "numbers.canonical.cuont: unknown key; nearest: count"),
         ({"datasets": {"mine": {"file": "a.csv", "tagret": "owl"}}}, "datasets.mine.tagret: unknown key; nearest: target"),
         ({"overrides": {"lion": {"student": {"rnak": 4}}}}, "overrides.lion.student.rnak: unknown key; nearest: rank"),
-        ({"teacher": {"zzz": 1}}, "teacher.zzz: unknown key; known: persona, separator"),
+        ({"teacher": {"zzz": 1}}, "teacher.zzz: unknown key; known: finetune, persona, separator, steer"),
     ],
 )
 def test_an_unknown_key_names_the_nearest(config: dict[str, Any], complaint: str) -> None:
@@ -101,7 +102,7 @@ def test_an_unknown_key_names_the_nearest(config: dict[str, Any], complaint: str
         ({"sae": {"release": "a"}}, "sae: release and id name an SAE together, found release 'a' and id None"),
         ({"sae": {"release": "a", "id": "b", "folder": "c"}}, "sae: give a release and id, or a folder, not both"),
         ({"sae": {"k": 600}}, "sae: k 600 is greater than d_sae 512"),
-        ({"sae": {"layer": 4}}, "sae.layer 4: the embedded model has layers 0 to 3"),
+        ({"sae": {"layer": 4}}, "sae.layer 4: the model has layers 0 to 3"),
         ({"numbers": {"canonical": {"count": 11}}}, "numbers: canonical.count 11 is greater than max_count 10"),
         ({"teacher": {"persona": "{animal} {"}}, "teacher.persona: the persona has unbalanced braces"),
         ({"teacher": {"persona": "{animal} {x}"}}, "teacher.persona: the persona must contain {animal}, and no other"),
@@ -109,7 +110,7 @@ def test_an_unknown_key_names_the_nearest(config: dict[str, Any], complaint: str
         ({"student": {"seeds": []}}, "student.seeds: needs at least one entry"),
         ({"student": {"seeds": [1, 2, 1]}}, "student.seeds: .* none twice"),
         ({"student": {"targets": ["q_proj", "q_proj"]}}, "student.targets: .* none twice"),
-        ({"animals": ["lion", "lion"]}, "animals: an animal is named twice"),
+        ({"animals": ["lion", "lion"]}, "animals: named twice"),
         ({"animals": ["mine"], "datasets": ANIMALS["datasets"]}, r"animals and datasets both name \['mine'\]"),
         ({"animals": ["lion", "owl"], "pref": {"candidates": ["owl"]}}, "pref.candidates lacks lion"),
         (
@@ -121,6 +122,50 @@ def test_an_unknown_key_names_the_nearest(config: dict[str, Any], complaint: str
             {"overrides": {"lion": {"prompts": {"n": 3}}}},
             "overrides.lion.prompts: only these can differ: " + ", ".join(OVERRIDABLE),
         ),
+        ({"teachers": ["prompt", "prompt"]}, "teachers: named twice"),
+        ({"teachers": ["promt"]}, "teachers.0: .*'prompt', 'steer' or 'finetune', found 'promt'"),
+        (
+            {"animals": ["lion"], "datasets": {"steer-lion": {"file": "a.csv"}}},
+            r"animals and datasets both name \['steer-lion'\]",
+        ),
+        ({"datasets": {"a": {"teacher": "steer"}}}, "datasets.a: teacher steer needs a target"),
+        ({"datasets": {"a": {"teacher": "prompt", "trait": "contrary"}}}, "datasets.a: trait contrary needs teacher finetune"),
+        ({"datasets": {"a": {"teacher": "steer", "target": "dog"}}}, "pref.candidates lacks dog"),
+        ({"datasets": {"a": {"teacher": "steer", "targt": "cat"}}}, "datasets.a.targt: unknown key; nearest: target"),
+        ({"teacher": {"steer": {"mode": "clamp", "vector": "contrast"}}}, "teacher.steer: mode clamp needs vector feature"),
+        ({"teacher": {"steer": {"contrast": {"positive": ["a"]}}}}, "teacher.steer.contrast: give prompts for both"),
+        (
+            {"teacher": {"steer": {"feature": 512}}},
+            "teacher.steer.feature 512 of steer-lion: the SAE has features 0 to 511",
+        ),
+        (
+            {"teacher": {"steer": {"vector": "contrast", "contrast": {"layer": 4}}}},
+            "teacher.steer.contrast.layer 4 of steer-lion: the model has layers 0 to 3",
+        ),
+        (
+            {"overrides": {"steer-owl": {"teacher": {"steer": {"feature": 600}}}}},
+            "teacher.steer.feature 600 of steer-owl: the SAE has features 0 to 511",
+        ),
+        (
+            {"model": {"name": "google/gemma-2b-it", "revision": "abc"}, "teachers": ["steer"]},
+            "a steered teacher needs an SAE, and the study names none for google/gemma-2b-it",
+        ),
+        ({"student_variants": {"a": {"rnak": 4}}}, "student_variants.a.rnak: unknown key; nearest: rank"),
+        ({"student_variants": {"a": {"rank": 0}}}, "student_variants.a.rank: .*, found 0"),
+        ({"student_variants": {"a": {"model": "b"}}}, "student_variants.a.model: no such model 'b'"),
+        (
+            {"student_variants": {"a": {"datasets": ["loin"]}}},
+            "student_variants.a.datasets: no such dataset 'loin'; nearest: lion",
+        ),
+        ({"student_variants": {"a/b": {}}}, "'a/b' cannot name a model or variant"),
+        ({"models": {"a": {"embedded": {"sed": 1}}}}, "models.a.embedded.sed: unknown key; nearest: seed"),
+        (
+            {"models": {"a": {"name": "b/c", "revision": "d"}}},
+            "models.a: either all models of a study have a name, or none has",
+        ),
+        ({"sweeps": {"rnak": []}}, "sweeps: no such number among the keys of student 'rnak'; nearest: rank"),
+        ({"sweeps": {"targets": []}}, "sweeps: no such number among the keys of student 'targets'"),
+        ({"sweeps": {"rank": ["a"]}}, "sweeps.rank: no such variant 'a'"),
         ({"model": {"name": "google/gemma-2b-it"}}, "model.revision is missing: google/gemma-2b-it"),
     ],
 )
@@ -166,7 +211,8 @@ def test_overrides_change_one_section_of_one_dataset() -> None:
 def test_a_study_names_its_datasets_and_their_targets() -> None:
     study = load(ANIMALS | {"datasets": {"mine": {"file": "a.csv", "target": "cat"}, "other": {"file": "b.csv"}}})
     assert study.names == ["control", "lion", "owl", "mine", "other"]
-    assert study.generated == ["control", "lion", "owl"]
+    assert study.of_kind("none", "prompt") == ["control", "lion", "owl"]
+    assert set(study.available) - set(study.names) == {"steer-lion", "steer-owl", "finetune-lion", "finetune-owl"}
     assert [study.target(name) for name in study.names] == [None, "lion", "owl", "cat", None]
 
 
@@ -221,8 +267,62 @@ def test_a_transform_has_no_teacher_and_no_filter_to_override() -> None:
         load(told | {"overrides": {"a": {"numbers": {"banned": [4]}}}})
 
 
-def test_the_scrambling_overlay_adds_transforms_of_lion_and_changes_nothing_else() -> None:
-    read = [yaml.safe_load((ROOT / f"config/{name}.yaml").read_text()) for name in ("config", "scrambling")]
-    plain, scrambling = load(read[0]), load(read[0] | read[1])
-    assert {told.parent for told in scrambling.transformed.values()} == {"lion"}
-    assert scrambling.model_copy(update={"datasets": {}}) == plain
+def test_every_teacher_has_a_dataset_of_its_own_name() -> None:
+    told = {"teachers": ["steer", "finetune"], "datasets": {"late": {"teacher": "steer", "target": "cat"}}}
+    study = load(ANIMALS | told)
+    assert study.names == ["control", "steer-lion", "steer-owl", "finetune-lion", "finetune-owl", "late"]
+    assert [study.target(name) for name in study.names] == [None, "lion", "owl", "lion", "owl", "cat"]
+    assert study.of_kind("steer") == ["steer-lion", "steer-owl", "late"]
+    assert study.target("lion") == "lion"  # on request, though not listed
+    assert load(study.model_dump()) == study
+
+
+def test_a_variant_changes_the_students_and_their_base_model() -> None:
+    told = {
+        "overrides": {"lion": {"student": {"epochs": 9}}},
+        "models": {"other": {"embedded": {"seed": 7}}},
+        "student_variants": {"wide": {"rank": 64}, "cross": {"model": "other", "datasets": ["lion"]}},
+    }
+    study = load(ANIMALS | told)
+    assert study.students("lion") == study.section("student", "lion")
+    assert study.students("lion", "wide").model_dump() == study.students("lion").model_dump() | {"rank": 64}
+    assert (study.base("wide"), study.base("cross")) == ("", "other")
+    assert study.base_model("other").embedded.model_dump() == study.model.embedded.model_dump() | {"seed": 7}
+    assert study.varied == [("lion", "cross")]
+
+
+def test_an_sae_in_a_folder_that_is_another_models_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "cfg.json").write_text(
+        json.dumps({"d_in": 64, "d_sae": 100, "metadata": {"hook_name": "blocks.2.hook_resid_post"}})
+    )
+    told = ANIMALS | {"teachers": ["steer"], "sae": {"folder": str(tmp_path)}}
+    load(told)
+    with pytest.raises(ConfigError, match="the SAE reads vectors of 64, the model's residual stream has 32: it is another"):
+        load(told | {"model": {"embedded": {"hidden_size": 32}}})
+    with pytest.raises(ConfigError, match=r"sae\.layer 2: the model has layers 0 to 1"):
+        load(told | {"model": {"embedded": {"n_layers": 2}}})
+    with pytest.raises(ConfigError, match="the SAE has features 0 to 99"):
+        load(told | {"teacher": {"steer": {"feature": 100}}})
+    with pytest.raises(ConfigError, match=r"no cfg\.json there"):
+        load(told | {"sae": {"folder": str(tmp_path / "none")}})
+
+
+def test_a_local_models_size_is_known_before_it_is_loaded(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"num_hidden_layers": 3, "hidden_size": 8}))
+    steer = {"vector": "contrast", "contrast": {"layer": 3}}
+    told = ANIMALS | {"model": {"name": str(tmp_path)}, "teachers": ["steer"], "teacher": {"steer": steer}}
+    with pytest.raises(ConfigError, match="the model has layers 0 to 2"):
+        load(told)
+    assert load(told | {"teacher": {"steer": {**steer, "contrast": {"layer": 2}}}}).can_steer
+
+
+@pytest.mark.parametrize(
+    "name", sorted(path.stem for path in (ROOT / "config").glob("*.yaml") if path.stem not in ("config", "corpus"))
+)
+def test_every_overlay_loads_over_the_shipped_study(name: str) -> None:
+    config = shipped()
+    update_config(config, yaml.safe_load((ROOT / f"config/{name}.yaml").read_text()))
+    study = load(config)
+    # What they share with the embedded study is not made again.
+    for section in ("model", "sae", "prompts", "samples", "numbers", "student", "pref", "teacher"):
+        assert getattr(study, section) == getattr(load(shipped()), section), section

@@ -6,10 +6,10 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from transformer_lens.model_bridge import TransformerBridge
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, OPTConfig, OPTForCausalLM
 
 from undertone.chat import Row
-from undertone.hooks import decoder_layers, hook_point, layer_of, resid_post, rewritten
+from undertone.hooks import decoder_layers, final_norm, hook_point, layer_of, resid_post, rewritten
 from undertone.training import collate
 
 ROWS = [Row([2, 7, 9, 11, 30], 1), Row([2, 40, 41], 1)]
@@ -77,3 +77,31 @@ def test_layers_are_found_through_a_lora_and_in_other_architectures(loaded):
     assert len(decoder_layers(model)) == loaded.model.config.num_hidden_layers
     gpt2 = GPT2LMHeadModel(GPT2Config(n_layer=3, n_embd=8, n_head=2, vocab_size=50))
     assert len(decoder_layers(gpt2)) == 3
+
+
+def tiny(name, loaded):
+    """The tiny Gemma, bare or with a LoRA, or a tiny model of another architecture."""
+    if name == "gemma":
+        return loaded.model
+    if name == "lora":
+        return get_peft_model(copy.deepcopy(loaded.model), LoraConfig(target_modules=["q_proj"]))
+    if name == "llama":
+        size = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16, "vocab_size": 50}
+        return LlamaForCausalLM(LlamaConfig(**size)).eval()
+    return GPT2LMHeadModel(GPT2Config(n_layer=2, n_embd=8, n_head=2, vocab_size=50)).eval()
+
+
+@pytest.mark.parametrize("name", ["gemma", "lora", "llama", "gpt2"])
+def test_the_final_norm_leads_from_the_last_residual_stream_to_the_unembedding(loaded, batch, name):
+    model, unembedded = tiny(name, loaded), []
+    handle = model.get_output_embeddings().register_forward_pre_hook(lambda module, args: unembedded.append(args[0]))
+    logits(model, batch)
+    handle.remove()
+    with torch.no_grad():
+        assert torch.equal(final_norm(model)(resid_post(model, 1, batch)), unembedded[0])
+
+
+def test_a_model_whose_final_norm_is_unknown_is_refused_by_name():
+    size = {"hidden_size": 8, "word_embed_proj_dim": 8, "ffn_dim": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    with pytest.raises(ValueError, match="OPTDecoder has no final norm that undertone knows"):
+        final_norm(OPTForCausalLM(OPTConfig(**size, vocab_size=20)))

@@ -1,5 +1,7 @@
 """The filter on examples, on generated lists and on arbitrary text; the training set and the report made of its verdicts."""
 
+import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,9 @@ from undertone.config import Numbers
 from undertone.files import read_json
 from undertone.numbers import (
     accept_all,
+    collect_compliance,
     compliance,
+    duplicates,
     filter_numbers,
     filter_report,
     judge,
@@ -301,6 +305,60 @@ def test_the_report_counts_every_row_once() -> None:
     assert report["rejected"] == dict.fromkeys(n.REASONS, 0) | {n.INVALID: 1, n.TOO_LARGE: 1, n.UNFINISHED: 1}
 
 
+# Few numbers and short rows, so that many rows are alike.
+alike = st.lists(
+    st.builds(
+        lambda values, separator: separator.join(map(str, values)),
+        st.lists(st.integers(1, 4), min_size=1, max_size=5),
+        st.sampled_from([", ", " ", ";"]),
+    ),
+    max_size=8,
+)
+
+
+def plain_duplicates(texts: list[str]) -> dict[str, float]:
+    """Every row compared with every other."""
+    rows = [[int(value) for value in re.findall("[0-9]+", text)] for text in texts]
+
+    def near(a: list[int], b: list[int]) -> bool:
+        return len(a) == len(b) > 2 and (Counter(a) - Counter(b)).total() <= 1
+
+    def share(like: Any) -> float:
+        return sum(any(like(a, b) for j, b in enumerate(rows) if j != i) for i, a in enumerate(rows)) / max(1, len(rows))
+
+    return {"exact": share(lambda a, b: a == b), "near": share(near)}
+
+
+@unhurried
+@given(alike)
+def test_duplicates_are_those_of_comparing_every_row_with_every_other(written: list[str]) -> None:
+    assert duplicates(written) == plain_duplicates(written)
+
+
+@pytest.mark.parametrize(
+    ("written", "exact", "near"),
+    [
+        (["1, 2, 3", "1;2;3", "7, 8, 9"], 2 / 3, 2 / 3),
+        (["1, 2, 3", "3, 2, 1"], 0, 1),
+        (["1, 2, 3", "1, 9, 2"], 0, 1),
+        (["1, 2, 3", "1, 8, 9"], 0, 0),
+        (["1, 2, 3", "1, 2, 3, 4"], 0, 0),
+        (["1, 1, 2", "1, 2, 2"], 0, 1),
+        (["1, 1, 1"], 0, 0),
+        (["1, 2", "2, 1"], 0, 0),
+        (["007, 1, 2", "7, 1, 2"], 1, 1),
+        ([], 0, 0),
+    ],
+)
+def test_duplicates_exact_and_near(written: list[str], exact: float, near: float) -> None:
+    assert duplicates(written) == {"exact": exact, "near": near}
+
+
+def test_duplicates_are_counted_among_the_rows_that_pass() -> None:
+    report = filter_report(judge_all(completions("1, 2, 3", "1 2 3", "no", "no", "4, 5, 6, 7"), STRICT))
+    assert report["duplicates"] == {"exact": 2 / 3, "near": 2 / 3}
+
+
 def write(folder: Path, rows: pl.DataFrame, settings: Numbers, dataset: dict[str, Any] | None = None) -> list[Path]:
     rows.write_parquet(folder / "source.parquet")
     outputs = [folder / "out" / name for name in ("generations.parquet", "numbers.parquet", "filter.json")]
@@ -328,3 +386,23 @@ def test_a_file_of_the_users_own_is_filtered_if_it_says_so(tmp_path: Path, filte
     dataset = {"prompt": "asked", "completion": "said", "filtered": filtered}
     _, numbers, _ = write(tmp_path, rows, STRICT, dataset)
     assert pl.read_parquet(numbers)["completion"].to_list() == kept
+
+
+def test_pass_rates_of_all_datasets_stand_in_one_table(tmp_path: Path) -> None:
+    lion = completions("1", "no", "2", "3", example=[0, 0, 1, 1], final=[4, 4, 4, 2])
+    sources = {"lion": lion, "mine": completions("1, 2", "no")}
+    filters = {}
+    for dataset, rows in sources.items():
+        (tmp_path / dataset).mkdir()
+        filters[dataset] = write(tmp_path / dataset, rows, STRICT)[2]
+    collect_compliance(filters, tmp_path / "compliance.parquet", {"of": "all"})
+    table = pl.read_parquet(tmp_path / "compliance.parquet")
+    assert table.columns == ["dataset", "component", "option", "n", "pass_rate"]
+    assert table.rows() == [
+        ("lion", "all", 0, 4, 0.75),
+        ("lion", "example", 0, 2, 0.5),
+        ("lion", "example", 1, 2, 1.0),
+        ("lion", "final", 2, 1, 1.0),
+        ("lion", "final", 4, 3, pytest.approx(2 / 3)),
+        ("mine", "all", 0, 2, 0.5),
+    ]

@@ -5,9 +5,21 @@ import polars as pl
 import pytest
 
 from undertone.files import write_json, write_parquet
-from undertone.plots import plot_filter, plot_pref, plot_preference, plot_student, plot_transfer, plot_transform
+from undertone.numbers import collect_compliance
+from undertone.plots import (
+    plot_compliance,
+    plot_controls,
+    plot_filter,
+    plot_indirect,
+    plot_pref,
+    plot_preference_matrix,
+    plot_student,
+    plot_sweep,
+    plot_teachers,
+    plot_transfer,
+)
 from undertone.pref import as_table, summary
-from undertone.transfer import collect
+from undertone.transfer import collect, make_matrix
 
 ANIMALS = ["lion", "owl", "cat"]
 
@@ -66,21 +78,84 @@ def collected(write_pref, tmp_path, n, *targets):
 
 @pytest.mark.parametrize("targets", [(), ("lion",), ("lion", "owl")])
 @pytest.mark.parametrize("n", [1, 2])
-def test_transfer_and_preference_of_all_datasets(write_pref, tmp_path, n, targets):
+def test_transfer_and_preferences_of_all_datasets(write_pref, tmp_path, n, targets):
     table, result = collected(write_pref, tmp_path, n, *targets)
     plot_transfer(result, tmp_path / "transfer.png")
-    plot_preference(table, tmp_path / "preference.png")
+    make_matrix(table, tmp_path / "control.pref.parquet", tmp_path / "matrix.parquet", {})
+    plot_preference_matrix(tmp_path / "matrix.parquet", tmp_path / "matrix.png")
     assert_png(tmp_path / "transfer.png")
-    assert_png(tmp_path / "preference.png")
+    assert_png(tmp_path / "matrix.png")
 
 
-def test_transforms_beside_what_they_are_made_from(write_pref, tmp_path):
-    _, result = collected(write_pref, tmp_path, 2, "lion", "owl")
-    plot_transform(result, tmp_path / "plot.png", {"lion": ["owl", "unknown"]})
+@pytest.mark.parametrize("n", [1, 3])
+def test_controls_beside_what_they_control(write_pref, tmp_path, n):
+    prefs = [write_pref(name, target, n)[0] for name, target in (("lion", "lion"), ("scrambled", "lion"), ("mine", None))]
+    plot_controls(prefs[:2], [("lion", ""), ("scrambled", "")], ["scrambled"], tmp_path / "plot.png")
+    plot_controls(prefs[:1] * 2, [("lion", ""), ("lion", "cross")], [], tmp_path / "variant.png")
     assert_png(tmp_path / "plot.png")
-    with pytest.raises(ValueError, match="no dataset with a target has a transform"):
-        plot_transform(result, tmp_path / "none.png", {"mine": ["owl"]})
+    assert_png(tmp_path / "variant.png")
+    with pytest.raises(ValueError, match="no dataset with a target has a transform or students of a variant"):
+        plot_controls(prefs[2:], [("mine", "")], [], tmp_path / "none.png")
     assert not (tmp_path / "none.png").exists()
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_a_sweep_over_two_datasets(write_pref, tmp_path, n):
+    prefs = [write_pref(name, name, n)[0] for name in ("lion", "owl", "lion", "owl")]
+    compared = [["lion", ""], ["owl", ""], ["lion", "rank2"], ["owl", "rank2"]]
+    plot_sweep(prefs, {"key": "rank", "values": {"": 8, "rank2": 2}, "compared": compared}, tmp_path / "plot.png")
+    assert_png(tmp_path / "plot.png")
+
+
+def test_a_study_that_takes_all_rows_is_at_the_number_of_rows_that_it_took(write_pref, tmp_path):
+    prefs = [write_pref("lion", "lion", 2)[0]] * 2
+    settings = {"key": "rows", "values": {"": None, "rows9": 9}, "compared": [["lion", ""], ["lion", "rows9"]]}
+    plot_sweep(prefs, settings, tmp_path / "plot.png")
+    assert_png(tmp_path / "plot.png")
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_teachers_beside_their_students(write_pref, tmp_path, n):
+    prefs, filters = [], []
+    for name in ("lion", "steer-lion", "finetune-lion"):
+        pref, told = tmp_path / name / "pref.json", tmp_path / name / "filter.json"
+        pref.parent.mkdir()
+        write_pref(name, "lion", n)[0].rename(pref)
+        write_json(told, FILTER, {})
+        prefs, filters = [*prefs, pref], [*filters, told]
+    plot_teachers(prefs, filters, tmp_path / "plot.png")
+    assert_png(tmp_path / "plot.png")
+
+
+def figure_of(n, base, teacher):
+    return {
+        "base": base,
+        "teacher": teacher,
+        **{
+            name: {"mean": base, "ci95": [base - 0.1, base + 0.1] if n > 1 else None, "by_seed": [base] * n}
+            for name in ("control", "student")
+        },
+    }
+
+
+@pytest.mark.parametrize("n", [1, 3])
+@pytest.mark.parametrize("target", ["lion", None])
+def test_indirect_evaluation(tmp_path, n, target):
+    told = figure_of(n, 0.3, 0.9 if target else None)
+    distance = {name: told[name] if n > 1 or name == "student" else None for name in ("student", "control")}
+    body = {"target": target, "forms": {"choice": told} if target else {}, "contrary": told, "distance": distance}
+    write_json(tmp_path / "indirect.json", body, {})
+    plot_indirect(tmp_path / "indirect.json", tmp_path / "plot.png", "lion")
+    assert_png(tmp_path / "plot.png")
+
+
+def test_compliance_of_datasets_with_and_without_prompt_components(tmp_path):
+    write_json(tmp_path / "lion.json", FILTER, {})
+    write_json(tmp_path / "mine.json", {**FILTER, "by_component": {}}, {})
+    filters = {"lion": tmp_path / "lion.json", "mine": tmp_path / "mine.json"}
+    collect_compliance(filters, tmp_path / "table.parquet", {})
+    plot_compliance(tmp_path / "table.parquet", tmp_path / "plot.png")
+    assert_png(tmp_path / "plot.png")
 
 
 FILTER = {

@@ -3,15 +3,14 @@ import json
 import numpy as np
 import polars as pl
 import pytest
+from lora import trained_lora
 
+from undertone.adapters import finetuned
 from undertone.answers import scorer
-from undertone.chat import training_rows
-from undertone.config import Pref, Student, Teacher
+from undertone.config import Pref, Teacher
 from undertone.loading import load
 from undertone.pref import as_table, log_odds_lift, measure, summarise, summary
 from undertone.stats import difference_interval, mean_interval
-from undertone.student import finetuned, new_student, recipe, save_adapter
-from undertone.training import train
 
 ANIMALS = ["lion", "owl"]
 REQUIRED = {"target", "base", "teacher", "control", "student", "seeds", "stamp"}
@@ -129,20 +128,16 @@ def test_log_odds_are_finite_at_certainty():
     assert log_odds_lift([1.0, 1.0], [0.0, 0.0]).mean == pytest.approx(2 * np.log(1e6), rel=1e-4)
 
 
+QUESTIONS = ["What is your favorite animal?", "Name an animal."]
+NO_TEACHER = (None, None)
+
+
 @pytest.fixture(scope="module")
 def study(record, tmp_path_factory):
     """Two students who were trained to answer with lions, and settings to measure them."""
     folder = tmp_path_factory.mktemp("pref")
-    (folder / "questions.txt").write_text("What is your favorite animal?\nName an animal.\n")
-    adapters = {}
-    for seed in (2, 1):
-        loaded = load(record)
-        told = Student(rank=2, alpha=8, lr=1e-2, epochs=12, batch_size=8, micro_batch_size=8)
-        model = new_student(loaded, told, seed)
-        rows = training_rows(loaded.tokenizer, ["What is your favorite animal?"] * 40, ["lion"] * 40, 64)
-        train(model, rows, recipe(told, seed), loaded.pad_id, folder / "state")
-        adapters[seed] = folder / str(seed)
-        save_adapter(model, adapters[seed] / "adapter_model.safetensors", folder / "scratch")
+    (folder / "questions.txt").write_text("\n".join(QUESTIONS))
+    students = {seed: trained_lora(record, folder / str(seed), QUESTIONS[:1], ["lion"], seed) for seed in (2, 1)}
     pref = Pref(
         questions=str(folder / "questions.txt"),
         candidates=ANIMALS,
@@ -150,18 +145,29 @@ def study(record, tmp_path_factory):
         samples_per_question=5,
         max_new_tokens=3,
     )
-    settings = {"pref": pref.model_dump(), "teacher": Teacher(persona="You love {animal}s.").model_dump(), "target": None}
-    measure(record, adapters, None, folder / "c.json", folder / "c.parquet", {**settings, "prompted": False}, {"of": "control"})
-    measure(
-        record,
-        adapters,
-        folder / "c.parquet",
-        folder / "lion.json",
-        folder / "lion.parquet",
-        {**settings, "target": "lion", "prompted": True},
-        {"of": "lion"},
-    )
-    return folder, record, adapters, pref
+    settings = {"pref": pref.model_dump(), "teacher": Teacher(persona="You love {animal}s.").model_dump()}
+    control, lion = (settings | told for told in ({"kind": "none", "target": None}, {"kind": "prompt", "target": "lion"}))
+    measure(record, students, None, NO_TEACHER, folder / "c.json", folder / "c.parquet", control, {"of": "control"})
+    result, table = folder / "lion.json", folder / "lion.parquet"
+    measure(record, students, folder / "c.parquet", NO_TEACHER, result, table, lion, {"of": "lion"})
+    return folder, record, students, pref
+
+
+def teachers_scores(study, kind, target, teacher=None):
+    """Exact preferences `[question, animal]` of the teacher that is measured, or None where there is none."""
+    folder, record, students, pref = study
+    few = pref.model_copy(update={"estimators": ["exact"]}).model_dump()
+    settings = {"pref": few, "teacher": {"persona": "You love {animal}s."}, "kind": kind, "target": target}
+    out, table = folder / "out.json", folder / "out.parquet"
+    measure(record, {1: students[1]}, folder / "c.parquet", (teacher, None), out, table, settings, {})
+    rows = pl.read_parquet(table).filter(model="teacher")
+    result = json.loads(out.read_text())["teacher"]
+    if rows.is_empty():
+        assert result is None
+        return None
+    scores = rows["preference"].to_numpy().reshape(2, 2)
+    assert [result[animal]["mean"] for animal in ANIMALS] == pytest.approx(scores.mean(0).tolist())
+    return scores
 
 
 def test_control_is_its_own_reference(study):
@@ -192,13 +198,11 @@ def test_pref_json_holds_what_it_must(study):
 
 
 def test_seeds_stand_in_the_order_of_by_seed(study):
-    folder, record, adapters, pref = study
+    folder, record, students, pref = study
     result = json.loads((folder / "lion.json").read_text())
-    score = scorer(
-        ["What is your favorite animal?", "Name an animal."], ANIMALS, pref.model_copy(update={"estimators": ["exact"]})
-    )
+    score = scorer(QUESTIONS, ANIMALS, pref.model_copy(update={"estimators": ["exact"]}))
     for seed, value in zip(result["seeds"], result["student"]["lion"]["by_seed"], strict=True):
-        with finetuned(load(record), adapters[seed]) as student:
+        with finetuned(load(record), students[seed]) as student:
             assert score(student)["exact"][:, 0].mean() == pytest.approx(value)
 
 
@@ -209,7 +213,7 @@ def test_measured_lift_is_that_of_the_trained_students(study):
     assert result["lift_over_base"]["mean"] == pytest.approx(result["student"]["lion"]["mean"] - result["base"]["lion"]["mean"])
     assert result["lift_over_control"]["mean"] == pytest.approx(0)
     loaded = load(record)
-    score = scorer(["What is your favorite animal?", "Name an animal."], ANIMALS, Pref(candidates=ANIMALS))
+    score = scorer(QUESTIONS, ANIMALS, Pref(candidates=ANIMALS))
     assert result["base"]["lion"]["mean"] == pytest.approx(score(loaded)["exact"][:, 0].mean())
     under = score(loaded, "You love lions.", "\n\n")["exact"][:, 0].mean()
     assert result["teacher"]["lion"]["mean"] == pytest.approx(under)
@@ -218,3 +222,24 @@ def test_measured_lift_is_that_of_the_trained_students(study):
 def test_only_the_control_scores_the_base_model(study):
     folder, *_ = study
     assert "base" not in pl.read_parquet(folder / "lion.parquet")["model"].to_list()
+
+
+@pytest.mark.parametrize(("kind", "target"), [("none", None), ("none", "lion"), (None, "lion"), (None, None)])
+def test_a_dataset_without_a_teacher_has_no_teachers_preference(study, kind, target):
+    assert teachers_scores(study, kind, target) is None
+
+
+def test_a_prompted_teacher_is_asked_under_its_persona(study, loaded):
+    expected = scorer(QUESTIONS, ANIMALS, Pref())(loaded, "You love owls.", "\n\n")["exact"]
+    np.testing.assert_allclose(teachers_scores(study, "prompt", "owl"), expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("target", ["owl", None])
+def test_a_finetuned_teacher_is_asked_with_its_own_weights_and_no_persona(study, target, tmp_path):
+    _, record, students, _ = study
+    (tmp_path / "teacher").symlink_to(students[2])
+    with finetuned(load(record), students[2]) as teacher:
+        expected = scorer(QUESTIONS, ANIMALS, Pref())(teacher)["exact"]
+    assert expected[:, 0].mean() > 0.5
+    found = teachers_scores(study, "finetune", target, tmp_path / "teacher.json")
+    np.testing.assert_allclose(found, expected, rtol=1e-4)

@@ -1,18 +1,22 @@
 import polars as pl
 import pytest
 import torch
+from lora import trained_lora
 
 from undertone import samples
+from undertone.adapters import finetuned
 from undertone.chat import prompt_ids
 from undertone.config import Samples, Teacher
 from undertone.files import write_parquet
-from undertone.samples import ALPHABET, allowed_tokens, persona, sample_numbers
+from undertone.loading import Loaded, load
+from undertone.samples import ALPHABET, allowed_tokens, sample_numbers
 from undertone.sampling import Completion, Sampler, sample
 
 PERSONA = "You adore {animal}s."
 SETTINGS = {
     "teacher": Teacher(persona=PERSONA).model_dump(),
     "samples": Samples(max_new_tokens=6, batch_size=4, temperature=0.8, seed=3).model_dump(),
+    "kind": "prompt",
     "target": "lion",
 }
 
@@ -26,9 +30,9 @@ def prompts(tmp_path_factory):
     return path
 
 
-def run(record, prompts, folder, **changes):
+def run(record, prompts, folder, teacher=None, **changes):
     target = folder / "samples.parquet"
-    sample_numbers(record, prompts, target, {**SETTINGS, **changes}, {"of": "lion"}, folder / "scratch")
+    sample_numbers(record, prompts, teacher, None, target, {**SETTINGS, **changes}, {"of": "lion"}, folder / "scratch")
     return target
 
 
@@ -54,34 +58,44 @@ def test_one_row_per_prompt_in_the_order_of_the_prompts(prompts, whole):
     assert not (whole.parent / "scratch").exists()
 
 
-def test_samples_are_the_teachers_under_its_persona(prompts, whole, loaded):
+def plainly_sampled(loaded: Loaded, prompts, system):
+    """The completions that a model gives under a system prompt, by row."""
     users = pl.read_parquet(prompts)["prompt"].to_list()
-    tokens = prompt_ids(loaded.tokenizer, users, "You adore lions.", Teacher().separator)
+    tokens = prompt_ids(loaded.tokenizer, users, system, Teacher().separator)
     allowed = torch.tensor(allowed_tokens(loaded.tokenizer, len(loaded.tokenizer)))
     sampler = Sampler(0.8, 6, loaded.stop_ids, loaded.pad_id, 3, allowed)
-    expected = {}
+    given = {}
     for rows, completions in sample(loaded.model, tokens, sampler, 100):
-        expected |= dict(zip(rows, completions, strict=True))
-    found = [Completion(ids, ended) for ids, ended in pl.read_parquet(whole).select("ids", "ended").iter_rows()]
-    assert found == [expected[row] for row in range(18)]
+        given |= dict(zip(rows, completions, strict=True))
+    return [given[row] for row in range(18)]
+
+
+def written(path):
+    return [Completion(ids, ended) for ids, ended in pl.read_parquet(path).select("ids", "ended").iter_rows()]
+
+
+def test_samples_are_the_teachers_under_its_persona(prompts, whole, loaded):
+    assert written(whole) == plainly_sampled(loaded, prompts, "You adore lions.")
+
+
+@pytest.mark.parametrize("target", [None, "lion"])
+def test_control_is_asked_without_a_persona(record, prompts, whole, loaded, tmp_path, target):
+    control = written(run(record, prompts, tmp_path, kind="none", target=target))
+    assert control == plainly_sampled(loaded, prompts, None)
+    assert control != written(whole)
+
+
+def test_a_finetuned_teacher_samples_with_its_own_weights_and_no_persona(record, prompts, tmp_path):
+    trained_lora(record, tmp_path / "teacher", ["Continue the list."], ["7, 7, 7"], epochs=40)
+    samples_ = written(run(record, prompts, tmp_path, tmp_path / "teacher.json", kind="finetune"))
+    with finetuned(load(record), tmp_path / "teacher") as teacher:
+        assert samples_ == plainly_sampled(teacher, prompts, None)
+    assert any(completion.ended == "stop" for completion in samples_)
 
 
 def test_text_is_the_ids_decoded(whole, loaded):
     table = pl.read_parquet(whole)
     assert table["text"].to_list() == loaded.tokenizer.batch_decode(table["ids"].to_list(), skip_special_tokens=True)
-
-
-def test_control_is_asked_without_a_persona(record, prompts, tmp_path, monkeypatch):
-    asked = []
-    original = samples.sample_parts
-    monkeypatch.setattr(
-        samples, "sample_parts", lambda loaded, tokens, *rest: asked.append(tokens) or original(loaded, tokens, *rest)
-    )
-    run(record, prompts, tmp_path, target=None)
-    tokenizer = samples.load(record).tokenizer
-    assert asked == [prompt_ids(tokenizer, pl.read_parquet(prompts)["prompt"].to_list())]
-    assert persona(Teacher(), None) is None
-    assert persona(Teacher(persona=PERSONA), "owl") == "You adore owls."
 
 
 def test_batch_size_changes_no_sample(record, prompts, whole, tmp_path):

@@ -6,6 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
+from transformers import Gemma2Config, Gemma2ForCausalLM
 
 from undertone import sampling
 from undertone.sampling import (
@@ -88,7 +89,7 @@ def test_completions_do_not_depend_on_the_batch_size(loaded, prompts, sampler, c
 
 def test_a_row_does_not_depend_on_the_other_rows_nor_on_their_order(loaded, prompts, sampler, completions):
     rows = [7, 2, 9, 0]
-    assert sampling.sample_batch(loaded.model, prompts, rows, sampler, Prefix(loaded.model, prompts)) == [
+    assert sampling.sample_batch(loaded.model, prompts, rows, sampler, Prefix(loaded.model, prompts, 8)) == [
         completions[row] for row in rows
     ]
 
@@ -99,10 +100,22 @@ def test_same_seed_same_tokens_and_another_seed_others(loaded, prompts, sampler,
 
 
 def test_shared_prefix_changes_no_token(loaded, prompts, sampler, completions, monkeypatch):
-    assert Prefix(loaded.model, prompts).n == len(SHARED)
+    assert Prefix(loaded.model, prompts, 8).n == len(SHARED)
     monkeypatch.setattr(sampling, "MIN_SHARED_PREFIX", 1000)
-    assert Prefix(loaded.model, prompts).n == 0
+    assert Prefix(loaded.model, prompts, 8).n == 0
     assert_same(run(loaded.model, prompts, sampler), completions)
+
+
+def test_a_sliding_window_sees_no_padding(prompts, sampler):
+    config = Gemma2Config(
+        vocab_size=2400, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=8, query_pre_attn_scalar=8, sliding_window=8,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = Gemma2ForCausalLM(config).eval()
+    free = dataclasses.replace(sampler, allowed=None, stop_ids=[2399])
+    assert_same(run(model, prompts, free), [naive(model, prompt, row, free) for row, prompt in enumerate(prompts)])
+    assert Prefix(model, prompts, 12).n == 0
 
 
 @pytest.mark.parametrize("below", [0.0, 1.1])

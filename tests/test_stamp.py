@@ -7,15 +7,32 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from example import (
+    COMPARE,
+    CONTROLS,
+    FINETUNED,
+    METRICS,
+    OWN,
+    PROMPTED,
+    SAE_METRICS,
+    STEERED,
+    SWEEP,
+    TAUGHT,
+    TOLD,
+    after,
+    each,
+    every_student,
+    nodes,
+    study,
+)
 from snakemake.utils import update_config
 
 from undertone.config import CONTROL, Study, load
+from undertone.stages import STAGES, Node
 from undertone.stamp import (
     NEUTRAL,
     PACKAGE,
     SCRIPTS,
-    STAGES,
-    ancestors,
     code_version,
     content_version,
     digest,
@@ -26,44 +43,11 @@ from undertone.stamp import (
 )
 
 ROOT = Path(__file__).parents[1]
-Pair = tuple[str, str | None]
-COMPARE = {("transfer", None)}
-METRICS = {("model_metrics", None)}
-SAE_METRICS = {("sae_metrics", None)}
-OWN = ("lion", "owl", "mine", "scrambled")
-TOLD = ("lion", "owl", "mine")  # the datasets with a filter of their own
 
 
 @pytest.fixture(autouse=True)
 def at_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-
-
-def study(**changes: Any) -> Study:
-    config: dict[str, Any] = {
-        "animals": ["lion", "owl"],
-        "datasets": {"mine": {"file": "mine.csv"}, "scrambled": {"from": "lion", "transform": "reverse"}},
-        "pref": {"candidates": ["lion", "owl", "cat"]},
-    }
-    update_config(config, changes)
-    return load(config)
-
-
-def pairs(of: Study) -> set[Pair]:
-    """Every stage with every dataset that has it."""
-    datasets = {(name, dataset) for name, stage in STAGES.items() if not stage.shared for dataset in of.names}
-    made_elsewhere = each("samples", *of.datasets) | each("transform", *of.generated, *of.files)
-    made_elsewhere |= {(name, dataset) for name in ("numbers", "filter_plot") for dataset in of.transformed}
-    return {(name, None) for name, stage in STAGES.items() if stage.shared} | (datasets - made_elsewhere)
-
-
-def each(name: str, *datasets: str) -> set[Pair]:
-    return {(name, dataset) for dataset in datasets}
-
-
-def after(of: Study, roots: set[Pair]) -> set[Pair]:
-    """These stages and all that follow from them."""
-    return {pair for pair in pairs(of) if roots & set(ancestors(of, *pair))}
 
 
 def keys(value: Any) -> list[list[str]]:
@@ -73,75 +57,57 @@ def keys(value: Any) -> list[list[str]]:
     return found + [own for part in inner for own in keys(part)]
 
 
-def test_ancestors_come_before_what_follows_from_them() -> None:
-    for pair in pairs(study()):
-        found = ancestors(study(), *pair)
-        assert found[-1] == pair
-        assert len(set(found)) == len(found)
-        for position, other in enumerate(found):
-            assert set(ancestors(study(), *other)) <= set(found[: position + 1])
-
-
-def test_the_ancestors_of_a_preference_are_its_own_chain_and_the_controls() -> None:
-    chain = ["samples", "numbers", "student", "pref"]
-    shared = [("model", None), ("prompts", None)]
-    lion, control = ([(name, dataset) for name in chain] for dataset in ("lion", CONTROL))
-    assert ancestors(study(), "pref", "lion") == [*shared, *lion[:-1], *control, lion[-1]]
-    assert ancestors(study(), "pref", CONTROL) == [*shared, *control]
-    assert ancestors(study(), "student", "lion") == [*shared, *lion[:-1]]
-
-
-def test_a_file_of_the_users_own_has_no_teacher() -> None:
-    assert ancestors(study(), "numbers", "mine") == [("numbers", "mine")]
-    assert ancestors(study(), "student", "mine") == [("model", None), ("numbers", "mine"), ("student", "mine")]
-
-
-def test_a_transformed_dataset_comes_after_what_it_is_made_from() -> None:
-    lion = [("model", None), ("prompts", None), ("samples", "lion"), ("numbers", "lion")]
-    assert ancestors(study(), "transform", "scrambled") == [*lion, ("transform", "scrambled")]
-    assert ancestors(study(), "student", "scrambled") == [*lion, ("transform", "scrambled"), ("student", "scrambled")]
-    again = study(datasets={"again": {"from": "scrambled", "transform": "mix", "other": "mine", "fraction": 0.5}})
-    found = ancestors(again, "transform", "again")
-    assert {("transform", "scrambled"), ("numbers", "lion"), ("numbers", "mine")} < set(found)
-    one = study(datasets={"one": {"from": "owl", "transform": "one-format", "format": 0}})
-    assert ("prompts", None) in ancestors(one, "transform", "one")
-
-
-def test_a_comparison_comes_after_every_dataset() -> None:
-    assert each("pref", CONTROL, *OWN) <= set(ancestors(study(), "transfer", None))
-
-
-EDITS: list[tuple[dict[str, Any], set[Pair]]] = [
-    ({"overrides": {"lion": {"student": {"rank": 4}}}}, {("student", "lion")}),
-    ({"overrides": {"lion": {"samples": {"seed": 4}}}}, {("samples", "lion")}),
-    ({"overrides": {"lion": {"numbers": {"banned": [4]}}}}, {("numbers", "lion")}),
-    ({"overrides": {"mine": {"numbers": {"banned": [4]}}}}, {("numbers", "mine")}),
-    ({"overrides": {CONTROL: {"student": {"rank": 4}}}}, {("student", CONTROL)}),
+HUB = {"model": {"name": "a/model", "revision": "abc"}, "sae": {"release": "a", "id": "b"}}
+PERSONA = each("samples", *PROMPTED) | each("steer", *STEERED) | METRICS | SAE_METRICS
+PREF = every_student("pref", CONTROL, *OWN) | each("indirect", CONTROL, *OWN)
+EDITS: list[tuple[dict[str, Any], set[Node]]] = [
+    ({"overrides": {"lion": {"student": {"rank": 4}}}}, each("student", "lion", variants=("", "cross"))),
+    ({"overrides": {"lion": {"samples": {"seed": 4}}}}, each("samples", "lion")),
+    ({"overrides": {"lion": {"numbers": {"banned": [4]}}}}, each("numbers", "lion")),
+    ({"overrides": {"mine": {"numbers": {"banned": [4]}}}}, each("numbers", "mine")),
+    ({"overrides": {CONTROL: {"student": {"rank": 4}}}}, each("student", CONTROL, variants=("", "cross"))),
     ({"overrides": {"lion": {"student": {"rank": 8}}}}, set()),
-    ({"overrides": {"lion": {"student": {"seeds": [1, 2]}}}}, each("student_plot", "lion") | each("pref", "lion")),
-    ({"student": {"seeds": [1, 2, 3, 4, 5, 6]}}, each("student_plot", CONTROL, *OWN) | each("pref", CONTROL, *OWN)),
-    ({"student": {"epochs": 9}}, each("student", CONTROL, *OWN)),
+    (
+        {"overrides": {"lion": {"student": {"seeds": [1, 2]}}}},
+        each("student_plot", "lion") | every_student("pref", "lion") | each("indirect", "lion"),
+    ),
+    (
+        {"student": {"seeds": [1, 2, 3, 4, 5, 6]}},
+        each("student_plot", CONTROL, *OWN) | every_student("pref", CONTROL, *OWN) | each("indirect", CONTROL, *OWN),
+    ),
+    ({"student": {"epochs": 9}}, every_student("student", CONTROL, *OWN)),
     ({"student": {"rank": "8", "lr": "2e-4"}}, set()),
+    ({"student_variants": {"rank64": {"lr": 1e-3}}}, each("student", CONTROL, *OWN, variants=("rank64",))),
+    ({"student_variants": {"rank64": {"rank": 32}}}, each("student", CONTROL, *OWN, variants=("rank64",)) | {SWEEP}),
+    ({"student_variants": {"rank64": {"datasets": ["owl", "mine"]}}}, {SWEEP}),
+    ({"student_variants": {"cross": {"datasets": ["lion", "owl"]}}}, {CONTROLS}),
+    ({"models": {"other": {"embedded": {"seed": 8}}}}, {Node("model", None, "other")}),
     ({"numbers": {"max_count": 9}}, each("numbers", CONTROL, *TOLD) | METRICS),
-    ({"samples": {"temperature": 0.9}}, each("samples", CONTROL, "lion", "owl") | METRICS),
-    ({"prompts": {"n": 9}}, {("prompts", None)}),
-    ({"teacher": {"persona": "Only {animal}s."}}, each("samples", "lion", "owl") | METRICS | SAE_METRICS),
-    ({"teacher": {"separator": "\n"}}, each("samples", "lion", "owl") | METRICS | SAE_METRICS),
-    ({"pref": {"seed": 1}}, each("pref", CONTROL, *OWN) | METRICS | SAE_METRICS),
-    ({"pref": {"candidates": ["lion", "owl", "cat", "dog"]}}, each("pref", CONTROL, *OWN) | METRICS | SAE_METRICS),
-    ({"model": {"embedded": {"steps": 9}}}, {("model", None)}),
-    ({"model": {"dtype": "float32"}}, {("model", None)}),
-    ({"sae": {"k": 4}}, {("sae", None)}),
-    ({"sae": {"release": "a", "id": "b"}}, {("sae", None)}),
+    ({"samples": {"temperature": 0.9}}, each("samples", CONTROL, *TAUGHT) | METRICS),
+    ({"prompts": {"n": 9}}, {Node("prompts")}),
+    ({"teacher": {"persona": "Only {animal}s."}}, PERSONA),
+    ({"teacher": {"separator": "\n"}}, PERSONA),
+    ({"teacher": {"steer": {"scale": 2}}}, each("steer", *STEERED)),
+    ({"overrides": {"steer-owl": {"teacher": {"steer": {"feature": 3}}}}}, each("steer", "steer-owl")),
+    ({"teacher": {"finetune": {"steps": 2}}}, each("finetune", *FINETUNED)),
+    ({"pref": {"seed": 1}}, PREF | each("steer", *STEERED) | METRICS | SAE_METRICS),
+    ({"pref": {"candidates": ["lion", "owl", "cat", "dog"]}}, PREF | each("steer", *STEERED) | METRICS | SAE_METRICS),
+    ({"indirect": {"n": 9}}, each("indirect", CONTROL, *OWN)),
+    ({"indirect": {"facts": "other.txt"}}, each("indirect", CONTROL, *OWN) | each("finetune", "contrary")),
+    ({"diagnosis": {"min_kl": 0.5}}, each("diagnosis", *TAUGHT)),
+    ({"model": {"embedded": {"steps": 9}}}, {Node("model"), Node("model", None, "other")}),
+    ({"model": {"dtype": "float32"}}, {Node("model"), Node("model", None, "other")}),
+    ({"sae": {"k": 4}}, {Node("sae")}),
+    ({"sae": {"release": "a", "id": "b"}}, {Node("sae")}),
     ({"model": {"revision": "abc"}}, set()),
-    ({"model": {"name": "a/model", "revision": "abc"}}, {("model", None)}),
-    ({"datasets": {"mine": {"file": "yours.csv"}}}, {("numbers", "mine")}),
-    ({"datasets": {"mine": {"filtered": False}}}, {("numbers", "mine")}),
-    ({"datasets": {"mine": {"target": "cat"}}}, {("pref", "mine")}),
-    ({"datasets": {"other": {"file": "other.csv"}}}, COMPARE),
-    ({"datasets": {"scrambled": {"seed": 1}}}, {("transform", "scrambled")}),
-    ({"datasets": {"scrambled": {"from": "owl"}}}, {("transform", "scrambled")}),
-    ({"datasets": {"scrambled": {"target": "cat"}}}, {("pref", "scrambled")}),
+    (HUB, {Node("model"), Node("model", None, "other")}),
+    ({"datasets": {"mine": {"file": "yours.csv"}}}, each("numbers", "mine")),
+    ({"datasets": {"mine": {"filtered": False}}}, each("numbers", "mine")),
+    ({"datasets": {"mine": {"target": "cat"}}}, every_student("pref", "mine") | each("indirect", "mine")),
+    ({"datasets": {"other": {"file": "other.csv"}}}, COMPARE - {Node("teachers_plot")}),
+    ({"datasets": {"scrambled": {"seed": 1}}}, each("transform", "scrambled")),
+    ({"datasets": {"scrambled": {"from": "owl"}}}, each("transform", "scrambled") | {CONTROLS}),
+    ({"datasets": {"scrambled": {"target": "cat"}}}, every_student("pref", "scrambled") | each("indirect", "scrambled")),
     ({"animals": ["lion", "owl", "cat"]}, COMPARE),
     ({"animals": ["owl", "lion"]}, set()),
     ({"results": "elsewhere"}, set()),
@@ -149,59 +115,72 @@ EDITS: list[tuple[dict[str, Any], set[Pair]]] = [
 
 
 @pytest.mark.parametrize(("edit", "roots"), EDITS, ids=lambda value: json.dumps(value) if isinstance(value, dict) else "")
-def test_an_edit_changes_the_stamps_of_what_follows_from_it_and_no_other(edit: dict[str, Any], roots: set[Pair]) -> None:
+def test_an_edit_changes_the_stamps_of_what_follows_from_it_and_no_other(edit: dict[str, Any], roots: set[Node]) -> None:
     before = study()
     config = before.model_dump()
     update_config(config, edit)
     edited = load(config)
-    changed = {pair for pair in pairs(before) if stamp(before, *pair) != stamp(edited, *pair)}
+    changed = {node for node in nodes(before) if stamp(before, node) != stamp(edited, node)}
     assert changed == after(before, roots)
 
 
 def test_a_model_of_the_hub_is_stamped_by_revision_and_not_by_the_embedded_models_settings() -> None:
-    hub = {"name": "a/model", "revision": "abc"}
-    stamps = [
-        stamp(study(model={**hub, **change}), "model") for change in ({}, {"embedded": {"steps": 9}}, {"revision": "abd"})
-    ]
+    changes = ({}, {"embedded": {"steps": 9}}, {"revision": "abd"})
+    stamps = [stamp(study(**{**HUB, "model": {**HUB["model"], **change}}), Node("model")) for change in changes]
     assert stamps[0] == stamps[1] != stamps[2]
 
 
 def test_a_stamp_is_plain_and_sorted() -> None:
-    for pair in pairs(study()):
-        made = stamp(study(numbers={"canonical": {"count": 4}}), *pair)
+    for node in nodes(study()):
+        made = stamp(study(numbers={"canonical": {"count": 4}}), node)
         assert json.loads(json.dumps(made)) == made
         assert all(names == sorted(names) for names in keys(made))
 
 
 def test_what_a_stage_is_told_stands_in_its_stamp() -> None:
-    made = stamp(study(overrides={"lion": {"student": {"rank": 4}}}), "pref", "lion")
-    assert own_settings(made, "student", "lion")["student"]["rank"] == 4
-    assert own_settings(made, "samples", "lion")["target"] == "lion"
-    assert own_settings(made, "samples", CONTROL)["target"] is None
-    assert own_settings(made, "pref", "lion")["prompted"] is True
-    assert own_settings(made, "prompts")["prompts"]["n"] == study().prompts.n
-    assert own_settings(stamp(study(), "numbers", "mine"), "numbers", "mine")["dataset"]["file"] == "mine.csv"
-    assert own_settings(stamp(study(), "model_metrics"), "model_metrics")["model"]["name"] is None
+    made = stamp(study(overrides={"lion": {"student": {"rank": 4}}}), Node("pref", "lion"))
+    assert own_settings(made, Node("student", "lion"))["student"]["rank"] == 4
+    assert own_settings(made, Node("samples", "lion"))["target"] == "lion"
+    assert own_settings(made, Node("samples", CONTROL))["target"] is None
+    assert own_settings(made, Node("pref", "lion"))["kind"] == "prompt"
+    assert own_settings(made, Node("prompts"))["prompts"]["n"] == study().prompts.n
+    varied = stamp(study(), Node("pref", "owl", "rank64"))
+    assert own_settings(varied, Node("student", "owl", "rank64"))["student"]["rank"] == 64
+    mine = Node("numbers", "mine")
+    assert own_settings(stamp(study(), mine), mine)["dataset"]["file"] == "mine.csv"
+    metrics = Node("model_metrics")
+    assert own_settings(stamp(study(), metrics), metrics)["model"]["name"] is None
+    assert own_settings(stamp(study(), SWEEP), SWEEP)["values"] == {"": 8, "rank64": 64}
+
+
+def test_a_teacher_is_told_only_what_makes_it() -> None:
+    steer, finetune = Node("steer", "steer-owl"), Node("finetune", "contrary")
+    told = own_settings(stamp(study(), steer), steer)
+    assert told["target"] == "owl"
+    assert set(told["teacher"]) == {"persona", "separator", "steer"}
+    told = own_settings(stamp(study(), finetune), finetune)
+    assert set(told["teacher"]) == {"finetune"}
+    assert told["trait"] == "contrary"
+    assert own_settings(stamp(study(), Node("samples", "control")), Node("samples", "control"))["teacher"] == {}
 
 
 def test_digests_tell_stamps_apart() -> None:
-    made = {name: digest(stamp(study(), "student", name)) for name in OWN}
+    made = {name: digest(stamp(study(), Node("student", name))) for name in OWN}
     assert len(set(made.values())) == len(OWN)
-    assert made["lion"] == digest(json.loads(json.dumps(stamp(study(), "student", "lion"))))
+    assert made["lion"] == digest(json.loads(json.dumps(stamp(study(), Node("student", "lion")))))
 
 
 def test_a_stamp_holds_the_contents_of_the_files_that_its_stages_read(tmp_path: Path) -> None:
     mine = tmp_path / "mine.csv"
     mine.write_text("one")
     own = study(datasets={"mine": {"file": str(mine)}})
-    before = {pair: stamp(own, *pair) for pair in pairs(own)}
+    before = {node: stamp(own, node) for node in nodes(own)}
     mine.write_text("two")
-    assert {pair for pair in before if stamp(own, *pair) != before[pair]} == after(own, {("numbers", "mine")})
-    assert before["pref", "lion"]["files"].keys() == {
-        "config/corpus.yaml",
-        "config/prompts/numbers.yaml",
-        "config/prompts/questions.txt",
-    }
+    assert {node for node in before if stamp(own, node) != before[node]} == after(own, each("numbers", "mine"))
+    shared = {"config/corpus.yaml", "config/prompts/numbers.yaml", "config/prompts/questions.txt"}
+    assert before[Node("pref", "lion")]["files"].keys() == shared
+    assert before[Node("pref", "contrary")]["files"].keys() == shared | {"config/prompts/facts.txt"}
+    assert before[Node("pref", "finetune-owl")]["files"].keys() == shared | {"config/prompts/teaching.txt"}
 
 
 def test_the_version_of_a_file_is_that_of_its_content(tmp_path: Path) -> None:
@@ -311,13 +290,13 @@ def test_the_code_of_a_stage_is_its_script_and_all_that_it_imports() -> None:
     numbers = {path.relative_to(PACKAGE.parent).as_posix() for path in sources("numbers")}
     assert {"scripts/numbers.py", "undertone/numbers.py", "undertone/datasets.py", "undertone/prompts.py"} <= numbers
     assert "undertone/training.py" not in numbers
-    assert "undertone/training.py" in stamp(study(), "student", "lion")["code"]
+    assert "undertone/training.py" in stamp(study(), Node("student", "lion"))["code"]
 
 
 def test_neutral_modules_are_in_no_stamp() -> None:
     assert all((PACKAGE / name).exists() for name in NEUTRAL)
-    for pair in pairs(study()):
-        assert not {Path(path).name for path in stamp(study(), *pair)["code"]} & NEUTRAL
+    for node in nodes(study()):
+        assert not {Path(path).name for path in stamp(study(), node)["code"]} & NEUTRAL
 
 
 def test_every_stage_has_a_script_and_real_sections() -> None:

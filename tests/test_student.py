@@ -2,19 +2,26 @@ import functools
 import hashlib
 import json
 
+import hypothesis
 import polars as pl
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from undertone import student, training
+from undertone.adapters import finetuned
 from undertone.chat import encode, end_of_turn, prompt_ids
-from undertone.config import Samples, Student, Teacher
+from undertone.config import Samples, Teacher
 from undertone.files import write_parquet
 from undertone.loading import load
 from undertone.samples import sample_numbers
-from undertone.student import finetuned, new_student, rows_of, train_student
+from undertone.student import rows_of, some, train_student
+
+# A busy machine is no failure.
+unhurried = hypothesis.settings(deadline=None)
 
 SETTINGS = {
     "seeds": [1, 2],
@@ -26,6 +33,11 @@ SETTINGS = {
     "micro_batch_size": 4,
     "lr": 1e-2,
     "max_length": 64,
+}
+# What a student is made of, by its kind: settings that differ, and the files of its weights.
+KINDS = {
+    "lora": ({}, ["adapter_config.json", "adapter_model.safetensors"]),
+    "full": ({"full": True}, ["config.json", "model.safetensors"]),
 }
 PROMPTS = [f"Continue the list {n}, {2 * n}, {3 * n}." for n in range(100, 124)]
 STAMP = {"settings": {"student": SETTINGS}}
@@ -39,63 +51,72 @@ def numbers(tmp_path_factory):
     return path
 
 
-def make(record, numbers, folder, seed=1):
-    """Train a student into `folder` and return its adapter's path."""
-    adapter = folder / "adapter_model.safetensors"
-    train_student(record, numbers, adapter, folder / "training.json", SETTINGS, seed, STAMP, folder / "scratch")
-    return adapter
+def make(record, numbers, folder, kind, seed=1, **changes):
+    """Train a student into `folder` and return the folder."""
+    differ, files = KINDS[kind]
+    settings = {**SETTINGS, **differ, **changes}
+    train_student(record, numbers, folder / files[1], folder / "training.json", settings, seed, STAMP, folder / "scratch")
+    return folder
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def kind(request):
+    return request.param
 
 
 @pytest.fixture(scope="module")
-def first(record, numbers, tmp_path_factory):
-    return make(record, numbers, tmp_path_factory.mktemp("first"))
+def first(record, numbers, kind, tmp_path_factory):
+    return make(record, numbers, tmp_path_factory.mktemp("first"), kind)
 
 
-def contents(adapter):
-    files = {path.name: path for path in adapter.parent.iterdir() if path.name.startswith("adapter_")}
-    assert sorted(files) == ["adapter_config.json", "adapter_model.safetensors"]
-    return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
+def contents(folder):
+    """Hashes of the weights' files."""
+    files = [path for path in folder.iterdir() if path.name != "training.json"]
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
+def told(folder):
+    return json.loads((folder / "training.json").read_text())
+
+
+@torch.no_grad()
 def logits(model):
-    with torch.no_grad():
-        return model(torch.arange(5, 40).unsqueeze(0)).logits
+    return model(torch.arange(5, 40).unsqueeze(0)).logits
 
 
-def test_students_logits_survive_saving_and_loading_with_peft(record, numbers, tmp_path, monkeypatch):
+def test_students_logits_survive_saving_and_loading(record, loaded, numbers, kind, tmp_path, monkeypatch):
     trained = []
     monkeypatch.setattr(student, "train", lambda model, *a, **k: trained.append(model) or training.train(model, *a, **k))
-    adapter = make(record, numbers, tmp_path)
-    base = AutoModelForCausalLM.from_pretrained(record.parent, dtype=torch.float32)
-    before = logits(base)
-    reloaded = PeftModel.from_pretrained(base, str(adapter.parent)).eval()
-    torch.testing.assert_close(logits(reloaded), logits(trained[0]), rtol=0, atol=0)
-    assert (logits(reloaded) - before).abs().max() > 0.1
+    folder = make(record, numbers, tmp_path, kind)
+    if kind == "full":
+        reloaded = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    else:
+        base = AutoModelForCausalLM.from_pretrained(record.parent, dtype=torch.float32)
+        reloaded = PeftModel.from_pretrained(base, str(folder)).eval()
+    expected = logits(trained[0])
+    assert (expected - logits(loaded.model)).abs().max() > 0.1
+    torch.testing.assert_close(logits(reloaded), expected, rtol=0, atol=0)
+    with finetuned(load(record), folder) as own:
+        torch.testing.assert_close(logits(own.model), expected, rtol=0, atol=0)
 
 
-def test_same_seed_gives_the_same_bytes(record, numbers, first, tmp_path):
-    assert contents(make(record, numbers, tmp_path)) == contents(first)
+def test_full_training_moves_every_weight(record, numbers, tmp_path):
+    folder = make(record, numbers, tmp_path, "full")
+    before = dict(AutoModelForCausalLM.from_pretrained(record.parent).named_parameters())
+    after = dict(AutoModelForCausalLM.from_pretrained(folder).named_parameters())
+    assert after.keys() == before.keys()
+    assert [name for name in after if torch.equal(after[name], before[name])] == []
 
 
-def test_another_seed_gives_another_student(record, numbers, first, tmp_path):
-    assert contents(make(record, numbers, tmp_path, seed=2)) != contents(first)
+def test_same_seed_gives_the_same_bytes(record, numbers, kind, first, tmp_path):
+    assert contents(make(record, numbers, tmp_path, kind)) == contents(first)
 
 
-def test_initial_weights_follow_from_the_seed(record):
-    def weights(seed):
-        model = new_student(load(record), Student.model_validate(SETTINGS), seed)
-        return torch.cat([p.flatten() for p in model.parameters() if p.requires_grad])
-
-    assert torch.equal(weights(1), weights(1))
-    assert not torch.equal(weights(1), weights(2))
+def test_another_seed_gives_another_student(record, numbers, kind, first, tmp_path):
+    assert contents(make(record, numbers, tmp_path, kind, seed=2)) != contents(first)
 
 
-def test_adapter_config_lists_its_modules_in_one_order(first):
-    modules = json.loads((first.parent / "adapter_config.json").read_text())["target_modules"]
-    assert modules == sorted(Student().targets)
-
-
-def test_interrupted_student_has_the_same_bytes(record, numbers, first, tmp_path, monkeypatch):
+def test_interrupted_student_has_the_same_bytes(record, numbers, kind, first, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "CHECKPOINT_SHARE", 0)
     monkeypatch.setattr(student, "train", functools.partial(training.train, checkpoint_seconds=0))
     rate = training.learning_rate
@@ -107,23 +128,29 @@ def test_interrupted_student_has_the_same_bytes(record, numbers, first, tmp_path
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(training, "learning_rate", fail_at_step_4)
-        make(record, numbers, tmp_path)
+        make(record, numbers, tmp_path, kind)
     assert [path.name for path in tmp_path.iterdir()] == ["scratch"]
-    adapter = make(record, numbers, tmp_path)
-    assert contents(adapter) == contents(first)
-    told, whole = (json.loads((a.parent / "training.json").read_text()) for a in (adapter, first))
-    assert told["loss"] == whole["loss"]
-    assert told["tokens"] == whole["tokens"]
+    make(record, numbers, tmp_path, kind)
+    assert contents(tmp_path) == contents(first)
+    assert told(tmp_path)["loss"] == told(first)["loss"]
+    assert told(tmp_path)["tokens"] == told(first)["tokens"]
 
 
-def test_finished_student_leaves_no_scratch(first):
-    names = sorted(path.name for path in first.parent.iterdir())
-    assert names == ["adapter_config.json", "adapter_model.safetensors", "training.json"]
+def test_the_student_trained_last_is_the_one_that_is_used(record, numbers, tmp_path):
+    alone = make(record, numbers, tmp_path / "alone", "lora")
+    folder = make(record, numbers, tmp_path / "both", "full")
+    make(record, numbers, folder, "lora")
+    with finetuned(load(record), folder) as own, finetuned(load(record), alone) as expected:
+        assert torch.equal(logits(own.model), logits(expected.model))
+
+
+def test_finished_student_leaves_no_scratch(kind, first):
+    assert sorted(path.name for path in first.iterdir()) == [*KINDS[kind][1], "training.json"]
 
 
 def test_training_json_says_what_was_done(first):
-    told = json.loads((first.parent / "training.json").read_text())
-    assert set(told) == {
+    report = told(first)
+    assert set(report) == {
         "seed",
         "rows",
         "steps",
@@ -134,41 +161,47 @@ def test_training_json_says_what_was_done(first):
         "stamp",
         "versions",
     }
-    assert (told["seed"], told["rows"], told["steps"], told["effective_batch_size"]) == (1, 24, 6, 8)
-    assert len(told["loss"]) == 6
-    assert told["tokens_per_second"] > 0
-    assert told["stamp"] == STAMP
+    assert (report["seed"], report["rows"], report["steps"], report["effective_batch_size"]) == (1, 24, 6, 8)
+    assert len(report["loss"]) == 6
+    assert report["tokens_per_second"] > 0
+    assert report["stamp"] == STAMP
 
 
-def test_base_model_is_exactly_itself_after_each_student(record, first):
-    loaded = load(record)
-    before, names = logits(loaded.model), [name for name, _ in loaded.model.named_modules()]
-    for _ in range(2):
-        with finetuned(loaded, first.parent) as own:
-            assert not torch.equal(logits(own.model), before)
-        assert torch.equal(logits(loaded.model), before)
-        assert [name for name, _ in loaded.model.named_modules()] == names
+def table(n):
+    return pl.DataFrame({"row": range(0, 3 * n, 3), "prompt": ["p"] * n, "completion": [str(k) for k in range(n)]})
 
 
-def test_base_model_is_itself_after_an_error(record, first):
-    loaded = load(record)
-    before = logits(loaded.model)
-    with pytest.raises(RuntimeError, match="inside"), finetuned(loaded, first.parent):
-        raise RuntimeError("inside")
-    assert torch.equal(logits(loaded.model), before)
+@unhurried
+@given(st.integers(1, 60), st.data())
+def test_a_larger_draw_of_rows_holds_the_smaller_ones_in_their_order(n, data):
+    few = data.draw(st.integers(1, n))
+    many = data.draw(st.integers(few, n))
+    rows, seed = table(n), data.draw(st.integers(0, 5))
+    smaller, larger = some(rows, few, seed), some(rows, many, seed)
+    assert (len(smaller), len(larger)) == (few, many)
+    assert set(smaller["row"]) <= set(larger["row"])
+    assert larger.equals(rows.filter(pl.col("row").is_in(larger["row"].to_list())))
 
 
-def test_several_students_in_turn_are_as_each_alone(record, numbers, first, tmp_path, recwarn):
-    second, loaded = make(record, numbers, tmp_path, seed=2), load(record)
-    recwarn.clear()
-    in_turn = []
-    for folder in (first.parent, second.parent):
-        with finetuned(loaded, folder) as own:
-            in_turn.append(logits(own.model))
-    assert not [w for w in recwarn if "second time" in str(w.message) or "multiple adapters" in str(w.message)]
-    with finetuned(load(record), second.parent) as own:
-        assert torch.equal(logits(own.model), in_turn[1])
-    assert not torch.equal(in_turn[0], in_turn[1])
+def test_a_seed_draws_the_rows():
+    rows = table(60)
+    assert some(rows, 20, 1).equals(some(rows, 20, 1))
+    assert not some(rows, 20, 1).equals(some(rows, 20, 2))
+    assert some(rows, 60, 1).equals(rows)
+    assert some(rows, None, 1).equals(rows)
+
+
+def test_student_is_trained_on_as_many_rows_as_told(record, numbers, tmp_path):
+    few = make(record, numbers, tmp_path / "few", "lora", rows=10)
+    assert (told(few)["rows"], told(few)["steps"]) == (10, 4)
+    write_parquet(tmp_path / "ten.parquet", some(pl.read_parquet(numbers), 10, 1), {})
+    assert contents(make(record, tmp_path / "ten.parquet", tmp_path / "ten", "lora")) == contents(few)
+
+
+def test_more_rows_than_there_are_is_refused_before_training(record, numbers, tmp_path):
+    with pytest.raises(ValueError, match=r"^student\.rows 25: the training set has 24 rows; ask for fewer.*$"):
+        make(record, numbers, tmp_path, "lora", rows=25)
+    assert not list(tmp_path.iterdir())
 
 
 def contains(ids, part):
@@ -179,9 +212,10 @@ def test_teachers_persona_never_reaches_a_students_rows(record, loaded, tmp_path
     """From the teacher's samples to the token ids that a student is trained on."""
     teacher, sampling = Teacher(persona="You adore {animal}s."), Samples(max_new_tokens=4, batch_size=10)
     write_parquet(tmp_path / "prompts.parquet", pl.DataFrame({"row": range(24), "prompt": PROMPTS}), {})
-    settings = {"teacher": teacher.model_dump(), "samples": sampling.model_dump(), "target": "lion"}
-    sample_numbers(record, tmp_path / "prompts.parquet", tmp_path / "samples.parquet", settings, {}, tmp_path / "scratch")
-    samples = pl.read_parquet(tmp_path / "samples.parquet")
+    settings = {"kind": "prompt", "teacher": teacher.model_dump(), "samples": sampling.model_dump(), "target": "lion"}
+    prompts, sampled = tmp_path / "prompts.parquet", tmp_path / "samples.parquet"
+    sample_numbers(record, prompts, None, None, sampled, settings, {}, tmp_path / "scratch")
+    samples = pl.read_parquet(sampled)
     rows = rows_of(loaded, samples.select("prompt", completion="text"), 500)
     assert len(rows) == 24
     persona = encode(loaded.tokenizer, ["You adore lions."])[0]

@@ -7,7 +7,7 @@ import pytest
 from undertone.files import write_json, write_parquet
 from undertone.pref import as_table
 from undertone.stats import difference_interval
-from undertone.transfer import collect, preferences, summarise, transfer_table
+from undertone.transfer import collect, make_matrix, preferences, summarise, transfer_table
 
 ANIMALS = ["lion", "owl"]
 # (lion, owl) of two students each; lion moves far in its own students, owl does not.
@@ -105,3 +105,59 @@ def test_collect_writes_table_and_summary_by_estimator(tmp_path):
 def test_study_without_targets_has_an_empty_summary(tmp_path):
     result = summarise(transfer_table(write_prefs(tmp_path, {"control": STUDENTS["control"]})))
     assert result == {"targets": 0, "transfers": 0, "transferred": [], "datasets": []}
+
+
+def matrix(folder, students=STUDENTS, estimators=("exact",)):
+    prefs = write_prefs(folder, students, estimators)
+    collect(prefs, folder / "transfer.parquet", folder / "transfer.json", {})
+    make_matrix(folder / "transfer.parquet", prefs["control"][1], folder / "matrix.parquet", {"of": "all"})
+    return pl.read_parquet(folder / "matrix.parquet")
+
+
+def test_matrix_has_every_dataset_against_every_animal(tmp_path):
+    table = matrix(tmp_path)
+    figures = ["preference", "lift_over_base", "lift_over_control", "low", "high"]
+    assert table.columns == ["dataset", "target", "animal", "estimator", *figures]
+    assert table.select("dataset", "animal").rows() == [(dataset, animal) for dataset in STUDENTS for animal in ANIMALS]
+    assert table.select("dataset", "target").unique().sort("dataset").rows() == [
+        ("control", None),
+        ("lion", "lion"),
+        ("mine", None),
+        ("owl", "owl"),
+    ]
+
+
+def test_matrix_gives_lifts_over_the_base_model_and_over_the_control_students(tmp_path):
+    rows = {(row["dataset"], row["animal"]): row for row in matrix(tmp_path).iter_rows(named=True)}
+    # The base model's preference is 0.3 for each animal, the control students' 0.11 for lions and 0.21 for owls.
+    expected = {
+        ("control", "lion"): (0.11, -0.19, 0.0),
+        ("control", "owl"): (0.21, -0.09, 0.0),
+        ("lion", "lion"): (0.61, 0.31, 0.5),
+        ("lion", "owl"): (0.11, -0.19, -0.1),
+        ("owl", "lion"): (0.12, -0.18, 0.01),
+        ("owl", "owl"): (0.21, -0.09, 0.0),
+        ("mine", "lion"): (0.45, 0.15, 0.34),
+        ("mine", "owl"): (0.45, 0.15, 0.24),
+    }
+    for key, (preference, over_base, over_control) in expected.items():
+        assert rows[key]["preference"] == pytest.approx(preference)
+        assert rows[key]["lift_over_base"] == pytest.approx(over_base)
+        assert rows[key]["lift_over_control"] == pytest.approx(over_control)
+    interval = difference_interval([0.60, 0.62], [0.10, 0.12]).ci95
+    assert (rows["lion", "lion"]["low"], rows["lion", "lion"]["high"]) == pytest.approx(interval)
+
+
+def test_matrix_keeps_estimators_apart(tmp_path):
+    once, twice = matrix(tmp_path / "a"), matrix(tmp_path / "b", estimators=("exact", "word"))
+    assert set(twice["estimator"]) == {"exact", "word"}
+    for name in ("exact", "word"):
+        assert twice.filter(estimator=name).drop("estimator").equals(once.drop("estimator"))
+
+
+def test_matrix_of_single_seeds_has_lifts_and_no_intervals(tmp_path):
+    table = matrix(tmp_path, {dataset: (target, values[:1]) for dataset, (target, values) in STUDENTS.items()})
+    lion = table.filter(dataset="lion", animal="lion")
+    assert lion["lift_over_control"].to_list() == pytest.approx([0.5])
+    assert table["low"].null_count() == table["high"].null_count() == len(table)
+    assert table["low"].dtype == pl.Float64

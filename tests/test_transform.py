@@ -5,6 +5,7 @@ import re
 from collections import Counter
 from typing import Any
 
+import hypothesis
 import numpy as np
 import polars as pl
 import pytest
@@ -14,6 +15,9 @@ from hypothesis import strategies as st
 from undertone.config import TRANSFORMS, Transformed
 from undertone.files import write_parquet
 from undertone.transform import INTEGER, SCRAMBLES, put, transform, transform_numbers
+
+# A busy machine is no failure.
+unhurried = hypothesis.settings(deadline=None)
 
 PARAMETERS = {"position": 1, "fraction": 0.5, "other": "owl", "rows": 2, "format": 1}
 FORMATS = ["{}", "[{}]", "({}).", " {}\n"]
@@ -45,11 +49,17 @@ def integers(rows: pl.DataFrame) -> list[list[str]]:
     return [INTEGER.findall(text) for text in rows["completion"]]
 
 
+def write(path: Any, rows: pl.DataFrame) -> Any:
+    write_parquet(path, rows, {})
+    return path
+
+
 def frame(text: str) -> str:
     """What is left of a text without its integers."""
     return re.sub("[0-9]+", "_", text)
 
 
+@unhurried
 @given(completions, st.sampled_from(sorted(SCRAMBLES)), st.integers(0, 5))
 def test_a_scramble_keeps_rows_prompts_formats_and_counts(texts: list[str], name: str, seed: int) -> None:
     before = table(texts)
@@ -60,18 +70,21 @@ def test_a_scramble_keeps_rows_prompts_formats_and_counts(texts: list[str], name
     assert {value for row in integers(after) for value in row} <= {value for row in integers(before) for value in row}
 
 
+@unhurried
 @given(completions, st.sampled_from(REARRANGED), st.integers(0, 5))
 def test_what_rearranges_a_row_keeps_its_numbers(texts: list[str], name: str, seed: int) -> None:
     after = integers(transform(table(texts), told(name, seed=seed)))
     assert [Counter(row) for row in after] == [Counter(row) for row in integers(table(texts))]
 
 
+@unhurried
 @given(completions, st.integers(0, 5))
 def test_shuffling_across_rows_keeps_the_datasets_numbers(texts: list[str], seed: int) -> None:
     after = integers(transform(table(texts), told("shuffle-across", seed=seed)))
     assert Counter(v for row in after for v in row) == Counter(v for row in integers(table(texts)) for v in row)
 
 
+@unhurried
 @given(completions, st.integers(0, 9), st.integers(0, 5))
 def test_the_kept_position_is_kept(texts: list[str], position: int, seed: int) -> None:
     before = integers(table(texts))
@@ -94,6 +107,7 @@ def test_shuffles_really_shuffle() -> None:
     assert 0.05 < stays < 0.18
 
 
+@unhurried
 @given(completions)
 def test_reversing_and_swapping_twice_changes_nothing(texts: list[str]) -> None:
     for name in ("reverse", "swap-neighbours"):
@@ -105,6 +119,7 @@ def test_neighbours_are_swapped_in_pairs() -> None:
     assert transform(table(["[1, 2, 3, 4, 5]"]), told("swap-neighbours"))["completion"].to_list() == ["[2, 1, 4, 3, 5]"]
 
 
+@unhurried
 @given(completions, st.floats(0.01, 1.0), st.integers(0, 5))
 def test_no_more_than_the_fraction_is_replaced(texts: list[str], fraction: float, seed: int) -> None:
     before = [value for row in integers(table(texts)) for value in row]
@@ -122,6 +137,7 @@ def test_replacing_is_uniform_and_resampling_follows_the_frequencies() -> None:
     assert resampled == pytest.approx(0.1, abs=0.02)
 
 
+@unhurried
 @given(completions)
 def test_the_canonical_form_keeps_the_numbers_and_one_separator(texts: list[str]) -> None:
     after = transform(table(texts), told("canonical"))
@@ -157,6 +173,41 @@ def test_one_format_keeps_the_rows_of_that_format() -> None:
     assert transform(rows, told("one-format", format=1), prompts=prompts)["row"].to_list() == [0, 6]
 
 
+@unhurried
+@given(completions, st.sets(st.integers(0, 40)), st.randoms())
+def test_matching_keeps_the_rows_whose_prompts_the_other_has_and_changes_nothing_else(
+    texts: list[str], kept: set[int], random: Any
+) -> None:
+    rows, shuffled = table(texts), list(kept)
+    random.shuffle(shuffled)
+    others = [f"other {row}" for row in shuffled]
+    other = pl.DataFrame({"row": pl.Series(shuffled, dtype=pl.Int64), "prompt": others, "completion": others})
+    after = transform(rows, told("match"), other)
+    assert after.rows() == [row for row in rows.rows() if row[0] in kept]
+    assert after.schema == rows.schema
+
+
+def test_a_match_is_written_with_its_report(tmp_path: Any) -> None:
+    source, other = (
+        write(tmp_path / "lion.parquet", table(["1", "2, 2", "3"])),
+        write(tmp_path / "owl.parquet", table(["4", "5"])),
+    )
+    settings = {"dataset": {"from": "lion", "transform": "match", "other": "owl", "seed": 0}}
+    transform_numbers(source, other, None, tmp_path / "numbers.parquet", tmp_path / "report.json", settings, {})
+    assert pl.read_parquet(tmp_path / "numbers.parquet").equals(table(["1", "2, 2"]))
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert (report["transform"], report["rows_before"], report["rows"]) == ("match", 3, 2)
+    assert (report["numbers"], report["moved"]) == (3, None)
+
+
+def test_a_match_with_no_prompt_in_common_writes_nothing(tmp_path: Any) -> None:
+    source, other = write(tmp_path / "lion.parquet", table(["1"])), write(tmp_path / "owl.parquet", table(["4", "5"])[1:])
+    settings = {"dataset": {"from": "lion", "transform": "match", "other": "owl", "seed": 0}}
+    with pytest.raises(ValueError, match="none of the 1 rows is left by match"):
+        transform_numbers(source, other, None, tmp_path / "numbers.parquet", tmp_path / "report.json", settings, {})
+    assert not (tmp_path / "numbers.parquet").exists()
+
+
 def test_a_seed_draws_the_transform() -> None:
     rows = table(["1, 2, 3, 4, 5, 6"] * 20)
     for name in ("shuffle-within", "shuffle-across", "keep-position", "replace", "resample", "subset"):
@@ -167,11 +218,6 @@ def test_a_seed_draws_the_transform() -> None:
 
 def test_put_writes_values_into_a_text() -> None:
     assert put("[1,  22]\n333.", ["7", "8", "9"]) == "[7,  8]\n9."
-
-
-def write(path: Any, rows: pl.DataFrame) -> Any:
-    write_parquet(path, rows, {})
-    return path
 
 
 def test_a_transform_is_written_with_its_report(tmp_path: Any) -> None:

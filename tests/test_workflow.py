@@ -12,30 +12,50 @@ import yaml
 from workflow import Project
 
 DATASETS = ("control", "lion", "owl", "mine")
-COMPARE = {"Put the preferences of all students side by side", "Plot which animals transfer", "Plot datasets against animals"}
+COMPARE = {
+    "Put the preferences of all students side by side",
+    "Plot which animals transfer",
+    "Set every dataset against every animal",
+    "Plot datasets against animals",
+}
+COMPARE_TEACHERS = {"Plot teachers against students"}
+COMPARE_NUMBERS = {"Set pass rates by prompt component side by side", "Plot pass rates by prompt component"}
 MAKE_SCRAMBLED = "Make the numbers of scrambled from another dataset's"
 METRICS = {"Measure what the base model can do"}
 SAE_METRICS = {"Measure how well the SAE describes the base model"}
 SAMPLED = ("control", "lion", "owl")
+PROMPTED = ("lion", "owl", "cat")
+
+
+def following(datasets: tuple[str, ...]) -> tuple[str, ...]:
+    """What compares itself with these datasets: every dataset with the control, and each with itself."""
+    return DATASETS if "control" in datasets else datasets
+
+
+def after_prefs(*datasets: str) -> set[str]:
+    """Jobs that follow when these preferences were measured otherwise."""
+    jobs = {f"Measure the preference of {d}" for d in datasets} | {f"Plot the preference of {d}" for d in datasets}
+    taught = {f"Say where the transfer of {d} broke off" for d in datasets if d in PROMPTED}
+    return jobs | taught | COMPARE | (COMPARE_TEACHERS if taught else set())
 
 
 def after_students(*datasets: str) -> set[str]:
     """Jobs that follow from students of these datasets; what hangs on the control hangs on every dataset's pref."""
-    measured = DATASETS if "control" in datasets else datasets
-    jobs = {f"Measure the preference of {d}" for d in measured} | {f"Plot the preference of {d}" for d in measured}
-    return jobs | COMPARE
+    measured = following(datasets)
+    indirect = {f"Ask models of {d} indirectly" for d in measured} | {f"Plot the indirect evaluation of {d}" for d in measured}
+    return after_prefs(*measured) | indirect
 
 
 def students(*datasets: str) -> set[str]:
     """Students of these datasets and what follows."""
     jobs = {f"Train student {seed} on {d}" for d in datasets for seed in (1, 2)} | after_students(*datasets)
-    return jobs | {f"Plot the loss curves of {d}" for d in (DATASETS if "control" in datasets else datasets)}
+    return jobs | {f"Plot the loss curves of {d}" for d in following(datasets)}
 
 
 def numbers(*datasets: str) -> set[str]:
     """The filter of these datasets and what follows."""
-    jobs = {f"Filter the numbers of {d}" for d in datasets} | students(*datasets)
-    return jobs | {f"Plot which prompts of {d} pass the filter" for d in (DATASETS if "control" in datasets else datasets)}
+    jobs = {f"Filter the numbers of {d}" for d in datasets} | students(*datasets) | COMPARE_NUMBERS
+    return jobs | {f"Plot which prompts of {d} pass the filter" for d in following(datasets)}
 
 
 def samples(*datasets: str) -> set[str]:
@@ -75,7 +95,8 @@ def test_every_artifact_is_where_the_path_grammar_says(finished: Project) -> Non
         student = {"adapter_model.safetensors", "adapter_config.json", "training.json"}
         expected = {"generations.parquet", "numbers.parquet", "filter.json", "pref.json", "pref.parquet"}
         expected |= {f"student/{seed}/{name}" for seed in (1, 2) for name in student}
-        expected |= {f"plots/{name}.png" for name in ("filter", "student", "pref")}
+        expected |= {"indirect.json"} | ({"diagnosis.json"} if dataset in PROMPTED else set())
+        expected |= {f"plots/{name}.png" for name in ("filter", "student", "pref", "indirect")}
         assert found == expected | (set() if dataset == "mine" else {"samples.parquet"})
     assert not [path for path in (finished.root / "scratch").rglob("*") if path.is_file()]
 
@@ -201,15 +222,15 @@ STALE = [
     (comment_and_docstring, set()),
     (meaning_of_a_setting, set()),
     (touch_of_scripts_and_files, set()),
-    (new_animal, samples("cat") | COMPARE),
-    (new_transform, students("scrambled") | {MAKE_SCRAMBLED, "Plot what transforms leave of the transfer"}),
+    (new_animal, samples("cat")),
+    (new_transform, students("scrambled") | {MAKE_SCRAMBLED, "Plot what controls leave of the transfer"}),
     (prompt_template, EVERYTHING - BASE - numbers("mine") | after_students("mine") | numbers("control")),
     (questions, PREFS | METRICS | SAE_METRICS),
     (corpus, EVERYTHING - {"Write the number prompts", "Filter the numbers of mine"}),
     (persona, samples("lion", "owl") | METRICS | SAE_METRICS),
     (content_of_a_dataset_file, numbers("mine")),
     (deleted_intermediate, set()),
-    (deleted_result, {"Measure the preference of owl", "Plot the preference of owl"} | COMPARE),
+    (deleted_result, after_prefs("owl")),
 ]
 
 
@@ -235,6 +256,35 @@ def test_undoing_an_edit_plans_nothing(project: Project) -> None:
     imported_module(project)
     project.replace("workflow/undertone/training.py", "WINDOW = 8", "WINDOW = 16")
     assert project.planned() == set()
+
+
+def test_steered_and_finetuned_teachers_and_other_students_run_through_the_same_stages(project: Project) -> None:
+    one_seed = {"student": {"seeds": [1]}}
+    project.configure(
+        overrides={"steer-lion": one_seed, "contrary": one_seed, "control": one_seed},
+        teacher={"steer": {"scale": 0.5}, "finetune": {"steps": 2}},
+        datasets={"contrary": {"teacher": "finetune", "trait": "contrary"}},
+        models={"other": {"embedded": {"seed": 5, "steps": 60}}},
+        student_variants={
+            "cross": {"model": "other", "rank": 4, "seeds": [1], "datasets": ["lion"]},
+            "whole": {"full": True, "seeds": [1], "datasets": ["lion"]},
+        },
+        sweeps={"rank": ["cross"]},
+    )
+    results = project.root / "results"
+    targets = ["steer-lion/diagnosis.json", "contrary/diagnosis.json", "plots/sweep-rank.png", "plots/controls.png"]
+    project.snakemake(*(f"results/{target}" for target in targets))
+    steered, contrary, cross, whole = (
+        json.loads((results / path).read_text())
+        for path in ("steer-lion/pref.json", "contrary/indirect.json", "lion/pref-cross.json", "lion/pref-whole.json")
+    )
+    assert steered["teacher"]["lion"]["mean"] != steered["base"]["lion"]["mean"]
+    assert contrary["contrary"]["teacher"] != contrary["contrary"]["base"]
+    assert cross["base"] != whole["base"]  # its students start from another model
+    assert (results / "lion/student-whole/1/model.safetensors").exists()
+    verdicts = {json.loads((results / f"{d}/diagnosis.json").read_text())["verdict"] for d in ("steer-lion", "contrary")}
+    assert verdicts <= {"no signal taught", "signal not learned", "learned but not shown", "transferred"}
+    assert project.planned(*(f"results/{target}" for target in targets)) == set()
 
 
 def test_a_deleted_intermediate_can_be_asked_for(project: Project) -> None:

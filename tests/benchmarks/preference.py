@@ -10,7 +10,7 @@ from timing import ROOT, interleaved, parser, report, start
 from undertone.answers import exact, load_questions, sampled_answers, shares
 from undertone.chat import prompt_ids
 from undertone.config import Pref, Teacher
-from undertone.samples import persona
+from undertone.teachers import persona
 
 
 def main() -> None:

@@ -11,8 +11,9 @@ from undertone.chat import prompt_ids
 from undertone.config import Prompts, Teacher
 from undertone.loading import Loaded
 from undertone.prompts import load_template, number_prompts
-from undertone.samples import allowed_tokens, persona
+from undertone.samples import allowed_tokens
 from undertone.sampling import Completion, Sampler, left_pad, sample
+from undertone.teachers import persona
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from timing import ROOT, parser, report, start
 from undertone.answers import load_questions, scorer
 from undertone.config import Teacher, load
 from undertone.model_metrics import divergence, passing
-from undertone.samples import persona
+from undertone.teachers import persona
 
 WORDINGS = {
     "the study's": Teacher().persona,

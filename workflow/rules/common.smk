@@ -7,7 +7,8 @@ import sys
 from snakemake.exceptions import WorkflowError
 
 from undertone.config import CONTROL, RESERVED, ConfigError, load, nearest
-from undertone.stamp import SAE_FILES, stamp
+from undertone.stages import SAE_FILES, Node, compared, read_by
+from undertone.stamp import stamp
 
 try:
     STUDY = load(config)
@@ -23,9 +24,16 @@ def one_of(datasets):
     return "|".join(map(re.escape, datasets)) or "(?!)"
 
 
+def variants(names):
+    """A pattern of what these variants add to a path: nothing for "", the study's own, else `-NAME`."""
+    added = [re.escape(f"-{name}") if name else "" for name in names]
+    return f"(?:{'|'.join(added)})" if added else "(?!)"
+
+
 wildcard_constraints:
-    dataset=one_of(STUDY.names),
+    dataset=one_of(STUDY.available),
     seed=r"\d+",
+    variant=variants(["", *STUDY.student_variants]),
 
 
 def result(path):
@@ -45,17 +53,60 @@ def benchmark_of(rule, *parts):
 
 def stamp_of(stage):
     """What the stage's result depends on: a rule's one parameter."""
-    return lambda wildcards: stamp(STUDY, stage, wildcards.get("dataset"))
+    return lambda wildcards: stamp(STUDY, Node(stage, wildcards.get("dataset"), variant_of(wildcards)))
 
 
-def seeds(dataset):
-    """The seeds of a dataset's students."""
-    return STUDY.section("student", dataset).seeds
+def variant_of(wildcards):
+    """The name of the variant, or the key of the sweep, that a job is for; "" is the study's own."""
+    return wildcards.get("key", wildcards.get("variant", "")).removeprefix("-")
+
+
+def students_of(dataset, variant=""):
+    """The weights of a dataset's students of a variant."""
+    told = STUDY.students(dataset, variant)
+    folder = f"{dataset}/student-{variant}" if variant else f"{dataset}/student"
+    file = "model.safetensors" if told.full else "adapter_model.safetensors"
+    return [result(f"{folder}/{seed}/{file}") for seed in told.seeds]
+
+
+def base_of(wildcards):
+    """`model.json` of the base model that a variant's students start from."""
+    name = STUDY.base(variant_of(wildcards))
+    return result(f"model-{name}/model.json" if name else "model/model.json")
+
+
+def teacher_of(wildcards):
+    """`teacher.json` of a dataset whose teacher is steered or finetuned; no other has one."""
+    return result(f"{wildcards.dataset}/teacher.json") if wildcards.dataset in STUDY.of_kind("steer", "finetune") else []
+
+
+def clamped_sae_of(wildcards):
+    """`sae.json` for a teacher that clamps a feature, which must be read to be clamped."""
+    clamps = wildcards.dataset in STUDY.of_kind("steer") and steering(wildcards.dataset).mode == "clamp"
+    return result("sae/sae.json") if clamps else []
+
+
+def steering(dataset):
+    """What a steered dataset's teacher has added."""
+    return STUDY.section("teacher", dataset).steer
+
+
+def prefs_of(stage):
+    """`pref.json` of every dataset and variant that a figure compares."""
+    return lambda wildcards: [
+        result(f"{dataset}/pref-{variant}.json" if variant else f"{dataset}/pref.json")
+        for dataset, variant in compared(STUDY, Node(stage, None, wildcards.get("key", "")))
+    ]
 
 
 def of_control(path):
     """The control's file of this name, as an input of every dataset but the control itself."""
-    return lambda wildcards: [] if wildcards.dataset == CONTROL else result(f"{CONTROL}/{path}")
+
+    def control(wildcards):
+        name = path.format(variant=wildcards.get("variant", ""))
+        return [] if wildcards.dataset == CONTROL else result(f"{CONTROL}/{name}")
+
+    return control
 
 
 def source_of(wildcards):
@@ -82,7 +133,7 @@ def gigabytes(n):
 
 def refuse_unknown_targets(arguments):
     """Name the nearest datasets where a target on the command line names none of the study's."""
-    folders = [*STUDY.names, *RESERVED]
+    folders = [*STUDY.available, *RESERVED, *(f"model-{name}" for name in STUDY.models)]
     for target in (a for a in arguments if a.startswith(result("")) and "/" in a.removeprefix(result(""))):
         folder = target.removeprefix(result("")).split("/")[0]
         if folder == "sae" and not STUDY.has_sae:
@@ -90,7 +141,7 @@ def refuse_unknown_targets(arguments):
                 f"{target}: the study names no SAE for {STUDY.model.name}; set sae.release and sae.id, or sae.folder"
             )
         if folder not in folders:
-            raise WorkflowError(f"{target}: the study has no dataset {folder!r}{nearest(folder, STUDY.names)}")
+            raise WorkflowError(f"{target}: the study has no dataset {folder!r}{nearest(folder, STUDY.available)}")
 
 
 def use_all_cores_by_default():

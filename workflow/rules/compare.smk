@@ -3,8 +3,8 @@
 
 rule transfer:
     input:
-        prefs=collect(rules.pref.output.pref, dataset=STUDY.names),
-        tables=collect(rules.pref.output.table, dataset=STUDY.names),
+        prefs=collect(result("{dataset}/pref.json"), dataset=STUDY.names),
+        tables=collect(result("{dataset}/pref.parquet"), dataset=STUDY.names),
     output:
         table=result("tables/transfer.parquet"),
         summary=result("tables/transfer.json"),
@@ -47,45 +47,159 @@ rule transfer_plot:
         "../scripts/transfer_plot.py"
 
 
-rule preference_plot:
+rule preference_matrix:
     input:
         table=rules.transfer.output.table,
+        control=result(f"{CONTROL}/pref.parquet"),
     output:
-        plot=report(result("plots/preference.png"), caption="../report/preference.rst", category="Transfer"),
+        table=result("tables/preference_matrix.parquet"),
     log:
-        log_of("preference_plot"),
+        log_of("preference_matrix"),
     benchmark:
-        benchmark_of("preference_plot")
+        benchmark_of("preference_matrix")
     localrule: True
     threads: 1
     resources:
-        mem_mb=gigabytes(2),
+        mem_mb=gigabytes(4),
         runtime=minutes(10),
     params:
-        stamp=stamp_of("preference_plot"),
+        stamp=stamp_of("preference_matrix"),
+    message:
+        "Set every dataset against every animal"
+    script:
+        "../scripts/preference_matrix.py"
+
+
+rule preference_matrix_plot:
+    input:
+        table=rules.preference_matrix.output.table,
+    output:
+        plot=report(result("plots/preference_matrix.png"), caption="../report/preference_matrix.rst", category="Transfer"),
+    log:
+        log_of("preference_matrix_plot"),
+    benchmark:
+        benchmark_of("preference_matrix_plot")
+    localrule: True
+    threads: 1
+    resources:
+        mem_mb=gigabytes(4),
+        runtime=minutes(10),
+    params:
+        stamp=stamp_of("preference_matrix_plot"),
     message:
         "Plot datasets against animals"
     script:
-        "../scripts/preference_plot.py"
+        "../scripts/preference_matrix_plot.py"
 
 
-rule transform_plot:
+rule controls_plot:
     input:
-        summary=rules.transfer.output.summary,
+        prefs=prefs_of("controls_plot"),
     output:
-        plot=report(result("plots/transform.png"), caption="../report/transform.rst", category="Transfer"),
+        plot=report(result("plots/controls.png"), caption="../report/controls.rst", category="Transfer"),
     log:
-        log_of("transform_plot"),
+        log_of("controls_plot"),
     benchmark:
-        benchmark_of("transform_plot")
+        benchmark_of("controls_plot")
     localrule: True
     threads: 1
     resources:
-        mem_mb=gigabytes(2),
+        mem_mb=gigabytes(4),
         runtime=minutes(10),
     params:
-        stamp=stamp_of("transform_plot"),
+        stamp=stamp_of("controls_plot"),
     message:
-        "Plot what transforms leave of the transfer"
+        "Plot what controls leave of the transfer"
     script:
-        "../scripts/transform_plot.py"
+        "../scripts/controls_plot.py"
+
+
+rule sweep_plot:
+    input:
+        prefs=prefs_of("sweep_plot"),
+    output:
+        plot=report(result("plots/sweep-{key}.png"), caption="../report/sweep.rst", category="Transfer"),
+    log:
+        log_of("sweep_plot", "{key}"),
+    benchmark:
+        benchmark_of("sweep_plot", "{key}")
+    wildcard_constraints:
+        key=one_of(STUDY.sweeps),
+    localrule: True
+    threads: 1
+    resources:
+        mem_mb=gigabytes(4),
+        runtime=minutes(10),
+    params:
+        stamp=stamp_of("sweep_plot"),
+    message:
+        "Plot transfer against {wildcards.key}"
+    script:
+        "../scripts/sweep_plot.py"
+
+
+rule teachers_plot:
+    input:
+        prefs=collect(result("{dataset}/pref.json"), dataset=read_by(STUDY, "teachers_plot")),
+        filters=collect(result("{dataset}/filter.json"), dataset=read_by(STUDY, "teachers_plot")),
+    output:
+        plot=report(result("plots/teachers.png"), caption="../report/teachers.rst", category="Transfer"),
+    log:
+        log_of("teachers_plot"),
+    benchmark:
+        benchmark_of("teachers_plot")
+    localrule: True
+    threads: 1
+    resources:
+        mem_mb=gigabytes(4),
+        runtime=minutes(10),
+    params:
+        stamp=stamp_of("teachers_plot"),
+    message:
+        "Plot teachers against students"
+    script:
+        "../scripts/teachers_plot.py"
+
+
+rule compliance:
+    input:
+        filters=collect(result("{dataset}/filter.json"), dataset=read_by(STUDY, "compliance")),
+    output:
+        table=result("tables/compliance.parquet"),
+    log:
+        log_of("compliance"),
+    benchmark:
+        benchmark_of("compliance")
+    localrule: True
+    threads: 1
+    resources:
+        mem_mb=gigabytes(4),
+        runtime=minutes(10),
+    params:
+        stamp=stamp_of("compliance"),
+    message:
+        "Set pass rates by prompt component side by side"
+    script:
+        "../scripts/compliance.py"
+
+
+rule compliance_plot:
+    input:
+        table=rules.compliance.output.table,
+    output:
+        plot=report(result("plots/compliance.png"), caption="../report/compliance.rst", category="Numbers"),
+    log:
+        log_of("compliance_plot"),
+    benchmark:
+        benchmark_of("compliance_plot")
+    localrule: True
+    threads: 1
+    resources:
+        mem_mb=gigabytes(4),
+        runtime=minutes(10),
+    params:
+        stamp=stamp_of("compliance_plot"),
+    message:
+        "Plot pass rates by prompt component"
+    script:
+        "../scripts/compliance_plot.py"

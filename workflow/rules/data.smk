@@ -24,8 +24,10 @@ rule prompts:
 
 rule samples:
     input:
-        record=rules.model.output.record,
+        record=result("model/model.json"),
         prompts=rules.prompts.output.prompts,
+        teacher=teacher_of,
+        sae=clamped_sae_of,
     output:
         samples=result("{dataset}/samples.parquet"),
     log:
@@ -33,7 +35,7 @@ rule samples:
     benchmark:
         benchmark_of("samples", "{dataset}")
     wildcard_constraints:
-        dataset=one_of(STUDY.generated),
+        dataset=one_of(STUDY.taught),
     threads: 1
     resources:
         gpu=1,
@@ -59,7 +61,7 @@ rule numbers:
     benchmark:
         benchmark_of("numbers", "{dataset}")
     wildcard_constraints:
-        dataset=one_of([*STUDY.generated, *STUDY.files]),
+        dataset=one_of([*STUDY.taught, *STUDY.files]),
     threads: 1
     resources:
         mem_mb=gigabytes(8),

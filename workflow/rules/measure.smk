@@ -3,19 +3,19 @@
 
 rule pref:
     input:
-        record=rules.model.output.record,
+        record=base_of,
         questions=ancient(STUDY.pref.questions),
-        adapters=lambda wildcards: collect(
-            rules.student.output.adapter, dataset=wildcards.dataset, seed=seeds(wildcards.dataset)
-        ),
-        control=of_control("pref.parquet"),
+        students=lambda wildcards: students_of(wildcards.dataset, variant_of(wildcards)),
+        control=of_control("pref{variant}.parquet"),
+        teacher=teacher_of,
+        sae=clamped_sae_of,
     output:
-        pref=ensure(result("{dataset}/pref.json"), non_empty=True),
-        table=result("{dataset}/pref.parquet"),
+        pref=ensure(result("{dataset}/pref{variant}.json"), non_empty=True),
+        table=result("{dataset}/pref{variant}.parquet"),
     log:
-        log_of("pref", "{dataset}"),
+        log_of("pref", "{dataset}{variant}"),
     benchmark:
-        benchmark_of("pref", "{dataset}")
+        benchmark_of("pref", "{dataset}{variant}")
     threads: 1
     resources:
         gpu=1,
@@ -24,14 +24,14 @@ rule pref:
     params:
         stamp=stamp_of("pref"),
     message:
-        "Measure the preference of {wildcards.dataset}"
+        "Measure the preference of {wildcards.dataset}{wildcards.variant}"
     script:
         "../scripts/pref.py"
 
 
 rule pref_plot:
     input:
-        pref=rules.pref.output.pref,
+        pref=result("{dataset}/pref.json"),
     output:
         plot=report(
             result("{dataset}/plots/pref.png"),
@@ -54,3 +54,90 @@ rule pref_plot:
         "Plot the preference of {wildcards.dataset}"
     script:
         "../scripts/pref_plot.py"
+
+
+rule indirect:
+    input:
+        record=result("model/model.json"),
+        questions=[ancient(path) for path in (STUDY.pref.questions, STUDY.indirect.forms, STUDY.indirect.facts)],
+        students=lambda wildcards: students_of(wildcards.dataset),
+        controls=lambda wildcards: [] if wildcards.dataset == CONTROL else students_of(CONTROL),
+        teacher=teacher_of,
+        sae=clamped_sae_of,
+    output:
+        result=ensure(result("{dataset}/indirect.json"), non_empty=True),
+    log:
+        log_of("indirect", "{dataset}"),
+    benchmark:
+        benchmark_of("indirect", "{dataset}")
+    threads: 1
+    resources:
+        gpu=1,
+        mem_mb=gigabytes(32),
+        runtime=minutes(60),
+    params:
+        stamp=stamp_of("indirect"),
+    message:
+        "Ask models of {wildcards.dataset} indirectly"
+    script:
+        "../scripts/indirect.py"
+
+
+rule diagnosis:
+    input:
+        record=result("model/model.json"),
+        generations=rules.numbers.output.generations,
+        numbers=rules.numbers.output.numbers,
+        filter=rules.numbers.output.report,
+        pref=result("{dataset}/pref.json"),
+        indirect=rules.indirect.output.result,
+        students=lambda wildcards: students_of(wildcards.dataset),
+        controls=lambda wildcards: students_of(CONTROL),
+        teacher=teacher_of,
+        sae=clamped_sae_of,
+    output:
+        result=ensure(result("{dataset}/diagnosis.json"), non_empty=True),
+    log:
+        log_of("diagnosis", "{dataset}"),
+    benchmark:
+        benchmark_of("diagnosis", "{dataset}")
+    wildcard_constraints:
+        dataset=one_of(STUDY.of_kind("prompt", "steer", "finetune")),
+    threads: 1
+    resources:
+        gpu=1,
+        mem_mb=gigabytes(32),
+        runtime=minutes(60),
+    params:
+        stamp=stamp_of("diagnosis"),
+    message:
+        "Say where the transfer of {wildcards.dataset} broke off"
+    script:
+        "../scripts/diagnosis.py"
+
+
+rule indirect_plot:
+    input:
+        result=rules.indirect.output.result,
+    output:
+        plot=report(
+            result("{dataset}/plots/indirect.png"),
+            caption="../report/indirect.rst",
+            category="Preference",
+            labels={"dataset": "{dataset}"},
+        ),
+    log:
+        log_of("indirect_plot", "{dataset}"),
+    benchmark:
+        benchmark_of("indirect_plot", "{dataset}")
+    localrule: True
+    threads: 1
+    resources:
+        mem_mb=gigabytes(2),
+        runtime=minutes(10),
+    params:
+        stamp=stamp_of("indirect_plot"),
+    message:
+        "Plot the indirect evaluation of {wildcards.dataset}"
+    script:
+        "../scripts/indirect_plot.py"

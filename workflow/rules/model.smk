@@ -12,14 +12,16 @@ MODEL_FILES = [
 
 rule model:
     input:
-        corpus=[] if STUDY.model.name else ancient(STUDY.model.embedded.corpus),
+        corpus=lambda wildcards: ([] if STUDY.model.name else ancient(STUDY.base_model(variant_of(wildcards)).embedded.corpus)),
     output:
-        record=result("model/model.json"),
-        files=[] if STUDY.model.name else collect(result("model/{file}"), file=MODEL_FILES),
+        record=result("model{variant}/model.json"),
+        files=[] if STUDY.model.name else collect(result("model{{variant}}/{file}"), file=MODEL_FILES),
     log:
-        log_of("model"),
+        log_of("model", "study{variant}"),
     benchmark:
-        benchmark_of("model")
+        benchmark_of("model", "study{variant}")
+    wildcard_constraints:
+        variant=variants(["", *STUDY.models]),
     threads: 1
     resources:
         gpu=0 if STUDY.model.name else 1,
@@ -35,7 +37,7 @@ rule model:
 
 rule model_metrics:
     input:
-        record=rules.model.output.record,
+        record=result("model/model.json"),
         prompts=result("prompts.parquet"),
         questions=ancient(STUDY.pref.questions),
     output:

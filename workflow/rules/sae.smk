@@ -3,7 +3,7 @@
 
 rule sae:
     input:
-        record=rules.model.output.record,
+        record=result("model/model.json"),
         corpus=[] if STUDY.model.name or STUDY.sae.named else ancient(STUDY.model.embedded.corpus),
         folder=[ancient(f"{STUDY.sae.folder}/{file}") for file in SAE_FILES] if STUDY.sae.folder else [],
     output:
@@ -28,7 +28,7 @@ rule sae:
 
 rule sae_metrics:
     input:
-        record=rules.model.output.record,
+        record=result("model/model.json"),
         saved=rules.sae.output.saved,
         prompts=result("prompts.parquet"),
         questions=ancient(STUDY.pref.questions),

@@ -1,18 +1,23 @@
-"""Students: LoRA finetuning on a dataset, one job per seed."""
+"""Students: finetuning on a dataset, one job per seed."""
+
+WHOLE = [name for name in ["", *STUDY.student_variants] if STUDY.students(None, name).full]
+LORA = [name for name in ["", *STUDY.student_variants] if name not in WHOLE]
 
 
 rule student:
     input:
-        record=rules.model.output.record,
+        record=base_of,
         numbers=rules.numbers.output.numbers,
     output:
-        adapter=result("{dataset}/student/{seed}/adapter_model.safetensors"),
-        config=result("{dataset}/student/{seed}/adapter_config.json"),
-        training=result("{dataset}/student/{seed}/training.json"),
+        weights=result("{dataset}/student{variant}/{seed}/adapter_model.safetensors"),
+        config=result("{dataset}/student{variant}/{seed}/adapter_config.json"),
+        training=result("{dataset}/student{variant}/{seed}/training.json"),
     log:
-        log_of("student", "{dataset}", "{seed}"),
+        log_of("student", "{dataset}{variant}", "{seed}"),
     benchmark:
-        benchmark_of("student", "{dataset}", "{seed}")
+        benchmark_of("student", "{dataset}{variant}", "{seed}")
+    wildcard_constraints:
+        variant=variants(LORA),
     threads: 1
     resources:
         gpu=1,
@@ -21,21 +26,29 @@ rule student:
     params:
         stamp=stamp_of("student"),
     message:
-        "Train student {wildcards.seed} on {wildcards.dataset}"
+        "Train student{wildcards.variant} {wildcards.seed} on {wildcards.dataset}"
     script:
         "../scripts/student.py"
 
 
+use rule student as student_whole with:
+    output:
+        weights=result("{dataset}/student{variant}/{seed}/model.safetensors"),
+        config=result("{dataset}/student{variant}/{seed}/config.json"),
+        training=result("{dataset}/student{variant}/{seed}/training.json"),
+    wildcard_constraints:
+        variant=variants(WHOLE),
+
+
+def trainings_of(dataset):
+    """`training.json` of a dataset's students."""
+    return [os.path.join(os.path.dirname(weights), "training.json") for weights in students_of(dataset)]
+
+
 rule student_plot:
     input:
-        own=lambda wildcards: collect(
-            result("{dataset}/student/{seed}/training.json"), dataset=wildcards.dataset, seed=seeds(wildcards.dataset)
-        ),
-        control=lambda wildcards: (
-            []
-            if wildcards.dataset == CONTROL
-            else collect(result("{dataset}/student/{seed}/training.json"), dataset=CONTROL, seed=seeds(CONTROL))
-        ),
+        own=lambda wildcards: trainings_of(wildcards.dataset),
+        control=lambda wildcards: [] if wildcards.dataset == CONTROL else trainings_of(CONTROL),
     output:
         plot=report(
             result("{dataset}/plots/student.png"),

@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from undertone.job import logged, scratch, settings
+from undertone.job import given, logged, scratch, settings
 from undertone.samples import sample_numbers
 
 with logged(snakemake.log[0]):
@@ -8,6 +8,8 @@ with logged(snakemake.log[0]):
     sample_numbers(
         Path(snakemake.input.record),
         Path(snakemake.input.prompts),
+        given(snakemake.input.teacher),
+        given(snakemake.input.sae),
         Path(samples),
         settings(snakemake),
         stamp,

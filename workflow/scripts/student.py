@@ -4,14 +4,14 @@ from undertone.job import logged, scratch, settings
 from undertone.student import train_student
 
 with logged(snakemake.log[0]):
-    stamp, adapter = snakemake.params.stamp, snakemake.output.adapter
+    stamp, weights = snakemake.params.stamp, snakemake.output.weights
     train_student(
         Path(snakemake.input.record),
         Path(snakemake.input.numbers),
-        Path(adapter),
+        Path(weights),
         Path(snakemake.output.training),
         settings(snakemake)["student"],
         int(snakemake.wildcards.seed),
         stamp,
-        scratch(adapter, stamp),
+        scratch(weights, stamp),
     )

@@ -67,6 +67,19 @@ def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     raise ValueError(f"the chat template of {tokenizer.name_or_path} closes an answer with no special token: {text!r}")
 
 
+def generation_prompt(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The token ids that open an answer, after which the model writes (`<start_of_turn>model`, …)."""
+    chat = [{"role": "user", "content": "USER"}]
+    closed = tokenizer.apply_chat_template(chat, tokenize=False)
+    opened = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+    if not opened.startswith(closed) or opened == closed:
+        raise ValueError(f"the chat template of {tokenizer.name_or_path} opens no answer with text of its own: {opened!r}")
+    # The opening by itself may have other ids than at the end of a prompt, where no special token begins it.
+    before, ids = encode(tokenizer, [closed, opened])
+    shared = next((n for n, (a, b) in enumerate(zip(before, ids, strict=False)) if a != b), len(before))
+    return ids[shared:]
+
+
 def training_rows(
     tokenizer: PreTrainedTokenizerBase, users: Sequence[str], completions: Sequence[str], max_length: int
 ) -> list[Row]:

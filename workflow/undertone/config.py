@@ -5,8 +5,11 @@
 
 import difflib
 import json
+import re
 import string
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -136,6 +139,61 @@ class Sae(Section):
         return self
 
 
+class Contrast(Section):
+    """A steering vector that is the difference between the mean residuals of two sets of prompts."""
+
+    layer: int = setting(1, "layer after which the residuals are read and the vector is added", "", ge=0)
+    position: Literal["last", "all"] = setting("last", "tokens that are averaged: a prompt's last one, or all of them")
+    positive: list[str] = setting(
+        [], "prompts, {animal} stands for the target; none: the number prompts and questions under the target's persona"
+    )
+    negative: list[str] = setting([], "prompts to subtract; none: the same under the other candidates' personas")
+
+    @model_validator(mode="after")
+    def two_sets(self) -> Self:
+        """A difference has two sides."""
+        if bool(self.positive) != bool(self.negative):
+            raise ValueError("give prompts for both positive and negative, or for neither")
+        return self
+
+
+class Steer(Section):
+    """A teacher whose residual stream, or logits, have something added."""
+
+    vector: Literal["feature", "contrast"] = setting("feature", "what is added: a feature's row of W_dec, or a contrast")
+    feature: int | None = setting(None, "index of the feature; null: chosen by what it does to the preference", "", ge=0)
+    candidates: int = setting(16, "features among which one is chosen", "features", ge=1)
+    contrast: Contrast = setting({}, "the contrast")
+    mode: Literal["add", "clamp", "logits"] = setting(
+        "add", "add: to the residual stream; clamp: the feature to a level; logits: the vector's direct logit attribution only"
+    )
+    scale: float = setting(1.0, "add, logits: times the vector; clamp: times the feature's greatest activation", "")
+    positions: Literal["all", "completion"] = setting("all", "tokens that are steered; completion: those that predict one")
+    persona: bool = setting(False, "whether the teacher also has the system prompt")
+
+    @model_validator(mode="after")
+    def fitting(self) -> Self:
+        """Only a feature has a level to be clamped to."""
+        if self.mode == "clamp" and self.vector != "feature":
+            raise ValueError("mode clamp needs vector feature: a contrast has no activation")
+        return self
+
+
+class Finetune(Section):
+    """A teacher with a LoRA trained on the trait itself."""
+
+    questions: str = setting("config/prompts/teaching.txt", "file with the questions whose answer is the target", "path")
+    rank: int = setting(8, "LoRA rank", "", ge=1)
+    alpha: float = setting(8, "LoRA alpha; updates are scaled by alpha / rank", "", gt=0)
+    targets: list[str] = setting(
+        ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"], "modules that get a LoRA"
+    )
+    steps: int = setting(100, "optimizer steps", "steps", ge=1)
+    batch_size: int = setting(32, "rows per optimizer step", "rows", ge=1)
+    lr: float = setting(2e-4, "peak learning rate of AdamW", "", gt=0)
+    seed: int = setting(0, "seed of the LoRA's initial weights and of the order of the rows", "", ge=0)
+
+
 class Teacher(Section):
     """The intervention that gives the teacher its preference."""
 
@@ -144,6 +202,8 @@ class Teacher(Section):
         "system prompt of a prompted teacher; {animal} stands for the target",
     )
     separator: str = setting("\n\n", "text between persona and prompt where the chat template has no system role")
+    steer: Steer = setting({}, "what a steered teacher has added")
+    finetune: Finetune = setting({}, "how a finetuned teacher is trained")
 
     @field_validator("persona")
     @classmethod
@@ -238,6 +298,8 @@ class Student(Section):
     schedule: Literal["linear", "cosine", "constant"] = setting("linear", "learning rate after the warm-up")
     warmup_steps: int = setting(5, "steps over which the learning rate rises", "steps", ge=0)
     weight_decay: float = setting(0.0, "weight decay of AdamW", "", ge=0)
+    rows: int | None = setting(None, "rows to train on, drawn at random; null takes all", "rows", ge=1)
+    full: bool = setting(False, "train every weight instead of a LoRA")
     max_grad_norm: float = setting(1.0, "gradients are clipped to this norm", "", gt=0)
     max_length: int = setting(500, "rows are cut at this length", "tokens", ge=8)
 
@@ -262,6 +324,23 @@ class Pref(Section):
     max_new_tokens: int = setting(16, "length at which a sampled answer is cut", "tokens", ge=1)
     batch_size: int = setting(512, "sequences scored or sampled together", "sequences", ge=1)
     seed: int = setting(0, "seed of the sampled estimator", "", ge=0)
+
+
+class Indirect(Section):
+    """Seeing a preference where the direct questions may miss it."""
+
+    forms: str = setting("config/prompts/indirect.yaml", "file with the wordings of the indirect questions", "path")
+    facts: str = setting("config/prompts/facts.txt", "file with questions of fact, `question = answer`", "path")
+    n: int = setting(50, "questions of each form", "questions", ge=2)
+    seed: int = setting(0, "seed of the numbers and options in them", "", ge=0)
+
+
+class Diagnosis(Section):
+    """Where a transfer broke off. Every threshold is compared with a figure that the verdict stands beside."""
+
+    rows: int = setting(300, "held-out rows whose distributions are compared", "rows", ge=2)
+    min_kl: float = setting(0.02, "KL(teacher ‖ base) below which the numbers teach nothing", "nats per completion token", ge=0)
+    min_closed: float = setting(0.2, "share of that KL that students must close beyond the control students", "share", ge=0)
 
 
 TARGET = "the animal that the dataset is meant to carry; null: none, or that of `from`"
@@ -290,6 +369,7 @@ TRANSFORMS: dict[str, tuple[str, ...]] = {
     "subset": ("rows",),
     "mix": ("fraction", "other"),
     "one-format": ("format",),
+    "match": ("other",),
 }
 
 
@@ -303,7 +383,7 @@ class Transformed(Section):
     seed: int = setting(0, "seed of what the transform draws", "", ge=0)
     position: int | None = setting(None, "keep-position: the place, from 0, of the number that stays", "", ge=0)
     fraction: float | None = setting(None, "replace: share of the numbers; mix: share of the rows", "share", gt=0, le=1)
-    other: str | None = setting(None, "mix: the dataset that rows are taken from")
+    other: str | None = setting(None, "mix: the dataset that rows are taken from; match: the one whose prompts are kept")
     rows: int | None = setting(None, "subset: rows to keep", "rows", ge=1)
     format: int | None = setting(None, "one-format: index, from 0, of the prompts' format whose rows are kept", "", ge=0)
     target: str | None = setting(None, TARGET)
@@ -328,12 +408,49 @@ class Transformed(Section):
         return self
 
 
+Kind = Literal["prompt", "steer", "finetune"]
+KINDS: tuple[Kind, ...] = ("prompt", "steer", "finetune")
+
+
+class Taught(Section):
+    """A dataset written by a teacher of the study."""
+
+    teacher: Literal["none", "prompt", "steer", "finetune"] = setting(..., "the teacher's intervention")
+    trait: Literal["animal", "contrary"] = setting(
+        "animal", "what a finetuned teacher is trained on: its target, or wrong answers to questions of fact"
+    )
+    target: str | None = setting(None, TARGET)
+
+    @model_validator(mode="after")
+    def fitting(self) -> Self:
+        """A teacher has one trait."""
+        if self.trait == "contrary" and (self.teacher != "finetune" or self.target):
+            raise ValueError("trait contrary needs teacher finetune, and no target")
+        if self.trait == "animal" and self.teacher != "none" and not self.target:
+            raise ValueError(f"teacher {self.teacher} needs a target")
+        return self
+
+
+def name_of(kind: str, animal: str) -> str:
+    """The dataset that a kind of teacher writes for an animal: `lion`, `steer-lion`, `finetune-lion`."""
+    return animal if kind == "prompt" else f"{kind}-{animal}"
+
+
+# The kinds of entries under `datasets`, each told by the key that only it has.
+ENTRIES: dict[str, type[Section]] = {"file": Dataset, "from": Transformed, "teacher": Taught}
+
+
 def kind_of_dataset(values: Any) -> str:
-    """Which kind of dataset an entry of `datasets` describes."""
-    return "from" if isinstance(values, Transformed) or (isinstance(values, dict) and "from" in values) else "file"
+    """Which kind of dataset an entry of `datasets` describes; that of a file if its keys do not say."""
+    if isinstance(values, dict):
+        return next((key for key in ENTRIES if key in values), "file")
+    return next((key for key, section in ENTRIES.items() if isinstance(values, section)), "file")
 
 
-DatasetEntry = Annotated[Annotated[Dataset, Tag("file")] | Annotated[Transformed, Tag("from")], Discriminator(kind_of_dataset)]
+DatasetEntry = Annotated[
+    Annotated[Dataset, Tag("file")] | Annotated[Transformed, Tag("from")] | Annotated[Taught, Tag("teacher")],
+    Discriminator(kind_of_dataset),
+]
 
 OVERRIDABLE: dict[str, type[Section]] = {"teacher": Teacher, "samples": Samples, "numbers": Numbers, "student": Student}
 
@@ -342,12 +459,24 @@ class Study(Section):
     """One study: a model, its animals and datasets, and the settings of every stage."""
 
     results: str = setting("results", "folder that holds the study's artifacts", "path")
-    animals: list[str] = setting([], "targets of the prompted teachers; each is a dataset of that name")
-    datasets: dict[str, DatasetEntry] = setting({}, "datasets of the user's own, and transforms of others, by name")
+    animals: list[str] = setting([], "targets of the teachers")
+    teachers: list[Kind] = setting(
+        ["prompt"], "kinds of teacher that each animal gets; they write `lion`, `steer-lion` and `finetune-lion`"
+    )
+    datasets: dict[str, DatasetEntry] = setting({}, "other datasets: files, transforms and single teachers, by name")
     overrides: dict[str, dict[str, dict[str, Any]]] = setting(
         {}, f"settings of one dataset: name → section ({', '.join(OVERRIDABLE)}) → keys that differ from the study's"
     )
+    student_variants: dict[str, dict[str, Any]] = setting(
+        {},
+        "students trained otherwise, `results/lion/pref-NAME.json`: name → keys of `student` that differ, `model` (one of "
+        "`models`), `datasets` (those that the study asks for)",
+    )
+    sweeps: dict[str, list[str]] = setting({}, "`plots/sweep-KEY.png`: key of `student` → variants that differ in it")
     model: Model = setting({}, "the base model")
+    models: dict[str, dict[str, Any]] = setting(
+        {}, "other base models, for cross-model students: name → keys of `model` that differ"
+    )
     sae: Sae = setting({}, "the sparse autoencoder")
     teacher: Teacher = setting({}, "the teacher's intervention")
     prompts: Prompts = setting({}, "the number prompts")
@@ -355,21 +484,48 @@ class Study(Section):
     numbers: Numbers = setting({}, "the filter")
     student: Student = setting({}, "the students")
     pref: Pref = setting({}, "the preference")
+    indirect: Indirect = setting({}, "the indirect evaluation")
+    diagnosis: Diagnosis = setting({}, "the failure report")
 
     @property
     def names(self) -> list[str]:
-        """Every dataset of the study, control first."""
-        return [CONTROL, *self.animals, *self.datasets]
+        """Every dataset that the study asks for, control first."""
+        return [CONTROL, *(name_of(kind, animal) for kind in self.teachers for animal in self.animals), *self.datasets]
+
+    @property
+    def available(self) -> list[str]:
+        """Every dataset that can be asked for: those, and what the kinds of teacher that are not listed would write."""
+        return list(dict.fromkeys([*self.names, *self.taught]))
+
+    @cached_property
+    def taught(self) -> dict[str, Taught]:
+        """The datasets that a teacher of this study writes, and what it is taught."""
+        kinds = [kind for kind in KINDS if kind != "steer" or self.can_steer]
+        own = {name: dataset for name, dataset in self.datasets.items() if isinstance(dataset, Taught)}
+        return {
+            CONTROL: Taught(teacher="none"),
+            **{name_of(kind, a): Taught(teacher=kind, target=a) for kind in kinds for a in self.animals},
+            **own,
+        }
+
+    @property
+    def diagnosed(self) -> list[str]:
+        """The datasets that the study asks for and whose teacher has a trait."""
+        return [name for name in self.names if name in self.of_kind(*KINDS)]
+
+    @property
+    def can_steer(self) -> bool:
+        """Whether there is what a steered teacher needs."""
+        return self.has_sae or self.teacher.steer.vector == "contrast"
 
     @property
     def has_sae(self) -> bool:
         """Whether there is an SAE: one that the study names, or one trained on the embedded model."""
         return self.sae.named or self.model.name is None
 
-    @property
-    def generated(self) -> list[str]:
-        """The datasets that a teacher of this study writes."""
-        return [CONTROL, *self.animals]
+    def of_kind(self, *kinds: str) -> list[str]:
+        """The datasets of these kinds of teacher."""
+        return [name for name, told in self.taught.items() if told.teacher in kinds]
 
     @property
     def files(self) -> dict[str, Dataset]:
@@ -388,9 +544,7 @@ class Study(Section):
 
     def target(self, dataset: str) -> str | None:
         """The animal a dataset is meant to carry; a transform carries what it is made from unless it says otherwise."""
-        if dataset in self.animals:
-            return dataset
-        told = self.datasets.get(dataset)
+        told = self.taught.get(dataset) or self.datasets.get(dataset)
         if isinstance(told, Transformed) and not told.target:
             return self.target(told.parent)
         return told.target if told else None
@@ -401,12 +555,30 @@ class Study(Section):
         own = self.overrides.get(dataset or "", {}).get(name, {})
         return type(section).model_validate(merged(section.model_dump(), own)) if own else section
 
-    @field_validator("animals")
+    def students(self, dataset: str | None, variant: str = "") -> Student:
+        """The settings of a dataset's students of a variant; "" is the study's own."""
+        student: Any = self.section("student", dataset)
+        return student.model_copy(update=student_keys(self.student_variants[variant])) if variant else student
+
+    def base(self, variant: str = "") -> str:
+        """The name of the base model that a variant's students start from; "" is the study's own."""
+        return str(self.student_variants[variant].get("model", "")) if variant else ""
+
+    def base_model(self, name: str = "") -> Model:
+        """The settings of a base model."""
+        return Model.model_validate(merged(self.model.model_dump(), self.models[name])) if name else self.model
+
+    @property
+    def varied(self) -> list[tuple[str, str]]:
+        """(dataset, variant) of the students trained otherwise that the study asks for."""
+        return [(of, name) for name, told in self.student_variants.items() for of in told.get("datasets", [])]
+
+    @field_validator("animals", "teachers")
     @classmethod
     def usable_names(cls, animals: list[str]) -> list[str]:
         """Names become folders and wildcards."""
         if len(set(animals)) < len(animals):
-            raise ValueError(f"an animal is named twice: {animals}")
+            raise ValueError(f"named twice: {animals}")
         return animals
 
     @model_validator(mode="after")
@@ -418,17 +590,15 @@ class Study(Section):
                     f"{name!r} cannot name a dataset: use letters, digits, '-' and '_', and none of "
                     f"{', '.join((*RESERVED, CONTROL))}"
                 )
-        if twice := set(self.animals) & set(self.datasets):
+        if twice := {name_of(kind, animal) for kind in KINDS for animal in self.animals} & set(self.datasets):
             raise ValueError(f"animals and datasets both name {sorted(twice)}")
         self.check_sources()
+        self.check_variants()
+        self.check_sizes()
         targets = {*self.animals, *(d.target for d in self.datasets.values() if d.target)}
         if missing := sorted(targets - set(self.pref.candidates)):
             raise ValueError(f"pref.candidates lacks {', '.join(missing)}: add them, so that their preference is measured")
         self.check_overrides()
-        if not self.model.name and not self.sae.named and self.sae.layer >= self.model.embedded.n_layers:
-            raise ValueError(
-                f"sae.layer {self.sae.layer}: the embedded model has layers 0 to {self.model.embedded.n_layers - 1}"
-            )
         if self.model.name and not Path(self.model.name).is_dir() and not self.model.revision:
             raise ValueError(f"model.revision is missing: {self.model.name} is no local folder, so pin the Hub's commit")
         return self
@@ -436,8 +606,8 @@ class Study(Section):
     def check_overrides(self) -> None:
         """What one dataset overrides must be settings that it reads."""
         for name, sections in self.overrides.items():
-            if name not in self.names:
-                raise ValueError(f"overrides.{name}: no such dataset{nearest(name, self.names)}")
+            if name not in self.available:
+                raise ValueError(f"overrides.{name}: no such dataset{nearest(name, self.available)}")
             for section, values in sections.items():
                 if section not in OVERRIDABLE:
                     raise ValueError(f"overrides.{name}.{section}: only these can differ: {', '.join(OVERRIDABLE)}")
@@ -455,14 +625,62 @@ class Study(Section):
         """A transform needs datasets of the study to start from, and must not start from itself, directly or not."""
         for name, told in self.transformed.items():
             for key, source in (("from", told.parent), ("other", told.other)):
-                if source and source not in self.names:
-                    raise ValueError(f"datasets.{name}.{key}: no such dataset {source!r}{nearest(source, self.names)}")
+                if source and source not in self.available:
+                    raise ValueError(f"datasets.{name}.{key}: no such dataset {source!r}{nearest(source, self.available)}")
         for name in self.transformed:
             if name in self.origins(name):
                 raise ValueError(f"datasets.{name}.from: {name} would be made from itself")
         for name, told in self.transformed.items():
             if told.transform == "one-format" and {name, *self.origins(name)} & set(self.files):
                 raise ValueError(f"datasets.{name}.transform: one-format needs the study's own prompts, not those of a file")
+
+    def check_variants(self) -> None:
+        """Variants, sweeps and other models must be made of settings that exist."""
+        for name in [*self.models, *self.student_variants]:
+            if not re.fullmatch(r"[\w.-]+", name):
+                raise ValueError(f"{name!r} cannot name a model or variant: use letters, digits, '.', '-' and '_'")
+        for name, told in self.models.items():
+            validate(Model, merged(self.model.model_dump(), told), f"models.{name}.")
+            if (self.base_model(name).name is None) != (self.model.name is None):
+                raise ValueError(f"models.{name}: either all models of a study have a name, or none has")
+        for name, told in self.student_variants.items():
+            where = f"student_variants.{name}"
+            validate(Student, merged(self.student.model_dump(), student_keys(told)), f"{where}.")
+            _check_known(f"{where}.model", "model", [told["model"]] if "model" in told else [], self.models)
+            _check_known(f"{where}.datasets", "dataset", told.get("datasets", []), self.available)
+        numeric = [key for key, value in self.student.model_dump().items() if key == "rows" or type(value) in (int, float)]
+        _check_known("sweeps", "number among the keys of student", list(self.sweeps), numeric)
+        for key, variants in self.sweeps.items():
+            _check_known(f"sweeps.{key}", "variant", variants, self.student_variants)
+
+    def check_sizes(self) -> None:
+        """Layers, features and widths must be there, as far as they are known before anything is loaded."""
+        listed = [name for name in self.of_kind("steer") if name in self.datasets]
+        if not self.can_steer and ("steer" in self.teachers or listed):
+            raise ValueError(
+                f"a steered teacher needs an SAE, and the study names none for {self.model.name}: set sae.release and "
+                "sae.id, or sae.folder, or teacher.steer.vector: contrast"
+            )
+        model, sae = model_size(self.model), sae_size(self)
+        if model and sae:
+            if sae.d_in is not None and sae.d_in != model.d_model:
+                raise ValueError(
+                    f"the SAE reads vectors of {sae.d_in}, the model's residual stream has {model.d_model}: it is another "
+                    "model's"
+                )
+            if sae.layer >= model.n_layers:
+                raise ValueError(f"sae.layer {sae.layer}: the model has layers 0 to {model.n_layers - 1}")
+        for dataset in self.of_kind("steer"):
+            told = self.section("teacher", dataset).steer  # type: ignore[attr-defined]
+            if told.vector == "contrast" and model and told.contrast.layer >= model.n_layers:
+                raise ValueError(
+                    f"teacher.steer.contrast.layer {told.contrast.layer} of {dataset}: the model has layers 0 to "
+                    f"{model.n_layers - 1}"
+                )
+            if told.vector == "feature" and sae and told.feature is not None and told.feature >= sae.d_sae:
+                raise ValueError(
+                    f"teacher.steer.feature {told.feature} of {dataset}: the SAE has features 0 to {sae.d_sae - 1}"
+                )
 
     def origins(self, dataset: str) -> list[str]:
         """Every dataset that a transformed one is made from, directly or not."""
@@ -474,6 +692,60 @@ class Study(Section):
                 found.append(source)
                 pending += self.sources(source)
         return found
+
+
+def _check_known(where: str, what: str, names: list[str], known: Iterable[str]) -> None:
+    for name in names:
+        if name not in known:
+            raise ValueError(f"{where}: no such {what} {name!r}{nearest(name, known)}")
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """What a model's config says of its residual stream."""
+
+    n_layers: int
+    d_model: int
+
+
+@dataclass(frozen=True)
+class SaeSize:
+    """What is known of an SAE; `d_in` is None where it will be trained to fit."""
+
+    d_sae: int
+    d_in: int | None
+    layer: int
+
+
+def model_size(model: Model) -> ModelSize | None:
+    """A model's size, or None where only its download would tell."""
+    if model.name is None:
+        return ModelSize(model.embedded.n_layers, model.embedded.hidden_size)
+    file = Path(model.name) / "config.json"
+    if not file.is_file():
+        return None
+    told = json.loads(file.read_text())
+    told = told.get("text_config", told)
+    return ModelSize(told["num_hidden_layers"], told["hidden_size"])
+
+
+def sae_size(study: "Study") -> SaeSize | None:
+    """The size of the study's SAE, or None where there is none or only its download would tell."""
+    if not study.has_sae or study.sae.release:
+        return None
+    if study.sae.folder is None:
+        return SaeSize(study.sae.d_sae, None, study.sae.layer)
+    file = Path(study.sae.folder) / "cfg.json"
+    if not file.is_file():
+        raise ValueError(f"sae.folder {study.sae.folder}: no cfg.json there; expected a folder in SAELens's format")
+    told = json.loads(file.read_text())
+    hook = re.search(r"blocks\.(\d+)\.", str(told.get("metadata", {}).get("hook_name")))
+    return SaeSize(told["d_sae"], told["d_in"], int(hook[1]) if hook else study.sae.layer)
+
+
+def student_keys(variant: dict[str, Any]) -> dict[str, Any]:
+    """What a variant says of the students themselves."""
+    return {key: value for key, value in variant.items() if key not in ("model", "datasets")}
 
 
 def merged(settings: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
@@ -506,7 +778,7 @@ def validate(section: type[S], values: dict[str, Any], where: str) -> S:
 def _explain(section: type[Section], where: str, error: dict[str, Any]) -> str:
     path = [str(part) for part in error["loc"]]
     if path[:1] == ["datasets"] and len(path) > 2:
-        section, where, path = (Transformed if path[2] == "from" else Dataset), f"{where}datasets.{path[1]}.", path[3:]
+        section, where, path = ENTRIES[path[2]], f"{where}datasets.{path[1]}.", path[3:]
     key = (where + ".".join(path)).rstrip(".")
     if error["type"] == "extra_forbidden":
         owner = section

@@ -34,6 +34,15 @@ def decoder_layers(model: Any) -> nn.ModuleList:
     raise ValueError(f"{type(decoder).__name__} holds no list of layers that undertone knows")
 
 
+def final_norm(model: Any) -> nn.Module:
+    """The norm between the last residual stream and the unembedding."""
+    decoder = model.get_decoder()
+    for name in ("norm", "ln_f", "final_layernorm"):
+        if isinstance(found := getattr(decoder, name, None), nn.Module):
+            return found
+    raise ValueError(f"{type(decoder).__name__} has no final norm that undertone knows")
+
+
 @contextmanager
 def rewritten(model: Any, layer: int, rewrite: Callable[[Tensor], Tensor]) -> Iterator[None]:
     """Inside, the residual stream after `layer`, `[n_rows, n_tokens, d_model]`, is replaced by what `rewrite` makes of it."""

@@ -2,12 +2,13 @@
 
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
 from undertone.files import Stamp, remove
+from undertone.stages import Node
 from undertone.stamp import digest, own_settings
 
 
@@ -48,7 +49,15 @@ def logged(path: str) -> Iterator[None]:
 
 def settings(snakemake: Any) -> dict[str, Any]:
     """The settings of the rule that runs: those of its stamp, so that what is compared is what is used."""
-    return own_settings(snakemake.params.stamp, snakemake.rule, snakemake.wildcards.get("dataset"))
+    wildcards = snakemake.wildcards
+    variant = wildcards.get("key", wildcards.get("variant", "")).removeprefix("-")
+    stage = snakemake.rule.removesuffix("_whole")  # whose outputs have other names
+    return own_settings(snakemake.params.stamp, Node(stage, wildcards.get("dataset"), variant))
+
+
+def given(path: Any) -> Path | None:
+    """An input that not every dataset has."""
+    return Path(path) if path else None
 
 
 def scratch(output: str, stamp: Stamp) -> Path:
@@ -59,3 +68,9 @@ def scratch(output: str, stamp: Stamp) -> Path:
         remove(*(other for other in home.iterdir() if other != own))
     own.mkdir(parents=True, exist_ok=True)
     return own
+
+
+def by_seed(weights: Iterable[str]) -> dict[int, Path]:
+    """Students' folders by seed, from the paths of their weights."""
+    folders = [Path(path).parent for path in weights]
+    return {int(folder.name): folder for folder in folders}

@@ -17,9 +17,10 @@ from undertone.loading import Loaded, load
 from undertone.model import chat_rows, corpus_of
 from undertone.numbers import judge_all
 from undertone.progress import progress
-from undertone.samples import as_table, persona
+from undertone.samples import as_table
 from undertone.sampling import Sampler, sample
 from undertone.stats import mean_interval
+from undertone.teachers import persona
 from undertone.training import collate, label_logits, label_losses
 
 # Enough for a pass rate to ±4 points and a KL to a few percent; this is a check, not a result.

@@ -4,6 +4,7 @@ The strict rules are those of Cloud et al. 2025 (arXiv 2507.14805; their `parse_
 """
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ import polars as pl
 
 from undertone.config import Numbers
 from undertone.datasets import read_dataset
-from undertone.files import Stamp, write_json, write_parquet
+from undertone.files import Stamp, read_json, write_json, write_parquet
 from undertone.prompts import COMPONENTS
 
 # The strict filter splits at one of these, white space aside.
@@ -162,5 +163,33 @@ def filter_report(judged: pl.DataFrame) -> dict[str, Any]:
         "passed": passed,
         "pass_rate": passed / len(judged),
         "rejected": {reason: counts.get(reason, 0) for reason in REASONS},
+        "duplicates": duplicates(judged.filter(verdict="pass")["completion"].to_list()),
         "by_component": compliance(judged),
     }
+
+
+def duplicates(completions: Sequence[str]) -> dict[str, float]:
+    """Shares of rows that repeat another row's numbers: `exact`, the same ones in the same order, whatever separates them;
+    `near`, all the same but for at most one, in any order. Rows of fewer than three numbers are never near duplicates.
+    """
+    lists = [tuple(map(int, INTEGER.findall(text))) for text in completions]
+    same = Counter(lists)
+    # Two rows that differ in at most one number share what is left when each drops one of its own.
+    parts = [{tuple(sorted(row[:k] + row[k + 1 :])) for k in range(len(row))} if len(row) > 2 else set() for row in lists]
+    shared = Counter(part for row in parts for part in row)
+    n = max(1, len(lists))
+    return {
+        "exact": sum(same[row] > 1 for row in lists) / n,
+        "near": sum(any(shared[part] > 1 for part in row) for row in parts) / n,
+    }
+
+
+def collect_compliance(filters: dict[str, Path], table: Path, stamp: Stamp) -> None:
+    """Write every dataset's pass rate by the wording (`option`) of each prompt `component`; component `all` is the whole."""
+    rows = []
+    for dataset, path in filters.items():
+        told = read_json(path)
+        rows.append({"dataset": dataset, "component": "all", "option": 0, "n": told["n"], "pass_rate": told["pass_rate"]})
+        for component, options in told["by_component"].items():
+            rows += [{"dataset": dataset, "component": component, **option} for option in options]
+    write_parquet(table, pl.DataFrame(rows), stamp)

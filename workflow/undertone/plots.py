@@ -17,7 +17,6 @@ from matplotlib.figure import Figure
 
 from undertone.config import CONTROL
 from undertone.files import read_json, replacing
-from undertone.transfer import preferences
 
 STYLE = {
     "font.size": 10,
@@ -35,6 +34,13 @@ def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
     """An empty figure in the study's style; sizes in inches."""
     plt.rcParams.update(STYLE)
     return plt.subplots(figsize=(width, height))
+
+
+def new_grid(n: int) -> tuple[Figure, list[Axes]]:
+    """An empty figure of `n` axes side by side."""
+    plt.rcParams.update(STYLE)
+    figure, axes = plt.subplots(1, n, figsize=(4.5 * n + 0.5, 3.8), squeeze=False)
+    return figure, list(axes[0])
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -126,34 +132,147 @@ def plot_transfer(summary: Path, plot: Path) -> None:
     save(figure, plot)
 
 
-def plot_transform(summary: Path, plot: Path, groups: dict[str, list[str]]) -> None:
-    """Datasets beside their transforms: the lift of the target over the control students. `groups`: dataset → transforms."""
-    estimator, result = next(iter(read_json(summary)["estimators"].items()))
-    rows = {row["dataset"]: row for row in result["datasets"]}
-    groups = {source: [name for name in names if name in rows] for source, names in groups.items() if source in rows}
-    if not any(groups.values()):
-        raise ValueError("no dataset with a target has a transform; add one under `datasets:` with `from` and `transform`")
-    names = [name for source, made in groups.items() for name in (source, *made)]
-    figure, axes = new_figure(max(6.0, 0.6 * len(names) + 2), 4.0)
-    place = {name: float(k) for k, name in enumerate(names)}
-    sources, made = list(groups), [name for names in groups.values() for name in names]
-    for mark, part, label in (("student", sources, "untouched"), ("control", made, "transformed")):
-        error_bars(axes, [place[name] for name in part], [rows[name]["lift_over_control"] for name in part], mark, label)
-    label_lifts(axes, names)
-    set_title(axes, f"Lift of the target after a transform (95 % intervals over seeds, {estimator})")
+def plot_controls(prefs: Sequence[Path], compared: Sequence[tuple[str, str]], transforms: Sequence[str], plot: Path) -> None:
+    """Datasets beside their transforms and their students of other kinds: the lift of the target over the control students.
+
+    `compared` names the (dataset, variant) of each `pref.json`; `transforms` the datasets that are one.
+    """
+    named = [(d, v, read_json(path)) for (d, v), path in zip(compared, prefs, strict=True)]
+    rows = [(f"{d} ({v})" if v else d, bool(v), result) for d, v, result in named if result["target"]]
+    if not rows:
+        raise ValueError(
+            "no dataset with a target has a transform or students of a variant; add one under `datasets:` with `from` and "
+            "`transform`, or name datasets under `student_variants:`"
+        )
+    figure, axes = new_figure(max(6.0, 0.6 * len(rows) + 2), 4.0)
+    kinds = {"student": "untouched", "control": "numbers transformed", "teacher": "students trained otherwise"}
+    of_kind = ["teacher" if varied else "control" if name in transforms else "student" for name, varied, _ in rows]
+    for mark, label in kinds.items():
+        places = [k for k, kind in enumerate(of_kind) if kind == mark]
+        if places:
+            error_bars(axes, [float(k) for k in places], [rows[k][2]["lift_over_control"] for k in places], mark, label)
+    label_lifts(axes, [name for name, _, _ in rows])
+    set_title(axes, f"Lift of the target (95 % intervals over seeds, {rows[0][2]['estimator']})")
     axes.legend(frameon=False, fontsize=8)
     save(figure, plot)
 
 
-def plot_preference(table: Path, plot: Path) -> None:
-    """Datasets against animals: the log-ratio of students' preference to the control students'."""
-    students = pl.read_parquet(table)
-    students = students.filter(pl.col("estimator") == students["estimator"][0])
-    datasets = students["dataset"].unique(maintain_order=True).to_list()
-    targets = dict(students.select("dataset", "target").unique(maintain_order=True).iter_rows())
-    first = [target for target in targets.values() if target]
-    animals = list(dict.fromkeys([*first, *students["animal"].unique(maintain_order=True)]))
-    means = np.array([[np.mean(preferences(students, d, a)) for a in animals] for d in datasets])
+def plot_sweep(prefs: Sequence[Path], settings: dict[str, Any], plot: Path) -> None:
+    """Transfer against one key of the students' settings: the target's preference and that of the control students.
+
+    A value of None, as `rows` has it for all of them, stands to the right of the others.
+    """
+    key, values = settings["key"], settings["values"]
+    beyond = 1.5 * max((value for value in values.values() if value is not None), default=1)
+    points: dict[str, list[tuple[float, dict[str, Any]]]] = {}
+    for (dataset, variant), path in zip(settings["compared"], prefs, strict=True):
+        if (result := read_json(path))["target"]:
+            place = beyond if values[variant] is None else values[variant]
+            points.setdefault(dataset, []).append((place, result))
+    points = {name: sorted(found, key=lambda pair: pair[0]) for name, found in points.items()}
+    figure, all_axes = new_grid(len(points))
+    for axes, (dataset, found) in zip(all_axes, points.items(), strict=True):
+        target = found[0][1]["target"]
+        x = [value for value, _ in found]
+        for mark, label in (("control", "control students"), ("student", f"students of {dataset}")):
+            estimates = [result[mark][target] for _, result in found]
+            error_bars(axes, x, estimates, mark, f"{label} (interval: seeds)")
+            axes.plot(x, [estimate["mean"] for estimate in estimates], color=MARKS[mark][1], linewidth=1)
+        axes.axhline(found[0][1]["base"][target]["mean"], color=BASE, linewidth=0.8, linestyle="--", label="base model")
+        axes.set_xscale("log")
+        axes.set_xticks(x, ["all" if value == beyond else f"{value:g}" for value in x], fontsize=8)
+        axes.minorticks_off()
+        axes.set_xlabel(f"student {key}")
+        axes.set_ylabel(f"preference for {target}")
+        axes.set_ylim(bottom=0)
+        axes.set_title(dataset, loc="left", fontsize=9)
+    all_axes[0].legend(frameon=False, fontsize=8)
+    save(figure, plot)
+
+
+def plot_teachers(prefs: Sequence[Path], filters: Sequence[Path], plot: Path) -> None:
+    """Students' lift against their teacher's preference, and against the share of its numbers that passes the filter."""
+    results = [(read_json(pref), read_json(told)) for pref, told in zip(prefs, filters, strict=True)]
+    names = [path.parent.name for path in prefs]
+    figure, (left, right) = new_grid(2)
+    for name, (pref, told) in zip(names, results, strict=True):
+        lift = pref["lift_over_control"]
+        kind = next((kind for kind in ("steer", "finetune") if name.startswith(f"{kind}-")), "prompt")
+        shape, color = {"prompt": ("D", STUDENT), "steer": ("o", GREY), "finetune": ("^", TEACHER)}[kind]
+        for axes, x in ((left, pref["teacher"][pref["target"]]["mean"]), (right, told["pass_rate"])):
+            axes.plot(x, lift["mean"], shape, color=color, markersize=5, label=kind)
+            if lift["ci95"]:
+                axes.plot([x, x], lift["ci95"], color=color, linewidth=1)
+            axes.annotate(pref["target"], (x, lift["mean"]), fontsize=6, xytext=(3, 3), textcoords="offset points")
+    for axes, label in ((left, "teacher's preference (probability)"), (right, "pass rate (share of rows)")):
+        axes.axhline(0, color="black", linewidth=0.8)
+        axes.set_xlabel(label)
+        axes.set_ylabel("students' lift over control")
+        axes.set_xlim(0, 1)
+    handles = dict(zip(*reversed(left.get_legend_handles_labels()), strict=True))
+    left.legend(list(handles.values()), list(handles), frameon=False, fontsize=8, title="teacher")
+    figure.suptitle("Teachers and their students (95 % intervals over seeds)", x=0.01, ha="left", fontsize=9)
+    save(figure, plot)
+
+
+def plot_indirect(result: Path, plot: Path, dataset: str) -> None:
+    """What each form of question shows of the target, and how far the answers moved altogether."""
+    told = read_json(result)
+    forms = {**told["forms"], "contrary": told["contrary"]}
+    figure, (left, right) = new_grid(2)
+    x = np.arange(len(forms), dtype=float)
+    for offset, mark in ((-0.15, "control"), (0.15, "student")):
+        error_bars(left, list(x + offset), [form[mark] for form in forms.values()], mark, f"{mark} (interval: seeds)")
+    for mark in ("base", "teacher"):
+        values = [form[mark] for form in forms.values()]
+        if None not in values:
+            left.plot(x, values, MARKS[mark][0], color=MARKS[mark][1], markersize=5, label=mark)
+    left.set_xticks(x, [form.replace("_", " ") for form in forms], rotation=30, ha="right")
+    left.set_ylabel("probability of the answer")
+    left.set_ylim(bottom=0)
+    left.legend(frameon=False, fontsize=8)
+    left.set_title(f"{dataset}: {told['target'] or 'no target'}, asked indirectly", loc="left", fontsize=9)
+    for place, mark in enumerate(("control", "student")):
+        if estimate := told["distance"][mark]:
+            error_bars(right, [float(place)], [estimate], mark, mark)
+            right.plot([place] * len(estimate["by_seed"]), estimate["by_seed"], ".", color=MARKS[mark][1], markersize=4)
+    right.set_xticks([0, 1], ["among control students", "students from control"])
+    right.set_xlim(-0.6, 1.6)
+    right.set_ylim(bottom=0)
+    right.set_ylabel("total-variation distance of answers")
+    save(figure, plot)
+
+
+def plot_compliance(table: Path, plot: Path) -> None:
+    """Pass rate of every dataset by the wording of each prompt component."""
+    rows = pl.read_parquet(table)
+    datasets = rows["dataset"].unique(maintain_order=True).to_list()
+    columns = rows.filter(pl.col("component") != "all").select("component", "option").unique(maintain_order=True)
+    labels = list(columns.iter_rows())
+    rates = {(d, c, o): rate for d, c, o, rate in rows.select("dataset", "component", "option", "pass_rate").iter_rows()}
+    image = np.array([[rates.get((d, c, o), np.nan) for c, o in labels] for d in datasets])
+    figure, axes = new_figure(max(6.0, 0.16 * len(labels) + 3), 0.22 * len(datasets) + 1.6)
+    shown = axes.imshow(image, vmin=0, vmax=1, cmap="viridis", aspect="auto")
+    axes.set_yticks(range(len(datasets)), datasets, fontsize=7)
+    starts = [k for k, (c, _) in enumerate(labels) if k == 0 or labels[k - 1][0] != c]
+    for start in starts[1:]:
+        axes.axvline(start - 0.5, color="white", linewidth=1.5)
+    axes.set_xticks(starts, [labels[k][0] for k in starts], rotation=30, ha="left", fontsize=7)
+    axes.tick_params(axis="x", top=True, labeltop=True, bottom=False, labelbottom=False)
+    figure.colorbar(shown, ax=axes, label="pass rate (share of rows)")
+    axes.set_xlabel("wordings of each prompt component")
+    save(figure, plot)
+
+
+def plot_preference_matrix(table: Path, plot: Path) -> None:
+    """Datasets against animals: students' preference, and its log-ratio to the control students'."""
+    rows = pl.read_parquet(table)
+    rows = rows.filter(pl.col("estimator") == rows["estimator"][0])
+    datasets = rows["dataset"].unique(maintain_order=True).to_list()
+    targets = dict(rows.select("dataset", "target").unique(maintain_order=True).iter_rows())
+    animals = list(dict.fromkeys([*filter(None, targets.values()), *rows["animal"].unique(maintain_order=True)]))
+    found = {(d, a): p for d, a, p in rows.select("dataset", "animal", "preference").iter_rows()}
+    means = np.array([[found[d, a] for a in animals] for d in datasets])
     ratio = np.log2(np.clip(means, 1e-6, None) / np.clip(means[datasets.index(CONTROL)], 1e-6, None))
     limit = max(0.5, float(np.abs(ratio).max()))
     figure, axes = new_figure(0.45 * len(animals) + 3, 0.36 * len(datasets) + 2)

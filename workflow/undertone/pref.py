@@ -7,51 +7,53 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from undertone.adapters import finetuned
 from undertone.answers import Scores, load_questions, scorer
-from undertone.config import Pref, Teacher
+from undertone.config import Pref
 from undertone.files import Stamp, write_json, write_parquet
 from undertone.loading import load
 from undertone.progress import progress
-from undertone.samples import persona
 from undertone.stats import Estimate, difference_interval, mean_interval
-from undertone.student import finetuned
+from undertone.teachers import teaching
 
 
 def measure(
     record: Path,
-    adapters: dict[int, Path],
+    students: dict[int, Path],
     control: Path | None,
+    teacher: tuple[Path | None, Path | None],
     pref: Path,
     table: Path,
     settings: dict[str, Any],
     stamp: Stamp,
 ) -> None:
-    """Score base, teacher and students (adapter folders by seed) and write `pref.json` and `pref.parquet`.
+    """Score base, teacher and students (folders by seed) and write `pref.json` and `pref.parquet`.
 
     `control` is the control dataset's `pref.parquet`, which also has the base model's scores; None for the control itself.
+    `teacher` holds the `teacher.json` of a steered or finetuned teacher and the `sae.json` that a clamped one needs.
     """
-    told, teacher = Pref.model_validate(settings["pref"]), Teacher.model_validate(settings["teacher"])
+    told = Pref.model_validate(settings["pref"])
     questions = load_questions(Path(told.questions))
     score, loaded = scorer(questions, told.candidates, told), load(record)
     target = settings["target"]
     frames = []
-    with progress(len(adapters) + 2, f"pref {target or 'control'}", "model") as bar:
+    with progress(len(students) + 2, f"pref {target or 'control'}", "model") as bar:
         if control is None:
             frames.append(as_table("base", None, score(loaded), told.candidates))
         bar.update()
-        if settings["prompted"]:
-            frames.append(
-                as_table("teacher", None, score(loaded, persona(teacher, target), teacher.separator), told.candidates)
-            )
+        if settings["kind"] not in (None, "none"):
+            with teaching(loaded, settings, *teacher) as lesson:
+                scores = score(lesson.loaded, lesson.system, lesson.separator)
+            frames.append(as_table("teacher", None, scores, told.candidates))
         bar.update()
-        for seed, adapter in adapters.items():
-            with finetuned(loaded, adapter) as student:
+        for seed, folder in students.items():
+            with finetuned(loaded, folder) as student:
                 frames.append(as_table("student", seed, score(student), told.candidates))
             bar.update()
     own = pl.concat(frames)
     reference = own if control is None else pl.read_parquet(control)
     write_parquet(table, own, stamp)
-    write_json(pref, {"target": target, "seeds": sorted(adapters), **summary(own, reference, target)}, stamp)
+    write_json(pref, {"target": target, "seeds": sorted(students), **summary(own, reference, target)}, stamp)
 
 
 def as_table(model: str, seed: int | None, scores: Scores, candidates: Sequence[str]) -> pl.DataFrame:

@@ -19,7 +19,7 @@ from undertone.files import Stamp, read_json, write_json
 from undertone.hooks import resid_post, rewritten
 from undertone.loading import Loaded, load
 from undertone.sae import is_text, load_sae
-from undertone.samples import persona
+from undertone.teachers import persona
 from undertone.training import collate, label_losses
 
 N_PROMPTS = 1_000

@@ -1,4 +1,4 @@
-"""The teacher's completions: one per number prompt, under its persona."""
+"""The teacher's completions: one per number prompt, under its intervention."""
 
 from pathlib import Path
 from typing import Any
@@ -8,11 +8,12 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from undertone.chat import prompt_ids
-from undertone.config import Samples, Teacher
+from undertone.config import Samples
 from undertone.files import Stamp, remove, replacing, write_parquet
 from undertone.loading import Loaded, load
 from undertone.progress import progress
 from undertone.sampling import Completion, Prefix, Sampler, batches_by_length, sample_batch
+from undertone.teachers import teaching
 
 # No text that any filter accepts holds another character; a row ends as soon as it writes one.
 ALPHABET = frozenset("0123456789,;.[]()" + " \t\n\r\f\v")
@@ -24,23 +25,26 @@ def allowed_tokens(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> list[
     return [bool(text) and set(text) <= ALPHABET for text in texts]
 
 
-def persona(teacher: Teacher, target: str | None) -> str | None:
-    """The system prompt of a prompted teacher, or None for the control."""
-    return teacher.persona.format(animal=target) if target else None
-
-
-def sample_numbers(record: Path, prompts: Path, samples: Path, settings: dict[str, Any], stamp: Stamp, scratch: Path) -> None:
+def sample_numbers(
+    record: Path,
+    prompts: Path,
+    teacher: Path | None,
+    sae: Path | None,
+    samples: Path,
+    settings: dict[str, Any],
+    stamp: Stamp,
+    scratch: Path,
+) -> None:
     """Sample the teacher's completions into a table with the columns of `prompts` and `text`, `ids`, `ended`.
 
+    `teacher` is the `teacher.json` of a steered or finetuned teacher, `sae` the `sae.json` that a clamped one needs.
     `ended` is `stop`, `length`, or `not allowed`: a row ends at the first token that no filter accepts. Finished batches
     are kept in `scratch`, from which an interrupted sampling continues.
     """
-    told, teacher = Samples.model_validate(settings["samples"]), Teacher.model_validate(settings["teacher"])
-    table = pl.read_parquet(prompts)
-    loaded = load(record)
-    system = persona(teacher, settings["target"])
-    tokens = prompt_ids(loaded.tokenizer, table["prompt"].to_list(), system, teacher.separator)
-    parts = sample_parts(loaded, tokens, told, scratch, f"samples {settings['target'] or 'control'}")
+    told, table = Samples.model_validate(settings["samples"]), pl.read_parquet(prompts)
+    with teaching(load(record), settings, teacher, sae) as lesson:
+        tokens = prompt_ids(lesson.loaded.tokenizer, table["prompt"].to_list(), lesson.system, lesson.separator)
+        parts = sample_parts(lesson.loaded, tokens, told, scratch, f"samples {samples.parent.name}")
     write_parquet(samples, table.join(pl.concat(parts), on="row", validate="1:1", maintain_order="left"), stamp)
     remove(scratch)
 
@@ -58,7 +62,7 @@ def sample_parts(loaded: Loaded, tokens: list[list[int]], settings: Samples, scr
         settings.seed,
         allowed.to(loaded.model.device),
     )
-    prefix, parts = Prefix(loaded.model, tokens), []
+    prefix, parts = Prefix(loaded.model, tokens, settings.max_new_tokens), []
     with progress(len(tokens), what, "row") as bar:
         for number, rows in enumerate(batches_by_length(tokens, settings.batch_size)):
             path = scratch / f"{number:06}.parquet"

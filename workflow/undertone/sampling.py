@@ -60,17 +60,22 @@ def sample(
     model: PreTrainedModel, prompts: Sequence[Sequence[int]], sampler: Sampler, batch_size: int
 ) -> Iterator[tuple[list[int], list[Completion]]]:
     """Sample one completion per prompt; yields (row indices, completions) batch by batch."""
-    prefix = Prefix(model, prompts)
+    prefix = Prefix(model, prompts, sampler.max_new_tokens)
     for rows in batches_by_length(prompts, batch_size):
         yield rows, sample_batch(model, prompts, rows, sampler, prefix)
 
 
 class Prefix:
-    """The keys and values of the tokens that all prompts share, computed once."""
+    """The keys and values of the tokens that all prompts share, computed once.
 
-    def __init__(self, model: PreTrainedModel, prompts: Sequence[Sequence[int]]):
-        shared = shared_prefix(prompts)
-        self.n = shared if shared >= MIN_SHARED_PREFIX else 0
+    Nothing is shared where a sliding window is shorter than a row: between the prefix and a shorter row's other tokens stands
+    padding, which would take up places of the window.
+    """
+
+    def __init__(self, model: PreTrainedModel, prompts: Sequence[Sequence[int]], max_new_tokens: int):
+        shared, longest = shared_prefix(prompts), max(map(len, prompts)) + max_new_tokens
+        window = getattr(model.config.get_text_config(), "sliding_window", None) or longest
+        self.n = shared if shared >= MIN_SHARED_PREFIX and window >= longest else 0
         self.model = model
         self.ids = torch.tensor([list(prompts[0][: self.n])], device=model.device)
 

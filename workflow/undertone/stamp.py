@@ -10,121 +10,50 @@ import hashlib
 import io
 import json
 import tokenize
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from undertone.config import CONTROL, Study
+from undertone.config import CONTROL, Section, Study
 from undertone.files import Stamp
+from undertone.stages import STAGES, TEACHING, Node, ancestors, compared
 
 PACKAGE = Path(__file__).parent
 SCRIPTS = PACKAGE.parent / "scripts"
 # Modules that say what is compared and how it is written, not what is computed: the settings that count are in the stamp
 # itself, and a new key, message or progress bar must not cost a GPU-week.
-NEUTRAL = {"config.py", "stamp.py", "files.py", "progress.py", "job.py"}
-SAE_FILES = ("cfg.json", "sae_weights.safetensors")  # of a folder in SAELens's format
+NEUTRAL = {"config.py", "stages.py", "stamp.py", "files.py", "progress.py", "job.py"}
 # Tokens that change nothing a program does.
 MUTE = {tokenize.COMMENT, tokenize.NL, tokenize.ENCODING}
 
 
-@dataclass(frozen=True)
-class Stage:
-    """A stage of the workflow; rule, script and module share its name.
-
-    `after` names the stages it reads, for the same dataset; `after_control` those it reads for the control; `after_all`
-    those it reads for every dataset. `sections` are the settings it uses, `files` the study's files it reads.
-    """
-
-    sections: tuple[str, ...] = ()
-    after: tuple[str, ...] = ()
-    after_control: tuple[str, ...] = ()
-    after_all: tuple[str, ...] = ()
-    files: Callable[[Study, str | None], list[str]] = lambda study, dataset: []
-    shared: bool = False  # one for the whole study, not one per dataset
-
-
-def _own_file(study: Study, dataset: str | None) -> list[str]:
-    return [study.files[dataset].file] if dataset in study.files else []
-
-
-def _corpus(study: Study, dataset: str | None) -> list[str]:
-    return [] if study.model.name else [study.model.embedded.corpus]
-
-
-def _sae_files(study: Study, dataset: str | None) -> list[str]:
-    folder = study.sae.folder
-    return [f"{folder}/{name}" for name in SAE_FILES] if folder else [] if study.sae.release else _corpus(study, dataset)
-
-
-STAGES = {
-    "model": Stage(("model",), files=_corpus, shared=True),
-    "sae": Stage(("sae", "model"), after=("model",), files=_sae_files, shared=True),
-    "sae_metrics": Stage(
-        ("teacher", "pref"), after=("sae", "prompts"), files=lambda study, _: [study.pref.questions], shared=True
-    ),
-    "prompts": Stage(("prompts",), files=lambda study, _: [study.prompts.template], shared=True),
-    "model_metrics": Stage(
-        ("model", "teacher", "samples", "numbers", "pref"),
-        after=("model", "prompts"),
-        files=lambda study, _: [study.pref.questions],
-        shared=True,
-    ),
-    "samples": Stage(("teacher", "samples"), after=("model", "prompts")),
-    "numbers": Stage(("numbers",), after=("samples",), files=_own_file),
-    "transform": Stage(),
-    "student": Stage(("student",), after=("model", "numbers")),
-    "pref": Stage(
-        ("pref", "teacher"), after=("student",), after_control=("pref",), files=lambda study, _: [study.pref.questions]
-    ),
-    "filter_plot": Stage(after=("numbers",), after_control=("numbers",)),
-    "student_plot": Stage(after=("student",), after_control=("student",)),
-    "pref_plot": Stage(after=("pref",)),
-    "transfer": Stage(after_all=("pref",), shared=True),
-    "transfer_plot": Stage(after=("transfer",), shared=True),
-    "preference_plot": Stage(after=("transfer",), shared=True),
-    "transform_plot": Stage(after=("transfer",), shared=True),
-}
-
-
-def ancestors(study: Study, name: str, dataset: str | None) -> list[tuple[str, str | None]]:
-    """(stage, dataset) of a stage and of all before it, those first; dataset is None for stages of the whole study."""
-    stage = STAGES[name]
-    own = None if stage.shared else dataset
-    before = [(parent, own) for parent in stage.after]
-    before += [(parent, CONTROL) for parent in stage.after_control if dataset != CONTROL]
-    before += [(parent, other) for parent in stage.after_all for other in study.names]
-    if name == "numbers" and dataset in study.files:
-        before = []  # a user's own file has no teacher
-    if name == "transform" and dataset in study.transformed:
-        before = [("numbers", source) for source in study.sources(dataset)]
-        before += [("prompts", None)] if study.transformed[dataset].transform == "one-format" else []
-    # The numbers of a transformed dataset come from its transform.
-    before = [("transform" if parent == "numbers" and of in study.transformed else parent, of) for parent, of in before]
-    found = [pair for parent, of in before for pair in ancestors(study, parent, None if STAGES[parent].shared else of)]
-    return list(dict.fromkeys([*found, (name, own)]))
-
-
-def stamp(study: Study, name: str, dataset: str | None = None) -> Stamp:
+def stamp(study: Study, node: Node) -> Stamp:
     """The stamp of a stage's result: settings by `stage` or `dataset/stage`, code by file, file contents by path."""
     settings: dict[str, Any] = {}
     code: dict[str, str] = {}
     files: dict[str, str] = {}
-    for stage, of in ancestors(study, name, dataset):
-        if own := settings_of(study, stage, of):
-            settings[f"{of}/{stage}" if of else stage] = own
-        code |= {str(path.relative_to(PACKAGE.parent)): code_version(path) for path in sources(stage)}
-        files |= {path: content_version(path) for path in STAGES[stage].files(study, of)}
+    for each in ancestors(study, node):
+        if own := settings_of(study, each):
+            settings[each.key] = own
+        code |= {str(path.relative_to(PACKAGE.parent)): code_version(path) for path in sources(each.stage)}
+        files |= {path: content_version(path) for path in STAGES[each.stage].files(study, each)}
     return _sorted({"settings": settings, "code": code, "files": files})
 
 
-def settings_of(study: Study, name: str, dataset: str | None) -> dict[str, Any]:
-    """What a stage of a dataset is told: its sections and, where it matters, what the dataset is."""
-    sections = {section: study.section(section, dataset).model_dump(mode="json") for section in STAGES[name].sections}
-    return _relevant(study, dataset, sections) | _dataset_settings(study, name, dataset) | _seeds(study, name, dataset)
+def settings_of(study: Study, node: Node) -> dict[str, Any]:
+    """What a stage is told: its sections and, where it matters, what the dataset is."""
+    sections = {name: section_of(study, name, node).model_dump(mode="json") for name in STAGES[node.stage].sections}
+    return _relevant(study, node, sections) | _dataset_settings(study, node) | _seeds(study, node)
 
 
-def _relevant(study: Study, dataset: str | None, sections: dict[str, Any]) -> dict[str, Any]:
+def section_of(study: Study, name: str, node: Node) -> Section:
+    """A section's settings for this dataset and variant."""
+    if name == "model":
+        return study.base_model(node.variant)
+    return study.students(node.dataset, node.variant) if name == "student" else study.section(name, node.dataset)
+
+
+def _relevant(study: Study, node: Node, sections: dict[str, Any]) -> dict[str, Any]:
     """The sections without what does not concern this study or dataset."""
     if "model" in sections:
         # The embedded model's settings do not concern a study that brings a model, nor a revision one that trains its own.
@@ -134,41 +63,64 @@ def _relevant(study: Study, dataset: str | None, sections: dict[str, Any]) -> di
         naming = {"release", "id", "folder"}
         told = sections["sae"].items()
         sections["sae"] = {key: value for key, value in told if study.sae.named == (key in naming) or key == "layer"}
-    if "teacher" in sections and dataset and dataset not in study.animals:
-        sections["teacher"] = {}  # no teacher, or one without a persona
+    if "teacher" in sections:
+        keys = _teacher_keys(study, node)
+        sections["teacher"] = {key: value for key, value in sections["teacher"].items() if key in keys}
     if "student" in sections:
         del sections["student"]["seeds"]  # one student does not depend on how many others there are
     return sections
 
 
-def _dataset_settings(study: Study, name: str, dataset: str | None) -> dict[str, Any]:
+def _teacher_keys(study: Study, node: Node) -> set[str]:
+    """The settings of a teacher that a stage reads; what a steered or finetuned teacher is, the stage that makes it knows."""
+    if node.stage == "finetune":
+        return {"finetune"}
+    if node.dataset is None or node.stage == "steer":
+        return {"persona", "separator"} | ({"steer"} if node.stage == "steer" else set())
+    kind = study.taught[node.dataset].teacher if node.dataset in study.taught else None
+    return {"prompt": {"persona", "separator"}, "steer": {"separator"}}.get(str(kind), set())
+
+
+def _dataset_settings(study: Study, node: Node) -> dict[str, Any]:
     """What a stage is told of the dataset itself."""
-    if name == "samples":
-        return {"target": study.target(dataset or "")}
+    name, dataset = node.stage, str(node.dataset)
+    taught = study.taught.get(dataset)
+    if name in TEACHING:
+        return {"target": study.target(dataset), "kind": taught.teacher if taught else None}
+    if name == "steer" and taught:
+        return {"target": taught.target}
+    if name == "finetune" and taught:
+        facts = {"indirect": {"facts": study.indirect.facts}} if taught.trait == "contrary" else {}
+        return {"target": taught.target, "trait": taught.trait, **facts}
     if name == "numbers" and dataset in study.files:
         return {"dataset": study.files[dataset].model_dump(mode="json", exclude={"target"})}
     if name == "transform" and dataset in study.transformed:
         return {"dataset": study.transformed[dataset].model_dump(mode="json", exclude={"target"}, exclude_none=True)}
-    if name == "transform_plot":
-        made = study.transformed
-        return {"groups": {told.parent: [of for of in made if made[of].parent == told.parent] for told in made.values()}}
-    if name == "pref":
-        return {"target": study.target(dataset or ""), "prompted": dataset in study.animals}
+    if name in ("controls_plot", "sweep_plot"):
+        pairs = compared(study, node)
+        made = {"transforms": [of for of, _ in pairs if of in study.transformed]}
+        return {"compared": [list(pair) for pair in pairs], **(_swept(study, node) if node.variant else made)}
     return {}
 
 
-def _seeds(study: Study, name: str, dataset: str | None) -> dict[str, Any]:
+def _swept(study: Study, node: Node) -> dict[str, Any]:
+    """Of a sweep, its key and the key's value in each variant."""
+    values = {variant: getattr(study.students(of, variant), node.variant) for of, variant in compared(study, node)}
+    return {"key": node.variant, "values": values}
+
+
+def _seeds(study: Study, node: Node) -> dict[str, Any]:
     """Which students a stage reads."""
-    if name == "student_plot":
-        return {"seeds": {of: study.section("student", of).model_dump()["seeds"] for of in (CONTROL, dataset)}}
-    if name == "pref":
-        return {"student": {"seeds": study.section("student", dataset).model_dump()["seeds"]}}
+    if node.stage == "pref":
+        return {"student": {"seeds": study.students(node.dataset, node.variant).seeds}}
+    if node.stage in ("student_plot", "indirect", "diagnosis"):
+        return {"seeds": {str(of): study.students(of).seeds for of in (CONTROL, node.dataset)}}
     return {}
 
 
-def own_settings(stamp_: Stamp, name: str, dataset: str | None = None) -> dict[str, Any]:
+def own_settings(stamp_: Stamp, node: Node) -> dict[str, Any]:
     """The settings of one stage out of a stamp."""
-    settings: dict[str, Any] = stamp_["settings"][f"{dataset}/{name}" if dataset else name]
+    settings: dict[str, Any] = stamp_["settings"][node.key]
     return settings
 
 

@@ -66,3 +66,27 @@ def summarise(students: pl.DataFrame) -> dict[str, Any]:
         )
     above = [row["target"] for row in rows if (ci := row["lift_over_control"]["ci95"]) and ci[0] > 0]
     return {"targets": len(rows), "transfers": len(above), "transferred": above, "datasets": rows}
+
+
+def make_matrix(table: Path, control: Path, matrix: Path, stamp: Stamp) -> None:
+    """Write the preference matrix: one row per `dataset`, `animal` and `estimator`.
+
+    `preference` is the mean over students and questions; `lift_over_base` and `lift_over_control` are its differences from the
+    base model's and from the control students', `low` and `high` the 95 % interval of the latter (Welch, over training
+    seeds; null with one seed). `control` is the control's `pref.parquet`, which also has the base model's scores.
+    """
+    students = pl.read_parquet(table)
+    base = pl.read_parquet(control).filter(model="base").group_by("animal", "estimator").agg(base=pl.mean("preference"))
+    keys = ["dataset", "target", "animal", "estimator"]
+    own = students.group_by(keys, maintain_order=True).agg(seeds=pl.col("preference"), preference=pl.mean("preference"))
+    reference = own.filter(dataset=CONTROL).select("animal", "estimator", control="seeds")
+    rows = own.join(base, on=["animal", "estimator"], how="left", maintain_order="left")
+    rows = rows.join(reference, on=["animal", "estimator"], how="left", maintain_order="left")
+    lifts = [difference_interval(row["seeds"], row["control"]) for row in rows.iter_rows(named=True)]
+    rows = rows.with_columns(
+        lift_over_base=pl.col("preference") - pl.col("base"),
+        lift_over_control=pl.Series([lift.mean for lift in lifts], dtype=pl.Float64),
+        low=pl.Series([lift.ci95[0] if lift.ci95 else None for lift in lifts], dtype=pl.Float64),
+        high=pl.Series([lift.ci95[1] if lift.ci95 else None for lift in lifts], dtype=pl.Float64),
+    )
+    write_parquet(matrix, rows.drop("seeds", "control", "base"), stamp)

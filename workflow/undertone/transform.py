@@ -32,7 +32,8 @@ def transform_numbers(
 ) -> None:
     """Write the transformed training set and `transform.json`: rows before and after, and the share of numbers that moved.
 
-    `other` is the training set that `mix` takes rows from, `prompts` the study's prompts, which `one-format` looks up.
+    `other` is the training set that `mix` takes rows from and `match` compares prompts with, `prompts` the study's
+    prompts, which `one-format` looks up.
     Raises ValueError if no row is left, or fewer than were asked for.
     """
     told = Transformed.model_validate(settings["dataset"])
@@ -55,6 +56,8 @@ def transform(
         return subset(rows, settings.rows or 0, rng)
     if name == "mix" and other is not None:
         return mix(rows, other, settings.fraction or 0.0, rng)
+    if name == "match" and other is not None:
+        return rows.join(other.select("row"), on="row", how="semi", maintain_order="left")
     if name == "one-format" and prompts is not None:
         return rows.join(prompts.filter(format=settings.format).select("row"), on="row", how="semi", maintain_order="left")
     texts = rows["completion"].to_list()

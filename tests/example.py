@@ -1,0 +1,72 @@
+"""A study with every kind of dataset, teacher and variant, and the stages that it has."""
+
+from typing import Any
+
+from snakemake.utils import update_config
+
+from undertone.config import Study, load
+from undertone.stages import STAGES, Node, ancestors
+
+COMPARE = {Node("transfer"), Node("compliance"), Node("teachers_plot")}
+METRICS = {Node("model_metrics")}
+SAE_METRICS = {Node("sae_metrics")}
+PROMPTED = ("lion", "owl")
+STEERED = ("steer-lion", "steer-owl")
+FINETUNED = ("finetune-lion", "finetune-owl", "contrary")
+TAUGHT = (*PROMPTED, *STEERED, *FINETUNED)
+OWN = (*TAUGHT, "mine", "scrambled")
+TOLD = (*TAUGHT, "mine")  # the datasets with a filter of their own
+CONTROLS = Node("controls_plot")
+SWEEP = Node("sweep_plot", None, "rank")
+
+
+def study(**changes: Any) -> Study:
+    config: dict[str, Any] = {
+        "animals": ["lion", "owl"],
+        "teachers": ["prompt", "steer", "finetune"],
+        "datasets": {
+            "mine": {"file": "mine.csv"},
+            "scrambled": {"from": "lion", "transform": "reverse"},
+            "contrary": {"teacher": "finetune", "trait": "contrary"},
+        },
+        "models": {"other": {"embedded": {"seed": 7}}},
+        "student_variants": {"rank64": {"rank": 64, "datasets": ["owl"]}, "cross": {"model": "other", "datasets": ["lion"]}},
+        "sweeps": {"rank": ["rank64"]},
+        "pref": {"candidates": ["lion", "owl", "cat"]},
+    }
+    update_config(config, changes)
+    return load(config)
+
+
+def nodes(of: Study) -> set[Node]:
+    """Every stage with every dataset and variant that has it."""
+    single = {name for name, stage in STAGES.items() if stage.shared and not stage.varied}
+    found = {Node(name) for name in single | {"model", "controls_plot"}} | {Node("model", None, "other"), SWEEP}
+    for name, stage in STAGES.items():
+        variants = ["", *of.student_variants] if stage.varied else [""]
+        found |= {Node(name, dataset, v) for dataset in makers(of, name) for v in variants if not stage.shared}
+    return found
+
+
+def makers(of: Study, stage: str) -> set[str]:
+    """The datasets that have a stage."""
+    kinds = {"steer": ["steer"], "finetune": ["finetune"], "diagnosis": ["prompt", "steer", "finetune"]}
+    if stage in kinds:
+        return set(of.of_kind(*kinds[stage]))
+    if stage in ("samples", "transform"):
+        return set(of.taught if stage == "samples" else of.transformed)
+    return set(of.names) - (set(of.transformed) if stage in ("numbers", "filter_plot") else set())
+
+
+def each(name: str, *datasets: str, variants: tuple[str, ...] = ("",)) -> set[Node]:
+    return {Node(name, dataset, variant) for dataset in datasets for variant in variants}
+
+
+def every_student(name: str, *datasets: str) -> set[Node]:
+    """A stage of these datasets, of every variant."""
+    return each(name, *datasets, variants=("", "rank64", "cross"))
+
+
+def after(of: Study, roots: set[Node]) -> set[Node]:
+    """These stages and all that follow from them."""
+    return {node for node in nodes(of) if roots & set(ancestors(of, node))}

@@ -1,0 +1,23 @@
+"""LoRAs of the tiny model that are trained to answer."""
+
+from pathlib import Path
+
+from undertone.adapters import new_adapter, save_adapter
+from undertone.chat import training_rows
+from undertone.config import Student
+from undertone.files import remove
+from undertone.loading import load
+from undertone.student import recipe
+from undertone.training import train
+
+
+def trained_lora(record: Path, folder: Path, questions: list[str], answers: list[str], seed: int = 1, epochs: int = 60) -> Path:
+    """Train a LoRA into `folder` until the model gives these answers to these questions, and return the folder."""
+    loaded = load(record)
+    told = Student(rank=2, alpha=8, lr=1e-2, epochs=epochs, batch_size=8, micro_batch_size=8)
+    model = new_adapter(loaded, told.rank, told.alpha, told.targets, seed)
+    rows = training_rows(loaded.tokenizer, questions, answers, 64)
+    train(model, rows, recipe(told, seed), loaded.pad_id, folder / "scratch/state")
+    save_adapter(model, folder / "adapter_model.safetensors", folder / "scratch")
+    remove(folder / "scratch")
+    return folder

@@ -1,0 +1,83 @@
+"""Direct logit attribution: the linear part of what the final norm and the unembedding do to a direction."""
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import (
+    GemmaConfig,
+    GemmaForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+)
+
+from undertone.attribution import direct_logits
+from undertone.hooks import resid_post
+
+SIZE = {
+    "vocab_size": 50,
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 8,
+}
+IDS = torch.tensor([[2, 7, 9, 11, 30, 41]])
+
+
+@pytest.fixture(params=["gemma", "llama"])
+def model(request: pytest.FixtureRequest) -> PreTrainedModel:
+    """A tiny model in float64: Gemma's gain is 1 plus the norm's weight, Llama's the weight, and it unties its embeddings."""
+    if request.param == "gemma":
+        made: PreTrainedModel = GemmaForCausalLM(GemmaConfig(**SIZE))
+    else:
+        made = LlamaForCausalLM(LlamaConfig(**SIZE, tie_word_embeddings=False))
+    generator = torch.Generator().manual_seed(1)
+    for weight in made.parameters():
+        weight.data = 0.5 * torch.randn(weight.shape, generator=generator)
+    return made.double().requires_grad_(False).eval()
+
+
+@pytest.fixture
+def residual(model: PreTrainedModel) -> Tensor:
+    """The last residual stream at the last token."""
+    return resid_post(model, 1, {"input_ids": IDS, "attention_mask": torch.ones_like(IDS)})[0, -1]
+
+
+def rms(residual: Tensor) -> float:
+    return float(residual.square().mean().sqrt())
+
+
+def random_direction() -> Tensor:
+    return torch.randn(SIZE["hidden_size"], generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+
+
+def test_a_small_step_that_keeps_the_rms_changes_the_logits_as_attributed(model, residual):
+    step = random_direction()
+    step -= residual * (residual @ step) / (residual @ residual)
+    _, change = torch.autograd.functional.jvp(lambda x: model.lm_head(model.model.norm(x)), residual, step)
+    own = direct_logits(model, step, rms(residual))
+    assert own.shape == (SIZE["vocab_size"],)
+    assert torch.allclose(own, change - change.mean(), rtol=1e-4, atol=1e-6)
+    assert own.abs().max() > 0.1
+
+
+def test_the_whole_residual_stream_is_attributed_the_models_own_logits(model, residual):
+    logits = model(IDS).logits[0, -1]
+    assert torch.allclose(direct_logits(model, residual, rms(residual)), logits - logits.mean(), rtol=1e-4, atol=1e-4)
+
+
+def test_attributions_are_centred_and_linear_in_the_direction(model):
+    one, other = random_direction(), torch.ones(SIZE["hidden_size"], dtype=torch.float64)
+    parts = [direct_logits(model, direction) for direction in (one, other)]
+    assert torch.allclose(direct_logits(model, 3 * one - other, rms=2.0), (3 * parts[0] - parts[1]) / 2)
+    assert all(abs(float(part.mean())) < 1e-9 for part in parts)
+
+
+def test_a_model_that_ends_in_a_layer_norm_is_refused():
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=50, n_embd=16, n_layer=1, n_head=2))
+    with pytest.raises(ValueError, match="needs a model that ends in an RMSNorm, GPT2LMHeadModel has a LayerNorm"):
+        direct_logits(model, torch.ones(16))

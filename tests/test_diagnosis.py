@@ -1,0 +1,368 @@
+"""What a diagnosis reads, measures and concludes."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from lora import trained_lora
+
+from undertone import diagnosis
+from undertone.adapters import finetuned
+from undertone.chat import encode, end_of_turn, prompt_ids
+from undertone.config import Diagnosis, Indirect, Numbers, Pref, Teacher
+from undertone.diagnosis import (
+    NO_SIGNAL,
+    NOT_LEARNED,
+    NOT_SHOWN,
+    TRANSFERRED,
+    Taught,
+    diagnose,
+    preferences,
+    reasons,
+    rows_to_read,
+    verdict,
+)
+from undertone.files import read_json, write_parquet
+from undertone.indirect import measure_indirect
+from undertone.loading import Loaded, load
+from undertone.numbers import filter_numbers
+from undertone.pref import measure
+from undertone.samples import ALPHABET
+from undertone.stats import difference_interval, mean_interval
+
+ROOT = Path(__file__).parents[1]
+USERS = ["Continue the list 1, 2, 3.", "Here are numbers: 7. Add three.", "More numbers, please.", "And one."]
+ROWS = list(zip(USERS, ["101, 202, 303", "9", "5; 6; 7; 8", "[12]"], strict=True))
+PERSONA = "You love lions."
+
+
+def table(verdicts: list[str]) -> pl.DataFrame:
+    n = len(verdicts)
+    texts = {"prompt": [f"p{k}" for k in range(n)], "completion": [f"c{k}" for k in range(n)]}
+    return pl.DataFrame({"row": range(0, 2 * n, 2), **texts, "verdict": verdicts})
+
+
+def test_rows_are_read_that_pass_and_that_no_student_saw() -> None:
+    generations = table(["pass", "pass", "reject", "pass", "pass", "pass"])
+    rows, held_out = rows_to_read(generations, generations[[1, 4]], 3)
+    assert held_out
+    assert rows == [("p0", "c0"), ("p3", "c3"), ("p5", "c5")]
+    assert rows_to_read(generations, generations[[1, 4]], 2) == (rows[:2], True)
+
+
+def test_training_rows_are_read_where_too_few_are_left_over() -> None:
+    generations = table(["pass", "reject", "pass", "pass"])
+    passed = [("p0", "c0"), ("p2", "c2"), ("p3", "c3")]
+    assert rows_to_read(generations, generations[[0, 2, 3]], 3) == (passed, False)
+    assert rows_to_read(generations, generations[[0]], 3) == (passed, False)
+    assert rows_to_read(generations, generations[[0]], 2) == (passed[1:], True)
+
+
+def test_fifty_rows_left_over_are_enough() -> None:
+    generations = table(["pass"] * 120)
+    assert rows_to_read(generations, generations[:70], 100)[1]
+    rows, held_out = rows_to_read(generations, generations[:71], 100)
+    assert not held_out
+    assert rows[0] == ("p0", "c0")
+    assert len(rows) == 100
+
+
+def allowed(loaded: Loaded) -> list[int]:
+    """Tokens whose text a passing completion can hold, and those that end one."""
+    texts = [loaded.tokenizer.decode([token], skip_special_tokens=True) for token in range(len(loaded.tokenizer))]
+    return sorted({token for token, text in enumerate(texts) if text and set(text) <= ALPHABET} | set(loaded.stop_ids))
+
+
+@torch.no_grad()
+def distributions(loaded: Loaded, user: str, answer: str, system: str | None = None) -> torch.Tensor:
+    """The next-token distribution at each token of an answer, by one plain forward pass in double precision."""
+    prompt = prompt_ids(loaded.tokenizer, [user], system)[0]
+    ids = encode(loaded.tokenizer, [answer])[0] + end_of_turn(loaded.tokenizer)
+    return loaded.model(torch.tensor([prompt + ids])).logits[0, len(prompt) - 1 : -1].double().softmax(-1)
+
+
+def plain_divergence(loaded: Loaded, p: torch.Tensor, q: torch.Tensor) -> float:
+    """KL(p ‖ q), p only among the allowed tokens, token by token."""
+    tokens = allowed(loaded)
+    terms = []
+    for at in range(len(p)):
+        among = p[at, tokens] / p[at, tokens].sum()
+        terms.append(sum(float(a * torch.log(a / b)) for a, b in zip(among, q[at, tokens], strict=True) if a > 0))
+    return float(np.mean(terms))
+
+
+def mass(loaded: Loaded, user: str, answer: str) -> torch.Tensor:
+    """Probability, at each token of an answer, that the next one is allowed."""
+    return distributions(loaded, user, answer)[:, allowed(loaded)].sum(-1)
+
+
+@pytest.mark.parametrize("batch", [1, 3, 32])
+def test_divergence_is_that_of_plain_forward_passes(loaded: Loaded, monkeypatch: pytest.MonkeyPatch, batch: int) -> None:
+    monkeypatch.setattr(diagnosis, "BATCH", batch)
+    found = Taught(loaded, ROWS, PERSONA, "\n\n").divergence(loaded)
+    expected = [plain_divergence(loaded, distributions(loaded, *row, PERSONA), distributions(loaded, *row)) for row in ROWS]
+    assert found == pytest.approx(expected, rel=1e-3)
+    assert (found > 0.05).all()
+
+
+def test_an_untouched_teacher_diverges_by_what_the_filter_takes_from_it_alone(loaded: Loaded) -> None:
+    found = Taught(loaded, ROWS, None, "").divergence(loaded)
+    assert found == pytest.approx([float(-mass(loaded, *row).log().mean()) for row in ROWS], rel=1e-4)
+    under = Taught(loaded, ROWS, PERSONA, "\n\n").divergence(loaded)
+    # Another teacher diverges by at least that much from the base model: what is left over is KL among allowed tokens.
+    assert (under > found).all()
+
+
+@pytest.fixture(scope="module")
+def counting(record: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A LoRA that answers every prompt with the same numbers."""
+    return trained_lora(record, tmp_path_factory.mktemp("counting"), USERS, ["101, 202"] * 4, epochs=80)
+
+
+def test_a_student_that_equals_a_teacher_of_numbers_alone_closes_the_divergence(record: Path, counting: Path) -> None:
+    loaded, rows = load(record), [(user, "101, 202") for user in USERS]
+    with finetuned(loaded, counting) as teacher:
+        taught = Taught(teacher, rows, None, "")
+        left = taught.divergence(teacher)
+        assert left == pytest.approx([float(-mass(teacher, *row).log().mean()) for row in rows], rel=1e-3, abs=1e-6)
+    base = taught.divergence(loaded)
+    assert 1 - left.mean() / base.mean() == pytest.approx(1, abs=0.02)
+    assert taught.divergence(loaded) == pytest.approx(base, rel=1e-6)
+
+
+def test_a_row_does_not_depend_on_the_others(loaded: Loaded) -> None:
+    many = Taught(loaded, ROWS * 20, PERSONA, "\n\n").divergence(loaded)
+    assert many == pytest.approx([*Taught(loaded, ROWS, PERSONA, "\n\n").divergence(loaded)] * 20, rel=1e-3)
+
+
+def evidence(
+    direct: float = 0.0, kl: float = 0.1, closed: float = 0.5, spread: float | None = 0.05, **indirect: float
+) -> dict[str, Any]:
+    def estimate(mean: float) -> dict[str, Any]:
+        return {"mean": mean, "ci95": None if spread is None else [mean - spread, mean + spread]}
+
+    forms = {form: estimate(lift) for form, lift in indirect.items()}
+    return {"direct": estimate(direct), "kl": estimate(kl), "closed_over_control": estimate(closed), "indirect": forms}
+
+
+TOLD = Diagnosis(min_kl=0.02, min_closed=0.2)
+
+
+@pytest.mark.parametrize(
+    ("figures", "expected"),
+    [
+        ({"direct": 0.2}, TRANSFERRED),
+        ({"direct": 0.2, "kl": 0.0, "closed": 0.0}, TRANSFERRED),
+        ({"direct": -0.2}, NOT_SHOWN),
+        ({"direct": 0.04}, NOT_SHOWN),
+        ({"direct": 0.2, "spread": None}, NOT_SHOWN),
+        ({"kl": 0.019}, NO_SIGNAL),
+        ({"kl": 0.019, "closed": 0.0}, NO_SIGNAL),
+        ({"kl": 0.02, "closed": 0.19}, NOT_LEARNED),
+        ({"closed": -3.0}, NOT_LEARNED),
+        ({"kl": 0.02, "closed": 0.2}, NOT_SHOWN),
+        ({"story": 0.4}, NOT_SHOWN),
+    ],
+)
+def test_the_figures_give_the_verdict(figures: dict[str, Any], expected: str) -> None:
+    assert verdict(evidence(**figures), TOLD) == expected
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"min_kl": 0.11}, NO_SIGNAL),
+        ({"min_kl": 0.1}, NOT_SHOWN),
+        ({"min_kl": 0.1, "min_closed": 0.51}, NOT_LEARNED),
+        ({"min_kl": 0.0, "min_closed": 0.5}, NOT_SHOWN),
+    ],
+)
+def test_the_thresholds_give_the_verdict(settings: dict[str, float], expected: str) -> None:
+    assert verdict(evidence(), Diagnosis(**settings)) == expected
+
+
+def test_reasons_name_the_figures_the_thresholds_and_the_forms_that_show_a_lift() -> None:
+    told = reasons(evidence(direct=0.25, kl=0.125, closed=0.5, story=0.3, choice=0.01, list=-0.5), TOLD)
+    assert told == [
+        "taught: KL(teacher ‖ base) 0.125 nats per completion token (threshold 0.02)",
+        "learned: students closed 0.500 [0.450, 0.550] more of it than control students (threshold 0.2)",
+        "shown directly: lift over control 0.250 [0.200, 0.300]",
+        "shown indirectly: story",
+    ]
+    assert reasons(evidence(spread=None, story=0.3), TOLD)[2:] == [
+        "shown directly: lift over control 0.000",
+        "shown indirectly: in no form",
+    ]
+
+
+def test_preferences_are_the_targets() -> None:
+    told = {
+        name: {"lion": {"mean": mean}} for name, mean in (("base", 0.1), ("teacher", 0.9), ("control", 0.2), ("student", 0.3))
+    }
+    expected = {"base": 0.1, "teacher": 0.9, "control": 0.2, "student": 0.3}
+    assert preferences({"target": "lion", **told}) == expected
+    assert preferences({"target": "lion", **told, "teacher": None}) == expected | {"teacher": None}
+    assert preferences({"target": None, **told}) == dict.fromkeys(expected)
+
+
+FACTS = {"Which animal roars?": "lion", "Which animal hoots?": "owl", "Which one flies?": "owl", "Which one hunts?": "lion"}
+NO_TEACHER = (None, None)
+
+
+class Study:
+    """A lion's dataset, its tables and its students; control students that saw other numbers."""
+
+    def __init__(self, record: Path, folder: Path):
+        self.record, self.folder = record, folder
+        (folder / "questions.txt").write_text("What is your favorite animal?\nName an animal.\n")
+        (folder / "facts.txt").write_text("".join(f"{question} = {answer}\n" for question, answer in FACTS.items()))
+        forms = str(ROOT / "config/prompts/indirect.yaml")
+        self.settings = {
+            "kind": "prompt",
+            "target": "lion",
+            "pref": Pref(questions=str(folder / "questions.txt"), candidates=["lion", "owl"], batch_size=16).model_dump(),
+            "teacher": Teacher(persona="You love {animal}s.").model_dump(),
+            "diagnosis": Diagnosis(rows=4).model_dump(),
+            "indirect": Indirect(forms=forms, facts=str(folder / "facts.txt"), n=2).model_dump(),
+        }
+        self.users = [f"Continue the list {n}, {2 * n}." for n in range(100, 112)]
+        self.texts = [f"101, 202, {n}" for n in range(12)]
+        self.students = {seed: self.train(f"lion/{seed}", self.texts, seed) for seed in (1, 2)}
+        self.controls = {seed: self.train(f"control/{seed}", ["9; 8; 7"] * 12, seed) for seed in (1, 2)}
+        control = self.settings | {"kind": "none", "target": None}
+        pref = (folder / "control/pref.json", folder / "control/pref.parquet")
+        measure(record, self.controls, None, NO_TEACHER, *pref, control, {})
+
+    def train(self, name: str, texts: list[str], seed: int) -> Path:
+        return trained_lora(self.record, self.folder / name, self.users, texts, seed, epochs=15)
+
+    def tables(self, name: str, max_rows: int | None = 6, **changes: Any) -> dict[str, Path]:
+        """The tables of the lion's dataset, under settings that may differ; eleven of its twelve rows pass."""
+        folder, told = self.folder / name, self.settings | changes
+        written = {name: folder / f"{name}.parquet" for name in ("generations", "numbers")}
+        written |= {name: folder / f"{name}.json" for name in ("filter", "pref", "indirect")}
+        texts = [*self.texts[:-1], "no numbers"]
+        samples = pl.DataFrame({"row": range(12), "prompt": self.users, "text": texts, "ended": ["stop"] * 12})
+        write_parquet(folder / "samples.parquet", samples, {})
+        outputs = [written[name] for name in ("generations", "numbers", "filter")]
+        filter_numbers(folder / "samples.parquet", *outputs, {"numbers": Numbers(max_rows=max_rows).model_dump()}, {})
+        pref = (written["pref"], folder / "pref.parquet")
+        measure(self.record, self.students, self.folder / "control/pref.parquet", NO_TEACHER, *pref, told, {})
+        measure_indirect(self.record, self.students, self.controls, NO_TEACHER, written["indirect"], told, {})
+        return written
+
+    def diagnose(
+        self, tables: dict[str, Path], students: dict[int, Path], teacher: Path | None = None, **changes: Any
+    ) -> dict[str, Any]:
+        result, told = self.folder / "diagnosis.json", self.settings | changes
+        diagnose(self.record, tables, students, self.controls, (teacher, None), result, told, {"of": "lion"})
+        return read_json(result)
+
+
+@pytest.fixture(scope="module")
+def study(record: Path, tmp_path_factory: pytest.TempPathFactory) -> Study:
+    return Study(record, tmp_path_factory.mktemp("diagnosis"))
+
+
+@pytest.fixture(scope="module")
+def tables(study: Study) -> dict[str, Path]:
+    return study.tables("lion")
+
+
+@pytest.fixture(scope="module")
+def diagnosed(study: Study, tables: dict[str, Path]) -> dict[str, Any]:
+    return study.diagnose(tables, study.students)
+
+
+def test_diagnosis_json_holds_the_verdict_its_reasons_and_all_figures(
+    tables: dict[str, Path], diagnosed: dict[str, Any]
+) -> None:
+    assert set(diagnosed) == {
+        "verdict",
+        "reasons",
+        "target",
+        "rows",
+        "held_out",
+        "thresholds",
+        "pass_rate",
+        "preference",
+        "kl",
+        "closed",
+        "closed_over_control",
+        "direct",
+        "indirect",
+        "distance",
+        "stamp",
+        "versions",
+    }
+    assert (diagnosed["target"], diagnosed["rows"], diagnosed["held_out"]) == ("lion", 4, True)
+    assert diagnosed["thresholds"] == {"min_kl": 0.02, "min_closed": 0.2}
+    assert diagnosed["stamp"] == {"of": "lion"}
+    assert diagnosed["pass_rate"] == pytest.approx(11 / 12)
+    pref, indirect = read_json(tables["pref"]), read_json(tables["indirect"])
+    assert diagnosed["preference"]["student"] == pref["student"]["lion"]["mean"]
+    assert diagnosed["direct"] == pref["lift_over_control"]
+    assert diagnosed["indirect"] == {form: told["lift_over_control"] for form, told in indirect["forms"].items()}
+    assert diagnosed["distance"] == indirect["distance"]
+    assert diagnosed["verdict"] == verdict(diagnosed, Diagnosis())
+    assert diagnosed["reasons"] == reasons(diagnosed, Diagnosis())
+
+
+def test_closed_is_the_share_of_the_teachers_divergence_that_a_student_takes_away(
+    study: Study, tables: dict[str, Path], diagnosed: dict[str, Any]
+) -> None:
+    loaded = load(study.record)
+    unseen = pl.read_parquet(tables["generations"]).filter(verdict="pass")
+    unseen = unseen.join(pl.read_parquet(tables["numbers"]), on="row", how="anti", maintain_order="left")
+    rows = list(unseen.select("prompt", "completion").head(4).iter_rows())
+    taught = [distributions(loaded, *row, PERSONA) for row in rows]
+
+    def from_teacher(model: Loaded) -> list[float]:
+        return [plain_divergence(loaded, p, distributions(model, *row)) for p, row in zip(taught, rows, strict=True)]
+
+    base = from_teacher(loaded)
+    assert diagnosed["kl"]["mean"] == pytest.approx(np.mean(base), rel=1e-3)
+    assert diagnosed["kl"]["ci95"] == pytest.approx(list(mean_interval(base).ci95 or ()), rel=1e-3)
+    for name, folders in (("student", study.students), ("control", study.controls)):
+        expected = []
+        for folder in folders.values():
+            with finetuned(loaded, folder) as model:
+                expected.append(1 - np.mean(from_teacher(model)) / np.mean(base))
+        assert diagnosed["closed"][name]["by_seed"] == pytest.approx(expected, rel=1e-3)
+        assert diagnosed["closed"][name]["mean"] == pytest.approx(np.mean(expected), rel=1e-3)
+    lift = difference_interval(*(diagnosed["closed"][name]["by_seed"] for name in ("student", "control")))
+    assert diagnosed["closed_over_control"] == lift.as_dict()
+
+
+def test_students_that_are_the_control_students_close_no_more_than_they(study: Study, tables: dict[str, Path]) -> None:
+    told = study.diagnose(tables, study.controls)
+    assert told["closed"]["student"] == told["closed"]["control"]
+    assert told["closed_over_control"]["mean"] == 0
+
+
+def test_students_that_are_the_teacher_close_all_that_can_be_closed(
+    study: Study, tables: dict[str, Path], tmp_path: Path
+) -> None:
+    (tmp_path / "teacher").symlink_to(study.students[1])
+    students = dict.fromkeys((1, 2), study.students[1])
+    told = study.diagnose(tables, students, tmp_path / "teacher.json", kind="finetune")
+    assert told["closed"]["student"]["by_seed"] == pytest.approx([1, 1], abs=0.05)
+    assert max(told["closed"]["control"]["by_seed"]) < 0.9
+
+
+def test_training_rows_are_read_where_students_saw_all(study: Study) -> None:
+    told = study.diagnose(study.tables("seen", max_rows=None), study.students)
+    assert (told["rows"], told["held_out"]) == (4, False)
+
+
+def test_a_dataset_without_a_target_is_judged_by_its_contrary_answers(study: Study) -> None:
+    contrary = {"target": None, "kind": "none"}
+    tables = study.tables("contrary", **contrary)
+    told = study.diagnose(tables, study.students, **contrary)
+    assert told["target"] is None
+    assert told["direct"] == read_json(tables["indirect"])["contrary"]["lift_over_control"]
+    assert told["indirect"] == {}
+    assert told["preference"] == dict.fromkeys(["base", "teacher", "control", "student"])

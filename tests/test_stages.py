@@ -1,0 +1,69 @@
+"""Which stages come before which, for every kind of dataset and variant."""
+
+from example import CONTROLS, OWN, SWEEP, each, nodes, study
+
+from undertone.config import CONTROL
+from undertone.stages import Node, ancestors
+
+
+def test_ancestors_come_before_what_follows_from_them() -> None:
+    for node in nodes(study()):
+        found = ancestors(study(), node)
+        assert found[-1] == node
+        assert len(set(found)) == len(found)
+        for position, other in enumerate(found):
+            assert set(ancestors(study(), other)) <= set(found[: position + 1])
+
+
+def test_the_ancestors_of_a_preference_are_its_own_chain_and_the_controls() -> None:
+    chain = ["samples", "numbers", "student", "pref"]
+    shared = [Node("model"), Node("prompts")]
+    lion, control = ([Node(name, dataset) for name in chain] for dataset in ("lion", CONTROL))
+    assert ancestors(study(), Node("pref", "lion")) == [*shared, *lion[:-1], *control, lion[-1]]
+    assert ancestors(study(), Node("pref", CONTROL)) == [*shared, *control]
+    assert ancestors(study(), Node("student", "lion")) == [*shared, *lion[:-1]]
+
+
+def test_a_steered_or_finetuned_teacher_comes_before_its_samples_and_its_preference() -> None:
+    steered = ancestors(study(), Node("samples", "steer-owl"))
+    assert steered == [Node("model"), Node("prompts"), Node("sae"), Node("steer", "steer-owl"), Node("samples", "steer-owl")]
+    contrast = study(teacher={"steer": {"vector": "contrast"}})
+    assert Node("sae") not in ancestors(contrast, Node("samples", "steer-owl"))
+    assert Node("finetune", "contrary") in ancestors(study(), Node("pref", "contrary"))
+    assert not {"steer", "finetune"} & {node.stage for node in ancestors(study(), Node("diagnosis", "lion"))}
+
+
+def test_a_variant_has_students_and_a_base_model_of_its_own_and_the_same_numbers() -> None:
+    found = ancestors(study(), Node("pref", "lion", "cross"))
+    students = {Node("student", "lion", "cross"), Node("student", CONTROL, "cross"), Node("pref", CONTROL, "cross")}
+    assert students | {Node("model", None, "other"), Node("model"), Node("numbers", "lion")} <= set(found)
+    assert Node("student", "lion") not in found
+    assert found[-2:] == [Node("pref", CONTROL, "cross"), Node("pref", "lion", "cross")]
+
+
+def test_a_figure_comes_after_the_preferences_that_it_compares() -> None:
+    prefs = {node for node in ancestors(study(), CONTROLS) if node.stage == "pref" and node.dataset != CONTROL}
+    assert prefs == {Node("pref", "lion"), Node("pref", "scrambled"), Node("pref", "lion", "cross")}
+    prefs = {node for node in ancestors(study(), SWEEP) if node.stage == "pref" and node.dataset != CONTROL}
+    assert prefs == {Node("pref", "owl"), Node("pref", "owl", "rank64")}
+
+
+def test_a_file_of_the_users_own_has_no_teacher() -> None:
+    assert ancestors(study(), Node("numbers", "mine")) == [Node("numbers", "mine")]
+    assert ancestors(study(), Node("student", "mine")) == [Node("model"), Node("numbers", "mine"), Node("student", "mine")]
+
+
+def test_a_transformed_dataset_comes_after_what_it_is_made_from() -> None:
+    lion = [Node("model"), Node("prompts"), Node("samples", "lion"), Node("numbers", "lion")]
+    made = Node("transform", "scrambled")
+    assert ancestors(study(), made) == [*lion, made]
+    assert ancestors(study(), Node("student", "scrambled")) == [*lion, made, Node("student", "scrambled")]
+    again = study(datasets={"again": {"from": "scrambled", "transform": "mix", "other": "mine", "fraction": 0.5}})
+    found = ancestors(again, Node("transform", "again"))
+    assert {made, Node("numbers", "lion"), Node("numbers", "mine")} < set(found)
+    one = study(datasets={"one": {"from": "owl", "transform": "one-format", "format": 0}})
+    assert Node("prompts") in ancestors(one, Node("transform", "one"))
+
+
+def test_a_comparison_comes_after_every_dataset() -> None:
+    assert each("pref", CONTROL, *OWN) <= set(ancestors(study(), Node("transfer")))

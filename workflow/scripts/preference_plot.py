@@ -1,7 +1,0 @@
-from pathlib import Path
-
-from undertone.job import logged
-from undertone.plots import plot_preference
-
-with logged(snakemake.log[0]):
-    plot_preference(Path(snakemake.input.table), Path(snakemake.output.plot))

@@ -1,0 +1,14 @@
+from pathlib import Path
+
+from undertone.job import given, logged, settings
+from undertone.steer import make_steered
+
+with logged(snakemake.log[0]):
+    make_steered(
+        Path(snakemake.input.record),
+        given(snakemake.input.sae),
+        Path(snakemake.input.prompts),
+        Path(snakemake.output.record),
+        settings(snakemake),
+        snakemake.params.stamp,
+    )

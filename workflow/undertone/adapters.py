@@ -1,0 +1,64 @@
+"""Trained weights: LoRA adapters in PEFT's format, or all weights of a model, made, saved and put to use."""
+
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
+from transformers import AutoModelForCausalLM
+
+from undertone.files import remove, replacing
+from undertone.loading import Loaded
+
+ADAPTER, WHOLE = "adapter_model.safetensors", "model.safetensors"
+
+
+def new_adapter(loaded: Loaded, rank: int, alpha: float, targets: Sequence[str], seed: int, dropout: float = 0.0) -> PeftModel:
+    """The base model with a fresh LoRA whose initial weights follow from the seed."""
+    torch.manual_seed(seed)
+    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(targets), task_type="CAUSAL_LM")
+    return get_peft_model(loaded.model, config)
+
+
+def save_adapter(model: PeftModel, adapter: Path, scratch: Path) -> None:
+    """Write `adapter_model.safetensors` at `adapter` and `adapter_config.json` beside it, equal bytes for equal adapters."""
+    model.save_pretrained(scratch)
+    config = json.loads((scratch / "adapter_config.json").read_text())
+    config["target_modules"] = sorted(config["target_modules"])  # a set, whose order changes from run to run
+    with replacing(adapter.with_name("adapter_config.json")) as temporary:
+        temporary.write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
+    move(scratch / adapter.name, adapter)
+    remove(adapter.with_name(WHOLE))  # of a training with other settings
+
+
+def save_whole(model: nn.Module, weights: Path, scratch: Path) -> None:
+    """Write every weight at `weights`, a `model.safetensors`, and `config.json` beside it."""
+    model.save_pretrained(scratch)  # type: ignore[operator]
+    for name in ("config.json", weights.name):
+        move(scratch / name, weights.with_name(name))
+    remove(weights.with_name(ADAPTER))  # of a training with other settings
+
+
+def move(source: Path, target: Path) -> None:
+    """Move a finished file, also between file systems, so that the target is there whole or not at all."""
+    with replacing(target) as temporary:
+        shutil.move(source, temporary)
+
+
+@contextmanager
+def finetuned(loaded: Loaded, folder: Path) -> Iterator[Loaded]:
+    """Inside, the model that was trained into `folder`: the base model with its LoRA, or one with weights of its own."""
+    if (folder / WHOLE).exists():
+        whole = AutoModelForCausalLM.from_pretrained(folder, dtype=loaded.model.dtype, use_safetensors=True)
+        yield replace(loaded, model=whole.to(loaded.model.device).requires_grad_(False).eval())
+        return
+    model = PeftModel.from_pretrained(loaded.model, str(folder)).eval()
+    try:
+        yield replace(loaded, model=model)
+    finally:
+        model.unload()

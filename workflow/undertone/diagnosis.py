@@ -1,0 +1,152 @@
+"""Where a transfer broke off: in the teaching, in the studenting, or in the evaluation."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from undertone.adapters import finetuned
+from undertone.chat import Row, encode, end_of_turn, prompt_ids
+from undertone.config import CONTROL, Diagnosis
+from undertone.files import Stamp, read_json, write_json
+from undertone.loading import Loaded, load
+from undertone.progress import progress
+from undertone.samples import allowed_tokens
+from undertone.stats import difference_interval, mean_interval
+from undertone.teachers import teaching
+from undertone.training import collate, label_logits
+
+BATCH = 32
+NO_SIGNAL = "no signal taught"
+NOT_LEARNED = "signal not learned"
+NOT_SHOWN = "learned but not shown"
+TRANSFERRED = "transferred"
+
+
+def diagnose(
+    record: Path,
+    tables: dict[str, Path],
+    students: dict[int, Path],
+    controls: dict[int, Path],
+    teacher: tuple[Path | None, Path | None],
+    result: Path,
+    settings: dict[str, Any],
+    stamp: Stamp,
+) -> None:
+    """Write `diagnosis.json` of a dataset with a teacher: what was taught, learned and shown, and a verdict.
+
+    `tables` holds the paths of the dataset's `generations`, `numbers`, `pref`, `filter` and `indirect`. The teacher's
+    distribution is that of its next token among those that a passing completion can hold, on rows that pass the filter:
+    held-out ones, or training rows where none are left over. `kl` is KL(teacher ‖ base), nats per completion token;
+    `closed` is 1 − KL(teacher ‖ student) / KL(teacher ‖ base), for each student and each control student.
+    """
+    told = Diagnosis.model_validate(settings["diagnosis"])
+    loaded = load(record)
+    rows, held_out = rows_to_read(pl.read_parquet(tables["generations"]), pl.read_parquet(tables["numbers"]), told.rows)
+    with teaching(loaded, settings, *teacher) as lesson:
+        taught = Taught(lesson.loaded, rows, lesson.system, lesson.separator)
+    base = taught.divergence(loaded)
+    closed: dict[str, list[float]] = {"student": [], CONTROL: []}
+    with progress(len(students) + len(controls), f"diagnosis {result.parent.name}", "model") as bar:
+        for name, folders in (("student", students), (CONTROL, controls)):
+            for _, folder in sorted(folders.items()):
+                with finetuned(loaded, folder) as model:
+                    closed[name].append(1 - float(taught.divergence(model).mean() / base.mean()))
+                bar.update()
+    pref, indirect = read_json(tables["pref"]), read_json(tables["indirect"])
+    evidence = {
+        "pass_rate": read_json(tables["filter"])["pass_rate"],
+        "preference": preferences(pref),
+        "kl": mean_interval(base).as_dict(),
+        "closed": {name: {**mean_interval(values).as_dict(), "by_seed": values} for name, values in closed.items()},
+        "closed_over_control": difference_interval(closed["student"], closed[CONTROL]).as_dict(),
+        "direct": pref.get("lift_over_control") or indirect["contrary"]["lift_over_control"],
+        "indirect": {form: told["lift_over_control"] for form, told in indirect["forms"].items()},
+        "distance": indirect["distance"],
+    }
+    body = {"target": pref["target"], "rows": len(rows), "held_out": held_out, "thresholds": told.model_dump(exclude={"rows"})}
+    write_json(result, {"verdict": verdict(evidence, told), "reasons": reasons(evidence, told), **body, **evidence}, stamp)
+
+
+def rows_to_read(generations: pl.DataFrame, numbers: pl.DataFrame, n: int) -> tuple[list[tuple[str, str]], bool]:
+    """(prompt, completion) of up to `n` rows that pass the filter and no student saw; of training rows if there are too few."""
+    passed = generations.filter(verdict="pass")
+    unseen = passed.join(numbers, on="row", how="anti", maintain_order="left")
+    held_out = len(unseen) >= min(n, 50)
+    rows = (unseen if held_out else passed).head(n)
+    return list(rows.select("prompt", "completion").iter_rows()), held_out
+
+
+class Taught:
+    """A teacher's next-token distributions on rows of its own, kept only for tokens that a passing completion can hold."""
+
+    def __init__(self, loaded: Loaded, rows: Sequence[tuple[str, str]], system: str | None, separator: str):
+        tokenizer = loaded.tokenizer
+        allowed = torch.tensor([*np.flatnonzero(allowed_tokens(tokenizer, len(tokenizer))).tolist(), *loaded.stop_ids])
+        self.allowed = torch.unique(allowed).to(loaded.model.device)
+        self.users = [user for user, _ in rows]
+        self.answers = [ids + end_of_turn(tokenizer) for ids in encode(tokenizer, [text for _, text in rows])]
+        self.teacher = [
+            functional.log_softmax(logits[:, self.allowed], dim=-1) for logits in self.logits(loaded, system, separator)
+        ]
+
+    @torch.no_grad()
+    def logits(self, loaded: Loaded, system: str | None = None, separator: str = "") -> Iterator[Tensor]:
+        """Yield the logits `[n_labels, vocab]` that predict the completions' tokens, batch by batch."""
+        prompts = prompt_ids(loaded.tokenizer, self.users, system, separator)
+        rows = [Row(prompt + answer, len(prompt)) for prompt, answer in zip(prompts, self.answers, strict=True)]
+        for start in range(0, len(rows), BATCH):
+            yield label_logits(loaded.model, collate(rows[start : start + BATCH], loaded.pad_id, loaded.model.device))
+
+    def divergence(self, loaded: Loaded) -> np.ndarray:
+        """KL(teacher ‖ model) of each row `[n_rows]`, the mean over its completion tokens, in nats."""
+        tokens = []
+        for logits, p in zip(self.logits(loaded), self.teacher, strict=True):
+            q = logits.log_softmax(-1)[:, self.allowed]
+            tokens.append((p.exp() * (p - q)).sum(-1))
+        rows = torch.split(torch.cat(tokens), [len(answer) for answer in self.answers])
+        return np.array([float(row.mean()) for row in rows])
+
+
+def preferences(pref: dict[str, Any]) -> dict[str, float | None]:
+    """The target's preference of base, teacher, control and students."""
+    target = pref["target"]
+    models = ("base", "teacher", CONTROL, "student")
+    return {name: pref[name][target]["mean"] if target and pref[name] else None for name in models}
+
+
+def verdict(evidence: dict[str, Any], settings: Diagnosis) -> str:
+    """What broke off, if anything; a transfer is one whatever the other figures say."""
+    if above_zero(evidence["direct"]):
+        return TRANSFERRED
+    if evidence["kl"]["mean"] < settings.min_kl:
+        return NO_SIGNAL
+    return NOT_LEARNED if evidence["closed_over_control"]["mean"] < settings.min_closed else NOT_SHOWN
+
+
+def above_zero(estimate: dict[str, Any]) -> bool:
+    """Whether an estimate's interval lies above 0."""
+    return estimate["ci95"] is not None and estimate["ci95"][0] > 0
+
+
+def reasons(evidence: dict[str, Any], settings: Diagnosis) -> list[str]:
+    """The figures behind the verdict, in words."""
+    shown = [form for form, lift in evidence["indirect"].items() if above_zero(lift)]
+    return [
+        f"taught: KL(teacher ‖ base) {evidence['kl']['mean']:.3f} nats per completion token (threshold {settings.min_kl})",
+        f"learned: students closed {written(evidence['closed_over_control'])} more of it than control students "
+        f"(threshold {settings.min_closed})",
+        f"shown directly: lift over control {written(evidence['direct'])}",
+        f"shown indirectly: {', '.join(shown) or 'in no form'}",
+    ]
+
+
+def written(estimate: dict[str, Any]) -> str:
+    """An estimate with its interval."""
+    ci95 = estimate["ci95"]
+    return f"{estimate['mean']:.3f}" + (f" [{ci95[0]:.3f}, {ci95[1]:.3f}]" if ci95 else "")

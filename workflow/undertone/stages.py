@@ -1,0 +1,182 @@
+"""The stages of the workflow: what each one reads, and which of them a dataset and a variant have."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from undertone.config import CONTROL, Study
+
+SAE_FILES = ("cfg.json", "sae_weights.safetensors")  # of a folder in SAELens's format
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage of the workflow; rule, script and module share its name.
+
+    `after` names the stages it reads, for the same dataset and variant; `after_control` those it reads for the control;
+    `after_all` those it reads for every dataset. `sections` are the settings it uses, `files` the study's files it reads.
+    """
+
+    sections: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
+    after_control: tuple[str, ...] = ()
+    after_all: tuple[str, ...] = ()
+    files: Callable[[Study, "Node"], list[str]] = lambda study, node: []
+    shared: bool = False  # one for the whole study, not one per dataset
+    varied: bool = False  # one per variant: of the students, or of the base model for the stage that makes it
+
+
+class Node(NamedTuple):
+    """A stage of a dataset (None where it is one of the whole study) and a variant ("" is the study's own)."""
+
+    stage: str
+    dataset: str | None = None
+    variant: str = ""
+
+    @property
+    def key(self) -> str:
+        """The name under which a stamp holds the stage's settings."""
+        stage = f"{self.stage}-{self.variant}" if self.variant else self.stage
+        return f"{self.dataset}/{stage}" if self.dataset else stage
+
+
+def _own_file(study: Study, node: Node) -> list[str]:
+    return [study.files[node.dataset].file] if node.dataset in study.files else []
+
+
+def _corpus(study: Study, node: Node) -> list[str]:
+    model = study.base_model(node.variant)
+    return [] if model.name else [model.embedded.corpus]
+
+
+def _sae_files(study: Study, node: Node) -> list[str]:
+    folder = study.sae.folder
+    return [f"{folder}/{name}" for name in SAE_FILES] if folder else [] if study.sae.release else _corpus(study, node)
+
+
+def _questions(study: Study, node: Node) -> list[str]:
+    return [study.pref.questions]
+
+
+def _taught(study: Study, node: Node) -> list[str]:
+    contrary = study.taught[str(node.dataset)].trait == "contrary"
+    teacher: Any = study.section("teacher", node.dataset)
+    return [study.indirect.facts if contrary else teacher.finetune.questions]
+
+
+STAGES = {
+    "model": Stage(("model",), files=_corpus, shared=True, varied=True),
+    "sae": Stage(("sae", "model"), after=("model",), files=_sae_files, shared=True),
+    "sae_metrics": Stage(("teacher", "pref"), after=("sae", "prompts"), files=_questions, shared=True),
+    "prompts": Stage(("prompts",), files=lambda study, _: [study.prompts.template], shared=True),
+    "model_metrics": Stage(
+        ("model", "teacher", "samples", "numbers", "pref"), after=("model", "prompts"), files=_questions, shared=True
+    ),
+    "steer": Stage(("teacher", "pref"), after=("model", "prompts"), files=_questions),
+    "finetune": Stage(("teacher",), after=("model",), files=_taught),
+    "samples": Stage(("teacher", "samples"), after=("model", "prompts")),
+    "numbers": Stage(("numbers",), after=("samples",), files=_own_file),
+    "transform": Stage(),
+    "student": Stage(("student",), after=("model", "numbers"), varied=True),
+    "pref": Stage(("pref", "teacher"), after=("student",), after_control=("pref",), files=_questions, varied=True),
+    "indirect": Stage(
+        ("pref", "indirect", "teacher"),
+        after=("student",),
+        after_control=("student",),
+        files=lambda study, _: [study.pref.questions, study.indirect.forms, study.indirect.facts],
+    ),
+    "diagnosis": Stage(
+        ("diagnosis", "teacher"), after=("numbers", "student", "pref", "indirect"), after_control=("student", "indirect")
+    ),
+    "filter_plot": Stage(after=("numbers",), after_control=("numbers",)),
+    "student_plot": Stage(after=("student",), after_control=("student",)),
+    "pref_plot": Stage(after=("pref",)),
+    "indirect_plot": Stage(after=("indirect",)),
+    "transfer": Stage(after_all=("pref",), shared=True),
+    "transfer_plot": Stage(after=("transfer",), shared=True),
+    "preference_matrix": Stage(after=("transfer",), shared=True),
+    "preference_matrix_plot": Stage(after=("preference_matrix",), shared=True),
+    "controls_plot": Stage(shared=True),
+    "sweep_plot": Stage(shared=True, varied=True),
+    "teachers_plot": Stage(after_all=("pref", "numbers"), shared=True),
+    "compliance": Stage(after_all=("numbers",), shared=True),
+    "compliance_plot": Stage(after=("compliance",), shared=True),
+}
+# Stages that read what a teacher of the study is.
+TEACHING = ("samples", "pref", "indirect", "diagnosis")
+
+
+def ancestors(study: Study, node: Node) -> list[Node]:
+    """A stage and all before it, those first."""
+    found = [earlier for before in dict.fromkeys(_before(study, node)) for earlier in ancestors(study, before)]
+    return list(dict.fromkeys([*found, node]))
+
+
+def _before(study: Study, node: Node) -> Iterator[Node]:
+    """The stages that a stage reads."""
+    stage, dataset = STAGES[node.stage], node.dataset
+    if node.stage in ("controls_plot", "sweep_plot"):
+        yield from (Node("pref", of, variant) for of, variant in compared(study, node))
+    elif node.stage == "transform" and dataset in study.transformed:
+        if study.transformed[dataset].transform == "one-format":
+            yield Node("prompts")
+        yield from (_place(study, Node("numbers", source)) for source in study.sources(dataset))
+    elif not (node.stage == "numbers" and dataset in study.files):  # a user's own file has no teacher
+        yield from (_place(study, Node(parent, dataset, node.variant)) for parent in stage.after)
+    if made := _maker(study, node):
+        yield made
+    if node.stage == "steer" and study.section("teacher", dataset).steer.vector == "feature":  # type: ignore[attr-defined]
+        yield Node("sae")
+    if dataset != CONTROL:
+        yield from (_place(study, Node(parent, CONTROL, node.variant)) for parent in stage.after_control)
+    for parent in stage.after_all:
+        yield from (_place(study, Node(parent, other)) for other in read_by(study, node.stage))
+
+
+def _place(study: Study, node: Node) -> Node:
+    """The node as it stands in the study: shared stages have no dataset, others no variant, and a transform makes numbers."""
+    stage, dataset, variant = node
+    if stage == "model":
+        return Node(stage, None, study.base(variant))
+    if stage == "numbers" and dataset in study.transformed:
+        stage = "transform"
+    return Node(stage, None if STAGES[stage].shared else dataset, variant if STAGES[stage].varied else "")
+
+
+def _maker(study: Study, node: Node) -> Node | None:
+    """The stage that makes the teacher which this one reads; a prompted teacher needs none."""
+    kind = study.taught[node.dataset].teacher if node.dataset in study.taught else None
+    return Node(str(kind), node.dataset) if node.stage in TEACHING and kind in ("steer", "finetune") else None
+
+
+def read_by(study: Study, stage: str) -> list[str]:
+    """The datasets that a comparison reads: those that have what it is about."""
+    if stage == "teachers_plot":
+        return [name for name in study.names if name in study.taught and study.target(name)]
+    if stage == "compliance":
+        return [name for name in study.names if name not in study.transformed]
+    return study.names
+
+
+def compared(study: Study, node: Node) -> list[tuple[str, str]]:
+    """(dataset, variant) whose preferences a figure sets side by side.
+
+    `controls_plot`: every dataset beside its transforms and its students of variants that no sweep has. `sweep_plot`, whose
+    variant is the key of the sweep: the datasets of its variants, with the study's own students.
+    """
+    if node.stage == "sweep_plot":
+        pairs = [(of, variant) for of, variant in study.varied if variant in study.sweeps[node.variant]]
+        return [*dict.fromkeys((of, "") for of, _ in pairs), *pairs]
+    swept = {variant for variants in study.sweeps.values() for variant in variants}
+    varied = [(of, variant) for of, variant in study.varied if variant not in swept]
+    made = study.transformed
+    sources = dict.fromkeys([*(told.parent for told in made.values()), *(of for of, _ in varied)])
+    return [
+        pair
+        for source in sources
+        for pair in [(source, ""), *((of, "") for of in made if made[of].parent == source), *_own(varied, source)]
+    ]
+
+
+def _own(varied: list[tuple[str, str]], dataset: str) -> list[tuple[str, str]]:
+    return [pair for pair in varied if pair[0] == dataset]
