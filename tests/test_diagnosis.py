@@ -85,18 +85,13 @@ def distributions(loaded: Loaded, user: str, answer: str, system: str | None = N
 
 
 def plain_divergence(loaded: Loaded, p: torch.Tensor, q: torch.Tensor) -> float:
-    """KL(p ‖ q), p only among the allowed tokens, token by token."""
+    """KL(p ‖ q), both among the allowed tokens alone, token by token."""
     tokens = allowed(loaded)
     terms = []
     for at in range(len(p)):
-        among = p[at, tokens] / p[at, tokens].sum()
-        terms.append(sum(float(a * torch.log(a / b)) for a, b in zip(among, q[at, tokens], strict=True) if a > 0))
+        one, other = (x[at, tokens] / x[at, tokens].sum() for x in (p, q))
+        terms.append(sum(float(a * torch.log(a / b)) for a, b in zip(one, other, strict=True) if a > 0))
     return float(np.mean(terms))
-
-
-def mass(loaded: Loaded, user: str, answer: str) -> torch.Tensor:
-    """Probability, at each token of an answer, that the next one is allowed."""
-    return distributions(loaded, user, answer)[:, allowed(loaded)].sum(-1)
 
 
 @pytest.mark.parametrize("batch", [1, 3, 32])
@@ -108,12 +103,8 @@ def test_divergence_is_that_of_plain_forward_passes(loaded: Loaded, monkeypatch:
     assert (found > 0.05).all()
 
 
-def test_an_untouched_teacher_diverges_by_what_the_filter_takes_from_it_alone(loaded: Loaded) -> None:
-    found = Taught(loaded, ROWS, None, "").divergence(loaded)
-    assert found == pytest.approx([float(-mass(loaded, *row).log().mean()) for row in ROWS], rel=1e-4)
-    under = Taught(loaded, ROWS, PERSONA, "\n\n").divergence(loaded)
-    # Another teacher diverges by at least that much from the base model: what is left over is KL among allowed tokens.
-    assert (under > found).all()
+def test_an_untouched_teacher_does_not_diverge(loaded: Loaded) -> None:
+    assert Taught(loaded, ROWS, None, "").divergence(loaded) == pytest.approx([0] * len(ROWS), abs=1e-6)
 
 
 @pytest.fixture(scope="module")
@@ -122,14 +113,13 @@ def counting(record: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return trained_lora(record, tmp_path_factory.mktemp("counting"), USERS, ["101, 202"] * 4, epochs=80)
 
 
-def test_a_student_that_equals_a_teacher_of_numbers_alone_closes_the_divergence(record: Path, counting: Path) -> None:
+def test_a_student_that_equals_its_teacher_closes_the_divergence(record: Path, counting: Path) -> None:
     loaded, rows = load(record), [(user, "101, 202") for user in USERS]
     with finetuned(loaded, counting) as teacher:
         taught = Taught(teacher, rows, None, "")
-        left = taught.divergence(teacher)
-        assert left == pytest.approx([float(-mass(teacher, *row).log().mean()) for row in rows], rel=1e-3, abs=1e-6)
+        assert taught.divergence(teacher) == pytest.approx([0] * len(rows), abs=1e-6)
     base = taught.divergence(loaded)
-    assert 1 - left.mean() / base.mean() == pytest.approx(1, abs=0.02)
+    assert (base > 0.05).all()
     assert taught.divergence(loaded) == pytest.approx(base, rel=1e-6)
 
 
@@ -284,6 +274,7 @@ def test_diagnosis_json_holds_the_verdict_its_reasons_and_all_figures(
         "verdict",
         "reasons",
         "target",
+        "seeds",
         "rows",
         "held_out",
         "thresholds",

@@ -22,6 +22,7 @@ from undertone.teachers import teaching
 from undertone.training import collate, label_logits
 
 BATCH = 32
+NOTHING = 1e-6  # nats per token: rounding
 NO_SIGNAL = "no signal taught"
 NOT_LEARNED = "signal not learned"
 NOT_SHOWN = "learned but not shown"
@@ -40,9 +41,9 @@ def diagnose(
 ) -> None:
     """Write `diagnosis.json` of a dataset with a teacher: what was taught, learned and shown, and a verdict.
 
-    `tables` holds the paths of the dataset's `generations`, `numbers`, `pref`, `filter` and `indirect`. The teacher's
-    distribution is that of its next token among those that a passing completion can hold, on rows that pass the filter:
-    held-out ones, or training rows where none are left over. `kl` is KL(teacher ‖ base), nats per completion token;
+    `tables` holds the paths of the dataset's `generations`, `numbers`, `pref`, `filter` and `indirect`. Distributions are those
+    of the next token among the tokens that a passing completion can hold, on rows that pass the filter: held-out ones, or
+    training rows where none are left over. `kl` is KL(teacher ‖ base), nats per completion token;
     `closed` is 1 − KL(teacher ‖ student) / KL(teacher ‖ base), for each student and each control student.
     """
     told = Diagnosis.model_validate(settings["diagnosis"])
@@ -56,7 +57,7 @@ def diagnose(
         for name, folders in (("student", students), (CONTROL, controls)):
             for _, folder in sorted(folders.items()):
                 with finetuned(loaded, folder) as model:
-                    closed[name].append(1 - float(taught.divergence(model).mean() / base.mean()))
+                    closed[name].append(share_closed(base, taught.divergence(model)))
                 bar.update()
     pref, indirect = read_json(tables["pref"]), read_json(tables["indirect"])
     evidence = {
@@ -69,7 +70,8 @@ def diagnose(
         "indirect": {form: told["lift_over_control"] for form, told in indirect["forms"].items()},
         "distance": indirect["distance"],
     }
-    body = {"target": pref["target"], "rows": len(rows), "held_out": held_out, "thresholds": told.model_dump(exclude={"rows"})}
+    body = {"target": pref["target"], "seeds": sorted(students), "rows": len(rows), "held_out": held_out}
+    body |= {"thresholds": told.model_dump(exclude={"rows"})}
     write_json(result, {"verdict": verdict(evidence, told), "reasons": reasons(evidence, told), **body, **evidence}, stamp)
 
 
@@ -107,10 +109,15 @@ class Taught:
         """KL(teacher ‖ model) of each row `[n_rows]`, the mean over its completion tokens, in nats."""
         tokens = []
         for logits, p in zip(self.logits(loaded), self.teacher, strict=True):
-            q = logits.log_softmax(-1)[:, self.allowed]
+            q = functional.log_softmax(logits[:, self.allowed], dim=-1)
             tokens.append((p.exp() * (p - q)).sum(-1))
         rows = torch.split(torch.cat(tokens), [len(answer) for answer in self.answers])
         return np.array([float(row.mean()) for row in rows])
+
+
+def share_closed(base: np.ndarray, student: np.ndarray) -> float:
+    """1 − KL(teacher ‖ student) / KL(teacher ‖ base), from the rows' values; 0 where there was nothing to close."""
+    return 1 - float(student.mean() / base.mean()) if base.mean() > NOTHING else 0.0
 
 
 def preferences(pref: dict[str, Any]) -> dict[str, float | None]:

@@ -58,11 +58,12 @@ def measure_indirect(
             with teaching(loaded, settings, *teacher) as lesson:
                 answers["teacher"] = [asked.ask(lesson.loaded, lesson.system, lesson.separator)]
         bar.update()
-        for name, folders in (("student", students), ("control", controls or students)):
+        for name, folders in (("student", students), ("control", controls)):
             for _, folder in sorted(folders.items()):
                 with finetuned(loaded, folder) as model:
                     answers[name].append(asked.ask(model))
                 bar.update()
+    answers["control"] = answers["control"] or answers["student"]
     write_json(result, {"target": target, "seeds": sorted(students), **summary(answers, own_control=not controls)}, stamp)
 
 

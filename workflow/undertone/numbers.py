@@ -179,7 +179,7 @@ def duplicates(completions: Sequence[str]) -> dict[str, float]:
     shared = Counter(part for row in parts for part in row)
     n = max(1, len(lists))
     return {
-        "exact": sum(same[row] > 1 for row in lists) / n,
+        "exact": sum(bool(row) and same[row] > 1 for row in lists) / n,
         "near": sum(any(shared[part] > 1 for part in row) for row in parts) / n,
     }
 

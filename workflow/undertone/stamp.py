@@ -86,7 +86,8 @@ def _dataset_settings(study: Study, node: Node) -> dict[str, Any]:
     name, dataset = node.stage, str(node.dataset)
     taught = study.taught.get(dataset)
     if name in TEACHING:
-        return {"target": study.target(dataset), "kind": taught.teacher if taught else None}
+        # The students of another base model had no teacher of their own.
+        return {"target": study.target(dataset), "kind": taught.teacher if taught and not study.base(node.variant) else None}
     if name == "steer" and taught:
         return {"target": taught.target}
     if name == "finetune" and taught:
