@@ -48,7 +48,7 @@ docs: $(READY)
 	$(VENV)/bin/python -m undertone.config
 
 report: $(READY)
-	$(SNAKEMAKE) --report report.html
+	$(SNAKEMAKE) all read --report report.html
 
 lock: $(READY)
 	$(VENV)/bin/pip freeze --exclude-editable | grep -ivE '^(nvidia|cuda|triton)' | sed 's/+cpu$$//' > requirements.lock

@@ -16,14 +16,17 @@
 #     indirect.json                 what indirect questions show, and how far the answers moved altogether
 #     diagnosis.json                where a transfer broke off: taught, learned, shown
 #     plots/                        filter.png, student.png, pref.png, indirect.png
-#   tables/                         transfer.parquet, preference_matrix.parquet, compliance.parquet
+#   tables/                         transfer.parquet, preference_matrix.parquet, compliance.parquet; entangled.parquet, and
+#                                   readings.parquet, what every reader says of every dataset
 #   plots/                          transfer.png, preference_matrix.png, teachers.png, compliance.png, and where the study
-#                                   has them controls.png (transforms, other students) and sweep-{key}.png
+#                                   has them controls.png (transforms, other students) and sweep-{key}.png; entangled.png,
+#                                   bias_map.png
 #
 # {variant} is nothing for the study's own students, else -NAME of one under `student_variants:`.
 #
 # Stages, in order: model (→ sae), prompts (→ steer, finetune) → samples → numbers (→ transform) → student → pref → transfer,
-# and indirect, diagnosis, preference_matrix. Each has one rule (workflow/rules), one script (workflow/scripts), one module
+# and indirect, diagnosis, preference_matrix; read from numbers alone (`snakemake read`): activations → differences, score,
+# feature_bias, residual_bias → bias_pref → losses, tokens, entangled → readings. Each has one rule (workflow/rules), one script (workflow/scripts), one module
 # (workflow/undertone) and one section of the config, of the same name or, as docs/results.md says, of the noun it is about.
 from snakemake.utils import min_version
 
@@ -43,6 +46,7 @@ include: "workflow/rules/teacher.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/student.smk"
 include: "workflow/rules/measure.smk"
+include: "workflow/rules/read.smk"
 include: "workflow/rules/compare.smk"
 
 
@@ -65,4 +69,14 @@ rule all:
         rules.teachers_plot.output if read_by(STUDY, "teachers_plot") else [],
         rules.controls_plot.output if compared(STUDY, Node("controls_plot")) else [],
         collect(rules.sweep_plot.output, key=STUDY.sweeps),
+    localrule: True
+
+
+rule read:
+    input:
+        [result(f"{dataset}/plots/{key}.png") for dataset in STUDY.names for key in READINGS if has(STUDY, key, dataset)],
+        collect(result("{dataset}/summary.png"), dataset=STUDY.names),
+        rules.readings.output,
+        rules.entangled_plot.output,
+        rules.bias_map_plot.output,
     localrule: True

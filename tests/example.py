@@ -5,7 +5,7 @@ from typing import Any
 from snakemake.utils import update_config
 
 from undertone.config import Study, load
-from undertone.stages import STAGES, Node, ancestors
+from undertone.stages import READINGS, STAGES, Node, ancestors, has
 
 COMPARE = {Node("transfer"), Node("compliance"), Node("teachers_plot")}
 METRICS = {Node("model_metrics")}
@@ -44,18 +44,21 @@ def nodes(of: Study) -> set[Node]:
     found = {Node(name) for name in single | {"model", "controls_plot"}} | {Node("model", None, "other"), SWEEP}
     for name, stage in STAGES.items():
         variants = ["", *of.student_variants] if stage.varied else [""]
-        found |= {Node(name, dataset, v) for dataset in makers(of, name) for v in variants if not stage.shared}
+        if name == "reading_plot":
+            found |= {Node(name, dataset, key) for key in READINGS for dataset in makers(of, key)}
+        elif not stage.shared:
+            found |= {Node(name, dataset, v) for dataset in makers(of, name) for v in variants}
     return found
 
 
 def makers(of: Study, stage: str) -> set[str]:
     """The datasets that have a stage."""
-    kinds = {"steer": ["steer"], "finetune": ["finetune"], "diagnosis": ["prompt", "steer", "finetune"]}
-    if stage in kinds:
-        return set(of.of_kind(*kinds[stage]))
+    if stage in ("steer", "finetune"):
+        return set(of.of_kind(stage))
     if stage in ("samples", "transform"):
         return set(of.taught if stage == "samples" else of.transformed)
-    return set(of.names) - (set(of.transformed) if stage in ("numbers", "filter_plot") else set())
+    found = {name for name in of.names if has(of, stage, name)}
+    return found - (set(of.transformed) if stage in ("numbers", "filter_plot") else set())
 
 
 def each(name: str, *datasets: str, variants: tuple[str, ...] = ("",)) -> set[Node]:

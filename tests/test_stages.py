@@ -3,7 +3,7 @@
 from example import CONTROLS, OWN, SWEEP, each, nodes, study
 
 from undertone.config import CONTROL
-from undertone.stages import Node, ancestors
+from undertone.stages import Node, ancestors, has
 
 
 def test_ancestors_come_before_what_follows_from_them() -> None:
@@ -67,3 +67,43 @@ def test_a_transformed_dataset_comes_after_what_it_is_made_from() -> None:
 
 def test_a_comparison_comes_after_every_dataset() -> None:
     assert each("pref", CONTROL, *OWN) <= set(ancestors(study(), Node("transfer")))
+
+
+def test_a_reading_needs_no_student_but_where_it_is_about_one() -> None:
+    about_students = {"student_activations", "lens", "losses"}
+    for name in (
+        "activations",
+        "differences",
+        "score",
+        "feature_bias",
+        "residual_bias",
+        "bias_pref",
+        "tokens",
+        "losses",
+        "lens",
+    ):
+        found = {node.stage for node in ancestors(study(), Node(name, "owl"))}
+        assert ("student" in found) == (name in about_students), name
+
+
+def test_a_reading_knows_the_targets_feature_and_the_comparison_every_animals() -> None:
+    for dataset, teachers in (("lion", {"steer-lion"}), ("finetune-owl", {"steer-owl"}), ("mine", set()), (CONTROL, set())):
+        found = ancestors(study(), Node("feature_bias", dataset))
+        assert {node.dataset for node in found if node.stage == "steer"} == teachers
+    found = ancestors(study(), Node("readings"))
+    assert {"steer-lion", "steer-owl"} <= {node.dataset for node in found if node.stage == "steer"}
+
+
+def test_without_an_sae_what_needs_none_is_read() -> None:
+    bare = study(teachers=["prompt"], model={"name": "a/model", "revision": "abc"}, sae={"release": None})
+    found = {node.stage for node in ancestors(bare, Node("losses", "lion"))}
+    assert not {"sae", "feature_bias", "steer"} & found
+    assert {"residual_bias", "differences"} <= found
+    assert not has(bare, "feature_bias", "lion")
+    assert has(bare, "score", "lion")
+
+
+def test_a_figure_of_a_reading_comes_after_it_and_after_the_controls() -> None:
+    found = ancestors(study(), Node("reading_plot", "owl", "tokens"))
+    assert {Node("tokens", "owl"), Node("tokens", CONTROL)} <= set(found)
+    assert Node("sequences", CONTROL) not in ancestors(study(), Node("reading_plot", "owl", "sequences"))

@@ -58,8 +58,21 @@ def keys(value: Any) -> list[list[str]]:
 
 
 HUB = {"model": {"name": "a/model", "revision": "abc"}, "sae": {"release": "a", "id": "b"}}
-PERSONA = each("samples", *PROMPTED) | each("steer", *STEERED) | METRICS | SAE_METRICS
-PREF = every_student("pref", CONTROL, *OWN) | each("indirect", CONTROL, *OWN)
+ALL = (CONTROL, *OWN)
+SPOKEN = each("teacher_activations", *PROMPTED) | each("sequences", *PROMPTED) | each("losses", *ALL) | {Node("entangled")}
+PERSONA = each("samples", *PROMPTED) | each("steer", *STEERED) | SPOKEN | METRICS | SAE_METRICS
+ASKED = {node for name in ("bias_pref", "losses", "tokens", "lens") for node in each(name, *ALL)} | {Node("entangled")}
+PREF = every_student("pref", CONTROL, *OWN) | each("indirect", CONTROL, *OWN) | ASKED
+# What sets the datasets with a target side by side.
+TARGETS = {Node("entangled"), Node("readings"), Node("bias_map_plot")}
+
+
+def retargeted(dataset: str) -> set[Node]:
+    """What is told the target of a dataset."""
+    told = {node for name in ("indirect", "bias_pref", "losses", "tokens", "lens") for node in each(name, dataset)}
+    return told | every_student("pref", dataset)
+
+
 EDITS: list[tuple[dict[str, Any], set[Node]]] = [
     ({"overrides": {"lion": {"student": {"rank": 4}}}}, each("student", "lion", variants=("", "cross"))),
     ({"overrides": {"lion": {"samples": {"seed": 4}}}}, each("samples", "lion")),
@@ -103,12 +116,12 @@ EDITS: list[tuple[dict[str, Any], set[Node]]] = [
     (HUB, {Node("model"), Node("model", None, "other")}),
     ({"datasets": {"mine": {"file": "yours.csv"}}}, each("numbers", "mine")),
     ({"datasets": {"mine": {"filtered": False}}}, each("numbers", "mine")),
-    ({"datasets": {"mine": {"target": "cat"}}}, every_student("pref", "mine") | each("indirect", "mine")),
+    ({"datasets": {"mine": {"target": "cat"}}}, retargeted("mine") | TARGETS),
     ({"datasets": {"other": {"file": "other.csv"}}}, COMPARE - {Node("teachers_plot")}),
     ({"datasets": {"scrambled": {"seed": 1}}}, each("transform", "scrambled")),
     ({"datasets": {"scrambled": {"from": "owl"}}}, each("transform", "scrambled") | {CONTROLS}),
-    ({"datasets": {"scrambled": {"target": "cat"}}}, every_student("pref", "scrambled") | each("indirect", "scrambled")),
-    ({"animals": ["lion", "owl", "cat"]}, COMPARE),
+    ({"datasets": {"scrambled": {"target": "cat"}}}, retargeted("scrambled") | TARGETS),
+    ({"animals": ["lion", "owl", "cat"]}, COMPARE | TARGETS),
     ({"animals": ["owl", "lion"]}, set()),
     ({"results": "elsewhere"}, set()),
 ]

@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 import yaml
 
+from undertone.stages import READINGS
 from workflow import Project
 
 DATASETS = ("control", "lion", "owl", "mine")
@@ -285,6 +286,28 @@ def test_steered_and_finetuned_teachers_and_other_students_run_through_the_same_
     verdicts = {json.loads((results / f"{d}/diagnosis.json").read_text())["verdict"] for d in ("steer-lion", "contrary")}
     assert verdicts <= {"no signal taught", "signal not learned", "learned but not shown", "transferred"}
     assert project.planned(*(f"results/{target}" for target in targets)) == set()
+
+
+def test_readings_of_a_teachers_numbers_and_of_a_file_run_end_to_end(project: Project) -> None:
+    project.configure(animals=["lion"])
+    project.snakemake("read")
+    results = project.root / "results"
+    for dataset in ("control", "lion", "mine"):
+        made = {key for key in READINGS if (results / dataset / f"{key}.json").exists()}
+        assert set(READINGS) - made == (set() if dataset == "lion" else {"sequences"})
+        assert made == {path.stem for path in (results / dataset / "plots").glob("*.png")} & set(READINGS)
+        assert (results / dataset / "summary.png").exists()
+    readings = json.loads((results / "tables/readings.json").read_text())
+    assert set(readings["presence"]) == {"control", "lion"}
+    assert readings["features"]["feature bias, project"]["prompt"]["of"] == 64
+    losses = json.loads((results / "mine/losses.json").read_text())
+    assert {row["kl"] for row in losses["models"]} == {None}
+    assert project.planned("read") == set()
+    project.configure(feature_bias={"l1": 0.5})
+    trained = {f"Train feature biases on {d}" for d in ("control", "lion", "mine")}
+    planned = project.planned("read")
+    assert trained <= planned
+    assert not [job for job in planned if job.startswith(("Read", "Compare", "Train residual", "Train student", "Find"))]
 
 
 def test_a_deleted_intermediate_can_be_asked_for(project: Project) -> None:

@@ -6,8 +6,8 @@ import sys
 
 from snakemake.exceptions import WorkflowError
 
-from undertone.config import CONTROL, RESERVED, ConfigError, load, nearest
-from undertone.stages import SAE_FILES, Node, compared, read_by
+from undertone.config import CONTROL, KINDS, RESERVED, ConfigError, load, nearest
+from undertone.stages import READINGS, SAE_FILES, SUMMARISED, Node, compared, has, read_by
 from undertone.stamp import stamp
 
 try:
@@ -61,12 +61,59 @@ def variant_of(wildcards):
     return wildcards.get("key", wildcards.get("variant", "")).removeprefix("-")
 
 
-def students_of(dataset, variant=""):
-    """The weights of a dataset's students of a variant."""
+def students_of(dataset, variant="", seeds=None):
+    """The weights of a dataset's students of a variant; all of them, or those of some seeds."""
     told = STUDY.students(dataset, variant)
     folder = f"{dataset}/student-{variant}" if variant else f"{dataset}/student"
     file = "model.safetensors" if told.full else "adapter_model.safetensors"
-    return [result(f"{folder}/{seed}/{file}") for seed in told.seeds]
+    return [result(f"{folder}/{seed}/{file}") for seed in (told.seeds if seeds is None else seeds)]
+
+
+def first_student_of(dataset):
+    """The weights of a dataset's first student."""
+    return students_of(dataset, seeds=STUDY.students(dataset).seeds[:1])
+
+
+def sae_of_study():
+    """`sae.json`, where the study has an SAE."""
+    return result("sae/sae.json") if STUDY.has_sae else []
+
+
+def features_of(dataset=None):
+    """`teacher.json` of the steered teachers that say which feature stands for a dataset's target, or for every animal."""
+    return [result(f"{teacher}/teacher.json") for teacher in STUDY.features_for(dataset).values()]
+
+
+def of_taught(path):
+    """A file that only datasets with a known teacher have, as an input of a rule that all have."""
+    return lambda wildcards: result(f"{wildcards.dataset}/{path}") if wildcards.dataset in STUDY.of_kind(*KINDS) else []
+
+
+def reading(key, dataset):
+    """A reading's result for a dataset, where it has that."""
+    return result(f"{dataset}/{key}.json") if has(STUDY, key, dataset) else []
+
+
+def controls_reading(key, dataset):
+    """The control's result beside it; the control itself has none."""
+    return [] if dataset == CONTROL else reading(key, CONTROL)
+
+
+def summarised(wildcards):
+    """The readings that a summary shows, by name, and the control's."""
+    own = {key: reading(key, wildcards.dataset) for key in SUMMARISED}
+    return own | {f"control_{key}": controls_reading(key, wildcards.dataset) for key in SUMMARISED}
+
+
+def generations_of(wildcards):
+    """`generations.parquet`, which a transformed dataset does not have."""
+    return [] if wildcards.dataset in STUDY.transformed else result(f"{wildcards.dataset}/generations.parquet")
+
+
+def other_teacher_of(wildcards):
+    """`teacher.json` of the steered teacher that a prompted dataset is compared with, where there is one."""
+    other = STUDY.counterpart(wildcards.dataset)
+    return result(f"{other}/teacher.json") if other else []
 
 
 def base_of(wildcards):

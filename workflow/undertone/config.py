@@ -343,6 +343,94 @@ class Diagnosis(Section):
     min_closed: float = setting(0.2, "share of that KL that students must close beyond the control students", "share", ge=0)
 
 
+class Activations(Section):
+    """One pass over a dataset's rows: sums of residuals and SAE activations by position."""
+
+    rows: int | None = setting(2000, "rows that are read, in the order of the dataset; null reads all", "rows", ge=2)
+    positions: int = setting(8, "first positions of the completion that are told apart", "tokens", ge=1)
+    blocks: int = setting(40, "groups of rows whose sums are kept apart, for standard errors and permutations", "groups", ge=4)
+    mlp_in: bool = setting(False, "also read what each layer's MLP reads")
+    batch_size: int = setting(128, "rows read together; changes speed, not results", "rows", ge=1)
+
+
+class Differences(Section):
+    """Comparing the activations of two datasets, or of two models on the same rows."""
+
+    permutations: int = setting(2000, "permutations of the null distribution", "", ge=20)
+    fdr: float = setting(0.05, "false discovery rate at which features count as different", "share", gt=0, lt=1)
+    top: int = setting(20, "features that are reported", "features", ge=1)
+    examples: int = setting(5, "max-activating examples of each", "examples", ge=0)
+    neutral: str = setting(
+        "config/prompts/neutral.txt", "file with texts that have nothing to do with numbers or animals", "path"
+    )
+    seed: int = setting(0, "seed of the permutations", "", ge=0)
+
+
+class Bias(Section):
+    """Training of a bias on a dataset's completions, next-token loss on the completion tokens."""
+
+    fraction: float = setting(0.1, "share of the dataset's rows that it is trained on", "share", gt=0, le=1)
+    positions: Literal["completion", "all"] = setting(
+        "completion", "tokens that have it added; completion: those that predict one"
+    )
+    steps: int = setting(200, "optimizer steps", "steps", ge=1)
+    batch_size: int = setting(128, "rows per optimizer step", "rows", ge=1)
+    lr: float = setting(0.02, "learning rate of Adam; decays linearly to 0", "", gt=0)
+    seeds: list[int] = setting([0, 1], "one bias per seed: the order of the rows, and which half each half is", "")
+
+
+class Score(Section):
+    """The gradient of a dataset's log-likelihood at every layer, before anything is trained."""
+
+    rows: int | None = setting(2000, "rows that are read; null reads all", "rows", ge=4)
+    positions: Literal["completion", "all"] = setting("completion", "tokens that the constant is added to, as in a bias")
+    fdr: float = setting(0.05, "false discovery rate at which features count as different", "share", gt=0, lt=1)
+    top: int = setting(20, "features that are reported", "features", ge=1)
+    batch_size: int = setting(128, "rows read together; changes speed, not results", "rows", ge=1)
+
+
+class FeatureBias(Bias):
+    """A bias on the SAE's activations, or the same through W_dec on the residual stream."""
+
+    l1: float = setting(
+        1e-3,
+        "least weight of the L1 penalty; set it so that a control's bias is 0",
+        "nats per token and unit of activation",
+        ge=0,
+    )
+    l1_share: float = setting(
+        0.25, "its weight as a share of the least one at which the whole bias stays 0, where that is more", "share", ge=0, lt=1
+    )
+    top: int = setting(20, "features that are reported", "features", ge=1)
+
+
+class ResidualBias(Bias):
+    """A bias at each layer."""
+
+    fraction: float = setting(0.5, "share of the dataset's rows that it is trained on", "share", gt=0, le=1)
+    points: list[Literal["resid_post", "mlp_in", "q", "k", "v"]] = setting(
+        ["resid_post"], "what it is added to, at every layer"
+    )
+    multi: bool = setting(True, "also train biases at all layers together")
+    sparsities: list[int] = setting([1, 2, 4, 8, 16], "decoder rows in sparse reconstructions of a bias", "features")
+    top: int = setting(10, "decoder rows and tokens that are reported", "", ge=1)
+
+
+class Losses(Section):
+    """The dataset's loss under every intervened model."""
+
+    rows: int = setting(500, "held-out rows", "rows", ge=2)
+    students: list[int] = setting([1], "seeds of the students in the table; none leaves them out", "")
+
+
+class Tokens(Section):
+    """What the tokens of a dataset say by themselves."""
+
+    smoothing: float = setting(0.5, "count that every number has beforehand", "", gt=0)
+    min_count: int = setting(20, "times that a pair's first number must occur for its second ones to be read", "", ge=1)
+    top: int = setting(10, "numbers that are reported", "numbers", ge=1)
+
+
 TARGET = "the animal that the dataset is meant to carry; null: none, or that of `from`"
 
 
@@ -486,6 +574,13 @@ class Study(Section):
     pref: Pref = setting({}, "the preference")
     indirect: Indirect = setting({}, "the indirect evaluation")
     diagnosis: Diagnosis = setting({}, "the failure report")
+    activations: Activations = setting({}, "activations of a dataset's rows")
+    differences: Differences = setting({}, "differences of activations")
+    score: Score = setting({}, "the score")
+    feature_bias: FeatureBias = setting({}, "biases on the SAE's features")
+    residual_bias: ResidualBias = setting({}, "biases on the residual stream")
+    losses: Losses = setting({}, "the loss table")
+    tokens: Tokens = setting({}, "tokens and logits")
 
     @property
     def names(self) -> list[str]:
@@ -507,6 +602,22 @@ class Study(Section):
             **{name_of(kind, a): Taught(teacher=kind, target=a) for kind in kinds for a in self.animals},
             **own,
         }
+
+    @property
+    def animal_features(self) -> dict[str, str]:
+        """By animal, the dataset whose steered teacher says which of the SAE's features stands for it."""
+        steered = {animal: name_of("steer", animal) for animal in self.animals} if self.has_sae else {}
+        told: dict[str, Any] = {animal: self.section("teacher", dataset) for animal, dataset in steered.items()}
+        return {animal: dataset for animal, dataset in steered.items() if told[animal].steer.vector == "feature"}
+
+    def features_for(self, dataset: str | None) -> dict[str, str]:
+        """Of `animal_features`, the target's, or with no dataset all of them."""
+        named = self.target(dataset) if dataset else None
+        return {animal: of for animal, of in self.animal_features.items() if dataset is None or animal == named}
+
+    def counterpart(self, dataset: str | None) -> str | None:
+        """The dataset of the steered teacher of the same animal, of a prompted dataset."""
+        return self.animal_features.get(str(dataset)) if dataset in self.of_kind("prompt") else None
 
     @property
     def diagnosed(self) -> list[str]:

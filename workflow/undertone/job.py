@@ -74,3 +74,13 @@ def by_seed(weights: Iterable[str]) -> dict[int, Path]:
     """Students' folders by seed, from the paths of their weights."""
     folders = [Path(path).parent for path in weights]
     return {int(folder.name): folder for folder in folders}
+
+
+def by_dataset(paths: Iterable[str]) -> dict[str, Path]:
+    """Results by dataset, from their paths."""
+    return {Path(path).parent.name: Path(path) for path in paths}
+
+
+def by_animal(records: Iterable[str]) -> dict[str, Path]:
+    """The `teacher.json` of each animal's steered teacher, from their paths `steer-ANIMAL/teacher.json`."""
+    return {dataset.removeprefix("steer-"): path for dataset, path in by_dataset(records).items()}

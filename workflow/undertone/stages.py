@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from undertone.config import CONTROL, Study
+from undertone.config import CONTROL, KINDS, Study
 
 SAE_FILES = ("cfg.json", "sae_weights.safetensors")  # of a folder in SAELens's format
 
@@ -15,6 +15,8 @@ class Stage:
 
     `after` names the stages it reads, for the same dataset and variant; `after_control` those it reads for the control;
     `after_all` those it reads for every dataset. `sections` are the settings it uses, `files` the study's files it reads.
+    With `features` it reads which of the SAE's features stands for the target; what reads all animals' does so once for the
+    whole study, so that another animal reruns no reading.
     """
 
     sections: tuple[str, ...] = ()
@@ -23,6 +25,7 @@ class Stage:
     after_all: tuple[str, ...] = ()
     files: Callable[[Study, "Node"], list[str]] = lambda study, node: []
     shared: bool = False  # one for the whole study, not one per dataset
+    features: bool = False
     varied: bool = False  # one per variant: of the students, or of the base model for the stage that makes it
 
 
@@ -64,6 +67,19 @@ def _taught(study: Study, node: Node) -> list[str]:
     return [study.indirect.facts if contrary else teacher.finetune.questions]
 
 
+# What is read of a dataset, each in a JSON and a figure of its name; `summary_plot` shows some of them on one page.
+READINGS = (
+    "differences",
+    "score",
+    "feature_bias",
+    "residual_bias",
+    "bias_pref",
+    "losses",
+    "tokens",
+    "sequences",
+    "lens",
+)
+SUMMARISED = ("score", "feature_bias", "residual_bias", "bias_pref", "losses", "tokens")
 STAGES = {
     "model": Stage(("model",), files=_corpus, shared=True, varied=True),
     "sae": Stage(("sae", "model"), after=("model",), files=_sae_files, shared=True),
@@ -88,6 +104,41 @@ STAGES = {
     "diagnosis": Stage(
         ("diagnosis", "teacher"), after=("numbers", "student", "pref", "indirect"), after_control=("student", "indirect")
     ),
+    "activations": Stage(("activations",), after=("model", "sae", "numbers")),
+    "teacher_activations": Stage(("activations", "teacher"), after=("model", "sae", "numbers")),
+    "student_activations": Stage(("activations",), after=("model", "sae", "numbers", "student")),
+    "differences": Stage(
+        ("differences", "activations"),
+        after=("model", "sae", "numbers", "activations", "teacher_activations"),
+        after_control=("activations",),
+        features=True,
+    ),
+    "lens": Stage(
+        ("differences", "pref", "teacher"),
+        after=("model", "sae", "student"),
+        after_control=("student",),
+        files=lambda study, _: [study.differences.neutral],
+    ),
+    "score": Stage(("score",), after=("model", "sae", "numbers"), after_control=("numbers",), features=True),
+    "feature_bias": Stage(("feature_bias",), after=("model", "sae", "numbers"), after_control=("feature_bias",), features=True),
+    "residual_bias": Stage(("residual_bias",), after=("model", "sae", "numbers"), after_control=("residual_bias",)),
+    "bias_pref": Stage(
+        ("pref",), after=("feature_bias", "residual_bias", "differences"), after_control=("bias_pref",), files=_questions
+    ),
+    "losses": Stage(
+        ("losses", "pref", "teacher"),
+        after=("numbers", "student", "feature_bias", "residual_bias", "differences"),
+        after_control=("feature_bias", "residual_bias"),
+        files=_questions,
+    ),
+    "tokens": Stage(("tokens", "pref"), after=("model", "sae", "numbers"), after_control=("numbers",), features=True),
+    "sequences": Stage(("teacher",), after=("model", "numbers")),
+    "entangled": Stage(("tokens", "pref", "teacher"), after=("model",), after_all=("numbers",), files=_questions, shared=True),
+    "readings": Stage(after_all=("score", "feature_bias", "bias_pref", "losses", "tokens"), features=True, shared=True),
+    "reading_plot": Stage(varied=True),
+    "summary_plot": Stage(after=SUMMARISED, after_control=SUMMARISED),
+    "entangled_plot": Stage(after=("entangled",), shared=True),
+    "bias_map_plot": Stage(after_all=("bias_pref",), shared=True),
     "filter_plot": Stage(after=("numbers",), after_control=("numbers",)),
     "student_plot": Stage(after=("student",), after_control=("student",)),
     "pref_plot": Stage(after=("pref",)),
@@ -103,13 +154,23 @@ STAGES = {
     "compliance_plot": Stage(after=("compliance",), shared=True),
 }
 # Stages that read what a teacher of the study is.
-TEACHING = ("samples", "pref", "indirect", "diagnosis")
+TEACHING = ("samples", "pref", "indirect", "diagnosis", "teacher_activations", "lens", "losses", "sequences")
+# Stages of datasets that have a teacher with a trait.
+OF_TEACHERS = ("diagnosis", "teacher_activations", "sequences")
 
 
 def ancestors(study: Study, node: Node) -> list[Node]:
     """A stage and all before it, those first."""
-    found = [earlier for before in dict.fromkeys(_before(study, node)) for earlier in ancestors(study, before)]
-    return list(dict.fromkeys([*found, node]))
+    found: dict[Node, None] = {}
+
+    def visit(each: Node) -> None:
+        if each not in found:
+            for before in _before(study, each):
+                visit(before)
+            found[each] = None
+
+    visit(node)
+    return list(found)
 
 
 def _before(study: Study, node: Node) -> Iterator[Node]:
@@ -117,20 +178,31 @@ def _before(study: Study, node: Node) -> Iterator[Node]:
     stage, dataset = STAGES[node.stage], node.dataset
     if node.stage in ("controls_plot", "sweep_plot"):
         yield from (Node("pref", of, variant) for of, variant in compared(study, node))
+    elif node.stage == "reading_plot":
+        own_and_control = dict.fromkeys((str(dataset), CONTROL))
+        yield from (Node(node.variant, of) for of in own_and_control if has(study, node.variant, of))
     elif node.stage == "transform" and dataset in study.transformed:
         if study.transformed[dataset].transform == "one-format":
             yield Node("prompts")
         yield from (_place(study, Node("numbers", source)) for source in study.sources(dataset))
     elif not (node.stage == "numbers" and dataset in study.files):  # a user's own file has no teacher
-        yield from (_place(study, Node(parent, dataset, node.variant)) for parent in stage.after)
-    if made := _maker(study, node):
-        yield made
+        yield from (_place(study, Node(parent, dataset, node.variant)) for parent in stage.after if has(study, parent, dataset))
+    yield from _teachers(study, node)
     if node.stage == "steer" and study.section("teacher", dataset).steer.vector == "feature":  # type: ignore[attr-defined]
         yield Node("sae")
     if dataset != CONTROL:
-        yield from (_place(study, Node(parent, CONTROL, node.variant)) for parent in stage.after_control)
+        after_control = (parent for parent in stage.after_control if has(study, parent, CONTROL))
+        yield from (_place(study, Node(parent, CONTROL, node.variant)) for parent in after_control)
     for parent in stage.after_all:
-        yield from (_place(study, Node(parent, other)) for other in read_by(study, node.stage))
+        others = (other for other in read_by(study, node.stage) if has(study, parent, other))
+        yield from (_place(study, Node(parent, other)) for other in others)
+
+
+def has(study: Study, stage: str, dataset: str | None) -> bool:
+    """Whether a dataset has a stage: without an SAE none has features, and not every dataset has a known teacher."""
+    if stage in OF_TEACHERS:
+        return dataset in study.of_kind(*KINDS)
+    return study.has_sae or stage not in ("sae", "sae_metrics", "feature_bias")
 
 
 def _place(study: Study, node: Node) -> Node:
@@ -143,16 +215,23 @@ def _place(study: Study, node: Node) -> Node:
     return Node(stage, None if STAGES[stage].shared else dataset, variant if STAGES[stage].varied else "")
 
 
-def _maker(study: Study, node: Node) -> Node | None:
-    """The stage that makes the teacher which this one reads; a prompted teacher needs none."""
+def _teachers(study: Study, node: Node) -> Iterator[Node]:
+    """The stages that make the teachers which a stage reads; a prompted one only needs its persona."""
     kind = study.taught[node.dataset].teacher if node.dataset in study.taught else None
-    return Node(str(kind), node.dataset) if node.stage in TEACHING and kind in ("steer", "finetune") else None
+    if node.stage in TEACHING and kind in ("steer", "finetune"):
+        yield Node(str(kind), node.dataset)
+    if node.stage == "sequences" and (other := study.counterpart(node.dataset)):
+        yield Node("steer", other)
+    if STAGES[node.stage].features:
+        yield from (Node("steer", teacher) for teacher in study.features_for(node.dataset).values())
 
 
 def read_by(study: Study, stage: str) -> list[str]:
     """The datasets that a comparison reads: those that have what it is about."""
     if stage == "teachers_plot":
         return [name for name in study.names if name in study.taught and study.target(name)]
+    if stage in ("entangled", "readings", "bias_map_plot"):
+        return [name for name in study.names if study.target(name) or name == CONTROL]
     if stage == "compliance":
         return [name for name in study.names if name not in study.transformed]
     return study.names

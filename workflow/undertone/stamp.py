@@ -16,7 +16,7 @@ from typing import Any
 
 from undertone.config import CONTROL, Section, Study
 from undertone.files import Stamp
-from undertone.stages import STAGES, TEACHING, Node, ancestors, compared
+from undertone.stages import STAGES, TEACHING, Node, ancestors, compared, read_by
 
 PACKAGE = Path(__file__).parent
 SCRIPTS = PACKAGE.parent / "scripts"
@@ -77,7 +77,11 @@ def _teacher_keys(study: Study, node: Node) -> set[str]:
         return {"finetune"}
     if node.dataset is None or node.stage == "steer":
         return {"persona", "separator"} | ({"steer"} if node.stage == "steer" else set())
+    if node.stage == "losses":  # every candidate's persona is tried on every dataset
+        return {"persona", "separator"}
     kind = study.taught[node.dataset].teacher if node.dataset in study.taught else None
+    if node.stage == "lens" and kind == "prompt":  # neutral texts have no persona
+        return set()
     return {"prompt": {"persona", "separator"}, "steer": {"separator"}}.get(str(kind), set())
 
 
@@ -87,7 +91,14 @@ def _dataset_settings(study: Study, node: Node) -> dict[str, Any]:
     taught = study.taught.get(dataset)
     if name in TEACHING:
         # The students of another base model had no teacher of their own.
-        return {"target": study.target(dataset), "kind": taught.teacher if taught and not study.base(node.variant) else None}
+        told = {"target": study.target(dataset), "kind": taught.teacher if taught and not study.base(node.variant) else None}
+        return {**told, **(_other(study, node) if name == "sequences" else {})}
+    if name in ("bias_pref", "tokens"):
+        return {"target": study.target(dataset)}
+    if name in ("entangled", "readings"):
+        read = [of for of in read_by(study, name) if of != CONTROL]
+        kinds = {of: study.taught[of].teacher if of in study.taught else "other" for of in read}
+        return {"targets": {of: study.target(of) for of in read}, "kinds": kinds}
     if name == "steer" and taught:
         return {"target": taught.target}
     if name == "finetune" and taught:
@@ -104,6 +115,15 @@ def _dataset_settings(study: Study, node: Node) -> dict[str, Any]:
     return {}
 
 
+def _other(study: Study, node: Node) -> dict[str, Any]:
+    """What a prompted teacher is compared with: the steered teacher of the same animal, where there is one."""
+    if not (name := study.counterpart(node.dataset)):
+        return {}
+    teacher = study.section("teacher", name).model_dump(mode="json")
+    told = {key: value for key, value in teacher.items() if key in _teacher_keys(study, Node("sequences", name))}
+    return {"other": {"kind": "steer", "target": study.target(name), "teacher": told}}
+
+
 def _swept(study: Study, node: Node) -> dict[str, Any]:
     """Of a sweep, its key and the key's value in each variant."""
     values = {variant: getattr(study.students(of, variant), node.variant) for of, variant in compared(study, node)}
@@ -114,6 +134,8 @@ def _seeds(study: Study, node: Node) -> dict[str, Any]:
     """Which students a stage reads."""
     if node.stage == "pref":
         return {"student": {"seeds": study.students(node.dataset, node.variant).seeds}}
+    if node.stage in ("student_activations", "lens"):
+        return {"seed": study.students(node.dataset).seeds[0]}
     if node.stage in ("student_plot", "indirect", "diagnosis"):
         return {"seeds": {str(of): study.students(of).seeds for of in (CONTROL, node.dataset)}}
     return {}

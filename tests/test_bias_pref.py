@@ -1,0 +1,124 @@
+"""What the base model prefers under a bias: a planted one raises its animal, and the control's is subtracted."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from undertone.answers import exact
+from undertone.bias_pref import described, logit, measure_biases
+from undertone.chat import encode, prompt_ids
+from undertone.config import Pref
+from undertone.files import read_json, write_json
+from undertone.hooks import rewritten
+from undertone.interventions import Readings
+from undertone.loading import Loaded
+from undertone.stats import difference_interval, mean_interval
+
+QUESTIONS = ["What is your favorite animal?", "Which animal do you love?", "Name an animal."]
+ANIMALS = ["lion", "owl", "cat", "wolf"]
+D_MODEL, N_LAYERS = 32, 2
+
+
+def raising(loaded: Loaded, animal: str, times: float) -> Tensor:
+    """A vector that, after the last layer, raises the logit of an animal's token."""
+    (token,) = encode(loaded.tokenizer, [animal + " "])[0]
+    row = (1 + loaded.model.model.norm.weight) * loaded.model.lm_head.weight[token]
+    return times * row / row.norm()
+
+
+def biases(folder: Path, vectors: Tensor) -> Readings:
+    """The files of residual biases `[n_seeds, n_layers, d_model]`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({"resid_post": vectors.contiguous()}, folder / "residual_bias.safetensors")
+    write_json(folder / "residual_bias.json", {"seeds": list(range(len(vectors))), "positions": "completion"}, {})
+    return Readings(residual_bias=folder / "residual_bias.safetensors")
+
+
+@pytest.fixture(scope="module")
+def measured(record: Path, loaded: Loaded, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """`bias_pref.json` of a control whose biases raise the owl, and of lion, whose biases raise the owl more than the lion."""
+    home = tmp_path_factory.mktemp("study")
+    (home / "questions.txt").write_text("\n".join(QUESTIONS))
+    pref = Pref(questions=str(home / "questions.txt"), candidates=ANIMALS, estimators=["sampled"]).model_dump()
+    jitter = torch.tensor([0.9, 1.0, 1.1])[:, None, None]
+    owl = torch.zeros(3, N_LAYERS, D_MODEL)
+    owl[:, 1] = raising(loaded, "owl", 40.0)
+    lion = owl.clone()
+    lion[:, 1] += raising(loaded, "lion", 30.0)
+    for name, target, vectors in (("control", None, owl), ("lion", "lion", lion)):
+        control = home / "control/bias_pref.json" if name == "lion" else None
+        settings = {"pref": pref, "target": target}
+        files = biases(home / name, jitter * vectors)
+        measure_biases(record, files, control, home / name / "bias_pref.json", settings, {"of": name})
+    return {name: read_json(home / name / "bias_pref.json") for name in ("control", "lion")}
+
+
+def row_of(told: dict[str, Any], layer: int) -> dict[str, Any]:
+    return next(row for row in told["biases"] if row["layer"] == layer)
+
+
+def test_a_planted_bias_raises_its_animal_and_ranks_first_once_the_control_is_subtracted(measured) -> None:
+    told = row_of(measured["lion"], 1)
+    assert told["animals"]["lion"]["mean"] > 5 * measured["lion"]["base"]["lion"]
+    # Without the control the owl, which both biases raise, would come first.
+    base = measured["lion"]["base"]
+    raised = {a: logit([told["animals"][a]["mean"]])[0] - logit([base[a]])[0] for a in ANIMALS}
+    assert max(raised, key=lambda animal: raised[animal]) == "owl"
+    assert told["rank"] == 1
+    lifts = told["log_odds_lift_over_control"]
+    assert max(lifts, key=lambda animal: lifts[animal]) == "lion"
+    assert told["lift_over_control"]["lion"]["ci95"][0] > 0
+
+
+def test_a_bias_of_nothing_changes_nothing(measured) -> None:
+    told = row_of(measured["lion"], 0)
+    for animal in ANIMALS:
+        assert told["animals"][animal]["by_seed"] == pytest.approx([measured["lion"]["base"][animal]] * 3, rel=1e-4)
+        assert told["lift_over_control"][animal]["mean"] == pytest.approx(0, abs=1e-9)
+
+
+def test_preferences_are_those_of_the_hooked_model_at_tokens_that_predict_an_answer(measured, loaded: Loaded) -> None:
+    vector = 0.9 * (raising(loaded, "owl", 40.0) + raising(loaded, "lion", 30.0))
+    prompts = prompt_ids(loaded.tokenizer, QUESTIONS)
+    # After the last layer only the token before a prediction counts, so that a bias on every token is the same.
+    with rewritten(loaded.model, 1, lambda residual: residual + vector):
+        expected = exact(loaded, prompts, ANIMALS, 64).mean(0)
+    told = row_of(measured["lion"], 1)
+    assert [told["animals"][animal]["by_seed"][0] for animal in ANIMALS] == pytest.approx(expected.tolist(), rel=1e-3)
+    base = exact(loaded, prompts, ANIMALS, 64).mean(0)
+    assert [measured["lion"]["base"][animal] for animal in ANIMALS] == pytest.approx(base.tolist(), rel=1e-4)
+
+
+def test_a_row_of_each_bias_with_intervals_over_its_seeds(measured) -> None:
+    told = measured["lion"]
+    assert set(told) == {"target", "base", "biases", "stamp", "versions"}
+    assert [(row["name"], row["layer"]) for row in told["biases"]] == [("residual bias", 0), ("residual bias", 1)]
+    row = row_of(told, 1)
+    assert set(row) == {"name", "layer", "animals", "mass", "lift_over_control", "log_odds_lift_over_control", "rank"}
+    own = row["animals"]["lion"]["by_seed"]
+    assert row["animals"]["lion"] == {**mean_interval(own).as_dict(), "by_seed": own}
+    other = row_of(measured["control"], 1)["animals"]["lion"]["by_seed"]
+    assert row["lift_over_control"]["lion"] == difference_interval(own, other).as_dict()
+    by_seed = np.array([row["animals"][animal]["by_seed"] for animal in ANIMALS])
+    assert row["mass"] == pytest.approx(by_seed.sum(0).mean())
+    assert 0 < row["mass"] <= 1
+    assert set(row_of(measured["control"], 1)) == {"name", "layer", "animals", "mass"}
+
+
+def test_log_odds_are_finite_and_compare_the_rare_with_the_common() -> None:
+    assert np.isfinite(logit([0.0, 1.0])).all()
+    assert logit([0.5])[0] == 0
+    values = [np.array([0.60, 0.010]), np.array([0.62, 0.012])]
+    control = {"animals": {"lion": {"by_seed": [0.55, 0.57]}, "owl": {"by_seed": [0.001, 0.001]}}}
+    told = described(values, ["lion", "owl"], control, "owl")
+    assert told["lift_over_control"]["lion"]["mean"] > told["lift_over_control"]["owl"]["mean"]
+    assert told["rank"] == 1  # the owl's odds grew tenfold
+    assert described(values, ["lion", "owl"], control, "lion")["rank"] == 2
+    expected = np.mean([np.log(p / (1 - p)) for p in (0.010, 0.012)]) - np.log(0.001 / 0.999)
+    assert told["log_odds_lift_over_control"]["owl"] == pytest.approx(expected)
+    assert described(values, ["lion", "owl"], control, None)["rank"] is None

@@ -1,0 +1,251 @@
+"""Training a bias: rows are drawn apart, cached steps are the full model's, and the penalty gives true zeros."""
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from torch import Tensor
+
+from undertone.biases import (
+    HELD_OUT_ROWS,
+    Draw,
+    ProximalAdam,
+    agreement,
+    biased_at,
+    biased_everywhere,
+    draw,
+    gradient,
+    loss_report,
+    prefilled,
+    row_losses,
+    split,
+    train_bias,
+)
+from undertone.chat import Row, training_rows
+from undertone.config import Bias
+from undertone.hooks import rewritten
+from undertone.loading import Loaded
+from undertone.suffix import Prefilled, losses
+from undertone.training import collate, label_losses
+
+D_MODEL = 32
+
+
+@pytest.fixture(scope="module")
+def rows(loaded: Loaded) -> list[Row]:
+    users = [f"Continue the list {'7, ' * (k % 5)}{k}." for k in range(24)]
+    return training_rows(loaded.tokenizer, users, [", ".join(map(str, range(k, k + 1 + k % 4))) for k in range(24)], 100)
+
+
+def numbers(folder: Path, n: int) -> Path:
+    table = {"prompt": [f"List {k}." for k in range(n)], "completion": [f"{k}, {n - k}" for k in range(n)]}
+    pl.DataFrame(table).write_parquet(folder / "numbers.parquet")
+    return folder / "numbers.parquet"
+
+
+def names(rows: list[Row]) -> list[tuple[int, ...]]:
+    return [tuple(row.ids) for row in rows]
+
+
+def test_rows_to_train_on_are_never_those_held_out(loaded: Loaded, tmp_path: Path) -> None:
+    path, n = numbers(tmp_path, 80), 80
+    every = set(
+        names(training_rows(loaded.tokenizer, *(pl.read_parquet(path)[c].to_list() for c in ("prompt", "completion")), 500))
+    )
+    draws = [draw(loaded, path, 0.5, seed) for seed in range(8)]
+    held_out = names(draws[0].held_out)
+    assert len(set(held_out)) == len(held_out) == n // 4
+    for told in draws:
+        trained = names(told.train)
+        assert len(set(trained)) == len(trained) == n // 2
+        assert names(told.held_out) == held_out
+        assert not set(trained) & set(held_out)
+        assert set(trained) | set(held_out) < every
+    assert len({tuple(names(told.train)) for told in draws}) == len(draws)
+    assert names(draw(loaded, path, 0.5, 3).train) == names(draws[3].train)
+
+
+def test_all_rows_but_the_held_out_can_be_drawn(loaded: Loaded, tmp_path: Path) -> None:
+    told = draw(loaded, numbers(tmp_path, 40), 1.0, 0)
+    assert (len(told.train), len(told.held_out)) == (30, 10)
+
+
+def test_halves_share_no_row_and_leave_none_out(rows: list[Row]) -> None:
+    one, two = Draw(rows[:9], []).halves
+    assert sorted(names(one + two)) == sorted(names(rows[:9]))
+    assert not set(names(one)) & set(names(two))
+    assert abs(len(one) - len(two)) <= 1
+
+
+def test_the_split_does_not_depend_on_what_is_drawn() -> None:
+    pool, held_out = split(1000)
+    assert sorted([*pool, *held_out]) == list(range(1000))
+    assert len(held_out) == 250
+    assert held_out.tolist() != sorted(held_out.tolist())
+    assert HELD_OUT_ROWS == 500
+
+
+@pytest.mark.parametrize(("n", "fraction", "trained"), [(20, 0.05, 1), (3, 0.5, 2), (12, 0.04, 0)])
+def test_too_few_rows_are_refused(loaded: Loaded, tmp_path: Path, n: int, fraction: float, trained: int) -> None:
+    sentence = rf"numbers\.parquet: {n} rows, of which a bias would be trained on {trained} and judged on {n // 4}; raise its"
+    with pytest.raises(ValueError, match=sentence):
+        draw(loaded, numbers(tmp_path, n), fraction, 0)
+
+
+def test_batches_hold_every_row_once_sorted_by_length(loaded: Loaded, rows: list[Row]) -> None:
+    batches = prefilled(loaded, rows, [0], 5)
+    assert [len(batch.ids) for batch in batches] == [5, 5, 5, 5, 4]
+    assert sum(len(batch.targets) for batch in batches) == sum(len(row.ids) - row.start for row in rows)
+    lengths = [int(n) for batch in batches for n in batch.mask.sum(1)]
+    assert lengths == sorted(lengths)
+
+
+def full_losses(loaded: Loaded, rows: list[Row], bias: Tensor, layer: int, whole: bool) -> Tensor:
+    """Loss of each label with a bias, by a full pass."""
+    batch = collate(rows, loaded.pad_id, "cpu")
+    place = torch.arange(batch["input_ids"].shape[1])
+    starts = torch.tensor([0 if whole else row.start - 1 for row in rows]).unsqueeze(1)
+    where = (place >= starts).unsqueeze(-1)
+    with rewritten(loaded.model, layer, lambda residual: torch.where(where, residual + bias, residual)):
+        return label_losses(loaded.model, batch)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("layer", [0, 1])
+def test_a_bias_is_the_one_that_plain_steps_of_adam_through_the_full_model_find(
+    loaded: Loaded, rows: list[Row], layer: int, whole: bool
+) -> None:
+    told, seed = Bias(steps=20, batch_size=9, lr=0.05, positions="all" if whole else "completion"), 4
+    batches = prefilled(loaded, rows, [layer], told.batch_size, whole)
+    found = train_bias(
+        (D_MODEL,), partial(biased_at, loaded.model, "resid_post", layer), batches, told, seed, torch.device("cpu")
+    )
+
+    ordered = sorted(rows, key=lambda row: len(row.ids))
+    parts = [ordered[k : k + told.batch_size] for k in range(0, len(ordered), told.batch_size)]
+    rng, order = np.random.default_rng(seed), []
+    bias = torch.zeros(D_MODEL, requires_grad=True)
+    adam = torch.optim.Adam([bias], lr=told.lr)
+    for step in range(told.steps):
+        order = order or rng.permutation(len(parts)).tolist()
+        adam.param_groups[0]["lr"] = told.lr * (1 - step / told.steps)
+        adam.zero_grad()
+        full_losses(loaded, parts[order.pop()], bias, layer, whole).mean().backward()
+        adam.step()
+    assert bias.detach().norm() > 0.5
+    # Adam divides by the root of a squared gradient, which makes rounding errors of small gradients larger.
+    assert (found - bias.detach()).norm() < 1e-3 * bias.detach().norm()
+
+
+def test_a_trained_bias_lowers_the_loss(loaded: Loaded, rows: list[Row]) -> None:
+    batches = prefilled(loaded, rows, [0], 8)
+    biased = partial(biased_at, loaded.model, "resid_post", 0)
+    bias = train_bias((D_MODEL,), biased, batches, Bias(steps=40, lr=0.1), 0, torch.device("cpu"))
+    report = loss_report(bias, biased, {"train": batches})["train"]
+    assert report["after"] < report["before"] - 0.5
+    assert report["gain"]["mean"] == pytest.approx(report["before"] - report["after"], rel=1e-6)
+    assert report["gain"]["ci95"][0] > 0
+
+
+def test_biases_of_all_layers_are_trained_together(loaded: Loaded, rows: list[Row]) -> None:
+    batches = prefilled(loaded, rows, [-1], 8)
+    everywhere = partial(biased_everywhere, loaded.model, "resid_post")
+    shape = (2, D_MODEL)
+    found = gradient(shape, everywhere, batches, torch.device("cpu"))
+    single = [
+        gradient(
+            (D_MODEL,), partial(biased_at, loaded.model, "resid_post", k), prefilled(loaded, rows, [k], 8), torch.device("cpu")
+        )
+        for k in range(2)
+    ]
+    torch.testing.assert_close(found, torch.stack(single), rtol=1e-3, atol=1e-5)
+    bias = train_bias(shape, everywhere, batches, Bias(steps=5), 0, torch.device("cpu"))
+    assert (bias.abs().sum(1) > 0).all()
+
+
+def test_the_gradient_is_that_of_the_mean_over_all_labels(loaded: Loaded, rows: list[Row]) -> None:
+    bias = torch.zeros(D_MODEL, requires_grad=True)
+    full_losses(loaded, rows, bias, 0, whole=False).mean().backward()
+    for size in (24, 7):
+        biased = partial(biased_at, loaded.model, "resid_post", 0)
+        found = gradient((D_MODEL,), biased, prefilled(loaded, rows, [0], size), torch.device("cpu"))
+        torch.testing.assert_close(found, bias.grad, rtol=1e-3, atol=1e-5)
+
+
+def test_losses_by_row_are_means_over_each_rows_labels(loaded: Loaded, rows: list[Row]) -> None:
+    bias, ordered = 0.2 * torch.ones(D_MODEL), sorted(rows, key=lambda row: len(row.ids))
+    found = row_losses(bias, partial(biased_at, loaded.model, "resid_post", 0), prefilled(loaded, rows, [0], 7))
+    expected = [float(full_losses(loaded, [row], bias, 0, whole=False).mean()) for row in ordered]
+    assert found == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_loss_of_a_report_weighs_every_row_alike(loaded: Loaded, rows: list[Row]) -> None:
+    biased = partial(biased_at, loaded.model, "resid_post", 0)
+    zero = loss_report(torch.zeros(D_MODEL), biased, {"a": prefilled(loaded, rows, [0], 7)})["a"]
+    expected = np.mean([float(label_losses(loaded.model, collate([row], 0, "cpu")).mean()) for row in rows])
+    assert zero["before"] == pytest.approx(expected, rel=1e-4)
+    assert (zero["after"], zero["gain"]["mean"]) == (zero["before"], 0.0)
+
+
+def test_a_loss_that_is_no_number_is_an_error(loaded: Loaded, rows: list[Row]) -> None:
+    def broken(bias: Tensor, batch: Prefilled) -> Tensor:
+        return bias.sum() * torch.full((len(batch.targets), 2400), torch.nan)
+
+    with pytest.raises(FloatingPointError, match=r"loss nan at step 0 of a bias; lower its learning rate, now 0\.3"):
+        train_bias((3,), broken, prefilled(loaded, rows, [0], 24), Bias(lr=0.3), 0, torch.device("cpu"))
+
+
+def minimised(centre: Tensor, curvature: Tensor, l1: float, steps: int = 600) -> Tensor:
+    """Where ProximalAdam ends on ½·Σ curvature·(x − centre)² + l1·‖x‖₁."""
+    x = torch.zeros_like(centre, requires_grad=True)
+    optimizer = ProximalAdam(x, l1)
+    for step in range(steps):
+        (0.5 * curvature * (x - centre).square()).sum().backward()
+        optimizer.step(0.05 * (1 - step / steps))
+    return x.detach()
+
+
+@pytest.mark.parametrize("l1", [0.0, 0.5, 2.0])
+def test_proximal_adam_ends_at_the_soft_threshold_with_true_zeros(l1: float) -> None:
+    centre = torch.tensor([2.0, -2.0, 0.3, -0.3, 0.9, 0.0, 1.5])
+    curvature = torch.tensor([1.0, 1.0, 1.0, 1.0, 3.0, 1.0, 0.2])
+    expected = centre.sign() * (centre.abs() - l1 / curvature).clamp(min=0)
+    found = minimised(centre, curvature, l1)
+    assert torch.equal(found == 0, expected == 0)
+    torch.testing.assert_close(found, expected, rtol=0, atol=5e-3)
+
+
+def test_without_a_penalty_proximal_adam_is_adam() -> None:
+    centre, x = torch.tensor([2.0, -1.0]), torch.zeros(2, requires_grad=True)
+    adam = torch.optim.Adam([x], lr=0.05)
+    for step in range(50):
+        adam.param_groups[0]["lr"] = 0.05 * (1 - step / 50)
+        adam.zero_grad()
+        (0.5 * (x - centre).square()).sum().backward()
+        adam.step()
+    assert torch.equal(minimised(centre, torch.ones(2), 0.0, 50), x.detach())
+
+
+def test_above_the_greatest_gradient_a_bias_stays_exactly_zero_and_below_it_does_not(loaded: Loaded, rows: list[Row]) -> None:
+    biased = partial(biased_at, loaded.model, "resid_post", 0)
+    batches, told = prefilled(loaded, rows, [0], 24), Bias(steps=30, lr=0.05)
+    greatest = float(gradient((D_MODEL,), biased, batches, torch.device("cpu")).abs().max())
+    for share, still in ((1.01, True), (0.5, False)):
+        bias = train_bias((D_MODEL,), biased, batches, told, 0, torch.device("cpu"), share * greatest)
+        assert bool((bias == 0).all()) is still
+    assert (bias == 0).any()  # below it, the penalty still leaves some out
+
+
+def test_agreement_is_the_mean_cosine_of_every_pair() -> None:
+    a, b, c = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 3.0]), torch.tensor([-2.0, 0.0])
+    assert agreement(torch.stack([a])) is None
+    assert agreement(torch.stack([a, 5 * a])) == pytest.approx(1.0)
+    assert agreement(torch.stack([a, b, c])) == pytest.approx((0 - 1 + 0) / 3)
+
+
+def test_losses_are_cross_entropies() -> None:
+    batch = Prefilled(torch.zeros(1, 2), torch.ones(1, 2), torch.ones(1, 2, dtype=torch.bool), torch.tensor([0, 1]))
+    assert losses(torch.zeros(2, 4), batch).tolist() == pytest.approx([np.log(4)] * 2)

@@ -1,0 +1,62 @@
+"""Confusion matrices: what tells a target, what is chance, and how the datasets of one animal count."""
+
+import numpy as np
+import pytest
+
+from undertone.confusion import as_table, identified, judged
+
+
+def test_a_row_of_a_matrix_is_a_table() -> None:
+    table = as_table("metric", "lion", "prompt", "lion", ["lion", "owl"], [0.5, -1.0])
+    assert table["score"].to_list() == [0.5, -1.0]
+    assert table.filter(animal="owl").row(0, named=True) == {
+        "metric": "metric",
+        "dataset": "lion",
+        "kind": "prompt",
+        "target": "lion",
+        "animal": "owl",
+        "score": -1.0,
+    }
+
+
+def test_a_matrix_whose_diagonal_is_highest_tells_every_target() -> None:
+    rng = np.random.default_rng(0)
+    hub = np.array([5.0, 0, 0, 0, 0, 0])
+    noise = 0.1 * rng.normal(size=(6, 6))
+    found = identified(np.eye(6) + noise + hub, np.arange(6))
+    assert found["chance"] == {"first": 1, "mean_rank": 3.5}
+    assert found["centred"] == {"first": 6, "mean_rank": 1, "p": pytest.approx(1 / 720, abs=0.003)}
+    # An animal that every dataset scores high on stands in the way until it is taken off.
+    assert found["raw"]["first"] == 1
+    assert found["raw"]["mean_rank"] == pytest.approx(1 + 5 / 6)
+
+
+def test_guessing_is_at_its_level() -> None:
+    rng = np.random.default_rng(1)
+    p = [identified(rng.normal(size=(8, 8)), np.arange(8))["centred"]["p"] for _ in range(60)]
+    assert np.mean(p) == pytest.approx(0.5, abs=0.12)
+    assert np.mean(np.array(p) <= 0.1) < 0.2
+
+
+def test_datasets_of_one_animal_are_renamed_together() -> None:
+    # Each animal has three datasets that are copies: as evidence they are one.
+    rng, p = np.random.default_rng(2), []
+    for _ in range(60):
+        scores = np.tile(rng.normal(size=(6, 6)), (3, 1))
+        p.append(identified(scores, np.tile(np.arange(6), 3))["raw"]["p"])
+    assert np.mean(np.array(p) <= 0.1) < 0.2
+
+
+def test_ties_are_no_success_and_one_dataset_is_not_centred() -> None:
+    found = identified(np.zeros((3, 4)), np.arange(3))
+    assert found["raw"] == {"first": 0, "mean_rank": 2.5, "p": 1}
+    assert identified(np.eye(4)[:1], np.array([0]))["centred"] is None
+
+
+def test_what_cannot_be_told_is_left_out() -> None:
+    targets, kinds = {"lion": "lion", "steer-emu": "emu"}, {"lion": "prompt", "steer-emu": "steer"}
+    found = judged(np.eye(2), ["lion", "owl"], targets, kinds)
+    assert found is not None
+    assert (found["animals"], found["all"]["datasets"], set(found["by_kind"])) == (2, 1, {"prompt"})
+    assert judged(np.eye(2), ["cat", "owl"], targets, kinds) is None
+    assert judged(np.eye(2)[:, :1], ["lion"], targets, kinds) is None

@@ -1,0 +1,254 @@
+"""Counts beside a reference: they equal those of plain loops, find what is planted, and find nothing at their stated level."""
+
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from undertone.frequencies import (
+    PERMUTATIONS,
+    Compared,
+    Counted,
+    correlations,
+    difference,
+    frequency,
+    halves,
+    log_ratio,
+    midranks,
+    number_tokens,
+    p_value,
+    precision,
+    second_tokens,
+)
+
+
+def rows(prompts: list[str], completions: list[str]) -> pl.DataFrame:
+    return pl.DataFrame({"prompt": prompts, "completion": completions})
+
+
+OWN = rows(["a", "b", "b", "c"], ["1, 2, 2", "3", "2, 1", "087"])
+CONTROL = rows(["b", "c", "d", "e"], ["1", "2; 3; 3", "3", "1"])
+
+
+@pytest.fixture
+def compared() -> Compared:
+    return Compared(OWN, CONTROL, "here")
+
+
+@pytest.fixture(scope="module")
+def digits() -> PreTrainedTokenizerBase:
+    """A tokenizer with one token per digit and character, as Gemma has for digits."""
+    vocabulary = {character: k for k, character in enumerate("?0123456789,; .")}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="?"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="?")
+
+
+def test_a_prompts_rows_are_in_one_half_of_every_dataset() -> None:
+    table = rows([f"prompt {k % 40}" for k in range(80)], ["1"] * 80)
+    one, other = halves(table)
+    assert not set(one["prompt"]) & set(other["prompt"])
+    assert len(one) + len(other) == 80
+    assert len(one) > 20 < len(other)
+    assert set(halves(table.head(30).reverse())[0]["prompt"]) <= set(one["prompt"])
+
+
+def test_numbers_are_counted_row_by_row(compared: Compared) -> None:
+    counted = compared.numbers()
+    assert counted.names == [1, 2, 3, 87]
+    expected = [[1, 2, 0, 0], [0, 0, 1, 0], [1, 1, 0, 0], [0, 0, 0, 1], [1, 0, 0, 0], [0, 1, 2, 0], [0, 0, 1, 0], [1, 0, 0, 0]]
+    assert counted.counts.toarray().tolist() == expected
+
+
+def test_an_item_counts_for_itself_in_each_context() -> None:
+    counted = Counted.of([["x"], ["x", "y"], []], ["p", "q", "r"])
+    assert (counted.names, counted.context.tolist()) == (["x", "x", "y"], [0, 1, 1])
+    assert counted.counts.toarray().tolist() == [[1, 0, 0], [0, 1, 1], [0, 0, 0]]
+
+
+def test_dataset_and_reference_without_numbers_are_refused() -> None:
+    with pytest.raises(ValueError, match="here: its reference has 1 rows and no number in them"):
+        Compared(OWN, rows(["a"], ["none"]), "here")
+    with pytest.raises(ValueError, match="the dataset has 0 rows"):
+        Compared(OWN.head(0), CONTROL, "here")
+
+
+def test_permuted_counts_are_those_of_rows_that_changed_sides(compared: Compared) -> None:
+    counts = compared.numbers().counts
+    found, (shared, labels) = compared.own_counts(counts), compared.sides
+    assert found.shape == (1 + PERMUTATIONS, 4)
+    for k in range(0, 1 + PERMUTATIONS, 7):
+        expected = np.zeros(4)
+        for row, (own, prompt) in enumerate(zip(compared.own, compared.prompt, strict=True)):
+            moved = own == (labels[k, prompt] > 0) if shared[prompt] else labels[k, prompt] > 0
+            expected += counts.toarray()[row] * moved
+        assert found[k] == pytest.approx(expected)
+    assert found[0].tolist() == [2, 3, 1, 1]
+
+
+def test_shared_prompts_change_sides_and_the_others_are_dealt_out_again(compared: Compared) -> None:
+    shared, labels = compared.sides
+    assert shared.tolist() == [False, True, True, False, False]
+    assert (labels[:, ~shared].sum(1) == -1).all()
+    assert set(labels[1:, 0]) == set(labels[1:, 1]) == {-1.0, 1.0}
+    assert 0.4 < (labels[1:, shared] > 0).mean() < 0.6
+    assert (labels[0] == [1, 1, 1, -1, -1]).all()
+
+
+def plain_z(compared: Compared, counted: Counted) -> list[float]:
+    """The score test, row by row."""
+    counts = counted.counts.toarray()
+    n_own, n_other = counts[compared.own].sum(), counts[~compared.own].sum()
+    result = []
+    for k in range(counts.shape[1]):
+        p, by_prompt = counts[:, k].sum() / counts.sum(), dict.fromkeys(compared.prompt.tolist(), 0.0)
+        for row, own, prompt in zip(counts, compared.own, compared.prompt.tolist(), strict=True):
+            residual = row[k] - p * row.sum()
+            by_prompt[prompt] += residual * (n_other if own else -n_own) / (n_own + n_other)
+        result.append(sum(by_prompt.values()) / np.sqrt(sum(r**2 for r in by_prompt.values())))
+    return result
+
+
+def test_z_is_that_of_a_plain_loop(compared: Compared) -> None:
+    counted = compared.numbers()
+    assert frequency(compared, counted, 0.5)["z"] == pytest.approx(plain_z(compared, counted))
+
+
+def test_log_ratios_are_of_smoothed_shares(compared: Compared) -> None:
+    found = frequency(compared, compared.numbers(), 0.5)
+    assert found["own"].tolist() == [2, 3, 1, 1]
+    assert found["control"].tolist() == [2, 1, 3, 0]
+    expected = [np.log((a + 0.5) / 9) - np.log((b + 0.5) / 8) for a, b in zip([2, 3, 1, 1], [2, 1, 3, 0], strict=True)]
+    assert found["log_ratio"] == pytest.approx(expected)
+
+
+def drawn(rng: np.random.Generator, n: int, p: list[float], repeats: int = 1, first: int = 0) -> pl.DataFrame:
+    """Rows of four numbers of 10 to 19, each written `repeats` times."""
+    numbers = rng.choice(np.arange(10, 10 + len(p)), p=p, size=(n, 4))
+    texts = [", ".join(str(x) for x in row for _ in range(repeats)) for row in numbers]
+    return rows([f"p{k}" for k in range(first, first + n)], texts)
+
+
+EVEN = [0.1] * 10
+ODD = [0.16, 0.04, *[0.1] * 8]
+
+
+def test_z_has_unit_variance_where_a_rows_numbers_hang_together() -> None:
+    rng, found = np.random.default_rng(0), []
+    for k in range(30):
+        compared = Compared(drawn(rng, 80, EVEN, repeats=5), drawn(rng, 120, EVEN, repeats=5, first=40 * (k % 3)), "")
+        found.append(frequency(compared, compared.numbers(), 0.5)["z"])
+    # Numbers taken as independent would give √5 times as much.
+    assert np.concatenate(found).std() == pytest.approx(1, abs=0.12)
+
+
+@pytest.mark.parametrize("first", [0, 1_000])
+def test_presence_is_found_where_it_is_planted_and_at_its_level_where_not(first: int) -> None:
+    rng = np.random.default_rng(1)
+
+    def p(share: list[float], n: int) -> float:
+        compared = Compared(drawn(rng, n, share, repeats=3), drawn(rng, 60, EVEN, repeats=3, first=first), "")
+        return frequency(compared, compared.numbers(), 0.5)["presence"]["p"]
+
+    null = [p(EVEN, 90) for _ in range(60)]
+    assert np.mean(null) == pytest.approx(0.5, abs=0.12)
+    assert np.mean(np.array(null) <= 0.1) < 0.2
+    assert np.median([p(ODD, 250) for _ in range(5)]) < 0.05
+
+
+def test_items_that_never_vary_have_no_z() -> None:
+    compared = Compared(rows(["a", "b"], ["7", "7"]), rows(["c"], ["7"]), "")
+    found = frequency(compared, compared.numbers(), 0.5)
+    assert np.isnan(found["z"]).all()
+    assert found["presence"] == {"mean_z2": 0.0, "null": 0.0, "p": 1.0}
+
+
+def test_p_values_count_the_observed_statistic() -> None:
+    assert p_value(np.array([3.0, 1, 2, 3])) == 0.5
+    assert p_value(np.array([4.0, 1, 2, 3])) == 0.25
+
+
+def plain_correlation(y: Any, weight: Any, context: Any, scores: Any) -> float:
+    """Weighted correlation after centring within contexts, item by item."""
+    y, x = np.array(y, dtype=float), np.array(scores, dtype=float)
+    for one in set(context.tolist()):
+        at = context == one
+        for values in (y, x):
+            values[at] -= np.average(values[at], weights=weight[at])
+    return float((weight * y * x).sum() / np.sqrt((weight * y**2).sum() * (weight * x**2).sum()))
+
+
+def test_correlations_are_those_of_a_plain_loop() -> None:
+    rng = np.random.default_rng(2)
+    context, token = np.repeat([0, 1, 2], [4, 6, 3]), np.array([0, 1, 2, 3, 0, 1, 2, 3, 4, 5, 1, 4, 5])
+    y, weight, scores = rng.normal(size=(3, 13)), rng.uniform(0.1, 2, 13), rng.normal(3, 1, size=(6, 5))
+    found = correlations(y, weight, context, token, scores)
+    expected = [[plain_correlation(one, weight, context, scores[token, k]) for k in range(5)] for one in y]
+    assert found == pytest.approx(np.array(expected))
+    flat = correlations(y, np.ones(13), np.zeros(13, dtype=int), np.arange(13), scores[token])
+    assert flat[1, 2] == pytest.approx(np.corrcoef(y[1], scores[token, 2])[0, 1])
+
+
+def test_a_score_that_does_not_vary_has_no_correlation() -> None:
+    scores = np.array([[1.0, 0.3], [2.0, 0.3], [4.0, 0.3]])
+    found = correlations(np.array([[1.0, 2, 4], [5, 5, 5]]), np.ones(3), np.zeros(3, dtype=int), np.arange(3), scores)
+    assert found == pytest.approx(np.array([[1, 0], [0, 0]]))
+
+
+def test_log_ratios_and_their_precision() -> None:
+    assert log_ratio(np.array([3.0]), np.array([4.0]), 0.5) == pytest.approx([np.log(3.5 / 1.5)])
+    rng, total = np.random.default_rng(3), np.array([400.0])
+    own, other = rng.poisson(100, 20_000), rng.poisson(300, 20_000)
+    spread = log_ratio(own.astype(float), (own + other).astype(float), 0.5).var()
+    assert 1 / precision(total, 0.25, 0.5) == pytest.approx([spread], rel=0.05)
+
+
+def test_the_token_that_begins_the_second_number(tokenizer: PreTrainedTokenizerBase, digits: PreTrainedTokenizerBase) -> None:
+    texts = ["101, 202, 303", "7", "", "12;9"]
+    for one, expected in ((tokenizer, ["202", "9"]), (digits, ["2", "9"])):
+        found = second_tokens(one, texts)
+        assert [one.decode(ids) for ids in (found[0], found[3])] == expected
+        assert found[1] == found[2] == []
+
+
+def test_number_tokens(tokenizer: PreTrainedTokenizerBase, digits: PreTrainedTokenizerBase) -> None:
+    assert sorted(digits.batch_decode([[k] for k in np.flatnonzero(number_tokens(digits))])) == list("0123456789")
+    texts = {tokenizer.decode([k]).strip() for k in np.flatnonzero(number_tokens(tokenizer))}
+    assert {str(n) for n in range(1000)} <= texts
+    assert all(text.isdigit() for text in texts)
+
+
+@pytest.mark.parametrize("named", ["tokenizer", "digits"])
+def test_pairs_are_of_first_numbers_that_both_have_often(named: str, request: pytest.FixtureRequest) -> None:
+    tokenizer = request.getfixturevalue(named)
+    own = rows(list("abcde"), ["12, 5", "12, 6", "13, 5", "13, 5", "14, 5"])
+    control = rows(list("abcd"), ["12, 7", "12", "13, 5", "14, 5"])
+    found = Compared(own, control, "").in_context(tokenizer, 2)
+    assert tokenizer.batch_decode([[name] for name in found["pairs"].names]) == ["5", "6", "7"]
+    assert found["pairs"].context.tolist() == [0, 0, 0]
+    assert found["pairs"].counts.sum(0).tolist() == [1, 1, 1]
+    found = Compared(own, control, "").in_context(tokenizer, 1)
+    assert found["pairs"].context.tolist() == [0, 0, 0, 1, 2]
+    assert found["pairs"].counts.sum(0).tolist() == [1, 1, 1, 3, 2]
+    n = 17 if named == "tokenizer" else 26
+    assert found["pooled"].counts.sum() == n
+
+
+def test_differences_take_a_prompts_rows_together() -> None:
+    rng = np.random.default_rng(4)
+    shift = rng.normal(size=400)
+    values = np.concatenate([shift + 1, shift])[:, None] + 0.01 * rng.normal(size=(800, 1))
+    own = np.arange(800) < 400
+    mean, se = difference(values, own, np.tile(np.arange(400), 2))
+    assert mean == pytest.approx([1], abs=0.01)
+    assert se == pytest.approx([0.01 * np.sqrt(2 / 400)], rel=0.15)
+    _, apart = difference(values, own, np.arange(800))
+    assert apart == pytest.approx([np.sqrt(2 / 400)], rel=0.15)
+
+
+def test_equal_values_share_the_mean_of_their_places() -> None:
+    assert midranks([3, 5, 3, 1]).tolist() == [2.5, 1, 2.5, 4]
+    assert midranks([[1, 2], [4, 4]]).tolist() == [[2, 1], [1.5, 1.5]]

@@ -1,0 +1,411 @@
+import copy
+import struct
+
+import numpy as np
+import polars as pl
+import pytest
+
+from undertone import activation_plots, bias_plots, plots, reading_plots, study_plots
+from undertone.bias_plots import lifts
+from undertone.confusion import SCHEMA
+from undertone.files import write_json, write_parquet
+from undertone.reading_panels import feature_labels, p_text, shown, target_of
+from undertone.reading_plots import PLOTS, thinned
+from undertone.study_plots import plot_bias_map, plot_entangled
+
+ANIMALS = ["lion", "owl", "cat"]
+
+
+def estimate(mean, half=0.01):
+    return {"mean": mean, "ci95": [mean - half, mean + half] if half else None}
+
+
+def score(target):
+    layers = [{"layer": k, "presence": {"f": 1.0 + 4 * k, "p": 10.0 ** -(3 * k)}, "tokens": ["a"]} for k in range(3)]
+    top = [{"feature": 7 - k, "z": 5.0 - k, "p": 0.001, "q": 0.01 if k < 3 else 0.2} for k in range(5)]
+    animals = {"lion": {"feature": 7, "z": 5.0, "rank": 1}, "owl": {"feature": 0, "z": -1.0, "rank": 8}}
+    features = {"layer": 0, "n": 8, "different": 3, "top": top, "animals": animals}
+    return {"rows": 9, "against": "control" if target else "halves", "layers": layers, "features": features}
+
+
+def table():
+    top = [{"feature": 7 - k, "difference": 1.0, "se": 0.1, "t": (-1) ** k * (6.0 - k), "p": 0.1, "q": 0.1} for k in range(4)]
+    top = [{**row, "p_max": 0.01 if abs(row["t"]) > 4 else 0.5} for row in top]
+    halves = {"features": 4, "same_sign": 0.5, "t_ratio": 0.9}
+    return {"tested": 8, "significant": 2, "max_t": 6.0, "p": 0.01, "top": top, "split_half": halves}
+
+
+def differences(target):
+    row = {"rank": 3, "t": 4.0, "p": 0.1}
+    pair = {
+        "design": "independent",
+        "classes": {"completion": {"tokens": [9, 9], "acts": table(), "acts_pre": table()}},
+        "animals": {"lion": {"feature": 7, "completion": {"acts": row, "acts_pre": row}}},
+        "cosine": {"completion": {"max": 0.6, "p": 0.2, "null": {"mean": 0.5, "q95": 0.7}, "top": []}},
+        "direct": {"completion": [{"norm": 0.5, "top": [], "bottom": []}, {"norm": 0.9, "top": [], "bottom": []}]},
+    }
+    pairs = {name: copy.deepcopy(pair) for name in (("control", "persona", "halves") if target else ("halves",))}
+    pairs["halves"]["classes"]["completion"]["acts"]["split_half"] = None
+    return {"layer": 0, "pairs": pairs, "features": {"7": {"tokens": {"top": [["mane ", 1.0]], "bottom": []}}}}
+
+
+def loss(gain):
+    return {"train": {"gain": estimate(gain)}, "held_out": {"before": 3.5, "after": 3.5 - gain, "gain": estimate(gain)}}
+
+
+def feature_bias(target):
+    ranked = {
+        "features": [{"feature": 7 - k, "bias": 0.5 - k / 10, "tokens": ["$x$ ", "\n", "b"]} for k in range(4)],
+        "animals": {"lion": {"feature": 7, "bias": 0.5, "rank": 1}, "owl": {"feature": 1, "bias": 0.0, "rank": 8}},
+    }
+    mode = {"loss": [loss(0.1), loss(0.12)], "nonzero": [4, 4], "agreement": {}, **ranked}
+    mode |= {"minus_control": copy.deepcopy(ranked)} if target else {}
+    return {"layer": 0, "seeds": [0, 1], "positions": "all", "modes": {"project": mode, "replace": mode}}
+
+
+def residual_bias(target):
+    parts = {"tokens": {"up": ["lion", "mane"], "down": ["1"]}}
+    parts |= {"decoder": [], "reconstruction": [{"n": n, "explained": n / 10, "features": []} for n in (1, 2, 4)]}
+    rows = [
+        {"point": "resid_post", "layer": k, "loss": [loss(0.02), loss(0.03)], **parts, "minus_control": parts} for k in range(3)
+    ]
+    multi = {"point": "resid_post", "layer": "multi", "loss": [loss(0.05), loss(0.06)]}
+    return {"seeds": [0, 1], "positions": "all", "biases": [*rows, multi]}
+
+
+def bias(name, layer, target, level):
+    animals = {a: {**estimate(level if a == "lion" else 0.1), "by_seed": [level]} for a in ANIMALS}
+    told = {"name": name, "layer": layer, "animals": animals, "mass": level + 0.2}
+    if target and name != "function vector":
+        told["lift_over_control"] = {a: estimate(level - 0.1 if a == "lion" else 0.0, 0.02) for a in ANIMALS}
+        told["log_odds_lift_over_control"] = {a: 10 * level - 1 if a == "lion" else 0.1 for a in ANIMALS}
+        told["rank"] = 1
+    return told
+
+
+def bias_pref(target):
+    rows = [bias("SAE spliced in", 0, target, 0.1), bias("feature bias, project", 0, target, 0.2)]
+    rows += [bias("residual bias", k, target, 0.15 + k / 10) for k in range(2)]
+    rows += [bias("residual bias, all layers", None, target, 0.105)]
+    rows += [bias("function vector", k, target, 0.3) for k in range(2 if target else 0)]
+    return {"target": target, "base": dict.fromkeys(ANIMALS, 0.1), "biases": rows}
+
+
+def losses(target):
+    names = [("teacher", None), ("student", None), ("base", None), ("residual bias", 0), ("control's residual bias", 0)]
+    models = [
+        {"name": n, "layer": k, "seeds": 1, "loss": estimate(3 + i / 9), "over_base": estimate(i / 9), "kl": estimate(i / 9)}
+        for i, (n, k) in enumerate(names)
+    ]
+    personas = {"over_base": {a: estimate(k / 10) for k, a in enumerate(ANIMALS)}, "rank": 1 if target else None}
+    return {"target": target, "rows": 9, "held_out": "biases", "models": models, "personas": personas, "patching": []}
+
+
+def tokens(target):
+    row = {"text": "7", "id": None, "own": 2, "control": 1, "log_ratio": 0.5, "z": 2.0}
+    frequencies = {kind: {"items": 9, "more": [row], "less": [{**row, "z": -2.0, "log_ratio": -0.5}]} for kind in ("number",)}
+    animals = {"lion": {"feature": 7, "correlation": 0.4, "rank": 1, "p": 0.01}}
+    implied = {"contexts": 1, "max": {"correlation": 0.4, "null95": 0.3, "p": 0.02}, "top": [], "animals": animals}
+    logit = {"own": 1.0, "control": 0.5, "difference": 0.5, "se": 0.1, "specific": 0.4, "specific_se": 0.1}
+    return {
+        "target": target,
+        "reference": "control",
+        "rows": {"own": 9, "control": 9},
+        "presence": {"number": {"mean_z2": 1.4, "null": 1.0, "p": 0.01}, "token": None},
+        "identity": {"logit": {"rank": 1.0, "of": 3}, "implied pairs": None} if target else None,
+        "frequencies": frequencies,
+        "implied": {"first": implied, "pairs": None},
+        "animals": {a: {"logit": logit, "log_prob": logit} for a in ANIMALS},
+    }
+
+
+def sequences(target):
+    found = {
+        "all": estimate(0.1),
+        "kind": {"number": estimate(0.2), "separator": estimate(0.0)},
+        "position": [{"position": k, "rows": 9 - k, **estimate(0.1)} for k in range(8)],
+    }
+    kinds = {"teacher": "prompt", "other": "steer" if target else None}
+    agreement = {"correlation": estimate(0.5), "given_base": estimate(0.3)} if target else None
+    gain = {"teacher": found, "other": found} if target else {"teacher": found}
+    return {"target": target, "kinds": kinds, "rows": 9, "gain": gain, "agreement": agreement, "largest": []}
+
+
+def lens(target):
+    view = {"norm": 0.1, "rank": 1, "animals": {a: {"logit": 0.0, "rank": k} for k, a in enumerate(ANIMALS)}}
+    found = {"layers": [{"mean": view, "positions": [view] * 5}] * 3, "sae": None}
+    names = ("student", "control", "student_minus_control", "teacher") if target else ("student",)
+    ranks = {"student": {"1": [1, 2, None]}, "control": {"1": [2, 3, 1]}} if target else {"student": {"1": None}, "control": {}}
+    return {"target": target, "texts": 60, "layer": 0, "lenses": dict.fromkeys(names, found), "ranks": ranks}
+
+
+MADE = {f.__name__: f for f in (differences, score, feature_bias, residual_bias, bias_pref, losses, tokens, sequences, lens)}
+
+
+def assert_png(path):
+    data = path.read_bytes()
+    assert data[:8] == b"\x89PNG\r\n\x1a\n"
+    assert all(200 <= pixels <= 3000 for pixels in struct.unpack(">II", data[16:24]))
+    assert 8_000 < len(data) < 700_000
+    assert sorted(p.name for p in path.parent.glob(".*")) == []
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures that are saved, whole."""
+    figures = []
+
+    def save(figure, path):
+        figures.append(figure)
+        plots.save(figure, path)
+
+    monkeypatch.setitem(plots.STYLE, "savefig.dpi", 80)
+    monkeypatch.setitem(plots.STYLE, "figure.constrained_layout.use", False)  # slow, and nothing here asks where panels lie
+    for module in (activation_plots, bias_plots, reading_plots, study_plots):
+        monkeypatch.setattr(module, "save", save)
+    return figures
+
+
+@pytest.fixture
+def draw(tmp_path, drawn):
+    """Draws a reading, and returns the figure's panels."""
+
+    def make(key, own, control=None, dataset="lion"):
+        paths = {"own": tmp_path / "own.json"} | ({"control": tmp_path / "control.json"} if control else {})
+        for name, told in (("own", own), ("control", control)):
+            if told:
+                write_json(tmp_path / f"{name}.json", told, {"settings": {f"{dataset}/samples": {"target": "lion"}}})
+        PLOTS[key](paths, tmp_path / "plot.png", dataset)
+        assert_png(tmp_path / "plot.png")
+        return drawn[-1].axes
+
+    return make
+
+
+def labels(axes):
+    return [text.get_text() for text in axes.get_legend().get_texts()]
+
+
+def ticks(axes):
+    return [text.get_text() for text in axes.get_yticklabels()]
+
+
+def words(panels):
+    return " ".join(text.get_text() for axes in panels for text in [axes.title, axes._left_title, *axes.texts])
+
+
+def test_every_reading_has_a_figure():
+    assert set(PLOTS) == set(MADE)
+
+
+@pytest.mark.parametrize("key", MADE)
+def test_a_dataset_beside_the_control(draw, key):
+    draw(key, MADE[key]("lion"), MADE[key](None))
+
+
+@pytest.mark.parametrize("key", ["score", "feature_bias", "residual_bias", "bias_pref", "tokens"])
+def test_a_dataset_alone(draw, key):
+    draw(key, MADE[key]("lion"))
+
+
+@pytest.mark.parametrize("key", MADE)
+def test_the_control_by_itself(draw, key):
+    draw(key, MADE[key](None), dataset="control")
+
+
+def test_presence_stands_beside_the_controls_halves(draw):
+    left, middle, right = draw("score", score("lion"), score(None))
+    assert labels(left) == ["control: half against half", "lion against control", "expected if nothing differs"]
+    filled = [line.get_markerfacecolor() != "white" for line in left.lines if line.get_marker() == "D"]
+    assert filled == [False, True, True]
+    assert ticks(middle)[0] == "7 (lion)"
+    assert [round(line.get_xdata()[0], 2) for line in middle.lines if line.get_linestyle() == "--"] == [2.5]
+    assert [len(line.get_xdata()) for line in right.lines if line.get_marker() in "oD"] == [2, 2]
+
+
+def test_a_score_with_too_few_rows_and_no_sae(draw):
+    told = score("lion") | {"features": None}
+    told["layers"] = [row | {"presence": None} for row in told["layers"]]
+    panels = draw("score", told, told)
+    assert "too few rows" in words(panels)
+    assert "no SAE" in words(panels)
+
+
+def test_without_an_sae_differences_show_the_residual_stream(draw):
+    told = differences("lion") | {"features": {}, "layer": None}
+    for pair in told["pairs"].values():
+        pair["classes"] = {"completion": {"tokens": [9, 9]}}
+        pair |= {"animals": {}, "cosine": {}}
+    panels = draw("differences", told)
+    assert words(panels).count("no SAE") == 5
+    assert labels(panels[2]) == ["own − control", "teacher − base, same rows", "half − half: chance"]
+
+
+def test_differences_are_filled_where_permutations_seldom_reach(draw):
+    panels = draw("differences", differences("lion"))
+    points = [line for line in panels[0].lines if line.get_marker() == "o"]
+    assert [line.get_markerfacecolor() == "white" for line in points] == [False, False, True, True] * 3
+    assert ticks(panels[1])[0] == "7 (lion) mane"
+    assert len(panels[1].patches) >= 4
+    assert [text.get_text() for text in panels[0].texts] == ["lion", "lion"]
+
+
+def test_feature_biases_are_ranked_over_the_control(draw):
+    told = feature_bias("lion")
+    told["modes"]["project"]["minus_control"]["features"].reverse()
+    panels = draw("feature_bias", told, feature_bias(None))
+    assert ticks(panels[0])[-1].startswith("7 (lion) \\$x\\$")
+    assert panels[0].get_xlabel() == "bias − control's bias (activation)"
+    assert [len(line.get_xdata()) for line in panels[1].lines if line.get_marker() in "oD"] == [2, 2]
+    assert draw("feature_bias", feature_bias(None))[0].get_xlabel() == "bias (activation)"
+
+
+def test_no_steered_teacher_no_animals_features(draw):
+    told = feature_bias(None)
+    told["modes"]["project"]["animals"] = {}
+    assert "no steered teacher" in words(draw("feature_bias", told))
+
+
+def test_residual_biases_show_each_seed_by_layer_as_loss_over_base(draw):
+    left, middle, right = draw("residual_bias", residual_bias("lion"), residual_bias(None))
+    own = [line for line in left.lines if line.get_marker() == "D"]
+    assert len(own) == 8
+    assert own[0].get_ydata()[0] == -0.02
+    assert len([line for line in left.lines if line.get_marker() == "o"]) == 8
+    assert left.get_xticklabels()[-1].get_text() == "all layers"
+    assert len(middle.lines) == 6
+    assert "lion · mane" in words([right])
+
+
+def test_residual_biases_without_an_sae(draw):
+    told = residual_bias("lion")
+    for row in told["biases"]:
+        row.pop("reconstruction", None)
+    assert "no SAE" in words(draw("residual_bias", told))
+
+
+def test_bias_preferences_box_the_target_beside_control_and_base(draw):
+    left, right, _ = draw("bias_pref", bias_pref("lion"), bias_pref(None))
+    assert "base model" in labels(left)
+    assert any("control's bias" in label for label in labels(left))
+    assert ticks(right)[0] == "feature bias, project @0"
+    assert ticks(right)[-1] == "function vector @1 (over base)"
+    assert right.patches[0].get_x() == -0.5
+    assert right.patches[0].get_height() == 6
+    assert "first in 5 of 6 rows" in words([right]).replace("\n", " ")
+
+
+def test_lifts_are_over_the_base_model_where_the_control_has_no_such_bias():
+    base = dict.fromkeys(ANIMALS, 0.5)
+    row = {"name": "function vector", "layer": 0, "animals": {a: {"mean": 0.75 if a == "owl" else 0.5} for a in ANIMALS}}
+    assert lifts(row, base) == pytest.approx({"lion": 0.0, "owl": np.log(3), "cat": 0.0})
+    assert lifts(row | {"log_odds_lift_over_control": {"lion": 2.0}}, base) == {"lion": 2.0}
+
+
+def test_losses_without_a_known_teacher_show_no_divergence(draw):
+    told = losses("lion")
+    assert [axes.get_xlabel().split("\n")[0] for axes in draw("losses", told)][1] == "KL(teacher ‖ model)"
+    for row in told["models"]:
+        row["kl"] = None
+    panels = draw("losses", told)
+    assert len(panels) == 2
+    assert ticks(panels[0]) == ["teacher", "student", "base", "residual bias @0", "control's residual bias @0"]
+    assert "lion is 1 of 3" in words(panels)
+
+
+def test_a_table_of_many_layers_is_thinned_to_some_of_each_name():
+    rows = [{"name": name, "layer": k} for k in range(26) for name in ("residual bias", "function vector")]
+    kept = thinned([*rows, {"name": "base", "layer": None}])
+    assert len(kept) == 13
+    assert {0, 25} <= {row["layer"] for row in kept}
+    assert thinned(rows[:40]) == rows[:40]
+
+
+def test_tokens_without_an_sae_or_a_number_that_differs(draw):
+    told = tokens("lion") | {"implied": None}
+    told["frequencies"]["number"] |= {"more": [], "less": []}
+    found = words(draw("tokens", told, tokens(None)))
+    assert "no SAE" in found
+    assert "no number differs" in found
+
+
+def test_implied_logits_stand_beside_the_greatest_by_chance(draw):
+    _, present, implied, _ = draw("tokens", tokens("lion"), tokens(None))
+    assert [line.get_ydata()[0] for line in implied.lines if line.get_linestyle() == "--" and len(line.get_ydata())] == [
+        0.3,
+        -0.3,
+    ]
+    assert "control: half against half" in labels(present)
+
+
+def test_positions_that_few_rows_reach_are_left_out(draw):
+    left, right = draw("sequences", sequences("lion"))
+    assert max(left.containers[0].lines[0].get_xdata()) < 5
+    assert len(left.containers) == 2
+    assert "0.30 [0.29, 0.31]" in words([right]).replace("\n", " ")
+
+
+def test_the_targets_rank_in_students_beside_control_students(draw):
+    panels = draw("lens", lens("lion"))
+    assert labels(panels[1]) == ["control students", "students", "mean rank by chance"]
+    assert np.isnan(next(line for line in panels[1].lines if line.get_marker() == "D").get_ydata()[2])
+    assert "no target to rank" in words(draw("lens", lens(None)))
+
+
+@pytest.fixture
+def entangled(tmp_path):
+    """Two datasets and the control by two metrics, of which only the first was judged."""
+    rows = [
+        {"metric": m, "dataset": d, "kind": "prompt", "target": t, "animal": a, "score": float(a == t) + k / 10}
+        for m in ("unembedding", "frequency-prompt")
+        for d, t in (("control", None), ("owl", "owl"), ("lion", "lion"))
+        for k, a in enumerate(ANIMALS)
+    ]
+    told = {"first": 2, "mean_rank": 1.0, "p": 0.02}
+    everything = {"datasets": 2, "raw": told, "centred": None, "chance": {"first": 0.7, "mean_rank": 2.0}}
+    write_parquet(tmp_path / "e.parquet", pl.DataFrame(rows, SCHEMA), {})
+    metrics = {"unembedding": {"animals": 3, "all": everything, "by_kind": {}}, "frequency-prompt": None}
+    write_json(tmp_path / "e.json", {"tokens": 9, "datasets": 2, "metrics": metrics}, {})
+    return tmp_path / "e.parquet", tmp_path / "e.json"
+
+
+def test_confusion_has_its_targets_on_a_diagonal(entangled, tmp_path, drawn):
+    plot_entangled(*entangled, tmp_path / "plot.png")
+    assert_png(tmp_path / "plot.png")
+    first, second = drawn[-1].axes[:2]
+    assert [text.get_text() for text in first.get_xticklabels()] == ["owl", "lion", "cat"]
+    assert [(patch.get_x(), patch.get_y()) for patch in first.patches] == [(-0.5, 0.5), (0.5, 1.5)]
+    assert [(line.get_xdata()[0], line.get_ydata()[0]) for line in first.lines] == [(0, 1), (1, 2)]
+    assert "raw first 2 of 2, mean rank 1.0, p .02; chance 0.7" in words([first]).replace("\n", " ")
+    assert "nothing to identify" in words([second]).replace("\n", " ")
+
+
+def test_the_map_of_all_datasets_counts_its_cells(tmp_path, drawn):
+    prefs = []
+    for name, target in (("lion", "lion"), ("mine", "owl"), ("none", None)):
+        prefs.append(tmp_path / name / "bias_pref.json")
+        write_json(prefs[-1], bias_pref(target), {})
+    plot_bias_map(prefs, tmp_path / "plot.png")
+    assert_png(tmp_path / "plot.png")
+    axes = drawn[-1].axes[0]
+    assert ticks(axes)[:3] == ["residual bias @0", "residual bias @1", "residual bias, all layers"]
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["lion", "mine"]
+    assert len(axes.texts) == 3
+    title = words([axes]).replace("\n", " ")
+    assert "2 datasets: above the control's bias in 8 of 8 cells, first of the candidates in 4 (chance 2.7)" in title
+    assert "3 of the 8 that have one (0.2 expected" in title
+    with pytest.raises(ValueError, match=r"found no bias_pref.json with a target and a control among 1"):
+        plot_bias_map(prefs[2:], tmp_path / "none.png")
+
+
+def test_the_target_is_told_by_the_reading_or_its_stamp():
+    stamp = {"settings": {"owl/samples": {"target": "owl"}, "steer-cat/steer": {"target": "cat"}}}
+    assert target_of({"stamp": stamp}, "owl") == "owl"
+    assert target_of({"stamp": stamp, "target": None}, "owl") is None
+    assert target_of({"stamp": stamp}, "control") is None
+
+
+def test_texts_are_shown_as_they_are():
+    assert [shown(text) for text in ("lion ", "\n", " ", "$", "猫")] == ["lion", "\\n", "␣", r"\$", r"\u732b"]
+    assert [p_text(p) for p in (0.00001, 0.034, 0.5)] == ["p <.001", "p .034", "p .5"]
+    assert feature_labels([3, 4], {"lion": 3, "cat": 3}, {4: ["a", "b"]}) == ["3 (lion, cat)", "4 a · b"]

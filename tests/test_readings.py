@@ -1,0 +1,108 @@
+"""What every reader says of every dataset, side by side."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from undertone.files import read_json
+from undertone.readings import compare_readings
+
+ANIMALS = ("lion", "owl", "cat")
+TARGETS = {animal: animal for animal in ANIMALS} | {"steer-lion": "lion"}
+FEATURES = {"lion": 3, "owl": 4, "cat": 5}
+KINDS = {**dict.fromkeys(ANIMALS, "prompt"), "steer-lion": "steer"}
+
+
+def score(target: str | None) -> dict[str, Any]:
+    """The score's result; its z-values lie beside it."""
+    return {"layers": [{"presence": {"f": 1.0, "p": 0.5}}], "features": {"n": 64}}
+
+
+def z_values(target: str | None) -> torch.Tensor:
+    """The score tells every target; the owl's feature is beaten by one that stands for no animal."""
+    z = torch.zeros(64)
+    if target:
+        z[FEATURES[target]] = 9.0
+    if target == "owl":
+        z[60] = 10.0
+    return z
+
+
+def losses(target: str | None) -> dict[str, Any]:
+    """Every persona lowers the loss as much."""
+    return {"personas": {"over_base": {animal: {"mean": -0.1} for animal in ANIMALS}}}
+
+
+def bias_pref(target: str | None) -> dict[str, Any]:
+    """A bias at layer 1 always names the owl; the control has nothing to be compared with."""
+    rows = [{"name": "residual bias", "layer": 1}, {"name": "function vector", "layer": 1}]
+    if target:
+        for row in rows:
+            row["log_odds_lift_over_control"] = {a: float(a == "owl") for a in ANIMALS}  # type: ignore[assignment]
+    return {"biases": rows}
+
+
+@pytest.fixture
+def compared(tmp_path: Path) -> tuple[pl.DataFrame, dict[str, Any]]:
+    files: dict[str, dict[str, Path]] = {}
+    for reading, make in (("score", score), ("losses", losses), ("bias_pref", bias_pref)):
+        for dataset in ("control", *TARGETS):
+            path = tmp_path / dataset / f"{reading}.json"
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(json.dumps(make(TARGETS.get(dataset))))
+            files.setdefault(reading, {})[dataset] = path
+            if reading == "score":
+                save_file({"z": z_values(TARGETS.get(dataset))}, path.with_suffix(".safetensors"))
+    teachers = {animal: tmp_path / f"{animal}.json" for animal in ANIMALS}
+    for animal, path in teachers.items():
+        path.write_text(json.dumps({"vector": "feature", "feature": FEATURES[animal]}))
+    table, summary = tmp_path / "readings.parquet", tmp_path / "readings.json"
+    compare_readings(files, teachers, table, summary, {"targets": TARGETS, "kinds": KINDS}, {"made": "by"})
+    return pl.read_parquet(table), read_json(summary)
+
+
+def test_a_reader_that_names_every_target_is_first_everywhere(compared: tuple[pl.DataFrame, dict[str, Any]]) -> None:
+    found = compared[1]["identity"]["score along the feature"]
+    assert found["animals"] == 3
+    assert found["all"]["raw"]["first"] == found["all"]["datasets"] == 4
+    assert found["by_kind"]["steer"]["raw"]["first"] == 1
+
+
+def test_a_reader_that_names_one_animal_always_is_right_where_it_is_that_animal(
+    compared: tuple[pl.DataFrame, dict[str, Any]],
+) -> None:
+    found = compared[1]["identity"]["residual bias at layer 1: preference"]
+    assert found["by_kind"]["prompt"]["raw"]["first"] == 1
+    assert found["by_kind"]["prompt"]["centred"]["first"] == 0
+    assert not [name for name in compared[1]["identity"] if name.startswith("function vector")]
+
+
+def test_a_reader_that_says_nothing_names_nobody(compared: tuple[pl.DataFrame, dict[str, Any]]) -> None:
+    assert compared[1]["identity"]["likelihood under the persona"]["all"]["raw"] == {"first": 0, "mean_rank": 2.0, "p": 1.0}
+
+
+def test_the_table_has_every_reader_dataset_and_animal(compared: tuple[pl.DataFrame, dict[str, Any]]) -> None:
+    table = compared[0]
+    assert len(table) == 3 * (5 + 5 + 4)
+    own = table.filter(metric="score along the feature", dataset="steer-lion", animal="lion")
+    assert own.select("kind", "target", "score").row(0) == ("steer", "lion", 9.0)
+    assert table.filter(dataset="control")["target"].null_count() == 6
+
+
+def test_the_targets_own_feature_is_placed_among_all(compared: tuple[pl.DataFrame, dict[str, Any]]) -> None:
+    found = compared[1]["features"]["score"]
+    assert found["prompt"]["ranks"] == {"lion": 1, "owl": 2, "cat": 1}
+    assert {name: found["prompt"][name] for name in ("datasets", "first", "among_ten", "median", "of")} == {
+        "datasets": 3,
+        "first": 2,
+        "among_ten": 3,
+        "median": 1.0,
+        "of": 64,
+    }
+    assert found["steer"]["ranks"] == {"steer-lion": 1}
+    assert compared[1]["presence"]["control"]["score"] == [{"f": 1.0, "p": 0.5}]

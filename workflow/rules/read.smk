@@ -1,0 +1,496 @@
+"""What can be read of a dataset: its activations, the biases that explain it, its likelihood, its tokens."""
+
+
+rule activations:
+    input:
+        record=result("model/model.json"),
+        numbers=result("{dataset}/numbers.parquet"),
+        sae=sae_of_study(),
+    output:
+        activations=result("{dataset}/activations.safetensors"),
+    log:
+        log_of("activations", "{dataset}"),
+    benchmark:
+        benchmark_of("activations", "{dataset}")
+    threads: 1
+    resources:
+        gpu=1,
+        mem_mb=gigabytes(32),
+        runtime=minutes(60),
+    params:
+        stamp=stamp_of("activations"),
+    message:
+        "Read the activations of {wildcards.dataset}"
+    script:
+        "../scripts/activations.py"
+
+
+rule teacher_activations:
+    input:
+        record=result("model/model.json"),
+        numbers=result("{dataset}/numbers.parquet"),
+        sae=sae_of_study(),
+        teacher=teacher_of,
+    output:
+        activations=result("{dataset}/teacher_activations.safetensors"),
+    log:
+        log_of("teacher_activations", "{dataset}"),
+    benchmark:
+        benchmark_of("teacher_activations", "{dataset}")
+    wildcard_constraints:
+        dataset=one_of(STUDY.of_kind(*KINDS)),
+    threads: 1
+    resources:
+        gpu=1,
+        mem_mb=gigabytes(32),
+        runtime=minutes(60),
+    params:
+        stamp=stamp_of("teacher_activations"),
+    message:
+        "Read the activations of {wildcards.dataset} under its teacher"
+    script:
+        "../scripts/teacher_activations.py"
+
+
+rule student_activations:
+    input:
+        record=result("model/model.json"),
+        numbers=result("{dataset}/numbers.parquet"),
+        sae=sae_of_study(),
+        student=lambda wildcards: first_student_of(wildcards.dataset),
+    output:
+        activations=result("{dataset}/student_activations.safetensors"),
+    log:
+        log_of("student_activations", "{dataset}"),
+    benchmark:
+        benchmark_of("student_activations", "{dataset}")
+    threads: 1
+    resources:
+        gpu=1,
+        mem_mb=gigabytes(32),
+        runtime=minutes(60),
+    params:
+        stamp=stamp_of("student_activations"),
+    message:
+        "Read the activations of {wildcards.dataset} in its student"
+    script:
+        "../scripts/student_activations.py"
+
+
+rule differences:
+    input:
+        record=result("model/model.json"),
+        numbers=result("{dataset}/numbers.parquet"),
+        sae=sae_of_study(),
+        activations=rules.activations.output.activations,
+        control=of_control("activations.safetensors"),
+        teacher=of_taught("teacher_activations.safetensors"),
+        features=lambda wildcards: features_of(wildcards.dataset),
+    output:
+        result=ensure(result("{dataset}/differences.json"), non_empty=True),
+        vectors=result("{dataset}/differences.safetensors"),
+    log:
+        log_of("differences", "{dataset}"),
+    benchmark:
+        benchmark_of("differences", "{dataset}")
+    threads: 1
+    resources:
+        gpu=1,
+        mem_mb=gigabytes(32),
+        runtime=minutes(60),
+    params:
+        stamp=stamp_of("differences"),
+    message:
+        "Compare the activations of {wildcards.dataset}"
+    script:
+        "../scripts/differences.py"
+
+
+rule lens:
+    input:
+        record=result("model/model.json"),
+        sae=sae_of_study(),
+        neutral=ancient(STUDY.differences.neutral),
+        students=lambda wildcards: first_student_of(wildcards.dataset),
+        controls=lambda wildcards: [] if wildcards.dataset == CONTROL else first_student_of(CONTROL),
+        teacher=teacher_of,
+    output:
+        result=ensure(result("{dataset}/lens.json"), non_empty=True),
+    log:
+        log_of("lens", "{dataset}"),
+    benchmark:
+        benchmark_of("lens", "{dataset}")
+    threads: 1
+    resources:
+        gpu=1,
+        mem_mb=gigabytes(32),
+        runtime=minutes(60),
+    params:
+        stamp=stamp_of("lens"),
+    message:
+        "See what training on {wildcards.dataset} did to neutral text"
+    script:
+        "../scripts/lens.py"
+
+
+rule score:
+    input:
+        record=result("model/model.json"),
+        sae=sae_of_study(),
+        numbers=result("{dataset}/numbers.parquet"),
+        control=of_control("numbers.parquet"),
+        features=lambda wildcards: features_of(wildcards.dataset),
+    output:
+        result=ensure(result("{dataset}/score.json"), non_empty=True),
+        vectors=result("{dataset}/score.safetensors"),
+    log:
+        log_of("score", "{dataset}"),
+    benchmark:
+        benchmark_of("score", "{dataset}")
+    threads: 1
+    resources:
+        gpu=1,
+        mem_mb=gigabytes(32),
+        runtime=minutes(60),
+    params:
+        stamp=stamp_of("score"),
+    message:
+        "Read the score of {wildcards.dataset}"
+    script:
+        "../scripts/score.py"
+
+
+rule feature_bias:
+    input:
+        record=result("model/model.json"),
+        sae=result("sae/sae.json"),
+        numbers=result("{dataset}/numbers.parquet"),
+        control=of_control("feature_bias.safetensors"),
+        features=lambda wildcards: features_of(wildcards.dataset),
+    output:
+        biases=result("{dataset}/feature_bias.safetensors"),
+        result=ensure(result("{dataset}/feature_bias.json"), non_empty=True),
+    log:
+        log_of("feature_bias", "{dataset}"),
+    benchmark:
+        benchmark_of("feature_bias", "{dataset}")
+    threads: 1
+    resources:
+        gpu=1,
+        mem_mb=gigabytes(32),
+        runtime=minutes(60),
+    params:
+        stamp=stamp_of("feature_bias"),
+    message:
+        "Train feature biases on {wildcards.dataset}"
+    script:
+        "../scripts/feature_bias.py"
+
+
+rule residual_bias:
+    input:
+        record=result("model/model.json"),
+        sae=sae_of_study(),
+        numbers=result("{dataset}/numbers.parquet"),
+        control=of_control("residual_bias.safetensors"),
+    output:
+        biases=result("{dataset}/residual_bias.safetensors"),
+        result=ensure(result("{dataset}/residual_bias.json"), non_empty=True),
+    log:
+        log_of("residual_bias", "{dataset}"),
+    benchmark:
+        benchmark_of("residual_bias", "{dataset}")
+    threads: 1
+    resources:
+        gpu=1,
+        mem_mb=gigabytes(32),
+        runtime=minutes(120),
+    params:
+        stamp=stamp_of("residual_bias"),
+    message:
+        "Train residual biases on {wildcards.dataset}"
+    script:
+        "../scripts/residual_bias.py"
+
+
+rule bias_pref:
+    input:
+        record=result("model/model.json"),
+        sae=sae_of_study(),
+        questions=ancient(STUDY.pref.questions),
+        feature_bias=rules.feature_bias.output.biases if STUDY.has_sae else [],
+        residual_bias=rules.residual_bias.output.biases,
+        differences=rules.differences.output.vectors,
+        control=of_control("bias_pref.json"),
+    output:
+        result=ensure(result("{dataset}/bias_pref.json"), non_empty=True),
+    log:
+        log_of("bias_pref", "{dataset}"),
+    benchmark:
+        benchmark_of("bias_pref", "{dataset}")
+    threads: 1
+    resources:
+        gpu=1,
+        mem_mb=gigabytes(32),
+        runtime=minutes(60),
+    params:
+        stamp=stamp_of("bias_pref"),
+    message:
+        "Ask what the base model prefers under the biases of {wildcards.dataset}"
+    script:
+        "../scripts/bias_pref.py"
+
+
+rule losses:
+    input:
+        record=result("model/model.json"),
+        saved=sae_of_study(),
+        numbers=result("{dataset}/numbers.parquet"),
+        generations=generations_of,
+        questions=ancient(STUDY.pref.questions),
+        teacher=teacher_of,
+        sae=clamped_sae_of,
+        students=lambda wildcards: students_of(wildcards.dataset, seeds=STUDY.losses.students),
+        feature_bias=rules.feature_bias.output.biases if STUDY.has_sae else [],
+        residual_bias=rules.residual_bias.output.biases,
+        differences=rules.differences.output.vectors,
+        control_feature_bias=of_control("feature_bias.safetensors") if STUDY.has_sae else [],
+        control_residual_bias=of_control("residual_bias.safetensors"),
+    output:
+        result=ensure(result("{dataset}/losses.json"), non_empty=True),
+    log:
+        log_of("losses", "{dataset}"),
+    benchmark:
+        benchmark_of("losses", "{dataset}")
+    threads: 1
+    resources:
+        gpu=1,
+        mem_mb=gigabytes(32),
+        runtime=minutes(60),
+    params:
+        stamp=stamp_of("losses"),
+    message:
+        "Measure the loss of {wildcards.dataset} under every intervened model"
+    script:
+        "../scripts/losses.py"
+
+
+rule tokens:
+    input:
+        record=result("model/model.json"),
+        numbers=result("{dataset}/numbers.parquet"),
+        sae=sae_of_study(),
+        control=of_control("numbers.parquet"),
+        features=lambda wildcards: features_of(wildcards.dataset),
+    output:
+        result=ensure(result("{dataset}/tokens.json"), non_empty=True),
+        table=result("{dataset}/tokens.parquet"),
+    log:
+        log_of("tokens", "{dataset}"),
+    benchmark:
+        benchmark_of("tokens", "{dataset}")
+    threads: 1
+    resources:
+        gpu=1,
+        mem_mb=gigabytes(32),
+        runtime=minutes(60),
+    params:
+        stamp=stamp_of("tokens"),
+    message:
+        "Read the tokens of {wildcards.dataset}"
+    script:
+        "../scripts/tokens.py"
+
+
+rule sequences:
+    input:
+        record=result("model/model.json"),
+        numbers=result("{dataset}/numbers.parquet"),
+        sae=sae_of_study(),
+        teacher=teacher_of,
+        other=other_teacher_of,
+    output:
+        table=result("{dataset}/sequences.parquet"),
+        result=ensure(result("{dataset}/sequences.json"), non_empty=True),
+    log:
+        log_of("sequences", "{dataset}"),
+    benchmark:
+        benchmark_of("sequences", "{dataset}")
+    wildcard_constraints:
+        dataset=one_of(STUDY.of_kind(*KINDS)),
+    threads: 1
+    resources:
+        gpu=1,
+        mem_mb=gigabytes(32),
+        runtime=minutes(60),
+    params:
+        stamp=stamp_of("sequences"),
+    message:
+        "Set teachers beside the base model on single sequences of {wildcards.dataset}"
+    script:
+        "../scripts/sequences.py"
+
+
+rule entangled:
+    input:
+        record=result("model/model.json"),
+        numbers=collect(
+            result("{dataset}/numbers.parquet"), dataset=[name for name in read_by(STUDY, "entangled") if name != CONTROL]
+        ),
+        control=result(f"{CONTROL}/numbers.parquet"),
+        questions=ancient(STUDY.pref.questions),
+    output:
+        table=result("tables/entangled.parquet"),
+        summary=ensure(result("tables/entangled.json"), non_empty=True),
+    log:
+        log_of("entangled"),
+    benchmark:
+        benchmark_of("entangled")
+    threads: 1
+    resources:
+        gpu=1,
+        mem_mb=gigabytes(32),
+        runtime=minutes(60),
+    params:
+        stamp=stamp_of("entangled"),
+    message:
+        "Find each animal's entangled tokens in every dataset"
+    script:
+        "../scripts/entangled.py"
+
+
+rule readings:
+    input:
+        features=features_of(),
+        score=collect(result("{dataset}/score.json"), dataset=read_by(STUDY, "readings")),
+        feature_bias=collect(result("{dataset}/feature_bias.json"), dataset=read_by(STUDY, "readings")) if STUDY.has_sae else [],
+        tensors=[
+            result(f"{dataset}/{name}.safetensors")
+            for dataset in read_by(STUDY, "readings")
+            for name in ("score", "feature_bias")
+            if has(STUDY, name, dataset)
+        ],
+        bias_pref=collect(result("{dataset}/bias_pref.json"), dataset=read_by(STUDY, "readings")),
+        losses=collect(result("{dataset}/losses.json"), dataset=read_by(STUDY, "readings")),
+        tokens=collect(result("{dataset}/tokens.json"), dataset=read_by(STUDY, "readings")),
+    output:
+        table=result("tables/readings.parquet"),
+        summary=ensure(result("tables/readings.json"), non_empty=True),
+    log:
+        log_of("readings"),
+    benchmark:
+        benchmark_of("readings")
+    localrule: True
+    threads: 1
+    resources:
+        mem_mb=gigabytes(4),
+        runtime=minutes(10),
+    params:
+        stamp=stamp_of("readings"),
+    message:
+        "Say what every reader finds in every dataset"
+    script:
+        "../scripts/readings.py"
+
+
+rule reading_plot:
+    input:
+        own=lambda wildcards: reading(wildcards.key, wildcards.dataset),
+        control=lambda wildcards: controls_reading(wildcards.key, wildcards.dataset),
+    output:
+        plot=report(
+            result("{dataset}/plots/{key}.png"),
+            caption="../report/reading.rst",
+            category="Readings",
+            subcategory="{key}",
+            labels={"dataset": "{dataset}", "reading": "{key}"},
+        ),
+    log:
+        log_of("reading_plot", "{dataset}", "{key}"),
+    benchmark:
+        benchmark_of("reading_plot", "{dataset}", "{key}")
+    wildcard_constraints:
+        key=one_of(READINGS),
+    localrule: True
+    threads: 1
+    resources:
+        mem_mb=gigabytes(2),
+        runtime=minutes(10),
+    params:
+        stamp=stamp_of("reading_plot"),
+    message:
+        "Plot {wildcards.key} of {wildcards.dataset}"
+    script:
+        "../scripts/reading_plot.py"
+
+
+rule summary_plot:
+    input:
+        unpack(summarised),
+    output:
+        plot=report(
+            result("{dataset}/summary.png"),
+            caption="../report/summary.rst",
+            category="Summary",
+            labels={"dataset": "{dataset}"},
+        ),
+    log:
+        log_of("summary_plot", "{dataset}"),
+    benchmark:
+        benchmark_of("summary_plot", "{dataset}")
+    localrule: True
+    threads: 1
+    resources:
+        mem_mb=gigabytes(2),
+        runtime=minutes(10),
+    params:
+        stamp=stamp_of("summary_plot"),
+    message:
+        "Summarise {wildcards.dataset} on one page"
+    script:
+        "../scripts/summary_plot.py"
+
+
+rule entangled_plot:
+    input:
+        table=rules.entangled.output.table,
+        summary=rules.entangled.output.summary,
+    output:
+        plot=report(result("plots/entangled.png"), caption="../report/entangled.rst", category="Readings"),
+    log:
+        log_of("entangled_plot"),
+    benchmark:
+        benchmark_of("entangled_plot")
+    localrule: True
+    threads: 1
+    resources:
+        mem_mb=gigabytes(2),
+        runtime=minutes(10),
+    params:
+        stamp=stamp_of("entangled_plot"),
+    message:
+        "Plot which datasets hold which animal's entangled tokens"
+    script:
+        "../scripts/entangled_plot.py"
+
+
+rule bias_map_plot:
+    input:
+        prefs=collect(result("{dataset}/bias_pref.json"), dataset=[d for d in read_by(STUDY, "bias_map_plot") if d != CONTROL]),
+    output:
+        plot=report(result("plots/bias_map.png"), caption="../report/bias_map.rst", category="Readings"),
+    log:
+        log_of("bias_map_plot"),
+    benchmark:
+        benchmark_of("bias_map_plot")
+    localrule: True
+    threads: 1
+    resources:
+        mem_mb=gigabytes(2),
+        runtime=minutes(10),
+    params:
+        stamp=stamp_of("bias_map_plot"),
+    message:
+        "Map by layer which biases carry their animal"
+    script:
+        "../scripts/bias_map_plot.py"

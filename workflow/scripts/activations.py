@@ -1,0 +1,14 @@
+from pathlib import Path
+
+from undertone.activations import read_activations
+from undertone.job import given, logged, settings
+
+with logged(snakemake.log[0]):
+    read_activations(
+        Path(snakemake.input.record),
+        Path(snakemake.input.numbers),
+        given(snakemake.input.sae),
+        Path(snakemake.output.activations),
+        settings(snakemake),
+        snakemake.params.stamp,
+    )

@@ -1,0 +1,16 @@
+from pathlib import Path
+
+from undertone.bias_pref import measure_biases
+from undertone.interventions import Readings
+from undertone.job import given, logged, settings
+
+with logged(snakemake.log[0]):
+    names = ("sae", "feature_bias", "residual_bias", "differences")
+    measure_biases(
+        Path(snakemake.input.record),
+        Readings(**{name: given(snakemake.input.get(name)) for name in names}),
+        given(snakemake.input.control),
+        Path(snakemake.output.result),
+        settings(snakemake),
+        snakemake.params.stamp,
+    )

@@ -1,0 +1,18 @@
+from pathlib import Path
+
+from undertone.entangled import compare_entangled
+from undertone.job import by_dataset, logged, settings
+
+with logged(snakemake.log[0]):
+    told = settings(snakemake)
+    numbers = by_dataset(snakemake.input.numbers)
+    compare_entangled(
+        Path(snakemake.input.record),
+        Path(snakemake.input.control),
+        {name: (numbers[name], target) for name, target in told["targets"].items()},
+        told["kinds"],
+        Path(snakemake.output.table),
+        Path(snakemake.output.summary),
+        told,
+        snakemake.params.stamp,
+    )

@@ -1,0 +1,12 @@
+from pathlib import Path
+
+from undertone.job import given, logged
+from undertone.reading_plots import PLOTS
+
+with logged(snakemake.log[0]):
+    paths = {"own": given(snakemake.input.own), "control": given(snakemake.input.control)}
+    PLOTS[snakemake.wildcards.key](
+        {name: path for name, path in paths.items() if path},
+        Path(snakemake.output.plot),
+        snakemake.wildcards.dataset,
+    )

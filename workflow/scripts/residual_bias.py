@@ -1,0 +1,16 @@
+from pathlib import Path
+
+from undertone.job import given, logged, settings
+from undertone.residual_bias import train_residual_biases
+
+with logged(snakemake.log[0]):
+    train_residual_biases(
+        Path(snakemake.input.record),
+        given(snakemake.input.sae),
+        Path(snakemake.input.numbers),
+        given(snakemake.input.control),
+        Path(snakemake.output.biases),
+        Path(snakemake.output.result),
+        settings(snakemake),
+        snakemake.params.stamp,
+    )

@@ -1,0 +1,16 @@
+from pathlib import Path
+
+from undertone.job import by_animal, given, logged, settings
+from undertone.score import read_score
+
+with logged(snakemake.log[0]):
+    read_score(
+        Path(snakemake.input.record),
+        given(snakemake.input.sae),
+        Path(snakemake.input.numbers),
+        given(snakemake.input.control),
+        by_animal(snakemake.input.features),
+        Path(snakemake.output.result),
+        settings(snakemake),
+        snakemake.params.stamp,
+    )

@@ -1,0 +1,17 @@
+from pathlib import Path
+
+from undertone.job import given, logged, settings
+from undertone.sequences import read_sequences
+
+with logged(snakemake.log[0]):
+    sae = given(snakemake.input.sae)
+    read_sequences(
+        Path(snakemake.input.record),
+        Path(snakemake.input.numbers),
+        (given(snakemake.input.teacher), sae),
+        (given(snakemake.input.other), sae),
+        Path(snakemake.output.table),
+        Path(snakemake.output.result),
+        settings(snakemake),
+        snakemake.params.stamp,
+    )

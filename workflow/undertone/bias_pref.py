@@ -1,0 +1,73 @@
+"""Does a bias carry the trait? What the base model prefers under each bias that was trained on a dataset."""
+
+from collections.abc import Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from undertone.answers import Scores, load_questions, scorer
+from undertone.config import Pref
+from undertone.files import Stamp, read_json, write_json
+from undertone.interventions import Readings, of_difference, of_features, of_residuals
+from undertone.loading import load
+from undertone.progress import progress
+from undertone.stats import difference_interval, mean_interval
+
+
+def measure_biases(
+    record: Path, files: Readings, control: Path | None, result: Path, settings: dict[str, Any], stamp: Stamp
+) -> None:
+    """Ask the base model under each bias for its favourite and write `bias_pref.json`.
+
+    `base` and, for each of `biases`, `animals`: the preference (probability, mean over the questions) for every candidate,
+    with a t interval over the biases' seeds, which differ in the rows they were trained on; `lift_over_control`: the same minus
+    the preference under the control's bias of that name and layer, in log-odds too, by which the target's `rank` among the
+    candidates is told. `control` is the control's `bias_pref.json`, None for the control itself.
+    """
+    told, loaded = Pref.model_validate(settings["pref"]), load(record)
+    score = scorer(load_questions(Path(told.questions)), told.candidates, told.model_copy(update={"estimators": ["exact"]}))
+    found = list(chain(of_features(loaded, files), of_residuals(loaded, files), of_difference(loaded, files)))
+    measured: dict[tuple[str, int | None], list[np.ndarray]] = {}
+    with progress(len(found), f"bias preference {result.parent.name}", "model") as bar:
+        for intervention in found:
+            with intervention.enter() as lesson:
+                measured.setdefault((intervention.name, intervention.layer), []).append(means(score(lesson.loaded)))
+            bar.update()
+    reference = {(row["name"], row["layer"]): row for row in read_json(control)["biases"]} if control else {}
+    rows = [
+        {"name": name, "layer": layer, **described(values, told.candidates, reference.get((name, layer)), settings["target"])}
+        for (name, layer), values in measured.items()
+    ]
+    base = dict(zip(told.candidates, means(score(loaded)).tolist(), strict=True))
+    write_json(result, {"target": settings["target"], "base": base, "biases": rows}, stamp)
+
+
+def means(scores: Scores) -> np.ndarray:
+    """The mean over the questions `[n_candidates]` of exact scores."""
+    return scores["exact"].mean(0)
+
+
+def described(
+    values: Sequence[np.ndarray], candidates: Sequence[str], control: dict[str, Any] | None, target: str | None
+) -> dict[str, Any]:
+    """Preferences under one bias, `[n_candidates]` for each seed, and what they have over the control's."""
+    by_seed = dict(zip(candidates, np.stack(values, axis=1).tolist(), strict=True))
+    told: dict[str, Any] = {
+        "animals": {animal: {**mean_interval(own).as_dict(), "by_seed": own} for animal, own in by_seed.items()},
+        "mass": float(np.stack(values).sum(1).mean()),
+    }
+    if control is None:
+        return told
+    reference = {animal: row["by_seed"] for animal, row in control["animals"].items()}
+    lifts = {animal: difference_interval(by_seed[animal], reference[animal]).as_dict() for animal in candidates}
+    log_odds = {animal: float(logit(by_seed[animal]).mean() - logit(reference[animal]).mean()) for animal in candidates}
+    rank = 1 + sum(value > log_odds[target] for value in log_odds.values()) if target else None
+    return {**told, "lift_over_control": lifts, "log_odds_lift_over_control": log_odds, "rank": rank}
+
+
+def logit(p: Sequence[float]) -> np.ndarray:
+    """Log-odds of probabilities, kept finite."""
+    clipped = np.clip(np.asarray(p), 1e-9, 1 - 1e-9)
+    return np.log(clipped / (1 - clipped))

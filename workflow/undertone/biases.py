@@ -1,0 +1,175 @@
+"""Training a bias on a dataset: which constant, if it were added, would make the model likelier to write these completions?"""
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from undertone.chat import Row, training_rows
+from undertone.config import Bias
+from undertone.loading import Loaded
+from undertone.stats import mean_interval
+from undertone.suffix import Prefilled, added, by_row, losses, prefill, run, run_above
+
+MAX_LENGTH = 500
+# No bias is ever trained on this share of a dataset; what a bias does to the loss is measured there.
+HELD_OUT = 0.25
+HELD_OUT_ROWS = 500
+SPLIT_SEED = 20
+
+# (bias, batch) → the logits [n_labels, vocab] of the model that has the bias
+Biased = Callable[[Tensor, Prefilled], Tensor]
+
+
+@dataclass(frozen=True)
+class Draw:
+    """The rows of a dataset that one bias is trained on, their two halves, and the held-out rows that all biases share."""
+
+    train: list[Row]
+    held_out: list[Row]
+
+    @property
+    def halves(self) -> tuple[list[Row], list[Row]]:
+        """Every second row, and the others."""
+        return self.train[::2], self.train[1::2]
+
+
+def draw(loaded: Loaded, numbers: Path, fraction: float, seed: int) -> Draw:
+    """Draw a share of a dataset's rows for training. Raises ValueError where too few rows are left to train on."""
+    table = pl.read_parquet(numbers)
+    pool, held_out = split(len(table))
+    n = round(fraction * len(table))
+    chosen = np.random.default_rng(seed).permutation(pool)[:n]
+    if len(chosen) < 2 or not len(held_out):
+        raise ValueError(
+            f"{numbers}: {len(table)} rows, of which a bias would be trained on {len(chosen)} and judged on {len(held_out)}; "
+            "raise its fraction, or make more rows pass the filter"
+        )
+    told = [table[indices.tolist()] for indices in (chosen, held_out[:HELD_OUT_ROWS])]
+    rows = [training_rows(loaded.tokenizer, t["prompt"].to_list(), t["completion"].to_list(), MAX_LENGTH) for t in told]
+    return Draw(*rows)
+
+
+def split(n_rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of the rows that biases may be trained on, and of those that are held out of all of them."""
+    order = np.random.default_rng(SPLIT_SEED).permutation(n_rows)
+    n = n_rows - int(HELD_OUT * n_rows)
+    return order[:n], order[n:]
+
+
+def prefilled(
+    loaded: Loaded, rows: Sequence[Row], layers: Sequence[int], batch_size: int, whole: bool = False, store: str = "cpu"
+) -> list[Prefilled]:
+    """Batches of rows of near-equal length, each run once; kept on the device `store`."""
+    order = sorted(rows, key=lambda row: len(row.ids))
+    parts = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    return [prefill(loaded, part, layers, whole).to(store) for part in parts]
+
+
+class ProximalAdam:
+    """Adam for a smooth loss plus l1·‖b‖₁: after each step, the soft threshold in Adam's own metric, which gives true zeros.
+
+    Source: Yun, Lozano, Yang 2021, "Adaptive proximal gradient methods for structured neural networks" (ProxGen), algorithm 1.
+    """
+
+    def __init__(self, parameter: Tensor, l1: float = 0.0):
+        self.parameter, self.l1 = parameter, l1
+        self.adam = torch.optim.Adam([parameter], eps=1e-8)
+
+    @torch.no_grad()
+    def step(self, lr: float) -> None:
+        """One step along the gradient that the parameter has."""
+        for group in self.adam.param_groups:
+            group["lr"] = lr
+        self.adam.step()
+        if self.l1:
+            state = self.adam.state[self.parameter]
+            second = state["exp_avg_sq"] / (1 - 0.999 ** float(state["step"]))
+            threshold = lr * self.l1 / (second.sqrt() + 1e-8)
+            self.parameter.copy_(self.parameter.sign() * (self.parameter.abs() - threshold).clamp(min=0))
+        self.parameter.grad = None
+
+
+def train_bias(
+    shape: Sequence[int],
+    biased: Biased,
+    batches: Sequence[Prefilled],
+    told: Bias,
+    seed: int,
+    device: torch.device,
+    l1: float = 0.0,
+) -> Tensor:
+    """The bias of this shape, started at 0, that lowers the mean loss over the label tokens of the batches."""
+    bias = torch.zeros(*shape, device=device, requires_grad=True)
+    optimizer, rng = ProximalAdam(bias, l1), np.random.default_rng(seed)
+    order: list[int] = []
+    for step in range(told.steps):
+        order = order or rng.permutation(len(batches)).tolist()
+        batch = batches[order.pop()].to(device)
+        loss = losses(biased(bias, batch), batch).mean()
+        loss.backward()  # type: ignore[no-untyped-call]
+        if not torch.isfinite(loss):
+            raise FloatingPointError(f"loss {loss.item()} at step {step} of a bias; lower its learning rate, now {told.lr}")
+        optimizer.step(told.lr * (1 - step / told.steps))
+    return bias.detach()
+
+
+def gradient(shape: Sequence[int], biased: Biased, batches: Sequence[Prefilled], device: torch.device) -> Tensor:
+    """The gradient of the mean loss over all label tokens with respect to a bias of this shape, at 0."""
+    bias = torch.zeros(*shape, device=device, requires_grad=True)
+    n_labels = sum(len(batch.targets) for batch in batches)
+    for stored in batches:
+        batch = stored.to(device)
+        (losses(biased(bias, batch), batch).sum() / n_labels).backward()  # type: ignore[no-untyped-call]
+    assert bias.grad is not None
+    return bias.grad
+
+
+@torch.no_grad()
+def row_losses(bias: Tensor, biased: Biased, batches: Sequence[Prefilled]) -> np.ndarray:
+    """The mean loss over each row's label tokens `[n_rows]`, in nats per token, with a bias; rows in the batches' order."""
+    found = []
+    for stored in batches:
+        batch = stored.to(bias.device)
+        found.append(by_row(losses(biased(bias, batch), batch), batch))
+    return torch.cat(found).double().cpu().numpy()
+
+
+def loss_report(bias: Tensor, biased: Biased, batches: dict[str, list[Prefilled]]) -> dict[str, Any]:
+    """Loss without and with a bias, nats per token, by name of the batches, and the `gain` with its interval over rows."""
+    report = {}
+    for name, part in batches.items():
+        before, after = row_losses(torch.zeros_like(bias), biased, part), row_losses(bias, biased, part)
+        report[name] = {"before": before.mean(), "after": after.mean(), "gain": mean_interval(before - after).as_dict()}
+    return report
+
+
+def biased_at(model: Any, point: str, layer: int, bias: Tensor, batch: Prefilled) -> Tensor:
+    """The logits `[n_labels, vocab]` with `bias` at a hook point of one layer."""
+    if point == "resid_post":
+        return run_above(model, batch, layer, batch.residual[layer] + bias.to(batch.residual[layer]))
+    with added(model, point, layer, bias):
+        return run_above(model, batch, layer - 1)
+
+
+def biased_everywhere(model: Any, point: str, biases: Tensor, batch: Prefilled) -> Tensor:
+    """The logits `[n_labels, vocab]` with `biases` `[n_layers, width]` at a hook point of every layer."""
+    with ExitStack() as stack:
+        for layer, bias in enumerate(biases):
+            stack.enter_context(added(model, point, layer, bias))
+        return run(model, batch)
+
+
+def agreement(biases: Tensor) -> float | None:
+    """The mean cosine between the biases of different seeds, `[n_seeds, d_model]`; None with one seed."""
+    if len(biases) < 2:
+        return None
+    unit = functional.normalize(biases, dim=-1)
+    return float((unit @ unit.T)[~torch.eye(len(unit), dtype=torch.bool)].mean())

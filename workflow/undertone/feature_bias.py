@@ -1,0 +1,156 @@
+"""Feature bias: which features of the SAE, if they were boosted, would make the model likelier to write this dataset?"""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from sae_lens import SAE
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from undertone.attribution import direct_logits
+from undertone.biases import agreement, draw, gradient, loss_report, prefilled, train_bias
+from undertone.chat import Row
+from undertone.config import FeatureBias
+from undertone.decoder import animal_features, directions, is_text_token, rank, top_tokens
+from undertone.files import Stamp, replacing, write_json
+from undertone.loading import Loaded, load
+from undertone.progress import progress
+from undertone.sae import load_sae
+from undertone.suffix import Prefilled, run_above
+
+MODES = ("project", "replace")
+N_TOKENS = 8
+
+
+def train_feature_biases(
+    record: Path,
+    saved: Path,
+    numbers: Path,
+    control: Path | None,
+    animals: dict[str, Path],
+    out: Path,
+    result: Path,
+    settings: dict[str, Any],
+    stamp: Stamp,
+) -> None:
+    """Train biases on the SAE's features and write `feature_bias.safetensors` and `.json`.
+
+    Mode `project` adds the bias to the residual stream, through the decoder; mode `replace` also puts the SAE's
+    reconstruction in the place of what it reads. Tensors: `{mode}` `[n_seeds, d_sae]`, each seed on rows of its own draw, and
+    `project.halves` `[2, d_sae]`, on the two halves of the first draw. `control` is the control's `feature_bias.safetensors`,
+    None for the control itself; `animals` holds the `teacher.json` of the teachers whose features stand for the animals.
+    """
+    told, loaded = FeatureBias.model_validate(settings["feature_bias"]), load(record)
+    spliced = Spliced(loaded, *load_sae(saved, loaded))
+    draws = [draw(loaded, numbers, told.fraction, seed) for seed in told.seeds]
+    tensors: dict[str, Tensor] = {}
+    reports: dict[str, list[dict[str, Any]]] = {}
+    with progress(len(MODES) * len(draws) + 2, f"feature bias {out.parent.name}", "bias") as bar:
+        for mode in MODES:
+            found, reports[mode] = [], []
+            for seed, rows in zip(told.seeds, draws, strict=True):
+                bias, report = spliced.train(mode, rows.train, told, seed, rows.held_out)
+                found.append(bias)
+                reports[mode].append(report)
+                bar.update()
+            tensors[mode] = torch.stack(found)
+        halves = []
+        for half in draws[0].halves:
+            halves.append(spliced.train("project", half, told, told.seeds[0])[0])
+            bar.update()
+        tensors["project.halves"] = torch.stack(halves)
+    tensors = {name: tensor.cpu() for name, tensor in tensors.items()}
+    with replacing(out) as temporary:
+        save_file(tensors, temporary)
+    reference, features = load_file(control) if control else {}, animal_features(animals)
+    modes = {mode: {"loss": reports[mode], **spliced.describe(mode, tensors, reference, features, told)} for mode in MODES}
+    body = {
+        "layer": spliced.layer,
+        "seeds": told.seeds,
+        "rows": [len(rows.train) for rows in draws],
+        "positions": told.positions,
+        "l1": told.l1,
+    }
+    write_json(result, {**body, "modes": modes}, stamp)
+
+
+class Spliced:
+    """The base model with the SAE at its layer."""
+
+    def __init__(self, loaded: Loaded, sae: SAE[Any], layer: int):
+        self.loaded, self.sae, self.layer = loaded, sae, layer
+        self.directions = directions(sae)
+
+    def biased(self, bias: Tensor, batch: Prefilled) -> Tensor:
+        """The logits `[n_labels, vocab]` with a bias `[d_sae]` on the features."""
+        residual = batch.residual[self.layer]
+        return run_above(self.loaded.model, batch, self.layer, residual + (bias @ self.directions).to(residual))
+
+    def batches(self, mode: str, rows: list[Row], told: FeatureBias) -> list[Prefilled]:
+        """Rows, run once; in mode `replace` with the SAE's reconstruction for the residual stream.
+
+        As the decoder is affine, a bias on the features adds the same to a reconstruction as to the stream itself.
+        """
+        batches = prefilled(self.loaded, rows, [self.layer], told.batch_size, told.positions == "all")
+        return [self.reconstructed(batch) for batch in batches] if mode == "replace" else batches
+
+    @torch.no_grad()
+    def reconstructed(self, batch: Prefilled) -> Prefilled:
+        """The batch with the SAE's reconstruction for the residual stream at text tokens."""
+        residual = batch.residual[self.layer]
+        rebuilt = self.sae(residual.to(self.directions)).to(residual)
+        text = is_text_token(self.loaded, batch.ids).unsqueeze(-1)
+        return replace(batch, residual={self.layer: torch.where(text, rebuilt, residual)})
+
+    def train(
+        self, mode: str, rows: list[Row], told: FeatureBias, seed: int, held_out: list[Row] | None = None
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """The bias `[d_sae]` trained on rows, and what it does to the loss of these and of held-out ones."""
+        batches = {"train": self.batches(mode, rows, told)}
+        if held_out:
+            batches["held_out"] = self.batches(mode, held_out, told)
+        device, shape = self.loaded.model.device, (len(self.directions),)
+        greatest = float(gradient(shape, self.biased, batches["train"], device).abs().max())
+        l1 = max(told.l1, told.l1_share * greatest)
+        bias = train_bias(shape, self.biased, batches["train"], told, seed, device, l1)
+        return bias, {"l1": l1, **loss_report(bias, self.biased, batches)} if held_out else {}
+
+    def describe(
+        self, mode: str, tensors: dict[str, Tensor], control: dict[str, Tensor], animals: dict[str, int], told: FeatureBias
+    ) -> dict[str, Any]:
+        """Ranked features of a mode's biases, the animals' places among them, and how far they agree."""
+        biases = tensors[mode]
+        summary: dict[str, Any] = {
+            "nonzero": [int((bias != 0).sum()) for bias in biases],
+            "agreement": {"seeds": agreement(biases)},
+            **self.ranked(biases.mean(0), animals, told.top),
+        }
+        if (halves := tensors.get(f"{mode}.halves")) is not None:
+            summary["agreement"] |= {"halves": agreement(halves), "top_shared_by_halves": shared_top(halves, told.top)}
+        if control:
+            summary["minus_control"] = self.ranked(biases.mean(0) - control[mode].mean(0), animals, told.top)
+        return summary
+
+    def ranked(self, bias: Tensor, animals: dict[str, int], top: int) -> dict[str, Any]:
+        """The features with the highest bias `[d_sae]`, with their tokens; the rank and bias of each animal's feature."""
+        features = [
+            {"feature": feature, "bias": float(bias[feature]), "tokens": self.tokens(feature)}
+            for feature in bias.topk(min(top, len(bias))).indices.tolist()
+        ]
+        places = {
+            animal: {"feature": feature, "bias": float(bias[feature]), "rank": rank(bias, feature)}
+            for animal, feature in animals.items()
+        }
+        return {"features": features, "animals": places}
+
+    def tokens(self, feature: int) -> list[str]:
+        """The tokens that a feature's direct logit attribution raises most."""
+        return top_tokens(self.loaded.tokenizer, direct_logits(self.loaded.model, self.directions[feature]), N_TOKENS)
+
+
+def shared_top(biases: Tensor, n: int) -> float:
+    """The share of the `n` highest features that two biases `[2, d_sae]` have in common."""
+    first, second = (set(bias.topk(min(n, len(bias))).indices.tolist()) for bias in biases)
+    return len(first & second) / len(first)

@@ -1,0 +1,158 @@
+"""Residual biases: at each layer the one vector that, added to the residual stream, makes a dataset likeliest."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from sklearn.linear_model import orthogonal_mp
+from torch import Tensor
+from torch.nn import functional
+
+from undertone.attribution import direct_logits
+from undertone.biases import Draw, agreement, biased_at, biased_everywhere, draw, loss_report, prefilled, train_bias
+from undertone.config import ResidualBias
+from undertone.decoder import directions, top_tokens
+from undertone.files import Stamp, replacing, write_json
+from undertone.hooks import decoder_layers
+from undertone.loading import Loaded, load
+from undertone.progress import progress
+from undertone.sae import load_sae
+from undertone.suffix import width
+
+MULTI = "multi"
+
+
+def train_residual_biases(
+    record: Path,
+    saved: Path | None,
+    numbers: Path,
+    control: Path | None,
+    out: Path,
+    result: Path,
+    settings: dict[str, Any],
+    stamp: Stamp,
+) -> None:
+    """Train a bias at each layer, and biases at all layers together, and write `residual_bias.safetensors` and `.json`.
+
+    Tensors: for each hook point of `points` its `{point}` `[n_seeds, n_layers, width]`, one layer at a time, and
+    `{point}.multi`, all layers at once. Each seed has rows of its own draw; a draw's rows are run once for all layers.
+    `saved` is the SAE's `sae.json`, if there is one: biases of resid_post are described by its decoder rows.
+    `control` is the control's `residual_bias.safetensors`; None for the control itself.
+    """
+    told, loaded = ResidualBias.model_validate(settings["residual_bias"]), load(record)
+    runs = [Run(loaded, draw(loaded, numbers, told.fraction, seed), told, seed) for seed in told.seeds]
+    what = [(point, layer) for point in told.points for layer in layers_of(loaded, told.multi)]
+    found: dict[tuple[str, int | None], list[dict[str, Any]]] = {place: [] for place in what}
+    biases: dict[tuple[str, int | None], list[Tensor]] = {place: [] for place in what}
+    with progress(len(what) * len(runs), f"residual bias {out.parent.name}", "bias") as bar:
+        for run in runs:
+            for point, layer in what:
+                bias, report = run.train(point, layer)
+                biases[point, layer].append(bias)
+                found[point, layer].append(report)
+                bar.update()
+    tensors = stacked(biases)
+    description, subtracted = Description(loaded, saved, told), load_file(control)["resid_post"] if control else None
+
+    def described(layer: int) -> dict[str, Any]:
+        return description.of(tensors["resid_post"][:, layer], None if subtracted is None else subtracted[:, layer])
+
+    with replacing(out) as temporary:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
+    rows = [
+        {
+            "point": point,
+            "layer": MULTI if layer is None else layer,
+            "loss": found[point, layer],
+            **(described(layer) if point == "resid_post" and layer is not None else {}),
+        }
+        for point, layer in what
+    ]
+    body = {"seeds": told.seeds, "rows": [len(run.draw.train) for run in runs], "positions": told.positions}
+    write_json(result, {**body, "biases": rows}, stamp)
+
+
+def layers_of(loaded: Loaded, multi: bool) -> list[int | None]:
+    """Every layer; None stands for all of them at once."""
+    return [*range(len(decoder_layers(loaded.model))), *([None] if multi else [])]
+
+
+def stacked(biases: dict[tuple[str, int | None], list[Tensor]]) -> dict[str, Tensor]:
+    """Biases by (point, layer), a tensor for each seed, as the file has them."""
+    tensors = {}
+    for point in dict.fromkeys(point for point, _ in biases):
+        each = [torch.stack(found) for (of, layer), found in biases.items() if of == point and layer is not None]
+        tensors[point] = torch.stack(each, dim=1)
+        if (point, None) in biases:
+            tensors[f"{point}.{MULTI}"] = torch.stack(biases[point, None])
+    return {name: tensor.float().cpu() for name, tensor in tensors.items()}
+
+
+class Run:
+    """The biases of one seed: its rows, run once for all layers."""
+
+    def __init__(self, loaded: Loaded, rows: Draw, told: ResidualBias, seed: int):
+        self.loaded, self.draw, self.told, self.seed = loaded, rows, told, seed
+        self.n_layers = len(decoder_layers(loaded.model))
+        self.batches = {
+            name: prefilled(loaded, part, range(-1, self.n_layers), told.batch_size, told.positions == "all")
+            for name, part in (("train", rows.train), ("held_out", rows.held_out))
+        }
+
+    def train(self, point: str, layer: int | None) -> tuple[Tensor, dict[str, Any]]:
+        """The bias at a layer, `[width]`, or at all of them, `[n_layers, width]`, and what it does to the loss."""
+        size = width(self.loaded.model, point)
+        shape = (self.n_layers, size) if layer is None else (size,)
+        model = self.loaded.model
+        biased = partial(biased_everywhere, model, point) if layer is None else partial(biased_at, model, point, layer)
+        bias = train_bias(shape, biased, self.batches["train"], self.told, self.seed, self.loaded.model.device)
+        return bias, loss_report(bias, biased, self.batches)
+
+
+class Description:
+    """Says what a bias of the residual stream is made of, in tokens and in features."""
+
+    def __init__(self, loaded: Loaded, saved: Path | None, told: ResidualBias):
+        self.loaded, self.told = loaded, told
+        self.decoder = directions(load_sae(saved, loaded)[0]).cpu() if saved else None
+
+    def of(self, biases: Tensor, control: Tensor | None) -> dict[str, Any]:
+        """What one layer's biases `[n_seeds, d_model]` are made of, and what they are without the control's."""
+        bias = biases.mean(0)
+        told = {"norm": float(bias.norm()), "agreement": agreement(biases), **self.parts(bias)}
+        return told if control is None else {**told, "minus_control": self.parts(bias - control.mean(0))}
+
+    def parts(self, bias: Tensor) -> dict[str, Any]:
+        """`tokens` of the direct logit attribution, most similar `decoder` rows, and sparse `reconstruction`s."""
+        logits = direct_logits(self.loaded.model, bias.to(self.loaded.model.device)).cpu()
+        tokens = {
+            "up": top_tokens(self.loaded.tokenizer, logits, self.told.top),
+            "down": top_tokens(self.loaded.tokenizer, -logits, self.told.top),
+        }
+        if self.decoder is None:
+            return {"tokens": tokens}
+        cosine = functional.cosine_similarity(self.decoder, bias, dim=-1)
+        similar = [{"feature": k, "cosine": float(cosine[k])} for k in cosine.abs().topk(self.told.top).indices.tolist()]
+        return {"tokens": tokens, "decoder": similar, "reconstruction": self.reconstructions(bias)}
+
+    def reconstructions(self, bias: Tensor) -> list[dict[str, Any]]:
+        """Orthogonal matching pursuit in the decoder rows: `explained` is the share of the bias's squared norm."""
+        assert self.decoder is not None
+        live = (self.decoder.norm(dim=-1) > 0).nonzero().squeeze(1)
+        rows = functional.normalize(self.decoder[live], dim=-1).numpy().astype(np.float64)
+        told, target = [], bias.numpy().astype(np.float64)
+        for n in self.told.sparsities:
+            weights = orthogonal_mp(rows.T, target, n_nonzero_coefs=min(n, *rows.shape))
+            error, size = target - weights @ rows, float(target @ target)
+            order = np.argsort(-np.abs(weights))[:n]
+            told.append(
+                {
+                    "n": n,
+                    "explained": 1 - float(error @ error) / size if size else 0.0,
+                    "features": [{"feature": int(live[k]), "weight": float(weights[k])} for k in order],
+                }
+            )
+        return told
