@@ -67,6 +67,9 @@ PREF = every_student("pref", CONTROL, *OWN) | each("indirect", CONTROL, *OWN) | 
 TARGETS = {Node("entangled"), Node("readings"), Node("bias_map_plot")}
 
 
+FEATURES = {of: {Node(name, of) for name in ("differences", "score", "feature_bias")} for of in OWN}
+
+
 def retargeted(dataset: str) -> set[Node]:
     """What is told the target of a dataset."""
     told = {node for name in ("indirect", "bias_pref", "losses", "tokens", "lens") for node in each(name, dataset)}
@@ -120,7 +123,8 @@ EDITS: list[tuple[dict[str, Any], set[Node]]] = [
     ({"datasets": {"other": {"file": "other.csv"}}}, COMPARE - {Node("teachers_plot")}),
     ({"datasets": {"scrambled": {"seed": 1}}}, each("transform", "scrambled")),
     ({"datasets": {"scrambled": {"from": "owl"}}}, each("transform", "scrambled") | {CONTROLS}),
-    ({"datasets": {"scrambled": {"target": "cat"}}}, retargeted("scrambled") | TARGETS),
+    # No feature stands for the cat, as no teacher of the study is steered to it.
+    ({"datasets": {"scrambled": {"target": "cat"}}}, retargeted("scrambled") | FEATURES["scrambled"] | TARGETS),
     ({"animals": ["lion", "owl", "cat"]}, COMPARE | TARGETS),
     ({"animals": ["owl", "lion"]}, set()),
     ({"results": "elsewhere"}, set()),

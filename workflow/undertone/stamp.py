@@ -35,7 +35,7 @@ def stamp(study: Study, node: Node) -> Stamp:
     for each in ancestors(study, node):
         if own := settings_of(study, each):
             settings[each.key] = own
-        code |= {str(path.relative_to(PACKAGE.parent)): code_version(path) for path in sources(each.stage)}
+        code |= code_of(each.stage)
         files |= {path: content_version(path) for path in STAGES[each.stage].files(study, each)}
     return _sorted({"settings": settings, "code": code, "files": files})
 
@@ -150,6 +150,12 @@ def own_settings(stamp_: Stamp, node: Node) -> dict[str, Any]:
 def digest(stamp_: Stamp) -> str:
     """A short name for a stamp."""
     return hashlib.sha256(json.dumps(stamp_, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@functools.cache
+def code_of(name: str) -> dict[str, str]:
+    """The version of each file of a stage's code, by its path."""
+    return {str(path.relative_to(PACKAGE.parent)): code_version(path) for path in sources(name)}
 
 
 def sources(name: str) -> list[Path]:
