@@ -52,7 +52,7 @@ def test_a_page_of_everything(page):
 
 def test_without_students_the_tokens_take_their_place(page):
     figure = page(ALL, ALL)
-    assert "No students yet" in words(figure.axes[-1:]).replace("\n", " ")
+    assert "What the numbers alone say" in words(figure.axes[-1:]).replace("\n", " ")
     assert any("control: half against half" in label for label in labels(figure.axes[-1]))
 
 

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 
 from undertone.bias_plots import lowered, single_layers, top_features
 from undertone.files import read_json
-from undertone.plots import TEACHER, error_bars, save
+from undertone.plots import error_bars, save
 from undertone.reading_panels import (
     Told,
     empty,
@@ -123,8 +123,7 @@ def students_panel(axes: Axes, own: Told, control: Told | None, dataset: str, ta
 def tokens_panel(axes: Axes, own: Told, control: Told | None, dataset: str, target: str | None) -> None:
     """What the numbers alone say of each animal."""
     number_logits(axes, own, control, dataset)
-    heading(axes, "No students yet; animal tokens' logits while the base model reads the numbers")
-    axes.title.set_color(TEACHER)
+    heading(axes, "What the numbers alone say: logits of animal tokens over the control's")
 
 
 def in_figures(own: dict[str, Told], control: dict[str, Told], target: str | None) -> str:
