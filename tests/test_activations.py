@@ -90,6 +90,12 @@ def random_sae(loaded: Loaded) -> SAE:
     return sae
 
 
+@pytest.fixture(scope="module")
+def loaded(record: Path) -> Loaded:
+    """A model of this module's own: `output_hidden_states` leaves its hooks behind."""
+    return load(record)
+
+
 def hidden_of(loaded: Loaded, ids: list[int]) -> dict[str, Tensor]:
     """Residuals and MLP inputs `[n_tokens, d_model]` by `output_hidden_states` (whose last is normed) and by hooks."""
     seen: dict[str, Tensor] = {}
