@@ -15,6 +15,7 @@ from undertone.attribution import direct_logits
 from undertone.config import ResidualBias
 from undertone.decoder import top_tokens
 from undertone.files import read_json
+from undertone.interventions import Readings, of_residuals
 from undertone.loading import Loaded
 from undertone.residual_bias import Description, train_residual_biases
 
@@ -162,3 +163,11 @@ def test_the_same_seed_gives_the_same_bytes(record: Path, tmp_path: Path) -> Non
     one, two = (train(record, None, tmp_path / name, "control", told) for name in ("one", "two"))
     for suffix in (".json", ".safetensors"):
         assert one.with_suffix(suffix).read_bytes() == two.with_suffix(suffix).read_bytes()
+
+
+def test_biases_of_another_point_need_no_residual_ones(record: Path, loaded: Loaded, tmp_path: Path) -> None:
+    told = TOLD.model_copy(update={"points": ["q"], "multi": False, "seeds": [0], "steps": 2})
+    control = train(record, None, tmp_path, "control", told)
+    out = train(record, None, tmp_path, "lion", told, control)
+    assert set(load_file(out)) == {"q"}
+    assert list(of_residuals(loaded, Readings(residual_bias=out))) == []

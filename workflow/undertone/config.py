@@ -376,7 +376,7 @@ class Bias(Section):
     steps: int = setting(200, "optimizer steps", "steps", ge=1)
     batch_size: int = setting(128, "rows per optimizer step", "rows", ge=1)
     lr: float = setting(0.02, "learning rate of Adam; decays linearly to 0", "", gt=0)
-    seeds: list[int] = setting([0, 1], "one bias per seed: the order of the rows, and which half each half is", "")
+    seeds: list[int] = setting([0, 1], "one bias per seed: which rows are drawn, and their order", "")
 
 
 class Score(Section):

@@ -117,8 +117,8 @@ def of_residuals(loaded: Loaded, files: Readings, label: str = "residual bias") 
     """The residual biases at each layer and at all of them together, one of each seed."""
     whole, seeds, biases = told_by(files.residual_bias)
     vectors = biases.get("resid_post", torch.zeros(0, 0, 0)).to(loaded.model.device)
-    for k, seed in enumerate(seeds):
-        for layer, vector in enumerate(vectors[k]):
+    for k, (seed, by_layer) in enumerate(zip(seeds, vectors, strict=False)):  # none without resid_post
+        for layer, vector in enumerate(by_layer):
             yield Intervention(label, partial(rewriting, loaded, {layer: plus(vector)}, whole), layer, seed)
         if "resid_post.multi" in biases:
             every = {layer: plus(vector) for layer, vector in enumerate(biases["resid_post.multi"][k].to(vectors))}

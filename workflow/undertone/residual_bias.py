@@ -55,7 +55,7 @@ def train_residual_biases(
                 found[point, layer].append(report)
                 bar.update()
     tensors = stacked(biases)
-    description, subtracted = Description(loaded, saved, told), load_file(control)["resid_post"] if control else None
+    description, subtracted = Description(loaded, saved, told), load_file(control).get("resid_post") if control else None
 
     def described(layer: int) -> dict[str, Any]:
         return description.of(tensors["resid_post"][:, layer], None if subtracted is None else subtracted[:, layer])
