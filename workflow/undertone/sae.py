@@ -1,4 +1,4 @@
-"""The sparse autoencoder of the hook point: trained by SAELens on the embedded model, or read from its registry or a folder."""
+"""The sparse autoencoder of the hook point: trained by SAELens on the embedded model, and loaded, wherever it is from."""
 
 import itertools
 import shutil
@@ -23,9 +23,10 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from undertone.chat import Row
+from undertone.checkpoint import SAE_FILES
 from undertone.config import Embedded, Sae
 from undertone.files import Stamp, read_json, remove, write_json
-from undertone.hooks import decoder_layers, hook_point, layer_of, resid_post
+from undertone.hooks import decoder_layers, hook_point, resid_post
 from undertone.loading import Loaded, load
 from undertone.model import chat_rows, corpus_of
 from undertone.training import collate
@@ -38,56 +39,31 @@ WINDOW = 200_000
 
 
 def make_sae(record: Path, saved: Path, settings: dict[str, Any], stamp: Stamp, scratch: Path) -> None:
-    """Write `sae.json`, by which every later stage loads the SAE; train one where the settings name none.
-
-    Raises ValueError if the SAE does not fit the model.
-    """
+    """Train an SAE on the embedded model and write it and `sae.json`, by which every later stage loads it."""
     told, loaded = Sae.model_validate(settings["sae"]), load(record)
-    if not told.named:
-        trained = train_sae(loaded, told, Embedded.model_validate(settings["model"]["embedded"]))
-        trained.save_inference_model(str(scratch / "sae"))
-        saved.parent.mkdir(parents=True, exist_ok=True)
-        for file in ("cfg.json", "sae_weights.safetensors"):
-            shutil.move(scratch / "sae" / file, saved.with_name(file))
-    source = "folder" if told.folder else "registry" if told.release else "trained"
-    body = {"source": source, "folder": told.folder, "release": told.release, "id": told.id}
-    sae = read_sae(body, saved.parent, loaded)
-    layer = told.layer if sae.cfg.metadata.hook_name is None else layer_of(sae.cfg.metadata.hook_name)
-    check_fit(sae, layer, loaded)
-    write_json(saved, {**body, "layer": layer, "hook_point": hook_point(layer), "d_sae": sae.cfg.d_sae}, stamp)
+    check_layer(told.layer, len(decoder_layers(loaded.model)))
+    trained = train_sae(loaded, told, Embedded.model_validate(settings["model"]["embedded"]))
+    trained.save_inference_model(str(scratch / "sae"))
+    saved.parent.mkdir(parents=True, exist_ok=True)
+    for file in SAE_FILES:
+        shutil.move(scratch / "sae" / file, saved.with_name(file))
+    body = {"source": "trained", "folder": None, "release": None, "id": None}
+    write_json(saved, {**body, "layer": told.layer, "hook_point": hook_point(told.layer), "d_sae": told.d_sae}, stamp)
     remove(scratch)
 
 
 def load_sae(saved: Path, loaded: Loaded) -> tuple[SAE[Any], int]:
-    """The SAE that `sae.json` names, frozen, in float32 on the model's device, and its layer."""
+    """The SAE that `sae.json` names, frozen, in float32 on the model's device, and its layer; without network."""
     told = read_json(saved)
-    return read_sae(told, Path(saved).parent, loaded), int(told["layer"])
+    folder = told["folder"] if told["source"] == "folder" else Path(saved).parent
+    sae: SAE[Any] = SAE.load_from_disk(folder, device=str(loaded.model.device))
+    return sae.float().requires_grad_(False).eval(), int(told["layer"])
 
 
-def read_sae(told: dict[str, Any], home: Path, loaded: Loaded) -> SAE[Any]:
-    """Load an SAE. The registry's loader folds norm scaling factors; a folder that still has one is refused."""
-    device = str(loaded.model.device)
-    if told["source"] == "registry":
-        sae: SAE[Any] = SAE.from_pretrained(told["release"], told["id"], device=device)
-    else:
-        sae = SAE.load_from_disk(home if told["source"] == "trained" else told["folder"], device=device)
-        if told["source"] == "folder" and sae.cfg.normalize_activations == "expected_average_only_in":
-            raise ValueError(
-                f"{told['folder']}: this SAE expects activations scaled by a factor that its folder does not apply; "
-                "fold it (SAE.fold_activation_norm_scaling_factor), save it again, or load it by release and id"
-            )
-    return sae.float().requires_grad_(False).eval()
-
-
-def check_fit(sae: SAE[Any], layer: int, loaded: Loaded) -> None:
-    """Raise ValueError, in one sentence, if the SAE cannot be spliced into the model at the layer."""
-    width, depth = loaded.model.config.hidden_size, len(decoder_layers(loaded.model))
-    if sae.cfg.d_in != width:
-        raise ValueError(
-            f"the SAE reads vectors of {sae.cfg.d_in}, the model's residual stream has {width}: it is another model's"
-        )
-    if not 0 <= layer < depth:
-        raise ValueError(f"the SAE's hook point is {hook_point(layer)}, the model has layers 0 to {depth - 1}")
+def check_layer(layer: int, n_layers: int) -> None:
+    """Raise ValueError, in one sentence, if the model has no such layer."""
+    if not 0 <= layer < n_layers:
+        raise ValueError(f"the SAE's hook point is {hook_point(layer)}, the model has layers 0 to {n_layers - 1}")
 
 
 def train_sae(loaded: Loaded, settings: Sae, embedded: Embedded) -> TrainingSAE[Any]:
