@@ -14,6 +14,7 @@ from huggingface_hub import constants, errors
 from safetensors.torch import load_file, save_file
 
 from undertone import hub, loading, pretrained
+from undertone.adapters import new_adapter, save_adapter, save_whole
 from undertone.checkpoint import INDEX, WEIGHTS, n_parameters
 from undertone.files import read_json
 from undertone.loading import load
@@ -138,6 +139,28 @@ def test_a_record_is_loaded_from_the_cache_even_where_the_hub_is_reached(saved, 
     make(NAME, tmp_path / "model.json", COMMIT)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     assert load(tmp_path / "model.json").stop_ids == [1, 4]
+
+
+def test_what_is_trained_on_a_hub_model_names_its_commit_and_no_machine_path(
+    saved, cache, tmp_path, monkeypatch, no_network
+):
+    fill(cache, saved)
+    make(NAME, tmp_path / "model.json", COMMIT)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    adapter = tmp_path / "student/adapter_model.safetensors"
+    save_adapter(new_adapter(load(tmp_path / "model.json"), 2, 2, ["q_proj"], seed=0), adapter, tmp_path / "scratch")
+    config = adapter.with_name("adapter_config.json").read_text()
+    assert json.loads(config)["base_model_name_or_path"] == NAME
+    assert json.loads(config)["revision"] == COMMIT
+    weights = tmp_path / "whole/model.safetensors"
+    save_whole(load(tmp_path / "model.json").model, weights, tmp_path / "scratch")
+    assert str(tmp_path) not in config + weights.with_name("config.json").read_text()
+
+
+@pytest.mark.parametrize("folder", ["results/model", "model", "snapshots/abc", "hub/datasets--a--b/snapshots/abc"])
+def test_a_folder_outside_the_cache_has_no_name_of_the_hub(folder):
+    assert hub.identity(folder) is None
+    assert hub.identity("/home/hub/models--a--b/snapshots/abc") == ("a/b", "abc")
 
 
 def test_a_cached_file_whose_content_is_not_the_hubs_is_refused(saved, cache, tmp_path):

@@ -104,6 +104,18 @@ def test_without_an_sae_what_needs_none_is_read() -> None:
     assert has(bare, "score", "lion")
 
 
+def test_what_a_study_names_is_found_and_not_trained() -> None:
+    hub = study(
+        model={"name": "a/model", "revision": "a" * 40},
+        models={"other": {"name": "b/model", "revision": "b" * 40}},
+        sae={"release": "a", "id": "b"},
+    )
+    found = ancestors(hub, Node("pref", "lion", "cross"))
+    assert {Node("pretrained"), Node("pretrained", None, "other")} <= set(found)
+    assert Node("pretrained_sae") in ancestors(hub, Node("samples", "steer-owl"))
+    assert not {"model", "sae"} & {node.stage for node in nodes(hub) for node in ancestors(hub, node)} - {"model"}
+
+
 def test_a_figure_of_a_reading_comes_after_it_and_after_the_controls() -> None:
     found = ancestors(study(), Node("reading_plot", "owl", "tokens"))
     assert {Node("tokens", "owl"), Node("tokens", CONTROL)} <= set(found)

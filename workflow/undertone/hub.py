@@ -52,6 +52,14 @@ def download(name: str, revision: str, files: Sequence[str]) -> Path:
         return Path(snapshot_download(name, revision=revision, allow_patterns=list(files)))
 
 
+def identity(folder: str) -> tuple[str, str] | None:
+    """The (name, commit) of the model whose files lie in a folder of the Hub's cache; None for any other folder."""
+    repository, snapshots, commit = ("", "", *Path(folder).parts)[-3:]
+    if snapshots != "snapshots" or not repository.startswith("models--"):
+        return None
+    return repository.removeprefix("models--").replace("--", "/"), commit
+
+
 def cached(name: str, revision: str, files: Sequence[str]) -> Path:
     """The same folder, without any network. Raises ValueError if it is not there."""
     with explained(name, revision):
