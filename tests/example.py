@@ -42,7 +42,8 @@ def nodes(of: Study) -> set[Node]:
     """Every stage with every dataset and variant that has it."""
     single = {name for name, stage in STAGES.items() if stage.shared and not stage.varied}
     single -= {"sae" if of.sae.named else "pretrained_sae"}
-    found = {Node(name) for name in single | {"model", "controls_plot"}} | {Node("model", None, "other"), SWEEP}
+    model = "pretrained" if of.model.name else "model"
+    found = {Node(name) for name in single | {model, "controls_plot"}} | {Node(model, None, "other"), SWEEP}
     for name, stage in STAGES.items():
         variants = ["", *of.student_variants] if stage.varied else [""]
         if name == "reading_plot":

@@ -141,9 +141,7 @@ def test_a_record_is_loaded_from_the_cache_even_where_the_hub_is_reached(saved, 
     assert load(tmp_path / "model.json").stop_ids == [1, 4]
 
 
-def test_what_is_trained_on_a_hub_model_names_its_commit_and_no_machine_path(
-    saved, cache, tmp_path, monkeypatch, no_network
-):
+def test_what_is_trained_on_a_hub_model_names_its_commit_and_no_machine_path(saved, cache, tmp_path, monkeypatch, no_network):
     fill(cache, saved)
     make(NAME, tmp_path / "model.json", COMMIT)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
