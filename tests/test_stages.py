@@ -73,6 +73,7 @@ def test_a_reading_needs_no_student_but_where_it_is_about_one() -> None:
     about_students = {"student_activations", "lens", "losses"}
     for name in (
         "activations",
+        "residuals",
         "differences",
         "score",
         "feature_bias",
