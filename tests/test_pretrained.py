@@ -1,9 +1,14 @@
 """Named models: found in a folder or in the Hub's cache, refused where they must not be used, loaded without network."""
 
 import hashlib
+import http.server
 import json
+import os
 import shutil
 import socket
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import httpx2
@@ -287,6 +292,10 @@ def without_config(folder):
     (folder / "config.json").unlink()
 
 
+def without_tokenizer(folder):
+    (folder / "tokenizer.json").unlink()
+
+
 def cut_short(folder):
     content = (folder / WEIGHTS).read_bytes()
     (folder / WEIGHTS).write_bytes(content[: len(content) // 2])
@@ -307,6 +316,10 @@ def cut_short(folder):
         (an_encoder, "is a T5ForConditionalGeneration, expected a causal language model"),
         (a_classifier, r"is a GemmaForSequenceClassification, expected a causal language model \(GemmaForCausalLM\)"),
         (without_config, r"has no config\.json: expected a model in Hugging Face format"),
+        (
+            without_tokenizer,
+            r"has no tokenizer: expected tokenizer\.json, or tokenizer\.model, or vocab\.json with merges\.txt",
+        ),
         (cut_short, r"model\.safetensors is damaged \(.*\): delete it"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
@@ -342,3 +355,101 @@ def test_parameters_are_counted_from_the_headers_alone(folder):
     header = 8 + int.from_bytes(content[:8], "little")
     path.write_bytes(content[:header] + bytes(len(content) - header))
     assert n_parameters(folder) == expected
+
+
+ASK = "import sys, json; from pathlib import Path; from undertone.pretrained import make_pretrained as make; " + (
+    "print(make(Path(sys.argv[1]), json.loads(sys.argv[2]), {}))"
+)
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """As much of the Hub as serves one repository's files at one commit, and notes what was fetched."""
+
+    folder: Path
+    fetched: list[str]
+    refusal: tuple[int, str] | None = None
+
+    def do_HEAD(self):
+        self.do_GET()
+
+    def do_GET(self):
+        if self.refusal:
+            return self.answer(self.refusal[0], b"{}", {"X-Error-Code": self.refusal[1]})
+        if self.path.startswith(f"/api/models/{NAME}/tree/"):
+            entries = [entry(path) for path in sorted(self.folder.iterdir())]
+            return self.answer(200, json.dumps(entries).encode(), {"Content-Type": "application/json"})
+        path = self.folder / self.path.partition(f"/{NAME}/resolve/{COMMIT}/")[2]
+        content = path.read_bytes()
+        if self.command == "GET":
+            self.fetched.append(path.name)
+        etag = f'"{hashlib.sha256(content).hexdigest()}"'
+        return self.answer(200, content, {"X-Repo-Commit": COMMIT, "ETag": etag, "X-Linked-Etag": etag})
+
+    def answer(self, status, body, headers):
+        self.send_response(status)
+        for name, value in {**headers, "Content-Length": str(len(body))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body if self.command == "GET" else b"")
+
+    def log_message(self, *args):
+        pass
+
+
+def entry(path):
+    """A file as the Hub lists it, all of them large ones."""
+    digest, size = hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_size
+    large = {"oid": digest, "size": size, "pointerSize": 1}
+    return {"type": "file", "path": path.name, "size": size, "oid": digest, "lfs": large}
+
+
+@pytest.fixture
+def served(folder, tmp_path):
+    """A Hub on this machine, and a call that finds a model there in a process of its own."""
+    handler = type("Served", (Hub,), {"folder": folder, "fetched": []})
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        endpoint, home = f"http://127.0.0.1:{server.server_port}", str(tmp_path / "home")
+        settings = {"HF_ENDPOINT": endpoint, "HF_HOME": home, "HF_HUB_OFFLINE": "0", "HF_TOKEN": ""}
+
+        def find():
+            told = json.dumps({"name": NAME, "revision": COMMIT})
+            command = [sys.executable, "-c", ASK, str(tmp_path / "model.json"), told]
+            return subprocess.run(command, env=os.environ | settings, capture_output=True, text=True)
+
+        yield handler, find
+        server.shutdown()
+
+
+def test_a_model_is_downloaded_from_the_hub_texts_first(served, tmp_path):
+    handler, find = served
+    (handler.folder / "pytorch_model.bin").write_bytes(b"pickled")
+    (handler.folder / "modeling.py").write_text("raise SystemExit")
+    done = find()
+    assert done.returncode == 0, done.stderr
+    assert handler.fetched[-1] == WEIGHTS
+    assert set(handler.fetched) == set(read_json(tmp_path / "model.json")["files"])
+    assert not {"pytorch_model.bin", "modeling.py"} & set(handler.fetched)
+    assert COMMIT in done.stdout
+    fetched = len(handler.fetched)
+    handler.refusal = (503, "")
+    # What is there is not asked for again.
+    assert find().returncode == 0
+    assert len(handler.fetched) == fetched
+
+
+@pytest.mark.parametrize(
+    ("refusal", "complaint"),
+    [
+        ((403, "GatedRepo"), "is gated, found no token: accept its licence"),
+        ((404, "RepoNotFound"), f"there is no folder {NAME}, and the Hub has no {NAME}"),
+        ((404, "RevisionNotFound"), f"{NAME} has no revision {COMMIT}"),
+    ],
+)
+def test_the_hubs_own_answers_become_sentences(served, refusal, complaint):
+    handler, find = served
+    handler.refusal = refusal
+    done = find()
+    assert done.returncode == 1
+    assert complaint in done.stderr.splitlines()[-1]
+    assert not handler.fetched
