@@ -185,7 +185,7 @@ def test_a_model_that_is_not_in_the_cache_says_where_it_was_sought(saved, cache,
     home = fill(cache, saved)
     make(NAME, tmp_path / "model.json", COMMIT)
     shutil.rmtree(home)
-    with pytest.raises(ValueError, match="run this rule once on a machine with network"):
+    with pytest.raises(ValueError, match="fetch it once where there is network"):
         load(tmp_path / "model.json")
 
 
@@ -206,7 +206,7 @@ def hub_error(kind, status):
             "there is no folder lab/gemma-tiny, and the Hub has no lab/gemma-tiny",
         ),
         (hub_error(errors.RevisionNotFoundError, 404), f"lab/gemma-tiny has no revision {COMMIT}: .*/commits/main lists"),
-        (errors.LocalEntryNotFoundError("no connection"), r"and the Hub was not reached \(no connection\): run this rule once"),
+        (errors.LocalEntryNotFoundError("no connection"), r"and the Hub was not reached \(no connection\): fetch it once"),
         (hub_error(errors.HfHubHTTPError, 503), r"the Hub did not give lab/gemma-tiny at \w+ \(.*\): try again later"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",

@@ -37,8 +37,8 @@ def explained(name: str, revision: str) -> Iterator[None]:
     except LocalEntryNotFoundError as error:
         off = "HF_HUB_OFFLINE switches the Hub off" if constants.HF_HUB_OFFLINE else f"the Hub was not reached ({error})"
         raise ValueError(
-            f"{name} at {revision} is not, or not wholly, in the cache {constants.HF_HUB_CACHE}, and {off}: run this rule once "
-            "on a machine with network, or point HF_HOME to a cache that holds it"
+            f"{name} at {revision} is not, or not wholly, in the cache {constants.HF_HUB_CACHE}, and {off}: fetch it once "
+            "where there is network (rule pretrained or pretrained_sae), or point HF_HOME to a cache that holds it"
         ) from None
     except HFValidationError:
         raise ValueError(f"{name!r} is neither a folder nor a name of the Hub, such as google/gemma-2b-it") from None
