@@ -1,6 +1,6 @@
 """Loading a study's model: safetensors only, no remote code, precision and device chosen once."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -9,18 +9,24 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from undertone.chat import end_of_turn
 from undertone.files import read_json
+from undertone.memory import Portion
 
 transformers.utils.logging.disable_progress_bar()
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model ready for use, its tokenizer, and the ids at which an answer ends."""
+    """A model ready for use, its tokenizer, the ids at which an answer ends, and what is known of how much of it fits."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     stop_ids: list[int]
     pad_id: int
+    portions: dict[tuple[str, int], Portion] = field(default_factory=dict, compare=False)
+
+    def portion(self, name: str, rows: int) -> Portion:
+        """How many rows are run at once where the setting `name` says `rows`; all students of this model share it."""
+        return self.portions.setdefault((name, rows), Portion(rows, name))
 
 
 def load(record: Path) -> Loaded:
