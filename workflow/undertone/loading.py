@@ -37,6 +37,8 @@ def load(record: Path) -> Loaded:
     told = read_json(record)
     source = Path(record).parent if told["source"] == "embedded" else told["name"]
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    # What is float32 (SAEs, biases, LoRAs) is meant to be: TF32 would keep 10 bits of each number.
+    torch.set_float32_matmul_precision("highest")
     dtype = {"auto": torch.bfloat16 if device == "cuda" else torch.float32}.get(told["dtype"]) or getattr(torch, told["dtype"])
     safely = {"revision": told["revision"], "trust_remote_code": False}
     tokenizer = AutoTokenizer.from_pretrained(source, **safely)

@@ -59,10 +59,13 @@ def rows_of(loaded: Loaded, numbers: pl.DataFrame, max_length: int) -> list[Row]
 
 
 def new_student(loaded: Loaded, settings: Student, seed: int) -> nn.Module:
-    """The base model, ready to be trained: with a fresh LoRA whose initial weights follow from the seed, or all of it."""
+    """The base model, ready to be trained: with a fresh LoRA whose initial weights follow from the seed, or all of it.
+
+    What is trained is float32, whatever the model's precision: in bfloat16 small steps of the optimizer would be rounded away.
+    """
     if settings.full:
         torch.manual_seed(seed)
-        return loaded.model.requires_grad_(True)
+        return loaded.model.float().requires_grad_(True)
     return new_adapter(loaded, settings.rank, settings.alpha, settings.targets, seed, settings.dropout)
 
 
