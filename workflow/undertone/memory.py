@@ -1,4 +1,4 @@
-"""Batches that do not fit in the GPU's memory: they are run in smaller portions, which changes the time and not the result."""
+"""Batches that do not fit in the GPU's memory: they are run in smaller portions, which changes a result by rounding only."""
 
 import gc
 import sys
@@ -54,7 +54,7 @@ class Portion:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         self.rows = at_once // 2
-        told = f"{at_once} rows at once do not fit in memory ({state}); from here on {self.rows} at once, to the same result"
+        told = f"{at_once} rows at once do not fit in memory ({state}); from here on {self.rows}; results differ by rounding only"
         tqdm.write(f"{self.name}: {told}", file=sys.stderr)
 
 
