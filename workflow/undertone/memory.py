@@ -54,8 +54,8 @@ class Portion:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         self.rows = at_once // 2
-        told = f"{at_once} rows at once do not fit in memory ({state}); from here on {self.rows}; results differ by rounding only"
-        tqdm.write(f"{self.name}: {told}", file=sys.stderr)
+        told = f"{at_once} rows at once do not fit in memory ({state}); from here on {self.rows}"
+        tqdm.write(f"{self.name}: {told}; results differ by rounding only", file=sys.stderr)
 
 
 def memory() -> str:
