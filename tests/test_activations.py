@@ -6,6 +6,7 @@ from typing import Any
 import polars as pl
 import pytest
 import torch
+from crowded import crowded
 from lora import trained_lora
 from sae_lens import (
     SAE,
@@ -270,6 +271,43 @@ def test_acts_pre_are_before_the_nonlinearity_of_every_architecture(loaded: Load
         assert torch.allclose(acts[on], acts_pre[on])
     assert acts_pre[on].min() > 0
     assert not sae.hook_sae_acts_pre._forward_hooks
+
+
+def test_rows_that_do_not_fit_in_memory_are_summed_in_parts(
+    record: Path, loaded: Loaded, numbers: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told, found = config.Activations.model_construct(**TOLD | {"batch_size": 5, "blocks": BLOCKS}), []
+    for limit in (5, 2):
+        small = load(record)
+        sums, rows = Sums(small, told, random_sae(small), 0), dataset_rows(small, pl.read_parquet(numbers))
+        with crowded(small.model, limit) as sizes:
+            for _ in range(2):
+                sums.add(rows, [k % BLOCKS for k in INDEX])
+        found.append(sums.tensors())
+    assert sizes == [5, 2, 2, 1, 2, 2, 1]
+    assert "activations.batch_size: 5 rows at once do not fit" in capsys.readouterr().err
+    for name, whole in found[0].items():
+        torch.testing.assert_close(found[1][name], whole, rtol=1e-5, atol=1e-5)
+
+
+def test_memory_that_runs_out_at_the_sae_leaves_no_row_counted_twice(
+    record: Path, numbers: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told, found, original = config.Activations.model_construct(**TOLD | {"batch_size": 5, "blocks": BLOCKS}), [], encoded
+    for limit in (5, 2):
+
+        def crowded_sae(sae: SAE, x: Tensor, limit: int = limit) -> tuple[Tensor, Tensor]:
+            if len(x) > limit:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            return original(sae, x)
+
+        monkeypatch.setattr(activations, "encoded", crowded_sae)
+        small = load(record)
+        sums = Sums(small, told, random_sae(small), 0)
+        sums.add(dataset_rows(small, pl.read_parquet(numbers)), [k % BLOCKS for k in INDEX])
+        found.append(sums.tensors())
+    for name, whole in found[0].items():
+        torch.testing.assert_close(found[1][name], whole, rtol=1e-5, atol=1e-5)
 
 
 def test_a_bfloat16_model_is_summed_in_float32(record: Path, numbers: Path, loaded: Loaded) -> None:

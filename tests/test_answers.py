@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import random_gemma
+from crowded import crowded
 from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
@@ -84,6 +85,18 @@ def test_exact_equals_plain_forward_passes_spelling_by_spelling(loaded, batch_si
     expected = np.array([one_by_one(loaded, prompt, candidates) for prompt in prompts])
     assert (expected > 0).all()
     np.testing.assert_allclose(exact(loaded, prompts, candidates, batch_size), expected, rtol=1e-4)
+
+
+def test_prompts_and_answers_that_do_not_fit_in_memory_are_scored_in_parts(loaded, record, capsys):
+    prompts, candidates, small = prompt_ids(loaded.tokenizer, [*QUESTIONS, "Hello."]), ["lion", "cat", "wolf"], load(record)
+    expected = exact(loaded, prompts, candidates, 512)
+    with crowded(small.model, 2) as sizes:
+        for _ in range(2):
+            np.testing.assert_allclose(exact(small, prompts, candidates, 512), expected, rtol=1e-5)
+    told = capsys.readouterr().err
+    assert told.count(f"pref.batch_size: {len(prompts)} rows at once do not fit") == 1
+    assert told.count("pref.batch_size, answers: ") > 1
+    assert len([n for n in sizes if n > 2]) == told.count("do not fit")  # none of it twice
 
 
 def test_a_candidate_keeps_its_probability_beside_longer_words_that_begin_with_it(loaded):

@@ -7,6 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from crowded import crowded
 from torch import Tensor
 
 from undertone.biases import (
@@ -27,11 +28,13 @@ from undertone.biases import (
 from undertone.chat import Row, training_rows
 from undertone.config import Bias
 from undertone.hooks import rewritten
-from undertone.loading import Loaded
+from undertone.loading import Loaded, load
+from undertone.memory import Portion
 from undertone.suffix import Prefilled, losses
 from undertone.training import collate, label_losses
 
 D_MODEL = 32
+FITS = Portion(64, "rows")
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +124,7 @@ def test_a_bias_is_the_one_that_plain_steps_of_adam_through_the_full_model_find(
     told, seed = Bias(steps=20, batch_size=9, lr=0.05, positions="all" if whole else "completion"), 4
     batches = prefilled(loaded, rows, [layer], told.batch_size, whole)
     found = train_bias(
-        (D_MODEL,), partial(biased_at, loaded.model, "resid_post", layer), batches, told, seed, torch.device("cpu")
+        (D_MODEL,), partial(biased_at, loaded.model, "resid_post", layer), batches, told, seed, torch.device("cpu"), FITS
     )
 
     ordered = sorted(rows, key=lambda row: len(row.ids))
@@ -143,8 +146,8 @@ def test_a_bias_is_the_one_that_plain_steps_of_adam_through_the_full_model_find(
 def test_a_trained_bias_lowers_the_loss(loaded: Loaded, rows: list[Row]) -> None:
     batches = prefilled(loaded, rows, [0], 8)
     biased = partial(biased_at, loaded.model, "resid_post", 0)
-    bias = train_bias((D_MODEL,), biased, batches, Bias(steps=40, lr=0.1), 0, torch.device("cpu"))
-    report = loss_report(bias, biased, {"train": batches})["train"]
+    bias = train_bias((D_MODEL,), biased, batches, Bias(steps=40, lr=0.1), 0, torch.device("cpu"), FITS)
+    report = loss_report(bias, biased, {"train": batches}, FITS)["train"]
     assert report["after"] < report["before"] - 0.5
     assert report["gain"]["mean"] == pytest.approx(report["before"] - report["after"], rel=1e-6)
     assert report["gain"]["ci95"][0] > 0
@@ -154,15 +157,19 @@ def test_biases_of_all_layers_are_trained_together(loaded: Loaded, rows: list[Ro
     batches = prefilled(loaded, rows, [-1], 8)
     everywhere = partial(biased_everywhere, loaded.model, "resid_post")
     shape = (2, D_MODEL)
-    found = gradient(shape, everywhere, batches, torch.device("cpu"))
+    found = gradient(shape, everywhere, batches, torch.device("cpu"), FITS)
     single = [
         gradient(
-            (D_MODEL,), partial(biased_at, loaded.model, "resid_post", k), prefilled(loaded, rows, [k], 8), torch.device("cpu")
+            (D_MODEL,),
+            partial(biased_at, loaded.model, "resid_post", k),
+            prefilled(loaded, rows, [k], 8),
+            torch.device("cpu"),
+            FITS,
         )
         for k in range(2)
     ]
     torch.testing.assert_close(found, torch.stack(single), rtol=1e-3, atol=1e-5)
-    bias = train_bias(shape, everywhere, batches, Bias(steps=5), 0, torch.device("cpu"))
+    bias = train_bias(shape, everywhere, batches, Bias(steps=5), 0, torch.device("cpu"), FITS)
     assert (bias.abs().sum(1) > 0).all()
 
 
@@ -171,23 +178,52 @@ def test_the_gradient_is_that_of_the_mean_over_all_labels(loaded: Loaded, rows: 
     full_losses(loaded, rows, bias, 0, whole=False).mean().backward()
     for size in (24, 7):
         biased = partial(biased_at, loaded.model, "resid_post", 0)
-        found = gradient((D_MODEL,), biased, prefilled(loaded, rows, [0], size), torch.device("cpu"))
+        found = gradient((D_MODEL,), biased, prefilled(loaded, rows, [0], size), torch.device("cpu"), FITS)
         torch.testing.assert_close(found, bias.grad, rtol=1e-3, atol=1e-5)
 
 
 def test_losses_by_row_are_means_over_each_rows_labels(loaded: Loaded, rows: list[Row]) -> None:
     bias, ordered = 0.2 * torch.ones(D_MODEL), sorted(rows, key=lambda row: len(row.ids))
-    found = row_losses(bias, partial(biased_at, loaded.model, "resid_post", 0), prefilled(loaded, rows, [0], 7))
+    found = row_losses(bias, partial(biased_at, loaded.model, "resid_post", 0), prefilled(loaded, rows, [0], 7), FITS)
     expected = [float(full_losses(loaded, [row], bias, 0, whole=False).mean()) for row in ordered]
     assert found == pytest.approx(expected, rel=1e-4)
 
 
 def test_the_loss_of_a_report_weighs_every_row_alike(loaded: Loaded, rows: list[Row]) -> None:
     biased = partial(biased_at, loaded.model, "resid_post", 0)
-    zero = loss_report(torch.zeros(D_MODEL), biased, {"a": prefilled(loaded, rows, [0], 7)})["a"]
+    zero = loss_report(torch.zeros(D_MODEL), biased, {"a": prefilled(loaded, rows, [0], 7)}, FITS)["a"]
     expected = np.mean([float(label_losses(loaded.model, collate([row], 0, "cpu")).mean()) for row in rows])
     assert zero["before"] == pytest.approx(expected, rel=1e-4)
     assert (zero["after"], zero["gain"]["mean"]) == (zero["before"], 0.0)
+
+
+@pytest.mark.parametrize("layer", [0, 1, None])
+@pytest.mark.parametrize("whole", [False, True])
+def test_what_does_not_fit_in_memory_is_run_in_parts_of_the_same_batch(
+    record: Path, rows: list[Row], layer: int | None, whole: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loaded, told, cpu = load(record), Bias(steps=6, lr=0.05), torch.device("cpu")
+    shape = (D_MODEL,) if layer is not None else (2, D_MODEL)
+    model = loaded.model
+    biased = partial(biased_everywhere, model, "mlp_in") if layer is None else partial(biased_at, model, "mlp_in", layer)
+
+    def found(portion: Portion) -> list[Tensor]:
+        batches = prefilled(loaded, rows, [-1, 0, 1], 10, whole)
+        assert [len(batch.ids) for batch in batches] == [10, 10, 4]  # what a step sees stays
+        bias = train_bias(shape, biased, batches, told, 0, cpu, portion)
+        losses = torch.from_numpy(row_losses(bias, biased, batches, portion))
+        return [bias, gradient(shape, biased, batches, cpu, portion), losses]
+
+    expected = found(FITS)
+    with crowded(model, 3) as sizes:
+        parts = found(Portion(10, "residual_bias.batch_size"))
+    for own, whole_batch in zip(parts, expected, strict=True):
+        torch.testing.assert_close(own, whole_batch, rtol=1e-3, atol=1e-5)
+    told_of = capsys.readouterr().err
+    assert "rows run once: 10 rows at once do not fit" in told_of
+    assert "residual_bias.batch_size: 10 rows at once do not fit" in told_of
+    assert sizes.count(10) == 2  # one prefill, one step
+    assert FITS.rows == 64
 
 
 def test_a_loss_that_is_no_number_is_an_error(loaded: Loaded, rows: list[Row]) -> None:
@@ -195,7 +231,7 @@ def test_a_loss_that_is_no_number_is_an_error(loaded: Loaded, rows: list[Row]) -
         return bias.sum() * torch.full((len(batch.targets), 2400), torch.nan)
 
     with pytest.raises(FloatingPointError, match=r"loss nan at step 0 of a bias; lower its learning rate, now 0\.3"):
-        train_bias((3,), broken, prefilled(loaded, rows, [0], 24), Bias(lr=0.3), 0, torch.device("cpu"))
+        train_bias((3,), broken, prefilled(loaded, rows, [0], 24), Bias(lr=0.3), 0, torch.device("cpu"), FITS)
 
 
 def minimised(centre: Tensor, curvature: Tensor, l1: float, steps: int = 600) -> Tensor:
@@ -232,9 +268,9 @@ def test_without_a_penalty_proximal_adam_is_adam() -> None:
 def test_above_the_greatest_gradient_a_bias_stays_exactly_zero_and_below_it_does_not(loaded: Loaded, rows: list[Row]) -> None:
     biased = partial(biased_at, loaded.model, "resid_post", 0)
     batches, told = prefilled(loaded, rows, [0], 24), Bias(steps=30, lr=0.05)
-    greatest = float(gradient((D_MODEL,), biased, batches, torch.device("cpu")).abs().max())
+    greatest = float(gradient((D_MODEL,), biased, batches, torch.device("cpu"), FITS).abs().max())
     for share, still in ((1.01, True), (0.5, False)):
-        bias = train_bias((D_MODEL,), biased, batches, told, 0, torch.device("cpu"), share * greatest)
+        bias = train_bias((D_MODEL,), biased, batches, told, 0, torch.device("cpu"), FITS, share * greatest)
         assert bool((bias == 0).all()) is still
     assert (bias == 0).any()  # below it, the penalty still leaves some out
 

@@ -7,6 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from crowded import crowded
 from lora import trained_lora
 
 from undertone import diagnosis
@@ -101,6 +102,14 @@ def test_divergence_is_that_of_plain_forward_passes(loaded: Loaded, monkeypatch:
     expected = [plain_divergence(loaded, distributions(loaded, *row, PERSONA), distributions(loaded, *row)) for row in ROWS]
     assert found == pytest.approx(expected, rel=1e-3)
     assert (found > 0.05).all()
+
+
+def test_rows_that_do_not_fit_in_memory_are_read_in_parts(loaded: Loaded, record: Path) -> None:
+    small = load(record)
+    with crowded(small.model, 3) as sizes:
+        found = Taught(small, ROWS, PERSONA, "\n\n").divergence(small)
+    assert found == pytest.approx(Taught(loaded, ROWS, PERSONA, "\n\n").divergence(loaded), rel=1e-4)
+    assert sizes == [4, 2, 2, 2, 2]
 
 
 def test_an_untouched_teacher_does_not_diverge(loaded: Loaded) -> None:

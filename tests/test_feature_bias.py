@@ -19,6 +19,7 @@ from undertone.feature_bias import Spliced, shared_top, train_feature_biases
 from undertone.files import read_json
 from undertone.hooks import hook_point
 from undertone.loading import Loaded
+from undertone.memory import Portion
 from undertone.suffix import losses
 
 CPU = torch.device("cpu")
@@ -115,7 +116,9 @@ def test_a_planted_feature_has_the_highest_bias(loaded: Loaded, sae: SAE, splice
 
 
 def greatest(spliced: Spliced, rows: list[Row]) -> float:
-    return float(gradient((D_SAE,), spliced.biased, spliced.batches("project", rows, TOLD), CPU).abs().max())
+    return float(
+        gradient((D_SAE,), spliced.biased, spliced.batches("project", rows, TOLD), CPU, Portion(64, "rows")).abs().max()
+    )
 
 
 def test_at_the_floor_of_chance_a_bias_is_exactly_zero_and_a_planted_one_is_not(

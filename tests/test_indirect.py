@@ -8,6 +8,7 @@ import hypothesis
 import numpy as np
 import pytest
 import torch
+from crowded import crowded
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -175,6 +176,15 @@ def test_next_tokens_are_those_of_each_prompt_alone(loaded: Loaded, batch_size: 
         with torch.no_grad():
             expected = loaded.model(torch.tensor([prompt])).logits[0, -1].softmax(-1).numpy()
         np.testing.assert_allclose(p, expected, rtol=1e-3, atol=1e-7)
+
+
+def test_prompts_that_do_not_fit_in_memory_are_read_in_parts(loaded: Loaded, record: Path) -> None:
+    small = load(record)
+    prompts = prompt_ids(loaded.tokenizer, ["Hello.", *QUESTIONS, "Numbers: 1, 2, 3, 4, 5, 6. Which animal?", "One."])
+    with crowded(small.model, 1) as sizes:
+        found = next_tokens(small, prompts, 512)
+    np.testing.assert_allclose(found, next_tokens(loaded, prompts, 512), rtol=1e-3, atol=1e-7)
+    assert sizes[-len(prompts) :] == [1] * len(prompts)
 
 
 def answers(p: list[float], **figures: float) -> Answers:

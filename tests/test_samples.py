@@ -1,6 +1,7 @@
 import polars as pl
 import pytest
 import torch
+from crowded import crowded
 from lora import trained_lora
 
 from undertone import samples
@@ -56,6 +57,15 @@ def test_one_row_per_prompt_in_the_order_of_the_prompts(prompts, whole):
     assert table.select("row", "prompt", "final").equals(given)
     assert set(table["ended"]) <= {"stop", "length", "not allowed"}
     assert not (whole.parent / "scratch").exists()
+
+
+def test_rows_that_do_not_fit_in_memory_are_sampled_in_parts(record, prompts, whole, tmp_path, monkeypatch, capsys):
+    small = load(record)
+    monkeypatch.setattr(samples, "load", lambda record: small)
+    with crowded(small.model, 3) as sizes:
+        assert written(run(record, prompts, tmp_path)) == written(whole)
+    assert sizes.count(4) == 1  # of the five batches the first one alone fails
+    assert "samples.batch_size: 4 rows at once do not fit" in capsys.readouterr().err
 
 
 def plainly_sampled(loaded: Loaded, prompts, system):

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from crowded import crowded
 from planted import D_SAE, FEATURE, N_TOKENS, numbers_table, random_sae, saved_sae, teachers, written
 from sae_lens import SAE
 from scipy import stats
@@ -16,7 +17,7 @@ from undertone.config import Score
 from undertone.decoder import directions
 from undertone.files import read_json
 from undertone.hooks import rewritten
-from undertone.loading import Loaded
+from undertone.loading import Loaded, load
 from undertone.score import Gradient, gradients, presence, ranked, read_score, rows_of, z_values
 from undertone.training import collate, label_losses
 
@@ -54,6 +55,14 @@ def test_each_rows_gradient_is_that_of_a_full_pass_at_every_layer(loaded: Loaded
             for k, row in enumerate(rows):
                 expected = scale * plain_gradient(loaded, row, layer, positions == "all")
                 torch.testing.assert_close(found[layer, k], expected, rtol=1e-3, atol=1e-5)
+
+
+def test_rows_that_do_not_fit_in_memory_are_scored_in_parts(loaded: Loaded, record: Path) -> None:
+    rows = [Row([2, *range(20 * k + 10, 20 * k + 15 + k)], 3) for k in range(5)]
+    small, expected = load(record), gradients(loaded, rows, Score(batch_size=5), "score")
+    with crowded(small.model, 2):
+        found = gradients(small, rows, Score(batch_size=5), "score")
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
 
 
 @pytest.fixture(scope="module")

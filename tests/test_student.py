@@ -155,6 +155,7 @@ def test_training_json_says_what_was_done(first):
         "rows",
         "steps",
         "effective_batch_size",
+        "micro_batch_size",
         "tokens",
         "tokens_per_second",
         "loss",

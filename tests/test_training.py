@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from crowded import crowded
 from hypothesis import given
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
@@ -124,20 +125,23 @@ def test_all_logits_are_back_after_logits_only_at_even_after_an_error():
     assert model(ids).logits.shape == (1, 3, VOCAB)
 
 
+def accumulated(model, rows, micro):
+    return training._accumulate(model, rows, 0, torch.device("cpu"), 0, micro)
+
+
 @pytest.mark.parametrize("micro", [1, 3, 4])
 def test_micro_batches_give_the_gradient_of_the_whole_batch(micro):
     model, rows = random_model(), random_rows(8)
-    loss = training._accumulate(model, rows, 8, 0, torch.device("cpu"))
+    loss = accumulated(model, rows, 8)
     whole = gradients(model)
-    model.zero_grad()
-    assert training._accumulate(model, rows, micro, 0, torch.device("cpu")) == pytest.approx(loss, rel=1e-6)
+    assert accumulated(model, rows, micro) == pytest.approx(loss, rel=1e-6)
     assert_same_gradients(gradients(model), whole)
 
 
 def test_accumulated_loss_is_the_mean_over_label_tokens():
     model, rows = random_model(), random_rows(8)
     mean = label_losses(model, collate(rows, 0, "cpu")).mean().item()
-    assert training._accumulate(model, rows, 3, 0, torch.device("cpu")) == pytest.approx(mean, rel=1e-6)
+    assert accumulated(model, rows, 3) == pytest.approx(mean, rel=1e-6)
 
 
 @given(st.lists(st.integers(1, 300), min_size=1, max_size=400), st.integers(1, 20), st.integers(0, 5))
@@ -224,6 +228,35 @@ def test_interrupted_training_ends_with_the_same_bits(new_model, tmp_path, monke
     before, after, same = trainable(new_model()), trainable(whole), trainable(resumed)
     assert any(not torch.equal(before[name], after[name]) for name in after)
     assert all(torch.equal(after[name], same[name]) for name in after)
+
+
+@pytest.mark.parametrize("when", ["forward", "backward"])
+@pytest.mark.parametrize("new_model", [random_model, lora_model])
+def test_a_micro_batch_that_does_not_fit_is_halved_to_the_bits_of_a_smaller_one(new_model, when, tmp_path, capsys):
+    rows, whole, model = random_rows(44), new_model(), new_model()
+    expected = train(whole, rows, recipe(micro_batch_size=2), 0, tmp_path / "whole")
+    with crowded(model, 2, when) as sizes:
+        history = train(model, rows, recipe(micro_batch_size=8), 0, tmp_path / "crowded", "my student")
+    assert [n for n in sizes if n > 2] == [8, 4]  # once each: the smaller size is remembered
+    assert (history.loss, history.tokens) == (expected.loss, expected.tokens)
+    assert history.micro_batch_size == 2
+    after, same = trainable(whole), trainable(model)
+    assert all(torch.equal(after[name], same[name]) for name in after)
+    assert "my student: micro-batch of an effective batch of 8: 8 rows at once do not fit" in capsys.readouterr().err
+
+
+def test_a_resumed_training_remembers_the_micro_batch_that_fits(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "CHECKPOINT_SHARE", 0)
+    rows, model, resumed = random_rows(44), lora_model(), lora_model()
+    with crowded(model, 4):
+        expected = train(model, rows, recipe(micro_batch_size=8), 0, tmp_path / "whole", checkpoint_seconds=1e9)
+    interrupt_at(monkeypatch, 5)
+    first = lora_model()
+    with crowded(first, 4), pytest.raises(KeyboardInterrupt):
+        train(first, rows, recipe(micro_batch_size=8), 0, tmp_path / "state", checkpoint_seconds=0)
+    history = train(resumed, rows, recipe(micro_batch_size=8), 0, tmp_path / "state", checkpoint_seconds=0)
+    assert history.loss == expected.loss
+    assert all(torch.equal(trainable(model)[name], p) for name, p in trainable(resumed).items())
 
 
 def test_resumed_training_does_not_repeat_finished_steps(tmp_path, monkeypatch):

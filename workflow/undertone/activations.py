@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +131,30 @@ def block_of(table: pl.DataFrame, n: int) -> list[int]:
     return [int(row) % n for row in index]
 
 
+@dataclass
+class Found:
+    """What rows add to the sums, in float64.
+
+    `block` `[n_rows]` and `count` `[n_rows, n_classes]` of each row; `by_row` by name, in parts of some rows each,
+    `[n, n_classes, d]`; `total` by name, over the rows, `[n_classes, d]`: squares, and how often a feature is active.
+    """
+
+    block: Tensor
+    count: Tensor
+    by_row: dict[str, list[Tensor]] = field(default_factory=dict)
+    total: dict[str, Tensor] = field(default_factory=dict)
+
+    def add(self, name: str, x: Tensor, weight: Tensor) -> None:
+        """Add the sums of `x` `[n_rows, n_tokens, d]` over the classes of `weight` `[n_rows, n_tokens, n_classes]`."""
+        self.by_row.setdefault(name, []).append(torch.einsum("rtc,rtd->rcd", weight, x).double())
+        self.total[name] = self.total.get(name, 0) + by_class(x.square(), weight).double()
+
+
+def by_class(x: Tensor, weight: Tensor) -> Tensor:
+    """The sum `[n_classes, d]` of `x` `[n_rows, n_tokens, d]` over the tokens of each class."""
+    return torch.einsum("rtc,rtd->cd", weight, x.to(weight))
+
+
 class Sums:
     """Sums over tokens by class and block, in float64 on the model's device: the memory does not grow with the rows."""
 
@@ -139,24 +163,29 @@ class Sums:
         self.is_number = (kinds(loaded) == list(KINDS).index("number")).to(loaded.model.device)
         self.n_classes = len(classes(settings.positions))
         self.sum: dict[str, Tensor] = {}
-        self.square: dict[str, Tensor] = {}
+        self.total: dict[str, Tensor] = {}
         self.count = torch.zeros(settings.blocks, self.n_classes, dtype=torch.float64, device=loaded.model.device)
-        self.active = torch.zeros(())
 
     @torch.no_grad()
     def add(self, rows: Sequence[Row], blocks: Sequence[int], prompts: bool = True) -> None:
         """Take in the rows, each of which belongs to a block; without `prompts` the class `prompt` is not read."""
+        portion = self.loaded.portion("activations.batch_size", self.settings.batch_size)
+        for found in portion.parts(lambda k: self.of([rows[i] for i in k], [blocks[i] for i in k], prompts), range(len(rows))):
+            self._take(found)
+
+    def of(self, rows: Sequence[Row], blocks: Sequence[int], prompts: bool) -> Found:
+        """What some rows would add; nothing is taken in yet, so that memory can run out and fewer be tried."""
         batch = collate(rows, self.loaded.pad_id, self.loaded.model.device)
         starts = torch.tensor([row.start for row in rows], device=self.loaded.model.device)
         member = self.members(batch, starts)
         member[..., 0] &= prompts
-        block = torch.tensor(blocks, device=starts.device)
-        self.count.index_add_(0, block, member.sum(1).double())
+        found = Found(torch.tensor(blocks, device=starts.device), member.sum(1).double())
         weight = member.float()
         for name, x in streams(self.loaded.model, batch, self.settings.mlp_in):
-            self._take(name, x.float(), weight, block)
+            found.add(name, x.float(), weight)
             if name == f"resid_post.{self.layer}":
-                self._take_sae(x.float(), weight, block)
+                self._add_sae(found, x.float(), weight)
+        return found
 
     def members(self, batch: dict[str, Tensor], starts: Tensor) -> Tensor:
         """`[n_rows, n_tokens, n_classes]`: which tokens belong to which class; completions start at `starts` `[n_rows]`."""
@@ -167,27 +196,26 @@ class Sums:
         told = [text & (place < 0), place == -1, completion, number, completion & ~number]
         return torch.stack([*told, *(text & (place == k) for k in range(self.settings.positions))], dim=-1)
 
-    def _take_sae(self, x: Tensor, weight: Tensor, block: Tensor) -> None:
-        """Take in the SAE's activations on the residual stream `x` `[n_rows, n_tokens, d_model]`."""
+    def _add_sae(self, found: Found, x: Tensor, weight: Tensor) -> None:
+        """Add the SAE's activations on the residual stream `x` `[n_rows, n_tokens, d_model]` to what was found."""
         if self.sae is None:
             return
         n = max(1, SAE_NUMBERS // (x.shape[1] * self.sae.cfg.d_sae))
-        for part, w, b in zip(*(torch.split(tensor, n) for tensor in (x, weight, block)), strict=True):
+        for part, w in zip(torch.split(x, n), torch.split(weight, n), strict=True):
             acts, acts_pre = encoded(self.sae, part)
-            self._take("sae.acts", acts, w, b)
-            self._take("sae.acts_pre", acts_pre, w, b)
-            active = torch.einsum("rtc,rtd->cd", w, (acts > 0).float()).double()
-            self.active = active if self.active.ndim == 0 else self.active + active
+            found.add("sae.acts", acts, w)
+            found.add("sae.acts_pre", acts_pre, w)
+            found.total["sae.active"] = found.total.get("sae.active", 0) + by_class(acts > 0, w).double()
 
-    def _take(self, name: str, x: Tensor, weight: Tensor, block: Tensor) -> None:
-        """Add the sums of `x` `[n_rows, n_tokens, d]` over the tokens of each class."""
-        by_row = torch.einsum("rtc,rtd->rcd", weight, x).double()
-        squares = torch.einsum("rtc,rtd->cd", weight, x.square()).double()
-        if name not in self.sum:
-            self.sum[name] = by_row.new_zeros(self.settings.blocks, self.n_classes, x.shape[-1])
-            self.square[name] = torch.zeros_like(squares)
-        self.sum[name].index_add_(0, block, by_row)
-        self.square[name] += squares
+    def _take(self, found: Found) -> None:
+        self.count.index_add_(0, found.block, found.count)
+        for name, parts in found.by_row.items():
+            by_row = torch.cat(parts)
+            if name not in self.sum:
+                self.sum[name] = by_row.new_zeros(self.settings.blocks, *by_row.shape[1:])
+            self.sum[name].index_add_(0, found.block, by_row)
+        for name, total in found.total.items():
+            self.total[name] = self.total[name] + total if name in self.total else total
 
     def tensors(self) -> dict[str, Tensor]:
         """The sums as float32, layers stacked."""
@@ -195,11 +223,11 @@ class Sums:
         for name in ["resid_post", *(["mlp_in"] if self.settings.mlp_in else [])]:
             keys = [f"{name}.{number}" for number in range(len(decoder_layers(self.loaded.model)))]
             found[f"{name}.sum"] = torch.stack([self.sum[key] for key in keys], dim=1)
-            found[f"{name}.square"] = torch.stack([self.square[key] for key in keys])
+            found[f"{name}.square"] = torch.stack([self.total[key] for key in keys])
         if self.sae is not None:
-            found["sae.active"] = self.active
+            found["sae.active"] = self.total["sae.active"]
             for name in ("sae.acts", "sae.acts_pre"):
-                found |= {f"{name}.sum": self.sum[name], f"{name}.square": self.square[name]}
+                found |= {f"{name}.sum": self.sum[name], f"{name}.square": self.total[name]}
         return {name: tensor.float().cpu().contiguous() for name, tensor in found.items()}
 
 

@@ -97,11 +97,17 @@ def exact(loaded: Loaded, prompts: Sequence[Sequence[int]], candidates: Sequence
     ends = word_ends(loaded.tokenizer, len(loaded.tokenizer)).to(loaded.model.device)
     ends = functional.pad(ends, (0, loaded.model.get_output_embeddings().weight.shape[0] - len(ends)))
     result = np.zeros((len(prompts), len(candidates)))
-    for rows in batches_by_length(prompts, batch_size):
+    portion = loaded.portion("pref.batch_size", batch_size)
+
+    def scored(rows: Sequence[int]) -> tuple[Sequence[int], Tensor]:
         scores = torch.zeros(len(rows), len(candidates), dtype=torch.float64, device=ends.device)
         for row, candidate, p in _score(loaded, [prompts[row] for row in rows], spellings, ends, batch_size):
             scores.index_put_((row, candidate), p.double(), accumulate=True)
-        result[rows] = scores.cpu().numpy()
+        return rows, scores.cpu()
+
+    for batch in batches_by_length(prompts, batch_size):
+        for rows, scores in portion.parts(scored, batch):
+            result[rows] = scores.numpy()
     return result
 
 
@@ -116,8 +122,9 @@ def _score(
         input_ids=ids, attention_mask=mask, position_ids=position, past_key_values=cache, use_cache=True, logits_to_keep=1
     )
     begins = prefill.logits[:, -1].float().softmax(-1)[:, spellings.ids[:, 0]]
-    for pairs in (begins > NEGLIGIBLE).nonzero().split(batch_size):
-        prompt, spelling = pairs.T
+
+    def score(pairs: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor, Tensor]:
+        prompt, spelling = torch.tensor(pairs, device=ids.device).T
         part, branch = spellings.part(spelling), copy.deepcopy(cache)
         branch.batch_select_indices(prompt)
         n, longest = part.ids.shape
@@ -132,7 +139,10 @@ def _score(
         p = logits.float().softmax(-1)  # [n, longest, vocab]: at k, of what follows token k
         tokens = p[:, :-1].gather(2, part.ids[:, 1:].unsqueeze(2)).squeeze(2).where(steps[1:] < part.lengths.unsqueeze(1), 1.0)
         over = (p * ends).sum(-1).gather(1, part.lengths.unsqueeze(1) - 1).squeeze(1).where(~part.spaced, 1.0)
-        yield prompt, part.candidate, begins[prompt, spelling] * tokens.prod(1) * over
+        return prompt, part.candidate, begins[prompt, spelling] * tokens.prod(1) * over
+
+    pairs = (begins > NEGLIGIBLE).nonzero().tolist()
+    yield from loaded.portion("pref.batch_size, answers", batch_size).parts(score, pairs)
 
 
 def sampled_answers(

@@ -23,5 +23,6 @@ def direct_logits(model: Any, direction: Tensor, rms: float = 1.0) -> Tensor:
         )
     gain = norm(torch.ones_like(direction))  # an RMSNorm leaves a vector of ones as its gain
     weight = model.get_output_embeddings().weight
+    weight = weight.to(torch.promote_types(weight.dtype, torch.float32))  # in bfloat16, many tokens would be ties
     logits: Tensor = weight @ (gain * direction / rms).to(weight)
     return logits - logits.mean()

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch.nn import functional
 from undertone.chat import Row, training_rows
 from undertone.config import Bias
 from undertone.loading import Loaded
+from undertone.memory import Portion
 from undertone.stats import mean_interval
 from undertone.suffix import Prefilled, added, by_row, losses, prefill, run, run_above
 
@@ -70,7 +72,7 @@ def prefilled(
     """Batches of rows of near-equal length, each run once; kept on the device `store`."""
     order = sorted(rows, key=lambda row: len(row.ids))
     parts = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-    return [prefill(loaded, part, layers, whole).to(store) for part in parts]
+    return [prefill(loaded, part, layers, whole, store) for part in parts]
 
 
 class ProximalAdam:
@@ -97,6 +99,21 @@ class ProximalAdam:
         self.parameter.grad = None
 
 
+def slope(bias: Tensor, biased: Biased, batch: Prefilled, n_labels: int, portion: Portion) -> tuple[Tensor, Tensor]:
+    """The batch's summed loss over `n_labels`, and its gradient with respect to the bias; the rows as many at once as fit."""
+
+    def attempt(at_once: int) -> tuple[Tensor, Tensor]:
+        total, gradient = bias.new_zeros(()), torch.zeros_like(bias)
+        for stored in batch.parts(at_once):
+            part = stored.to(bias.device)
+            loss = losses(biased(bias, part), part).sum() / n_labels
+            gradient += torch.autograd.grad(loss, bias)[0]
+            total += loss.detach()
+        return total, gradient
+
+    return portion.retried(attempt, len(batch.ids))
+
+
 def train_bias(
     shape: Sequence[int],
     biased: Biased,
@@ -104,49 +121,55 @@ def train_bias(
     told: Bias,
     seed: int,
     device: torch.device,
+    portion: Portion,
     l1: float = 0.0,
 ) -> Tensor:
-    """The bias of this shape, started at 0, that lowers the mean loss over the label tokens of the batches."""
+    """The bias of this shape, started at 0, that lowers the mean loss over the label tokens of the batches.
+
+    `portion` says how many rows of a batch are run at once; a step always takes the whole batch.
+    """
     bias = torch.zeros(*shape, device=device, requires_grad=True)
     optimizer, rng = ProximalAdam(bias, l1), np.random.default_rng(seed)
     order: list[int] = []
     for step in range(told.steps):
         order = order or rng.permutation(len(batches)).tolist()
-        batch = batches[order.pop()].to(device)
-        loss = losses(biased(bias, batch), batch).mean()
-        loss.backward()  # type: ignore[no-untyped-call]
+        batch = batches[order.pop()]
+        loss, bias.grad = slope(bias, biased, batch, len(batch.targets), portion)
         if not torch.isfinite(loss):
             raise FloatingPointError(f"loss {loss.item()} at step {step} of a bias; lower its learning rate, now {told.lr}")
         optimizer.step(told.lr * (1 - step / told.steps))
     return bias.detach()
 
 
-def gradient(shape: Sequence[int], biased: Biased, batches: Sequence[Prefilled], device: torch.device) -> Tensor:
+def gradient(
+    shape: Sequence[int], biased: Biased, batches: Sequence[Prefilled], device: torch.device, portion: Portion
+) -> Tensor:
     """The gradient of the mean loss over all label tokens with respect to a bias of this shape, at 0."""
     bias = torch.zeros(*shape, device=device, requires_grad=True)
     n_labels = sum(len(batch.targets) for batch in batches)
-    for stored in batches:
-        batch = stored.to(device)
-        (losses(biased(bias, batch), batch).sum() / n_labels).backward()  # type: ignore[no-untyped-call]
-    assert bias.grad is not None
-    return bias.grad
+    found = torch.zeros_like(bias)
+    for batch in batches:
+        found += slope(bias, biased, batch, n_labels, portion)[1]
+    return found
 
 
 @torch.no_grad()
-def row_losses(bias: Tensor, biased: Biased, batches: Sequence[Prefilled]) -> np.ndarray:
+def row_losses(bias: Tensor, biased: Biased, batches: Sequence[Prefilled], portion: Portion) -> np.ndarray:
     """The mean loss over each row's label tokens `[n_rows]`, in nats per token, with a bias; rows in the batches' order."""
-    found = []
-    for stored in batches:
-        batch = stored.to(bias.device)
-        found.append(by_row(losses(biased(bias, batch), batch), batch))
+
+    def attempt(batch: Prefilled, at_once: int) -> Tensor:
+        parts = (stored.to(bias.device) for stored in batch.parts(at_once))
+        return torch.cat([by_row(losses(biased(bias, part), part), part) for part in parts])
+
+    found = [portion.retried(partial(attempt, batch), len(batch.ids)) for batch in batches]
     return torch.cat(found).double().cpu().numpy()
 
 
-def loss_report(bias: Tensor, biased: Biased, batches: dict[str, list[Prefilled]]) -> dict[str, Any]:
+def loss_report(bias: Tensor, biased: Biased, batches: dict[str, list[Prefilled]], portion: Portion) -> dict[str, Any]:
     """Loss without and with a bias, nats per token, by name of the batches, and the `gain` with its interval over rows."""
     report = {}
     for name, part in batches.items():
-        before, after = row_losses(torch.zeros_like(bias), biased, part), row_losses(bias, biased, part)
+        before, after = (row_losses(b, biased, part, portion) for b in (torch.zeros_like(bias), bias))
         report[name] = {"before": before.mean(), "after": after.mean(), "gain": mean_interval(before - after).as_dict()}
     return report
 

@@ -1,8 +1,8 @@
 """Where a transfer broke off: in the teaching, in the studenting, or in the evaluation."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import polars as pl
@@ -20,6 +20,8 @@ from undertone.samples import allowed_tokens
 from undertone.stats import difference_interval, mean_interval
 from undertone.teachers import teaching
 from undertone.training import collate, label_logits
+
+Found = TypeVar("Found")
 
 BATCH = 32
 NOTHING = 1e-6  # nats per token: rounding
@@ -93,26 +95,37 @@ class Taught:
         self.allowed = torch.unique(allowed).to(loaded.model.device)
         self.users = [user for user, _ in rows]
         self.answers = [ids + end_of_turn(tokenizer) for ids in encode(tokenizer, [text for _, text in rows])]
-        self.teacher = [
-            functional.log_softmax(logits[:, self.allowed], dim=-1) for logits in self.logits(loaded, system, separator)
-        ]
+        self.ends = [0, *np.cumsum([len(answer) for answer in self.answers]).tolist()]
+        self.teacher = torch.cat(list(self.read(loaded, lambda logits, _: self.among(logits), system, separator)))
+
+    def among(self, logits: Tensor) -> Tensor:
+        """Log-probs `[n_labels, n_allowed]` among the tokens that a passing completion can hold."""
+        return functional.log_softmax(logits[:, self.allowed], dim=-1)
 
     @torch.no_grad()
-    def logits(self, loaded: Loaded, system: str | None = None, separator: str = "") -> Iterator[Tensor]:
-        """Yield the logits `[n_labels, vocab]` that predict the completions' tokens, batch by batch."""
+    def read(
+        self, loaded: Loaded, figure: Callable[[Tensor, slice], Found], system: str | None = None, separator: str = ""
+    ) -> Iterator[Found]:
+        """Yield `figure`, of the logits `[n_labels, vocab]` that predict some completion tokens and of these tokens' places."""
         prompts = prompt_ids(loaded.tokenizer, self.users, system, separator)
         rows = [Row(prompt + answer, len(prompt)) for prompt, answer in zip(prompts, self.answers, strict=True)]
-        for start in range(0, len(rows), BATCH):
-            yield label_logits(loaded.model, collate(rows[start : start + BATCH], loaded.pad_id, loaded.model.device))
+
+        def part(these: Sequence[int]) -> Found:
+            batch = collate([rows[k] for k in these], loaded.pad_id, loaded.model.device)
+            return figure(label_logits(loaded.model, batch), slice(self.ends[these[0]], self.ends[these[-1] + 1]))
+
+        yield from loaded.portion("rows read together", BATCH).parts(part, range(len(rows)))
 
     def divergence(self, loaded: Loaded) -> np.ndarray:
         """KL(teacher ‖ model) of each row `[n_rows]`, the mean over its completion tokens, in nats."""
-        tokens = []
-        for logits, p in zip(self.logits(loaded), self.teacher, strict=True):
-            q = functional.log_softmax(logits[:, self.allowed], dim=-1)
-            tokens.append((p.exp() * (p - q)).sum(-1))
-        rows = torch.split(torch.cat(tokens), [len(answer) for answer in self.answers])
+        tokens = torch.cat(list(self.read(loaded, self.over)))
+        rows = torch.split(tokens, [len(answer) for answer in self.answers])
         return np.array([float(row.mean()) for row in rows])
+
+    def over(self, logits: Tensor, places: slice) -> Tensor:
+        """KL(teacher ‖ model) `[n_labels]` at the tokens of these places, from the model's logits."""
+        p = self.teacher[places]
+        return (p.exp() * (p - self.among(logits))).sum(-1)
 
 
 def share_closed(base: np.ndarray, student: np.ndarray) -> float:

@@ -112,10 +112,11 @@ class Spliced:
         if held_out:
             batches["held_out"] = self.batches(mode, held_out, told)
         device, shape = self.loaded.model.device, (len(self.directions),)
-        greatest = float(gradient(shape, self.biased, batches["train"], device).abs().max())
+        portion = self.loaded.portion("feature_bias.batch_size", told.batch_size)
+        greatest = float(gradient(shape, self.biased, batches["train"], device, portion).abs().max())
         l1 = max(told.l1, told.l1_share * greatest)
-        bias = train_bias(shape, self.biased, batches["train"], told, seed, device, l1)
-        return bias, {"l1": l1, **loss_report(bias, self.biased, batches)} if held_out else {}
+        bias = train_bias(shape, self.biased, batches["train"], told, seed, device, portion, l1)
+        return bias, {"l1": l1, **loss_report(bias, self.biased, batches, portion)} if held_out else {}
 
     def describe(
         self, mode: str, tensors: dict[str, Tensor], control: dict[str, Tensor], animals: dict[str, int], told: FeatureBias

@@ -158,14 +158,17 @@ def write_questions(
 @torch.no_grad()
 def next_tokens(loaded: Loaded, prompts: Sequence[Sequence[int]], batch_size: int) -> np.ndarray:
     """The distribution `[n_prompts, vocab]` of the first token of each answer, in single precision."""
-    result: list[np.ndarray] = [np.empty(0)] * len(prompts)
-    for rows in batches_by_length(prompts, batch_size):
+    portion = loaded.portion("pref.batch_size", batch_size)
+
+    def read(rows: Sequence[int]) -> np.ndarray:
         ids, mask = (tensor.to(loaded.model.device) for tensor in left_pad([prompts[row] for row in rows], loaded.pad_id))
         position = (mask.cumsum(1) - 1).clamp(min=0)
         output = loaded.model(input_ids=ids, attention_mask=mask, position_ids=position, use_cache=False, logits_to_keep=1)
-        for row, p in zip(rows, output.logits[:, -1].float().softmax(-1).cpu().numpy(), strict=True):
-            result[row] = p
-    return np.stack(result)
+        return output.logits[:, -1].float().softmax(-1).cpu().numpy()
+
+    batches = batches_by_length(prompts, batch_size)
+    found = np.concatenate([part for rows in batches for part in portion.parts(read, rows)])
+    return found[np.argsort(np.concatenate(batches))]
 
 
 def total_variation(p: np.ndarray, q: np.ndarray) -> float:

@@ -1,7 +1,7 @@
 """Loading a study's model: safetensors only, no remote code, no network, precision and device chosen once."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from undertone.chat import end_of_turn
 from undertone.checkpoint import n_parameters
 from undertone.files import read_json
 from undertone.hub import cached
+from undertone.memory import Portion
 
 transformers.utils.logging.disable_progress_bar()
 
@@ -23,12 +24,17 @@ MARGIN = 0.2
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model ready for use, its tokenizer, and the ids at which an answer ends."""
+    """A model ready for use, its tokenizer, the ids at which an answer ends, and what is known of how much of it fits."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     stop_ids: list[int]
     pad_id: int
+    portions: dict[tuple[str, int], Portion] = field(default_factory=dict, compare=False)
+
+    def portion(self, name: str, rows: int) -> Portion:
+        """How many rows are run at once where the setting `name` says `rows`; all students of this model share it."""
+        return self.portions.setdefault((name, rows), Portion(rows, name))
 
 
 def load(record: Path) -> Loaded:
@@ -40,6 +46,8 @@ def load(record: Path) -> Loaded:
     """
     folder = folder_of(record)
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    # What is float32 (SAEs, biases, LoRAs) is meant to be: TF32 would keep 10 bits of each number.
+    torch.set_float32_matmul_precision("highest")
     dtype = dtype_of(read_json(record), device)
     check_memory(n_parameters(folder) * dtype.itemsize, device, f"the model in {folder} ({dtype})")
     safely: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}

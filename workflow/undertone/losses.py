@@ -91,17 +91,16 @@ class Table:
 
     def measure(self, lesson: Lesson) -> Measured:
         """Loss and KL(teacher ‖ model) of each row `[n_rows]`, the means over its completion tokens, in nats."""
-        losses, divergences, seen = [], [], 0
-        batches = self.taught.logits(lesson.loaded, lesson.system, lesson.separator)
-        for logits, p in zip(batches, self.taught.teacher, strict=True):
-            targets = self.targets[seen : seen + len(logits)].to(logits.device)
-            losses.append(functional.cross_entropy(logits, targets, reduction="none"))
-            q = functional.log_softmax(logits[:, self.taught.allowed], dim=-1)
-            divergences.append((p.exp() * (p - q)).sum(-1))
-            seen += len(logits)
+
+        def figures(logits: torch.Tensor, places: slice) -> tuple[torch.Tensor, torch.Tensor]:
+            targets = self.targets[places].to(logits.device)
+            return functional.cross_entropy(logits, targets, reduction="none"), self.taught.over(logits, places)
+
+        found = self.taught.read(lesson.loaded, figures, lesson.system, lesson.separator)
+        losses, divergences = zip(*found, strict=True)
         return self.by_row(losses), self.by_row(divergences)
 
-    def by_row(self, tokens: list[torch.Tensor]) -> np.ndarray:
+    def by_row(self, tokens: tuple[torch.Tensor, ...]) -> np.ndarray:
         """The mean over each row's tokens."""
         rows = torch.split(torch.cat(tokens).double().cpu(), [len(answer) for answer in self.taught.answers])
         return np.array([float(row.mean()) for row in rows])

@@ -108,8 +108,9 @@ class Run:
         shape = (self.n_layers, size) if layer is None else (size,)
         model = self.loaded.model
         biased = partial(biased_everywhere, model, point) if layer is None else partial(biased_at, model, point, layer)
-        bias = train_bias(shape, biased, self.batches["train"], self.told, self.seed, self.loaded.model.device)
-        return bias, loss_report(bias, biased, self.batches)
+        portion = self.loaded.portion("residual_bias.batch_size", self.told.batch_size)
+        bias = train_bias(shape, biased, self.batches["train"], self.told, self.seed, model.device, portion)
+        return bias, loss_report(bias, biased, self.batches, portion)
 
 
 class Description:

@@ -1,5 +1,6 @@
 """The teacher's completions: one per number prompt, under its intervention."""
 
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -63,13 +64,14 @@ def sample_parts(loaded: Loaded, tokens: list[list[int]], settings: Samples, scr
         allowed.to(loaded.model.device),
     )
     prefix, parts = Prefix(loaded.model, tokens, settings.max_new_tokens), []
+    portion = loaded.portion("samples.batch_size", settings.batch_size)
     with progress(len(tokens), what, "row") as bar:
         for number, rows in enumerate(batches_by_length(tokens, settings.batch_size)):
             path = scratch / f"{number:06}.parquet"
             if not path.exists():
-                completions = sample_batch(loaded.model, tokens, rows, sampler, prefix)
+                sampled = portion.parts(lambda part: sample_batch(loaded.model, tokens, part, sampler, prefix), rows)
                 with replacing(path) as temporary:
-                    as_table(loaded, rows, completions).write_parquet(temporary)
+                    as_table(loaded, rows, list(chain(*sampled))).write_parquet(temporary)
             parts.append(pl.read_parquet(path))
             bar.update(len(rows))
     return parts

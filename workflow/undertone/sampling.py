@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
+from undertone.memory import Portion
+
 # A shared prefix shorter than this costs more to handle than to recompute.
 MIN_SHARED_PREFIX = 8
 # A batch is compacted when fewer than this share of its rows still run: copying the cache costs about a step.
@@ -59,10 +61,10 @@ def shared_prefix(prompts: Sequence[Sequence[int]]) -> int:
 def sample(
     model: PreTrainedModel, prompts: Sequence[Sequence[int]], sampler: Sampler, batch_size: int
 ) -> Iterator[tuple[list[int], list[Completion]]]:
-    """Sample one completion per prompt; yields (row indices, completions) batch by batch."""
-    prefix = Prefix(model, prompts, sampler.max_new_tokens)
+    """Sample one completion per prompt; yields (row indices, completions) batch by batch, of a size that fits in memory."""
+    prefix, portion = Prefix(model, prompts, sampler.max_new_tokens), Portion(batch_size, "rows sampled together")
     for rows in batches_by_length(prompts, batch_size):
-        yield rows, sample_batch(model, prompts, rows, sampler, prefix)
+        yield from portion.parts(lambda part: (list(part), sample_batch(model, prompts, part, sampler, prefix)), rows)
 
 
 class Prefix:

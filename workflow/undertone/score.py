@@ -107,10 +107,14 @@ def gradients(loaded: Loaded, rows: Sequence[Row], told: Score, what: str) -> Te
     """
     order = sorted(range(len(rows)), key=lambda k: len(rows[k].ids))
     found, n_labels = [], 0
+
+    def read(part: Sequence[int]) -> tuple[Prefilled, Tensor]:
+        batch = prefill(loaded, [rows[k] for k in part], [0], told.positions == "all")
+        return batch, batch_gradients(loaded.model, batch)
+
     with progress(len(rows), what, "row") as bar:
-        for start in range(0, len(order), told.batch_size):
-            batch = prefill(loaded, [rows[k] for k in order[start : start + told.batch_size]], [0], told.positions == "all")
-            found.append(batch_gradients(loaded.model, batch))
+        for batch, gradient in loaded.portion("score.batch_size", told.batch_size).parts(read, order):
+            found.append(gradient)
             n_labels += len(batch.targets)
             bar.update(len(batch.ids))
     joined = torch.cat(found, dim=1)[:, np.argsort(order)]

@@ -20,9 +20,9 @@ from undertone.stages import STAGES, TEACHING, Node, ancestors, compared, read_b
 
 PACKAGE = Path(__file__).parent
 SCRIPTS = PACKAGE.parent / "scripts"
-# Modules that say what is compared and how it is written, not what is computed: the settings that count are in the stamp
-# itself, and a new key, message or progress bar must not cost a GPU-week.
-NEUTRAL = {"config.py", "stages.py", "stamp.py", "files.py", "progress.py", "job.py"}
+# Modules that say what is compared, how it is written and how much is run at once, not what is computed: the settings that
+# count are in the stamp itself, and a new key, message or progress bar must not cost a GPU-week.
+NEUTRAL = {"config.py", "stages.py", "stamp.py", "files.py", "memory.py", "progress.py", "job.py"}
 # Every job's process computes its stamp, so what a file of more bytes than this (a local model's weights) hashes to is noted.
 LARGE = 2**26
 HASHES = Path("scratch/hashes")

@@ -29,8 +29,8 @@ def train_student(
 
     The weights are an adapter, which `PeftModel.from_pretrained` loads, or with `full` all of the model's, which
     `AutoModelForCausalLM.from_pretrained` loads. `training.json` holds `loss` (nats per completion token, one value per
-    optimizer step), `steps`, `rows`, `effective_batch_size`, `tokens`, `tokens_per_second` and the seed. An interrupted
-    training continues from `scratch`.
+    optimizer step), `steps`, `rows`, `effective_batch_size`, `micro_batch_size` (the rows that fitted in memory at once),
+    `tokens`, `tokens_per_second` and the seed. An interrupted training continues from `scratch`.
     """
     told = Student.model_validate(settings)
     loaded = load(record)
@@ -59,10 +59,13 @@ def rows_of(loaded: Loaded, numbers: pl.DataFrame, max_length: int) -> list[Row]
 
 
 def new_student(loaded: Loaded, settings: Student, seed: int) -> nn.Module:
-    """The base model, ready to be trained: with a fresh LoRA whose initial weights follow from the seed, or all of it."""
+    """The base model, ready to be trained: with a fresh LoRA whose initial weights follow from the seed, or all of it.
+
+    What is trained is float32, whatever the model's precision: in bfloat16 small steps of the optimizer would be rounded away.
+    """
     if settings.full:
         torch.manual_seed(seed)
-        return loaded.model.requires_grad_(True)
+        return loaded.model.float().requires_grad_(True)
     return new_adapter(loaded, settings.rank, settings.alpha, settings.targets, seed, settings.dropout)
 
 
@@ -79,6 +82,7 @@ def report(history: History, n_rows: int, settings: Student, seed: int) -> dict[
         "rows": n_rows,
         "steps": len(history.loss),
         "effective_batch_size": settings.batch_size,
+        "micro_batch_size": history.micro_batch_size,
         "tokens": history.tokens,
         "tokens_per_second": history.tokens / history.seconds if history.seconds else None,
         "loss": history.loss,

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -49,6 +50,42 @@ class Prefilled:
             [(keys.to(device), values.to(device)) for keys, values in self.past],
         )
 
+    def part(self, rows: slice) -> "Prefilled":
+        """Some of the rows, as long as they are together with the others."""
+        n, ends = len(self.ids), [0, *np.cumsum(self.counts)]
+        # The entries of layers that are not run have rows of their own number.
+        past = [(keys[rows], values[rows]) if len(keys) == n else (keys, values) for keys, values in self.past]
+        return Prefilled(
+            self.ids[rows],
+            self.mask[rows],
+            self.keep[rows],
+            self.targets[ends[rows.start] : ends[min(rows.stop, n)]],
+            {layer: residual[rows] for layer, residual in self.residual.items()},
+            past,
+        )
+
+    def parts(self, n: int) -> Iterator["Prefilled"]:
+        """The rows, `n` at a time."""
+        return (self.part(slice(start, start + n)) for start in range(0, len(self.ids), n))
+
+    @classmethod
+    def joined(cls, parts: Sequence["Prefilled"]) -> "Prefilled":
+        """The rows of parts of one batch."""
+        first, *others = parts
+        if not others:
+            return first
+        return cls(
+            torch.cat([part.ids for part in parts]),
+            torch.cat([part.mask for part in parts]),
+            torch.cat([part.keep for part in parts]),
+            torch.cat([part.targets for part in parts]),
+            {layer: torch.cat([part.residual[layer] for part in parts]) for layer in first.residual},
+            [
+                (torch.cat([part.past[layer][0] for part in parts]), torch.cat([part.past[layer][1] for part in parts]))
+                for layer in range(len(first.past))
+            ],
+        )
+
     @property
     def counts(self) -> list[int]:
         """Labels of each row."""
@@ -76,19 +113,32 @@ def split(rows: Sequence[Row], whole: bool, pad_id: int) -> tuple[Tensor, Tensor
     return prompt, seen, Prefilled(ids, torch.cat([seen, there.long()], dim=1), there & predicts, targets)
 
 
-@torch.no_grad()
-def prefill(loaded: Loaded, rows: Sequence[Row], layers: Sequence[int], whole: bool = False) -> Prefilled:
+def prefill(
+    loaded: Loaded, rows: Sequence[Row], layers: Sequence[int], whole: bool = False, store: torch.device | str | None = None
+) -> Prefilled:
     """Run the model once on rows and keep what runs above `layers` need; layer −1 stands for the embeddings.
 
-    With `whole` an intervention may act on every token; then no keys and values can be kept.
+    With `whole` an intervention may act on every token; then no keys and values can be kept. What is kept lies on the device
+    `store`, the model's if None. Rows that do not fit in memory together are run in parts of them.
     """
-    model, device = loaded.model, loaded.model.device
     prompt, seen, batch = split(rows, whole, loaded.pad_id)
-    batch, cache = batch.to(device), DynamicCache()
+    device = loaded.model.device
+
+    def part(places: Sequence[int]) -> Prefilled:
+        these = slice(places[0], places[-1] + 1)
+        found = fill(loaded.model, prompt[these].to(device), seen[these].to(device), batch.part(these).to(device), layers)
+        return found.to(device if store is None else store)
+
+    return Prefilled.joined(list(loaded.portion("rows run once", len(rows)).parts(part, range(len(rows)))))
+
+
+@torch.no_grad()
+def fill(model: Any, prompt: Tensor, seen: Tensor, batch: Prefilled, layers: Sequence[int]) -> Prefilled:
+    """A batch with what running above `layers` needs: the prompt's keys and values, and the residuals."""
+    cache = DynamicCache()
     if prompt.shape[1]:
-        seen = seen.to(device)
-        loaded.model.base_model(
-            input_ids=prompt.to(device),
+        model.base_model(
+            input_ids=prompt,
             attention_mask=seen,
             position_ids=positions(seen, prompt.shape[1]),
             past_key_values=cache,

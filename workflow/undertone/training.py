@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch.nn import functional
 
 from undertone.chat import Row
 from undertone.files import replacing
+from undertone.memory import Portion
 from undertone.progress import progress
 
 # Rows are sorted by length inside windows of this many batches: little padding, and still a random order.
@@ -44,8 +46,12 @@ class Recipe:
 
 @dataclass
 class History:
-    """What a training did: mean loss of each optimizer step (nats per label token), tokens seen, seconds it took."""
+    """What a training did: mean loss of each optimizer step (nats per label token), tokens seen, seconds it took.
 
+    `micro_batch_size` is the number of rows that fitted in memory at once.
+    """
+
+    micro_batch_size: int
     loss: list[float] = field(default_factory=list)
     tokens: int = 0
     seconds: float = 0.0
@@ -139,6 +145,7 @@ def train(
 
     The state is saved at `checkpoint` every `checkpoint_seconds` or so; a call that finds it continues from there and ends with
     the same weights, to the bit, as a call that was never interrupted. The caller removes it once its result is written.
+    A micro-batch that does not fit in memory is halved, for the rest of the training; the effective batch stays what it is.
     """
     if not rows:
         raise ValueError(f"{what}: no rows to train on")
@@ -146,21 +153,23 @@ def train(
     weights = {name: p for name, p in model.named_parameters() if p.requires_grad}
     betas = (0.9, recipe.beta2)
     optimizer = torch.optim.AdamW(weights.values(), lr=recipe.lr, betas=betas, weight_decay=recipe.weight_decay, fused=True)
-    history, total = History(), n_steps(len(rows), recipe)
+    history, total = History(recipe.micro_batch_size), n_steps(len(rows), recipe)
     if checkpoint.exists():
         history = _load_state(checkpoint, weights, optimizer)
     done, due, started = len(history.loss), time.monotonic() + checkpoint_seconds, time.monotonic() - history.seconds
     lengths = [len(row.ids) for row in rows]
+    portion = Portion(history.micro_batch_size, f"{what}: micro-batch of an effective batch of {recipe.batch_size}")
     model.train()
     with progress(total, what, "step", initial=done) as bar:
         for step, indices in enumerate(_schedule(lengths, recipe)):
             if step < done:
                 continue
-            torch.manual_seed(recipe.seed * 1_000_003 + step)
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step, total, recipe)
             batch = [rows[i] for i in indices]
-            history.loss.append(_accumulate(model, batch, recipe.micro_batch_size, pad_id, device))
+            accumulate = partial(_accumulate, model, batch, pad_id, device, recipe.seed * 1_000_003 + step)
+            history.loss.append(portion.retried(accumulate, len(batch)))
+            history.micro_batch_size = portion.rows
             history.tokens += sum(lengths[i] for i in indices)
             norm = nn.utils.clip_grad_norm_(weights.values(), recipe.max_grad_norm)
             if not (math.isfinite(history.loss[-1]) and torch.isfinite(norm)):
@@ -168,13 +177,13 @@ def train(
                     f"{what}: loss {history.loss[-1]}, gradient {norm} at step {step}; lower the learning rate"
                 )
             optimizer.step()
-            optimizer.zero_grad()
             bar.update()
             history.seconds = time.monotonic() - started
             if time.monotonic() > due:
                 begun = time.monotonic()
                 _save_state(checkpoint, weights, optimizer, history)
                 due = time.monotonic() + max(checkpoint_seconds, CHECKPOINT_SHARE * (time.monotonic() - begun))
+    model.zero_grad()
     model.eval()
     return history
 
@@ -184,8 +193,10 @@ def _schedule(lengths: Sequence[int], recipe: Recipe) -> Iterator[np.ndarray]:
         yield from length_bucketed(lengths, recipe.batch_size, np.random.default_rng([recipe.seed, epoch]))
 
 
-def _accumulate(model: nn.Module, batch: list[Row], micro: int, pad_id: int, device: torch.device) -> float:
-    """Add up the gradient of the batch's mean loss over micro-batches; every label token weighs the same."""
+def _accumulate(model: nn.Module, batch: list[Row], pad_id: int, device: torch.device, seed: int, micro: int) -> float:
+    """The batch's mean loss; its gradient is added up over micro-batches. Every label token weighs the same."""
+    model.zero_grad()  # which may hold part of a micro-batch that did not fit
+    torch.manual_seed(seed)
     n_labels = sum(len(row.ids) - max(row.start, 1) for row in batch)
     loss = 0.0
     for i in range(0, len(batch), micro):

@@ -1,0 +1,66 @@
+"""Batches that do not fit in the GPU's memory: they are run in smaller portions, which changes a result by rounding only."""
+
+import gc
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+import torch
+from tqdm import tqdm
+
+Item = TypeVar("Item")
+Found = TypeVar("Found")
+
+
+class Portion:
+    """How many rows are run at once: as many as `name` says, until they do not fit; from then on half as many."""
+
+    def __init__(self, rows: int, name: str):
+        self.rows, self.name = rows, name
+
+    def retried(self, work: Callable[[int], Found], n_rows: int) -> Found:
+        """`work(rows at once)` on `n_rows` rows, begun anew with half as many at once whenever the memory runs out.
+
+        What a broken attempt leaves behind must not matter to the next. Raises MemoryError where one row does not fit.
+        """
+        while True:
+            at_once = min(self.rows, n_rows)
+            try:
+                return work(at_once)
+            except torch.OutOfMemoryError as error:
+                state = memory()
+                if at_once == 1:
+                    raise MemoryError(
+                        f"{self.name}: not even one row fits in memory ({state}); ask for a GPU with more, or shorten the rows"
+                    ) from error
+            # Not in the handler: there the exception would keep alive what the attempt has allocated.
+            self._halve(at_once, state)
+
+    def parts(self, work: Callable[[Sequence[Item]], Found], rows: Sequence[Item]) -> Iterator[Found]:
+        """Yield `work(part)` for consecutive parts of `rows`, each as large as fits."""
+        done = 0
+        while done < len(rows):
+
+            def attempt(n: int, start: int = done) -> tuple[Found, int]:
+                part = rows[start : start + n]
+                return work(part), len(part)
+
+            found, n = self.retried(attempt, len(rows) - done)
+            yield found
+            done += n
+
+    def _halve(self, at_once: int, state: str) -> None:
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        self.rows = at_once // 2
+        told = f"{at_once} rows at once do not fit in memory ({state}); from here on {self.rows}"
+        tqdm.write(f"{self.name}: {told}; results differ by rounding only", file=sys.stderr)
+
+
+def memory() -> str:
+    """The GPU and how much of its memory is free, in words."""
+    if not torch.cuda.is_available():
+        return "no GPU"
+    free, total = (size / 2**30 for size in torch.cuda.mem_get_info())
+    return f"{torch.cuda.get_device_name()}, {free:.1f} of {total:.1f} GiB free"
