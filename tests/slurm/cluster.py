@@ -268,7 +268,13 @@ class Cluster:
         """Run one of Slurm's commands, whatever comes of it."""
         environment = {**os.environ, **self.environment}
         return subprocess.run(
-            command, env=environment, capture_output=True, text=True, timeout=CLIENT_TIMEOUT, check=False, stdin=subprocess.DEVNULL
+            command,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=CLIENT_TIMEOUT,
+            check=False,
+            stdin=subprocess.DEVNULL,
         )
 
     def ask(self, *command: str) -> str:
@@ -300,6 +306,12 @@ class Cluster:
         """End a daemon with SIGKILL."""
         self.daemons[name].kill()
         self.daemons[name].wait()
+
+    def kill_controller(self, after: float) -> None:
+        """End the controller with SIGKILL, once it has saved what it knew at a time; what it forgets it would run twice."""
+        state = self.root / "state/job_state"
+        wait_for(lambda: state.exists() and state.stat().st_mtime > after, "the controller to save its state")
+        self.kill("slurmctld")
 
     def kill_node(self, node: str) -> None:
         """End a node's daemon, its job steps and its jobs with SIGKILL, as a power cut would."""

@@ -1,5 +1,10 @@
 """Jobs that wait for a file, hold a GPU, outgrow their memory or fail; with the functions that the study's rules grow by."""
 
+import time
+from pathlib import Path
+
+from undertone.job import logged
+
 
 configfile: "config/config.yaml"
 
@@ -37,6 +42,7 @@ rule hold:
 
 
 rule outgrow:
+    # 1.2 GB, which only the second attempt has.
     output:
         "drill/outgrown",
     log:
@@ -45,9 +51,11 @@ rule outgrow:
     resources:
         mem_mb=gigabytes(1),
         runtime=minutes(2),
-    # 1.2 GB, which only the second attempt has.
-    shell:
-        "python -c 'import time; held = b\"x\" * 1_200_000_000; time.sleep(3)' && touch {output}"
+    run:
+        with logged(log[0]):
+            held = b"x" * 1_200_000_000
+            time.sleep(3)
+        Path(output[0]).touch()
 
 
 rule fail:
