@@ -16,13 +16,25 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-PACKAGES = ("munge", "mariadb-server-core", "slurmdbd", "slurmctld", "slurmd", "slurm-client")
-DAEMONS = ("munged", "mariadbd", "mariadb-install-db", "slurmdbd", "slurmctld", "slurmd", "sbatch", "sacct")
+PACKAGES = ("munge", "mariadb-server-core", "mariadb-client-core", "slurmdbd", "slurmctld", "slurmd", "slurm-client")
+PROGRAMS = (
+    "munged",
+    "mariadbd",
+    "mariadb-install-db",
+    "my_print_defaults",
+    "slurmdbd",
+    "slurmctld",
+    "slurmd",
+    "sbatch",
+    "sacct",
+)
 # Any character device passes for a GPU; the jobs see an index in CUDA_VISIBLE_DEVICES and never open it.
 NODES = ("cpu01", "gpu01")
 PRETEND_GPUS = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random")
 # Seconds after which a client call has failed; they wait long for a controller that is away.
 CLIENT_TIMEOUT = 30
+# Loaded here, as it must not be between a fork and its exec.
+LIBC = ctypes.CDLL(None)
 
 SLURM_CONF = """
 ClusterName=tests
@@ -39,8 +51,7 @@ SlurmdPidFile={root}/slurmd-%n.pid
 SlurmctldLogFile={root}/log/slurmctld.log
 SlurmdLogFile={root}/log/slurmd-%n.log
 SlurmctldTimeout=30
-# A node that is silent for so long is down and its jobs are requeued.
-SlurmdTimeout=10
+SlurmdTimeout=30
 ReturnToService=2
 KillWait=2
 MinJobAge=300
@@ -96,7 +107,7 @@ SLURM_CONF={root}/etc/slurm.conf exec {srun} "$@"
 
 def missing() -> list[str]:
     """The programs that this machine lacks."""
-    return [program for program in DAEMONS if not shutil.which(program)]
+    return [program for program in PROGRAMS if not shutil.which(program)]
 
 
 def install() -> None:
@@ -108,7 +119,7 @@ def install() -> None:
             raise RuntimeError(f"apt-get {' '.join(command)} failed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
 
 
-def wait_for(condition: Callable[[], object], what: str, seconds: float = 60) -> None:
+def wait_for(condition: Callable[[], object], what: str, seconds: float = 120) -> None:
     """Wait until the condition holds."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -119,7 +130,7 @@ def wait_for(condition: Callable[[], object], what: str, seconds: float = 60) ->
 
 def die_with_parent() -> None:
     """Have the kernel kill this process when its parent ends, however that ends (PR_SET_PDEATHSIG)."""
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+    LIBC.prctl(1, signal.SIGKILL)
 
 
 @dataclass(frozen=True)
@@ -307,19 +318,27 @@ class Cluster:
         self.daemons[name].kill()
         self.daemons[name].wait()
 
-    def kill_controller(self, after: float) -> None:
-        """End the controller with SIGKILL, once it has saved what it knew at a time; what it forgets it would run twice."""
-        state = self.root / "state/job_state"
-        wait_for(lambda: state.exists() and state.stat().st_mtime > after, "the controller to save its state")
+    def kill_controller(self, job: str) -> None:
+        """End the controller with SIGKILL, once it has saved that this job runs, which it does every few seconds.
+
+        A start that it forgets it would repeat, and drain the node on which the job turns out to run already.
+        """
+        state, now = self.root / "state/job_state", time.time()
+        self.ask("scontrol", "update", f"JobId={job}", "AdminComment=to be saved")
+        wait_for(lambda: state.exists() and state.stat().st_mtime > now, "the controller to save its state")
         self.kill("slurmctld")
 
     def kill_node(self, node: str) -> None:
-        """End a node's daemon, its job steps and its jobs with SIGKILL, as a power cut would."""
+        """End a node's daemon, its job steps and its jobs with SIGKILL, as a power cut would, and say that it is down.
+
+        The controller would find out by itself, in half a minute to two; an administrator who knows says so.
+        """
         self.kill(node)
         for pid, environment in self.processes():
             # Its job steps have the daemon's environment, its jobs the submitter's and the name of the node.
             if f"CLUSTER_DAEMON={node}" in environment or f"SLURMD_NODENAME={node}" in environment:
                 os.kill(pid, signal.SIGKILL)
+        self.ask("scontrol", "update", f"NodeName={node}", "State=down", "Reason=no power")
 
     def processes(self) -> list[tuple[int, list[str]]]:
         """Process ids and environments of everything that belongs to this cluster: daemons, job steps, jobs."""

@@ -156,7 +156,7 @@ def test_a_job_outlives_the_daemons_and_is_found_when_they_are_back(
 ) -> None:
     process = project.start("drill/a.waited", *DRILLS, *PROFILE, *HURRY)
     wait_for((project.root / "begun-a").exists, "the job to begin")
-    cluster.kill_controller(after=(project.root / "begun-a").stat().st_mtime)
+    cluster.kill_controller(*cluster.running("rule_wait"))
     cluster.kill("cpu01")
     (project.root / "go-a").touch()
     # What the plugin says when it asks and the controller does not answer.
@@ -168,7 +168,7 @@ def test_a_job_outlives_the_daemons_and_is_found_when_they_are_back(
     assert starts(records(), "wait") == [("COMPLETED", 1000, 2)]
 
 
-def test_a_job_of_a_rebooted_node_starts_again(cluster: Cluster, project: Project, records: Callable[[], list[Record]]) -> None:
+def test_a_job_of_a_dead_node_starts_again(cluster: Cluster, project: Project, records: Callable[[], list[Record]]) -> None:
     process = project.start("drill/a.waited", *DRILLS, *PROFILE, *HURRY)
     wait_for((project.root / "begun-a").exists, "the job to begin")
     cluster.kill_node("cpu01")
