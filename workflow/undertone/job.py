@@ -1,9 +1,12 @@
 """What every rule's script needs: its settings out of the stamp, a log, and a place for unfinished work."""
 
+import os
+import socket
 import sys
 import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -32,11 +35,22 @@ class Tee:
         return getattr(self.screen, name)
 
 
+def place() -> str:
+    """The machine, the Slurm job and the GPUs that this process was given."""
+    named = {name: os.environ.get(name) for name in ("SLURM_JOB_ID", "CUDA_VISIBLE_DEVICES")}
+    return ", ".join([socket.gethostname(), *(f"{name} {value}" for name, value in named.items() if value)])
+
+
 @contextmanager
 def logged(path: str) -> Iterator[None]:
-    """Inside, what goes to standard output and error also goes to the log, an exception's traceback included."""
+    """Inside, what goes to standard output and error also goes to the log, an exception's traceback included.
+
+    The log begins with where the job runs. It is never empty for another reason, too: of a failed job, Snakemake shows no
+    further log after an empty one, and Slurm's comes last, which alone says that a job was killed for its memory or time.
+    """
     stdout, stderr = sys.stdout, sys.stderr
     with Path(path).open("w", buffering=1) as log:
+        log.write(f"{datetime.now():%Y-%m-%d %H:%M:%S}, {place()}\n")
         sys.stdout, sys.stderr = Tee(stdout, log), Tee(stderr, log)
         try:
             yield
