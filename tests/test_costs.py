@@ -112,25 +112,18 @@ def test_the_figure_is_drawn_for_few_and_many_rules(tmp_path, many):
     assert_png(tmp_path / "costs.png")
 
 
-def test_costs_are_read_again_when_a_job_has_finished_and_no_job_is_run_for_them(tmp_path):
-    project = Project.create(tmp_path / "project")
-    both = {"Add up what the finished jobs took", "Plot what the finished jobs took"}
-    target = "results/plots/costs.png"
-    finish(project.root / "benchmarks", "student", "lion-1", 1.0, "lion")
-    assert project.planned(target) == both
-    project.snakemake(target)
-    assert project.planned(target) == set()
-    finish(project.root / "benchmarks", "student", "lion-1", 2.0, "lion")
-    assert project.planned(target) == both
-    assert not both & project.planned("all", "read")
-
-
-def test_a_real_job_leaves_the_records_that_are_added_up(tmp_path):
+def test_costs_are_of_real_jobs_and_read_again_when_another_has_finished(tmp_path):
     project = Project.create(tmp_path / "project")
     project.configure(results="results/small")
+    both = {"Add up what the finished jobs took", "Plot what the finished jobs took"}
+    target = "results/small/plots/costs.png"
     project.snakemake("results/small/prompts.parquet")
-    project.snakemake("results/small/tables/costs.json")
+    assert project.planned(target) == both  # no job of the study is run for its record
+    project.snakemake(target)
     summary = read_json(project.root / "results/small/tables/costs.json")
     assert [rule["rule"] for rule in summary["rules"]] == ["prompts"]
     assert 0 < summary["total"]["cpu_s"] < 60
     assert summary["total"]["ram_mb"] > 20
+    assert project.planned(target) == set()
+    finish(project.root / "benchmarks/small", "student", "lion-1", 2.0, "lion")
+    assert project.planned(target) == both
