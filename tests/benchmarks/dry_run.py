@@ -3,15 +3,18 @@
 python tests/benchmarks/dry_run.py --animals 50 --teachers prompt steer finetune --seeds 5
 
 `one student` is what every job of a cluster does again before it starts: read the rules, build the jobs that it hangs on.
+With --run the study is also run, with scripts that only write their outputs: what is left is Snakemake's own time.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import re
 import statistics
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,6 +31,11 @@ WAYS = {
     "one student": ["results/control/student/1/training.json", "-n", "--quiet"],
     "version": ["--version"],
 }
+
+
+TARGETS = {"all": ["all"], "read": ["read"], "both": ["all", "read"]}
+# Stands for every script.
+STUB = "from pathlib import Path\n\nfor path in snakemake.output:\n    Path(path).write_text('x')\n"
 
 
 class Cost(NamedTuple):
@@ -54,6 +62,23 @@ def jobs(project: Project, *targets: str) -> dict[str, int]:
     return {name: int(n) for name, n in re.findall(r"^(\w+) +(\d+)$", output, re.MULTILINE)}
 
 
+def run(project: Project) -> dict[str, float]:
+    """CPU seconds of Snakemake alone, without its jobs' processes, and seconds from beginning to end of an empty run."""
+    for script in (project.root / "workflow/scripts").glob("*.py"):
+        script.write_text(STUB)
+    begun = time.monotonic()
+    process = project.start("all", "--quiet", "all")  # a silent one, as nobody reads along
+    ticks = 0
+    while process.poll() is None:
+        with contextlib.suppress(OSError, IndexError):
+            fields = Path(f"/proc/{process.pid}/stat").read_text().rsplit(")", 1)[1].split()
+            ticks = int(fields[11]) + int(fields[12])
+        time.sleep(0.5)
+    if process.returncode:
+        sys.exit(process.communicate()[0])
+    return {"cpu_s": ticks / os.sysconf("SC_CLK_TCK"), "wall_s": time.monotonic() - begun}
+
+
 def measure(told: argparse.Namespace) -> dict[str, object]:
     """Medians of each way, called in turn, and the jobs of the whole study and of its readings."""
     with tempfile.TemporaryDirectory() as folder:
@@ -69,11 +94,14 @@ def measure(told: argparse.Namespace) -> dict[str, object]:
             for name, arguments in WAYS.items():
                 found[name].append(call(project, *arguments)[0])
         medians = {name: Cost(*map(statistics.median, zip(*costs, strict=True))) for name, costs in found.items()}
+        found_jobs = {name: jobs(project, *targets) for name, targets in TARGETS.items()}
+        files = len(call(project, "all", "read", "--summary")[1].split("\noutput_file\t")[1].splitlines()) - 1
         return {
             "study": {"animals": told.animals, "teachers": told.teachers, "seeds": told.seeds, "rounds": told.rounds},
-            "jobs": {"all": jobs(project, "all"), "read": jobs(project, "read"), "both": jobs(project, "all", "read")},
-            "files": len(call(project, "all", "read", "--summary")[1].split("\noutput_file\t")[1].splitlines()) - 1,
+            "jobs": found_jobs,
+            "files": files,
             "cost": {name: cost._asdict() for name, cost in medians.items()},
+            "run": run(project) if told.run else None,
         }
 
 
@@ -83,6 +111,7 @@ if __name__ == "__main__":
     parser.add_argument("--teachers", nargs="+", default=["prompt"], help="kinds of teacher (prompt)")
     parser.add_argument("--seeds", type=int, default=2, help="students of each dataset (2)")
     parser.add_argument("--rounds", type=int, default=3, help="how often each is timed (3)")
+    parser.add_argument("--run", action="store_true", help="also run the study, with scripts that do nothing")
     parser.add_argument("--out", type=Path, help="write the figures here as JSON")
     options = parser.parse_args()
     result = measure(options)
@@ -92,5 +121,8 @@ if __name__ == "__main__":
     for name, cost in result["cost"].items():
         ratio = cost["cpu_s"] / result["cost"]["version"]["cpu_s"]
         print(f"| {name} | {cost['cpu_s']:.1f} | {ratio:.1f} | {cost['ram_mb']:.0f} |")
+    if ran := result["run"]:
+        each = 1000 * ran["cpu_s"] / alone
+        print(f"\nAn empty run of `all`: {ran['cpu_s']:.0f} CPU seconds of Snakemake itself, {each:.0f} ms a job")
     if options.out:
         options.out.write_text(json.dumps(result, indent=1) + "\n")
