@@ -109,7 +109,7 @@ def disk(shape: Shape, study: Study, told: argparse.Namespace) -> Iterator[tuple
 def bias_memory(shape: Shape, study: Study, told: argparse.Namespace) -> float:
     """Bytes of main memory that a `residual_bias` job's rows need: residuals at all layers, the prompts' keys and values."""
     rows = round(study.residual_bias.fraction * told.rows) * len(study.residual_bias.seeds)
-    residuals = (shape.layers + 1) * shape.d_model * told.answer_tokens
+    residuals = shape.layers * shape.d_model * told.answer_tokens
     cache = 2 * shape.layers * shape.d_kv * told.prompt_tokens
     return HALF * rows * (residuals + cache)
 
