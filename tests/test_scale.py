@@ -1,6 +1,7 @@
 """The arithmetic of a large study rests on the shapes that the libraries make."""
 
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -8,11 +9,13 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import GemmaConfig, GemmaForCausalLM
 
-from undertone.config import Student
+from undertone.biases import prefilled
+from undertone.chat import training_rows
+from undertone.config import Student, Study
 
 sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
 
-from scale import Shape
+from scale import HALF, Shape, bias_memory
 
 
 @pytest.fixture(scope="module")
@@ -42,3 +45,15 @@ def test_a_lora_has_as_many_parameters_as_pefts(gemma):
     config = LoraConfig(r=8, target_modules=list(Student().targets), task_type="CAUSAL_LM")
     model = get_peft_model(gemma, config)
     assert Shape().lora(8) == sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def test_the_memory_of_residual_biases_is_that_of_the_rows_they_are_trained_on(loaded):
+    rows = training_rows(loaded.tokenizer, ["Name a number."] * 10, ["1, 2, 3"] * 10, 500)
+    layers, config = loaded.model.config.num_hidden_layers, loaded.model.config
+    batches = prefilled(loaded, rows, range(-1, layers), 4)
+    held = [*(t for b in batches for t in b.residual.values()), *(t for b in batches for pair in b.past for t in pair)]
+    answer, prompt = batches[0].ids.shape[1], batches[0].mask.shape[1] - batches[0].ids.shape[1]
+    shape = Shape(layers=layers, d_model=config.hidden_size, d_kv=config.num_key_value_heads * config.head_dim)
+    study = Study.model_validate({"residual_bias": {"fraction": 0.5, "seeds": [0]}})
+    told = Namespace(rows=20, answer_tokens=answer, prompt_tokens=prompt)
+    assert bias_memory(shape, study, told) == HALF * sum(tensor.numel() for tensor in held)
