@@ -8,12 +8,13 @@ SNAKEMAKE := $(VENV)/bin/snakemake
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint format docs report lock
+.PHONY: help setup test lint format docs report status lock
 
 help:
 	@echo "make results/lion/pref.json   any artifact of the study, by its path"
 	@echo "make test                     lint, types and every test"
 	@echo "make setup                    only the environment, in $(VENV)"
+	@echo "make status                   which files of the study are present, stale and missing, by dataset and by rule"
 	@echo "make report                   the finished study as one HTML file, report.html"
 	@echo "make format docs              format the code; regenerate the tables of settings"
 	@echo "make lock                     rewrite requirements.lock from the environment"
@@ -49,6 +50,9 @@ docs: $(READY)
 
 report: $(READY)
 	$(SNAKEMAKE) all read --report report.html
+
+status: $(READY)
+	$(SNAKEMAKE) all read --summary | $(VENV)/bin/python -m undertone.status
 
 lock: $(READY)
 	$(VENV)/bin/pip freeze --exclude-editable | grep -ivE '^(nvidia|cuda|triton)' | sed 's/+cpu$$//' > requirements.lock

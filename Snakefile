@@ -22,10 +22,10 @@
 #     summary.png                   what is read of the dataset, on one page
 #     plots/                        filter.png, student.png, pref.png, indirect.png, and one for each reading
 #   tables/                         transfer.parquet, preference_matrix.parquet, compliance.parquet; entangled.parquet, and
-#                                   readings.parquet, what every reader says of every dataset
+#                                   readings.parquet, what every reader says of every dataset; costs.parquet, what jobs took
 #   plots/                          transfer.png, preference_matrix.png, teachers.png, compliance.png, and where the study
 #                                   has them controls.png (transforms, other students) and sweep-{key}.png; entangled.png,
-#                                   bias_map.png
+#                                   bias_map.png; costs.png
 #
 # {variant} is nothing for the study's own students, else -NAME of one under `student_variants:`.
 #

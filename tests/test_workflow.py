@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import subprocess
 from pathlib import Path
 
 import polars as pl
@@ -386,6 +387,30 @@ def test_slurm_profile_plans_the_main_job(tmp_path: Path) -> None:
     output = project.snakemake("results/lion/pref.json", "-n", "--profile", "profiles/slurm")
     stats = dict(re.findall(r"^(\w+) +(\d+)$", output, re.MULTILINE))
     assert stats == {"model": "1", "prompts": "1", "samples": "2", "numbers": "2", "student": "4", "pref": "2", "total": "12"}
+
+
+def move(finished: Project, root: Path, *records: str) -> Project:
+    """The finished study's results on another machine, with some of Snakemake's records."""
+    project = Project.create(root)
+    for path in ("results", *records):
+        (root / path).parent.mkdir(exist_ok=True)
+        subprocess.run(["cp", "-a", str(finished.root / path), str(root / path)], check=True)
+    return project
+
+
+def test_moved_results_are_up_to_date_and_stale_after_an_edit(finished: Project, tmp_path: Path) -> None:
+    project = move(finished, tmp_path / "elsewhere", ".snakemake/metadata")
+    assert project.planned() == set()
+    setting_of_one_animal(project)
+    assert project.planned() == students("lion")
+
+
+def test_results_moved_without_snakemakes_records_are_named_as_such(finished: Project, tmp_path: Path) -> None:
+    project = move(finished, tmp_path / "elsewhere")
+    setting_of_one_animal(project)
+    output = project.snakemake("-n")
+    assert "Nothing to be done" in output  # what docs/cluster.md warns of
+    assert "jobs have missing provenance" in output
 
 
 def test_results_carry_their_stamp(finished: Project) -> None:

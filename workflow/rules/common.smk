@@ -16,9 +16,6 @@ try:
 except ConfigError as error:
     raise WorkflowError(f"The config has mistakes:\n{error}") from None
 
-# Folders of logs and benchmarks; a study with its own results root gets its own.
-STUDY_NAME = os.path.relpath(STUDY.results, "results").strip("./").replace("../", "")
-
 
 def one_of(datasets):
     """A pattern that these datasets match; without any, one that nothing matches."""
@@ -44,12 +41,12 @@ def result(path):
 
 def log_of(rule, *parts):
     """The log of a job."""
-    return os.path.join("logs", STUDY_NAME, rule, "-".join(parts or ["study"]) + ".log")
+    return os.path.join("logs", STUDY.folder, rule, "-".join(parts or ["study"]) + ".log")
 
 
 def benchmark_of(rule, *parts):
     """The benchmark record of a job."""
-    return os.path.join("benchmarks", STUDY_NAME, rule, "-".join(parts or ["study"]) + ".jsonl")
+    return os.path.join("benchmarks", STUDY.folder, rule, "-".join(parts or ["study"]) + ".jsonl")
 
 
 def stamp_of(stage):

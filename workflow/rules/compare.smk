@@ -203,3 +203,46 @@ rule compliance_plot:
         "Plot pass rates by prompt component"
     script:
         "../scripts/compliance_plot.py"
+
+
+rule costs:
+    output:
+        table=result("tables/costs.parquet"),
+        summary=ensure(result("tables/costs.json"), non_empty=True),
+    log:
+        log_of("costs"),
+    benchmark:
+        benchmark_of("costs")
+    localrule: True
+    threads: 1
+    resources:
+        mem_mb=gigabytes(4),
+        runtime=minutes(10),
+    params:
+        stamp=stamp_of("costs"),
+    message:
+        "Add up what the finished jobs took"
+    script:
+        "../scripts/costs.py"
+
+
+rule costs_plot:
+    input:
+        summary=rules.costs.output.summary,
+    output:
+        plot=report(result("plots/costs.png"), caption="../report/costs.rst", category="Costs"),
+    log:
+        log_of("costs_plot"),
+    benchmark:
+        benchmark_of("costs_plot")
+    localrule: True
+    threads: 1
+    resources:
+        mem_mb=gigabytes(2),
+        runtime=minutes(10),
+    params:
+        stamp=stamp_of("costs_plot"),
+    message:
+        "Plot what the finished jobs took"
+    script:
+        "../scripts/costs_plot.py"

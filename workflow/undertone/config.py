@@ -5,6 +5,7 @@
 
 import difflib
 import json
+import os
 import re
 import string
 from collections.abc import Iterable, Iterator
@@ -582,6 +583,11 @@ class Study(Section):
     residual_bias: ResidualBias = setting({}, "biases on the residual stream")
     losses: Losses = setting({}, "the loss table")
     tokens: Tokens = setting({}, "tokens and logits")
+
+    @property
+    def folder(self) -> str:
+        """The study's own folder under `logs` and `benchmarks`: its results root below `results`; "" for that root itself."""
+        return os.path.relpath(self.results, "results").strip("./").replace("../", "")
 
     @property
     def names(self) -> list[str]:

@@ -1,6 +1,8 @@
 """What every rule's script needs: its settings out of the stamp, a log, and a place for unfinished work."""
 
+import json
 import os
+import resource
 import socket
 import sys
 import traceback
@@ -10,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, TextIO
 
-from undertone.files import Stamp, remove
+from undertone.files import Stamp, remove, replacing
 from undertone.stages import Node
 from undertone.stamp import digest, own_settings
 
@@ -47,6 +49,7 @@ def logged(path: str) -> Iterator[None]:
 
     The log begins with where the job runs. It is never empty for another reason, too: of a failed job, Snakemake shows no
     further log after an empty one, and Slurm's comes last, which alone says that a job was killed for its memory or time.
+    A job that ends well leaves a record of what it used of its machine beside its benchmark.
     """
     stdout, stderr = sys.stdout, sys.stderr
     with Path(path).open("w", buffering=1) as log:
@@ -54,11 +57,51 @@ def logged(path: str) -> Iterator[None]:
         sys.stdout, sys.stderr = Tee(stdout, log), Tee(stderr, log)
         try:
             yield
+            record_use(path)
         except BaseException:
             traceback.print_exc(file=log)
             raise
         finally:
             sys.stdout, sys.stderr = stdout, stderr
+
+
+def record_use(log: str) -> None:
+    """Write `JOB.used.json` beside the job's benchmark.
+
+    `cpu_s` and `ram_mb` are this process's CPU seconds and its greatest resident memory (10^6 bytes, as the rules' `mem_mb`):
+    Snakemake's benchmark looks at them only every 30 seconds and so misses peaks and the end. `gpu` is what it does not
+    look at: the device's name and the most memory that PyTorch held there; null without one.
+    """
+    spent = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    used = {
+        "cpu_s": round(sum(each.ru_utime + each.ru_stime for each in spent), 2),
+        "ram_mb": round(peak_memory() / 1e6, 1),
+        "gpu": gpu_use(),
+    }
+    with replacing(benchmark_of(log).with_suffix(".used.json")) as temporary:
+        temporary.write_text(json.dumps(used) + "\n")
+
+
+def benchmark_of(log: str) -> Path:
+    """The benchmark `benchmarks/…/JOB.jsonl` of the job whose log is `logs/…/JOB.log`."""
+    return Path("benchmarks", *Path(log).parts[1:]).with_suffix(".jsonl")
+
+
+def peak_memory() -> int:
+    """Bytes of the greatest resident memory of this process."""
+    status = Path("/proc/self/status")
+    if status.exists():  # Linux, whose ru_maxrss is never less than what the parent held when it started this process
+        kilobytes = next(line.split()[1] for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+        return 1024 * int(kilobytes)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def gpu_use() -> dict[str, Any] | None:
+    """Name of the GPU and the most memory that PyTorch's allocator held on it, 10^6 bytes; None where the job saw none."""
+    torch = sys.modules.get("torch")  # most plots never load it
+    if torch is None or not torch.cuda.is_available():
+        return None
+    return {"name": torch.cuda.get_device_name(), "peak_mb": round(torch.cuda.max_memory_reserved() / 1e6, 1)}
 
 
 def settings(snakemake: Any) -> dict[str, Any]:

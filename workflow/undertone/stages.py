@@ -160,6 +160,8 @@ STAGES = {
     "teachers_plot": Stage(after_all=("pref", "numbers"), shared=True),
     "compliance": Stage(after_all=("numbers",), shared=True),
     "compliance_plot": Stage(after=("compliance",), shared=True),
+    "costs": Stage(shared=True),
+    "costs_plot": Stage(after=("costs",), shared=True),
 }
 # Stages that read what a teacher of the study is.
 TEACHING = ("samples", "pref", "indirect", "diagnosis", "teacher_activations", "lens", "losses", "sequences")
@@ -268,6 +270,11 @@ def compared(study: Study, node: Node) -> list[tuple[str, str]]:
         for source in sources
         for pair in [(source, ""), *((of, "") for of in made if made[of].parent == source), *_own(varied, source)]
     ]
+
+
+def finished_jobs(folder: Path) -> list[Path]:
+    """Snakemake's records of a study's finished jobs, `folder/RULE/JOB.jsonl`, but for those of what adds them up."""
+    return [path for path in sorted(folder.glob("*/*.jsonl")) if path.parent.name not in ("costs", "costs_plot")]
 
 
 def _own(varied: list[tuple[str, str]], dataset: str) -> list[tuple[str, str]]:

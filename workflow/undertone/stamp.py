@@ -16,7 +16,7 @@ from typing import Any
 
 from undertone.config import CONTROL, Section, Study
 from undertone.files import Stamp, replacing
-from undertone.stages import STAGES, TEACHING, Node, ancestors, compared, read_by
+from undertone.stages import STAGES, TEACHING, Node, ancestors, compared, finished_jobs, read_by
 
 PACKAGE = Path(__file__).parent
 SCRIPTS = PACKAGE.parent / "scripts"
@@ -111,6 +111,8 @@ def _dataset_settings(study: Study, node: Node) -> dict[str, Any]:
         return {"dataset": study.files[dataset].model_dump(mode="json", exclude={"target"})}
     if name == "transform" and dataset in study.transformed:
         return {"dataset": study.transformed[dataset].model_dump(mode="json", exclude={"target"}, exclude_none=True)}
+    if name == "costs":
+        return _records(study)
     if name in ("controls_plot", "sweep_plot"):
         pairs = compared(study, node)
         made = {"transforms": [of for of, _ in pairs if of in study.transformed]}
@@ -125,6 +127,13 @@ def _other(study: Study, node: Node) -> dict[str, Any]:
     teacher = study.section("teacher", name).model_dump(mode="json")
     told = {key: value for key, value in teacher.items() if key in _teacher_keys(study, Node("sequences", name))}
     return {"other": {"kind": "steer", "target": study.target(name), "teacher": told}}
+
+
+def _records(study: Study) -> dict[str, Any]:
+    """One hash of the records of finished jobs, which are no inputs: no job is to run for them."""
+    folder = Path("benchmarks", study.folder)
+    versions = [f"{path.relative_to(folder)} {content_version(str(path))}" for path in finished_jobs(folder)]
+    return {"records": hashlib.sha256("\n".join(versions).encode()).hexdigest()[:16]}
 
 
 def _swept(study: Study, node: Node) -> dict[str, Any]:

@@ -1,0 +1,87 @@
+"""The table of what is present, stale and missing, from Snakemake's summary."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from undertone.status import read_summary, status
+from workflow import Project
+
+HEADER = "output_file\tdate\trule\tlog-file(s)\tstatus\tplan"
+OK, GONE = ("ok", "no update"), ("missing", "update pending")
+FILES = [
+    ("model/model.json", "model", *OK),
+    ("model-other/model.json", "model", *OK),
+    ("prompts.parquet", "prompts", *OK),
+    ("tables/transfer.parquet", "transfer", *GONE),
+    ("steer-lion/teacher.json", "steer", *OK),
+    ("control/pref.json", "pref", *OK),
+    ("control/plots/pref.png", "pref_plot", *GONE),
+    ("lion/student/1/training.json", "student", "params changed", "update pending"),
+    ("lion/pref.json", "pref", "ok", "update pending"),
+    ("lion/numbers.parquet", "numbers", "missing", "no update"),
+]
+
+
+def lines(files, root="results"):
+    return [HEADER, *("\t".join((f"{root}/{path}", "-", rule, "-", state, plan)) for path, rule, state, plan in files)]
+
+
+def rows(text, title):
+    """The numbers of one of the tables, by name."""
+    (part,) = (part for part in text.split("\n\n") if part.startswith(title))
+    header, *found = (line.split() for line in part.splitlines())
+    assert header == [title, "present", "stale", "missing"]
+    return {name: tuple(map(int, numbers)) for name, *numbers in found}
+
+
+@pytest.mark.parametrize("root", ["results", "results/gemma-2b-it", "/data/my study"])
+def test_files_are_counted_by_dataset_and_by_rule(root):
+    text = status(read_summary(lines(FILES, root)))
+    datasets = rows(text, "dataset")
+    assert datasets == {
+        "study": (3, 0, 1),
+        "control": (1, 0, 1),
+        "lion": (0, 2, 1),
+        "steer-lion": (1, 0, 0),
+        "total": (5, 2, 3),
+    }
+    assert list(datasets) == ["study", "control", "lion", "steer-lion", "total"]
+    rules = rows(text, "rule")
+    assert rules["pref"] == (1, 1, 0)
+    assert rules["student"] == (0, 1, 0)
+    assert rules["total"] == datasets["total"]
+
+
+def test_what_is_printed_before_the_summary_does_not_matter():
+    assert status(read_summary(["Building DAG of jobs...", *lines(FILES)])) == status(read_summary(lines(FILES)))
+
+
+def test_without_a_summary_the_error_says_what_to_run():
+    script = [sys.executable, "-m", "undertone.status"]
+    done = subprocess.run(script, input="Error: no rule\n", capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "run: snakemake all read --summary | python -m undertone.status" in done.stderr
+
+
+def test_a_study_is_missing_then_present_then_stale(tmp_path: Path):
+    project = Project.create(tmp_path / "project")
+
+    def prompts() -> tuple[int, ...]:
+        return rows(status(read_summary(project.snakemake("all", "read", "--summary").splitlines())), "rule")["prompts"]
+
+    assert prompts() == (0, 0, 1)
+    project.snakemake("results/prompts.parquet")
+    assert prompts() == (1, 0, 0)
+    project.configure(prompts={"seed": 7})
+    assert prompts() == (0, 1, 0)
+
+
+def test_the_makefile_pipes_the_summary_into_the_table():
+    makefile = (Path(__file__).parents[1] / "Makefile").read_text()
+    assert re.search(
+        r"^status:.*\n\t\$\(SNAKEMAKE\) all read --summary \| .*python -m undertone.status$", makefile, re.MULTILINE
+    )
