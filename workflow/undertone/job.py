@@ -84,7 +84,10 @@ def record_use(log: str) -> None:
 
 def benchmark_of(log: str) -> Path:
     """The benchmark `benchmarks/…/JOB.jsonl` of the job whose log is `logs/…/JOB.log`."""
-    return Path("benchmarks", *Path(log).parts[1:]).with_suffix(".jsonl")
+    parts = list(Path(log).parts)
+    if "logs" in parts:
+        parts[parts.index("logs")] = "benchmarks"
+    return Path(*parts).with_suffix(".jsonl")
 
 
 def peak_memory() -> int:
