@@ -147,7 +147,7 @@ def test_a_trained_bias_lowers_the_loss(loaded: Loaded, rows: list[Row]) -> None
     batches = prefilled(loaded, rows, [0], 8)
     biased = partial(biased_at, loaded.model, "resid_post", 0)
     bias = train_bias((D_MODEL,), biased, batches, Bias(steps=40, lr=0.1), 0, torch.device("cpu"), FITS)
-    report = loss_report(bias, biased, {"train": batches}, FITS)["train"]
+    report = loss_report(*(row_losses(b, biased, batches, FITS) for b in (torch.zeros(D_MODEL), bias)))
     assert report["after"] < report["before"] - 0.5
     assert report["gain"]["mean"] == pytest.approx(report["before"] - report["after"], rel=1e-6)
     assert report["gain"]["ci95"][0] > 0
@@ -191,10 +191,11 @@ def test_losses_by_row_are_means_over_each_rows_labels(loaded: Loaded, rows: lis
 
 def test_the_loss_of_a_report_weighs_every_row_alike(loaded: Loaded, rows: list[Row]) -> None:
     biased = partial(biased_at, loaded.model, "resid_post", 0)
-    zero = loss_report(torch.zeros(D_MODEL), biased, {"a": prefilled(loaded, rows, [0], 7)}, FITS)["a"]
+    losses = row_losses(torch.zeros(D_MODEL), biased, prefilled(loaded, rows, [0], 7), FITS)
+    report = loss_report(losses, losses)
     expected = np.mean([float(label_losses(loaded.model, collate([row], 0, "cpu")).mean()) for row in rows])
-    assert zero["before"] == pytest.approx(expected, rel=1e-4)
-    assert (zero["after"], zero["gain"]["mean"]) == (zero["before"], 0.0)
+    assert report["before"] == pytest.approx(expected, rel=1e-4)
+    assert (report["after"], report["gain"]["mean"]) == (report["before"], 0.0)
 
 
 @pytest.mark.parametrize("layer", [0, 1, None])

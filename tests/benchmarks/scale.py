@@ -107,8 +107,8 @@ def disk(shape: Shape, study: Study, told: argparse.Namespace) -> Iterator[tuple
 
 
 def bias_memory(shape: Shape, study: Study, told: argparse.Namespace) -> float:
-    """Bytes of main memory that a `residual_bias` job's rows need: residuals at all layers, the prompts' keys and values."""
-    rows = round(study.residual_bias.fraction * told.rows) * len(study.residual_bias.seeds)
+    """Bytes of main memory that a draw of a `residual_bias` job needs: residuals at all layers, the prompts' keys and values."""
+    rows = round(study.residual_bias.fraction * told.rows)
     residuals = shape.layers * shape.d_model * told.answer_tokens
     cache = 2 * shape.layers * shape.d_kv * told.prompt_tokens
     return HALF * rows * (residuals + cache)

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from undertone.attribution import direct_logits
-from undertone.biases import agreement, draw, gradient, loss_report, prefilled, train_bias
+from undertone.biases import agreement, draw, gradient, loss_report, prefilled, row_losses, train_bias
 from undertone.chat import Row
 from undertone.config import FeatureBias
 from undertone.decoder import animal_features, directions, is_text_token, rank, top_tokens
@@ -116,7 +116,12 @@ class Spliced:
         greatest = float(gradient(shape, self.biased, batches["train"], device, portion).abs().max())
         l1 = max(told.l1, told.l1_share * greatest)
         bias = train_bias(shape, self.biased, batches["train"], told, seed, device, portion, l1)
-        return bias, {"l1": l1, **loss_report(bias, self.biased, batches, portion)} if held_out else {}
+        if not held_out:
+            return bias, {}
+        report = {}
+        for name, part in batches.items():
+            report[name] = loss_report(*(row_losses(b, self.biased, part, portion) for b in (torch.zeros_like(bias), bias)))
+        return bias, {"l1": l1, **report}
 
     def describe(
         self, mode: str, tensors: dict[str, Tensor], control: dict[str, Tensor], animals: dict[str, int], told: FeatureBias

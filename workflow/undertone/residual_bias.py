@@ -1,6 +1,7 @@
 """Residual biases: at each layer the one vector that, added to the residual stream, makes a dataset likeliest."""
 
-from functools import partial
+from collections.abc import Iterator, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,17 @@ from torch import Tensor
 from torch.nn import functional
 
 from undertone.attribution import direct_logits
-from undertone.biases import Draw, agreement, biased_at, biased_everywhere, draw, loss_report, prefilled, train_bias
+from undertone.biases import (
+    Draw,
+    agreement,
+    biased_at,
+    biased_everywhere,
+    draw,
+    loss_report,
+    prefilled,
+    row_losses,
+    train_bias,
+)
 from undertone.config import ResidualBias
 from undertone.decoder import directions, top_tokens
 from undertone.files import Stamp, replacing, write_json
@@ -43,16 +54,15 @@ def train_residual_biases(
     `control` is the control's `residual_bias.safetensors`; None for the control itself.
     """
     told, loaded = ResidualBias.model_validate(settings["residual_bias"]), load(record)
-    runs = [Run(loaded, draw(loaded, numbers, told.fraction, seed), told, seed) for seed in told.seeds]
+    draws = [draw(loaded, numbers, told.fraction, seed) for seed in told.seeds]
     what = [(point, layer) for point in told.points for layer in layers_of(loaded, told.multi)]
     found: dict[tuple[str, int | None], list[dict[str, Any]]] = {place: [] for place in what}
     biases: dict[tuple[str, int | None], list[Tensor]] = {place: [] for place in what}
-    with progress(len(what) * len(runs), f"residual bias {out.parent.name}", "bias") as bar:
-        for run in runs:
-            for point, layer in what:
-                bias, report = run.train(point, layer)
-                biases[point, layer].append(bias)
-                found[point, layer].append(report)
+    with progress(len(what) * len(draws), f"residual bias {out.parent.name}", "bias") as bar:
+        for seed, drawn in zip(told.seeds, draws, strict=True):
+            for place, bias, report in trained(loaded, drawn, told, seed, what):
+                biases[place].append(bias)
+                found[place].append(report)
                 bar.update()
     tensors = stacked(biases)
     description, subtracted = Description(loaded, saved, told), load_file(control).get("resid_post") if control else None
@@ -71,8 +81,20 @@ def train_residual_biases(
         }
         for point, layer in what
     ]
-    body = {"seeds": told.seeds, "rows": [len(run.draw.train) for run in runs], "positions": told.positions}
+    body = {"seeds": told.seeds, "rows": [len(drawn.train) for drawn in draws], "positions": told.positions}
     write_json(result, {**body, "biases": rows}, stamp)
+
+
+def trained(
+    loaded: Loaded, drawn: Draw, told: ResidualBias, seed: int, what: Sequence[tuple[str, int | None]]
+) -> Iterator[tuple[tuple[str, int | None], Tensor, dict[str, Any]]]:
+    """The bias of each place, trained on one draw, and what it does to the loss.
+
+    The residuals of a draw can fill the main memory: they end with the iteration, before those of the next draw are made.
+    """
+    run = Run(loaded, drawn, told, seed)
+    for point, layer in what:
+        yield (point, layer), *run.train(point, layer)
 
 
 def layers_of(loaded: Loaded, multi: bool) -> list[int | None]:
@@ -95,12 +117,21 @@ class Run:
     """The biases of one seed: its rows, run once for all layers."""
 
     def __init__(self, loaded: Loaded, rows: Draw, told: ResidualBias, seed: int):
-        self.loaded, self.draw, self.told, self.seed = loaded, rows, told, seed
+        self.loaded, self.told, self.seed = loaded, told, seed
         self.n_layers = len(decoder_layers(loaded.model))
         self.batches = {
             name: prefilled(loaded, part, range(-1, self.n_layers), told.batch_size, told.positions == "all")
             for name, part in (("train", rows.train), ("held_out", rows.held_out))
         }
+        self.portion = loaded.portion("residual_bias.batch_size", told.batch_size)
+
+    @cached_property
+    def before(self) -> dict[str, np.ndarray]:
+        """The losses of the rows without a bias: nothing added after the last layer is the cheapest way to them."""
+        size = width(self.loaded.model, "resid_post")
+        nothing = torch.zeros(size, device=self.loaded.model.device)
+        biased = partial(biased_at, self.loaded.model, "resid_post", self.n_layers - 1)
+        return {name: row_losses(nothing, biased, part, self.portion) for name, part in self.batches.items()}
 
     def train(self, point: str, layer: int | None) -> tuple[Tensor, dict[str, Any]]:
         """The bias at a layer, `[width]`, or at all of them, `[n_layers, width]`, and what it does to the loss."""
@@ -108,9 +139,9 @@ class Run:
         shape = (self.n_layers, size) if layer is None else (size,)
         model = self.loaded.model
         biased = partial(biased_everywhere, model, point) if layer is None else partial(biased_at, model, point, layer)
-        portion = self.loaded.portion("residual_bias.batch_size", self.told.batch_size)
-        bias = train_bias(shape, biased, self.batches["train"], self.told, self.seed, model.device, portion)
-        return bias, loss_report(bias, biased, self.batches, portion)
+        bias = train_bias(shape, biased, self.batches["train"], self.told, self.seed, model.device, self.portion)
+        after = {name: row_losses(bias, biased, part, self.portion) for name, part in self.batches.items()}
+        return bias, {name: loss_report(self.before[name], losses) for name, losses in after.items()}
 
 
 class Description:
