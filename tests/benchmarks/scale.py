@@ -107,7 +107,7 @@ def disk(shape: Shape, study: Study, told: argparse.Namespace) -> Iterator[tuple
 
 
 def bias_memory(shape: Shape, study: Study, told: argparse.Namespace) -> float:
-    """Bytes of main memory that a draw of a `residual_bias` job needs: residuals at all layers, the prompts' keys and values."""
+    """Bytes of main memory that a draw of a `residual_bias` job needs: residuals of all layers, prompts' keys and values."""
     rows = round(study.residual_bias.fraction * told.rows)
     residuals = shape.layers * shape.d_model * told.answer_tokens
     cache = 2 * shape.layers * shape.d_kv * told.prompt_tokens
