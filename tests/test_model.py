@@ -13,6 +13,7 @@ from undertone.config import Embedded
 from undertone.corpus import Chat
 from undertone.loading import load
 from undertone.model import SEPARATORS, chat_rows, make_model, train_embedded
+from undertone.pretrained import make_pretrained
 
 SETTINGS = Embedded(
     corpus=str(ROOT / "config/corpus.yaml"),
@@ -105,29 +106,13 @@ def test_embedded_model_is_recorded_beside_its_files_and_loads(tmp_path):
     assert not any(p.requires_grad for p in loaded.model.parameters())
 
 
-def test_local_folder_is_recorded_by_name_and_loads_without_network(folder, tmp_path, no_network):
-    record = tmp_path / "model/model.json"
-    make_model(record, {"name": str(folder), "revision": None, "dtype": "bfloat16"}, {}, tmp_path / "scratch")
-    told = json.loads(record.read_text())
-    assert (told["source"], told["name"], told["revision"], told["dtype"]) == ("folder", str(folder), None, "bfloat16")
-    assert [path.name for path in record.parent.iterdir()] == ["model.json"]
-    assert load(record).model.dtype == torch.bfloat16
-
-
-def test_hub_name_is_recorded_with_its_revision_and_nothing_is_fetched(tmp_path, no_network):
-    record = tmp_path / "model.json"
-    make_model(record, {"name": "some/model", "revision": "0" * 40, "dtype": "auto"}, {}, tmp_path / "scratch")
-    told = json.loads(record.read_text())
-    assert (told["source"], told["name"], told["revision"]) == ("hub", "some/model", "0" * 40)
-
-
 def test_model_without_an_end_of_sequence_token_stops_at_the_end_of_turn(folder, tmp_path):
     copy = tmp_path / "copy"
     loaded, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     loaded.generation_config.eos_token_id = loaded.config.eos_token_id = tokenizer.eos_token = None
     loaded.save_pretrained(copy)
     tokenizer.save_pretrained(copy)
-    make_model(tmp_path / "model.json", {"name": str(copy)}, {}, tmp_path / "scratch")
+    make_pretrained(tmp_path / "model.json", {"name": str(copy)}, {})
     assert load(tmp_path / "model.json").stop_ids == [tokenizer.convert_tokens_to_ids("<end_of_turn>")]
 
 

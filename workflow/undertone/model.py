@@ -1,4 +1,4 @@
-"""The base model: trained here for the embedded study, recorded by name and revision for any other."""
+"""The embedded study's base model, trained here."""
 
 import random
 import shutil
@@ -24,13 +24,10 @@ TOKENIZER_CHATS = 20_000
 
 
 def make_model(record: Path, settings: dict[str, Any], stamp: Stamp, scratch: Path) -> None:
-    """Write `model.json`, which every later stage loads the model by; train the embedded model where none is named."""
+    """Train the embedded model and write `model.json` beside it, which every later stage loads the model by."""
     told = Model.model_validate(settings)
-    folder = Path(record).parent
-    if told.name is None:
-        train_embedded(told.embedded, folder, scratch)
-    source = "embedded" if told.name is None else "folder" if Path(told.name).is_dir() else "hub"
-    write_json(record, {"source": source, "name": told.name, "revision": told.revision, "dtype": told.dtype}, stamp)
+    train_embedded(told.embedded, Path(record).parent, scratch)
+    write_json(record, {"source": "embedded", "name": None, "revision": None, "dtype": told.dtype}, stamp)
     remove(scratch)
 
 
