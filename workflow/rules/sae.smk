@@ -8,7 +8,7 @@ rule sae:
         folder=[ancient(f"{STUDY.sae.folder}/{file}") for file in SAE_FILES] if STUDY.sae.folder else [],
     output:
         saved=result("sae/sae.json"),
-        files=[] if STUDY.sae.named else collect(result("sae/{file}"), file=SAE_FILES),
+        files=[] if STUDY.sae.folder else collect(result("sae/{file}"), file=SAE_FILES),
     log:
         log_of("sae"),
     benchmark:

@@ -5,8 +5,10 @@ import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
+from huggingface_hub import hf_hub_download
 from sae_lens import (
     SAE,
     BatchTopKTrainingSAEConfig,
@@ -18,11 +20,13 @@ from sae_lens import (
     TrainingSAE,
 )
 from sae_lens.config import SAETrainerConfig
+from sae_lens.loading import pretrained_sae_loaders
 from sae_lens.saes.sae import SAEMetadata, TrainingSAEConfig
+from safetensors import safe_open
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from undertone.chat import Row
+from undertone.chat import Row, special_ids
 from undertone.config import Embedded, Sae
 from undertone.files import Stamp, read_json, remove, write_json
 from undertone.hooks import decoder_layers, hook_point, layer_of, resid_post
@@ -40,12 +44,16 @@ WINDOW = 200_000
 def make_sae(record: Path, saved: Path, settings: dict[str, Any], stamp: Stamp, scratch: Path) -> None:
     """Write `sae.json`, by which every later stage loads the SAE; train one where the settings name none.
 
+    One of the registry is copied beside it in SAELens's format, so that no later stage asks the Hub or unpickles anything.
     Raises ValueError if the SAE does not fit the model.
     """
     told, loaded = Sae.model_validate(settings["sae"]), load(record)
-    if not told.named:
+    if told.release:
+        registered(told.release, str(told.id)).save_model(scratch / "sae")
+    elif not told.folder:
         trained = train_sae(loaded, told, Embedded.model_validate(settings["model"]["embedded"]))
         trained.save_inference_model(str(scratch / "sae"))
+    if not told.folder:
         saved.parent.mkdir(parents=True, exist_ok=True)
         for file in ("cfg.json", "sae_weights.safetensors"):
             shutil.move(scratch / "sae" / file, saved.with_name(file))
@@ -64,24 +72,36 @@ def load_sae(saved: Path, loaded: Loaded) -> tuple[SAE[Any], int]:
     return read_sae(told, Path(saved).parent, loaded), int(told["layer"])
 
 
+def registered(release: str, id: str) -> SAE[Any]:
+    """An SAE of SAELens's registry, norm scaling factors folded into its weights; downloaded where the cache lacks it."""
+    # For Gemma Scope 2, SAELens asks the Hub for the shapes in a file even if that file is in the cache.
+    with patch.object(pretrained_sae_loaders, "get_safetensors_tensor_shapes", shapes):
+        sae: SAE[Any] = SAE.from_pretrained(release, id, device="cpu")
+    for weight in sae.parameters():
+        weight.data = weight.data.contiguous()  # some loaders transpose, and what is saved must lie in order
+    return sae
+
+
+def shapes(repo_id: str, filename: str) -> dict[str, list[int]]:
+    """The shapes of the tensors in a file of the Hub, by name, read from the cache, to which it is downloaded if it is not there."""
+    with safe_open(hf_hub_download(repo_id, filename), framework="pt") as file:
+        return {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+
+
 def read_sae(told: dict[str, Any], home: Path, loaded: Loaded) -> SAE[Any]:
-    """Load an SAE. The registry's loader folds norm scaling factors; a folder that still has one is refused."""
-    device = str(loaded.model.device)
-    if told["source"] == "registry":
-        sae: SAE[Any] = SAE.from_pretrained(told["release"], told["id"], device=device)
-    else:
-        sae = SAE.load_from_disk(home if told["source"] == "trained" else told["folder"], device=device)
-        if told["source"] == "folder" and sae.cfg.normalize_activations == "expected_average_only_in":
-            raise ValueError(
-                f"{told['folder']}: this SAE expects activations scaled by a factor that its folder does not apply; "
-                "fold it (SAE.fold_activation_norm_scaling_factor), save it again, or load it by release and id"
-            )
+    """Load an SAE. A folder whose norm scaling factor is not folded into its weights is refused."""
+    sae: SAE[Any] = SAE.load_from_disk(told["folder"] or home, device=str(loaded.model.device))
+    if told["folder"] and sae.cfg.normalize_activations == "expected_average_only_in":
+        raise ValueError(
+            f"{told['folder']}: this SAE expects activations scaled by a factor that its folder does not apply; "
+            "fold it (SAE.fold_activation_norm_scaling_factor), save it again, or load it by release and id"
+        )
     return sae.float().requires_grad_(False).eval()
 
 
 def check_fit(sae: SAE[Any], layer: int, loaded: Loaded) -> None:
     """Raise ValueError, in one sentence, if the SAE cannot be spliced into the model at the layer."""
-    width, depth = loaded.model.config.hidden_size, len(decoder_layers(loaded.model))
+    width, depth = loaded.model.config.get_text_config().hidden_size, len(decoder_layers(loaded.model))
     if sae.cfg.d_in != width:
         raise ValueError(
             f"the SAE reads vectors of {sae.cfg.d_in}, the model's residual stream has {width}: it is another model's"
@@ -142,7 +162,7 @@ def corpus_rows(loaded: Loaded, embedded: Embedded, seed: int) -> Iterator[list[
 
 def is_text(tokenizer: PreTrainedTokenizerBase, batch: dict[str, Tensor]) -> Tensor:
     """`[n_rows, n_tokens]`: the tokens that are neither padding nor special; an SAE is judged on these."""
-    special = torch.tensor(tokenizer.all_special_ids, device=batch["input_ids"].device)
+    special = torch.tensor(sorted(special_ids(tokenizer)), device=batch["input_ids"].device)
     return batch["attention_mask"].bool() & ~torch.isin(batch["input_ids"], special)
 
 
