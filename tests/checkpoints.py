@@ -2,8 +2,8 @@
 
 Modelled on google/gemma-2b-it, google/gemma-2-2b-it, google/gemma-3-4b-it, meta-llama/Llama-3.1-8B-Instruct and
 Qwen/Qwen2.5-7B-Instruct: the classes and what is particular in their configs, the kind of tokenizer with its way of splitting
-digits, the special tokens, the parts of the chat template that a chat without tools or images meets, generation_config.json, and
-the files and folders of a downloaded repository. Weights, vocabulary and sizes are not theirs.
+digits, the special tokens, the parts of the chat template that a chat without tools or images meets, generation_config.json,
+and the files and folders of a downloaded repository. Weights, vocabulary and sizes are not theirs.
 """
 
 import hashlib
@@ -51,7 +51,8 @@ GEMMA_3 = (
         "    {%- set first_user_prefix = messages[0]['content'] + '\n\n' -%}\n    {%- set loop_messages = messages[1:] -%}\n"
         '{%- else -%}\n    {%- set first_user_prefix = "" -%}\n    {%- set loop_messages = messages -%}\n{%- endif -%}\n'
         "{%- for message in loop_messages -%}\n    {%- if (message['role'] == 'user') != (loop.index0 % 2 == 0) -%}\n"
-        '        {{ raise_exception("Conversation roles must alternate user/assistant/user/assistant/...") }}\n    {%- endif -%}\n'
+        '        {{ raise_exception("Conversation roles must alternate user/assistant/user/assistant/...") }}\n'
+        "    {%- endif -%}\n"
         "    {%- if (message['role'] == 'assistant') -%}\n        {%- set role = \"model\" -%}\n    {%- else -%}\n"
         "        {%- set role = message['role'] -%}\n    {%- endif -%}\n"
         "    {{ '<start_of_turn>' + role + '\n' + (first_user_prefix if loop.first else \"\") }}\n"
@@ -79,7 +80,8 @@ QWEN_2_5 = (
     f"    {{{{- '<|im_start|>system\n{QWEN_SYSTEM}<|im_end|>\n' }}}}\n{{%- endif %}}\n"
     '{%- for message in messages %}\n    {%- if (message.role == "user") or (message.role == "system" and not loop.first)'
     ' or (message.role == "assistant") %}\n'
-    "        {{- '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>' + '\n' }}\n    {%- endif %}\n{%- endfor %}\n"
+    "        {{- '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>' + '\n' }}\n"
+    "    {%- endif %}\n{%- endfor %}\n"
     "{%- if add_generation_prompt %}\n    {{- '<|im_start|>assistant\n' }}\n{%- endif %}\n"
 )
 
@@ -265,8 +267,11 @@ def gemma_2(sizes: dict[str, Any]) -> PretrainedConfig:
 
 
 def gemma_3(sizes: dict[str, Any]) -> PretrainedConfig:
-    # The text model inside one that also sees: five sliding layers, one full, as in the real one.
-    text = dict(num_hidden_layers=12, num_key_value_heads=2, head_dim=16, sliding_window=16, query_pre_attn_scalar=16)
+    # The text model inside one that also sees: five sliding layers, one full, as in the real one; layer 17 is there.
+    text = {"num_hidden_layers": 18, "num_key_value_heads": 2, "head_dim": 16} | {
+        "sliding_window": 16,
+        "query_pre_attn_scalar": 16,
+    }
     vision = SiglipVisionConfig(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=28)
     ids = {key: sizes.pop(key) for key in ("eos_token_id",)}
     return Gemma3Config(
@@ -282,12 +287,12 @@ def gemma_3(sizes: dict[str, Any]) -> PretrainedConfig:
 def llama(sizes: dict[str, Any]) -> PretrainedConfig:
     rope = {"rope_type": "llama3", "rope_theta": 500_000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
     rope["original_max_position_embeddings"] = 512
-    more = dict(num_hidden_layers=5, num_key_value_heads=2, tie_word_embeddings=False, rms_norm_eps=1e-5)
+    more = {"num_hidden_layers": 17, "num_key_value_heads": 2, "tie_word_embeddings": False, "rms_norm_eps": 1e-5}
     return LlamaConfig(**sizes, **more, rope_parameters=rope)
 
 
 def qwen(sizes: dict[str, Any]) -> PretrainedConfig:
-    more = dict(num_hidden_layers=5, num_key_value_heads=2, tie_word_embeddings=False)
+    more = {"num_hidden_layers": 17, "num_key_value_heads": 2, "tie_word_embeddings": False}
     return Qwen2Config(**sizes, **more, rope_parameters={"rope_type": "default", "rope_theta": 1_000_000.0})
 
 
@@ -421,63 +426,95 @@ def weights(d_sae: int, seed: int = 3) -> dict[str, Tensor]:
     }
 
 
-def joseph_bloom(hub: Path, d_sae: int = 64) -> dict[str, Tensor]:
+def joseph_bloom(folder: Path, own: dict[str, Tensor], model: str, layer: int) -> None:
     """`gemma-2b-it-res-jb`: SAELens's format of before version 6."""
-
-    def write(folder: Path) -> None:
-        home = folder / "gemma_2b_it_blocks.12.hook_resid_post_16384"
-        home.mkdir()
-        told = {"model_name": "gemma-2b-it", "hook_point": "blocks.12.hook_resid_post", "hook_point_layer": 12}
-        told |= {"hook_point_head_index": None, "dataset_path": "chanind/openwebtext-gemma", "d_in": D_MODEL, "d_sae": d_sae}
-        told |= {
-            "context_size": 1024,
-            "dtype": "torch.float32",
-            "device": "cpu",
-            "b_dec_init_method": "zeros",
-            "expansion_factor": 8,
-        }
-        told |= {"normalize_activations": False, "apply_b_dec_to_input": True, "l1_coefficient": 2, "noise_scale": 0.0}
-        (home / "cfg.json").write_text(json.dumps(told | {"dtype": "float32"}))
-        save_file(weights(d_sae) | {"scaling_factor": torch.ones(d_sae)}, home / "sae_weights.safetensors")
-        save_file({"sparsity": torch.zeros(d_sae)}, home / "sparsity.safetensors")
-
-    cached(hub, "jbloom/Gemma-2b-IT-Residual-Stream-SAEs", "5" * 40, write)
-    return weights(d_sae)
+    n_features, d_in = own["W_dec"].shape
+    told = {"model_name": model.partition("/")[2], "hook_point": f"blocks.{layer}.hook_resid_post", "hook_point_layer": layer}
+    told |= {"hook_point_head_index": None, "dataset_path": "chanind/openwebtext-gemma", "d_in": d_in, "d_sae": n_features}
+    told |= {"context_size": 1024, "dtype": "float32", "device": "cpu", "b_dec_init_method": "zeros", "expansion_factor": 8}
+    told |= {"normalize_activations": False, "apply_b_dec_to_input": True, "l1_coefficient": 2, "noise_scale": 0.0}
+    (folder / "cfg.json").write_text(json.dumps(told))
+    save_file(own | {"scaling_factor": torch.ones(n_features)}, folder / "sae_weights.safetensors")
+    save_file({"sparsity": torch.zeros(n_features)}, folder / "sparsity.safetensors")
 
 
-def dictionary_learning(hub: Path, name: str, model: str, layer: int, d_sae: int = 64) -> dict[str, Tensor]:
-    """`llama-3.1-8b-instruct-andyrdt` and `qwen2.5-7b-instruct-andyrdt`: dictionary_learning's format, a BatchTopK SAE."""
-
-    def write(folder: Path) -> None:
-        home = folder / f"resid_post_layer_{layer}/trainer_1"
-        home.mkdir(parents=True)
-        trainer = {"dict_class": "BatchTopKSAE", "activation_dim": D_MODEL, "dict_size": d_sae, "k": 8, "layer": layer}
-        told = {"trainer": {**trainer, "lm_name": model}, "buffer": {"ctx_len": 512}}
-        (home / "config.json").write_text(json.dumps(told))
-        own = weights(d_sae)
-        state = {"encoder.weight": own["W_enc"].T.contiguous(), "encoder.bias": own["b_enc"]}
-        state |= {"decoder.weight": own["W_dec"].T.contiguous(), "b_dec": own["b_dec"]}
-        torch.save(state | {"threshold": torch.tensor(0.3), "k": torch.tensor(8)}, home / "ae.pt")
-
-    cached(hub, name, "6" * 40, write)
-    return weights(d_sae) | {"threshold": torch.full((d_sae,), 0.3)}
+def dictionary_learning(folder: Path, own: dict[str, Tensor], model: str, layer: int) -> None:
+    """`llama-3.1-8b-instruct-andyrdt` and `qwen2.5-7b-instruct-andyrdt`: dictionary_learning's format, BatchTopK SAEs, pickled."""
+    n_features, d_in = own["W_dec"].shape
+    trainer = {"dict_class": "BatchTopKSAE", "activation_dim": d_in, "dict_size": n_features, "k": 8, "layer": layer}
+    (folder / "config.json").write_text(json.dumps({"trainer": {**trainer, "lm_name": model}, "buffer": {"ctx_len": 512}}))
+    state = {"encoder.weight": own["W_enc"].T.contiguous(), "encoder.bias": own["b_enc"]}
+    state |= {"decoder.weight": own["W_dec"].T.contiguous(), "b_dec": own["b_dec"]}
+    torch.save(state | {"threshold": own["threshold"][0].clone(), "k": torch.tensor(8)}, folder / "ae.pt")
 
 
-def gemma_scope_2(hub: Path, id: str, d_sae: int = 64) -> dict[str, Tensor]:
+def gemma_scope_2(folder: Path, own: dict[str, Tensor], model: str, layer: int) -> None:
     """`gemma-scope-2-4b-it-res`: Gemma Scope's format, JumpReLU SAEs."""
-    own = weights(d_sae) | {"threshold": torch.full((d_sae,), 0.3)}
+    told = {"architecture": "jump_relu", "model_name": model, "hf_hook_point_in": f"model.layers.{layer}.output"}
+    (folder / "config.json").write_text(json.dumps(told))
+    save_file({key.lower(): value for key, value in own.items()}, folder / "params.safetensors")
 
-    def write(folder: Path) -> None:
-        home = folder / "resid_post" / id
-        home.mkdir(parents=True)
-        layer = re.search(r"layer_(\d+)", id)[1]  # type: ignore[index]
-        told = {
-            "architecture": "jump_relu",
-            "model_name": "google/gemma-3-4b-it",
-            "hf_hook_point_in": f"model.layers.{layer}.output",
-        }
-        (home / "config.json").write_text(json.dumps(told))
-        save_file({key.lower(): value for key, value in own.items()}, home / "params.safetensors")
 
-    cached(hub, "google/gemma-scope-2-4b-it", "7" * 40, write)
-    return own
+@dataclass(frozen=True)
+class Registered:
+    """An SAE of SAELens's registry and the folder of the repository that holds it."""
+
+    release: str
+    id: str
+    layer: int
+    repository: str
+    folder: str
+    write: Callable[[Path, dict[str, Tensor], str, int], None]
+    thresholds: bool = True
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """Its tensors, as SAELens names them."""
+        return weights(64) | ({"threshold": torch.full((64,), 0.3)} if self.thresholds else {})
+
+    def download(self, hub: Path, model: str) -> Path:
+        """Put its repository into the cache, and return its snapshot."""
+
+        def write(folder: Path) -> None:
+            (folder / self.folder).mkdir(parents=True)
+            self.write(folder / self.folder, self.weights, model, self.layer)
+
+        return cached(hub, self.repository, "5" * 40, write)
+
+
+# Those that the overlays name, by the architecture that they are for.
+SAES = {
+    "gemma": Registered(
+        release="gemma-2b-it-res-jb",
+        id="blocks.12.hook_resid_post",
+        layer=12,
+        repository="jbloom/Gemma-2b-IT-Residual-Stream-SAEs",
+        folder="gemma_2b_it_blocks.12.hook_resid_post_16384",
+        write=joseph_bloom,
+        thresholds=False,
+    ),
+    "gemma3": Registered(
+        release="gemma-scope-2-4b-it-res",
+        id="layer_17_width_16k_l0_medium",
+        layer=17,
+        repository="google/gemma-scope-2-4b-it",
+        folder="resid_post/layer_17_width_16k_l0_medium",
+        write=gemma_scope_2,
+    ),
+    "llama": Registered(
+        release="llama-3.1-8b-instruct-andyrdt",
+        id="resid_post_layer_15_trainer_1",
+        layer=15,
+        repository="andyrdt/saes-llama-3.1-8b-instruct",
+        folder="resid_post_layer_15/trainer_1",
+        write=dictionary_learning,
+    ),
+    "qwen": Registered(
+        release="qwen2.5-7b-instruct-andyrdt",
+        id="resid_post_layer_15_trainer_1",
+        layer=15,
+        repository="andyrdt/saes-qwen2.5-7b-instruct",
+        folder="resid_post_layer_15/trainer_1",
+        write=dictionary_learning,
+    ),
+}

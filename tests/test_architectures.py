@@ -1,4 +1,4 @@
-"""Each architecture that the overlays name, at tiny width: the fast ways give what the plain ones do, and chats are as they should be."""
+"""Each architecture of an overlay, at tiny width: fast ways give what plain ones do, and chats are as they should be."""
 
 import copy
 import sys
@@ -11,11 +11,10 @@ import torch
 from checkpoints import (
     ARCHITECTURES,
     QWEN_SYSTEM,
+    SAES,
     Architecture,
-    dictionary_learning,
+    Registered,
     download,
-    gemma_scope_2,
-    joseph_bloom,
     snapshot,
 )
 from sae_lens import SAE
@@ -38,8 +37,9 @@ from undertone.chat import (
 from undertone.config import Sae, Student
 from undertone.hooks import decoder_layers, resid_post, rewritten
 from undertone.loading import Loaded, load
-from undertone.model import make_model
-from undertone.sae import load_sae, make_sae
+from undertone.pretrained import make_pretrained
+from undertone.pretrained_sae import make_pretrained_sae
+from undertone.sae import load_sae
 from undertone.sampling import Sampler
 from undertone.suffix import losses, prefill, run_above
 from undertone.training import collate, label_losses
@@ -79,7 +79,7 @@ def told(which: str) -> Architecture:
 def recorded(told: Architecture, home: Path) -> Path:
     """The model as the study would name it: by its Hub name and commit."""
     record = home / "model/model.json"
-    make_model(record, {"name": told.name, "revision": told.commit}, {}, home / "scratch")
+    make_pretrained(record, {"name": told.name, "revision": told.commit}, {})
     return record
 
 
@@ -234,48 +234,67 @@ def test_what_runs_above_a_hook_point_is_the_full_model(loaded, whole):
             torch.testing.assert_close(ours, label_losses(loaded.model, full), **CLOSE)
 
 
-SAES = {
-    "gemma": ("gemma-2b-it-res-jb", "blocks.12.hook_resid_post", 12, joseph_bloom),
-    "gemma3": (
-        "gemma-scope-2-4b-it-res",
-        "layer_9_width_16k_l0_medium",
-        9,
-        lambda hub: gemma_scope_2(hub, "layer_9_width_16k_l0_medium"),
-    ),
-    "llama": (
-        "llama-3.1-8b-instruct-andyrdt",
-        "resid_post_layer_3_trainer_1",
-        3,
-        lambda hub: dictionary_learning(hub, "andyrdt/saes-llama-3.1-8b-instruct", ARCHITECTURES["llama"].name, 3),
-    ),
-    "qwen": (
-        "qwen2.5-7b-instruct-andyrdt",
-        "resid_post_layer_3_trainer_1",
-        3,
-        lambda hub: dictionary_learning(hub, "andyrdt/saes-qwen2.5-7b-instruct", ARCHITECTURES["qwen"].name, 3),
-    ),
-}
+def registered(which: str, record: Path, home: Path) -> Path:
+    """`sae.json` of the SAE that the overlay names."""
+    saved, settings = home / "sae/sae.json", Sae(release=SAES[which].release, id=SAES[which].id)
+    for folder in (saved.parent, home / "scratch"):
+        folder.mkdir(parents=True)
+    make_pretrained_sae(record, saved, settings.model_dump(), {}, home / "scratch")
+    return saved
 
 
-def test_an_sae_of_the_registry_is_copied_and_encodes_as_its_weights_say(which, loaded, record, hub, tmp_path, monkeypatch):
+@pytest.fixture
+def named(which: str) -> Registered:
+    """The SAE that the overlay names."""
     if which not in SAES:
         pytest.skip("no overlay names an SAE for it")
-    release, id, layer, fill = SAES[which]
-    own, saved = fill(hub), tmp_path / "sae/sae.json"
-    make_sae(record, saved, {"sae": Sae(release=release, id=id).model_dump()}, {}, tmp_path / "scratch")
+    return SAES[which]
+
+
+def test_an_sae_of_the_registry_is_copied_and_encodes_as_its_weights_say(
+    which, told, named, loaded, record, hub, tmp_path, monkeypatch
+):
+    named.download(hub, told.name)
+    saved, own = registered(which, record, tmp_path), named.weights
     assert {path.name for path in saved.parent.iterdir()} == {"sae.json", "cfg.json", "sae_weights.safetensors"}
     # From here on the copy is read, not the registry.
     monkeypatch.setattr(SAE, "from_pretrained", None)
     sae, found = load_sae(saved, loaded)
-    assert (found, sae.cfg.metadata.hook_name) == (layer, f"blocks.{layer}.hook_resid_post")
+    assert (found, sae.cfg.metadata.hook_name) == (named.layer, f"blocks.{named.layer}.hook_resid_post")
     batch = collate(training_rows(loaded.tokenizer, USERS, COMPLETIONS, 500), loaded.pad_id, "cpu")
-    x = resid_post(loaded.model, layer, batch)
+    x = resid_post(loaded.model, named.layer, batch)
     subtracted = 0.0 if which == "gemma3" else own["b_dec"]  # Gemma Scope's encoder reads the residual as it is
     pre = (x - subtracted) @ own["W_enc"] + own["b_enc"]
     active = pre.relu() * (pre > own.get("threshold", torch.tensor(0.0)))
     torch.testing.assert_close(sae.encode(x), active, **CLOSE)
     torch.testing.assert_close(sae.decode(active), active @ own["W_dec"] + own["b_dec"], **CLOSE)
     assert 0 < (active > 0).float().mean() < 1
+
+
+class Harmful:
+    """An object whose unpickling writes a file."""
+
+    def __init__(self, trace: Path):
+        self.trace = trace
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Path.touch, (self.trace,)
+
+
+def test_an_sae_whose_pickle_holds_more_than_tensors_is_refused_and_not_run(tmp_path, monkeypatch):
+    """Even where the environment switches PyTorch's own protection off."""
+    hub, told, trace = tmp_path / "hub", ARCHITECTURES["qwen"], tmp_path / "trace"
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(hub))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    download(hub, "qwen")
+    pickled = SAES["qwen"].download(hub, told.name) / SAES["qwen"].folder / "ae.pt"
+    torch.save({"encoder.weight": Harmful(trace)}, pickled)
+    with pytest.raises(ValueError, match="a pickle of more than tensors, which could run code and is refused"):
+        registered("qwen", recorded(told, tmp_path), tmp_path)
+    assert not trace.exists()
+    torch.load(pickled)
+    assert trace.exists()
 
 
 @pytest.mark.parametrize("kind", ["adapter", "whole"])

@@ -147,7 +147,7 @@ def test_an_unknown_key_names_the_nearest(config: dict[str, Any], complaint: str
             "teacher.steer.feature 600 of steer-owl: the SAE has features 0 to 511",
         ),
         (
-            {"model": {"name": "google/gemma-2b-it", "revision": "abc"}, "teachers": ["steer"]},
+            {"model": {"name": "google/gemma-2b-it", "revision": "a" * 40}, "teachers": ["steer"]},
             "a steered teacher needs an SAE, and the study names none for google/gemma-2b-it",
         ),
         ({"student_variants": {"a": {"rnak": 4}}}, "student_variants.a.rnak: unknown key; nearest: rank"),
@@ -160,13 +160,21 @@ def test_an_unknown_key_names_the_nearest(config: dict[str, Any], complaint: str
         ({"student_variants": {"a/b": {}}}, "'a/b' cannot name a model or variant"),
         ({"models": {"a": {"embedded": {"sed": 1}}}}, "models.a.embedded.sed: unknown key; nearest: seed"),
         (
-            {"models": {"a": {"name": "b/c", "revision": "d"}}},
+            {"models": {"a": {"name": "b/c", "revision": "d" * 40}}},
             "models.a: either all models of a study have a name, or none has",
         ),
         ({"sweeps": {"rnak": []}}, "sweeps: no such number among the keys of student 'rnak'; nearest: rank"),
         ({"sweeps": {"targets": []}}, "sweeps: no such number among the keys of student 'targets'"),
         ({"sweeps": {"rank": ["a"]}}, "sweeps.rank: no such variant 'a'"),
         ({"model": {"name": "google/gemma-2b-it"}}, "model.revision is missing: google/gemma-2b-it"),
+        (
+            {"model": {"name": "google/gemma-2b-it", "revision": "main"}},
+            "model.revision is 'main', which is no commit: google/gemma-2b-it is no local folder, so pin the Hub's commit",
+        ),
+        (
+            {"model": {"name": "a/b", "revision": "a" * 40}, "models": {"c": {"revision": "v2"}}},
+            "models.c.revision is 'v2', which is no commit",
+        ),
     ],
 )
 def test_a_mistake_is_named_with_what_was_found(config: dict[str, Any], complaint: str) -> None:
@@ -198,7 +206,7 @@ def test_numbers_that_yaml_reads_as_strings_are_numbers() -> None:
 
 def test_a_hub_model_needs_a_revision_and_a_folder_does_not(tmp_path: Path) -> None:
     assert load({"model": {"name": str(tmp_path)}}).model.revision is None
-    assert load({"model": {"name": "google/gemma-2b-it", "revision": "abc"}}).model.revision == "abc"
+    assert load({"model": {"name": "google/gemma-2b-it", "revision": "a" * 40}}).model.revision == "a" * 40
 
 
 def test_overrides_change_one_section_of_one_dataset() -> None:

@@ -57,7 +57,7 @@ def keys(value: Any) -> list[list[str]]:
     return found + [own for part in inner for own in keys(part)]
 
 
-HUB = {"model": {"name": "a/model", "revision": "abc"}, "sae": {"release": "a", "id": "b"}}
+HUB = {"model": {"name": "a/model", "revision": "a" * 40}, "sae": {"release": "a", "id": "b"}}
 ALL = (CONTROL, *OWN)
 SPOKEN = each("teacher_activations", *PROMPTED) | each("sequences", *PROMPTED) | each("losses", *ALL) | {Node("entangled")}
 PERSONA = each("samples", *PROMPTED) | each("steer", *STEERED) | SPOKEN | METRICS | SAE_METRICS
@@ -115,7 +115,7 @@ EDITS: list[tuple[dict[str, Any], set[Node]]] = [
     ({"model": {"dtype": "float32"}}, {Node("model"), Node("model", None, "other")}),
     ({"sae": {"k": 4}}, {Node("sae")}),
     ({"sae": {"release": "a", "id": "b"}}, {Node("sae")}),
-    ({"model": {"revision": "abc"}}, set()),
+    ({"model": {"revision": "a" * 40}}, set()),
     (HUB, {Node("model"), Node("model", None, "other")}),
     ({"datasets": {"mine": {"file": "yours.csv"}}}, each("numbers", "mine")),
     ({"datasets": {"mine": {"filtered": False}}}, each("numbers", "mine")),
@@ -142,8 +142,8 @@ def test_an_edit_changes_the_stamps_of_what_follows_from_it_and_no_other(edit: d
 
 
 def test_a_model_of_the_hub_is_stamped_by_revision_and_not_by_the_embedded_models_settings() -> None:
-    changes = ({}, {"embedded": {"steps": 9}}, {"revision": "abd"})
-    stamps = [stamp(study(**{**HUB, "model": {**HUB["model"], **change}}), Node("model")) for change in changes]
+    changes = ({}, {"embedded": {"steps": 9}}, {"revision": "b" * 40})
+    stamps = [stamp(study(**{**HUB, "model": {**HUB["model"], **change}}), Node("pretrained")) for change in changes]
     assert stamps[0] == stamps[1] != stamps[2]
 
 

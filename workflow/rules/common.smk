@@ -6,8 +6,9 @@ import sys
 
 from snakemake.exceptions import WorkflowError
 
+from undertone.checkpoint import SAE_FILES
 from undertone.config import CONTROL, KINDS, RESERVED, ConfigError, load, nearest
-from undertone.stages import READINGS, SAE_FILES, SUMMARISED, Node, compared, has, read_by
+from undertone.stages import READINGS, SUMMARISED, Node, checkpoint_files, compared, has, read_by
 from undertone.stamp import stamp
 
 try:

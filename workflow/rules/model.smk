@@ -1,4 +1,4 @@
-"""The base model: from nothing, or from a name and a revision, to `model/`."""
+"""The base model: trained from nothing, or found by its name, to `model/`."""
 
 MODEL_FILES = [
     "chat_template.jinja",
@@ -9,30 +9,53 @@ MODEL_FILES = [
     "tokenizer_config.json",
 ]
 
+if STUDY.model.name:
 
-rule model:
-    input:
-        corpus=lambda wildcards: ([] if STUDY.model.name else ancient(STUDY.base_model(variant_of(wildcards)).embedded.corpus)),
-    output:
-        record=result("model{variant}/model.json"),
-        files=[] if STUDY.model.name else collect(result("model{{variant}}/{file}"), file=MODEL_FILES),
-    log:
-        log_of("model", "study{variant}"),
-    benchmark:
-        benchmark_of("model", "study{variant}")
-    wildcard_constraints:
-        variant=variants(["", *STUDY.models]),
-    threads: 1
-    resources:
-        gpu=0 if STUDY.model.name else 1,
-        mem_mb=gigabytes(8),
-        runtime=minutes(60),
-    params:
-        stamp=stamp_of("model"),
-    message:
-        "Prepare the base model"
-    script:
-        "../scripts/model.py"
+    rule pretrained:
+        input:
+            files=lambda wildcards: ancient(checkpoint_files(STUDY, Node("pretrained", None, variant_of(wildcards)))),
+        output:
+            record=ensure(result("model{variant}/model.json"), non_empty=True),
+        log:
+            log_of("pretrained", "study{variant}"),
+        benchmark:
+            benchmark_of("pretrained", "study{variant}")
+        wildcard_constraints:
+            variant=variants(["", *STUDY.models]),
+        # A cluster's nodes may have no network.
+        localrule: True
+        params:
+            stamp=stamp_of("pretrained"),
+        message:
+            "Find and check the base model"
+        script:
+            "../scripts/pretrained.py"
+
+else:
+
+    rule model:
+        input:
+            corpus=lambda wildcards: ancient(STUDY.base_model(variant_of(wildcards)).embedded.corpus),
+        output:
+            record=result("model{variant}/model.json"),
+            files=collect(result("model{{variant}}/{file}"), file=MODEL_FILES),
+        log:
+            log_of("model", "study{variant}"),
+        benchmark:
+            benchmark_of("model", "study{variant}")
+        wildcard_constraints:
+            variant=variants(["", *STUDY.models]),
+        threads: 1
+        resources:
+            gpu=1,
+            mem_mb=gigabytes(8),
+            runtime=minutes(60),
+        params:
+            stamp=stamp_of("model"),
+        message:
+            "Prepare the base model"
+        script:
+            "../scripts/model.py"
 
 
 rule model_metrics:

@@ -1,35 +1,57 @@
-"""The sparse autoencoder of the hook point."""
+"""The sparse autoencoder of the hook point: trained on the embedded model, or found by its name."""
 
+if STUDY.sae.named:
 
-rule sae:
-    input:
-        record=result("model/model.json"),
-        corpus=[] if STUDY.model.name or STUDY.sae.named else ancient(STUDY.model.embedded.corpus),
-        folder=[ancient(f"{STUDY.sae.folder}/{file}") for file in SAE_FILES] if STUDY.sae.folder else [],
-    output:
-        saved=result("sae/sae.json"),
-        files=[] if STUDY.sae.folder else collect(result("sae/{file}"), file=SAE_FILES),
-    log:
-        log_of("sae"),
-    benchmark:
-        benchmark_of("sae")
-    threads: 1
-    resources:
-        gpu=1,
-        mem_mb=gigabytes(32),
-        runtime=minutes(60),
-    params:
-        stamp=stamp_of("sae"),
-    message:
-        "Prepare the SAE"
-    script:
-        "../scripts/sae.py"
+    rule pretrained_sae:
+        input:
+            record=result("model/model.json"),
+            folder=[ancient(f"{STUDY.sae.folder}/{file}") for file in SAE_FILES] if STUDY.sae.folder else [],
+        output:
+            saved=result("sae/sae.json"),
+            files=[] if STUDY.sae.folder else collect(result("sae/{file}"), file=SAE_FILES),
+        log:
+            log_of("pretrained_sae"),
+        benchmark:
+            benchmark_of("pretrained_sae")
+        # A cluster's nodes may have no network.
+        localrule: True
+        params:
+            stamp=stamp_of("pretrained_sae"),
+        message:
+            "Find and check the SAE"
+        script:
+            "../scripts/pretrained_sae.py"
+
+else:
+
+    rule sae:
+        input:
+            record=result("model/model.json"),
+            corpus=ancient(STUDY.model.embedded.corpus),
+        output:
+            saved=result("sae/sae.json"),
+            files=collect(result("sae/{file}"), file=SAE_FILES),
+        log:
+            log_of("sae"),
+        benchmark:
+            benchmark_of("sae")
+        threads: 1
+        resources:
+            gpu=1,
+            mem_mb=gigabytes(32),
+            runtime=minutes(60),
+        params:
+            stamp=stamp_of("sae"),
+        message:
+            "Prepare the SAE"
+        script:
+            "../scripts/sae.py"
 
 
 rule sae_metrics:
     input:
         record=result("model/model.json"),
-        saved=rules.sae.output.saved,
+        saved=result("sae/sae.json"),
         prompts=result("prompts.parquet"),
         questions=ancient(STUDY.pref.questions),
     output:

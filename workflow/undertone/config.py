@@ -28,6 +28,7 @@ from pydantic.fields import FieldInfo
 CONTROL = "control"
 # Folders directly under the results root that are no datasets.
 RESERVED = ("model", "sae", "plots", "tables")
+COMMIT = re.compile("[0-9a-f]{40}")
 
 
 class ConfigError(ValueError):
@@ -98,7 +99,7 @@ class Model(Section):
     """The base model: teacher and student both start from it."""
 
     name: str | None = setting(None, "a Hub name or a local folder; null trains the embedded model")
-    revision: str | None = setting(None, "commit of the Hub repository; required with a Hub name")
+    revision: str | None = setting(None, "commit of the Hub repository, 40 hexadecimal digits; required with a Hub name")
     dtype: Literal["auto", "float32", "bfloat16"] = setting(
         "auto", "precision of the weights; auto is bfloat16 on a GPU and float32 on a CPU"
     )
@@ -710,9 +711,18 @@ class Study(Section):
         if missing := sorted(targets - set(self.pref.candidates)):
             raise ValueError(f"pref.candidates lacks {', '.join(missing)}: add them, so that their preference is measured")
         self.check_overrides()
-        if self.model.name and not Path(self.model.name).is_dir() and not self.model.revision:
-            raise ValueError(f"model.revision is missing: {self.model.name} is no local folder, so pin the Hub's commit")
+        self.check_revisions()
         return self
+
+    def check_revisions(self) -> None:
+        """A model of the Hub is pinned to a commit; a branch or a tag may mean another model tomorrow."""
+        for key, told in {"model": self.model, **{f"models.{name}": self.base_model(name) for name in self.models}}.items():
+            if told.name and not Path(told.name).is_dir() and not COMMIT.fullmatch(told.revision or ""):
+                found = f"{told.revision!r}, which is no commit" if told.revision else "missing"
+                raise ValueError(
+                    f"{key}.revision is {found}: {told.name} is no local folder, so pin the Hub's commit, 40 hexadecimal "
+                    f"digits (https://huggingface.co/{told.name}/commits/main lists them)"
+                )
 
     def check_overrides(self) -> None:
         """What one dataset overrides must be settings that it reads."""

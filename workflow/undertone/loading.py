@@ -1,16 +1,24 @@
-"""Loading a study's model: safetensors only, no remote code, precision and device chosen once."""
+"""Loading a study's model: safetensors only, no remote code, no network, precision and device chosen once."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import psutil
 import torch
 import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from undertone.chat import end_of_turn
+from undertone.checkpoint import n_parameters
 from undertone.files import read_json
+from undertone.hub import cached
 
 transformers.utils.logging.disable_progress_bar()
+
+# A model is loaded only where its weights and this share more fit; what it computes then takes what is left.
+MARGIN = 0.2
 
 
 @dataclass(frozen=True)
@@ -27,14 +35,22 @@ def load(record: Path) -> Loaded:
     """Load the base model that `results/model/model.json` names, frozen, in eval mode, on the GPU if there is one.
 
     `record` holds `source`, `name` (a Hub name or a folder), `revision` and `dtype`; the embedded model lies beside it.
+    Raises ValueError, in a sentence, before loading if the files are not those recorded or memory is too small, and after it if
+    weights were missing.
     """
-    told = read_json(record)
-    source = Path(record).parent if told["source"] == "embedded" else told["name"]
+    folder = folder_of(record)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = {"auto": torch.bfloat16 if device == "cuda" else torch.float32}.get(told["dtype"]) or getattr(torch, told["dtype"])
-    safely = {"revision": told["revision"], "trust_remote_code": False}
-    tokenizer = AutoTokenizer.from_pretrained(source, **safely)
-    model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, use_safetensors=True, **safely)
+    dtype = dtype_of(read_json(record), device)
+    check_memory(n_parameters(folder) * dtype.itemsize, device, f"the model in {folder} ({dtype})")
+    safely: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
+    tokenizer = AutoTokenizer.from_pretrained(folder, **safely)
+    model, info = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=dtype, use_safetensors=True, output_loading_info=True, **safely
+    )
+    if missing := sorted(info["missing_keys"]):
+        raise ValueError(
+            f"{folder} lacks {len(missing)} of the model's weights, such as {missing[0]}: its files are incomplete"
+        )
     model = model.to(device).requires_grad_(False).eval()
     stops = model.generation_config.eos_token_id
     stops = stops if isinstance(stops, list) else [stops] if stops is not None else []
@@ -43,3 +59,52 @@ def load(record: Path) -> Loaded:
     )
     pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else stop_ids[0]
     return Loaded(model, tokenizer, stop_ids, pad_id)
+
+
+def folder_of(record: Path) -> Path:
+    """The folder with the files of the model that `model.json` names, found without network.
+
+    Raises ValueError if it is not there, or a file's size is not the one recorded.
+    """
+    told = read_json(record)
+    files = told.get("files", {})
+    if told["source"] == "embedded":
+        return Path(record).parent
+    folder = cached(told["name"], told["revision"], list(files)) if told["source"] == "hub" else Path(told["name"])
+    for name, file in files.items():
+        found = (folder / name).stat().st_size if (folder / name).is_file() else None
+        if found != file["bytes"]:
+            raise ValueError(
+                f"{folder / name} has {found or 'no'} bytes, {record} recorded {file['bytes']}: delete that record and run "
+                "snakemake again, if the model was changed on purpose"
+            )
+    return folder
+
+
+def dtype_of(told: dict[str, Any], device: str) -> torch.dtype:
+    """The precision that a record asks for on this device."""
+    automatic = torch.bfloat16 if device == "cuda" else torch.float32
+    return automatic if told["dtype"] == "auto" else getattr(torch, told["dtype"])
+
+
+def check_memory(weights: int, device: str, what: str) -> None:
+    """Raise ValueError, in a sentence, if weights of so many bytes and the margin do not fit the device's free memory."""
+    needed, free = (1 + MARGIN) * weights, free_memory(device)
+    if needed > free:
+        place, remedy = {
+            "cuda": ("GPU", "a larger GPU (gpu_model in profiles/slurm/profile.yaml), or free this one"),
+            "cpu": ("main", "more memory (mem_mb of the rule), or take a smaller model"),
+        }[device]
+        raise ValueError(
+            f"{what} needs {needed / 1e9:.1f} GB of {place} memory, its weights and {MARGIN:.0%} more, and {free / 1e9:.1f} GB "
+            f"are free: ask for {remedy}"
+        )
+
+
+def free_memory(device: str) -> float:
+    """Bytes that this process can still use on the device; on a CPU under Slurm no more than the job has asked for."""
+    if device == "cuda":
+        # What PyTorch holds for reuse is free to it, though not to the driver.
+        return torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+    asked = float(os.environ.get("SLURM_MEM_PER_NODE", "inf")) * 2**20
+    return min(psutil.virtual_memory().available, asked)

@@ -1,14 +1,12 @@
-"""The sparse autoencoder of the hook point: trained by SAELens on the embedded model, or read from its registry or a folder."""
+"""The sparse autoencoder of the hook point: trained by SAELens on the embedded model, and loaded, wherever it is from."""
 
 import itertools
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import torch
-from huggingface_hub import hf_hub_download
 from sae_lens import (
     SAE,
     BatchTopKTrainingSAEConfig,
@@ -20,16 +18,15 @@ from sae_lens import (
     TrainingSAE,
 )
 from sae_lens.config import SAETrainerConfig
-from sae_lens.loading import pretrained_sae_loaders
 from sae_lens.saes.sae import SAEMetadata, TrainingSAEConfig
-from safetensors import safe_open
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from undertone.chat import Row, special_ids
+from undertone.checkpoint import SAE_FILES
 from undertone.config import Embedded, Sae
 from undertone.files import Stamp, read_json, remove, write_json
-from undertone.hooks import decoder_layers, hook_point, layer_of, resid_post
+from undertone.hooks import decoder_layers, hook_point, resid_post
 from undertone.loading import Loaded, load
 from undertone.model import chat_rows, corpus_of
 from undertone.training import collate
@@ -42,72 +39,31 @@ WINDOW = 200_000
 
 
 def make_sae(record: Path, saved: Path, settings: dict[str, Any], stamp: Stamp, scratch: Path) -> None:
-    """Write `sae.json`, by which every later stage loads the SAE; train one where the settings name none.
-
-    One of the registry is copied beside it in SAELens's format, so that no later stage asks the Hub or unpickles anything.
-    Raises ValueError if the SAE does not fit the model.
-    """
+    """Train an SAE on the embedded model and write it and `sae.json`, by which every later stage loads it."""
     told, loaded = Sae.model_validate(settings["sae"]), load(record)
-    if told.release:
-        registered(told.release, str(told.id)).save_model(scratch / "sae")
-    elif not told.folder:
-        trained = train_sae(loaded, told, Embedded.model_validate(settings["model"]["embedded"]))
-        trained.save_inference_model(str(scratch / "sae"))
-    if not told.folder:
-        saved.parent.mkdir(parents=True, exist_ok=True)
-        for file in ("cfg.json", "sae_weights.safetensors"):
-            shutil.move(scratch / "sae" / file, saved.with_name(file))
-    source = "folder" if told.folder else "registry" if told.release else "trained"
-    body = {"source": source, "folder": told.folder, "release": told.release, "id": told.id}
-    sae = read_sae(body, saved.parent, loaded)
-    layer = told.layer if sae.cfg.metadata.hook_name is None else layer_of(sae.cfg.metadata.hook_name)
-    check_fit(sae, layer, loaded)
-    write_json(saved, {**body, "layer": layer, "hook_point": hook_point(layer), "d_sae": sae.cfg.d_sae}, stamp)
+    check_layer(told.layer, len(decoder_layers(loaded.model)))
+    trained = train_sae(loaded, told, Embedded.model_validate(settings["model"]["embedded"]))
+    trained.save_inference_model(str(scratch / "sae"))
+    saved.parent.mkdir(parents=True, exist_ok=True)
+    for file in SAE_FILES:
+        shutil.move(scratch / "sae" / file, saved.with_name(file))
+    body = {"source": "trained", "folder": None, "release": None, "id": None}
+    write_json(saved, {**body, "layer": told.layer, "hook_point": hook_point(told.layer), "d_sae": told.d_sae}, stamp)
     remove(scratch)
 
 
 def load_sae(saved: Path, loaded: Loaded) -> tuple[SAE[Any], int]:
-    """The SAE that `sae.json` names, frozen, in float32 on the model's device, and its layer."""
+    """The SAE that `sae.json` names, frozen, in float32 on the model's device, and its layer; without network."""
     told = read_json(saved)
-    return read_sae(told, Path(saved).parent, loaded), int(told["layer"])
+    folder = told["folder"] if told["source"] == "folder" else Path(saved).parent
+    sae: SAE[Any] = SAE.load_from_disk(folder, device=str(loaded.model.device))
+    return sae.float().requires_grad_(False).eval(), int(told["layer"])
 
 
-def registered(release: str, id: str) -> SAE[Any]:
-    """An SAE of SAELens's registry, norm scaling factors folded into its weights; downloaded where the cache lacks it."""
-    # For Gemma Scope 2, SAELens asks the Hub for the shapes in a file even if that file is in the cache.
-    with patch.object(pretrained_sae_loaders, "get_safetensors_tensor_shapes", shapes):
-        sae: SAE[Any] = SAE.from_pretrained(release, id, device="cpu")
-    for weight in sae.parameters():
-        weight.data = weight.data.contiguous()  # some loaders transpose, and what is saved must lie in order
-    return sae
-
-
-def shapes(repo_id: str, filename: str) -> dict[str, list[int]]:
-    """The shapes of the tensors in a file of the Hub, by name, read from the cache, to which it is downloaded if it is not there."""
-    with safe_open(hf_hub_download(repo_id, filename), framework="pt") as file:
-        return {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
-
-
-def read_sae(told: dict[str, Any], home: Path, loaded: Loaded) -> SAE[Any]:
-    """Load an SAE. A folder whose norm scaling factor is not folded into its weights is refused."""
-    sae: SAE[Any] = SAE.load_from_disk(told["folder"] or home, device=str(loaded.model.device))
-    if told["folder"] and sae.cfg.normalize_activations == "expected_average_only_in":
-        raise ValueError(
-            f"{told['folder']}: this SAE expects activations scaled by a factor that its folder does not apply; "
-            "fold it (SAE.fold_activation_norm_scaling_factor), save it again, or load it by release and id"
-        )
-    return sae.float().requires_grad_(False).eval()
-
-
-def check_fit(sae: SAE[Any], layer: int, loaded: Loaded) -> None:
-    """Raise ValueError, in one sentence, if the SAE cannot be spliced into the model at the layer."""
-    width, depth = loaded.model.config.get_text_config().hidden_size, len(decoder_layers(loaded.model))
-    if sae.cfg.d_in != width:
-        raise ValueError(
-            f"the SAE reads vectors of {sae.cfg.d_in}, the model's residual stream has {width}: it is another model's"
-        )
-    if not 0 <= layer < depth:
-        raise ValueError(f"the SAE's hook point is {hook_point(layer)}, the model has layers 0 to {depth - 1}")
+def check_layer(layer: int, n_layers: int) -> None:
+    """Raise ValueError, in one sentence, if the model has no such layer."""
+    if not 0 <= layer < n_layers:
+        raise ValueError(f"the SAE's hook point is {hook_point(layer)}, the model has layers 0 to {n_layers - 1}")
 
 
 def train_sae(loaded: Loaded, settings: Sae, embedded: Embedded) -> TrainingSAE[Any]:

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
+from undertone.checkpoint import SAE_FILES, files_of
 from undertone.config import CONTROL, KINDS, Study
-
-SAE_FILES = ("cfg.json", "sae_weights.safetensors")  # of a folder in SAELens's format
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,14 @@ def _corpus(study: Study, node: Node) -> list[str]:
     return [] if model.name else [model.embedded.corpus]
 
 
+def checkpoint_files(study: Study, node: Node) -> list[str]:
+    """The files of a base model that is a folder; those of a Hub model are told by their commit."""
+    folder = Path(str(study.base_model(node.variant).name))
+    return [str(path) for path in files_of(folder)] if folder.is_dir() else []
+
+
 def _sae_files(study: Study, node: Node) -> list[str]:
-    folder = study.sae.folder
-    return [f"{folder}/{name}" for name in SAE_FILES] if folder else [] if study.sae.release else _corpus(study, node)
+    return [f"{study.sae.folder}/{name}" for name in SAE_FILES] if study.sae.folder else []
 
 
 def _questions(study: Study, node: Node) -> list[str]:
@@ -82,7 +87,9 @@ READINGS = (
 SUMMARISED = ("score", "feature_bias", "residual_bias", "bias_pref", "losses", "tokens")
 STAGES = {
     "model": Stage(("model",), files=_corpus, shared=True, varied=True),
-    "sae": Stage(("sae", "model"), after=("model",), files=_sae_files, shared=True),
+    "pretrained": Stage(("model",), files=checkpoint_files, shared=True, varied=True),
+    "sae": Stage(("sae", "model"), after=("model",), files=_corpus, shared=True),
+    "pretrained_sae": Stage(("sae",), after=("model",), files=_sae_files, shared=True),
     "sae_metrics": Stage(("teacher", "pref"), after=("sae", "prompts"), files=_questions, shared=True),
     "prompts": Stage(("prompts",), files=lambda study, _: [study.prompts.template], shared=True),
     "model_metrics": Stage(
@@ -189,7 +196,7 @@ def _before(study: Study, node: Node) -> Iterator[Node]:
         yield from (_place(study, Node(parent, dataset, node.variant)) for parent in stage.after if has(study, parent, dataset))
     yield from _teachers(study, node)
     if node.stage == "steer" and study.section("teacher", dataset).steer.vector == "feature":  # type: ignore[attr-defined]
-        yield Node("sae")
+        yield _place(study, Node("sae"))
     if dataset != CONTROL:
         after_control = (parent for parent in stage.after_control if has(study, parent, CONTROL))
         yield from (_place(study, Node(parent, CONTROL, node.variant)) for parent in after_control)
@@ -206,10 +213,15 @@ def has(study: Study, stage: str, dataset: str | None) -> bool:
 
 
 def _place(study: Study, node: Node) -> Node:
-    """The node as it stands in the study: shared stages have no dataset, others no variant, and a transform makes numbers."""
+    """The node as it stands in the study: shared stages have no dataset, others no variant, and a transform makes numbers.
+
+    What the study names, the model or the SAE, is not trained but found.
+    """
     stage, dataset, variant = node
     if stage == "model":
-        return Node(stage, None, study.base(variant))
+        return Node("pretrained" if study.model.name else stage, None, study.base(variant))
+    if stage == "sae" and study.sae.named:
+        stage = "pretrained_sae"
     if stage == "numbers" and dataset in study.transformed:
         stage = "transform"
     return Node(stage, None if STAGES[stage].shared else dataset, variant if STAGES[stage].varied else "")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from undertone.config import CONTROL, Section, Study
-from undertone.files import Stamp
+from undertone.files import Stamp, replacing
 from undertone.stages import STAGES, TEACHING, Node, ancestors, compared, read_by
 
 PACKAGE = Path(__file__).parent
@@ -23,6 +23,9 @@ SCRIPTS = PACKAGE.parent / "scripts"
 # Modules that say what is compared and how it is written, not what is computed: the settings that count are in the stamp
 # itself, and a new key, message or progress bar must not cost a GPU-week.
 NEUTRAL = {"config.py", "stages.py", "stamp.py", "files.py", "progress.py", "job.py"}
+# Every job's process computes its stamp, so what a file of more bytes than this (a local model's weights) hashes to is noted.
+LARGE = 2**26
+HASHES = Path("scratch/hashes")
 # Tokens that change nothing a program does.
 MUTE = {tokenize.COMMENT, tokenize.NL, tokenize.ENCODING}
 
@@ -207,8 +210,15 @@ def _telling(tokens: Iterator[tokenize.TokenInfo]) -> Iterator[str]:
 
 @functools.cache
 def _hash(path: str, mtime_ns: int, size: int) -> str:
+    note = HASHES / hashlib.sha256(f"{Path(path).resolve()} {mtime_ns} {size}".encode()).hexdigest()[:16]
+    if size > LARGE and note.is_file():
+        return note.read_text()
     with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+        found = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    if size > LARGE:
+        with replacing(note) as temporary:
+            temporary.write_text(found)
+    return found
 
 
 def content_version(path: str) -> str:

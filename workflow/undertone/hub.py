@@ -1,0 +1,58 @@
+"""Models of the Hugging Face Hub: fetched into its cache by one job, found there by all others."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from huggingface_hub import constants, get_token, snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+
+@contextmanager
+def explained(name: str, revision: str) -> Iterator[None]:
+    """Inside, what the Hub or its cache refuses is raised as a ValueError that says in a sentence what to do."""
+    page = f"https://huggingface.co/{name}"
+    try:
+        yield
+    except GatedRepoError:
+        found = "a token that has no access" if get_token() else "no token"
+        raise ValueError(
+            f"{name} is gated, found {found}: accept its licence on {page}, then log in there with `hf auth login`, or "
+            "set HF_TOKEN"
+        ) from None
+    except RepositoryNotFoundError:
+        raise ValueError(
+            f"there is no folder {name}, and the Hub has no {name} that you may read: check the name; if it is private, log in "
+            "with `hf auth login`, or set HF_TOKEN"
+        ) from None
+    except RevisionNotFoundError:
+        raise ValueError(f"{name} has no revision {revision}: {page}/commits/main lists those it has") from None
+    except LocalEntryNotFoundError as error:
+        off = "HF_HUB_OFFLINE switches the Hub off" if constants.HF_HUB_OFFLINE else f"the Hub was not reached ({error})"
+        raise ValueError(
+            f"{name} at {revision} is not, or not wholly, in the cache {constants.HF_HUB_CACHE}, and {off}: run this rule once "
+            "on a machine with network, or point HF_HOME to a cache that holds it"
+        ) from None
+    except HFValidationError:
+        raise ValueError(f"{name!r} is neither a folder nor a name of the Hub, such as google/gemma-2b-it") from None
+    except HfHubHTTPError as error:
+        raise ValueError(f"the Hub did not give {name} at {revision} ({error}): try again later") from None
+
+
+def download(name: str, revision: str, files: Sequence[str]) -> Path:
+    """The folder of the cache with these files of a repository, those that it has; downloads what is not there yet."""
+    with explained(name, revision):
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(files)))
+
+
+def cached(name: str, revision: str, files: Sequence[str]) -> Path:
+    """The same folder, without any network. Raises ValueError if it is not there."""
+    with explained(name, revision):
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(files), local_files_only=True))
