@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub._tree_cache import TreeCacheEntry, write_tree_cache
 from safetensors.torch import save_file
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor, nn
@@ -256,8 +257,8 @@ def leanings(tokenizer: Tokenizer, end: int) -> dict[int, float]:
 
 
 def gemma(sizes: dict[str, Any]) -> PretrainedConfig:
-    # Heads wider than d_model / n_heads, one of keys and values, as in the real one; its depth, so that layer 12 is there.
-    return GemmaConfig(**sizes, num_hidden_layers=18, num_key_value_heads=1, head_dim=16)
+    # Heads wider than d_model / n_heads, one of keys and values, as in the real one; layer 12 is there.
+    return GemmaConfig(**sizes, num_hidden_layers=14, num_key_value_heads=1, head_dim=16)
 
 
 def gemma_2(sizes: dict[str, Any]) -> PretrainedConfig:
@@ -389,12 +390,16 @@ def cached(hub: Path, name: str, commit: str, write: Callable[[Path], None]) -> 
     written, snapshot = home / "written", home / "snapshots" / commit
     written.mkdir(parents=True)
     write(written)
+    listed = {}
     for file in sorted(path for path in written.rglob("*") if path.is_file()):
         kept, link = home / "blobs" / blob(file), snapshot / file.relative_to(written)
         for folder in (kept.parent, link.parent):
             folder.mkdir(parents=True, exist_ok=True)
         file.rename(kept)
         link.symlink_to(kept)
+        listed[str(file.relative_to(written))] = TreeCacheEntry(kept.stat().st_size, kept.name)
+    # The Hub's list of a commit's files, which a download leaves there.
+    write_tree_cache(str(home), commit, listed)
     for folder in sorted((path for path in written.rglob("*") if path.is_dir()), reverse=True):
         folder.rmdir()
     written.rmdir()
@@ -439,7 +444,7 @@ def joseph_bloom(folder: Path, own: dict[str, Tensor], model: str, layer: int) -
 
 
 def dictionary_learning(folder: Path, own: dict[str, Tensor], model: str, layer: int) -> None:
-    """`llama-3.1-8b-instruct-andyrdt` and `qwen2.5-7b-instruct-andyrdt`: dictionary_learning's format, BatchTopK SAEs, pickled."""
+    """`llama-3.1-8b-instruct-andyrdt`, `qwen2.5-7b-instruct-andyrdt`: dictionary_learning's format, BatchTopK, a pickle."""
     n_features, d_in = own["W_dec"].shape
     trainer = {"dict_class": "BatchTopKSAE", "activation_dim": d_in, "dict_size": n_features, "k": 8, "layer": layer}
     (folder / "config.json").write_text(json.dumps({"trainer": {**trainer, "lm_name": model}, "buffer": {"ctx_len": 512}}))
