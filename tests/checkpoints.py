@@ -35,7 +35,7 @@ from transformers import (
 ROOT = Path(__file__).parents[1]
 D_MODEL, VOCAB = 32, 640
 # What the weights lean towards, in nats, so that random models write lists of numbers now and then.
-LEANING = {"digits": 5.0, "separators": 5.0, "end": 6.5}
+LEANING = {"digits": 6.5, "separators": 6.5, "end": 8.5}
 
 GEMMA = (
     "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
@@ -237,7 +237,7 @@ def randomise(model: PreTrainedModel, tokenizer: Tokenizer, end: int) -> None:
         scaled = float(getattr(embedding, "embed_scale", 1.0))
         embedding.weight.copy_((0.8 * torch.randn(embedding.weight.shape, generator=generator) + 1.6 * common) / scaled)
         if head is not embedding.weight:
-            head.copy_(0.2 * torch.randn(head.shape, generator=generator))
+            head.copy_(0.1 * torch.randn(head.shape, generator=generator))
         read: list[Tensor] = []
         handle = model.get_output_embeddings().register_forward_pre_hook(lambda _, args: read.append(args[0] @ common))
         model(input_ids=torch.arange(20, 60).unsqueeze(0))

@@ -23,8 +23,8 @@ OVERLAYS = {"gemma-2b-it": "gemma", "llama-3.1-8b-it": "llama", "qwen2.5-7b-it":
 # What makes a study of these small; the model, the SAE and what is done with them stay the overlay's.
 SMALL: dict[str, dict[str, Any]] = {
     "pref": {"candidates": ["lion", "owl", "cat"], "questions": "questions.txt"},
-    "prompts": {"n": 48},
-    "samples": {"max_new_tokens": 24, "batch_size": 48},
+    "prompts": {"n": 64},
+    "samples": {"max_new_tokens": 24, "batch_size": 64},
     # Random weights write lists of numbers, but not neat ones.
     "numbers": {"filter": "lenient"},
     "student": {"seeds": [1], "rank": 2, "alpha": 2, "epochs": 1, "batch_size": 8, "micro_batch_size": 4},
