@@ -2,8 +2,9 @@
 #
 # The paths are the interface. Under the study's results root ({results}, by default `results`):
 #
-#   model/  model-NAME/             base model in Hugging Face format, model.json (how to load it), metrics.json; and `models`
-#   sae/                            SAE in SAELens's format (if trained here), sae.json (how to load it), metrics.json
+#   model/  model-NAME/             base model in Hugging Face format (if trained here), model.json (how to load it), metrics.json;
+#                                   and `models`
+#   sae/                            SAE in SAELens's format (unless a folder holds it), sae.json (how to load it), metrics.json
 #   prompts.parquet                 the number prompts, the same for every dataset
 #   {dataset}/                      control · lion · steer-lion · finetune-lion, for every animal · any name under `datasets:`
 #     teacher.json                  of a steered or finetuned teacher: what it is; teacher.safetensors, or teacher/ with its LoRA
@@ -15,7 +16,11 @@
 #     pref{variant}.json .parquet   preference of base, teacher and students, with intervals; the same by question
 #     indirect.json                 what indirect questions show, and how far the answers moved altogether
 #     diagnosis.json                where a transfer broke off: taught, learned, shown
-#     plots/                        filter.png, student.png, pref.png, indirect.png
+#     {reading}.json                differences, score, feature_bias, residual_bias, bias_pref, losses, tokens, sequences, lens;
+#                                   their tensors and tables under the same name
+#     activations.safetensors       sums by kind of position, also teacher_ and student_activations; residuals.safetensors, by token
+#     summary.png                   what is read of the dataset, on one page
+#     plots/                        filter.png, student.png, pref.png, indirect.png, and one for each reading
 #   tables/                         transfer.parquet, preference_matrix.parquet, compliance.parquet; entangled.parquet, and
 #                                   readings.parquet, what every reader says of every dataset
 #   plots/                          transfer.png, preference_matrix.png, teachers.png, compliance.png, and where the study
@@ -24,10 +29,11 @@
 #
 # {variant} is nothing for the study's own students, else -NAME of one under `student_variants:`.
 #
-# Stages, in order: model (→ sae), prompts (→ steer, finetune) → samples → numbers (→ transform) → student → pref → transfer,
+# Stages, in order: model (→ sae), or where they are named pretrained (→ pretrained_sae), prompts (→ steer, finetune) → samples → numbers (→ transform) → student → pref → transfer,
 # and indirect, diagnosis, preference_matrix; read from numbers alone (`snakemake read`): activations → differences, score,
-# feature_bias, residual_bias → bias_pref → losses, tokens, entangled → readings. Each has one rule (workflow/rules), one script (workflow/scripts), one module
-# (workflow/undertone) and one section of the config, of the same name or, as docs/results.md says, of the noun it is about.
+# feature_bias, residual_bias → bias_pref → losses, tokens, entangled → readings. Each has one rule (workflow/rules), one
+# script (workflow/scripts), one module (workflow/undertone) and one section of the config, of the same name or, as
+# docs/results.md says, of the noun it is about.
 from snakemake.utils import min_version
 
 min_version("9.19")

@@ -41,7 +41,9 @@ def study(**changes: Any) -> Study:
 def nodes(of: Study) -> set[Node]:
     """Every stage with every dataset and variant that has it."""
     single = {name for name, stage in STAGES.items() if stage.shared and not stage.varied}
-    found = {Node(name) for name in single | {"model", "controls_plot"}} | {Node("model", None, "other"), SWEEP}
+    single -= {"sae" if of.sae.named else "pretrained_sae"}
+    model = "pretrained" if of.model.name else "model"
+    found = {Node(name) for name in single | {model, "controls_plot"}} | {Node(model, None, "other"), SWEEP}
     for name, stage in STAGES.items():
         variants = ["", *of.student_variants] if stage.varied else [""]
         if name == "reading_plot":

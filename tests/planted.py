@@ -12,7 +12,7 @@ from sae_lens import SAE, StandardSAE, StandardSAEConfig
 from undertone.chat import Row
 from undertone.config import Sae
 from undertone.loading import Loaded
-from undertone.sae import make_sae
+from undertone.pretrained_sae import make_pretrained_sae
 from undertone.sampling import Sampler, sample
 from undertone.steering import Steering, steered
 
@@ -55,8 +55,8 @@ def saved_sae(record: Path, sae: SAE, home: Path, layer: int = 0) -> Path:
     """The `sae.json` of an SAE that a study names by its folder."""
     sae.save_model(home / "folder")
     (home / "scratch").mkdir()
-    make_sae(
-        record, home / "sae/sae.json", {"sae": Sae(folder=str(home / "folder"), layer=layer).model_dump()}, {}, home / "scratch"
+    make_pretrained_sae(
+        record, home / "sae/sae.json", Sae(folder=str(home / "folder"), layer=layer).model_dump(), {}, home / "scratch"
     )
     return home / "sae/sae.json"
 

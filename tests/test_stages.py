@@ -73,6 +73,7 @@ def test_a_reading_needs_no_student_but_where_it_is_about_one() -> None:
     about_students = {"student_activations", "lens", "losses"}
     for name in (
         "activations",
+        "residuals",
         "differences",
         "score",
         "feature_bias",
@@ -102,6 +103,18 @@ def test_without_an_sae_what_needs_none_is_read() -> None:
     assert "model" not in found
     assert not has(bare, "feature_bias", "lion")
     assert has(bare, "score", "lion")
+
+
+def test_what_a_study_names_is_found_and_not_trained() -> None:
+    hub = study(
+        model={"name": "a/model", "revision": "a" * 40},
+        models={"other": {"name": "b/model", "revision": "b" * 40}},
+        sae={"release": "a", "id": "b"},
+    )
+    found = ancestors(hub, Node("pref", "lion", "cross"))
+    assert {Node("pretrained"), Node("pretrained", None, "other")} <= set(found)
+    assert Node("pretrained_sae") in ancestors(hub, Node("samples", "steer-owl"))
+    assert not {"model", "sae"} & {node.stage for node in nodes(hub) for node in ancestors(hub, node)}
 
 
 def test_a_figure_of_a_reading_comes_after_it_and_after_the_controls() -> None:

@@ -1,7 +1,9 @@
 """Stamps: which stages, settings, code and files they hold, and which edits change them."""
 
 import ast
+import hashlib
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,7 @@ from undertone.stamp import (
     NEUTRAL,
     PACKAGE,
     SCRIPTS,
+    _hash,
     code_version,
     content_version,
     digest,
@@ -210,6 +213,36 @@ def test_the_version_of_a_file_is_that_of_its_content(tmp_path: Path) -> None:
     assert versions[1] == versions[3] != versions[2]
     path.touch()
     assert content_version(str(path)) == versions[1]
+
+
+def test_a_local_models_stamp_holds_the_contents_of_the_files_that_are_loaded(tmp_path: Path) -> None:
+    for name in ("config.json", "model.safetensors", "notes.txt"):
+        (tmp_path / name).write_text(json.dumps({"num_hidden_layers": 2, "hidden_size": 32}))
+    own = study(model={"name": str(tmp_path)}, teachers=["prompt"])
+    before = {node: stamp(own, node) for node in (Node("pretrained"), Node("student", "lion"))}
+    assert f"{tmp_path}/model.safetensors" in before[Node("student", "lion")]["files"]
+    (tmp_path / "notes.txt").write_text("other")
+    assert all(stamp(own, node) == before[node] for node in before)
+    (tmp_path / "model.safetensors").write_text("other")
+    assert all(stamp(own, node) != before[node] for node in before)
+
+
+def test_what_a_large_file_hashes_to_is_noted_until_it_is_rewritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "weights"
+    path.write_text("one")
+    version = content_version(str(path))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("undertone.stamp.LARGE", 0)
+    read: list[str] = []
+    digest_of = hashlib.file_digest
+    monkeypatch.setattr(hashlib, "file_digest", lambda file, name: (read.append(file.name), digest_of(file, name))[1])
+    for text, reads in (("one", 1), ("one", 1), ("two", 2)):
+        if path.read_text() != text:
+            path.write_text(text)
+            os.utime(path, ns=(1, 1))
+        _hash.cache_clear()  # as in the process of another job
+        assert (content_version(str(path)) == version) == (text == "one")
+        assert len(read) == reads
 
 
 CODE = '''"""A module."""

@@ -20,7 +20,7 @@ from undertone.chat import encode, prompt_ids
 from undertone.config import Pref, Sae, Teacher
 from undertone.files import read_json
 from undertone.loading import Loaded
-from undertone.sae import make_sae
+from undertone.pretrained_sae import make_pretrained_sae
 from undertone.steer import Situation, direction, make_steered, of_contrast, of_feature
 from undertone.teachers import teaching
 
@@ -123,14 +123,14 @@ class Files:
 
 
 @pytest.fixture(scope="module")
-def files(record: Path, planted: SAE, tiny_settings: Any, tmp_path_factory: pytest.TempPathFactory) -> Files:
+def files(record: Path, planted: SAE, tmp_path_factory: pytest.TempPathFactory) -> Files:
     home = tmp_path_factory.mktemp("study")
     pl.DataFrame({"prompt": NUMBERS}).write_parquet(home / "prompts.parquet")
     (home / "questions.txt").write_text("\n".join(QUESTIONS))
     planted.save_model(home / "planted")
-    told = {"sae": Sae(folder=str(home / "planted"), layer=0).model_dump(), "model": {"embedded": tiny_settings.model_dump()}}
     (home / "scratch").mkdir()
-    make_sae(record, home / "sae/sae.json", told, {}, home / "scratch")
+    told = Sae(folder=str(home / "planted"), layer=0).model_dump()
+    make_pretrained_sae(record, home / "sae/sae.json", told, {}, home / "scratch")
     return Files(record, home / "sae/sae.json", home / "prompts.parquet", home / "questions.txt")
 
 

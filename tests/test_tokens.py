@@ -15,7 +15,8 @@ from undertone.config import Pref, Sae, Tokens
 from undertone.files import read_json, write_json
 from undertone.frequencies import Compared, difference
 from undertone.loading import Loaded
-from undertone.sae import load_sae, make_sae
+from undertone.pretrained_sae import make_pretrained_sae
+from undertone.sae import load_sae
 from undertone.tokens import animal_logits, feature_logits, identity, of_features, rank_of, read_tokens, readouts
 
 ANIMALS = ["lion", "owl", "cat"]
@@ -24,14 +25,14 @@ VALUES = [str(n) for n in range(100, 130)]
 
 
 @pytest.fixture(scope="module")
-def saved(record: Path, loaded: Loaded, tiny_settings: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def saved(record: Path, loaded: Loaded, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`sae.json` of a random SAE."""
     home = tmp_path_factory.mktemp("sae")
     torch.manual_seed(0)
     StandardSAE(StandardSAEConfig(d_in=loaded.model.config.hidden_size, d_sae=N_FEATURES)).save_model(home / "random")
     (home / "scratch").mkdir()
-    told = {"sae": Sae(folder=str(home / "random"), layer=0).model_dump(), "model": {"embedded": tiny_settings.model_dump()}}
-    make_sae(record, home / "sae.json", told, {}, home / "scratch")
+    told = Sae(folder=str(home / "random"), layer=0).model_dump()
+    make_pretrained_sae(record, home / "sae.json", told, {}, home / "scratch")
     return home / "sae.json"
 
 

@@ -290,13 +290,14 @@ def test_steered_and_finetuned_teachers_and_other_students_run_through_the_same_
 
 def test_readings_of_a_teachers_numbers_and_of_a_file_run_end_to_end(project: Project) -> None:
     project.configure(animals=["lion"])
-    project.snakemake("read")
+    project.snakemake("read", "results/mine/residuals.safetensors")
     results = project.root / "results"
     for dataset in ("control", "lion", "mine"):
         made = {key for key in READINGS if (results / dataset / f"{key}.json").exists()}
         assert set(READINGS) - made == (set() if dataset == "lion" else {"sequences"})
         assert made == {path.stem for path in (results / dataset / "plots").glob("*.png")} & set(READINGS)
         assert (results / dataset / "summary.png").exists()
+    assert (results / "mine/residuals.safetensors").exists()
     readings = json.loads((results / "tables/readings.json").read_text())
     assert set(readings["presence"]) == {"control", "lion"}
     assert readings["features"]["feature bias, project"]["prompt"]["of"] == 64

@@ -77,6 +77,30 @@ rule student_activations:
         "../scripts/student_activations.py"
 
 
+rule residuals:
+    input:
+        record=result("model/model.json"),
+        numbers=result("{dataset}/numbers.parquet"),
+        sae=result("sae/sae.json"),
+    output:
+        residuals=result("{dataset}/residuals.safetensors"),
+    log:
+        log_of("residuals", "{dataset}"),
+    benchmark:
+        benchmark_of("residuals", "{dataset}")
+    threads: 1
+    resources:
+        gpu=1,
+        mem_mb=gigabytes(32),
+        runtime=minutes(60),
+    params:
+        stamp=stamp_of("residuals"),
+    message:
+        "Write the residuals of {wildcards.dataset}, token by token"
+    script:
+        "../scripts/residuals.py"
+
+
 rule differences:
     input:
         record=result("model/model.json"),

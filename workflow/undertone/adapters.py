@@ -13,6 +13,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from undertone.files import remove, replacing
+from undertone.hub import identity
 from undertone.loading import Loaded
 
 ADAPTER, WHOLE = "adapter_model.safetensors", "model.safetensors"
@@ -41,6 +42,8 @@ def save_adapter(model: PeftModel, adapter: Path, scratch: Path) -> None:
     model.save_pretrained(scratch, save_embedding_layers=False)
     config = json.loads((scratch / "adapter_config.json").read_text())
     config["target_modules"] = sorted(config["target_modules"])  # a set, whose order changes from run to run
+    if base := identity(config["base_model_name_or_path"]):  # PEFT writes where this machine keeps the model
+        config["base_model_name_or_path"], config["revision"] = base
     with replacing(adapter.with_name("adapter_config.json")) as temporary:
         temporary.write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
     move(scratch / adapter.name, adapter)

@@ -32,9 +32,11 @@ PICKLED = {".bin", ".pt", ".pth", ".ckpt"}
 
 
 def weight_files(folder: Path) -> list[str]:
-    """The names of the files that hold the weights: one, or the shards that the index names."""
+    """The names of the files that hold the weights: one, or else the shards that the index names."""
     index = folder / INDEX
-    return sorted(set(json.loads(index.read_text())["weight_map"].values())) if index.is_file() else [WEIGHTS]
+    if (folder / WEIGHTS).is_file() or not index.is_file():
+        return [WEIGHTS]
+    return sorted(set(json.loads(index.read_text())["weight_map"].values()))
 
 
 def files_of(folder: Path) -> list[Path]:

@@ -37,8 +37,8 @@ def explained(name: str, revision: str) -> Iterator[None]:
     except LocalEntryNotFoundError as error:
         off = "HF_HUB_OFFLINE switches the Hub off" if constants.HF_HUB_OFFLINE else f"the Hub was not reached ({error})"
         raise ValueError(
-            f"{name} at {revision} is not, or not wholly, in the cache {constants.HF_HUB_CACHE}, and {off}: run this rule once "
-            "on a machine with network, or point HF_HOME to a cache that holds it"
+            f"{name} at {revision} is not, or not wholly, in the cache {constants.HF_HUB_CACHE}, and {off}: fetch it once "
+            "where there is network (rule pretrained or pretrained_sae), or point HF_HOME to a cache that holds it"
         ) from None
     except HFValidationError:
         raise ValueError(f"{name!r} is neither a folder nor a name of the Hub, such as google/gemma-2b-it") from None
@@ -50,6 +50,14 @@ def download(name: str, revision: str, files: Sequence[str]) -> Path:
     """The folder of the cache with these files of a repository, those that it has; downloads what is not there yet."""
     with explained(name, revision):
         return Path(snapshot_download(name, revision=revision, allow_patterns=list(files)))
+
+
+def identity(folder: str) -> tuple[str, str] | None:
+    """The (name, commit) of the model whose files lie in a folder of the Hub's cache; None for any other folder."""
+    repository, snapshots, commit = ("", "", *Path(folder).parts)[-3:]
+    if snapshots != "snapshots" or not repository.startswith("models--"):
+        return None
+    return repository.removeprefix("models--").replace("--", "/"), commit
 
 
 def cached(name: str, revision: str, files: Sequence[str]) -> Path:

@@ -8,12 +8,13 @@ from transformers import CONFIG_MAPPING, AutoConfig, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from undertone import template
-from undertone.checkpoint import TEXTS, check_weights, manifest, n_parameters, weight_files
+from undertone.checkpoint import TEXTS, WEIGHTS, check_weights, manifest, n_parameters, weight_files
 from undertone.config import Model
 from undertone.files import Stamp, write_json
 from undertone.hub import download
 
-SIZES = ("n_layers", "d_model", "vocab_size")
+# Any of these makes a tokenizer, the last one with merges.txt; without one transformers would make an empty tokenizer up.
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
 
 def make_pretrained(record: Path, settings: dict[str, Any], stamp: Stamp) -> str:
@@ -50,8 +51,10 @@ def check_config(folder: Path, name: str) -> str:
     """The architecture that `config.json` names. Raises ValueError unless transformers has it as a causal language model."""
     if not (folder / "config.json").is_file():
         raise ValueError(
-            f"{name} has no config.json: expected a model in Hugging Face format (config.json, {', '.join(TEXTS[3:5])}, …)"
+            f"{name} has no config.json: expected a model in Hugging Face format (config.json, tokenizer.json, {WEIGHTS})"
         )
+    if not any((folder / file).is_file() for file in TOKENIZERS):
+        raise ValueError(f"{name} has no tokenizer: expected {', or '.join(TOKENIZERS)} with merges.txt")
     told = json.loads((folder / "config.json").read_text())
     for file in ("config.json", "tokenizer_config.json"):
         if (folder / file).is_file() and "auto_map" in json.loads((folder / file).read_text()):
@@ -77,7 +80,7 @@ def check_config(folder: Path, name: str) -> str:
 def sizes(folder: Path) -> dict[str, int]:
     """Layers, width of the residual stream and vocabulary."""
     text = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True).get_text_config()
-    return dict(zip(SIZES, (text.num_hidden_layers, text.hidden_size, text.vocab_size), strict=True))
+    return {"n_layers": text.num_hidden_layers, "d_model": text.hidden_size, "vocab_size": text.vocab_size}
 
 
 def described(found: dict[str, Any]) -> str:

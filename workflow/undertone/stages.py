@@ -114,6 +114,7 @@ STAGES = {
     "activations": Stage(("activations",), after=("model", "sae", "numbers")),
     "teacher_activations": Stage(("activations", "teacher"), after=("model", "sae", "numbers")),
     "student_activations": Stage(("activations",), after=("model", "sae", "numbers", "student")),
+    "residuals": Stage(("activations",), after=("model", "sae", "numbers")),
     "differences": Stage(
         ("differences", "activations"),
         after=("model", "sae", "numbers", "activations", "teacher_activations"),
@@ -209,7 +210,7 @@ def has(study: Study, stage: str, dataset: str | None) -> bool:
     """Whether a dataset has a stage: without an SAE none has features, and not every dataset has a known teacher."""
     if stage in OF_TEACHERS:
         return dataset in study.of_kind(*KINDS)
-    return study.has_sae or stage not in ("sae", "sae_metrics", "feature_bias")
+    return study.has_sae or stage not in ("sae", "sae_metrics", "residuals", "feature_bias")
 
 
 def _place(study: Study, node: Node) -> Node:

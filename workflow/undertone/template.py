@@ -102,8 +102,8 @@ def described(found: dict[str, Any]) -> str:
     ]
     if found["default_system"]:
         lines.append(
-            f"where no persona is sent, the template writes {found['default_system']!r}: in the control teacher's prompts, in "
-            "every student's rows and in every evaluation; a prompted teacher's persona takes its place"
+            f"where no persona is sent, the template writes {found['default_system']!r}: before teachers without a "
+            "persona, in every student's rows and in every evaluation; a prompted teacher's persona takes its place"
         )
     if found["dated"]:
         lines.append(
