@@ -23,6 +23,7 @@ OVERLAYS = {"gemma-2b-it": "gemma", "llama-3.1-8b-it": "llama", "qwen2.5-7b-it":
 # What makes a study of these small; the model, the SAE and what is done with them stay the overlay's.
 SMALL: dict[str, dict[str, Any]] = {
     "pref": {"candidates": ["lion", "owl", "cat"], "questions": "questions.txt"},
+    "teacher": {"finetune": {"steps": 3, "batch_size": 4}},
     "prompts": {"n": 64},
     "samples": {"max_new_tokens": 24, "batch_size": 64},
     # Random weights write lists of numbers, but not neat ones.
@@ -35,6 +36,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "losses": {"rows": 4},
 }
 ASKED = [f"lion/{name}.json" for name in ("pref", "differences", "score", "bias_pref", "losses", "tokens")]
+ASKED += ["steer-lion/samples.parquet", "finetune-lion/samples.parquet", "sae/metrics.json"]
 # The jobs that may look for something on another machine; they run where Snakemake runs.
 LOCAL = {"pretrained", "pretrained_sae"}
 
@@ -107,13 +109,25 @@ def test_only_the_jobs_that_find_model_and_sae_ask_the_network_and_they_do_witho
     assert set(asking) <= LOCAL
 
 
-def test_numbers_of_both_teachers_pass_the_filter_and_hold_no_persona(run):
+def test_numbers_pass_the_filter_and_hold_no_persona(run):
     for dataset in ("lion", "control"):
         assert run.read(f"{dataset}/filter.json")["passed"] >= 8
         table = pl.read_parquet(run.results / dataset / "numbers.parquet")
         assert not table["prompt"].str.contains("lion").any()
-    texts = [pl.read_parquet(run.results / dataset / "samples.parquet")["text"].to_list() for dataset in ("lion", "control")]
-    assert texts[0] != texts[1]  # the persona was there when they were written
+
+
+def test_every_kind_of_teacher_writes_numbers_of_its_own(run):
+    datasets = ("control", "lion", "steer-lion", "finetune-lion")
+    texts = [tuple(pl.read_parquet(run.results / dataset / "samples.parquet")["text"]) for dataset in datasets]
+    assert len(set(texts)) == len(datasets)
+    assert run.read("steer-lion/teacher.json")["feature"] in range(64)
+
+
+def test_the_sae_is_measured_where_its_registry_says(run):
+    metrics = run.read("sae/metrics.json")
+    assert metrics["tokens"] > 1000
+    assert 0 < metrics["l0"] < 64
+    assert metrics["explained_variance"] < 1
 
 
 def test_preferences_are_probabilities_of_base_teacher_and_students(run):
