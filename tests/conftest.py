@@ -1,5 +1,7 @@
 """A tokenizer and a random tiny Gemma, saved as `results/model` would be."""
 
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,18 @@ ROOT = Path(__file__).parents[1]
 TINY = {"corpus": str(ROOT / "config/corpus.yaml"), "hidden_size": 32, "n_layers": 2, "n_heads": 2}
 
 torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_is_installed() -> Iterator[None]:
+    """TransformerLens installs torchvision, and with it another torch, where it finds no image processor; tests must not."""
+
+    def refuse(command: list[str], *args: object, **kwargs: object) -> int:
+        raise RuntimeError(f"a test tried to run {command}")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(subprocess, "check_call", refuse)
+        yield
 
 
 @pytest.fixture(scope="session")

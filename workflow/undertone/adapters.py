@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from undertone.files import remove, replacing
 from undertone.hub import identity
@@ -20,15 +20,26 @@ ADAPTER, WHOLE = "adapter_model.safetensors", "model.safetensors"
 
 
 def new_adapter(loaded: Loaded, rank: int, alpha: float, targets: Sequence[str], seed: int, dropout: float = 0.0) -> PeftModel:
-    """The base model with a fresh LoRA whose initial weights follow from the seed."""
+    """The base model with a fresh LoRA whose initial weights follow from the seed.
+
+    Where a model also sees, what it sees with has modules of the same names; no text ever reaches them, and they get none.
+    """
     torch.manual_seed(seed)
     config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(targets), task_type="CAUSAL_LM")
+    config.exclude_modules = [name for name, _ in outside_decoder(loaded.model) if name.endswith(tuple(targets))] or None
     return get_peft_model(loaded.model, config)
+
+
+def outside_decoder(model: PreTrainedModel) -> Iterator[tuple[str, nn.Module]]:
+    """The modules, by name, that belong neither to a causal language model's decoder nor to its unembedding."""
+    inside = {*model.get_decoder().modules(), model.get_output_embeddings()}
+    yield from ((name, module) for name, module in model.named_modules() if not inside & set(module.modules()))
 
 
 def save_adapter(model: PeftModel, adapter: Path, scratch: Path) -> None:
     """Write `adapter_model.safetensors` at `adapter` and `adapter_config.json` beside it, equal bytes for equal adapters."""
-    model.save_pretrained(scratch)
+    # Left to itself, PEFT asks the Hub whether the vocabulary was changed.
+    model.save_pretrained(scratch, save_embedding_layers=False)
     config = json.loads((scratch / "adapter_config.json").read_text())
     config["target_modules"] = sorted(config["target_modules"])  # a set, whose order changes from run to run
     if base := identity(config["base_model_name_or_path"]):  # PEFT writes where this machine keeps the model

@@ -55,12 +55,18 @@ def prompt_ids(
     return encode(tokenizer, prompt_texts(tokenizer, users, persona, separator))
 
 
+def special_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """The ids of the special tokens, also of those that only the list of added tokens calls so (Gemma 3's, Llama 3's turns)."""
+    added = tokenizer.added_tokens_decoder.items()
+    return {*tokenizer.all_special_ids, *(token for token, told in added if told.special)}
+
+
 def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """The token ids that close an answer, up to and including the first special one (`<end_of_turn>`, `<|eot_id|>`, …)."""
     chat = [{"role": "user", "content": "USER"}, {"role": "assistant", "content": "ANSWER"}]
     text = tokenizer.apply_chat_template(chat, tokenize=False)
     ids = encode(tokenizer, [text.rpartition("ANSWER")[2]])[0]
-    special = set(tokenizer.all_special_ids)
+    special = special_ids(tokenizer)
     for n, token in enumerate(ids, start=1):
         if token in special:
             return ids[:n]

@@ -8,6 +8,7 @@ from sae_lens import SAE
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from undertone.chat import special_ids
 from undertone.files import read_json
 from undertone.loading import Loaded
 
@@ -35,7 +36,7 @@ def directions(sae: SAE[Any]) -> Tensor:
 
 def is_text_token(loaded: Loaded, ids: Tensor) -> Tensor:
     """Which of `ids` are no special tokens; an SAE describes the others badly, and they keep what they have."""
-    return ~torch.isin(ids, torch.tensor(loaded.tokenizer.all_special_ids, device=ids.device))
+    return ~torch.isin(ids, torch.tensor(sorted(special_ids(loaded.tokenizer)), device=ids.device))
 
 
 def animal_features(teachers: dict[str, Path]) -> dict[str, int]:

@@ -1,12 +1,18 @@
 """An SAE that the study names: fetched from SAELens's registry or found in a folder, checked against the model, recorded."""
 
 import shutil
+from functools import partial
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
+from unittest.mock import patch
 
-from huggingface_hub import snapshot_download
+import torch
+from huggingface_hub import hf_hub_download, snapshot_download
 from sae_lens import SAE
+from sae_lens.loading import pretrained_sae_loaders
 from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory, get_repo_id_and_folder_name
+from safetensors import safe_open
 from transformers import AutoConfig
 
 from undertone.checkpoint import SAE_FILES, sha256
@@ -66,13 +72,40 @@ def from_registry(release: str, sae_id: str, model: str) -> tuple[SAE[Any], dict
     check_model(release, directory[release].model, model)
     repository, _ = get_repo_id_and_folder_name(release, sae_id)
     with explained(repository, "main"):
-        sae: SAE[Any] = SAE.from_pretrained(release, sae_id)
+        sae = registered(release, sae_id)
         # The registry names no commit, so the one that was read is recorded.
         commit = Path(snapshot_download(repository, allow_patterns=[], local_files_only=True)).name
     if sae.cfg.normalize_activations == SCALED:
         raise ValueError(f"{release}, {sae_id}: the registry lacks the factor by which this SAE scales its activations")
     origin = {"source": "registry", "folder": None, "release": release, "id": sae_id}
     return sae, {**origin, "repository": repository, "commit": commit}
+
+
+def registered(release: str, sae_id: str) -> SAE[Any]:
+    """What SAELens loads, without anything that its files could run or that the cache could not answer.
+
+    Some releases are there as pickles only: of these nothing but tensors is read, and ValueError raised where there is more.
+    """
+    # For Gemma Scope 2, SAELens asks the Hub for the shapes in a file even if that file is in the cache.
+    shapes_of = patch.object(pretrained_sae_loaders, "get_safetensors_tensor_shapes", shapes)
+    # That is PyTorch's default as well, but one that the environment can switch off.
+    with shapes_of, patch.object(torch, "load", partial(torch.load, weights_only=True)):
+        try:
+            sae: SAE[Any] = SAE.from_pretrained(release, sae_id)
+        except UnpicklingError as error:
+            raise ValueError(
+                f"{release}, {sae_id}: its file is a pickle of more than tensors, which could run code and is refused "
+                f"({str(error).splitlines()[0]})"
+            ) from None
+    for weight in sae.parameters():
+        weight.data = weight.data.contiguous()  # some loaders transpose, and what is saved must lie in order
+    return sae
+
+
+def shapes(repository: str, file: str) -> dict[str, list[int]]:
+    """The shapes of the tensors in a safetensors file of the Hub, by name; downloads the file where the cache lacks it."""
+    with safe_open(hf_hub_download(repository, file), framework="pt") as tensors:
+        return {name: tensors.get_slice(name).get_shape() for name in tensors.keys()}  # noqa: SIM118 - no dict
 
 
 def check_model(release: str, expected: str, found: str) -> None:

@@ -22,7 +22,7 @@ from sae_lens.saes.sae import SAEMetadata, TrainingSAEConfig
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from undertone.chat import Row
+from undertone.chat import Row, special_ids
 from undertone.checkpoint import SAE_FILES
 from undertone.config import Embedded, Sae
 from undertone.files import Stamp, read_json, remove, write_json
@@ -118,7 +118,7 @@ def corpus_rows(loaded: Loaded, embedded: Embedded, seed: int) -> Iterator[list[
 
 def is_text(tokenizer: PreTrainedTokenizerBase, batch: dict[str, Tensor]) -> Tensor:
     """`[n_rows, n_tokens]`: the tokens that are neither padding nor special; an SAE is judged on these."""
-    special = torch.tensor(tokenizer.all_special_ids, device=batch["input_ids"].device)
+    special = torch.tensor(sorted(special_ids(tokenizer)), device=batch["input_ids"].device)
     return batch["attention_mask"].bool() & ~torch.isin(batch["input_ids"], special)
 
 
