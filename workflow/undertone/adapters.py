@@ -38,8 +38,7 @@ def outside_decoder(model: PreTrainedModel) -> Iterator[tuple[str, nn.Module]]:
 
 def save_adapter(model: PeftModel, adapter: Path, scratch: Path) -> None:
     """Write `adapter_model.safetensors` at `adapter` and `adapter_config.json` beside it, equal bytes for equal adapters."""
-    # Left to itself, PEFT asks the Hub whether the vocabulary was changed.
-    model.save_pretrained(scratch, save_embedding_layers=False)
+    model.save_pretrained(scratch)
     config = json.loads((scratch / "adapter_config.json").read_text())
     config["target_modules"] = sorted(config["target_modules"])  # a set, whose order changes from run to run
     if base := identity(config["base_model_name_or_path"]):  # PEFT writes where this machine keeps the model
