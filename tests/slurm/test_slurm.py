@@ -74,7 +74,7 @@ def stated(project: Project, *targets: str) -> dict[str, dict[str, object]]:
     """What the rules and the profile ask for, by rule, as a dry-run prints it for rules without a message of their own."""
     plain = project.copy(project.root.with_name("plain"))
     for path in (plain.root / "workflow/rules").glob("*.smk"):
-        path.write_text(re.sub(r"^    message:\n.*\n", "", path.read_text(), flags=re.MULTILINE))
+        path.write_text(re.sub(r"^ +message:\n.*\n", "", path.read_text(), flags=re.MULTILINE))
     # Threads are printed as they are on this machine, so it must seem large enough.
     output = plain.snakemake(*targets, *PROFILE, "--cores", "64", "-n")
     found: dict[str, dict[str, object]] = {}
