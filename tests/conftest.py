@@ -1,5 +1,6 @@
 """A tokenizer and a random tiny Gemma, saved as `results/model` would be."""
 
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,6 +31,17 @@ def nothing_is_installed() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(subprocess, "check_call", refuse)
         yield
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every connection and every look-up of a name fails."""
+
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise AssertionError(f"asked the network for {args}")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
 
 
 @pytest.fixture(scope="session")

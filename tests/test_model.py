@@ -1,6 +1,5 @@
 import hashlib
 import json
-import socket
 
 import pytest
 import torch
@@ -37,15 +36,6 @@ def folder(tmp_path_factory):
     home = tmp_path_factory.mktemp("embedded")
     train_embedded(SETTINGS, home / "model", home / "scratch")
     return home / "model"
-
-
-@pytest.fixture
-def no_network(monkeypatch):
-    def refuse(*args, **kwargs):
-        raise AssertionError(f"asked the network for {args}")
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
 
 
 def test_embedded_model_loads_with_transformers_and_no_network(folder, no_network):

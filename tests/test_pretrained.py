@@ -5,7 +5,6 @@ import http.server
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import threading
@@ -42,15 +41,6 @@ def saved(tiny_settings, tokenizer, tmp_path_factory):
 def folder(saved, tmp_path):
     """A copy of it to change."""
     return Path(shutil.copytree(saved, tmp_path / "model"))
-
-
-@pytest.fixture
-def no_network(monkeypatch):
-    def refuse(*args, **kwargs):
-        raise AssertionError(f"asked the network for {args}")
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
 
 
 @pytest.fixture
