@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from undertone.activation_plots import plot_differences, plot_lens
 from undertone.bias_plots import plot_bias_pref, plot_feature_bias, plot_residual_bias, read_pair
@@ -205,6 +206,7 @@ def plot_sequences(paths: dict[str, Path], plot: Path, dataset: str) -> None:
         axes.axhline(0, color="black", linewidth=0.8, linestyle="--", label="base model")
         axes.set_ylabel("log-prob over the base model's\n(nats per token)")
         legend(axes)
+    left.xaxis.set_major_locator(MaxNLocator(integer=True))
     left.set_xlabel("token of the completion (places that at least 5 rows reach)")
     right.set_xlabel("kind of token")
     right.set_xlim(-0.5, right.get_xticks()[-1] + 0.5)
