@@ -24,7 +24,7 @@ OVERLAYS = {"gemma-2b-it": "gemma", "llama-3.1-8b-it": "llama", "qwen2.5-7b-it":
 SMALL: dict[str, dict[str, Any]] = {
     "pref": {"candidates": ["lion", "owl", "cat"], "questions": "questions.txt"},
     "teacher": {"finetune": {"steps": 3, "batch_size": 4}},
-    "prompts": {"n": 64},
+    "prompts": {"n": 128},
     "samples": {"max_new_tokens": 24, "batch_size": 64},
     # Random weights write lists of numbers, but not neat ones.
     "numbers": {"filter": "lenient"},
