@@ -7,14 +7,14 @@ from matplotlib.axes import Axes
 
 from undertone.bias_plots import read_pair
 from undertone.files import read_json
-from undertone.plots import GREY, MARKS, STUDENT, TEACHER, save
+from undertone.plots import MARKS, SKY, STUDENT, TEACHER, save
 from undertone.reading_panels import BOX, LEVEL, Told, bars, empty, grid, heading, layer_ticks, legend, p_text, target_of
 
 COMPLETION = "completion"
 PAIRS = {
     "control": (STUDENT, "own − control"),
     "persona": (TEACHER, "teacher − base, same rows"),
-    "halves": (GREY, "half − half: chance"),
+    "halves": (SKY, "half − half: chance"),
 }
 
 
@@ -145,7 +145,7 @@ def lens_norms(axes: Axes, lenses: Told, own: Told, dataset: str) -> None:
     """Relative norm by layer of each lens."""
     names = {
         "student": (STUDENT, "D-", f"student of {dataset}"),
-        "control": (GREY, "o-", "control student"),
+        "control": (SKY, "o-", "control student"),
         "student_minus_control": ("#0072B2", "s--", "student − control student"),
         "teacher": (TEACHER, "^-", "teacher"),
     }

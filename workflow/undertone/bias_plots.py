@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.pyplot import colormaps
 
 from undertone.files import read_json
-from undertone.plots import GREY, MARKS, STUDENT, error_bars, n_of, save
+from undertone.plots import MARKS, SKY, STUDENT, error_bars, n_of, save
 from undertone.reading_panels import (
     N_BARS,
     Told,
@@ -151,7 +151,7 @@ def held_out_losses(axes: Axes, own: Told, control: Told | None, dataset: str) -
         for told, shift in ((control, -0.2), (own, 0.1)):
             if told is None or (told is control and point != points[0]):
                 continue
-            color, marker = (GREY, "o") if told is control else (colors.get(point, STUDENT), "D")
+            color, marker = (SKY, "o") if told is control else (colors.get(point, STUDENT), "D")
             label = f"control's bias, control's rows ({point})" if told is control else f"{dataset} ({point})"
             for row in (row for row in told["biases"] if row["point"] == point):
                 layer = n_layers if row["layer"] == "multi" else row["layer"]

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 
 from undertone.costs import HOUR
 from undertone.files import read_json
-from undertone.plots import GREY, STUDENT, STYLE, n_of, save
+from undertone.plots import SKY, STUDENT, STYLE, n_of, save
 
 MEGABYTES = 1000.0
 
@@ -38,7 +38,7 @@ def pairs(axes: Axes, first: list[float], first_name: str, second: list[float], 
     y = np.arange(len(first))
     both = any(second)
     height = 0.38 if both else 0.7
-    axes.barh(y - (0.2 if both else 0), first, height, color=GREY, label=first_name)
+    axes.barh(y - (0.2 if both else 0), first, height, color=SKY, label=first_name)
     if both:
         axes.barh(y + 0.2, second, height, color=STUDENT, label=second_name)
     axes.legend(frameon=False, fontsize=8, loc="lower right")

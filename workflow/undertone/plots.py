@@ -26,8 +26,8 @@ STYLE = {
     "figure.constrained_layout.use": True,
 }
 # Colours that people with red-green blindness tell apart (Okabe and Ito).
-BASE, GREY, STUDENT, TEACHER = "#999999", "#56B4E9", "#D55E00", "#009E73"
-MARKS = {"base": ("s", BASE), "control": ("o", GREY), "student": ("D", STUDENT), "teacher": ("^", TEACHER)}
+BASE, SKY, STUDENT, TEACHER = "#999999", "#56B4E9", "#D55E00", "#009E73"
+MARKS = {"base": ("s", BASE), "control": ("o", SKY), "student": ("D", STUDENT), "teacher": ("^", TEACHER)}
 
 
 def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
@@ -198,7 +198,7 @@ def plot_teachers(prefs: Sequence[Path], filters: Sequence[Path], plot: Path) ->
     for name, (pref, told) in zip(names, results, strict=True):
         lift = pref["lift_over_control"]
         kind = next((kind for kind in ("steer", "finetune") if name.startswith(f"{kind}-")), "prompt")
-        shape, color = {"prompt": ("D", STUDENT), "steer": ("o", GREY), "finetune": ("^", TEACHER)}[kind]
+        shape, color = {"prompt": ("D", STUDENT), "steer": ("o", SKY), "finetune": ("^", TEACHER)}[kind]
         for axes, x in ((left, pref["teacher"][pref["target"]]["mean"]), (right, told["pass_rate"])):
             axes.plot(x, lift["mean"], shape, color=color, markersize=5, label=kind)
             if lift["ci95"]:
@@ -330,7 +330,7 @@ def plot_filter(report: Path, control: Path | None, plot: Path, dataset: str) ->
 def plot_student(own: Sequence[Path], control: Sequence[Path], plot: Path, dataset: str) -> None:
     """Loss curves of a dataset's students, and the control's."""
     figure, axes = new_figure(7, 3.6)
-    for paths, name, color in ((control, "control students", GREY), (own, f"students of {dataset}", STUDENT)):
+    for paths, name, color in ((control, "control students", SKY), (own, f"students of {dataset}", STUDENT)):
         for number, path in enumerate(paths):
             loss = np.array(read_json(path)["loss"])
             width = max(1, len(loss) // 40)

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from undertone.plots import BASE, GREY, MARKS, STUDENT, STYLE, TEACHER, error_bars
+from undertone.plots import BASE, MARKS, SKY, STUDENT, STYLE, TEACHER, error_bars
 
 Told = dict[str, Any]
 LEVEL = 0.05
@@ -213,7 +213,7 @@ def personas(axes: Axes, own: Told, target: str | None, n: int | None = None) ->
     found = sorted(own["personas"]["over_base"].items(), key=lambda pair: pair[1]["mean"])
     rank = own["personas"]["rank"]
     for k, (animal, estimate) in enumerate(found[:n]):
-        color = STUDENT if animal == target else GREY
+        color = STUDENT if animal == target else SKY
         axes.errorbar(estimate["mean"], k, xerr=spread(estimate), fmt="o", color=color, markersize=4, capsize=2, linewidth=1)
     axes.set_yticks(range(len(found[:n])), [animal for animal, _ in found[:n]], fontsize=7)
     axes.set_ylim(len(found[:n]) - 0.4, -0.6)
