@@ -84,7 +84,8 @@ def run_in_one_process(project: Project, hub_home: Path, targets: list[str]) -> 
             "1",
         ],
         cwd=project.root,
-        env={**environment, "PYTHONPATH": str(project.root / "workflow"), "HF_HOME": str(hub_home)},
+        # Snakemake tells a job's own process how many threads it has; models this small are slower on two.
+        env={**environment, "PYTHONPATH": str(project.root / "workflow"), "HF_HOME": str(hub_home), "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
