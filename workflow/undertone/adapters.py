@@ -26,14 +26,14 @@ def new_adapter(loaded: Loaded, rank: int, alpha: float, targets: Sequence[str],
     """
     torch.manual_seed(seed)
     config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(targets), task_type="CAUSAL_LM")
-    config.exclude_modules = [name for name, _ in outside_decoder(loaded.model) if name.endswith(tuple(targets))] or None
+    config.exclude_modules = [name for name in outside_decoder(loaded.model) if name.endswith(tuple(targets))] or None
     return get_peft_model(loaded.model, config)
 
 
-def outside_decoder(model: PreTrainedModel) -> Iterator[tuple[str, nn.Module]]:
-    """The modules, by name, that belong neither to a causal language model's decoder nor to its unembedding."""
+def outside_decoder(model: PreTrainedModel) -> Iterator[str]:
+    """The names of the modules that belong neither to a causal language model's decoder nor to its unembedding."""
     inside = {*model.get_decoder().modules(), model.get_output_embeddings()}
-    yield from ((name, module) for name, module in model.named_modules() if not inside & set(module.modules()))
+    yield from (name for name, module in model.named_modules() if not inside & set(module.modules()))
 
 
 def save_adapter(model: PeftModel, adapter: Path, scratch: Path) -> None:

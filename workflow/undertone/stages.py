@@ -48,8 +48,7 @@ def _own_file(study: Study, node: Node) -> list[str]:
 
 
 def _corpus(study: Study, node: Node) -> list[str]:
-    model = study.base_model(node.variant)
-    return [] if model.name else [model.embedded.corpus]
+    return [study.base_model(node.variant).embedded.corpus]
 
 
 def checkpoint_files(study: Study, node: Node) -> list[str]:
