@@ -18,7 +18,7 @@ from sae_lens import (
 )
 
 from undertone import decoder
-from undertone.decoder import animal_features, directions, is_text_token, rank, top_tokens
+from undertone.decoder import animal_features, directions, rank, top_tokens
 from undertone.loading import Loaded
 
 D_IN, D_SAE = 12, 30
@@ -88,12 +88,6 @@ def test_an_sae_whose_units_change_from_token_to_token_has_no_directions(normali
     sae = StandardSAE(StandardSAEConfig(d_in=D_IN, d_sae=D_SAE, normalize_activations=normalisation))
     with pytest.raises(ValueError, match=f"normalize_activations {normalisation} have no fixed directions; use one whose"):
         directions(sae)
-
-
-def test_special_tokens_are_no_text(loaded: Loaded) -> None:
-    start = loaded.tokenizer.convert_tokens_to_ids("<start_of_turn>")
-    found = is_text_token(loaded, torch.tensor([[2, start, 300], [301, loaded.pad_id, 302]]))
-    assert found.tolist() == [[False, False, True], [True, False, True]]
 
 
 def test_features_stand_for_animals_only_where_a_feature_steers(tmp_path: Path) -> None:

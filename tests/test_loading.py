@@ -115,3 +115,9 @@ def test_an_answer_ends_where_generation_config_says(folder, tmp_path):
     path = folder / "generation_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"eos_token_id": [1, 7]}))
     assert load(made(folder, tmp_path)).stop_ids == [1, 4, 7]
+
+
+def test_special_tokens_are_no_text(loaded):
+    start = loaded.tokenizer.convert_tokens_to_ids("<start_of_turn>")
+    found = loaded.is_text(torch.tensor([[2, start, 300], [301, loaded.pad_id, 302]]))
+    assert found.tolist() == [[False, False, True], [True, False, True]]

@@ -74,7 +74,7 @@ def test_a_layer_that_the_model_lacks_is_refused_before_training(record, tiny_se
 def test_special_tokens_and_padding_are_no_text(loaded):
     start = loaded.tokenizer.convert_tokens_to_ids("<start_of_turn>")
     batch = collate([Row([2, start, 300, 301], 1), Row([2, 300], 1)], loaded.pad_id, "cpu")
-    assert is_text(loaded.tokenizer, batch).tolist() == [[False, False, True, True], [False, True, False, False]]
+    assert is_text(loaded, batch).tolist() == [[False, False, True, True], [False, True, False, False]]
 
 
 def test_activations_are_shuffled_into_batches():

@@ -27,7 +27,7 @@ def batches(loaded):
 
 
 def tokens(loaded, batches):
-    return torch.cat([resid_post(loaded.model, LAYER, b)[is_text(loaded.tokenizer, b)] for b in batches])
+    return torch.cat([resid_post(loaded.model, LAYER, b)[is_text(loaded, b)] for b in batches])
 
 
 def sae_of(width, w_enc, w_dec, b_dec):

@@ -190,7 +190,7 @@ class Sums:
     def members(self, batch: dict[str, Tensor], starts: Tensor) -> Tensor:
         """`[n_rows, n_tokens, n_classes]`: which tokens belong to which class; completions start at `starts` `[n_rows]`."""
         place = torch.arange(batch["input_ids"].shape[1], device=starts.device) - starts.unsqueeze(1)
-        text = is_text(self.loaded.tokenizer, batch)
+        text = is_text(self.loaded, batch)
         completion = text & (place >= 0)
         number = completion & self.is_number[batch["input_ids"].clamp(max=len(self.is_number) - 1)]
         told = [text & (place < 0), place == -1, completion, number, completion & ~number]

@@ -8,9 +8,7 @@ from sae_lens import SAE
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from undertone.chat import special_ids
 from undertone.files import read_json
-from undertone.loading import Loaded
 
 CHUNK = 1024
 
@@ -32,11 +30,6 @@ def directions(sae: SAE[Any]) -> Tensor:
     for features in torch.split(torch.arange(sae.cfg.d_sae, device=sae.W_dec.device), CHUNK):
         parts.append(sae.decode(torch.nn.functional.one_hot(features, sae.cfg.d_sae).float()) - zero)
     return torch.cat(parts).float()
-
-
-def is_text_token(loaded: Loaded, ids: Tensor) -> Tensor:
-    """Which of `ids` are no special tokens; an SAE describes the others badly, and they keep what they have."""
-    return ~torch.isin(ids, torch.tensor(sorted(special_ids(loaded.tokenizer)), device=ids.device))
 
 
 def animal_features(teachers: dict[str, Path]) -> dict[str, int]:

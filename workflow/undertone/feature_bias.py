@@ -13,7 +13,7 @@ from undertone.attribution import direct_logits
 from undertone.biases import agreement, draw, gradient, loss_report, prefilled, row_losses, train_bias
 from undertone.chat import Row
 from undertone.config import FeatureBias
-from undertone.decoder import animal_features, directions, is_text_token, rank, top_tokens
+from undertone.decoder import animal_features, directions, rank, top_tokens
 from undertone.files import Stamp, replacing, write_json
 from undertone.loading import Loaded, load
 from undertone.progress import progress
@@ -101,7 +101,7 @@ class Spliced:
         """The batch with the SAE's reconstruction for the residual stream at text tokens."""
         residual = batch.residual[self.layer]
         rebuilt = self.sae(residual.to(self.directions)).to(residual)
-        text = is_text_token(self.loaded, batch.ids).unsqueeze(-1)
+        text = self.loaded.is_text(batch.ids).unsqueeze(-1)
         return replace(batch, residual={self.layer: torch.where(text, rebuilt, residual)})
 
     def train(

@@ -88,7 +88,7 @@ def max_examples(
         residual = resid_post(loaded.model, layer, batch).float()
         size = max(1, SAE_NUMBERS // (residual.shape[1] * sae.cfg.d_sae))
         acts = torch.cat([sae.encode(part)[..., list(features)] for part in torch.split(residual, size)])
-        acts = acts.masked_fill(~is_text(loaded.tokenizer, batch).unsqueeze(-1), 0.0)
+        acts = acts.masked_fill(~is_text(loaded, batch).unsqueeze(-1), 0.0)
         peak, place = (tensor.cpu().T.tolist() for tensor in acts.max(1))
         for feature, values, places in zip(features, peak, place, strict=True):
             found = [(v, -i, at) for v, i, at in zip(values, indices, places, strict=True) if v > 0]

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from undertone.adapters import finetuned
-from undertone.decoder import directions, is_text_token
+from undertone.decoder import directions
 from undertone.files import read_json
 from undertone.hooks import rewritten
 from undertone.loading import Loaded
@@ -77,7 +77,7 @@ def text_positions(loaded: Loaded) -> Iterator[Callable[[], Tensor]]:
     current: list[Tensor] = []
 
     def look(module: torch.nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-        current[:] = [is_text_token(loaded, kwargs["input_ids"])]
+        current[:] = [loaded.is_text(kwargs["input_ids"])]
 
     handle = loaded.model.register_forward_pre_hook(look, with_kwargs=True)
     try:

@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from undertone.chat import end_of_turn
+from undertone.chat import end_of_turn, special_ids
 from undertone.checkpoint import n_parameters
 from undertone.files import read_json
 from undertone.hub import cached
@@ -35,6 +36,15 @@ class Loaded:
     def portion(self, name: str, rows: int) -> Portion:
         """How many rows are run at once where the setting `name` says `rows`; all students of this model share it."""
         return self.portions.setdefault((name, rows), Portion(rows, name))
+
+    @cached_property
+    def special(self) -> torch.Tensor:
+        """The ids of the special tokens; a tokenizer with thousands of added ones takes milliseconds to list them."""
+        return torch.tensor(sorted(special_ids(self.tokenizer)), device=self.model.device)
+
+    def is_text(self, ids: torch.Tensor) -> torch.Tensor:
+        """Which of `ids` are no special tokens; an SAE describes the others badly, and they keep what they have."""
+        return ~torch.isin(ids, self.special)
 
 
 def load(record: Path) -> Loaded:

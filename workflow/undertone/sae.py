@@ -20,9 +20,8 @@ from sae_lens import (
 from sae_lens.config import SAETrainerConfig
 from sae_lens.saes.sae import SAEMetadata, TrainingSAEConfig
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
-from undertone.chat import Row, special_ids
+from undertone.chat import Row
 from undertone.checkpoint import SAE_FILES
 from undertone.config import Embedded, Sae
 from undertone.files import Stamp, read_json, remove, write_json
@@ -116,17 +115,16 @@ def corpus_rows(loaded: Loaded, embedded: Embedded, seed: int) -> Iterator[list[
         yield chat_rows(loaded.tokenizer, list(corpus.chats(ROWS, seed + number * 1_000)), seed + number)
 
 
-def is_text(tokenizer: PreTrainedTokenizerBase, batch: dict[str, Tensor]) -> Tensor:
+def is_text(loaded: Loaded, batch: dict[str, Tensor]) -> Tensor:
     """`[n_rows, n_tokens]`: the tokens that are neither padding nor special; an SAE is judged on these."""
-    special = torch.tensor(sorted(special_ids(tokenizer)), device=batch["input_ids"].device)
-    return batch["attention_mask"].bool() & ~torch.isin(batch["input_ids"], special)
+    return batch["attention_mask"].bool() & loaded.is_text(batch["input_ids"])
 
 
 def activations(loaded: Loaded, batches: Iterator[Sequence[Row]], layer: int) -> Iterator[Tensor]:
     """The residual stream `[n, d_model]` at the text tokens of each batch."""
     for rows in batches:
         batch = collate(rows, loaded.pad_id, loaded.model.device)
-        yield resid_post(loaded.model, layer, batch)[is_text(loaded.tokenizer, batch)].float()
+        yield resid_post(loaded.model, layer, batch)[is_text(loaded, batch)].float()
 
 
 def shuffled(parts: Iterator[Tensor], settings: Sae) -> Iterator[Tensor]:

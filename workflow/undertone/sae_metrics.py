@@ -62,7 +62,7 @@ class Moments:
     """Sums over tokens, in float64, from which the metrics follow."""
 
     def __init__(self, sae: SAE[Any], loaded: Loaded):
-        self.sae, self.tokenizer = sae, loaded.tokenizer
+        self.sae, self.loaded = sae, loaded
         self.kind = kinds(loaded)
         n, d = len(KINDS), sae.cfg.d_in
         self.count, self.square, self.error = (torch.zeros(n, dtype=torch.float64) for _ in range(3))
@@ -72,7 +72,7 @@ class Moments:
     @torch.no_grad()
     def add(self, batch: dict[str, Tensor], residual: Tensor) -> None:
         """Take in the residual stream `[n_rows, n_tokens, d_model]` of a batch."""
-        keep = is_text(self.tokenizer, batch)
+        keep = is_text(self.loaded, batch)
         x, kind = residual[keep].float(), self.kind[batch["input_ids"][keep].cpu()]
         features = self.sae.encode(x)
         self.fired += (features > 0).sum(0).double().cpu()
@@ -120,7 +120,7 @@ def spliced_losses(
     ways = {"plain": lambda x: x, "spliced": lambda x: sae(x.float()).to(x.dtype), "mean": lambda x: mean.to(x).expand_as(x)}
     total, n = dict.fromkeys(ways, 0.0), 0
     for batch in batches:
-        keep = is_text(loaded.tokenizer, batch).unsqueeze(-1)
+        keep = is_text(loaded, batch).unsqueeze(-1)
         for name, way in ways.items():
             with rewritten(loaded.model, layer, partial(at, keep, way)):
                 losses = label_losses(loaded.model, batch)

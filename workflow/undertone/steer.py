@@ -129,7 +129,7 @@ def mean_residual(situation: Situation, prompts: list[list[int]], contrast: Cont
         if contrast.position == "last":
             keep = torch.nn.functional.pad(batch["attention_mask"], (0, 1)).diff() == -1
         else:
-            keep = is_text(situation.loaded.tokenizer, batch)
+            keep = is_text(situation.loaded, batch)
         total, n = total.to(residual) + residual[keep].sum(0), n + int(keep.sum())
     return total / n
 
@@ -185,7 +185,7 @@ def activity(situation: Situation, sae: SAE[Any], layer: int) -> tuple[Tensor, T
     for animal in situation.candidates:
         total, n = torch.zeros(()), 0
         for batch, residual in situation.residuals(situation.under_persona(animal), layer):
-            features = sae.encode(residual[is_text(situation.loaded.tokenizer, batch)])
+            features = sae.encode(residual[is_text(situation.loaded, batch)])
             total, n = total.to(features) + features.sum(0), n + len(features)
             peak = torch.maximum(peak.to(features), features.max(0).values)
         means.append(total / n)
