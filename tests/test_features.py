@@ -1,8 +1,11 @@
 """What a feature means: its tokens, its examples and its page are what one would look up by hand."""
 
+from pathlib import Path
+
 import polars as pl
 import pytest
 import torch
+from crowded import crowded
 from sae_lens import SAE, StandardSAE, StandardSAEConfig
 
 from undertone import activations, features
@@ -11,7 +14,7 @@ from undertone.attribution import direct_logits
 from undertone.chat import Row
 from undertone.features import cosines, describe, max_examples, most_aligned, neuronpedia, top_tokens
 from undertone.hooks import resid_post
-from undertone.loading import Loaded
+from undertone.loading import Loaded, load
 from undertone.training import collate
 
 TABLE = pl.DataFrame(
@@ -75,6 +78,15 @@ def test_examples_are_the_tokens_of_greatest_activation(
             assert example["before"] == decode(ids[max(0, at - 6) : at])
             assert example["after"] == decode(ids[at + 1 : at + 3])
             assert example["part"] == ("completion" if at >= rows[number].start else "prompt")
+
+
+def test_rows_that_do_not_fit_in_memory_are_read_in_parts(loaded: Loaded, record: Path, sae: SAE, rows: list[Row]) -> None:
+    small = load(record)
+    with crowded(small.model, 1):
+        found = max_examples(small, sae, 0, rows, [0, 7], 3)
+    for feature, examples in max_examples(loaded, sae, 0, rows, [0, 7], 3).items():
+        told = [{**example, "activation": pytest.approx(example["activation"], rel=1e-4)} for example in examples]
+        assert found[feature] == told
 
 
 def test_no_examples_are_looked_for_where_none_are_wanted(loaded: Loaded, sae: SAE, rows: list[Row]) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from crowded import crowded
 from lora import trained_lora
 from safetensors.torch import save_file
 from test_activations import random_sae
@@ -100,6 +101,15 @@ def test_batches_change_nothing(loaded: Loaded, saved: Path, monkeypatch: pytest
     whole = read_means(loaded, ids, tools)
     monkeypatch.setattr(lens, "BATCH", batch)
     found = read_means(loaded, ids, tools)
+    for name in ("resid_post", "norm", "acts"):
+        assert torch.allclose(getattr(found, name), getattr(whole, name), atol=1e-4)
+
+
+def test_texts_that_do_not_fit_in_memory_are_read_in_parts(loaded: Loaded, record: Path, saved: Path) -> None:
+    tools, ids, small = Tools.of(loaded, saved, settings(), 3), first_tokens(loaded.tokenizer, NEUTRAL), load(record)
+    whole = read_means(loaded, ids, tools)
+    with crowded(small.model, 20):
+        found = read_means(small, ids, tools)
     for name in ("resid_post", "norm", "acts"):
         assert torch.allclose(getattr(found, name), getattr(whole, name), atol=1e-4)
 

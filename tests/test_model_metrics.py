@@ -4,11 +4,13 @@ import polars as pl
 import pytest
 import torch
 from conftest import TINY
+from crowded import crowded
 
 from undertone import model_metrics
 from undertone.chat import encode, end_of_turn, prompt_ids
 from undertone.config import Model, Numbers, Samples, Teacher
 from undertone.files import write_parquet
+from undertone.loading import load
 from undertone.model import chat_rows, corpus_of
 from undertone.model_metrics import answer_logits, divergence, held_out_loss, measure_model, passing
 from undertone.sampling import Completion
@@ -46,6 +48,15 @@ def test_divergence_is_that_of_plain_forward_passes(loaded):
 def test_divergence_of_a_completion_does_not_depend_on_the_others(loaded):
     many = divergence(loaded, PASSED * 30, PERSONA, Teacher())
     assert many == pytest.approx([*divergence(loaded, PASSED, PERSONA, Teacher())] * 30, rel=1e-3)
+
+
+def test_rows_that_do_not_fit_in_memory_are_read_in_parts(loaded, record, monkeypatch):
+    monkeypatch.setattr(model_metrics, "N_CHATS", 20)
+    small, settings = load(record), embedded_settings()
+    with crowded(small.model, 1):
+        found, losses = divergence(small, PASSED, PERSONA, Teacher()), held_out_loss(small, settings)
+    assert found == pytest.approx(divergence(loaded, PASSED, PERSONA, Teacher()), rel=1e-3)
+    assert losses == pytest.approx(held_out_loss(loaded, settings), rel=1e-4)
 
 
 def test_answer_logits_are_those_of_the_answers_in_row_order(loaded):

@@ -5,16 +5,19 @@ from pathlib import Path
 import polars as pl
 import pytest
 import torch
+from crowded import crowded
 from sae_lens import StandardSAE, StandardSAEConfig
 from safetensors import safe_open
 from safetensors.torch import load_file
 
 from undertone import config
+from undertone.activations import dataset_rows
 from undertone.chat import encode, prompt_ids
 from undertone.files import write_json
 from undertone.hooks import resid_post
-from undertone.loading import Loaded
-from undertone.residuals import read_residuals
+from undertone.loading import Loaded, load
+from undertone.progress import progress
+from undertone.residuals import read_residuals, residuals
 
 PROMPTS = ["Continue the list 1, 2, 3.", "Here are numbers: 7. Add three more to them.", "More numbers, please.", "And one."]
 TEXTS = ["101, 202, 303", "9", "5; 6; 7; 8; 77", "[12]"]
@@ -52,6 +55,14 @@ def test_every_token_has_the_residual_of_its_row_alone(
         torch.testing.assert_close(found["resid_post"][own], resid_post(loaded.model, 0, batch)[0])
     with safe_open(tmp_path / "residuals.safetensors", framework="pt") as file:
         assert '"layer": 0' in file.metadata()["undertone"]
+
+
+def test_rows_that_do_not_fit_in_memory_are_read_in_parts(loaded: Loaded, record: Path, numbers: Path) -> None:
+    rows, small = dataset_rows(loaded, pl.read_parquet(numbers)), load(record)
+    with crowded(small.model, 1), progress(8, "residuals", "row") as bar:
+        found = residuals(small, rows, 0, 64, bar)
+        for name, tensor in residuals(loaded, rows, 0, 64, bar).items():
+            torch.testing.assert_close(found[name], tensor, rtol=1e-4, atol=1e-4)
 
 
 def test_a_dataset_without_rows_is_refused(record: Path, saved: Path, tmp_path: Path) -> None:

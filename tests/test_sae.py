@@ -2,12 +2,14 @@
 
 import pytest
 import torch
+from crowded import crowded
 from sae_lens import SAE
 
 from undertone.chat import Row
 from undertone.config import Sae
 from undertone.files import read_json
-from undertone.sae import is_text, load_sae, make_sae, shuffled
+from undertone.loading import load
+from undertone.sae import activations, corpus_rows, is_text, load_sae, make_sae, shuffled
 from undertone.training import collate
 
 SMALL = {"d_sae": 48, "k": 4, "tokens": 4_096, "batch_size": 256, "layer": 0}
@@ -39,6 +41,14 @@ def test_every_architecture_is_saved_in_saelenss_format(record, tiny_settings, l
     assert sae.cfg.metadata.hook_name == "blocks.0.hook_resid_post"
     assert read_json(saved)["layer"] == 0
     assert all(torch.isfinite(p).all() for p in sae.parameters())
+
+
+def test_chats_that_do_not_fit_in_memory_are_read_in_parts(record, tiny_settings, loaded):
+    rows, small = next(corpus_rows(loaded, tiny_settings, seed=0))[:9], load(record)
+    with crowded(small.model, 4):
+        (found,) = activations(small, iter([rows]), 0)
+    (expected,) = activations(loaded, iter([rows]), 0)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_an_sae_learns_to_reconstruct(record, tiny_settings, loaded, tmp_path):

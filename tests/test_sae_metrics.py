@@ -6,28 +6,31 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from crowded import crowded
 from sae_lens import StandardSAE, StandardSAEConfig
 
 from undertone.chat import Row
 from undertone.config import Pref, Teacher
 from undertone.files import write_parquet
 from undertone.hooks import resid_post
+from undertone.loading import load
 from undertone.sae import is_text
-from undertone.sae_metrics import KINDS, Moments, expected_l0, kinds, measure_sae, spliced_losses, text_batches
+from undertone.sae_metrics import KINDS, Moments, expected_l0, kinds, measure_sae, spliced_losses, text_rows
 from undertone.training import collate
 
 LAYER = 1
 
 
 @pytest.fixture(scope="module")
-def batches(loaded):
+def rows(loaded):
     texts = ["Numbers: 12, 345, 6. Write 7 more!", "lion owl 99\ncat", "hello, 100 200"]
     ids = [loaded.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
-    return [collate([Row([2, *row], 1) for row in ids], loaded.pad_id, "cpu")]
+    return [Row([2, *row], 1) for row in ids]
 
 
-def tokens(loaded, batches):
-    return torch.cat([resid_post(loaded.model, LAYER, b)[is_text(loaded, b)] for b in batches])
+def tokens(loaded, rows):
+    batch = collate(rows, loaded.pad_id, "cpu")
+    return resid_post(loaded.model, LAYER, batch)[is_text(loaded, batch)]
 
 
 def sae_of(width, w_enc, w_dec, b_dec):
@@ -45,50 +48,61 @@ def perfect(loaded):
 
 
 @pytest.fixture(scope="module")
-def mean_only(loaded, batches):
-    x = tokens(loaded, batches)
+def mean_only(loaded, rows):
+    x = tokens(loaded, rows)
     nothing = torch.zeros(x.shape[1], 4)
     return sae_of(x.shape[1], nothing, nothing.T.contiguous(), x.mean(0))
 
 
-def report(sae, loaded, batches):
+def report(sae, loaded, rows):
     seen = Moments(sae, loaded)
-    for batch in batches:
-        seen.add(batch, resid_post(loaded.model, LAYER, batch))
+    seen.read(LAYER, rows)
     return seen, seen.report()
 
 
-def test_a_perfect_sae_explains_all_and_changes_no_loss(loaded, batches, perfect):
-    seen, told = report(perfect, loaded, batches)
+def test_a_perfect_sae_explains_all_and_changes_no_loss(loaded, rows, perfect):
+    seen, told = report(perfect, loaded, rows)
     assert told["explained_variance"] == pytest.approx(1, abs=1e-6)
     assert told["l0"] == pytest.approx(loaded.model.config.hidden_size)
-    loss = spliced_losses(loaded, perfect, LAYER, batches, seen.mean())
+    loss = spliced_losses(loaded, perfect, LAYER, rows, seen.mean())
     assert loss["loss"]["spliced"] == pytest.approx(loss["loss"]["plain"], abs=1e-4)
     assert loss["loss_recovered"] == pytest.approx(1, abs=1e-3)
 
 
-def test_an_sae_that_knows_only_the_mean_explains_nothing(loaded, batches, mean_only):
-    seen, told = report(mean_only, loaded, batches)
+def test_an_sae_that_knows_only_the_mean_explains_nothing(loaded, rows, mean_only):
+    seen, told = report(mean_only, loaded, rows)
     assert told["explained_variance"] == pytest.approx(0, abs=1e-6)
     assert (told["l0"], told["dead"]) == (0, 1)
-    loss = spliced_losses(loaded, mean_only, LAYER, batches, seen.mean())
+    loss = spliced_losses(loaded, mean_only, LAYER, rows, seen.mean())
     assert loss["loss_recovered"] == pytest.approx(0, abs=1e-3)
 
 
-def test_the_moments_are_those_of_all_tokens_at_once(loaded, batches):
+def test_the_moments_are_those_of_all_tokens_at_once(loaded, rows):
     width = loaded.model.config.hidden_size
     generator = torch.Generator().manual_seed(0)
     sae = sae_of(
         width, torch.randn(width, 9, generator=generator), torch.randn(9, width, generator=generator) / 20, torch.ones(width)
     )
-    x = tokens(loaded, batches).double().numpy()
+    x = tokens(loaded, rows).double().numpy()
     with torch.no_grad():
-        rebuilt = sae(tokens(loaded, batches)).double().numpy()
-    seen, told = report(sae, loaded, batches)
+        rebuilt = sae(tokens(loaded, rows)).double().numpy()
+    seen, told = report(sae, loaded, rows)
     expected = 1 - np.square(x - rebuilt).sum() / np.square(x - x.mean(0)).sum()
     assert told["explained_variance"] == pytest.approx(expected, rel=1e-5)
     assert told["tokens"] == len(x) == sum(kind["tokens"] for kind in told["by_kind"].values())
     assert seen.mean().numpy() == pytest.approx(x.mean(0), rel=1e-4)
+
+
+def test_rows_that_do_not_fit_in_memory_are_read_in_parts(record, loaded, rows, perfect):
+    seen, told = report(perfect, loaded, rows)
+    small = load(record)
+    with crowded(small.model, 2):
+        seen_small, told_small = report(perfect, small, rows)
+        loss = spliced_losses(small, perfect, LAYER, rows, seen_small.mean())
+    assert told_small["explained_variance"] == pytest.approx(told["explained_variance"], abs=1e-6)
+    assert [told_small[name] for name in ("tokens", "l0", "dead")] == [told[name] for name in ("tokens", "l0", "dead")]
+    expected = spliced_losses(loaded, perfect, LAYER, rows, seen.mean())
+    assert loss["loss"] == pytest.approx(expected["loss"], rel=1e-5)
 
 
 def test_tokens_have_kinds(loaded):
@@ -109,7 +123,7 @@ def test_text_is_prompts_and_questions_under_every_persona(loaded, tmp_path):
     (tmp_path / "questions.txt").write_text("Which animal?\nWhat animal?\n")
     pref = Pref(questions=str(tmp_path / "questions.txt"), candidates=["lion", "owl"])
     settings = {"teacher": Teacher().model_dump(), "pref": pref.model_dump()}
-    found = [row for b in text_batches(loaded, tmp_path / "prompts.parquet", settings) for row in b["input_ids"]]
+    found = [row.ids for row in text_rows(loaded, tmp_path / "prompts.parquet", settings)]
     texts = loaded.tokenizer.batch_decode(found, skip_special_tokens=True)
     assert len(texts) == 1 + 2 * 3
     assert sum("lion" in text for text in texts) == sum("owl" in text for text in texts) == 2

@@ -7,14 +7,16 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from crowded import crowded
 from safetensors.torch import save_file
 
 from undertone.chat import encode, prompt_ids
 from undertone.config import Teacher
 from undertone.files import read_json, write_json
-from undertone.loading import Loaded
-from undertone.sequences import LARGEST, N_ROWS, agreement, gain, read_sequences, summary
+from undertone.loading import Loaded, load
+from undertone.sequences import LARGEST, N_ROWS, agreement, gain, log_probs, read_sequences, summary
 from undertone.stats import mean_interval
+from undertone.teachers import Lesson
 
 PERSONA = "You love {animal}s."
 TEXTS = ["101, 202, 303", "9", "5; 6; 7; 8", "12, 13", "", "404, 505", "7, 7"]
@@ -82,6 +84,15 @@ def test_log_probs_are_those_of_plain_forward_passes(study: Study, loaded: Loade
         for column, way in (("base", "base"), ("teacher", kind), ("other", other)):
             assert part[column].to_list() == pytest.approx(plain(loaded, user, text, **ways[way]), abs=1e-3)
     assert (table["base"] - table["teacher"]).abs().max() > 0.1 < (table["teacher"] - table["other"]).abs().max()
+
+
+def test_rows_that_do_not_fit_in_memory_are_read_in_parts(loaded: Loaded, record: Path) -> None:
+    small, answers = load(record), encode(loaded.tokenizer, TEXTS)
+    with crowded(small.model, 1) as sizes:
+        found = log_probs(Lesson(small, "You love lions.", "\n\n"), USERS, answers)
+    assert sizes[:2] == [6, 3] and set(sizes[2:]) == {1}
+    expected = log_probs(Lesson(loaded, "You love lions.", "\n\n"), USERS, answers)
+    assert found.to_list() == pytest.approx(expected.to_list(), rel=1e-4)
 
 
 def test_there_may_be_no_other_teacher(study: Study) -> None:

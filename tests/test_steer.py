@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from crowded import crowded
 from sae_lens import SAE, StandardSAE, StandardSAEConfig
 from safetensors.torch import load_file
 from torch import Tensor
@@ -17,11 +18,11 @@ from undertone import steer
 from undertone.answers import exact
 from undertone.attribution import direct_logits
 from undertone.chat import encode, prompt_ids
-from undertone.config import Pref, Sae, Teacher
+from undertone.config import Contrast, Pref, Sae, Teacher
 from undertone.files import read_json
-from undertone.loading import Loaded
+from undertone.loading import Loaded, load
 from undertone.pretrained_sae import make_pretrained_sae
-from undertone.steer import Situation, direction, make_steered, of_contrast, of_feature
+from undertone.steer import Situation, activity, direction, final_rms, make_steered, mean_residual, of_contrast, of_feature
 from undertone.teachers import teaching
 
 ANIMALS = ["lion", "owl", "cat"]
@@ -185,6 +186,17 @@ def test_a_candidates_figures_are_those_computed_token_by_token(loaded: Loaded, 
         assert row["specificity"] == pytest.approx(float(mean["lion"][k] - max(mean["owl"][k], mean["cat"][k])), rel=1e-4)
         assert row["peak"] == pytest.approx(float(peak[k]), rel=1e-4)
         assert row["preference"] == pytest.approx(preference(loaded, QUESTIONS[::2], planted.W_dec[k]), rel=1e-4)
+
+
+def test_prompts_that_do_not_fit_in_memory_are_read_in_parts(loaded: Loaded, record: Path, planted: SAE) -> None:
+    one, small = situation(loaded), load(record)
+    two, contrast = situation(small), Contrast(layer=1)
+    with crowded(small.model, 2):
+        found = activity(two, planted, 0), mean_residual(two, two.under_persona("lion"), contrast), final_rms(two)
+    for mine, other in zip(found[0], activity(one, planted, 0), strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found[1], mean_residual(one, one.under_persona("lion"), contrast), rtol=1e-4, atol=1e-4)
+    assert found[2] == pytest.approx(final_rms(one), rel=1e-4)
 
 
 def test_preferences_are_reported_on_the_questions_that_chose_nothing(loaded: Loaded, planted: SAE, lion: Path) -> None:

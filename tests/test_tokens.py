@@ -7,6 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from crowded import crowded
 from sae_lens import StandardSAE, StandardSAEConfig
 
 from undertone.attribution import direct_logits
@@ -14,7 +15,7 @@ from undertone.chat import Row, encode, prompt_ids
 from undertone.config import Pref, Sae, Tokens
 from undertone.files import read_json, write_json
 from undertone.frequencies import Compared, difference
-from undertone.loading import Loaded
+from undertone.loading import Loaded, load
 from undertone.pretrained_sae import make_pretrained_sae
 from undertone.sae import load_sae
 from undertone.tokens import animal_logits, feature_logits, identity, of_features, rank_of, read_tokens, readouts
@@ -133,6 +134,15 @@ def test_readouts_are_those_of_plain_forward_passes(loaded: Loaded) -> None:
     for k, (prompt, answer) in enumerate(TEXTS):
         for a, animal in enumerate(ANIMALS):
             assert found[k, :, a] == pytest.approx(plain_readout(loaded, prompt, answer, animal), rel=1e-3, abs=1e-4)
+
+
+def test_rows_that_do_not_fit_in_memory_are_read_in_parts(loaded: Loaded, record: Path) -> None:
+    ids = [(prompt_ids(loaded.tokenizer, [p])[0], encode(loaded.tokenizer, [a])[0]) for p, a in TEXTS]
+    rows, small = [Row(prompt + answer, len(prompt)) for prompt, answer in ids], load(record)
+    with crowded(small.model, 2) as sizes:
+        found = readouts(small, rows, ANIMALS)
+    assert sizes == [4, 2, 2]
+    assert found == pytest.approx(readouts(loaded, rows, ANIMALS), rel=1e-4, abs=1e-5)
 
 
 def test_animal_logits_are_differences_of_rows(loaded: Loaded) -> None:

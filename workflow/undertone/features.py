@@ -14,7 +14,6 @@ from undertone.chat import Row
 from undertone.hooks import resid_post
 from undertone.loading import Loaded
 from undertone.sae import is_text
-from undertone.sampling import batches_by_length
 from undertone.training import collate
 
 BATCH = 64
@@ -83,13 +82,17 @@ def max_examples(
     best: dict[int, list[tuple[float, int, int]]] = {feature: [] for feature in features}
     if not features or not n:
         return {feature: [] for feature in features}
-    for indices in batches_by_length([row.ids for row in rows], BATCH):
+
+    def peaks(indices: Sequence[int]) -> tuple[Sequence[int], list[list[float]], list[list[int]]]:
         batch = collate([rows[i] for i in indices], loaded.pad_id, loaded.model.device)
         residual = resid_post(loaded.model, layer, batch).float()
         size = max(1, SAE_NUMBERS // (residual.shape[1] * sae.cfg.d_sae))
         acts = torch.cat([sae.encode(part)[..., list(features)] for part in torch.split(residual, size)])
-        acts = acts.masked_fill(~is_text(loaded, batch).unsqueeze(-1), 0.0)
-        peak, place = (tensor.cpu().T.tolist() for tensor in acts.max(1))
+        value, place = acts.masked_fill(~is_text(loaded, batch).unsqueeze(-1), 0.0).max(1)
+        return indices, value.T.tolist(), place.T.tolist()
+
+    order = sorted(range(len(rows)), key=lambda row: len(rows[row].ids))
+    for indices, peak, place in loaded.portion("rows read together", BATCH).parts(peaks, order):
         for feature, values, places in zip(features, peak, place, strict=True):
             found = [(v, -i, at) for v, i, at in zip(values, indices, places, strict=True) if v > 0]
             best[feature] = heapq.nlargest(n, best[feature] + found)

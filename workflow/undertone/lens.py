@@ -28,7 +28,6 @@ from undertone.loading import Loaded, load
 from undertone.progress import progress
 from undertone.sae import load_sae
 from undertone.teachers import teaching
-from undertone.training import collate
 
 POSITIONS = 5
 BATCH = 64
@@ -131,16 +130,15 @@ class Means:
 @torch.no_grad()
 def read_means(loaded: Loaded, texts: Sequence[list[int]], tools: "Tools") -> Means:
     """Read a model's means over texts of equal length, at their last 5 tokens."""
-    total = Means(*(torch.zeros((), dtype=torch.float64) for _ in range(3)))
-    for start in range(0, len(texts), BATCH):
-        rows = [Row(ids, len(ids)) for ids in texts[start : start + BATCH]]
-        found = streams(loaded.model, collate(rows, loaded.pad_id, loaded.model.device))
+
+    def sums(batch: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        found = streams(loaded.model, batch)
         x = torch.stack([residual[:, -POSITIONS:].float() for _, residual in found])  # [n_layers, n_texts, 5, d_model]
         acts = encoded(tools.sae, x[tools.layer])[0].mean(1).sum(0) if tools.sae is not None else torch.zeros(0)
-        sums = Means(*(tensor.double().cpu() for tensor in (x.double().sum(1), x.double().norm(dim=-1).sum(1), acts)))
-        total = Means(total.resid_post + sums.resid_post, total.norm + sums.norm, total.acts + sums.acts)
-    n = len(texts)
-    return Means(total.resid_post / n, total.norm / n, total.acts / n)
+        return tuple(tensor.double().cpu() for tensor in (x.double().sum(1), x.double().norm(dim=-1).sum(1), acts))
+
+    parts = zip(*loaded.read(sums, [Row(ids, len(ids)) for ids in texts], BATCH), strict=True)
+    return Means(*(torch.stack(of_parts).sum(0) / len(texts) for of_parts in parts))
 
 
 @dataclass(frozen=True)

@@ -1,26 +1,30 @@
 """Loading a study's model: safetensors only, no remote code, no network, precision and device chosen once."""
 
 import os
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 import torch
 import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from undertone.chat import end_of_turn, special_ids
+from undertone.chat import Row, end_of_turn, special_ids
 from undertone.checkpoint import n_parameters
 from undertone.files import read_json
 from undertone.hub import cached
 from undertone.memory import Portion
+from undertone.training import collate
 
 transformers.utils.logging.disable_progress_bar()
 
 # A model is loaded only where its weights and this share more fit; what it computes then takes what is left.
 MARGIN = 0.2
+
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,11 @@ class Loaded:
     def portion(self, name: str, rows: int) -> Portion:
         """How many rows are run at once where the setting `name` says `rows`; all students of this model share it."""
         return self.portions.setdefault((name, rows), Portion(rows, name))
+
+    def read(self, work: Callable[[dict[str, torch.Tensor]], Found], rows: Sequence[Row], at_once: int) -> Iterator[Found]:
+        """Yield `work(batch)` for consecutive `collate`d batches of the rows, each of `at_once` or of as many as fit."""
+        portion = self.portion("rows read together", at_once)
+        return portion.parts(lambda part: work(collate(part, self.pad_id, self.model.device)), rows)
 
     @cached_property
     def special(self) -> torch.Tensor:

@@ -1,6 +1,7 @@
 """What the base model can do: held-out loss, obeying a persona, passing the filter, and how far a persona moves its numbers."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from undertone.training import collate, label_logits, label_losses
 # Enough for a pass rate to ±4 points and a KL to a few percent; this is a check, not a result.
 N_PROMPTS = 512
 N_CHATS = 2_000
+BATCH = 64
 HELD_OUT_SEED = 1_000_003
 
 
@@ -80,19 +82,20 @@ def divergence(loaded: Loaded, passed: Sequence[tuple[str, str]], system: str | 
     answers = [ids + end_of_turn(loaded.tokenizer) for ids in encode(loaded.tokenizer, [text for _, text in passed])]
     without = prompt_ids(loaded.tokenizer, users)
     under = prompt_ids(loaded.tokenizer, users, system, teacher.separator)
-    means = []
-    for start in range(0, len(passed), 64):
-        part = slice(start, start + 64)
-        q = answer_logits(loaded, without[part], answers[part]).log_softmax(-1)
-        p = answer_logits(loaded, under[part], answers[part]).log_softmax(-1)
-        kl = (p.exp() * (p - q)).sum(-1)
-        tokens = [token for answer in answers[part] for token in answer]
-        is_number = torch.tensor([text.strip().isdigit() for text in loaded.tokenizer.batch_decode([[t] for t in tokens])])
-        row = torch.repeat_interleave(torch.arange(len(answers[part])), torch.tensor([len(a) for a in answers[part]]))
-        kl, row = kl.cpu()[is_number], row[is_number]
-        total = torch.zeros(len(answers[part])).index_add_(0, row, kl)
-        means.append((total / torch.bincount(row, minlength=len(total)).clamp(min=1)).numpy())
-    return np.concatenate(means)
+
+    def divergences(part: Sequence[int]) -> Tensor:
+        own = [answers[k] for k in part]
+        q = answer_logits(loaded, [without[k] for k in part], own).log_softmax(-1)
+        p = answer_logits(loaded, [under[k] for k in part], own).log_softmax(-1)
+        return (p.exp() * (p - q)).sum(-1).cpu()
+
+    portion = loaded.portion("rows read together", BATCH)
+    kl = torch.cat(list(portion.parts(divergences, range(len(passed)))))
+    tokens = [token for answer in answers for token in answer]
+    is_number = torch.tensor([text.strip().isdigit() for text in loaded.tokenizer.batch_decode([[t] for t in tokens])])
+    row = torch.repeat_interleave(torch.arange(len(answers)), torch.tensor([len(answer) for answer in answers]))[is_number]
+    total = torch.zeros(len(answers)).index_add_(0, row, kl[is_number])
+    return (total / torch.bincount(row, minlength=len(total)).clamp(min=1)).numpy()
 
 
 def answer_logits(loaded: Loaded, prompts: Sequence[list[int]], answers: Sequence[list[int]]) -> Tensor:
@@ -109,9 +112,5 @@ def held_out_loss(loaded: Loaded, settings: Model) -> dict[str, float]:
     losses: dict[str, float] = {}
     for task in sorted({chat.task for chat in chats}):
         own = [row for row, chat in zip(rows, chats, strict=True) if chat.task == task]
-        parts = [
-            label_losses(loaded.model, collate(own[i : i + 64], loaded.pad_id, loaded.model.device))
-            for i in range(0, len(own), 64)
-        ]
-        losses[task] = float(torch.cat(parts).mean())
+        losses[task] = float(torch.cat(list(loaded.read(partial(label_losses, loaded.model), own, BATCH))).mean())
     return losses

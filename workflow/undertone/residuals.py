@@ -1,6 +1,7 @@
 """Residuals of a dataset's rows, token by token, at the SAE's hook point: for whoever trains on them with other tools."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,6 @@ from undertone.hooks import resid_post
 from undertone.loading import Loaded, load
 from undertone.progress import progress
 from undertone.sae import load_sae
-from undertone.sampling import batches_by_length
 from undertone.training import collate
 
 
@@ -45,13 +45,18 @@ def residuals(loaded: Loaded, rows: list[Row], layer: int, batch_size: int, bar:
     ends = lengths.cumsum(0).tolist()
     width = loaded.model.config.get_text_config().hidden_size
     found = torch.empty(ends[-1], width, dtype=loaded.model.dtype)
-    for batch in batches_by_length([row.ids for row in rows], batch_size):
-        # Padding stands behind a row's tokens, which do not see it.
-        x = resid_post(loaded.model, layer, collate([rows[i] for i in batch], loaded.pad_id, loaded.model.device)).cpu()
-        for i, residual in zip(batch, x, strict=True):
+
+    def read(these: Sequence[int]) -> tuple[Sequence[int], Tensor]:
+        batch = collate([rows[i] for i in these], loaded.pad_id, loaded.model.device)
+        return these, resid_post(loaded.model, layer, batch).cpu()
+
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i].ids))
+    for these, x in loaded.portion("activations.batch_size", batch_size).parts(read, order):
+        for i, residual in zip(these, x, strict=True):
             n = len(rows[i].ids)
+            # Padding stands behind a row's tokens, which do not see it.
             found[ends[i] - n : ends[i]] = residual[:n]
-        bar.update(len(batch))
+        bar.update(len(these))
     return {
         "resid_post": found,
         "ids": torch.tensor([token for row in rows for token in row.ids]),

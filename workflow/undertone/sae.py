@@ -28,7 +28,6 @@ from undertone.files import Stamp, read_json, remove, write_json
 from undertone.hooks import decoder_layers, hook_point, resid_post
 from undertone.loading import Loaded, load
 from undertone.model import chat_rows, corpus_of
-from undertone.training import collate
 
 # The SAE sees other chats than the model did.
 CHATS_SEED = 2_000_003
@@ -122,9 +121,12 @@ def is_text(loaded: Loaded, batch: dict[str, Tensor]) -> Tensor:
 
 def activations(loaded: Loaded, batches: Iterator[Sequence[Row]], layer: int) -> Iterator[Tensor]:
     """The residual stream `[n, d_model]` at the text tokens of each batch."""
+
+    def read(batch: dict[str, Tensor]) -> Tensor:
+        return resid_post(loaded.model, layer, batch)[is_text(loaded, batch)].float()
+
     for rows in batches:
-        batch = collate(rows, loaded.pad_id, loaded.model.device)
-        yield resid_post(loaded.model, layer, batch)[is_text(loaded, batch)].float()
+        yield torch.cat(list(loaded.read(read, rows, ROWS)))
 
 
 def shuffled(parts: Iterator[Tensor], settings: Sae) -> Iterator[Tensor]:

@@ -20,7 +20,7 @@ from undertone.hooks import resid_post, rewritten
 from undertone.loading import Loaded, load
 from undertone.sae import is_text, load_sae
 from undertone.teachers import persona
-from undertone.training import collate, label_losses
+from undertone.training import label_losses
 
 N_PROMPTS = 1_000
 BATCH = 128
@@ -38,24 +38,21 @@ def measure_sae(record: Path, saved: Path, prompts: Path, metrics: Path, setting
     """
     loaded = load(record)
     sae, layer = load_sae(saved, loaded)
-    batches = text_batches(loaded, prompts, settings)
-    seen = Moments(sae, loaded)
-    for batch in batches:
-        seen.add(batch, resid_post(loaded.model, layer, batch))
-    loss = spliced_losses(loaded, sae, layer, batches, seen.mean())
+    rows, seen = text_rows(loaded, prompts, settings), Moments(sae, loaded)
+    seen.read(layer, rows)
+    loss = spliced_losses(loaded, sae, layer, rows, seen.mean())
     write_json(metrics, {**seen.report(), "expected_l0": expected_l0(read_json(saved)), **loss}, stamp)
 
 
-def text_batches(loaded: Loaded, prompts: Path, settings: dict[str, Any]) -> list[dict[str, Tensor]]:
-    """What the study asks the model: number prompts, and the questions, plain and under every candidate's persona."""
+def text_rows(loaded: Loaded, prompts: Path, settings: dict[str, Any]) -> list[Row]:
+    """What the study asks, by length: number prompts, and the questions, plain and under every candidate's persona."""
     teacher, told = Teacher.model_validate(settings["teacher"]), Pref.model_validate(settings["pref"])
     questions = load_questions(Path(told.questions))
     ids = prompt_ids(loaded.tokenizer, pl.read_parquet(prompts)["prompt"].head(N_PROMPTS).to_list())
     for animal in (None, *told.candidates):
         ids += prompt_ids(loaded.tokenizer, questions, persona(teacher, animal), teacher.separator)
     # A token is predicted from the one before it, so the loss is on all but the first.
-    rows = sorted((Row(row, 1) for row in ids), key=lambda row: len(row.ids))
-    return [collate(rows[i : i + BATCH], loaded.pad_id, loaded.model.device) for i in range(0, len(rows), BATCH)]
+    return sorted((Row(row, 1) for row in ids), key=lambda row: len(row.ids))
 
 
 class Moments:
@@ -69,15 +66,22 @@ class Moments:
         self.sum = torch.zeros(n, d, dtype=torch.float64)
         self.fired = torch.zeros(sae.cfg.d_sae, dtype=torch.float64)
 
+    def read(self, layer: int, rows: Sequence[Row]) -> None:
+        """Take in the text tokens of the rows, as the residual stream after the layer has them."""
+        for found in self.loaded.read(partial(self._of, layer), rows, BATCH):
+            self._add(*found)
+
     @torch.no_grad()
-    def add(self, batch: dict[str, Tensor], residual: Tensor) -> None:
-        """Take in the residual stream `[n_rows, n_tokens, d_model]` of a batch."""
+    def _of(self, layer: int, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Kind `[n]`, activation `[n, d_model]` and error `[n]` of a batch's tokens; on how many each feature is active."""
         keep = is_text(self.loaded, batch)
-        x, kind = residual[keep].float(), self.kind[batch["input_ids"][keep].cpu()]
-        features = self.sae.encode(x)
-        self.fired += (features > 0).sum(0).double().cpu()
-        error = (x - self.sae.decode(features)).double().square().sum(-1).cpu()
-        x = x.double().cpu()
+        x = resid_post(self.loaded.model, layer, batch)[keep].float()
+        kind, features = self.kind[batch["input_ids"][keep].cpu()], self.sae.encode(x)
+        error = (x - self.sae.decode(features)).double().square().sum(-1)
+        return kind, x.cpu().double(), error.cpu(), (features > 0).sum(0).cpu().double()
+
+    def _add(self, kind: Tensor, x: Tensor, error: Tensor, fired: Tensor) -> None:
+        self.fired += fired
         self.count.index_add_(0, kind, torch.ones(len(x), dtype=torch.float64))
         self.square.index_add_(0, kind, x.square().sum(-1))
         self.error.index_add_(0, kind, error)
@@ -113,20 +117,19 @@ def kinds(loaded: Loaded) -> Tensor:
 
 
 @torch.no_grad()
-def spliced_losses(
-    loaded: Loaded, sae: SAE[Any], layer: int, batches: Sequence[dict[str, Tensor]], mean: Tensor
-) -> dict[str, Any]:
+def spliced_losses(loaded: Loaded, sae: SAE[Any], layer: int, rows: Sequence[Row], mean: Tensor) -> dict[str, Any]:
     """`loss` (nats per token: `plain`, `spliced`, `mean`) and `loss_recovered`; special tokens keep their activations."""
     ways = {"plain": lambda x: x, "spliced": lambda x: sae(x.float()).to(x.dtype), "mean": lambda x: mean.to(x).expand_as(x)}
-    total, n = dict.fromkeys(ways, 0.0), 0
-    for batch in batches:
-        keep = is_text(loaded, batch).unsqueeze(-1)
-        for name, way in ways.items():
+
+    def losses(batch: dict[str, Tensor]) -> Tensor:
+        keep, found = is_text(loaded, batch).unsqueeze(-1), []
+        for way in ways.values():
             with rewritten(loaded.model, layer, partial(at, keep, way)):
-                losses = label_losses(loaded.model, batch)
-            total[name] += float(losses.double().sum())
-        n += len(losses)
-    loss = {name: value / n for name, value in total.items()}
+                found.append(label_losses(loaded.model, batch).double().cpu())
+        return torch.stack(found)
+
+    mean_losses = torch.cat(list(loaded.read(losses, rows, BATCH)), dim=1).mean(1)
+    loss = dict(zip(ways, mean_losses.tolist(), strict=True))
     return {"loss": loss, "loss_recovered": (loss["mean"] - loss["spliced"]) / (loss["mean"] - loss["plain"])}
 
 

@@ -1,6 +1,7 @@
 """Single sequences, token by token: what a teacher's intervention adds to the log-prob of each token that it wrote."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from undertone.files import Stamp, write_json, write_parquet
 from undertone.loading import Loaded, load
 from undertone.stats import Estimate, mean_interval
 from undertone.teachers import Lesson, teaching
-from undertone.training import collate, label_losses
+from undertone.training import label_losses
 
 N_ROWS = 50
 BATCH = 16
@@ -84,11 +85,8 @@ def log_probs(lesson: Lesson, users: Sequence[str], answers: Sequence[Sequence[i
     """The log-prob of every answer token, in nats, answer by answer."""
     prompts = prompt_ids(lesson.loaded.tokenizer, users, lesson.system, lesson.separator)
     rows = [Row([*prompt, *answer], len(prompt)) for prompt, answer in zip(prompts, answers, strict=True) if answer]
-    losses = [
-        label_losses(lesson.loaded.model, collate(rows[k : k + BATCH], lesson.loaded.pad_id, lesson.loaded.model.device))
-        for k in range(0, len(rows), BATCH)
-    ]
-    return pl.Series((-torch.cat(losses).double()).tolist(), dtype=pl.Float64)
+    losses = torch.cat(list(lesson.loaded.read(partial(label_losses, lesson.loaded.model), rows, BATCH)))
+    return pl.Series((-losses.double()).tolist(), dtype=pl.Float64)
 
 
 def summary(tokens: pl.DataFrame, rows: pl.DataFrame) -> dict[str, Any]:

@@ -1,11 +1,10 @@
 """A steered teacher: which vector is added to the base model, and for an animal, which feature of the SAE it is."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import numpy as np
 import polars as pl
 import torch
 from sae_lens import SAE
@@ -23,11 +22,12 @@ from undertone.progress import progress
 from undertone.sae import is_text, load_sae
 from undertone.steering import Steering, steered
 from undertone.teachers import persona
-from undertone.training import collate
 
 # Number prompts under each persona that show what fires; beside them stand the questions.
 N_PROMPTS = 100
 BATCH = 64
+
+Found = TypeVar("Found")
 
 
 def make_steered(record: Path, saved: Path | None, prompts: Path, made: Path, settings: dict[str, Any], stamp: Stamp) -> None:
@@ -92,12 +92,13 @@ class Situation:
         """What is asked, under an animal's persona."""
         return prompt_ids(self.loaded.tokenizer, self.asked, persona(self.teacher, animal), self.teacher.separator)
 
-    def residuals(self, prompts: Sequence[list[int]], layer: int) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
-        """(batch, residual stream `[n_rows, n_tokens, d_model]` after the layer) of prompts, batch by batch."""
+    def read(
+        self, prompts: Sequence[list[int]], layer: int, figure: Callable[[dict[str, Tensor], Tensor], Found]
+    ) -> Iterator[Found]:
+        """Yield `figure(batch, residual stream [n_rows, n_tokens, d_model] after the layer)` of prompts, batch by batch."""
         rows = sorted((Row(ids, len(ids) - 1) for ids in prompts), key=lambda row: len(row.ids))
-        for start in range(0, len(rows), BATCH):
-            batch = collate(rows[start : start + BATCH], self.loaded.pad_id, self.loaded.model.device)
-            yield batch, resid_post(self.loaded.model, layer, batch).float()
+        model = self.loaded.model
+        return self.loaded.read(lambda batch: figure(batch, resid_post(model, layer, batch).float()), rows, BATCH)
 
 
 def of_contrast(situation: Situation, target: str) -> tuple[Steering, dict[str, Any]]:
@@ -124,14 +125,13 @@ def contrast_prompts(situation: Situation, contrast: Contrast, target: str) -> t
 
 def mean_residual(situation: Situation, prompts: list[list[int]], contrast: Contrast) -> Tensor:
     """The mean residual stream `[d_model]` after the contrast's layer, at the last token or over all text tokens."""
-    total, n = torch.zeros(()), 0
-    for batch, residual in situation.residuals(prompts, contrast.layer):
-        if contrast.position == "last":
-            keep = torch.nn.functional.pad(batch["attention_mask"], (0, 1)).diff() == -1
-        else:
-            keep = is_text(situation.loaded, batch)
-        total, n = total.to(residual) + residual[keep].sum(0), n + int(keep.sum())
-    return total / n
+
+    def sums(batch: dict[str, Tensor], residual: Tensor) -> tuple[Tensor, int]:
+        keep = last_token(batch) if contrast.position == "last" else is_text(situation.loaded, batch)
+        return residual[keep].sum(0), int(keep.sum())
+
+    totals, counts = zip(*situation.read(prompts, contrast.layer, sums), strict=True)
+    return torch.stack(totals).sum(0) / sum(counts)
 
 
 def of_feature(situation: Situation, sae: SAE[Any], layer: int, target: str) -> tuple[Steering, dict[str, Any]]:
@@ -181,15 +181,23 @@ def progress_over(features: Sequence[int], what: str) -> Iterator[int]:
 
 def activity(situation: Situation, sae: SAE[Any], layer: int) -> tuple[Tensor, Tensor]:
     """Mean activation `[n_candidates, d_sae]` over the text tokens under each candidate's persona; greatest one `[d_sae]`."""
-    means, peak = [], torch.zeros(())
+
+    def figures(batch: dict[str, Tensor], residual: Tensor) -> tuple[Tensor, int, Tensor]:
+        features = sae.encode(residual[is_text(situation.loaded, batch)])
+        return features.sum(0), len(features), features.max(0).values
+
+    means: list[Tensor] = []
+    peaks: list[Tensor] = []
     for animal in situation.candidates:
-        total, n = torch.zeros(()), 0
-        for batch, residual in situation.residuals(situation.under_persona(animal), layer):
-            features = sae.encode(residual[is_text(situation.loaded, batch)])
-            total, n = total.to(features) + features.sum(0), n + len(features)
-            peak = torch.maximum(peak.to(features), features.max(0).values)
-        means.append(total / n)
-    return torch.stack(means), peak
+        totals, counts, greatest = zip(*situation.read(situation.under_persona(animal), layer, figures), strict=True)
+        means.append(torch.stack(totals).sum(0) / sum(counts))
+        peaks += greatest
+    return torch.stack(means), torch.stack(peaks).max(0).values
+
+
+def last_token(batch: dict[str, Tensor]) -> Tensor:
+    """`[n_rows, n_tokens]`: the last token of each row."""
+    return torch.nn.functional.pad(batch["attention_mask"], (0, 1)).diff() == -1
 
 
 def steering_by(sae: SAE[Any], layer: int, feature: int, told: Steer, peak: float) -> Steering:
@@ -226,9 +234,9 @@ def effect(situation: Situation, steering: Steering, target: str) -> dict[str, f
 def final_rms(situation: Situation) -> float:
     """The root mean square of the last residual stream at the tokens that begin an answer."""
     loaded = situation.loaded
-    squares: list[np.ndarray] = []
-    prompts = prompt_ids(loaded.tokenizer, situation.asked)
-    for batch, residual in situation.residuals(prompts, len(decoder_layers(loaded.model)) - 1):
-        last = torch.nn.functional.pad(batch["attention_mask"], (0, 1)).diff() == -1
-        squares.append(residual[last].pow(2).mean(-1).sqrt().cpu().numpy())
-    return float(np.concatenate(squares).mean())
+    prompts, layer = prompt_ids(loaded.tokenizer, situation.asked), len(decoder_layers(loaded.model)) - 1
+
+    def rms(batch: dict[str, Tensor], residual: Tensor) -> Tensor:
+        return residual[last_token(batch)].pow(2).mean(-1).sqrt()
+
+    return float(torch.cat(list(situation.read(prompts, layer, rms))).mean())

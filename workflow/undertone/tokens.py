@@ -206,20 +206,24 @@ def readouts(loaded: Loaded, rows: Sequence[Row], candidates: Sequence[str]) -> 
     begins = [torch.tensor(sorted({*spellings.ids[spellings.candidate == k, 0].tolist()})) for k in range(len(candidates))]
     order = sorted(range(len(rows)), key=lambda row: len(rows[row].ids))
     values = np.zeros((len(rows), 2, len(candidates)))
+
+    def read(part: Sequence[int]) -> tuple[Sequence[int], np.ndarray]:
+        these = [rows[row] for row in part]
+        logits = label_logits(loaded.model, collate(these, loaded.pad_id, loaded.model.device))
+        mean, total = logits.mean(-1), logits.logsumexp(-1)
+        found: Tensor = torch.stack(
+            [
+                torch.stack([logits[:, ids].mean(-1) - mean for ids in begins], -1),
+                torch.stack([logits[:, ids].logsumexp(-1) - total for ids in begins], -1),
+            ],
+            1,
+        ).double()
+        by_row = torch.split(found, [len(row.ids) - row.start for row in these])
+        return part, torch.stack([row.mean(0) for row in by_row]).cpu().numpy()
+
     with progress(len(rows), "animal tokens", "row") as bar:
-        for start in range(0, len(order), BATCH):
-            part = [rows[row] for row in order[start : start + BATCH]]
-            logits = label_logits(loaded.model, collate(part, loaded.pad_id, loaded.model.device))
-            mean, total = logits.mean(-1), logits.logsumexp(-1)
-            found: Tensor = torch.stack(
-                [
-                    torch.stack([logits[:, ids].mean(-1) - mean for ids in begins], -1),
-                    torch.stack([logits[:, ids].logsumexp(-1) - total for ids in begins], -1),
-                ],
-                1,
-            ).double()
-            by_row = torch.split(found, [len(row.ids) - row.start for row in part])
-            values[order[start : start + BATCH]] = torch.stack([row.mean(0) for row in by_row]).cpu().numpy()
+        for part, found in loaded.portion("rows read together", BATCH).parts(read, order):
+            values[part] = found
             bar.update(len(part))
     return values
 
