@@ -66,6 +66,7 @@ def test_directions_are_what_a_bias_on_the_features_adds_to_a_reconstruction(
     moved = sae.decode(active + bias) - sae.decode(active)
     found = directions(sae)
     assert found.shape == (D_SAE, D_IN)
+    torch.testing.assert_close(directions(sae, [8, 3]), found[[8, 3]])
     torch.testing.assert_close((bias @ found).expand(5, -1), moved, rtol=1e-4, atol=1e-5)
     for k in (0, 6, 7, D_SAE - 1):
         unit = torch.zeros(D_SAE)

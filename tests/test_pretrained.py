@@ -231,11 +231,11 @@ def test_what_is_no_name_at_all_is_refused(tmp_path):
 def test_a_refused_model_costs_no_download_of_its_weights(folder, monkeypatch, tmp_path):
     asked = []
 
-    def download(name, revision, files):
+    def cached(name, revision, files, download):
         asked.append(set(files))
         return folder
 
-    monkeypatch.setattr(pretrained, "download", download)
+    monkeypatch.setattr(pretrained, "cached", cached)
     make(NAME, tmp_path / "model.json", COMMIT)
     assert [WEIGHTS in files for files in asked] == [False, True]
     edit(folder / "config.json", auto_map={"AutoModelForCausalLM": "modeling.Own"})

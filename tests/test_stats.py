@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from undertone.stats import Estimate, difference_interval, mean_interval
+from undertone.stats import Estimate, difference_interval, log_odds, mean_interval
 
 SAMPLES = [[0.1, 0.4], [0.2, 0.9, 0.4, 0.4, 0.1], [-3.0, 40.0, 5.5, 17.0], list(np.linspace(0, 1, 50) ** 2)]
 
@@ -22,6 +22,11 @@ def test_the_interval_of_a_difference_is_welchs(a: list[float], b: list[float]) 
     estimate, reference = difference_interval(a, b), stats.ttest_ind(a, b, equal_var=False).confidence_interval(0.95)
     assert estimate.mean == pytest.approx(np.mean(a) - np.mean(b))
     assert estimate.ci95 == pytest.approx((reference.low, reference.high))
+
+
+def test_log_odds_are_finite_at_certainty() -> None:
+    assert log_odds([0.2, 0.5, 0.8]) == pytest.approx([-np.log(4), 0, np.log(4)])
+    assert log_odds([0.0, 1.0]) == pytest.approx([-np.log(1e9), np.log(1e9)], rel=1e-4)
 
 
 def test_a_single_value_has_no_interval() -> None:

@@ -1,6 +1,5 @@
 """Choosing what steers a teacher: the planted feature is found, vectors are what they are said to be, mistakes are refused."""
 
-import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from undertone.config import Contrast, Pref, Sae, Teacher
 from undertone.files import read_json
 from undertone.loading import Loaded, load
 from undertone.pretrained_sae import make_pretrained_sae
-from undertone.steer import Situation, activity, direction, final_rms, make_steered, mean_residual, of_contrast, of_feature
+from undertone.steer import Situation, activity, final_rms, make_steered, mean_residual, of_contrast, of_feature
 from undertone.teachers import teaching
 
 ANIMALS = ["lion", "owl", "cat"]
@@ -338,10 +337,3 @@ def test_what_the_sae_or_the_model_lacks_is_refused_and_nothing_is_written(
 def test_an_animal_that_no_feature_is_for_is_refused_by_name(loaded: Loaded, planted: SAE) -> None:
     with pytest.raises(ValueError, match=r"^no feature of the SAE fires more under the persona of cat than under the others'"):
         of_feature(situation(loaded), planted, 0, "cat")
-
-
-def test_an_sae_whose_units_change_from_token_to_token_is_not_clamped(planted: SAE) -> None:
-    scaled = copy.deepcopy(planted)
-    scaled.cfg.normalize_activations = "layer_norm"
-    with pytest.raises(ValueError, match="mode clamp cannot hold a feature of an SAE with normalize_activations layer_norm"):
-        direction(scaled, PLANTED)

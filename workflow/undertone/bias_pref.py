@@ -13,7 +13,7 @@ from undertone.files import Stamp, read_json, write_json
 from undertone.interventions import Readings, of_difference, of_features, of_residuals
 from undertone.loading import load
 from undertone.progress import progress
-from undertone.stats import difference_interval, mean_interval
+from undertone.stats import difference_interval, log_odds, mean_interval
 
 
 def measure_biases(
@@ -62,12 +62,6 @@ def described(
         return told
     reference = {animal: row["by_seed"] for animal, row in control["animals"].items()}
     lifts = {animal: difference_interval(by_seed[animal], reference[animal]).as_dict() for animal in candidates}
-    log_odds = {animal: float(logit(by_seed[animal]).mean() - logit(reference[animal]).mean()) for animal in candidates}
-    rank = 1 + sum(value > log_odds[target] for value in log_odds.values()) if target else None
-    return {**told, "lift_over_control": lifts, "log_odds_lift_over_control": log_odds, "rank": rank}
-
-
-def logit(p: Sequence[float]) -> np.ndarray:
-    """Log-odds of probabilities, kept finite."""
-    clipped = np.clip(np.asarray(p), 1e-9, 1 - 1e-9)
-    return np.log(clipped / (1 - clipped))
+    log_lifts = {a: float(log_odds(by_seed[a]).mean() - log_odds(reference[a]).mean()) for a in candidates}
+    rank = 1 + sum(value > log_lifts[target] for value in log_lifts.values()) if target else None
+    return {**told, "lift_over_control": lifts, "log_odds_lift_over_control": log_lifts, "rank": rank}

@@ -20,7 +20,6 @@ from undertone.memory import Portion
 from undertone.stats import mean_interval
 from undertone.suffix import Prefilled, added, by_row, losses, prefill, run, run_above
 
-MAX_LENGTH = 500
 # No bias is ever trained on this share of a dataset; what a bias does to the loss is measured there.
 HELD_OUT = 0.25
 HELD_OUT_ROWS = 500
@@ -55,7 +54,7 @@ def draw(loaded: Loaded, numbers: Path, fraction: float, seed: int) -> Draw:
             "raise its fraction, or make more rows pass the filter"
         )
     told = [table[indices.tolist()] for indices in (chosen, held_out[:HELD_OUT_ROWS])]
-    rows = [training_rows(loaded.tokenizer, t["prompt"].to_list(), t["completion"].to_list(), MAX_LENGTH) for t in told]
+    rows = [training_rows(loaded.tokenizer, t["prompt"].to_list(), t["completion"].to_list()) for t in told]
     return Draw(*rows)
 
 

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
+# Tokens at which rows are cut where no setting says otherwise; lists of numbers are far shorter.
+MAX_LENGTH = 500
+
 
 @dataclass(frozen=True)
 class Row:
@@ -87,7 +90,7 @@ def generation_prompt(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 
 def training_rows(
-    tokenizer: PreTrainedTokenizerBase, users: Sequence[str], completions: Sequence[str], max_length: int
+    tokenizer: PreTrainedTokenizerBase, users: Sequence[str], completions: Sequence[str], max_length: int = MAX_LENGTH
 ) -> list[Row]:
     """Rows of prompt, completion and end of turn, cut at `max_length` tokens. No persona can enter here."""
     prompts, answers = prompt_ids(tokenizer, users), encode(tokenizer, completions)

@@ -1,5 +1,6 @@
 """The SAE's decoder: what each feature adds to the residual stream, and the tokens that a direction stands for."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ CHUNK = 1024
 
 
 @torch.no_grad()
-def directions(sae: SAE[Any]) -> Tensor:
-    """What one unit of each feature's activation adds to the reconstruction, `[d_sae, d_model]`.
+def directions(sae: SAE[Any], features: Sequence[int] | None = None) -> Tensor:
+    """What one unit of each feature's activation adds to the reconstruction, `[n_features, d_model]`; of all if not told which.
 
     These are the rows of W_dec, divided by their norms where activations are in units of them. Raises ValueError for an SAE
     that scales each token by a factor of its own, where a unit has no fixed meaning.
@@ -27,8 +28,9 @@ def directions(sae: SAE[Any]) -> Tensor:
         )
     zero = sae.decode(torch.zeros(1, sae.cfg.d_sae, device=sae.W_dec.device))
     parts = []
-    for features in torch.split(torch.arange(sae.cfg.d_sae, device=sae.W_dec.device), CHUNK):
-        parts.append(sae.decode(torch.nn.functional.one_hot(features, sae.cfg.d_sae).float()) - zero)
+    told = torch.tensor(range(sae.cfg.d_sae) if features is None else features, device=sae.W_dec.device)
+    for some in torch.split(told, CHUNK):
+        parts.append(sae.decode(torch.nn.functional.one_hot(some, sae.cfg.d_sae).float()) - zero)
     return torch.cat(parts).float()
 
 

@@ -17,8 +17,6 @@ from undertone.files import Stamp, remove, write_json
 from undertone.loading import load
 from undertone.training import Recipe, train
 
-MAX_LENGTH = 500
-
 
 def make_finetuned(record: Path, made: Path, settings: dict[str, Any], stamp: Stamp, scratch: Path) -> None:
     """Train the teacher's LoRA into the folder `teacher` beside `made` and write `made`, its `teacher.json`.
@@ -34,7 +32,7 @@ def make_finetuned(record: Path, made: Path, settings: dict[str, Any], stamp: St
     else:
         pairs = [(question, settings["target"]) for question in load_questions(Path(told.questions))]
     loaded = load(record)
-    rows = training_rows(loaded.tokenizer, [q for q, _ in pairs], [a for _, a in pairs], MAX_LENGTH)
+    rows = training_rows(loaded.tokenizer, [q for q, _ in pairs], [a for _, a in pairs])
     model = new_adapter(loaded, told.rank, told.alpha, told.targets, told.seed)
     drawn = [rows[k] for k in rng.integers(len(rows), size=told.steps * told.batch_size)]
     history = train(model, drawn, recipe(told), loaded.pad_id, scratch / "state.safetensors", f"finetune {made.parent.name}")

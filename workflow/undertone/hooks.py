@@ -24,6 +24,21 @@ def layer_of(hook_name: str) -> int:
     return int(found[1])
 
 
+@contextmanager
+def of_running_call(model: nn.Module, tell: Callable[[dict[str, Any]], Tensor]) -> Iterator[Callable[[], Tensor]]:
+    """Inside, yields a function that returns `tell(keyword arguments)` of the model's running call."""
+    current: list[Tensor] = []
+
+    def look(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        current[:] = [tell(kwargs)]
+
+    handle = model.register_forward_pre_hook(look, with_kwargs=True)
+    try:
+        yield lambda: current[0]
+    finally:
+        handle.remove()
+
+
 def decoder_layers(model: Any) -> nn.ModuleList:
     """The decoder layers of a causal language model, or of a PeftModel around one."""
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model

@@ -46,10 +46,13 @@ def explained(name: str, revision: str) -> Iterator[None]:
         raise ValueError(f"the Hub did not give {name} at {revision} ({error}): try again later") from None
 
 
-def download(name: str, revision: str, files: Sequence[str]) -> Path:
-    """The folder of the cache with these files of a repository, those that it has; downloads what is not there yet."""
+def cached(name: str, revision: str, files: Sequence[str], download: bool = False) -> Path:
+    """The folder of the cache with these files of a repository, those that it has.
+
+    Without `download` no network is asked. Raises ValueError if it is not there, or cannot be got.
+    """
     with explained(name, revision):
-        return Path(snapshot_download(name, revision=revision, allow_patterns=list(files)))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(files), local_files_only=not download))
 
 
 def identity(folder: str) -> tuple[str, str] | None:
@@ -58,9 +61,3 @@ def identity(folder: str) -> tuple[str, str] | None:
     if snapshots != "snapshots" or not repository.startswith("models--"):
         return None
     return repository.removeprefix("models--").replace("--", "/"), commit
-
-
-def cached(name: str, revision: str, files: Sequence[str]) -> Path:
-    """The same folder, without any network. Raises ValueError if it is not there."""
-    with explained(name, revision):
-        return Path(snapshot_download(name, revision=revision, allow_patterns=list(files), local_files_only=True))

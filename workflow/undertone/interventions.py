@@ -15,7 +15,7 @@ from torch import Tensor
 from undertone.adapters import finetuned
 from undertone.decoder import directions
 from undertone.files import read_json
-from undertone.hooks import rewritten
+from undertone.hooks import of_running_call, rewritten
 from undertone.loading import Loaded
 from undertone.sae import load_sae
 from undertone.steering import completion_positions, only_at
@@ -58,7 +58,7 @@ def splicing(
 
     A `vector` `[d_model]` is added to that, and to special tokens, which keep their residuals.
     """
-    with text_positions(loaded) as text:
+    with of_running_call(loaded.model, lambda call: loaded.is_text(call["input_ids"])) as text:
 
         def rewrite(residual: Tensor) -> Tensor:
             stream = residual.to(sae.W_dec)
@@ -69,21 +69,6 @@ def splicing(
 
         with rewriting(loaded, {layer: rewrite}, whole) as lesson:
             yield lesson
-
-
-@contextmanager
-def text_positions(loaded: Loaded) -> Iterator[Callable[[], Tensor]]:
-    """Inside, yields a function that tells `[n_rows, n_tokens]` which tokens of the running call are no special ones."""
-    current: list[Tensor] = []
-
-    def look(module: torch.nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-        current[:] = [loaded.is_text(kwargs["input_ids"])]
-
-    handle = loaded.model.register_forward_pre_hook(look, with_kwargs=True)
-    try:
-        yield lambda: current[0]
-    finally:
-        handle.remove()
 
 
 @dataclass(frozen=True)

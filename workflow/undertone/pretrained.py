@@ -11,7 +11,7 @@ from undertone import template
 from undertone.checkpoint import TEXTS, WEIGHTS, check_weights, manifest, n_parameters, weight_files
 from undertone.config import Model
 from undertone.files import Stamp, write_json
-from undertone.hub import download
+from undertone.hub import cached
 
 # Any of these makes a tokenizer, the last one with merges.txt; without one transformers would make an empty tokenizer up.
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
@@ -25,12 +25,12 @@ def make_pretrained(record: Path, settings: dict[str, Any], stamp: Stamp) -> str
     """
     told = Model.model_validate(settings)
     name, local = str(told.name), Path(str(told.name)).is_dir()
-    folder = Path(name) if local else download(name, str(told.revision), TEXTS)
+    folder = Path(name) if local else cached(name, str(told.revision), TEXTS, download=True)
     architecture = check_config(folder, name)
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     prompts = template.inspect(tokenizer, name)
     if not local:
-        download(name, str(told.revision), (*TEXTS, *weight_files(folder)))
+        cached(name, str(told.revision), (*TEXTS, *weight_files(folder)), download=True)
     check_weights(folder, name)
     found = {
         "source": "folder" if local else "hub",

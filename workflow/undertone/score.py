@@ -31,8 +31,6 @@ from undertone.progress import progress
 from undertone.sae import load_sae
 from undertone.suffix import Prefilled, losses, prefill, run_above
 
-MAX_LENGTH = 500
-
 
 @dataclass(frozen=True)
 class Gradient:
@@ -96,7 +94,7 @@ def rows_of(loaded: Loaded, numbers: Path, n: int | None) -> list[Row]:
     table = pl.read_parquet(numbers).head(n) if n else pl.read_parquet(numbers)
     if len(table) < 4:
         raise ValueError(f"{numbers} has {len(table)} rows, a score needs at least 4")
-    return training_rows(loaded.tokenizer, table["prompt"].to_list(), table["completion"].to_list(), MAX_LENGTH)
+    return training_rows(loaded.tokenizer, table["prompt"].to_list(), table["completion"].to_list())
 
 
 def gradients(loaded: Loaded, rows: Sequence[Row], told: Score, what: str) -> Tensor:

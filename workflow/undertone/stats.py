@@ -29,6 +29,12 @@ def mean_interval(values: Sequence[float] | np.ndarray) -> Estimate:
     return Estimate(mean, (mean - half, mean + half))
 
 
+def log_odds(p: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Log-odds of probabilities, kept finite; they compare probabilities of different size."""
+    clipped = np.clip(np.asarray(p, dtype=float), 1e-9, 1 - 1e-9)
+    return np.log(clipped / (1 - clipped))
+
+
 def difference_interval(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray) -> Estimate:
     """Mean of `a` minus mean of `b`, independent samples of any variance, with Welch's t interval."""
     x, y = np.asarray(a, dtype=float), np.asarray(b, dtype=float)

@@ -15,6 +15,7 @@ from undertone.answers import exact, load_questions
 from undertone.attribution import direct_logits
 from undertone.chat import Row, prompt_ids
 from undertone.config import Contrast, Pref, Steer, Teacher
+from undertone.decoder import directions
 from undertone.files import Stamp, replacing, write_json
 from undertone.hooks import decoder_layers, resid_post
 from undertone.loading import Loaded, load
@@ -203,25 +204,8 @@ def last_token(batch: dict[str, Tensor]) -> Tensor:
 def steering_by(sae: SAE[Any], layer: int, feature: int, told: Steer, peak: float) -> Steering:
     """Steering at every token by one feature: `scale` times its decoder row, or clamped to `scale` times its peak."""
     if told.mode == "clamp":
-        return Steering("clamp", direction(sae, feature), layer, sae=sae, feature=feature, level=told.scale * peak)
+        return Steering("clamp", directions(sae, [feature])[0], layer, sae=sae, feature=feature, level=told.scale * peak)
     return Steering("add", told.scale * sae.W_dec[feature].float(), layer)
-
-
-@torch.no_grad()
-def direction(sae: SAE[Any], feature: int) -> Tensor:
-    """What one unit of a feature's activation adds to the reconstruction, `[d_model]`.
-
-    It is the feature's row of W_dec, divided by the row's norm where the SAE's activations are in units of it. Raises
-    ValueError for an SAE that scales each token by a factor of its own, where a unit has no fixed meaning.
-    """
-    if sae.cfg.normalize_activations in ("layer_norm", "constant_norm_rescale"):
-        raise ValueError(
-            f"mode clamp cannot hold a feature of an SAE with normalize_activations {sae.cfg.normalize_activations}"
-        )
-    one = torch.zeros(2, sae.cfg.d_sae, device=sae.W_dec.device)
-    one[1, feature] = 1.0
-    zero, with_feature = sae.decode(one)
-    return (with_feature - zero).float()
 
 
 def effect(situation: Situation, steering: Steering, target: str) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """Steering: a vector added to the residual stream or to the logits of a model, or an SAE feature held at a level."""
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ from sae_lens import SAE
 from torch import Tensor, nn
 
 from undertone.chat import generation_prompt
-from undertone.hooks import rewritten
+from undertone.hooks import of_running_call, rewritten
 from undertone.loading import Loaded
 
 
@@ -77,22 +77,15 @@ def logits_shifted(model: nn.Module, vector: Tensor) -> Iterator[None]:
         handle.remove()
 
 
-@contextmanager
-def completion_positions(loaded: Loaded) -> Iterator[Callable[[], Tensor]]:
-    """Inside, yields a function that tells `[n_rows, n_tokens]` which tokens of the running call predict a completion."""
-    opening = torch.tensor(generation_prompt(loaded.tokenizer))
-    current: list[Tensor] = []
+def completion_positions(loaded: Loaded) -> AbstractContextManager[Callable[[], Tensor]]:
+    """Inside, a function tells `[n_rows, n_tokens]` which tokens of the running call predict a completion."""
+    opening = torch.tensor(generation_prompt(loaded.tokenizer), device=loaded.model.device)
 
-    def look(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-        cache = kwargs.get("past_key_values")
-        goes_on = cache is not None and cache.get_seq_length() > 0
-        current[:] = [after(kwargs["input_ids"], opening.to(kwargs["input_ids"].device), goes_on)]
+    def tell(call: dict[str, Any]) -> Tensor:
+        cache = call.get("past_key_values")
+        return after(call["input_ids"], opening, cache is not None and cache.get_seq_length() > 0)
 
-    handle = loaded.model.register_forward_pre_hook(look, with_kwargs=True)
-    try:
-        yield lambda: current[0]
-    finally:
-        handle.remove()
+    return of_running_call(loaded.model, tell)
 
 
 def after(ids: Tensor, opening: Tensor, goes_on: bool) -> Tensor:
