@@ -32,7 +32,7 @@ results/%: $(READY) FORCE
 	$(SNAKEMAKE) $@
 
 test: $(READY) lint
-	$(VENV)/bin/pytest
+	$(VENV)/bin/pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .

@@ -1,4 +1,4 @@
-"""A tokenizer and a random tiny Gemma, saved as `results/model` would be."""
+"""A tokenizer and a random tiny Gemma, saved as `results/model` would be; the order of the tests and what they show."""
 
 import socket
 import subprocess
@@ -18,7 +18,23 @@ from undertone.tokenizer import train_tokenizer
 ROOT = Path(__file__).parents[1]
 TINY = {"corpus": str(ROOT / "config/corpus.yaml"), "hidden_size": 32, "n_layers": 2, "n_heads": 2}
 
+# The files that take minutes go first, so that the workers end together.
+LONG = ("test_workflow.py", "test_slurm.py", "test_kill.py", "test_chain.py")
+
 torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what tests recorded for people to read, `record_property("shown", text)`; in workers nothing else gets through."""
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if isinstance(report, pytest.TestReport) and report.when == "teardown":
+                for _, text in filter(lambda recorded: recorded[0] == "shown", report.user_properties):
+                    terminalreporter.write_line(f"\n{text}")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -180,17 +180,18 @@ def seconds(told: str) -> float:
 
 def table(records: list[Record]) -> str:
     """The records as text, one line for each."""
-    head = ("job", "rule and wildcards", "requested", "minutes", "node", "state", "start", "elapsed")
+    head = ("job", "rule and wildcards", "partition", "requested", "minutes", "node", "state", "start", "elapsed")
     rows = [head] + [
         (
             record.job,
             record.comment.removeprefix("rule_").replace("_wildcards_", " "),
+            record.partition,
             ",".join(f"{key}={value}" for key, value in record.requested.items() if key not in ("billing", "node")),
             str(record.minutes),
             record.node,
             record.state,
             datetime.fromtimestamp(record.start).strftime("%H:%M:%S") if record.start else "-",
-            f"{record.end - record.start:.0f} s" if record.end else "-",
+            f"{record.end - record.start:.0f} s" if record.start and record.end else "-",
         )
         for record in records
     ]

@@ -54,36 +54,54 @@ def project(cluster: Cluster, tmp_path: Path) -> Project:
 
 @pytest.fixture
 def records(
-    cluster: Cluster, capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest
+    cluster: Cluster, request: pytest.FixtureRequest, record_property: Callable[[str, object], None]
 ) -> Iterator[Callable[[], list[Record]]]:
-    """Asks for the records of this test's jobs; they are printed at its end, and the daemons' logs if it fails."""
+    """Asks for the records of this test's jobs; the report shows them, and the daemons' logs if the test fails."""
     before = len(cluster.records())
-    failed = request.session.testsfailed
 
     def ask() -> list[Record]:
         return cluster.records()[before:]
 
     yield ask
-    with capsys.disabled():
-        print(f"\n\n{request.node.name}: what Slurm has on record (sacct)\n{table(ask())}")
-        if request.session.testsfailed > failed:
-            print(cluster.logs())
+    record_property("shown", f"{request.node.name}: what Slurm has on record (sacct)\n{table(ask())}")
+    print(cluster.logs())
 
 
-def stated(project: Project, *targets: str) -> dict[str, dict[str, object]]:
-    """What the rules and the profile ask for, by rule, as a dry-run prints it for rules without a message of their own."""
-    plain = project.copy(project.root.with_name("plain"))
-    for path in (plain.root / "workflow/rules").glob("*.smk"):
-        path.write_text(re.sub(r"^ +message:\n.*\n", "", path.read_text(), flags=re.MULTILINE))
+def without(project: Project, name: str, keyword: str) -> Project:
+    """A copy of the project whose rules lack a keyword."""
+    found = project.copy(project.root.with_name(name))
+    for path in (found.root / "workflow/rules").glob("*.smk"):
+        path.write_text(re.sub(rf"^( +){keyword}:\n(?:\1 +.*\n)+", "", path.read_text(), flags=re.MULTILINE))
+    return found
+
+
+def stated(project: Project, *targets: str) -> tuple[dict[str, dict[str, object]], dict[str, str]]:
+    """What the rules and the profile ask for, and an output, by rule, as a dry-run prints it for rules without a message."""
     # Threads are printed as they are on this machine, so it must seem large enough.
-    output = plain.snakemake(*targets, *PROFILE, "--cores", "64", "-n")
-    found: dict[str, dict[str, object]] = {}
+    output = without(project, "plain", "message").snakemake(*targets, *PROFILE, "--cores", "64", "-n")
+    asked: dict[str, dict[str, object]] = {}
+    made: dict[str, str] = {}
     for name, body in re.findall(r"^rule (\w+):\n((?: +.*\n)+)", output, re.MULTILINE):
         lines = dict(re.findall(r"^ +(\w+): (.*)$", body, re.MULTILINE))
+        if "output" not in lines:  # it only collects what others make
+            continue
         told = dict(re.findall(r"(\w+)=([^,]+)", lines["resources"]))
-        found[name] = {key: int(told.get(key, 0)) for key in ("gpu", "mem_mb", "runtime")}
-        found[name] |= {"threads": int(lines.get("threads", 1)), "slurm_partition": told["slurm_partition"]}
-    return found
+        asked[name] = {key: int(told.get(key, 0)) for key in ("gpu", "mem_mb", "runtime")}
+        asked[name] |= {"threads": int(lines.get("threads", 1)), "slurm_partition": told["slurm_partition"]}
+        made[name] = lines["output"].split(", ")[0]
+    return asked, made
+
+
+def local_rules(project: Project) -> set[str]:
+    """The rules whose jobs run where Snakemake was called."""
+    text = "".join(path.read_text() for path in (project.root / "workflow/rules").glob("*.smk"))
+    return {part.split(":")[0] for part in re.split(r"^ *rule ", text, flags=re.MULTILINE)[1:] if "localrule: True" in part}
+
+
+def set_partitions(cluster: Cluster, state: str) -> None:
+    """Close the partitions, or open them again."""
+    for name in ("cpu", "gpu"):
+        cluster.ask("scontrol", "update", f"PartitionName={name}", f"State={state}")
 
 
 def finish(process: "subprocess.Popen[str]") -> str:
@@ -101,7 +119,7 @@ def starts(records: list[Record], rule: str) -> list[tuple[str, object, int]]:
 def test_the_study_asks_for_what_its_rules_state(
     cluster: Cluster, project: Project, records: Callable[[], list[Record]]
 ) -> None:
-    expected = stated(project, STUDENT)
+    expected, _ = stated(project, STUDENT)
     assert set(expected) == {"prompts", "model", "samples", "numbers", "student"}
     project.snakemake(STUDENT, *PROFILE, *HURRY)
     assert (project.root / STUDENT).is_file()
@@ -115,6 +133,29 @@ def test_the_study_asks_for_what_its_rules_state(
         log = (project.root / f"logs/{record.rule}").glob("*.log")
         gpu = ", CUDA_VISIBLE_DEVICES 0" if record.resources["gpu"] else ""
         assert next(log).read_text().splitlines()[0].endswith(f"SLURM_JOB_ID {record.job}{gpu}")
+
+
+def test_every_rule_asks_for_what_it_states(cluster: Cluster, project: Project, records: Callable[[], list[Record]]) -> None:
+    variants = {"whole": {"full": True, "datasets": ["lion"]}, "wide": {"rank": 4, "datasets": ["lion"]}}
+    scrambled = {"from": "lion", "transform": "shuffle-within"}
+    project.configure(student_variants=variants, sweeps={"rank": ["wide"]}, datasets={"scrambled": scrambled})
+    also = ("steer-lion/pref.json", "finetune-lion/pref.json", "plots/costs.png")
+    also += tuple(f"lion/{name}.safetensors" for name in ("residuals", "student_activations"))
+    asked, made = stated(project, "all", "read", *(f"results/{path}" for path in also))
+    rules = set(re.findall(r"^(\w+)$", project.snakemake("--list-rules"), re.MULTILINE))
+    assert rules - set(asked) == {"all", "read"}
+    expected = {name: resources for name, resources in asked.items() if name not in local_rules(project)}
+    # Without inputs no job waits for another, and in closed partitions none of them starts.
+    alone = without(project, "alone", "input")
+    set_partitions(cluster, "DOWN")
+    process = alone.start(*(made[name] for name in expected), *PROFILE, *HURRY, "--jobs", "100", "--resources", "gpu=100")
+    wait_for(lambda: len(records()) == len(expected) or process.poll() is not None, "a job of every rule to be submitted")
+    os.killpg(process.pid, signal.SIGKILL)
+    output, _ = process.communicate()
+    cluster.ask("scancel", "--user=root")
+    wait_for(lambda: {record.state for record in records()} == {"CANCELLED by 0"}, "the jobs to be cancelled")
+    set_partitions(cluster, "UP")
+    assert {record.rule: record.resources for record in records()} == expected, output
 
 
 def test_no_more_gpus_are_taken_than_the_cap_allows(
