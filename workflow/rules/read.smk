@@ -57,7 +57,7 @@ rule student_activations:
         record=result("model/model.json"),
         numbers=result("{dataset}/numbers.parquet"),
         sae=sae_of_study(),
-        student=lambda wildcards: first_student_of(wildcards.dataset),
+        student=lambda wildcards: first_student_of(wildcards.dataset)[0],
     output:
         activations=result("{dataset}/student_activations.safetensors"),
     log:

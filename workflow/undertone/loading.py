@@ -53,7 +53,7 @@ class Loaded:
 
     def is_text(self, ids: torch.Tensor) -> torch.Tensor:
         """Which of `ids` are no special tokens; an SAE describes the others badly, and they keep what they have."""
-        return ~torch.isin(ids, self.special)
+        return ~torch.isin(ids, self.special.to(ids.device))
 
 
 def load(record: Path) -> Loaded:
