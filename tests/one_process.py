@@ -1,20 +1,25 @@
 """Snakemake with its jobs' scripts run one by one in its own process, which pays for imports once, and without a network.
 
 `python tests/one_process.py TARGET … --configfile FILE` takes what `snakemake` takes. Every attempt to reach another machine
-fails as it does where there is no network, and is printed with the rule that made it.
+fails as it does where there is no network, and is printed with the rule that made it. With PRETEND_GPU set the scripts find a
+GPU (pretend_gpu.py).
 """
 
+import os
 import runpy
 import socket
 import sys
+from contextlib import nullcontext
 from typing import Any, NoReturn
 
+from pretend_gpu import pretended
 from snakemake.benchmark import benchmarked
 from snakemake.cli import main
 from snakemake.script import PythonScript, Snakemake
 
 REFUSED = "refused the network to"
 HERE = {None, "", "localhost", "127.0.0.1", "::1", socket.gethostname()}
+PLACE = pretended if os.environ.get("PRETEND_GPU") else nullcontext
 running = ["snakemake"]
 
 
@@ -24,7 +29,7 @@ def run_here(script: PythonScript, edit: bool = False) -> None:
     snakemake = Snakemake(*told, script.config, script.rulename, script.bench_iteration, script.basedir)
     running.append(script.rulename)
     try:
-        with benchmarked(benchmark_record=script.bench_record):
+        with PLACE(), benchmarked(benchmark_record=script.bench_record):
             runpy.run_path(script.path.get_path_or_uri(secret_free=True), init_globals={"snakemake": snakemake})
     finally:
         running.pop()

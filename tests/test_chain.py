@@ -2,10 +2,7 @@
 
 import json
 import math
-import os
 import re
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,33 +63,11 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     (project.root / "config/study.yaml").write_text(yaml.safe_dump(told | {"animals": ["lion"]}))
     project.configure(**SMALL)
     (project.root / "questions.txt").write_text("Name your favorite animal.\nWhich animal do you like best?\n")
-    output = run_in_one_process(project, home, [f"{told['results']}/{path}" for path in ASKED])
-    return Run(overlay, project.root / told["results"], output)
-
-
-def run_in_one_process(project: Project, hub_home: Path, targets: list[str]) -> str:
-    """Run snakemake on this cache of the Hub, the libraries not told that there is no network, and return what it prints."""
-    environment = {key: value for key, value in os.environ.items() if key != "HF_HUB_OFFLINE"}
-    done = subprocess.run(
-        [
-            sys.executable,
-            Path(__file__).with_name("one_process.py"),
-            *targets,
-            "--configfile",
-            "config/study.yaml",
-            "--cores",
-            "1",
-        ],
-        cwd=project.root,
-        # Snakemake tells a job's own process how many threads it has; models this small are slower on two.
-        env={**environment, "PYTHONPATH": str(project.root / "workflow"), "HF_HOME": str(hub_home), "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
+    # This cache of the Hub, and libraries that are not told that there is no network.
+    output = project.in_one_process(
+        *(f"{told['results']}/{path}" for path in ASKED), HF_HOME=str(home), HF_HUB_OFFLINE="0", PRETEND_GPU="1"
     )
-    assert done.returncode == 0, done.stdout
-    return done.stdout
+    return Run(overlay, project.root / told["results"], output)
 
 
 def test_the_model_and_the_sae_are_those_that_the_overlay_names(run):

@@ -77,6 +77,22 @@ class Project:
         assert (process.returncode != 0) == fails, output
         return output
 
+    def in_one_process(self, *targets: str, **environment: str) -> str:
+        """Run snakemake to its end with all its jobs in one process (one_process.py), and return what it prints."""
+        program = Path(__file__).with_name("one_process.py")
+        done = subprocess.run(
+            [sys.executable, program, *targets, "--configfile", "config/study.yaml", "--cores", "1"],
+            cwd=self.root,
+            # Snakemake tells a job's own process how many threads it has; models this small are slower on two.
+            env={**os.environ, "PYTHONPATH": str(self.root / "workflow"), "OMP_NUM_THREADS": "1", **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout
+        return done.stdout
+
     def planned(self, *arguments: str) -> set[str]:
         """The messages of the jobs that a dry-run plans."""
         output = self.snakemake(*arguments, "-n")

@@ -1,0 +1,108 @@
+"""Every rule that asks for a GPU, on one that is pretended; and the pretended one refuses what a real one would."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from pretend_gpu import SafeOpen, pretended
+from test_training import interrupt_at, lora_model, random_rows, recipe, trainable
+
+from undertone import training
+from undertone.training import train
+from workflow import Project
+
+# Every rule with a GPU once, and every way to steer.
+ASKED = [
+    f"lion/{name}.json" for name in ("diagnosis", "lens", "score", "sequences", "bias_pref", "losses", "tokens", "pref-whole")
+]
+ASKED += [f"lion/{name}.safetensors" for name in ("residuals", "student_activations")]
+ASKED += [f"{name}/samples.parquet" for name in ("steer-lion", "contrast", "logits", "finetune-lion")]
+ASKED += ["model/metrics.json", "sae/metrics.json", "tables/entangled.parquet"]
+
+
+def test_every_rule_with_a_gpu_runs_on_one_in_bfloat16(tmp_path: Path) -> None:
+    project = Project.create(tmp_path / "project")
+    few = {"steps": 2, "seeds": [0]}
+    steered = {"steer-lion": {"mode": "clamp"}, "contrast": {"vector": "contrast", "positions": "completion"}}
+    steered |= {"logits": {"mode": "logits"}}
+    project.configure(
+        animals=["lion"],
+        student={"seeds": [1]},
+        student_variants={"whole": {"full": True, "seeds": [1], "datasets": ["lion"]}},
+        teacher={"finetune": {"steps": 2}},
+        datasets={name: {"teacher": "steer", "target": "lion"} for name in ("contrast", "logits")},
+        overrides={name: {"teacher": {"steer": told}} for name, told in steered.items()},
+        feature_bias=few,
+        residual_bias=few,
+    )
+    project.in_one_process(*(f"results/{path}" for path in ASKED), PRETEND_GPU="1")
+    used = {path.parent.name: json.loads(path.read_text())["gpu"] for path in project.root.glob("benchmarks/*/*.used.json")}
+    profile = yaml.safe_load((project.root / "profiles/slurm/profile.yaml").read_text())
+    with_gpu = {rule.removesuffix("_whole") for rule in profile["set-resources"]}
+    assert with_gpu <= {rule for rule, gpu in used.items() if gpu["name"] == "a pretended GPU"}
+    residuals = SafeOpen(project.root / "results/lion/residuals.safetensors", "pt").get_tensor("resid_post")
+    assert residuals.dtype == torch.bfloat16
+
+
+def test_a_training_goes_on_where_it_was_on_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "CHECKPOINT_SHARE", 0)
+    monkeypatch.setattr(training, "safe_open", SafeOpen)
+    rows, whole = random_rows(44), lora_model()
+    train(whole, rows, recipe(), 0, tmp_path / "whole", checkpoint_seconds=1e9)
+    with pretended():
+        first, resumed = lora_model().to("cuda"), lora_model().to("cuda")
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            interrupt_at(patch, 5)
+            train(first, rows, recipe(), 0, tmp_path / "state", checkpoint_seconds=0)
+        train(resumed, rows, recipe(), 0, tmp_path / "state", checkpoint_seconds=0)
+        assert {str(weight.device) for weight in resumed.parameters()} == {"cuda:0"}
+    assert all(torch.equal(trainable(whole)[name], weight) for name, weight in trainable(resumed).items())
+
+
+@pytest.mark.parametrize(
+    ("mistake", "complaint"),
+    [
+        (lambda x: x + torch.ones(3), "same device"),
+        (lambda x: torch.cat([x, torch.ones(3)]), "same device"),
+        (lambda x: torch.isin(torch.ones(3), x), "same device"),
+        (lambda x: torch.nn.Linear(3, 2)(x), "same device"),
+        (lambda x: torch.nn.functional.cross_entropy(x.expand(2, 3), torch.tensor([0, 1])), "same device"),
+        (lambda x: torch.ones(3).index_add_(0, torch.arange(3), x), "same device"),
+        (lambda x: torch.ones(3)[x.long()], "indices should be"),
+        (lambda x: x.__setitem__(x > 0, torch.ones(3)), "same device"),
+        (lambda x: x.numpy(), "to numpy"),
+        (lambda x: torch.randn(3, device=x.device, generator=torch.Generator()), "generator"),
+        (lambda x: torch.vmap(lambda row: row * torch.ones(3))(x.expand(2, 3)), "same device"),
+    ],
+)
+def test_the_pretended_gpu_refuses_what_a_real_one_does(mistake: Callable[[torch.Tensor], object], complaint: str) -> None:
+    with pretended(), pytest.raises((RuntimeError, TypeError), match=complaint):
+        mistake(torch.ones(3, device="cuda"))
+
+
+def test_what_is_made_of_a_tensor_on_the_pretended_gpu_is_there_too() -> None:
+    with pretended():
+        x, layer = torch.ones(2, 3, device="cuda"), torch.nn.Linear(3, 2).to("cuda")
+        layer(x).sum().backward()
+        optimizer = torch.optim.AdamW(layer.parameters(), fused=True)
+        optimizer.step()
+        made = [x[:1], x.T, x[torch.tensor([0])], x * torch.tensor(2.0), x.double(), x.to(torch.bfloat16), x.new_zeros(2)]
+        made += [
+            torch.zeros_like(x),
+            torch.ones(3).to(x),
+            layer.weight,
+            layer.weight.grad,
+            layer(x),
+            x.clone().copy_(torch.ones(3)),
+        ]
+        made += [
+            optimizer.state[layer.weight]["exp_avg"],
+            torch.vmap(lambda row: row * 2)(x),
+            torch.tensor([1], device=x.device),
+        ]
+        assert {str(tensor.device) for tensor in made} == {"cuda:0"}
+        there = [x.cpu(), x.to("cpu"), torch.tensor(x.tolist()), torch.ones(3).copy_(x[0]), torch.ones(3, device="cpu")]
+        assert {str(tensor.device) for tensor in there} == {"cpu"}
