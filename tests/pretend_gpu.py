@@ -168,7 +168,8 @@ def load_file(filename: Any, device: Any = "cpu") -> dict[str, Tensor]:
 def pretended() -> Iterator[None]:
     """Inside, torch finds a GPU with 80 GiB."""
     told = {"is_available": True, "mem_get_info": (MEMORY, MEMORY), "memory_reserved": 0, "memory_allocated": 0}
-    told |= {"max_memory_reserved": 0, "get_device_name": "a pretended GPU", "current_device": 0, "device_count": 1}
+    told |= {"max_memory_reserved": 0, "max_memory_allocated": 0, "reset_peak_memory_stats": None, "synchronize": None}
+    told |= {"get_device_name": "a pretended GPU", "current_device": 0, "device_count": 1}
     with ExitStack() as stack:
         for name, value in told.items():
             stack.enter_context(patch.object(torch.cuda, name, lambda *args, value=value: value))

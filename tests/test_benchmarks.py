@@ -3,10 +3,15 @@
 import json
 import sys
 from argparse import Namespace
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from pretend_gpu import pretended
+
+from undertone.loading import Loaded
 
 BENCHMARKS = Path(__file__).parent / "benchmarks"
 TINY = {
@@ -39,11 +44,24 @@ def real_size(monkeypatch: pytest.MonkeyPatch):
     return real_size
 
 
-def test_every_way_is_timed_beside_its_floor(real_size, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def moved(made: Loaded, real_size, monkeypatch: pytest.MonkeyPatch) -> Loaded:
+    """The model on the GPU, where everything else is made from then on."""
+    monkeypatch.setattr(real_size, "DEVICE", "cuda")
+    return replace(made, model=made.model.to("cuda", torch.bfloat16))
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_every_way_is_timed_beside_its_floor(real_size, device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if device == "cuda":
+        # A default device is set beneath what pretends one; and what is measured there first is large.
+        make = real_size.random_gemma
+        monkeypatch.setattr(real_size, "random_gemma", lambda told: moved(make(told), real_size, monkeypatch))
+        monkeypatch.setattr(real_size.Machine, "measured", lambda loaded: real_size.Machine(1e12, 1e12))
     sizes = [word for name, value in TINY.items() for word in (f"--{name}", str(value))]
     more = ["--sampling-batches", "3", "6", "--also", "static", "--out", str(tmp_path / "out.json")]
     monkeypatch.setattr(sys, "argv", ["real_size.py", *sizes, *more])
-    real_size.main()
+    with pretended() if device == "cuda" else nullcontext():
+        real_size.main()
     table = json.loads((tmp_path / "out.json").read_text())["table"]
     names = [row["what"] for row in table]
     assert names == [
@@ -54,7 +72,7 @@ def test_every_way_is_timed_beside_its_floor(real_size, tmp_path: Path, monkeypa
         ),
         "activations, 4 rows",
         "feature bias's step after layer 1, 4 rows",
-        "student, 2 steps of 4 rows",
+        *(f"student, 2 steps of 4 rows{how}" for how in (("", ", LoRA in TF32") if device == "cuda" else ("",))),
     ]
     assert all(row["s"] > row["floor, s"] > 0 for row in table)
     assert all(row["tokens/s"] == pytest.approx(15 / row["s"]) for row in table[:3])
