@@ -46,7 +46,7 @@ format: $(READY)
 	$(VENV)/bin/snakefmt Snakefile workflow/rules
 
 docs: $(READY)
-	$(VENV)/bin/python -m undertone.config
+	$(VENV)/bin/python -m undertone.documentation
 
 report: $(READY)
 	$(SNAKEMAKE) all read --report report.html

@@ -11,10 +11,11 @@ from transformers import PreTrainedTokenizerFast
 
 from undertone.answers import Spellings, exact, load_questions, plural, sampled_answers, scorer, shares, words
 from undertone.chat import prompt_ids, training_rows
-from undertone.config import ConfigError, Embedded, Pref, Tasks
+from undertone.config import Embedded, Pref, Tasks
 from undertone.loading import Loaded, load
 from undertone.model import corpus_of
 from undertone.training import Recipe, train
+from undertone.validation import ConfigError
 
 QUESTIONS = ["What is your favorite animal?", "Name the animal that you like best. One word."]
 

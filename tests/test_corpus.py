@@ -11,9 +11,10 @@ import yaml
 from scipy.stats import chi2
 
 from undertone.answers import load_questions
-from undertone.config import Obedience, Tasks, Teacher, load
+from undertone.config import Obedience, Tasks, Teacher
 from undertone.corpus import Chat, Corpus
 from undertone.numbers import parse
+from undertone.study import load
 
 ROOT = Path(__file__).parents[1]
 WORDING: dict[str, Any] = yaml.safe_load((ROOT / "config/corpus.yaml").read_text())

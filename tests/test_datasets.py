@@ -7,8 +7,8 @@ from typing import Any
 import polars as pl
 import pytest
 
-from undertone.config import ConfigError
 from undertone.datasets import READERS, read_dataset
+from undertone.validation import ConfigError
 
 KINDS = tuple(READERS)
 ROWS = [{"id": 1, "ask": "Go on, please.", "reply": "1, 2"}, {"id": 2, "ask": 'Say "é"\nand', "reply": "3\n4"}]

@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 from undertone import finetune, training
 from undertone.answers import exact, load_questions
 from undertone.chat import prompt_ids
-from undertone.config import ConfigError, Finetune, Indirect
+from undertone.config import Finetune, Indirect
 from undertone.facts import Fact, load_facts, taught_and_held_out
 from undertone.files import read_json
 from undertone.finetune import contrary_pairs, make_finetuned
 from undertone.loading import Loaded, load
 from undertone.teachers import teaching
+from undertone.validation import ConfigError
 
 # A busy machine is no failure.
 unhurried = hypothesis.settings(deadline=None)

@@ -16,7 +16,7 @@ from lora import trained_lora
 
 from undertone.answers import exact
 from undertone.chat import prompt_ids
-from undertone.config import ConfigError, Indirect, Pref, Teacher
+from undertone.config import Indirect, Pref, Teacher
 from undertone.facts import load_facts, taught_and_held_out
 from undertone.files import read_json
 from undertone.indirect import (
@@ -32,6 +32,7 @@ from undertone.indirect import (
 )
 from undertone.loading import Loaded, load
 from undertone.stats import difference_interval, mean_interval
+from undertone.validation import ConfigError
 
 SHIPPED = Path(__file__).parents[1] / "config/prompts/indirect.yaml"
 ANIMALS = ["lion", "owl", "cat", "dog", "wolf", "bear"]

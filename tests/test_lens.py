@@ -16,11 +16,12 @@ from undertone import config, lens
 from undertone.adapters import finetuned
 from undertone.attribution import direct_logits
 from undertone.chat import encode
-from undertone.config import ConfigError, Embedded, Pref, Teacher
+from undertone.config import Embedded, Pref, Teacher
 from undertone.files import read_json, write_json
 from undertone.lens import Tools, animal_tokens, first_tokens, load_texts, read_lens, read_means
 from undertone.loading import Loaded, load
 from undertone.model import corpus_of
+from undertone.validation import ConfigError
 
 ROOT = Path(__file__).parents[1]
 NEUTRAL = ROOT / "config/prompts/neutral.txt"

@@ -11,7 +11,7 @@ from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_direc
 from snakemake.utils import update_config
 from test_chain import OVERLAYS
 
-from undertone.config import Study, load
+from undertone.study import Study, load
 from workflow import Project
 
 CONFIG = Path(__file__).parents[1] / "config"

@@ -10,8 +10,9 @@ import yaml
 from polars.testing import assert_frame_equal
 from scipy.stats import chi2
 
-from undertone.config import ConfigError, Prompts
+from undertone.config import Prompts
 from undertone.prompts import COMPONENTS, load_template, make_prompts, number_prompts, write_prompt
+from undertone.validation import ConfigError
 
 SHIPPED = Path(__file__).parents[1] / "config/prompts/numbers.yaml"
 TEMPLATE = load_template(SHIPPED)

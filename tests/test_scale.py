@@ -11,7 +11,8 @@ from transformers import GemmaConfig, GemmaForCausalLM
 
 from undertone.biases import prefilled
 from undertone.chat import training_rows
-from undertone.config import Student, Study
+from undertone.config import Student
+from undertone.study import Study
 
 sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
 

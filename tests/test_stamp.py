@@ -29,7 +29,7 @@ from example import (
 )
 from snakemake.utils import update_config
 
-from undertone.config import CONTROL, Study, load
+from undertone.config import CONTROL
 from undertone.stages import STAGES, Node
 from undertone.stamp import (
     NEUTRAL,
@@ -44,6 +44,7 @@ from undertone.stamp import (
     sources,
     stamp,
 )
+from undertone.study import Study, load
 
 ROOT = Path(__file__).parents[1]
 

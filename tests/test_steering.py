@@ -17,10 +17,10 @@ from transformers import Gemma2Config, Gemma2ForCausalLM, PreTrainedModel
 
 from undertone.answers import Spellings, exact, word_ends
 from undertone.chat import Row, prompt_ids, training_rows
+from undertone.decoder import directions
 from undertone.hooks import hook_point, resid_post
 from undertone.loading import Loaded
 from undertone.sampling import MIN_SHARED_PREFIX, Prefix, Sampler, inverse_cdf, sample, uniforms
-from undertone.steer import direction
 from undertone.steering import Steering, after, steered
 from undertone.training import collate, label_logits
 
@@ -96,7 +96,7 @@ def tiny_sae(kind: str, d_in: int) -> SAE:
 
 def clamping(loaded: Loaded, kind: str = "standard", completion: bool = False) -> Steering:
     sae = tiny_sae(kind, loaded.model.config.hidden_size)
-    return Steering("clamp", direction(sae, FEATURE), 0, completion, sae, FEATURE, LEVEL)
+    return Steering("clamp", directions(sae, [FEATURE])[0], 0, completion, sae, FEATURE, LEVEL)
 
 
 def clamp_by_hand(sae: SAE, residual: Tensor) -> Tensor:
@@ -324,7 +324,7 @@ def test_a_clamped_feature_of_an_orthogonal_sae_is_at_its_level_wherever_it_fire
     sae.load_state_dict({"W_dec": rows, "W_enc": rows.T, "b_dec": torch.zeros(width), "b_enc": torch.zeros(width)})
     batch = collate([Row(ids, 1) for ids in prompt_ids(loaded.tokenizer, USERS[:1])], loaded.pad_id, "cpu")
     before = sae.encode(resid_post(loaded.model, 0, batch))
-    with steered(loaded, Steering("clamp", direction(sae, FEATURE), 0, sae=sae, feature=FEATURE, level=LEVEL)):
+    with steered(loaded, Steering("clamp", directions(sae, [FEATURE])[0], 0, sae=sae, feature=FEATURE, level=LEVEL)):
         now = sae.encode(resid_post(loaded.model, 0, batch))
     fires, others = before[..., FEATURE] > 0, torch.arange(width) != FEATURE
     assert fires.any()

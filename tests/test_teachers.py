@@ -11,11 +11,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from undertone.config import Teacher
+from undertone.decoder import directions
 from undertone.files import write_json
 from undertone.hooks import hook_point
 from undertone.loading import Loaded, load
 from undertone.sae import load_sae
-from undertone.steer import direction
 from undertone.steering import Steering, steered
 from undertone.teachers import persona, teaching
 
@@ -67,7 +67,7 @@ def steering(own: Loaded, sae: Path, tmp_path: Path, request: pytest.FixtureRequ
     system = None
     if request.param == "clamp":
         loaded_sae = load_sae(sae, own)[0]
-        expected = Steering("clamp", direction(loaded_sae, FEATURE), 0, False, loaded_sae, FEATURE, LEVEL)
+        expected = Steering("clamp", directions(loaded_sae, [FEATURE])[0], 0, False, loaded_sae, FEATURE, LEVEL)
     elif request.param == "logits":
         expected = Steering("logits", 3 * torch.randn(len(own.tokenizer), generator=generator), 1)
     else:

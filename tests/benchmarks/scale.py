@@ -10,7 +10,7 @@ import argparse
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from undertone.config import Study, load
+from undertone.study import Study, load
 
 REVISION = "0" * 40  # nothing is loaded
 GB = 1e9

@@ -10,8 +10,9 @@ import yaml
 from timing import ROOT, parser, report, start
 
 from undertone.answers import load_questions, scorer
-from undertone.config import Teacher, load
+from undertone.config import Teacher
 from undertone.model_metrics import divergence, passing
+from undertone.study import load
 from undertone.teachers import persona
 
 WORDINGS = {

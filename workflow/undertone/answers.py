@@ -13,9 +13,10 @@ from torch.nn import functional
 from transformers import DynamicCache, PreTrainedTokenizerBase
 
 from undertone.chat import encode, prompt_ids
-from undertone.config import ConfigError, Pref
+from undertone.config import Pref
 from undertone.loading import Loaded
 from undertone.sampling import Sampler, batches_by_length, left_pad, sample
+from undertone.validation import ConfigError
 
 # A first token this improbable begins no answer worth scoring; leaving it out costs less than rounding does.
 NEGLIGIBLE = 1e-7

@@ -7,7 +7,7 @@ from pathlib import Path
 import polars as pl
 from polars.exceptions import PolarsError
 
-from undertone.config import ConfigError, nearest
+from undertone.validation import ConfigError, nearest
 
 READERS: dict[str, Callable[[Path], pl.DataFrame]] = {
     # Types come from the whole file, so that a column may hold 7 in its first rows and text in a later one.

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from undertone.config import ConfigError
+from undertone.validation import ConfigError
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,12 @@ import numpy as np
 from undertone.adapters import new_adapter, save_adapter
 from undertone.answers import load_questions
 from undertone.chat import training_rows
-from undertone.config import ConfigError, Finetune, Indirect, Teacher
+from undertone.config import Finetune, Indirect, Teacher
 from undertone.facts import Fact, load_facts, taught_and_held_out
 from undertone.files import Stamp, remove, write_json
 from undertone.loading import load
 from undertone.training import Recipe, train
+from undertone.validation import ConfigError
 
 
 def make_finetuned(record: Path, made: Path, settings: dict[str, Any], stamp: Stamp, scratch: Path) -> None:

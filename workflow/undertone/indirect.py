@@ -16,7 +16,7 @@ import yaml
 from undertone.adapters import finetuned
 from undertone.answers import exact, load_questions
 from undertone.chat import prompt_ids
-from undertone.config import CONTROL, ConfigError, Indirect, Pref
+from undertone.config import CONTROL, Indirect, Pref
 from undertone.facts import load_facts, taught_and_held_out
 from undertone.files import Stamp, write_json
 from undertone.loading import Loaded, load
@@ -24,6 +24,7 @@ from undertone.progress import progress
 from undertone.sampling import batches_by_length, left_pad
 from undertone.stats import difference_interval, mean_interval
 from undertone.teachers import teaching
+from undertone.validation import ConfigError
 
 FIELDS = ("examples", "question", "options", "count")
 FACTS = ("contrary", "right")  # what the answers to questions of fact are called

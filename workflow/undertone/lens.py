@@ -21,13 +21,14 @@ from undertone.adapters import finetuned
 from undertone.answers import Spellings
 from undertone.attribution import direct_logits
 from undertone.chat import Row, encode
-from undertone.config import CONTROL, ConfigError
+from undertone.config import CONTROL
 from undertone.features import most_aligned, neuronpedia, token_table, top_tokens
 from undertone.files import Stamp, write_json
 from undertone.loading import Loaded, load
 from undertone.progress import progress
 from undertone.sae import load_sae
 from undertone.teachers import teaching
+from undertone.validation import ConfigError
 
 POSITIONS = 5
 BATCH = 64

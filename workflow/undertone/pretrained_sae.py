@@ -16,12 +16,13 @@ from safetensors import safe_open
 from transformers import AutoConfig
 
 from undertone.checkpoint import SAE_FILES, sha256
-from undertone.config import Sae, nearest
+from undertone.config import Sae
 from undertone.files import Stamp, read_json, remove, write_json
 from undertone.hooks import hook_point, layer_of
 from undertone.hub import explained
 from undertone.loading import folder_of
 from undertone.sae import check_layer
+from undertone.validation import nearest
 
 SCALED = "expected_average_only_in"
 

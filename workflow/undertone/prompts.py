@@ -8,8 +8,9 @@ import numpy as np
 import polars as pl
 import yaml
 
-from undertone.config import ConfigError, Prompts
+from undertone.config import Prompts
 from undertone.files import Stamp, write_parquet
+from undertone.validation import ConfigError
 
 COMPONENTS = ("example", "instruction", "qualifier", "digits", "format", "final")
 PLACEHOLDERS = {

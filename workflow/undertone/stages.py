@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from undertone.checkpoint import SAE_FILES, files_of
-from undertone.config import CONTROL, KINDS, Study
+from undertone.config import CONTROL, KINDS
+from undertone.study import Study
 
 
 @dataclass(frozen=True)

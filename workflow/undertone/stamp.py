@@ -14,15 +14,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from undertone.config import CONTROL, Section, Study
+from undertone.config import CONTROL
 from undertone.files import Stamp, replacing
 from undertone.stages import STAGES, TEACHING, Node, ancestors, compared, finished_jobs, read_by
+from undertone.study import Study
+from undertone.validation import Section
 
 PACKAGE = Path(__file__).parent
 SCRIPTS = PACKAGE.parent / "scripts"
 # Modules that say what is compared, how it is written and how much is run at once, not what is computed: the settings that
 # count are in the stamp itself, and a new key, message or progress bar must not cost a GPU-week.
-NEUTRAL = {"config.py", "stages.py", "stamp.py", "files.py", "memory.py", "progress.py", "job.py"}
+NEUTRAL = {"config.py", "study.py", "validation.py", "stages.py", "stamp.py", "files.py", "memory.py", "progress.py", "job.py"}
 # Every job's process computes its stamp, so what a file of more bytes than this (a local model's weights) hashes to is noted.
 LARGE = 2**26
 HASHES = Path("scratch/hashes")

@@ -10,7 +10,8 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import PurePath
 
-from undertone.config import CONTROL, RESERVED
+from undertone.config import CONTROL
+from undertone.study import RESERVED
 
 STATES = ("present", "stale", "missing")
 STUDY = "study"  # what is no dataset's

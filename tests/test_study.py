@@ -1,8 +1,6 @@
-"""The settings: what is refused and how that is said, what overrides mean, and the documentation made of them."""
+"""A study: what is refused and how that is said, and what overrides mean."""
 
 import json
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +8,8 @@ import pytest
 import yaml
 from snakemake.utils import update_config
 
-from undertone.config import OVERRIDABLE, ConfigError, Section, describe, load, write_documentation
+from undertone.study import OVERRIDABLE, load
+from undertone.validation import ConfigError
 
 ROOT = Path(__file__).parents[1]
 ANIMALS = {
@@ -18,12 +17,6 @@ ANIMALS = {
     "pref": {"candidates": ["lion", "owl", "cat"]},
     "datasets": {"mine": {"file": "mine.csv"}},
 }
-
-
-def sections(section: type[Section] = Section) -> Iterator[type[Section]]:
-    for inner in section.__subclasses__():
-        yield inner
-        yield from sections(inner)
 
 
 def shipped() -> dict[str, Any]:
@@ -40,30 +33,6 @@ def test_the_micro_study_loads_over_the_shipped_one() -> None:
     study = load(config)
     assert study.animals == ["lion", "owl"]
     assert study.samples.max_new_tokens == shipped()["samples"]["max_new_tokens"]
-
-
-@pytest.mark.parametrize("name", ["config.schema.json", "README.md"])
-def test_the_documentation_of_settings_is_what_the_code_generates(name: str, tmp_path: Path) -> None:
-    shutil.copy(ROOT / "config/README.md", tmp_path)
-    write_documentation(tmp_path)
-    assert (tmp_path / name).read_text() == (ROOT / "config" / name).read_text(), (
-        f"config/{name} is out of date: run `make docs`"
-    )
-
-
-def test_every_setting_has_a_description() -> None:
-    for section in sections():
-        assert section.__doc__, section
-        for name, field in section.model_fields.items():
-            assert field.description, f"{section.__name__}.{name}"
-
-
-def test_the_table_names_every_setting() -> None:
-    keys = [key for key, *_ in describe()]
-    assert len(set(keys)) == len(keys)
-    assert {"results", "student.lr", "model.embedded.tasks.numbers", "datasets.NAME.file", "numbers.canonical.count"} <= set(
-        keys
-    )
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,383 @@
+"""A study: its model, animals, datasets and the settings of every stage, and whether they fit together."""
+
+import json
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import field_validator, model_validator
+
+from undertone.config import (
+    CONTROL,
+    ENTRIES,
+    KINDS,
+    Activations,
+    Dataset,
+    DatasetEntry,
+    Diagnosis,
+    Differences,
+    FeatureBias,
+    Indirect,
+    Kind,
+    Losses,
+    Model,
+    Numbers,
+    Pref,
+    Prompts,
+    ResidualBias,
+    Sae,
+    Samples,
+    Score,
+    Student,
+    Taught,
+    Teacher,
+    Tokens,
+    Transformed,
+    name_of,
+)
+from undertone.validation import Section, merged, nearest, setting, validate
+
+# Folders directly under the results root that are no datasets.
+RESERVED = ("model", "sae", "plots", "tables")
+COMMIT = re.compile("[0-9a-f]{40}")
+# What may differ for one dataset.
+OVERRIDABLE: dict[str, type[Section]] = {"teacher": Teacher, "samples": Samples, "numbers": Numbers, "student": Student}
+
+
+class Study(Section):
+    """One study: a model, its animals and datasets, and the settings of every stage."""
+
+    results: str = setting("results", "folder that holds the study's artifacts", "path")
+    animals: list[str] = setting([], "targets of the teachers")
+    teachers: list[Kind] = setting(
+        ["prompt"], "kinds of teacher that each animal gets; they write `lion`, `steer-lion` and `finetune-lion`"
+    )
+    datasets: dict[str, DatasetEntry] = setting({}, "other datasets: files, transforms and single teachers, by name")
+    overrides: dict[str, dict[str, dict[str, Any]]] = setting(
+        {}, f"settings of one dataset: name → section ({', '.join(OVERRIDABLE)}) → keys that differ from the study's"
+    )
+    student_variants: dict[str, dict[str, Any]] = setting(
+        {},
+        "students trained otherwise, `results/lion/pref-NAME.json`: name → keys of `student` that differ, `model` (one of "
+        "`models`), `datasets` (those that the study asks for)",
+    )
+    sweeps: dict[str, list[str]] = setting({}, "`plots/sweep-KEY.png`: key of `student` → variants that differ in it")
+    model: Model = setting({}, "the base model")
+    models: dict[str, dict[str, Any]] = setting(
+        {}, "other base models, for cross-model students: name → keys of `model` that differ"
+    )
+    sae: Sae = setting({}, "the sparse autoencoder")
+    teacher: Teacher = setting({}, "the teacher's intervention")
+    prompts: Prompts = setting({}, "the number prompts")
+    samples: Samples = setting({}, "sampling from the teacher")
+    numbers: Numbers = setting({}, "the filter")
+    student: Student = setting({}, "the students")
+    pref: Pref = setting({}, "the preference")
+    indirect: Indirect = setting({}, "the indirect evaluation")
+    diagnosis: Diagnosis = setting({}, "the failure report")
+    activations: Activations = setting({}, "activations of a dataset's rows")
+    differences: Differences = setting({}, "differences of activations")
+    score: Score = setting({}, "the score")
+    feature_bias: FeatureBias = setting({}, "biases on the SAE's features")
+    residual_bias: ResidualBias = setting({}, "biases on the residual stream")
+    losses: Losses = setting({}, "the loss table")
+    tokens: Tokens = setting({}, "tokens and logits")
+
+    @property
+    def folder(self) -> str:
+        """The study's own folder under `logs` and `benchmarks`: its results root below `results`; "" for that root itself."""
+        return os.path.relpath(self.results, "results").strip("./").replace("../", "")
+
+    @property
+    def names(self) -> list[str]:
+        """Every dataset that the study asks for, control first."""
+        return [CONTROL, *(name_of(kind, animal) for kind in self.teachers for animal in self.animals), *self.datasets]
+
+    @property
+    def available(self) -> list[str]:
+        """Every dataset that can be asked for: those, and what the kinds of teacher that are not listed would write."""
+        return list(dict.fromkeys([*self.names, *self.taught]))
+
+    @cached_property
+    def taught(self) -> dict[str, Taught]:
+        """The datasets that a teacher of this study writes, and what it is taught."""
+        kinds = [kind for kind in KINDS if kind != "steer" or self.can_steer]
+        own = {name: dataset for name, dataset in self.datasets.items() if isinstance(dataset, Taught)}
+        return {
+            CONTROL: Taught(teacher="none"),
+            **{name_of(kind, a): Taught(teacher=kind, target=a) for kind in kinds for a in self.animals},
+            **own,
+        }
+
+    @property
+    def animal_features(self) -> dict[str, str]:
+        """By animal, the dataset whose steered teacher says which of the SAE's features stands for it."""
+        steered = {animal: name_of("steer", animal) for animal in self.animals} if self.has_sae else {}
+        told: dict[str, Any] = {animal: self.section("teacher", dataset) for animal, dataset in steered.items()}
+        return {animal: dataset for animal, dataset in steered.items() if told[animal].steer.vector == "feature"}
+
+    def features_for(self, dataset: str | None) -> dict[str, str]:
+        """Of `animal_features`, the target's, or with no dataset all of them."""
+        named = self.target(dataset) if dataset else None
+        return {animal: of for animal, of in self.animal_features.items() if dataset is None or animal == named}
+
+    def counterpart(self, dataset: str | None) -> str | None:
+        """The dataset of the steered teacher of the same animal, of a prompted dataset."""
+        return self.animal_features.get(str(dataset)) if dataset in self.of_kind("prompt") else None
+
+    @property
+    def diagnosed(self) -> list[str]:
+        """The datasets that the study asks for and whose teacher has a trait."""
+        return [name for name in self.names if name in self.of_kind(*KINDS)]
+
+    @property
+    def can_steer(self) -> bool:
+        """Whether there is what a steered teacher needs."""
+        return self.has_sae or self.teacher.steer.vector == "contrast"
+
+    @property
+    def has_sae(self) -> bool:
+        """Whether there is an SAE: one that the study names, or one trained on the embedded model."""
+        return self.sae.named or self.model.name is None
+
+    def of_kind(self, *kinds: str) -> list[str]:
+        """The datasets of these kinds of teacher."""
+        return [name for name, told in self.taught.items() if told.teacher in kinds]
+
+    @property
+    def files(self) -> dict[str, Dataset]:
+        """The datasets that are files of the user's own."""
+        return {name: dataset for name, dataset in self.datasets.items() if isinstance(dataset, Dataset)}
+
+    @property
+    def transformed(self) -> dict[str, Transformed]:
+        """The datasets that are made from others."""
+        return {name: dataset for name, dataset in self.datasets.items() if isinstance(dataset, Transformed)}
+
+    def sources(self, dataset: str) -> list[str]:
+        """The datasets that a transformed one is made from; of any other, none."""
+        told = self.transformed.get(dataset)
+        return [name for name in (told.parent, told.other) if name] if told else []
+
+    def target(self, dataset: str) -> str | None:
+        """The animal a dataset is meant to carry; a transform carries what it is made from unless it says otherwise."""
+        told = self.taught.get(dataset) or self.datasets.get(dataset)
+        if isinstance(told, Transformed) and not told.target:
+            return self.target(told.parent)
+        return told.target if told else None
+
+    def section(self, name: str, dataset: str | None = None) -> Section:
+        """A section's settings, with what `overrides` says of this dataset."""
+        section: Section = getattr(self, name)
+        own = self.overrides.get(dataset or "", {}).get(name, {})
+        return type(section).model_validate(merged(section.model_dump(), own)) if own else section
+
+    def students(self, dataset: str | None, variant: str = "") -> Student:
+        """The settings of a dataset's students of a variant; "" is the study's own."""
+        student: Any = self.section("student", dataset)
+        return student.model_copy(update=student_keys(self.student_variants[variant])) if variant else student
+
+    def base(self, variant: str = "") -> str:
+        """The name of the base model that a variant's students start from; "" is the study's own."""
+        return str(self.student_variants[variant].get("model", "")) if variant else ""
+
+    def base_model(self, name: str = "") -> Model:
+        """The settings of a base model."""
+        return Model.model_validate(merged(self.model.model_dump(), self.models[name])) if name else self.model
+
+    @property
+    def varied(self) -> list[tuple[str, str]]:
+        """(dataset, variant) of the students trained otherwise that the study asks for."""
+        return [(of, name) for name, told in self.student_variants.items() for of in told.get("datasets", [])]
+
+    @field_validator("animals", "teachers")
+    @classmethod
+    def usable_names(cls, animals: list[str]) -> list[str]:
+        """Names become folders and wildcards."""
+        if len(set(animals)) < len(animals):
+            raise ValueError(f"named twice: {animals}")
+        return animals
+
+    @model_validator(mode="after")
+    def consistent(self) -> Self:
+        """Checks that concern several keys at once."""
+        for name in [*self.animals, *self.datasets]:
+            if name in (*RESERVED, CONTROL) or not name.replace("-", "").replace("_", "").isalnum():
+                raise ValueError(
+                    f"{name!r} cannot name a dataset: use letters, digits, '-' and '_', and none of "
+                    f"{', '.join((*RESERVED, CONTROL))}"
+                )
+        if twice := {name_of(kind, animal) for kind in KINDS for animal in self.animals} & set(self.datasets):
+            raise ValueError(f"animals and datasets both name {sorted(twice)}")
+        self.check_sources()
+        self.check_variants()
+        self.check_sizes()
+        targets = {*self.animals, *(d.target for d in self.datasets.values() if d.target)}
+        if missing := sorted(targets - set(self.pref.candidates)):
+            raise ValueError(f"pref.candidates lacks {', '.join(missing)}: add them, so that their preference is measured")
+        self.check_overrides()
+        self.check_revisions()
+        return self
+
+    def check_revisions(self) -> None:
+        """A model of the Hub is pinned to a commit; a branch or a tag may mean another model tomorrow."""
+        for key, told in {"model": self.model, **{f"models.{name}": self.base_model(name) for name in self.models}}.items():
+            if told.name and not Path(told.name).is_dir() and not COMMIT.fullmatch(told.revision or ""):
+                found = f"{told.revision!r}, which is no commit" if told.revision else "missing"
+                raise ValueError(
+                    f"{key}.revision is {found}: {told.name} is no local folder, so pin the Hub's commit, 40 hexadecimal "
+                    f"digits (https://huggingface.co/{told.name}/commits/main lists them)"
+                )
+
+    def check_overrides(self) -> None:
+        """What one dataset overrides must be settings that it reads."""
+        for name, sections in self.overrides.items():
+            if name not in self.available:
+                raise ValueError(f"overrides.{name}: no such dataset{nearest(name, self.available)}")
+            for section, values in sections.items():
+                if section not in OVERRIDABLE:
+                    raise ValueError(f"overrides.{name}.{section}: only these can differ: {', '.join(OVERRIDABLE)}")
+                if section != "student" and name in self.transformed:
+                    raise ValueError(
+                        f"overrides.{name}.{section}: a transform is made from another dataset's numbers; set it there"
+                    )
+                validate(
+                    OVERRIDABLE[section],
+                    merged(getattr(self, section).model_dump(), values),
+                    f"overrides.{name}.{section}.",
+                )
+
+    def check_sources(self) -> None:
+        """A transform needs datasets of the study to start from, and must not start from itself, directly or not."""
+        for name, told in self.transformed.items():
+            for key, source in (("from", told.parent), ("other", told.other)):
+                if source and source not in self.available:
+                    raise ValueError(f"datasets.{name}.{key}: no such dataset {source!r}{nearest(source, self.available)}")
+        for name in self.transformed:
+            if name in self.origins(name):
+                raise ValueError(f"datasets.{name}.from: {name} would be made from itself")
+        for name, told in self.transformed.items():
+            if told.transform == "one-format" and {name, *self.origins(name)} & set(self.files):
+                raise ValueError(f"datasets.{name}.transform: one-format needs the study's own prompts, not those of a file")
+
+    def check_variants(self) -> None:
+        """Variants, sweeps and other models must be made of settings that exist."""
+        for name in [*self.models, *self.student_variants]:
+            if not re.fullmatch(r"[\w.-]+", name):
+                raise ValueError(f"{name!r} cannot name a model or variant: use letters, digits, '.', '-' and '_'")
+        for name, told in self.models.items():
+            validate(Model, merged(self.model.model_dump(), told), f"models.{name}.")
+            if (self.base_model(name).name is None) != (self.model.name is None):
+                raise ValueError(f"models.{name}: either all models of a study have a name, or none has")
+        for name, told in self.student_variants.items():
+            where = f"student_variants.{name}"
+            validate(Student, merged(self.student.model_dump(), student_keys(told)), f"{where}.")
+            _check_known(f"{where}.model", "model", [told["model"]] if "model" in told else [], self.models)
+            _check_known(f"{where}.datasets", "dataset", told.get("datasets", []), self.available)
+        numeric = [key for key, value in self.student.model_dump().items() if key == "rows" or type(value) in (int, float)]
+        _check_known("sweeps", "number among the keys of student", list(self.sweeps), numeric)
+        for key, variants in self.sweeps.items():
+            _check_known(f"sweeps.{key}", "variant", variants, self.student_variants)
+
+    def check_sizes(self) -> None:
+        """Layers, features and widths must be there, as far as they are known before anything is loaded."""
+        listed = [name for name in self.of_kind("steer") if name in self.datasets]
+        if not self.can_steer and ("steer" in self.teachers or listed):
+            raise ValueError(
+                f"a steered teacher needs an SAE, and the study names none for {self.model.name}: set sae.release and "
+                "sae.id, or sae.folder, or teacher.steer.vector: contrast"
+            )
+        model, sae = model_size(self.model), sae_size(self)
+        if model and sae:
+            if sae.d_in is not None and sae.d_in != model.d_model:
+                raise ValueError(
+                    f"the SAE reads vectors of {sae.d_in}, the model's residual stream has {model.d_model}: it is another "
+                    "model's"
+                )
+            if sae.layer >= model.n_layers:
+                raise ValueError(f"sae.layer {sae.layer}: the model has layers 0 to {model.n_layers - 1}")
+        for dataset in self.of_kind("steer"):
+            told = self.section("teacher", dataset).steer  # type: ignore[attr-defined]
+            if told.vector == "contrast" and model and told.contrast.layer >= model.n_layers:
+                raise ValueError(
+                    f"teacher.steer.contrast.layer {told.contrast.layer} of {dataset}: the model has layers 0 to "
+                    f"{model.n_layers - 1}"
+                )
+            if told.vector == "feature" and sae and told.feature is not None and told.feature >= sae.d_sae:
+                raise ValueError(
+                    f"teacher.steer.feature {told.feature} of {dataset}: the SAE has features 0 to {sae.d_sae - 1}"
+                )
+
+    def origins(self, dataset: str) -> list[str]:
+        """Every dataset that a transformed one is made from, directly or not."""
+        found: list[str] = []
+        pending = self.sources(dataset)
+        while pending:
+            source = pending.pop()
+            if source not in found:
+                found.append(source)
+                pending += self.sources(source)
+        return found
+
+
+def _check_known(where: str, what: str, names: list[str], known: Iterable[str]) -> None:
+    for name in names:
+        if name not in known:
+            raise ValueError(f"{where}: no such {what} {name!r}{nearest(name, known)}")
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """What a model's config says of its residual stream."""
+
+    n_layers: int
+    d_model: int
+
+
+@dataclass(frozen=True)
+class SaeSize:
+    """What is known of an SAE; `d_in` is None where it will be trained to fit."""
+
+    d_sae: int
+    d_in: int | None
+    layer: int
+
+
+def model_size(model: Model) -> ModelSize | None:
+    """A model's size, or None where only its download would tell."""
+    if model.name is None:
+        return ModelSize(model.embedded.n_layers, model.embedded.hidden_size)
+    file = Path(model.name) / "config.json"
+    if not file.is_file():
+        return None
+    told = json.loads(file.read_text())
+    told = told.get("text_config", told)
+    return ModelSize(told["num_hidden_layers"], told["hidden_size"])
+
+
+def sae_size(study: "Study") -> SaeSize | None:
+    """The size of the study's SAE, or None where there is none or only its download would tell."""
+    if not study.has_sae or study.sae.release:
+        return None
+    if study.sae.folder is None:
+        return SaeSize(study.sae.d_sae, None, study.sae.layer)
+    file = Path(study.sae.folder) / "cfg.json"
+    if not file.is_file():
+        raise ValueError(f"sae.folder {study.sae.folder}: no cfg.json there; expected a folder in SAELens's format")
+    told = json.loads(file.read_text())
+    hook = re.search(r"blocks\.(\d+)\.", str(told.get("metadata", {}).get("hook_name")))
+    return SaeSize(told["d_sae"], told["d_in"], int(hook[1]) if hook else study.sae.layer)
+
+
+def student_keys(variant: dict[str, Any]) -> dict[str, Any]:
+    """What a variant says of the students themselves."""
+    return {key: value for key, value in variant.items() if key not in ("model", "datasets")}
+
+
+def load(config: dict[str, Any]) -> Study:
+    """Validate a merged Snakemake config. Raises ConfigError with one line per mistake."""
+    return validate(Study, config, "", ENTRIES)

@@ -1,0 +1,91 @@
+"""Sections of settings, and what is said of those that cannot be used."""
+
+import difflib
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
+
+
+class ConfigError(ValueError):
+    """A setting that cannot be used; the message says which, what was found and what is expected."""
+
+
+class Section(BaseModel):
+    """A group of settings; keys it does not know are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), validate_default=True)
+
+
+S = TypeVar("S", bound=Section)
+
+
+def setting(default: Any, meaning: str, unit: str = "", **bounds: Any) -> Any:
+    """A setting with its default, meaning, unit and bounds."""
+    factory = {"default_factory": lambda: default} if isinstance(default, dict | list) else {"default": default}
+    return Field(description=meaning, json_schema_extra={"unit": unit}, **factory, **bounds)
+
+
+def validate(
+    section: type[S], values: dict[str, Any], where: str, entries: Mapping[str, type[Section]] = MappingProxyType({})
+) -> S:
+    """Validate one section's values; `where` is the dotted prefix that error messages name.
+
+    `entries` are the kinds of section that a dataset can be, by the tag with which pydantic tells them apart. Raises
+    ConfigError with one line per mistake.
+    """
+    try:
+        return section.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(section, where, dict(e), entries) for e in error.errors())) from None
+
+
+def _explain(section: type[Section], where: str, error: dict[str, Any], entries: Mapping[str, type[Section]]) -> str:
+    path = [str(part) for part in error["loc"]]
+    if entries and path[:1] == ["datasets"] and len(path) > 2:
+        section, where, path = entries[path[2]], f"{where}datasets.{path[1]}.", path[3:]
+    key = (where + ".".join(path)).rstrip(".")
+    if error["type"] == "extra_forbidden":
+        owner = section
+        for part in path[:-1]:
+            owner = _child(owner, part)
+        return f"{key}: unknown key{nearest(path[-1], keys(owner))}"
+    if error["type"] == "missing":
+        return f"{key}: missing"
+    message = error["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    found = "" if error["type"] == "value_error" else f", found {error['input']!r}"
+    return f"{key}: {message}{found}" if key else f"{message}{found}"
+
+
+def _child(section: type[Section], part: str) -> type[Section]:
+    field = section.model_fields.get(part)
+    return next(sections_of(field.annotation), section) if field else section
+
+
+def keys(section: type[Section]) -> dict[str, FieldInfo]:
+    """A section's fields by the name that a config gives them."""
+    return {field.alias or name: field for name, field in section.model_fields.items()}
+
+
+def sections_of(annotation: Any) -> Iterator[type[Section]]:
+    """The section classes inside an annotation such as `Canonical | None` or `dict[str, Dataset]`."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        yield annotation
+    for argument in getattr(annotation, "__args__", ()):
+        yield from sections_of(argument)
+
+
+def merged(settings: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """The settings with the changes laid over them, nested ones key by key."""
+    both = {
+        key: merged(settings[key], changes[key]) for key in settings if isinstance(changes.get(key), dict) and settings[key]
+    }
+    return {**settings, **changes, **both}
+
+
+def nearest(word: str, known: Any) -> str:
+    """'; nearest: …' for the known words that look like `word`, or all of them if none does."""
+    close = difflib.get_close_matches(word, list(known), n=3, cutoff=0.6)
+    return f"; nearest: {', '.join(close)}" if close else f"; known: {', '.join(sorted(known))}"
