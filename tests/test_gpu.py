@@ -2,16 +2,20 @@
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from crowded import crowded
 from pretend_gpu import SafeOpen, pretended
 from test_training import interrupt_at, lora_model, random_rows, recipe, trainable
 
 from undertone import training
-from undertone.training import train
+from undertone.chat import Row
+from undertone.loading import load
+from undertone.training import collate, label_losses, train
 from workflow import Project
 
 # Every rule with a GPU once, and every way to steer.
@@ -60,6 +64,18 @@ def test_a_training_goes_on_where_it_was_on_a_gpu(tmp_path: Path, monkeypatch: p
         train(resumed, rows, recipe(), 0, tmp_path / "state", checkpoint_seconds=0)
         assert {str(weight.device) for weight in resumed.parameters()} == {"cuda:0"}
     assert all(torch.equal(trainable(whole)[name], weight) for name, weight in trainable(resumed).items())
+
+
+def test_what_does_not_fit_on_a_gpu_is_halved_and_its_memory_told(record: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pretended():
+        loaded = load(record)
+        rows = [Row([2, *range(10, 10 + n)], 1) for n in range(3, 9)]
+        with crowded(loaded.model, 2) as sizes:
+            found = torch.cat(list(loaded.read(partial(label_losses, loaded.model), rows, 64)))
+        whole = label_losses(loaded.model, collate(rows, loaded.pad_id, loaded.model.device))
+        assert (str(found.device), sizes) == ("cuda:0", [6, 3, 1, 1, 1, 1, 1, 1])
+        assert found.tolist() == pytest.approx(whole.tolist(), rel=1e-4)
+    assert "6 rows at once do not fit in memory (a pretended GPU, 80.0 of 80.0 GiB free)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
