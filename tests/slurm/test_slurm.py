@@ -117,7 +117,10 @@ def starts(records: list[Record], rule: str) -> list[tuple[str, object, int]]:
 
 
 def test_the_study_asks_for_what_its_rules_state(
-    cluster: Cluster, project: Project, records: Callable[[], list[Record]]
+    cluster: Cluster,
+    project: Project,
+    records: Callable[[], list[Record]],
+    record_property: Callable[[str, object], None],
 ) -> None:
     expected, _ = stated(project, STUDENT)
     assert set(expected) == {"prompts", "model", "samples", "numbers", "student"}
@@ -130,6 +133,8 @@ def test_the_study_asks_for_what_its_rules_state(
     for record in records():
         given = cluster.ask("scontrol", "show", "job", "-d", record.job)
         assert ("JOB_GRES=gpu:h200:1\n" in given) == bool(record.resources["gpu"])
+        facts = re.findall(r"^ +((?:NumNodes|JOB_GRES|Nodes)=.*)$", given, re.MULTILINE)
+        record_property("shown", f"{record.rule}, job {record.job} (scontrol show job -d): {'; '.join(facts)}")
         log = (project.root / f"logs/{record.rule}").glob("*.log")
         gpu = ", CUDA_VISIBLE_DEVICES 0" if record.resources["gpu"] else ""
         assert next(log).read_text().splitlines()[0].endswith(f"SLURM_JOB_ID {record.job}{gpu}")

@@ -1,4 +1,4 @@
-"""One page on a dataset: is something there, what is it, does it act, and who would learn it."""
+"""One page on a dataset, read without a student: is something there, what is it, does it act."""
 
 import textwrap
 from collections.abc import Callable
@@ -8,14 +8,13 @@ from matplotlib.axes import Axes
 
 from undertone.bias_plots import lowered, single_layers, top_features
 from undertone.files import read_json
-from undertone.plots import error_bars, save
+from undertone.plots import save
 from undertone.reading_panels import (
     Told,
     empty,
     grid,
     heading,
     legend,
-    mark_target,
     number_logits,
     p_text,
     personas,
@@ -25,18 +24,14 @@ from undertone.reading_panels import (
     target_of,
 )
 
-READINGS = ("score", "feature_bias", "residual_bias", "bias_pref", "losses", "tokens", "pref")
 N_MODELS, N_CANDIDATES = 14, 16
 
 
 def make_summary(readings: dict[str, Path], control: dict[str, Path], plot: Path, dataset: str) -> None:
-    """Draw the page from the JSON of some of `READINGS` by name, and from those that the control has.
+    """Draw the page from the JSON of readings by name (`stages.SUMMARISED`), and from those that the control has.
 
-    A panel whose reading is missing says so. The last one shows `pref` where students were trained, else `tokens`.
-    Raises ValueError for a name that is none of `READINGS`.
+    A panel whose reading is missing says so.
     """
-    if unknown := {*readings, *control} - {*READINGS}:
-        raise ValueError(f"a summary has no place for {', '.join(sorted(unknown))}; expected some of {', '.join(READINGS)}")
     own = {name: read_json(path) for name, path in readings.items()}
     other = {name: read_json(path) for name, path in control.items()}
     targets = [target_of(told, dataset) for told in own.values()]
@@ -46,8 +41,6 @@ def make_summary(readings: dict[str, Path], control: dict[str, Path], plot: Path
         reading = name.split()[0]
         if reading in own:
             draw(panel, own[reading], other.get(reading), dataset, target)
-        elif name == "pref" and "tokens" in own:
-            tokens_panel(panel, own["tokens"], other.get("tokens"), dataset, target)
         else:
             empty(panel, f"no {reading} of {dataset}")
     title = f"{dataset}: target {target}" if target else f"{dataset}: no target is known"
@@ -96,28 +89,6 @@ def short(models: list[Told]) -> list[Told]:
 def personas_panel(axes: Axes, own: Told, control: Told | None, dataset: str, target: str | None) -> None:
     """Whose persona would have written it?"""
     personas(axes, own, target, N_CANDIDATES)
-
-
-def students_panel(axes: Axes, own: Told, control: Told | None, dataset: str, target: str | None) -> None:
-    """What did students come to prefer?"""
-    animals = list(own["base"])
-    shift = 0.0 if own["control"] == own["student"] else 0.15
-    for mark, label, at in (("control", "control students", -shift), ("student", f"students of {dataset}", shift)):
-        x = [k + at for k in range(len(animals))]
-        error_bars(axes, x, [own[mark][animal] for animal in animals], mark, f"{label} (95 % interval: seeds)")
-    axes.plot(
-        range(len(animals)), [own["base"][a]["mean"] for a in animals], "_", color="black", markersize=9, label="base model"
-    )
-    mark_target(axes, animals, target)
-    lift = own.get("lift_over_control")
-    if lift and target:
-        ends = f" [{lift['ci95'][0]:.3f}, {lift['ci95'][1]:.3f}]" if lift["ci95"] else ""
-        heading(axes, f"Students prefer {target} over control's by {lift['mean']:.3f}{ends}")
-    else:
-        heading(axes, "What students prefer")
-    axes.set_ylabel("preference (probability)")
-    axes.set_ylim(bottom=0)
-    legend(axes)
 
 
 def tokens_panel(axes: Axes, own: Told, control: Told | None, dataset: str, target: str | None) -> None:
@@ -173,5 +144,5 @@ PANELS: dict[str, Callable[[Axes, Told, Told | None, str, str | None], None]] = 
     "bias_pref": bias_panel,
     "losses": losses_panel,
     "losses personas": personas_panel,
-    "pref": students_panel,
+    "tokens": tokens_panel,
 }
