@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_map_only
 GPU = torch.device("cuda", 0)
 MEMORY = 80 * 2**30
 # What may take tensors of both sides, as on a GPU: copies between them, and an index may lie on the CPU.
-BETWEEN = {"copy_", "to", "__getitem__", "index", "data", "_has_compatible_shallow_copy_type", "as_tensor", "type_as"}
+BETWEEN = {"copy_", "to", "__getitem__", "data", "_has_compatible_shallow_copy_type"}
 # What reads a tensor's values to the host.
 READING = {"numpy", "__array__"}
 
