@@ -29,7 +29,7 @@ def heading(axes: Axes, text: str) -> None:
     place = axes.get_subplotspec()
     columns = place.get_gridspec().ncols if place else 1
     width = axes.get_figure(root=True).get_figwidth() / columns  # type: ignore[union-attr]
-    axes.set_title(textwrap.fill(text, max(24, int(14 * width) - 14)), loc="left", fontsize=9)
+    axes.set_title(textwrap.fill(text, max(24, int(14 * width) - 17)), loc="left", fontsize=9)
 
 
 def legend(axes: Axes, **options: Any) -> None:
