@@ -50,8 +50,11 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(autouse=True)
-def at_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
+def beside_the_config(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """As at the project's root before any study has run there."""
+    home = tmp_path_factory.mktemp("root")
+    (home / "config").symlink_to(ROOT / "config")
+    monkeypatch.chdir(home)
 
 
 def keys(value: Any) -> list[list[str]]:
