@@ -14,6 +14,7 @@ from undertone.chat import Row
 from undertone.hooks import resid_post
 from undertone.loading import Loaded
 from undertone.sae import is_text
+from undertone.sampling import order_by_length
 from undertone.training import collate
 
 BATCH = 64
@@ -91,7 +92,7 @@ def max_examples(
         value, place = acts.masked_fill(~is_text(loaded, batch).unsqueeze(-1), 0.0).max(1)
         return indices, value.T.tolist(), place.T.tolist()
 
-    order = sorted(range(len(rows)), key=lambda row: len(rows[row].ids))
+    order = order_by_length([row.ids for row in rows])
     for indices, peak, place in loaded.portion("rows read together", BATCH).parts(peaks, order):
         for feature, values, places in zip(features, peak, place, strict=True):
             found = [(v, -i, at) for v, i, at in zip(values, indices, places, strict=True) if v > 0]

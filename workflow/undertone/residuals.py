@@ -18,6 +18,7 @@ from undertone.hooks import resid_post
 from undertone.loading import Loaded, load
 from undertone.progress import progress
 from undertone.sae import load_sae
+from undertone.sampling import order_by_length
 from undertone.training import collate
 
 
@@ -50,7 +51,7 @@ def residuals(loaded: Loaded, rows: list[Row], layer: int, batch_size: int, bar:
         batch = collate([rows[i] for i in these], loaded.pad_id, loaded.model.device)
         return these, resid_post(loaded.model, layer, batch).cpu()
 
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i].ids))
+    order = order_by_length([row.ids for row in rows])
     for these, x in loaded.portion("activations.batch_size", batch_size).parts(read, order):
         for i, residual in zip(these, x, strict=True):
             n = len(rows[i].ids)

@@ -40,9 +40,14 @@ class Completion:
     ended: str
 
 
+def order_by_length(rows: Sequence[Sequence[int]]) -> list[int]:
+    """Row indices by rising length."""
+    return sorted(range(len(rows)), key=lambda i: len(rows[i]))
+
+
 def batches_by_length(prompts: Sequence[Sequence[int]], batch_size: int) -> list[list[int]]:
     """Row indices in batches of rising prompt length."""
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    order = order_by_length(prompts)
     return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
 
 

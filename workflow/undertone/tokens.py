@@ -36,6 +36,7 @@ from undertone.frequencies import (
 from undertone.loading import Loaded, load
 from undertone.progress import progress
 from undertone.sae import load_sae
+from undertone.sampling import order_by_length
 from undertone.training import collate, label_logits
 
 N_ROWS = 1_000  # rows of each dataset that the model reads
@@ -204,7 +205,7 @@ def readouts(loaded: Loaded, rows: Sequence[Row], candidates: Sequence[str]) -> 
     """Mean centred logit and mean log-prob `[n_rows, 2, n_candidates]` of the candidates' first tokens."""
     spellings = Spellings.of(loaded.tokenizer, candidates, loaded.pad_id)
     begins = [torch.tensor(sorted({*spellings.ids[spellings.candidate == k, 0].tolist()})) for k in range(len(candidates))]
-    order = sorted(range(len(rows)), key=lambda row: len(rows[row].ids))
+    order = order_by_length([row.ids for row in rows])
     values = np.zeros((len(rows), 2, len(candidates)))
 
     def read(part: Sequence[int]) -> tuple[Sequence[int], np.ndarray]:
