@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -98,10 +99,18 @@ def local_rules(project: Project) -> set[str]:
     return {part.split(":")[0] for part in re.split(r"^ *rule ", text, flags=re.MULTILINE)[1:] if "localrule: True" in part}
 
 
-def set_partitions(cluster: Cluster, state: str) -> None:
-    """Close the partitions, or open them again."""
-    for name in ("cpu", "gpu"):
-        cluster.ask("scontrol", "update", f"PartitionName={name}", f"State={state}")
+@contextmanager
+def closed_partitions(cluster: Cluster) -> Iterator[None]:
+    """Inside, jobs are taken and none starts; what is still there at the end is cancelled."""
+    partitions = ("cpu", "gpu")
+    for name in partitions:
+        cluster.ask("scontrol", "update", f"PartitionName={name}", "State=DOWN")
+    try:
+        yield
+    finally:
+        cluster.ask("scancel", "--user=root")
+        for name in partitions:
+            cluster.ask("scontrol", "update", f"PartitionName={name}", "State=UP")
 
 
 def finish(process: "subprocess.Popen[str]") -> str:
@@ -152,14 +161,15 @@ def test_every_rule_asks_for_what_it_states(cluster: Cluster, project: Project, 
     expected = {name: resources for name, resources in asked.items() if name not in local_rules(project)}
     # Without inputs no job waits for another, and in closed partitions none of them starts.
     alone = without(project, "alone", "input")
-    set_partitions(cluster, "DOWN")
-    process = alone.start(*(made[name] for name in expected), *PROFILE, *HURRY, "--jobs", "100", "--resources", "gpu=100")
-    wait_for(lambda: len(records()) == len(expected) or process.poll() is not None, "a job of every rule to be submitted")
-    os.killpg(process.pid, signal.SIGKILL)
-    output, _ = process.communicate()
-    cluster.ask("scancel", "--user=root")
+    with closed_partitions(cluster):
+        process = alone.start(*(made[name] for name in expected), *PROFILE, *HURRY, "--jobs", "100", "--resources", "gpu=100")
+        wait_for(lambda: len(records()) == len(expected) or process.poll() is not None, "a job of every rule to be submitted")
+        ended = process.poll() is not None
+        if not ended:
+            os.killpg(process.pid, signal.SIGKILL)
+        output, _ = process.communicate()
+        assert not ended, output
     wait_for(lambda: {record.state for record in records()} == {"CANCELLED by 0"}, "the jobs to be cancelled")
-    set_partitions(cluster, "UP")
     assert {record.rule: record.resources for record in records()} == expected, output
 
 
