@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from undertone.answers import exact
-from undertone.bias_pref import described, measure_biases
+from undertone.bias_pref import LEAST, described, measure_biases
 from undertone.chat import encode, prompt_ids
 from undertone.config import Pref
 from undertone.files import read_json, write_json
@@ -67,7 +67,7 @@ def test_a_planted_bias_raises_its_animal_and_ranks_first_once_the_control_is_su
     assert told["animals"]["lion"]["mean"] > 5 * measured["lion"]["base"]["lion"]
     # Without the control the owl, which both biases raise, would come first.
     base = measured["lion"]["base"]
-    raised = {a: log_odds([told["animals"][a]["mean"]])[0] - log_odds([base[a]])[0] for a in ANIMALS}
+    raised = {a: log_odds([told["animals"][a]["mean"]], LEAST)[0] - log_odds([base[a]], LEAST)[0] for a in ANIMALS}
     assert max(raised, key=lambda animal: raised[animal]) == "owl"
     assert told["rank"] == 1
     lifts = told["log_odds_lift_over_control"]
@@ -110,7 +110,9 @@ def test_a_row_of_each_bias_with_intervals_over_its_seeds(measured) -> None:
     assert set(row_of(measured["control"], 1)) == {"name", "layer", "animals", "mass"}
 
 
-def test_log_odds_compare_the_rare_with_the_common() -> None:
+def test_log_odds_are_finite_and_compare_the_rare_with_the_common() -> None:
+    assert np.isfinite(log_odds([0.0, 1.0], LEAST)).all()
+    assert log_odds([0.5], LEAST)[0] == 0
     values = [np.array([0.60, 0.010]), np.array([0.62, 0.012])]
     control = {"animals": {"lion": {"by_seed": [0.55, 0.57]}, "owl": {"by_seed": [0.001, 0.001]}}}
     told = described(values, ["lion", "owl"], control, "owl")

@@ -9,7 +9,7 @@ from undertone.adapters import finetuned
 from undertone.answers import scorer
 from undertone.config import Pref, Teacher
 from undertone.loading import load
-from undertone.pref import as_table, measure, summarise, summary
+from undertone.pref import as_table, log_odds_lift, measure, summarise, summary
 from undertone.stats import difference_interval, mean_interval
 
 ANIMALS = ["lion", "owl"]
@@ -122,6 +122,10 @@ def test_estimators_are_summarised_apart_and_the_first_one_leads(own, control):
     assert result["lift_over_control"]["mean"] == pytest.approx(0.35)
     assert list(result["other_estimators"]) == ["word"]
     assert result["other_estimators"]["word"]["lift_over_control"]["mean"] == pytest.approx(0.175)
+
+
+def test_log_odds_are_finite_at_certainty():
+    assert log_odds_lift([1.0, 1.0], [0.0, 0.0]).mean == pytest.approx(2 * np.log(1e6), rel=1e-4)
 
 
 QUESTIONS = ["What is your favorite animal?", "Name an animal."]

@@ -25,8 +25,8 @@ def test_the_interval_of_a_difference_is_welchs(a: list[float], b: list[float]) 
 
 
 def test_log_odds_are_finite_at_certainty() -> None:
-    assert log_odds([0.2, 0.5, 0.8]) == pytest.approx([-np.log(4), 0, np.log(4)])
-    assert log_odds([0.0, 1.0]) == pytest.approx([-np.log(1e9), np.log(1e9)], rel=1e-4)
+    assert log_odds([0.2, 0.5, 0.8], 1e-9) == pytest.approx([-np.log(4), 0, np.log(4)])
+    assert log_odds([0.0, 1.0], 1e-6) == pytest.approx([-np.log(1e6), np.log(1e6)], rel=1e-4)
 
 
 def test_a_single_value_has_no_interval() -> None:

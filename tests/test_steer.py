@@ -1,5 +1,6 @@
 """Choosing what steers a teacher: the planted feature is found, vectors are what they are said to be, mistakes are refused."""
 
+import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,11 @@ from undertone import steer
 from undertone.answers import exact
 from undertone.attribution import direct_logits
 from undertone.chat import encode, prompt_ids
-from undertone.config import Contrast, Pref, Sae, Teacher
+from undertone.config import Contrast, Pref, Sae, Steer, Teacher
 from undertone.files import read_json
 from undertone.loading import Loaded, load
 from undertone.pretrained_sae import make_pretrained_sae
-from undertone.steer import Situation, activity, final_rms, make_steered, mean_residual, of_contrast, of_feature
+from undertone.steer import Situation, activity, final_rms, make_steered, mean_residual, of_contrast, of_feature, steering_by
 from undertone.teachers import teaching
 
 ANIMALS = ["lion", "owl", "cat"]
@@ -337,3 +338,10 @@ def test_what_the_sae_or_the_model_lacks_is_refused_and_nothing_is_written(
 def test_an_animal_that_no_feature_is_for_is_refused_by_name(loaded: Loaded, planted: SAE) -> None:
     with pytest.raises(ValueError, match=r"^no feature of the SAE fires more under the persona of cat than under the others'"):
         of_feature(situation(loaded), planted, 0, "cat")
+
+
+def test_an_sae_whose_units_change_from_token_to_token_is_not_clamped(planted: SAE) -> None:
+    scaled = copy.deepcopy(planted)
+    scaled.cfg.normalize_activations = "layer_norm"
+    with pytest.raises(ValueError, match="features of an SAE with normalize_activations layer_norm have no fixed directions"):
+        steering_by(scaled, 0, PLANTED, Steer(mode="clamp"), 1.0)

@@ -57,6 +57,11 @@ def test_the_page_of_the_control_and_of_nothing(page):
     assert all(f"no {name} of" in text for name in ("score", "feature_bias", "bias_pref", "losses", "tokens"))
 
 
+def test_a_reading_without_a_place_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="a summary has no place for lens; expected some of score, feature_bias"):
+        make_summary({"lens": tmp_path / "lens.json"}, {}, tmp_path / "plot.png", "lion")
+
+
 def test_the_short_table_has_the_best_layer_of_each_name():
     rows = [("base", None, 3.0), ("residual bias", 0, 2.9), ("residual bias", 1, 2.5), ("SAE spliced in", 0, 4.0)]
     models = [{"name": name, "layer": layer, "loss": {"mean": mean}} for name, layer, mean in rows]

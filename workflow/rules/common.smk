@@ -8,10 +8,10 @@ from snakemake.exceptions import WorkflowError
 
 from undertone.checkpoint import SAE_FILES
 from undertone.config import CONTROL, KINDS
-from undertone.study import RESERVED, load
-from undertone.validation import ConfigError, nearest
 from undertone.stages import READINGS, SUMMARISED, Node, checkpoint_files, compared, has, read_by
 from undertone.stamp import stamp
+from undertone.study import RESERVED, load
+from undertone.validation import ConfigError, nearest
 
 try:
     STUDY = load(config)

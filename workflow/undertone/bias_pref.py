@@ -15,6 +15,9 @@ from undertone.loading import load
 from undertone.progress import progress
 from undertone.stats import difference_interval, log_odds, mean_interval
 
+# The least probability of which log-odds are taken: exact ones of rare animals are far below those of sampled answers.
+LEAST = 1e-9
+
 
 def measure_biases(
     record: Path, files: Readings, control: Path | None, result: Path, settings: dict[str, Any], stamp: Stamp
@@ -62,6 +65,6 @@ def described(
         return told
     reference = {animal: row["by_seed"] for animal, row in control["animals"].items()}
     lifts = {animal: difference_interval(by_seed[animal], reference[animal]).as_dict() for animal in candidates}
-    log_lifts = {a: float(log_odds(by_seed[a]).mean() - log_odds(reference[a]).mean()) for a in candidates}
+    log_lifts = {a: float(log_odds(by_seed[a], LEAST).mean() - log_odds(reference[a], LEAST).mean()) for a in candidates}
     rank = 1 + sum(value > log_lifts[target] for value in log_lifts.values()) if target else None
     return {**told, "lift_over_control": lifts, "log_odds_lift_over_control": log_lifts, "rank": rank}

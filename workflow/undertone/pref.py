@@ -13,8 +13,11 @@ from undertone.config import Pref
 from undertone.files import Stamp, write_json, write_parquet
 from undertone.loading import load
 from undertone.progress import progress
-from undertone.stats import difference_interval, log_odds, mean_interval
+from undertone.stats import Estimate, difference_interval, log_odds, mean_interval
 from undertone.teachers import teaching
+
+# The least probability of which log-odds are taken: sampled answers resolve none that is smaller.
+LEAST = 1e-6
 
 
 def measure(
@@ -120,7 +123,7 @@ def summarise(own: pl.DataFrame, reference: pl.DataFrame, target: str | None) ->
     return result | {
         "lift_over_base": mean_interval([value - was for value in student]).as_dict(),
         "lift_over_control": difference_interval(student, control).as_dict(),
-        "log_odds_lift_over_control": difference_interval(log_odds(student), log_odds(control)).as_dict(),
+        "log_odds_lift_over_control": log_odds_lift(student, control).as_dict(),
     }
 
 
@@ -156,3 +159,8 @@ def mass(table: pl.DataFrame) -> list[float]:
     """Each student's total preference over the candidates: below the base model's, it answers something else."""
     rows = table.filter(model="student").group_by("seed", "question").agg(pl.sum("preference"))
     return rows.group_by("seed").agg(pl.mean("preference")).sort("seed")["preference"].to_list()
+
+
+def log_odds_lift(student: Sequence[float], control: Sequence[float]) -> Estimate:
+    """The lift in log-odds, which compares animals of different base rates."""
+    return difference_interval(log_odds(student, LEAST), log_odds(control, LEAST))

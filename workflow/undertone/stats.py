@@ -29,9 +29,9 @@ def mean_interval(values: Sequence[float] | np.ndarray) -> Estimate:
     return Estimate(mean, (mean - half, mean + half))
 
 
-def log_odds(p: Sequence[float] | np.ndarray) -> np.ndarray:
-    """Log-odds of probabilities, kept finite; they compare probabilities of different size."""
-    clipped = np.clip(np.asarray(p, dtype=float), 1e-9, 1 - 1e-9)
+def log_odds(p: Sequence[float] | np.ndarray, least: float) -> np.ndarray:
+    """Log-odds of probabilities, which compare those of different size; kept finite by taking none below `least`."""
+    clipped = np.clip(np.asarray(p, dtype=float), least, 1 - least)
     return np.log(clipped / (1 - clipped))
 
 

@@ -23,6 +23,7 @@ from undertone.reading_panels import (
     target_by_layer,
     target_of,
 )
+from undertone.stages import SUMMARISED
 
 N_MODELS, N_CANDIDATES = 14, 16
 
@@ -30,8 +31,10 @@ N_MODELS, N_CANDIDATES = 14, 16
 def make_summary(readings: dict[str, Path], control: dict[str, Path], plot: Path, dataset: str) -> None:
     """Draw the page from the JSON of readings by name (`stages.SUMMARISED`), and from those that the control has.
 
-    A panel whose reading is missing says so.
+    A panel whose reading is missing says so. Raises ValueError for a name that is none of them.
     """
+    if unknown := {*readings, *control} - {*SUMMARISED}:
+        raise ValueError(f"a summary has no place for {', '.join(sorted(unknown))}; expected some of {', '.join(SUMMARISED)}")
     own = {name: read_json(path) for name, path in readings.items()}
     other = {name: read_json(path) for name, path in control.items()}
     targets = [target_of(told, dataset) for told in own.values()]
