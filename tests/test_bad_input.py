@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-
 from bad_inputs.case import Case
 
 CASES: list[Case] = []

@@ -17,11 +17,12 @@ from undertone.biases import (
     agreement,
     biased_at,
     biased_everywhere,
-    draw,
+    draw_rows,
     gradient,
     loss_report,
     prefilled,
     row_losses,
+    slices,
     split,
     train_bias,
 )
@@ -30,6 +31,7 @@ from undertone.config import Bias
 from undertone.hooks import rewritten
 from undertone.loading import Loaded, load
 from undertone.memory import Portion
+from undertone.stats import difference_interval
 from undertone.suffix import Prefilled, losses
 from undertone.training import collate, label_losses
 
@@ -53,27 +55,54 @@ def names(rows: list[Row]) -> list[tuple[int, ...]]:
     return [tuple(row.ids) for row in rows]
 
 
-def test_rows_to_train_on_are_never_those_held_out(loaded: Loaded, tmp_path: Path) -> None:
+def test_rows_to_train_on_are_never_those_held_out_nor_those_of_another_seed(loaded: Loaded, tmp_path: Path) -> None:
     path, n = numbers(tmp_path, 80), 80
     every = set(
         names(training_rows(loaded.tokenizer, *(pl.read_parquet(path)[c].to_list() for c in ("prompt", "completion")), 500))
     )
-    draws = [draw(loaded, path, 0.5, seed) for seed in range(8)]
+    draws = draw_rows(loaded, path, 0.25, [3, 1, 4])
     held_out = names(draws[0].held_out)
     assert len(set(held_out)) == len(held_out) == n // 4
-    for told in draws:
-        trained = names(told.train)
-        assert len(set(trained)) == len(trained) == n // 2
-        assert names(told.held_out) == held_out
-        assert not set(trained) & set(held_out)
-        assert set(trained) | set(held_out) < every
-    assert len({tuple(names(told.train)) for told in draws}) == len(draws)
-    assert names(draw(loaded, path, 0.5, 3).train) == names(draws[3].train)
+    for drawn in draws:
+        assert len(names(drawn.train)) == n // 4
+        assert names(drawn.held_out) == held_out
+    apart = [row for drawn in draws for row in names(drawn.train)] + held_out
+    assert len(set(apart)) == len(apart) == n
+    assert set(apart) == every
 
 
-def test_all_rows_but_the_held_out_can_be_drawn(loaded: Loaded, tmp_path: Path) -> None:
-    told = draw(loaded, numbers(tmp_path, 40), 1.0, 0)
-    assert (len(told.train), len(told.held_out)) == (30, 10)
+def test_a_further_seed_leaves_the_draws_of_the_others_as_they_are(loaded: Loaded, tmp_path: Path) -> None:
+    path = numbers(tmp_path, 80)
+    two, three = (draw_rows(loaded, path, 0.2, seeds) for seeds in ([0, 1], [0, 1, 2]))
+    assert [names(drawn.train) for drawn in two] == [names(drawn.train) for drawn in three[:2]]
+
+
+@pytest.mark.parametrize(("n", "fraction", "n_seeds"), [(41, 0.375, 2), (43, 0.25, 3), (29, 0.15, 5), (10, 0.75, 1)])
+def test_the_largest_share_fits_whatever_the_number_of_rows(
+    loaded: Loaded, tmp_path: Path, n: int, fraction: float, n_seeds: int
+) -> None:
+    draws = draw_rows(loaded, numbers(tmp_path, n), fraction, list(range(n_seeds)))
+    trained = [row for drawn in draws for row in names(drawn.train)]
+    assert len(set(trained)) == len(trained)
+    assert len({len(drawn.train) for drawn in draws}) == 1
+    assert n - n // 4 - len(trained) < n_seeds
+
+
+def test_intervals_over_draws_keep_their_level_where_nothing_is_hidden() -> None:
+    """Means of noise over the slices of two datasets: as many intervals lie above 0 as independent draws would give."""
+    rng, above = np.random.default_rng(0), []
+    _, *draws = slices(400, 0.25, 3)
+    for _ in range(2000):
+        own, control = rng.normal(size=(2, 400))
+        interval = difference_interval(*([side[rows].mean() for rows in draws] for side in (own, control))).ci95
+        above.append(interval is not None and interval[0] > 0)
+    assert np.mean(above) < 0.035
+
+
+def test_more_rows_than_there_are_for_every_seed_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"fraction 0\.3 is too large for 3 seeds: .*set fraction to 0\.25 or less"):
+        Bias(fraction=0.3, seeds=[0, 1, 2])
+    assert Bias(fraction=0.25, seeds=[0, 1, 2]).fraction == 0.25
 
 
 def test_halves_share_no_row_and_leave_none_out(rows: list[Row]) -> None:
@@ -95,7 +124,7 @@ def test_the_split_does_not_depend_on_what_is_drawn() -> None:
 def test_too_few_rows_are_refused(loaded: Loaded, tmp_path: Path, n: int, fraction: float, trained: int) -> None:
     sentence = rf"numbers\.parquet: {n} rows, of which a bias would be trained on {trained} and judged on {n // 4}; raise its"
     with pytest.raises(ValueError, match=sentence):
-        draw(loaded, numbers(tmp_path, n), fraction, 0)
+        draw_rows(loaded, numbers(tmp_path, n), fraction, [0])
 
 
 def test_batches_hold_every_row_once_sorted_by_length(loaded: Loaded, rows: list[Row]) -> None:

@@ -166,7 +166,7 @@ def made(record: Path, sae: SAE, tmp_path_factory: pytest.TempPathFactory) -> Pa
     """A folder with the biases of a control and of a dataset."""
     home = tmp_path_factory.mktemp("study")
     saved = saved_sae(record, sae, home)
-    settings = {"feature_bias": FeatureBias(fraction=0.5, steps=6, batch_size=8, seeds=[3, 4], top=4).model_dump()}
+    settings = {"feature_bias": FeatureBias(fraction=0.375, steps=6, batch_size=8, seeds=[3, 4], top=4).model_dump()}
     for name, control in (("control", None), ("lion", home / "control/feature_bias.safetensors")):
         numbers = numbers_table(home / name / "numbers.parquet", 32, seed=len(name))
         out = home / name / "feature_bias.safetensors"
@@ -186,7 +186,7 @@ def test_files_hold_a_bias_of_each_seed_and_mode(made: Path) -> None:
 def test_the_report_says_what_the_biases_are(made: Path) -> None:
     told, tensors = read_json(made / "lion/feature_bias.json"), load_file(made / "lion/feature_bias.safetensors")
     assert set(told) == {"layer", "seeds", "rows", "positions", "l1", "modes", "stamp", "versions"}
-    assert (told["layer"], told["seeds"], told["rows"], told["positions"]) == (0, [3, 4], [16, 16], "completion")
+    assert (told["layer"], told["seeds"], told["rows"], told["positions"]) == (0, [3, 4], [12, 12], "completion")
     assert set(told["modes"]) == {"project", "replace"}
     control = load_file(made / "control/feature_bias.safetensors")
     for mode, row in told["modes"].items():

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from undertone.adapters import finetuned
 from undertone.answers import exact
-from undertone.biases import draw, split
+from undertone.biases import draw_rows, split
 from undertone.chat import encode, end_of_turn, prompt_ids, training_rows
 from undertone.config import Losses, Pref, Teacher
 from undertone.files import read_json, write_json
@@ -136,8 +136,7 @@ def test_where_students_saw_every_row_those_are_read_that_no_bias_saw(
     assert of_what == "biases"
     assert rows == [table[k] for k in split(TRAINED)[1][:READ]]
     read = {tuple(row.ids) for row in training_rows(loaded.tokenizer, *map(list, zip(*rows, strict=True)), 500)}
-    for seed in range(5):
-        drawn = draw(loaded, numbers, 0.75, seed)
+    for drawn in draw_rows(loaded, numbers, 0.15, range(5)):
         assert not read & {tuple(row.ids) for row in drawn.train}
         assert read <= {tuple(row.ids) for row in drawn.held_out}
 

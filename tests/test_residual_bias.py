@@ -21,7 +21,7 @@ from undertone.residual_bias import Description, train_residual_biases
 
 D_MODEL, N_LAYERS = 32, 2
 POINTS = ["resid_post", "mlp_in", "q", "k", "v"]
-TOLD = ResidualBias(fraction=0.5, steps=8, lr=0.1, batch_size=8, seeds=[0, 5], points=POINTS, sparsities=[1, 2, 4, 8], top=3)
+TOLD = ResidualBias(fraction=0.375, steps=8, lr=0.1, batch_size=8, seeds=[0, 5], points=POINTS, sparsities=[1, 2, 4, 8], top=3)
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +127,7 @@ def test_files_hold_a_bias_of_each_seed_layer_and_point(made: dict[str, Path]) -
 def test_the_report_has_a_row_of_each_point_and_layer(made: dict[str, Path]) -> None:
     told = read_json(made["lion"].with_suffix(".json"))
     assert set(told) == {"seeds", "rows", "positions", "biases", "stamp", "versions"}
-    assert (told["seeds"], told["rows"], told["positions"]) == ([0, 5], [12, 12], "completion")
+    assert (told["seeds"], told["rows"], told["positions"]) == ([0, 5], [9, 9], "completion")
     assert [(row["point"], row["layer"]) for row in told["biases"]] == [(p, k) for p in POINTS for k in (0, 1, "multi")]
     for row in told["biases"]:
         described = row["point"] == "resid_post" and row["layer"] != "multi"

@@ -14,14 +14,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from undertone.chat import Row, training_rows
-from undertone.config import Bias
+from undertone.config import HELD_OUT, Bias
 from undertone.loading import Loaded
 from undertone.memory import Portion
 from undertone.stats import mean_interval
 from undertone.suffix import Prefilled, added, by_row, losses, prefill, run, run_above
 
-# No bias is ever trained on this share of a dataset; what a bias does to the loss is measured there.
-HELD_OUT = 0.25
+# Held-out rows that the loss is measured on.
 HELD_OUT_ROWS = 500
 SPLIT_SEED = 20
 
@@ -42,20 +41,36 @@ class Draw:
         return self.train[::2], self.train[1::2]
 
 
-def draw(loaded: Loaded, numbers: Path, fraction: float, seed: int) -> Draw:
-    """Draw a share of a dataset's rows for training. Raises ValueError where too few rows are left to train on."""
+def draw_rows(loaded: Loaded, numbers: Path, fraction: float, seeds: Sequence[int]) -> list[Draw]:
+    """One draw of a share of the dataset's rows for each seed; no two draws have a row in common.
+
+    Raises ValueError where too few rows are left to train on.
+    """
     table = pl.read_parquet(numbers)
-    pool, held_out = split(len(table))
-    n = round(fraction * len(table))
-    chosen = np.random.default_rng(seed).permutation(pool)[:n]
-    if len(chosen) < 2 or not len(held_out):
+    held_out, *drawn = slices(len(table), fraction, len(seeds))
+    if len(drawn[0]) < 2 or not len(held_out):
         raise ValueError(
-            f"{numbers}: {len(table)} rows, of which a bias would be trained on {len(chosen)} and judged on {len(held_out)}; "
+            f"{numbers}: {len(table)} rows, of which a bias would be trained on {len(drawn[0])} and judged on {len(held_out)}; "
             "raise its fraction, or make more rows pass the filter"
         )
-    told = [table[indices.tolist()] for indices in (chosen, held_out[:HELD_OUT_ROWS])]
-    rows = [training_rows(loaded.tokenizer, t["prompt"].to_list(), t["completion"].to_list()) for t in told]
-    return Draw(*rows)
+
+    def rows(indices: np.ndarray) -> list[Row]:
+        chosen = table[indices.tolist()]
+        return training_rows(loaded.tokenizer, chosen["prompt"].to_list(), chosen["completion"].to_list())
+
+    judged = rows(held_out[:HELD_OUT_ROWS])
+    return [Draw(rows(indices), judged) for indices in drawn]
+
+
+def slices(n_rows: int, fraction: float, n_draws: int) -> list[np.ndarray]:
+    """Indices of the held-out rows, then those of each draw, a `fraction` of all rows.
+
+    Draws are consecutive slices of one permutation. Biases of different seeds thus see independent rows, and an interval
+    over seeds covers the choice of rows.
+    """
+    pool, held_out = split(n_rows)
+    n = min(round(fraction * n_rows), len(pool) // n_draws)
+    return [held_out, *(pool[k * n : (k + 1) * n] for k in range(n_draws))]
 
 
 def split(n_rows: int) -> tuple[np.ndarray, np.ndarray]:

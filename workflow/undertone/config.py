@@ -11,6 +11,8 @@ from pydantic import ConfigDict, Discriminator, Tag, field_validator, model_vali
 from undertone.validation import Section, nearest, setting
 
 CONTROL = "control"
+# Share of a dataset's rows that no bias is trained on; what a bias does to the loss is measured there.
+HELD_OUT = 0.25
 
 
 class Tasks(Section):
@@ -333,14 +335,25 @@ class Differences(Section):
 class Bias(Section):
     """Training of a bias on a dataset's completions, next-token loss on the completion tokens."""
 
-    fraction: float = setting(0.1, "share of the dataset's rows that it is trained on", "share", gt=0, le=1)
+    fraction: float = setting(0.1, "share of the dataset's rows that each seed's bias is trained on", "share", gt=0, le=1)
     positions: Literal["completion", "all"] = setting(
         "completion", "tokens that have it added; completion: those that predict one"
     )
     steps: int = setting(200, "optimizer steps", "steps", ge=1)
     batch_size: int = setting(128, "rows per optimizer step", "rows", ge=1)
     lr: float = setting(0.02, "learning rate of Adam; decays linearly to 0", "", gt=0)
-    seeds: list[int] = setting([0, 1], "one bias per seed: which rows are drawn, and their order", "")
+    seeds: list[int] = setting([0, 1], "one bias per seed, each on rows of its own", "")
+
+    @model_validator(mode="after")
+    def enough_rows(self) -> Self:
+        """Each seed has rows of its own, and no bias is trained on the held-out ones."""
+        most = (1 - HELD_OUT) / max(1, len(self.seeds))
+        if self.fraction > most:
+            raise ValueError(
+                f"fraction {self.fraction} is too large for {len(self.seeds)} seeds: each has rows of its own, and a quarter "
+                f"of the rows is held out from all; set fraction to {most:.3g} or less, or take fewer seeds"
+            )
+        return self
 
 
 class Score(Section):
@@ -371,7 +384,7 @@ class FeatureBias(Bias):
 class ResidualBias(Bias):
     """A bias at each layer."""
 
-    fraction: float = setting(0.5, "share of the dataset's rows that it is trained on", "share", gt=0, le=1)
+    fraction: float = setting(0.375, "share of the dataset's rows that each seed's bias is trained on", "share", gt=0, le=1)
     points: list[Literal["resid_post", "mlp_in", "q", "k", "v"]] = setting(
         ["resid_post"], "what it is added to, at every layer"
     )

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from undertone.attribution import direct_logits
-from undertone.biases import agreement, draw, gradient, loss_report, prefilled, row_losses, train_bias
+from undertone.biases import agreement, draw_rows, gradient, loss_report, prefilled, row_losses, train_bias
 from undertone.chat import Row
 from undertone.config import FeatureBias
 from undertone.decoder import animal_features, directions, rank, top_tokens
@@ -44,7 +44,7 @@ def train_feature_biases(
     """
     told, loaded = FeatureBias.model_validate(settings["feature_bias"]), load(record)
     spliced = Spliced(loaded, *load_sae(saved, loaded))
-    draws = [draw(loaded, numbers, told.fraction, seed) for seed in told.seeds]
+    draws = draw_rows(loaded, numbers, told.fraction, told.seeds)
     tensors: dict[str, Tensor] = {}
     reports: dict[str, list[dict[str, Any]]] = {}
     with progress(len(MODES) * len(draws) + 2, f"feature bias {out.parent.name}", "bias") as bar:

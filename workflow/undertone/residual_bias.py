@@ -18,7 +18,7 @@ from undertone.biases import (
     agreement,
     biased_at,
     biased_everywhere,
-    draw,
+    draw_rows,
     loss_report,
     prefilled,
     row_losses,
@@ -54,7 +54,7 @@ def train_residual_biases(
     `control` is the control's `residual_bias.safetensors`; None for the control itself.
     """
     told, loaded = ResidualBias.model_validate(settings["residual_bias"]), load(record)
-    draws = [draw(loaded, numbers, told.fraction, seed) for seed in told.seeds]
+    draws = draw_rows(loaded, numbers, told.fraction, told.seeds)
     what = [(point, layer) for point in told.points for layer in layers_of(loaded, told.multi)]
     found: dict[tuple[str, int | None], list[dict[str, Any]]] = {place: [] for place in what}
     biases: dict[tuple[str, int | None], list[Tensor]] = {place: [] for place in what}
