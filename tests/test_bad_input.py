@@ -1,11 +1,15 @@
 """Every bad input is refused in one sentence, before anything is written; what only looks odd is accepted."""
 
+import pkgutil
+from importlib import import_module
 from pathlib import Path
 
+import bad_inputs
 import pytest
 from bad_inputs.case import Case
 
-CASES: list[Case] = []
+TABLES = [import_module(f"bad_inputs.{module.name}") for module in pkgutil.iter_modules(bad_inputs.__path__)]
+CASES: list[Case] = [case for table in TABLES for case in getattr(table, "CASES", [])]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
