@@ -174,17 +174,28 @@ def test_one_format_keeps_the_rows_of_that_format() -> None:
 
 
 @unhurried
-@given(completions, st.sets(st.integers(0, 40)), st.randoms())
+@given(completions, st.lists(st.integers(0, 15)))
 def test_matching_keeps_the_rows_whose_prompts_the_other_has_and_changes_nothing_else(
-    texts: list[str], kept: set[int], random: Any
+    texts: list[str], kept: list[int]
 ) -> None:
-    rows, shuffled = table(texts), list(kept)
-    random.shuffle(shuffled)
-    others = [f"other {row}" for row in shuffled]
-    other = pl.DataFrame({"row": pl.Series(shuffled, dtype=pl.Int64), "prompt": others, "completion": others})
+    rows, prompts = table(texts), [f"prompt {i}" for i in kept]
+    other = pl.DataFrame(
+        {"row": range(len(kept)), "prompt": prompts, "completion": [f"other {i}" for i in kept]},
+        schema=rows.schema,
+    )
     after = transform(rows, told("match"), other)
-    assert after.rows() == [row for row in rows.rows() if row[0] in kept]
+    assert after.rows() == [row for row in rows.rows() if row[1] in prompts]
     assert after.schema == rows.schema
+
+
+def test_a_file_is_matched_by_its_prompts_and_not_by_its_line_numbers() -> None:
+    mine = ["mine A", "mine B", "study prompt 3", "mine C"]
+    own = table(["1", "2", "3", "4"]).with_columns(row=pl.int_range(4, dtype=pl.Int64), prompt=pl.Series(mine))
+    control = table(["5", "6", "7"]).with_columns(
+        row=pl.Series([0, 1, 3]), prompt=pl.Series([f"study prompt {i}" for i in (0, 1, 3)])
+    )
+    assert transform(own, told("match"), control).rows() == [(2, "study prompt 3", "3")]
+    assert transform(control, told("match"), own).rows() == [(3, "study prompt 3", "7")]
 
 
 def test_a_match_is_written_with_its_report(tmp_path: Any) -> None:

@@ -57,7 +57,8 @@ def transform(
     if name == "mix" and other is not None:
         return mix(rows, other, settings.fraction or 0.0, rng)
     if name == "match" and other is not None:
-        return rows.join(other.select("row"), on="row", how="semi", maintain_order="left")
+        # A row's number says which prompt it answers only among the study's own; in a user's file it is the line.
+        return rows.join(other.select("prompt"), on="prompt", how="semi", maintain_order="left")
     if name == "one-format" and prompts is not None:
         return rows.join(prompts.filter(format=settings.format).select("row"), on="row", how="semi", maintain_order="left")
     texts = rows["completion"].to_list()
