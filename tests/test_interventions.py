@@ -1,6 +1,7 @@
 """Intervened models: each does what it says, where it says, and leaves the model as it was."""
 
 import copy
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from sae_lens import SAE
 from safetensors.torch import save_file
 from torch import Tensor
 
+from undertone.adapters import finetuned
 from undertone.chat import end_of_turn, prompt_ids, training_rows
 from undertone.decoder import directions
 from undertone.files import write_json
@@ -118,7 +120,7 @@ def assert_as_told(found: Tensor, expected: Tensor, batch: dict[str, Tensor]) ->
 
 def all_of(loaded: Loaded, files: Readings, students: dict[int, Path]) -> list[Intervention]:
     found = [*of_features(loaded, files), *of_residuals(loaded, files), *of_difference(loaded, files)]
-    return [*found, *of_students(loaded, students, files.sae)]
+    return [*found, *of_students(loaded, students, files)]
 
 
 def test_every_context_changes_the_model_and_leaves_it_as_it_was(own: Loaded, batch, study, students) -> None:
@@ -164,7 +166,7 @@ def test_what_a_dataset_lacks_is_left_out(own: Loaded, study, students) -> None:
     assert all_of(own, Readings(), {}) == []
     full = study("completion")
     assert [each.name for each in of_features(own, Readings(sae=full.sae))] == ["SAE spliced in"]
-    assert [each.name for each in of_students(own, students, None)] == ["student", "student"]
+    assert [each.name for each in of_students(own, students, Readings())] == ["student", "student"]
     names = [each.name for each in of_features(own, full, "control's feature bias")]
     assert names == ["control's feature bias, project", "control's feature bias, replace"] * 2
 
@@ -250,7 +252,7 @@ def test_a_splice_with_the_error_term_changes_nothing(own: Loaded, batch, sae: S
 
 
 def test_a_student_is_spliced_above_its_own_weights(own: Loaded, batch, sae: SAE, study, students) -> None:
-    found = {each.name: each for each in of_students(own, {1: students[1]}, study("all").sae)}
+    found = {each.name: each for each in of_students(own, {1: students[1]}, study("all"))}
     plain = entered(found["student"], batch)
     assert_as_told(entered(found["student, SAE and its error spliced in"], batch), plain, batch)
     spliced = entered(found["student, SAE spliced in"], batch)
@@ -259,6 +261,22 @@ def test_a_student_is_spliced_above_its_own_weights(own: Loaded, batch, sae: SAE
         expected = rewritten_by_hand(lesson.loaded, batch, {0: lambda x: torch.where(is_text, sae(x), x)})
     assert_as_told(spliced, expected, batch)
     assert not torch.allclose(spliced, plain, atol=1e-2)
+
+
+@pytest.mark.parametrize("positions", ["completion", "all", None])
+def test_the_sae_is_spliced_in_at_the_same_tokens_of_base_and_students(own, batch, sae, study, students, positions) -> None:
+    files = study(positions) if positions else Readings(sae=study("all").sae)
+    everywhere = batch["attention_mask"].bool() & text(own, batch)
+    where = everywhere if positions == "all" else everywhere & predicts(own, batch).squeeze(-1)
+    spliced = [next(iter(of_features(own, files))), *of_students(own, {1: students[1]}, files)]
+    spliced = [each for each in spliced if each.name.endswith("SAE spliced in")]
+    assert [each.name for each in spliced] == ["SAE spliced in", "student, SAE spliced in"]
+    for intervention in spliced:
+        with finetuned(own, students[1]) if "student" in intervention.name else nullcontext(own) as model:
+            before = resid_post(model.model, 0, batch)
+        with intervention.enter() as lesson:
+            after = resid_post(lesson.loaded.model, 0, batch)
+        assert torch.equal((after != before).any(-1), where), intervention.name
 
 
 def test_bfloat16_streams_keep_their_precision(own: Loaded, batch, sae: SAE) -> None:

@@ -82,7 +82,7 @@ class Readings:
 
 
 def of_features(loaded: Loaded, files: Readings, label: str = "feature bias") -> Iterator[Intervention]:
-    """The SAE spliced in, and the feature biases in both modes, one of each seed."""
+    """The SAE spliced in where the feature biases act, and these in both modes, one of each seed."""
     if files.sae is None:
         return
     sae, layer = load_sae(files.sae, loaded)
@@ -118,14 +118,18 @@ def told_by(saved: Path | None) -> tuple[bool, list[int], dict[str, Tensor]]:
     return told["positions"] == "all", told["seeds"], load_file(saved)
 
 
-def of_students(loaded: Loaded, students: dict[int, Path], saved: Path | None) -> Iterator[Intervention]:
-    """Students by seed; with an SAE also with its reconstruction spliced in, without and with what it misses."""
+def of_students(loaded: Loaded, students: dict[int, Path], files: Readings) -> Iterator[Intervention]:
+    """Students by seed; with an SAE also with its reconstruction spliced in, without and with what it misses.
+
+    It is spliced in at the same tokens as for the base model, `of_features`, so that the two can be compared.
+    """
+    whole, _, _ = told_by(files.feature_bias)
     for seed, folder in students.items():
         yield Intervention("student", partial(student, loaded, folder), None, seed)
-        if saved:
-            sae, layer = load_sae(saved, loaded)
+        if files.sae:
+            sae, layer = load_sae(files.sae, loaded)
             for name, error in (("student, SAE spliced in", False), ("student, SAE and its error spliced in", True)):
-                splice = partial(splicing, sae=sae, layer=layer, whole=True, error=error)
+                splice = partial(splicing, sae=sae, layer=layer, whole=whole, error=error)
                 yield Intervention(name, partial(student, loaded, folder, splice), layer, seed)
 
 

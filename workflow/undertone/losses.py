@@ -50,7 +50,7 @@ def measure_losses(
     taught = settings["kind"] is not None
     with teaching(loaded, {**settings, "kind": settings["kind"] or "none"}, *teacher) as lesson:
         table = Table(lesson, rows)
-    own = [*of_students(loaded, students, files.sae), *of_features(loaded, files), *of_residuals(loaded, files)]
+    own = [*of_students(loaded, students, files), *of_features(loaded, files), *of_residuals(loaded, files)]
     others = [
         *of_features(loaded, control, "control's feature bias"),
         *of_residuals(loaded, control, "control's residual bias"),
