@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from undertone.stats import Estimate, difference_interval, log_odds, mean_interval
+from undertone.stats import Estimate, difference_interval, holm, log_odds, mean_interval
 
 SAMPLES = [[0.1, 0.4], [0.2, 0.9, 0.4, 0.4, 0.1], [-3.0, 40.0, 5.5, 17.0], list(np.linspace(0, 1, 50) ** 2)]
 
@@ -36,8 +36,9 @@ def test_a_single_value_has_no_interval() -> None:
 
 
 def test_values_that_do_not_vary_have_an_interval_of_no_width() -> None:
-    assert mean_interval([0.5, 0.5, 0.5]) == Estimate(0.5, (0.5, 0.5))
-    assert difference_interval([0.5, 0.5], [0.25, 0.25]) == Estimate(0.25, (0.25, 0.25))
+    assert mean_interval([0.5, 0.5, 0.5]) == Estimate(0.5, (0.5, 0.5), 0.0)
+    assert difference_interval([0.5, 0.5], [0.25, 0.25]) == Estimate(0.25, (0.25, 0.25), 0.0)
+    assert mean_interval([0.0, 0.0]).p == difference_interval([0.1, 0.1], [0.1, 0.1]).p == 1
 
 
 def test_one_side_that_does_not_vary_is_no_obstacle() -> None:
@@ -54,13 +55,40 @@ def test_an_estimate_is_plain_json() -> None:
     assert Estimate(1.0, None).as_dict() == {"mean": 1.0, "ci95": None}
 
 
+@pytest.mark.parametrize("a", SAMPLES)
+@pytest.mark.parametrize("b", SAMPLES)
+def test_p_values_are_those_of_the_t_tests_and_agree_with_the_intervals(a: list[float], b: list[float]) -> None:
+    assert mean_interval(a).p == pytest.approx(stats.ttest_1samp(a, 0).pvalue)
+    estimate = difference_interval(a, b)
+    assert estimate.p == pytest.approx(stats.ttest_ind(a, b, equal_var=False).pvalue)
+    assert estimate.ci95 and estimate.p is not None
+    assert (estimate.p < 0.05) == (estimate.ci95[0] > 0 or estimate.ci95[1] < 0)
+
+
+def test_what_is_not_finite_has_no_p_value() -> None:
+    assert mean_interval([0.1, np.nan, 0.2]).p is None
+    assert difference_interval([0.1, np.nan, 0.2], [0.1, 0.3]).p is None
+
+
+def test_holms_adjustment_is_that_of_a_known_example() -> None:
+    """R: p.adjust(c(.01, .04, .03, .005), "holm")."""
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.6, 0.9]) == [1.0, 1.0]
+
+
+def test_comparisons_without_a_test_do_not_count_in_holms_adjustment() -> None:
+    assert holm([0.01, None, 0.04, np.nan]) == [pytest.approx(0.02), None, pytest.approx(0.04), None]
+    assert holm([None]) == [None]
+    assert holm([]) == []
+
+
 def covers(estimate: Estimate, truth: float) -> bool:
     assert estimate.ci95
     return estimate.ci95[0] <= truth <= estimate.ci95[1]
 
 
 def test_intervals_cover_the_truth_in_95_of_100_samples() -> None:
-    rng, n = np.random.default_rng(0), 4000
+    rng, n = np.random.default_rng(0), 2000
     one = np.mean([covers(mean_interval(rng.normal(3, 2, 5)), 3) for _ in range(n)])
     two = np.mean([covers(difference_interval(rng.normal(3, 2, 5), rng.normal(1, 0.5, 8)), 2) for _ in range(n)])
     assert 0.94 < one < 0.96

@@ -1,49 +1,68 @@
-"""Means and their intervals. Each interval covers what its argument varies over: questions, or training seeds."""
+"""Means, their intervals and tests. Each interval covers what its argument varies over: questions, or training seeds."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from scipy import stats
+from scipy import special, stats
+from statsmodels.stats.multitest import multipletests
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean with its 95 % interval; `ci95` is None where a single value gives no spread."""
+    """A mean with its 95 % interval, and the two-sided p-value of its being 0: t tests, which agree.
+
+    `ci95` and `p` are None where a single value gives no spread, `p` also where a value is not finite. Values that do not vary
+    have an interval of no width, and p = 0, or 1 if they are 0.
+    """
 
     mean: float
     ci95: tuple[float, float] | None
+    p: float | None = None
 
     def as_dict(self) -> dict[str, object]:
-        """The estimate as JSON."""
+        """Mean and interval as JSON."""
         return {"mean": self.mean, "ci95": list(self.ci95) if self.ci95 else None}
 
 
 def mean_interval(values: Sequence[float] | np.ndarray) -> Estimate:
     """Mean of independent values with Student's t interval."""
     x = np.asarray(values, dtype=float)
-    mean = float(x.mean())
-    if len(x) < 2:
-        return Estimate(mean, None)
-    half = float(stats.t.ppf(0.975, len(x) - 1) * x.std(ddof=1) / np.sqrt(len(x)))
-    return Estimate(mean, (mean - half, mean + half))
-
-
-def log_odds(p: Sequence[float] | np.ndarray, least: float) -> np.ndarray:
-    """Log-odds of probabilities, which compare those of different size; kept finite by taking none below `least`."""
-    clipped = np.clip(np.asarray(p, dtype=float), least, 1 - least)
-    return np.log(clipped / (1 - clipped))
+    if np.ptp(x) == 0:
+        return constant(float(x[0]), len(x))
+    return tested(float(x.mean()), stats.ttest_1samp(x, 0))
 
 
 def difference_interval(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray) -> Estimate:
     """Mean of `a` minus mean of `b`, independent samples of any variance, with Welch's t interval."""
     x, y = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
-    difference = float(x.mean() - y.mean())
-    if len(x) < 2 or len(y) < 2:
-        return Estimate(difference, None)
-    vx, vy = x.var(ddof=1) / len(x), y.var(ddof=1) / len(y)
-    if vx + vy == 0:
-        return Estimate(difference, (difference, difference))
-    freedom = (vx + vy) ** 2 / (vx**2 / (len(x) - 1) + vy**2 / (len(y) - 1))
-    half = float(stats.t.ppf(0.975, freedom) * np.sqrt(vx + vy))
-    return Estimate(difference, (difference - half, difference + half))
+    if min(len(x), len(y)) < 2 or (np.ptp(x) == 0 and np.ptp(y) == 0):
+        return constant(float(x.mean() - y.mean()), min(len(x), len(y)))
+    return tested(float(x.mean() - y.mean()), stats.ttest_ind(x, y, equal_var=False))
+
+
+def constant(mean: float, n: int) -> Estimate:
+    """The estimate of `n` values without spread."""
+    return Estimate(mean, None) if n < 2 else Estimate(mean, (mean, mean), float(mean == 0))
+
+
+def tested(mean: float, test: Any) -> Estimate:
+    """The estimate of a t test."""
+    low, high = test.confidence_interval(0.95)
+    return Estimate(mean, (float(low), float(high)), float(test.pvalue) if np.isfinite(test.pvalue) else None)
+
+
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """Holm-adjusted p-values, which hold for all comparisons together; those without a test stay None and do not count."""
+    known = [k for k, p in enumerate(p_values) if p is not None and np.isfinite(p)]
+    adjusted: list[float | None] = [None] * len(p_values)
+    if known:
+        for k, p in zip(known, multipletests([p_values[k] for k in known], method="holm")[1], strict=True):
+            adjusted[k] = float(p)
+    return adjusted
+
+
+def log_odds(p: Sequence[float] | np.ndarray, least: float) -> np.ndarray:
+    """Log-odds of probabilities, which compare those of different size; kept finite by taking none below `least`."""
+    return special.logit(np.clip(np.asarray(p, dtype=float), least, 1 - least))
