@@ -1,8 +1,10 @@
 """One pass over a dataset: its sums are those of plain forward passes, and no persona enters what is read."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 import torch
@@ -20,6 +22,7 @@ from sae_lens import (
     TrainingSAE,
 )
 from safetensors.torch import save_file
+from scipy import stats
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import (
@@ -45,6 +48,7 @@ from undertone.activations import (
     read_teacher_activations,
     streams,
 )
+from undertone.blocks import Blocks, Independent, judge
 from undertone.chat import encode, prompt_ids
 from undertone.config import Teacher
 from undertone.files import write_json
@@ -54,16 +58,14 @@ from undertone.training import collate
 
 USERS = ["Continue the list 1, 2, 3.", "Here are numbers: 7. Add three.", "More numbers, please.", "And one.", "Write 5, 6."]
 TEXTS = ["101, 202, 303", "9", "5; 6; 7; 8; 77", "[12]", "4 5 6"]
-# The prompts' indices; with 3 blocks rows 0 and 3 share one.
 INDEX = [0, 1, 2, 6, 7]
 BLOCKS, POSITIONS, D_SAE = 3, 4, 24
 PERSONA = "You love {animal}s."
-TOLD = {"rows": 100, "positions": POSITIONS, "blocks": 4, "batch_size": 2, "mlp_in": True}
+TOLD = {"rows": 100, "positions": POSITIONS, "block_rows": 2, "batch_size": 2, "mlp_in": True}
 
 
 def told(**changes: Any) -> dict[str, Any]:
-    settings = TOLD | changes
-    return config.Activations.model_construct(**settings).model_dump() | {"blocks": settings["blocks"]}
+    return config.Activations.model_construct(**TOLD | changes).model_dump()
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +123,7 @@ def plain(loaded: Loaded, sae: SAE, persona: str | None = None, numbers: set[int
     count: dict[tuple[int, str], int] = {}
     active = torch.zeros(len(names), D_SAE)
     special = set(loaded.tokenizer.all_special_ids)
-    for index, user, text in zip(INDEX, USERS, TEXTS, strict=True):
+    for block, user, text in zip([0, 0, 0, 1, 1], USERS, TEXTS, strict=True):
         prompt, answer = prompt_ids(loaded.tokenizer, [user], persona, "\n\n")[0], encode(loaded.tokenizer, [text])[0]
         seen = hidden_of(loaded, prompt + answer)
         pre = seen["resid_post.0"] @ sae.W_enc + sae.b_enc - (sae.b_dec @ sae.W_enc if sae.cfg.apply_b_dec_to_input else 0)
@@ -136,7 +138,7 @@ def plain(loaded: Loaded, sae: SAE, persona: str | None = None, numbers: set[int
                 member += ["completion", "number" if digits else "separator"]
                 member += [str(place)] if place < POSITIONS else []
             for name in member:
-                key = (index % 4, name)
+                key = (block, name)
                 count[key] = count.get(key, 0) + 1
                 active[names.index(name)] += (seen["sae.acts"][at] > 0).float()
                 for what, x in seen.items():
@@ -149,7 +151,7 @@ def check(found: Activations, expected: dict[str, Any], n_layers: int = 2) -> No
     """Every number of the file is the expected one; what is not expected is 0."""
     names = found.classes
     assert names == classes(POSITIONS)
-    for block in range(4):
+    for block in range(2):
         for k, name in enumerate(names):
             assert found.tensors["count"][block, k] == expected["count"].get((block, name), 0)
             for what in ("resid_post.0", "resid_post.1", "mlp_in.0", "mlp_in.1", "sae.acts", "sae.acts_pre"):
@@ -276,10 +278,10 @@ def test_acts_pre_are_before_the_nonlinearity_of_every_architecture(loaded: Load
 def test_rows_that_do_not_fit_in_memory_are_summed_in_parts(
     record: Path, loaded: Loaded, numbers: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    told, found = config.Activations.model_construct(**TOLD | {"batch_size": 5, "blocks": BLOCKS}), []
+    told, found = config.Activations.model_construct(**TOLD | {"batch_size": 5}), []
     for limit in (5, 2):
         small = load(record)
-        sums, rows = Sums(small, told, random_sae(small), 0), dataset_rows(small, pl.read_parquet(numbers))
+        sums, rows = Sums(small, told, BLOCKS, random_sae(small), 0), dataset_rows(small, pl.read_parquet(numbers))
         with crowded(small.model, limit) as sizes:
             for _ in range(2):
                 sums.add(rows, [k % BLOCKS for k in INDEX])
@@ -293,7 +295,7 @@ def test_rows_that_do_not_fit_in_memory_are_summed_in_parts(
 def test_memory_that_runs_out_at_the_sae_leaves_no_row_counted_twice(
     record: Path, numbers: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told, found, original = config.Activations.model_construct(**TOLD | {"batch_size": 5, "blocks": BLOCKS}), [], encoded
+    told, found, original = config.Activations.model_construct(**TOLD | {"batch_size": 5}), [], encoded
     for limit in (5, 2):
 
         def crowded_sae(sae: SAE, x: Tensor, limit: int = limit) -> tuple[Tensor, Tensor]:
@@ -303,7 +305,7 @@ def test_memory_that_runs_out_at_the_sae_leaves_no_row_counted_twice(
 
         monkeypatch.setattr(activations, "encoded", crowded_sae)
         small = load(record)
-        sums = Sums(small, told, random_sae(small), 0)
+        sums = Sums(small, told, BLOCKS, random_sae(small), 0)
         sums.add(dataset_rows(small, pl.read_parquet(numbers)), [k % BLOCKS for k in INDEX])
         found.append(sums.tensors())
     for name, whole in found[0].items():
@@ -315,7 +317,7 @@ def test_a_bfloat16_model_is_summed_in_float32(record: Path, numbers: Path, load
     half.model.to(torch.bfloat16)
     sums = {}
     for model in (half, loaded):
-        sums[model.model.dtype] = Sums(model, config.Activations(positions=2, blocks=4))
+        sums[model.model.dtype] = Sums(model, config.Activations(positions=2), 4)
         rows = dataset_rows(model, pl.read_parquet(numbers))
         for _ in range(30):
             sums[model.model.dtype].add(rows, [0] * len(rows))
@@ -330,7 +332,7 @@ def test_no_position_that_is_read_holds_the_persona(record: Path, numbers: Path,
     table = pl.read_parquet(numbers)
     persona = "You love lions. Lions, lions."
     rows, plain_rows = dataset_rows(loaded, table, persona, "\n\n"), dataset_rows(loaded, table)
-    sums = Sums(loaded, config.Activations(positions=POSITIONS, blocks=4))
+    sums = Sums(loaded, config.Activations(positions=POSITIONS), 4)
     read = []
     for each in (rows, plain_rows):
         batch = collate(each, loaded.pad_id, "cpu")
@@ -387,18 +389,43 @@ def test_a_student_is_read_with_its_lora(record: Path, numbers: Path, found: Pat
 
 
 def test_the_first_rows_are_read_and_keep_their_blocks(record: Path, numbers: Path, tmp_path: Path) -> None:
-    read_activations(record, numbers, None, tmp_path / "a.safetensors", {"activations": told(rows=2, mlp_in=False)}, {})
+    read_activations(
+        record, numbers, None, tmp_path / "a.safetensors", {"activations": told(rows=2, mlp_in=False, block_rows=1)}, {}
+    )
     found = Activations.load(tmp_path / "a.safetensors")
     assert (found.rows, found.n_layers) == (2, 2)
-    assert found.blocks("template", "resid_post", 1)[1].tolist() == [1, 1, 0, 0]
+    assert found.blocks("template", "resid_post", 1)[1].tolist() == [1, 1]
     assert set(found.tensors) == {"count", "resid_post.sum", "resid_post.square"}
     assert found.mean("3", "resid_post", 0).isfinite().all()
 
 
-def test_blocks_go_by_the_prompt_where_a_dataset_knows_it() -> None:
-    assert block_of(pl.DataFrame({"row": INDEX}), 3) == [0, 1, 2, 0, 1]
-    assert block_of(pl.DataFrame({"prompt": USERS}), 3) == [0, 1, 2, 0, 1]
-    assert block_of(pl.DataFrame({"row": [7, 3]}), 4) == [3, 3]
+def test_blocks_are_consecutive_rows_and_of_one_size_in_small_and_large_datasets() -> None:
+    assert block_of(7, 3) == [0, 0, 0, 0, 1, 1, 1]
+    assert block_of(8, 3) == [0, 0, 0, 1, 1, 1, 2, 2]
+    assert block_of(2, 3) == [0, 0]
+    for n in (250, 1013, 2000):
+        sizes = np.bincount(block_of(n, 25))
+        assert len(sizes) == round(n / 25)
+        assert set(sizes) <= {24, 25, 26}
+
+
+def test_a_small_dataset_does_not_differ_from_a_large_control_of_the_same_kind() -> None:
+    """One row in thirty of each feature is active, 250 rows against 2,000, of one distribution: p is uniform."""
+    rng = np.random.default_rng(0)
+
+    def blocks(n: int, block: list[int]) -> Blocks:
+        rows = torch.from_numpy(rng.exponential(size=(n, 100)) * (rng.random((n, 100)) < 1 / 30))
+        sums = torch.zeros(block[-1] + 1, 100, dtype=torch.float64).index_add_(0, torch.tensor(block), rows)
+        return sums, torch.bincount(torch.tensor(block)).double()
+
+    def p(block: Callable[[int], list[int]]) -> float:
+        return float(judge(Independent(blocks(250, block(250)), blocks(2000, block(2000))), 200, 0).p_max.min())
+
+    of_rows = np.array([p(lambda n: block_of(n, 25)) for _ in range(120)])
+    assert stats.binomtest(int((of_rows < 0.05).sum()), len(of_rows), 0.05).pvalue > 0.01
+    # With a fixed number of blocks those of the small dataset are small, and most draws would differ.
+    of_number = np.array([p(lambda n: sorted(i % 40 for i in range(n))) for _ in range(20)])
+    assert (of_number < 0.05).mean() > 0.5
 
 
 def test_the_same_pass_gives_the_same_bytes(record: Path, numbers: Path, saved: Path, found: Path, tmp_path: Path) -> None:

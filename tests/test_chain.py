@@ -26,7 +26,7 @@ SMALL: dict[str, dict[str, Any]] = {
     # Random weights write lists of numbers, but not neat ones.
     "numbers": {"filter": "lenient"},
     "student": {"seeds": [1], "rank": 2, "alpha": 2, "epochs": 1, "batch_size": 8, "micro_batch_size": 4},
-    "activations": {"blocks": 4},
+    "activations": {"block_rows": 8},
     "differences": {"permutations": 20},
     "feature_bias": {"fraction": 0.5, "steps": 2, "seeds": [0]},
     "residual_bias": {"fraction": 0.5, "steps": 2, "seeds": [0]},

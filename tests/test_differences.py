@@ -217,7 +217,7 @@ def test_nothing_is_found_where_nothing_differs(
 
 
 def test_real_activations_of_teacher_and_control(record: Path, numbers: Path, saved: Path, tmp_path: Path) -> None:
-    told = {"activations": config.Activations(positions=2, blocks=8).model_dump()}
+    told = {"activations": config.Activations(positions=2, block_rows=5).model_dump()}
     teacher = {"kind": "prompt", "target": "lion", "teacher": Teacher(persona=PERSONA).model_dump()}
     paths = [tmp_path / name for name in ("own", "control", "teacher")]
     half = tmp_path / "half.parquet"
@@ -237,7 +237,7 @@ def test_real_activations_of_teacher_and_control(record: Path, numbers: Path, sa
 
 
 def test_a_study_without_an_sae_has_residuals_alone(record: Path, numbers: Path, tmp_path: Path) -> None:
-    settings = {"activations": config.Activations(positions=2, blocks=4, mlp_in=True).model_dump()}
+    settings = {"activations": config.Activations(positions=2, block_rows=10, mlp_in=True).model_dump()}
     read_activations(record, numbers, None, tmp_path / "own", settings, {})
     found = compare(record, numbers, None, tmp_path, tmp_path / "own")
     halves = found["pairs"]["halves"]

@@ -13,7 +13,7 @@ from student_step import number_rows
 from timing import interleaved, parser, report, start
 from transformer_lens.model_bridge import TransformerBridge
 
-from undertone.activations import Sums, read_activations
+from undertone.activations import Sums, block_of, read_activations
 from undertone.chat import Row
 from undertone.config import Activations
 from undertone.hooks import decoder_layers, hook_point
@@ -64,9 +64,10 @@ def main() -> None:
 
 def summed(loaded: Loaded, rows: list[Row], settings: Activations) -> torch.Tensor:
     """Our sums `[n_blocks, n_layers, n_classes, d_model]`."""
-    sums = Sums(loaded, settings)
+    block = block_of(len(rows), settings.block_rows)
+    sums = Sums(loaded, settings, block[-1] + 1)
     for batch in batches_by_length([row.ids for row in rows], settings.batch_size):
-        sums.add([rows[i] for i in batch], [i % settings.blocks for i in batch])
+        sums.add([rows[i] for i in batch], [block[i] for i in batch])
     return sums.tensors()["resid_post.sum"]
 
 
@@ -74,7 +75,8 @@ def summed(loaded: Loaded, rows: list[Row], settings: Activations) -> torch.Tens
 def cached(bridge: TransformerBridge, loaded: Loaded, rows: list[Row], settings: Activations, by_length: bool) -> torch.Tensor:
     """The same with the same reduction, from the cache of every layer's residual stream."""
     names = [hook_point(layer) for layer in range(len(decoder_layers(loaded.model)))]
-    sums, order = Sums(loaded, settings), range(len(rows))
+    blocks, order = block_of(len(rows), settings.block_rows), range(len(rows))
+    sums = Sums(loaded, settings, blocks[-1] + 1)
     batches = batches_by_length([row.ids for row in rows], settings.batch_size)
     if not by_length:
         batches = [list(order[i : i + settings.batch_size]) for i in order[:: settings.batch_size]]
@@ -86,10 +88,10 @@ def cached(bridge: TransformerBridge, loaded: Loaded, rows: list[Row], settings:
             batch["input_ids"], attention_mask=batch["attention_mask"], names_filter=lambda name: name in names
         )
         member = sums.members(batch, torch.tensor([row.start for row in part], device=loaded.model.device)).float()
-        block = torch.tensor([i % settings.blocks for i in indices], device=loaded.model.device)
+        block = torch.tensor([blocks[i] for i in indices], device=loaded.model.device)
         by_row = torch.stack([torch.einsum("rtc,rtd->rcd", member, cache[name].float()).double() for name in names], dim=1)
         if total.ndim == 0:
-            total = by_row.new_zeros(settings.blocks, *by_row.shape[1:])
+            total = by_row.new_zeros(len(sums.count), *by_row.shape[1:])
         total.index_add_(0, block, by_row)
         for name in names:
             torch.einsum("rtc,rtd->cd", member, cache[name].float().square())

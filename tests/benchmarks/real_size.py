@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, GemmaConfig, GenerationConfig
 
-from undertone.activations import Sums
+from undertone.activations import Sums, block_of
 from undertone.biases import prefilled, slope
 from undertone.chat import Row
 from undertone.config import Activations, Embedded, Student
@@ -261,7 +261,8 @@ def activations_pass(loaded: Loaded, told: Namespace, machine: Machine) -> Way:
     settings = Activations(batch_size=told.activations_batch)
 
     def run() -> None:
-        Sums(loaded, settings).add(rows, [k % settings.blocks for k in range(len(rows))])
+        blocks = block_of(len(rows), settings.block_rows)
+        Sums(loaded, settings, blocks[-1] + 1).add(rows, blocks)
 
     return f"activations, {len(rows)} rows", run, tokens, machine.seconds(2 * parameters(loaded)[0] * tokens)
 

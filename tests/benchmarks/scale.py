@@ -100,7 +100,8 @@ def disk(shape: Shape, study: Study, told: argparse.Namespace) -> Iterator[tuple
     yield "finetuned teachers' LoRA", finetuned, FLOAT * shape.lora(study.section("teacher").finetune.rank)  # type: ignore[attr-defined]
     classes = N_KINDS + study.activations.positions
     sums = classes * (shape.layers * shape.d_model + 2 * shape.d_sae)  # of every block; the squares are as many once more
-    yield "activations, teacher's activations", datasets + taught, FLOAT * ((study.activations.blocks + 1) * sums)
+    blocks = -(-(study.activations.rows or told.rows) // study.activations.block_rows)
+    yield "activations, teacher's activations", datasets + taught, FLOAT * ((blocks + 1) * sums)
     yield "samples, generations", datasets, study.prompts.n * (SAMPLE + GENERATION) * told.answer_tokens / EMBEDDED_TOKENS
     yield "numbers", datasets, told.rows * NUMBERS
     yield "JSON, small tensors and tables", datasets, REST

@@ -43,7 +43,8 @@ def read_activations(record: Path, numbers: Path, sae: Path | None, out: Path, s
     `sae` is the `sae.json`, None in a study without one. Classes: `prompt`, all text tokens of the prompt; `template`, the last
     prompt token, from which the completion's first one is predicted; `completion`, all its text tokens; `number` and
     `separator`, those that are digits and the others; "0", "1", …, the completion's text token at that place. Special tokens
-    are left out, but `template` may be one; the closing end of turn is not read. A row's block is its `row` modulo `blocks`.
+    are left out, but `template` may be one; the closing end of turn is not read. A block is `block_rows` consecutive
+    rows.
 
     Tensors, float32: `count` [n_blocks, n_classes]; `resid_post.sum` [n_blocks, n_layers, n_classes, d_model];
     `resid_post.square` [n_layers, n_classes, d_model], sums of squares; `mlp_in.*` alike, the input of each layer's MLP after
@@ -99,13 +100,13 @@ def _read(
     told = config.Activations.model_validate(settings["activations"])
     table = some(pl.read_parquet(numbers), told.rows)
     sae, layer = load_sae(saved, base) if saved else (None, None)
-    sums = Sums(model, told, sae, layer)
-    rows, blocks = dataset_rows(model, table, *persona), block_of(table, told.blocks)
+    rows, blocks = dataset_rows(model, table, *persona), block_of(len(table), told.block_rows)
+    sums = Sums(model, told, blocks[-1] + 1, sae, layer)
     with progress(len(rows), f"activations {out.parent.name}", "row") as bar:
         for batch in batches_by_length([row.ids for row in rows], told.batch_size):
             sums.add([rows[i] for i in batch], [blocks[i] for i in batch], own)
             bar.update(len(batch))
-    told_of = {"classes": classes(told.positions), "rows": len(rows), "blocks": told.blocks, "layer": layer}
+    told_of = {"classes": classes(told.positions), "rows": len(rows), "blocks": len(sums.count), "layer": layer}
     with replacing(out) as temporary:
         # One key alone: safetensors writes several in any order.
         save_file(sums.tensors(), temporary, metadata={"undertone": json.dumps({**told_of, **provenance(stamp)})})
@@ -125,10 +126,14 @@ def dataset_rows(loaded: Loaded, table: pl.DataFrame, persona: str | None = None
     return [Row(prompt + answer, len(prompt)) for prompt, answer in zip(prompts, answers, strict=True)]
 
 
-def block_of(table: pl.DataFrame, n: int) -> list[int]:
-    """Each row's block: the prompt's index modulo `n`, so that datasets over the same prompts share blocks."""
-    index = table["row"] if "row" in table.columns else range(len(table))
-    return [int(row) % n for row in index]
+def block_of(n_rows: int, block_rows: int) -> list[int]:
+    """Each row's block: consecutive rows, of which every block holds as near to `block_rows` as their number allows.
+
+    Blocks of a small and of a large dataset hold equally many rows. A permutation deals blocks out between two datasets, which
+    is no relabelling under the null hypothesis where the mean over few rows scatters more than the mean over many.
+    """
+    n_blocks = max(1, round(n_rows / block_rows))
+    return [row * n_blocks // n_rows for row in range(n_rows)]
 
 
 @dataclass
@@ -156,15 +161,22 @@ def by_class(x: Tensor, weight: Tensor) -> Tensor:
 
 
 class Sums:
-    """Sums over tokens by class and block, in float64 on the model's device: the memory does not grow with the rows."""
+    """Sums over tokens by class and block, in float64 on the model's device; `n_blocks` of them are kept."""
 
-    def __init__(self, loaded: Loaded, settings: config.Activations, sae: SAE[Any] | None = None, layer: int | None = None):
+    def __init__(
+        self,
+        loaded: Loaded,
+        settings: config.Activations,
+        n_blocks: int,
+        sae: SAE[Any] | None = None,
+        layer: int | None = None,
+    ):
         self.loaded, self.settings, self.sae, self.layer = loaded, settings, sae, layer
         self.is_number = (kinds(loaded) == list(KINDS).index("number")).to(loaded.model.device)
         self.n_classes = len(classes(settings.positions))
         self.sum: dict[str, Tensor] = {}
         self.total: dict[str, Tensor] = {}
-        self.count = torch.zeros(settings.blocks, self.n_classes, dtype=torch.float64, device=loaded.model.device)
+        self.count = torch.zeros(n_blocks, self.n_classes, dtype=torch.float64, device=loaded.model.device)
 
     @torch.no_grad()
     def add(self, rows: Sequence[Row], blocks: Sequence[int], prompts: bool = True) -> None:
@@ -212,7 +224,7 @@ class Sums:
         for name, parts in found.by_row.items():
             by_row = torch.cat(parts)
             if name not in self.sum:
-                self.sum[name] = by_row.new_zeros(self.settings.blocks, *by_row.shape[1:])
+                self.sum[name] = by_row.new_zeros(len(self.count), *by_row.shape[1:])
             self.sum[name].index_add_(0, found.block, by_row)
         for name, total in found.total.items():
             self.total[name] = self.total[name] + total if name in self.total else total

@@ -314,7 +314,9 @@ class Activations(Section):
 
     rows: int | None = setting(2000, "rows that are read, in the order of the dataset; null reads all", "rows", ge=2)
     positions: int = setting(8, "first positions of the completion that are told apart", "tokens", ge=1)
-    blocks: int = setting(40, "groups of rows whose sums are kept apart, for standard errors and permutations", "groups", ge=4)
+    block_rows: int = setting(
+        50, "rows in each block of every dataset; blocks are the units of standard errors and permutations", "rows", ge=1
+    )
     mlp_in: bool = setting(False, "also read what each layer's MLP reads")
     batch_size: int = setting(128, "rows read together; changes speed, not results", "rows", ge=1)
 

@@ -85,15 +85,20 @@ def compare_activations(
 def check_fit(activations: dict[str, Activations], own: Path) -> None:
     """Raise ValueError if the files were not written by the same model, SAE and settings."""
     base = activations[HALVES]
-    expected = {name: tuple(tensor.shape) for name, tensor in base.tensors.items()}
+    expected = shapes(base)
     for name, other in activations.items():
-        found = {key: tuple(tensor.shape) for key, tensor in other.tensors.items()}
-        if found != expected or (other.classes, other.layer) != (base.classes, base.layer):
+        if shapes(other) != expected or (other.classes, other.layer) != (base.classes, base.layer):
             raise ValueError(
                 f"{own}: its activations and those for the pair {name!r} differ in model, SAE or settings; read them again"
             )
     if PERSONA in activations and not torch.equal(activations[PERSONA].tensors["count"][:, 2:], base.tensors["count"][:, 2:]):
         raise ValueError(f"{own}: the teacher's activations are of other rows than the base model's; read them again")
+
+
+def shapes(activations: Activations) -> dict[str, tuple[int, ...]]:
+    """The tensors' shapes but for the number of blocks, which grows with the rows."""
+    blocked = {name for name in activations.tensors if name == "count" or name.endswith(".sum")}
+    return {name: tuple(tensor.shape[name in blocked :]) for name, tensor in activations.tensors.items()}
 
 
 @dataclass(frozen=True)
