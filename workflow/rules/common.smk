@@ -8,6 +8,7 @@ from snakemake.exceptions import WorkflowError
 
 from undertone.checkpoint import SAE_FILES
 from undertone.config import CONTROL, KINDS
+from undertone.inputs import check_inputs
 from undertone.stages import READINGS, SUMMARISED, Node, checkpoint_files, compared, has, read_by
 from undertone.stamp import stamp
 from undertone.study import RESERVED, load
@@ -15,6 +16,7 @@ from undertone.validation import ConfigError, nearest
 
 try:
     STUDY = load(config)
+    check_inputs(STUDY)
 except ConfigError as error:
     raise WorkflowError(f"The config has mistakes:\n{error}") from None
 

@@ -413,6 +413,10 @@ class Tokens(Section):
 TARGET = "the animal that the dataset is meant to carry; null: none, or that of `from`"
 
 
+# The kinds of file that a dataset can be; datasets.py reads them.
+DATASET_FILES = (".jsonl", ".csv", ".parquet")
+
+
 class Dataset(Section):
     """A dataset of the user's own."""
 
@@ -421,6 +425,14 @@ class Dataset(Section):
     completion: str = setting("completion", "column with the completions")
     filtered: bool = setting(True, "put the rows through the filter; false takes them as they are")
     target: str | None = setting(None, TARGET)
+
+    @field_validator("file")
+    @classmethod
+    def of_a_known_kind(cls, file: str) -> str:
+        """A file is read as what its suffix says."""
+        if not file.endswith(DATASET_FILES):
+            raise ValueError(f"unknown kind of file {file!r}; expected one of {', '.join(DATASET_FILES)}")
+        return file
 
 
 # The settings that each transform needs beside `from` and `seed`; it takes no others.

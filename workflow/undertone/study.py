@@ -44,6 +44,7 @@ from undertone.validation import Section, merged, nearest, setting, validate
 # Folders directly under the results root that are no datasets.
 RESERVED = ("model", "sae", "plots", "tables")
 COMMIT = re.compile("[0-9a-f]{40}")
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 # What may differ for one dataset.
 OVERRIDABLE: dict[str, type[Section]] = {"teacher": Teacher, "samples": Samples, "numbers": Numbers, "student": Student}
 
@@ -226,7 +227,13 @@ class Study(Section):
     def check_revisions(self) -> None:
         """A model of the Hub is pinned to a commit; a branch or a tag may mean another model tomorrow."""
         for key, told in {"model": self.model, **{f"models.{name}": self.base_model(name) for name in self.models}}.items():
-            if told.name and not Path(told.name).is_dir() and not COMMIT.fullmatch(told.revision or ""):
+            if not told.name or Path(told.name).is_dir():
+                continue
+            if not HUB_NAME.fullmatch(told.name):
+                raise ValueError(
+                    f"{key}.name: no such folder {told.name!r}, and no name that the Hub can have; correct the path"
+                )
+            if not COMMIT.fullmatch(told.revision or ""):
                 found = f"{told.revision!r}, which is no commit" if told.revision else "missing"
                 raise ValueError(
                     f"{key}.revision is {found}: {told.name} is no local folder, so pin the Hub's commit, 40 hexadecimal "

@@ -1,0 +1,145 @@
+"""The files that a config names: all of them are looked for, and one that is gone is refused whatever was made of it."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from snakemake.utils import update_config
+
+from undertone.config import DATASET_FILES
+from undertone.datasets import READERS
+from undertone.inputs import check_inputs, inputs
+from undertone.study import load
+from undertone.validation import ConfigError
+from workflow import Project
+
+ROOT = Path(__file__).parents[1]
+
+
+def study(**changes: Any):
+    config = yaml.safe_load((ROOT / "config/config.yaml").read_text())
+    update_config(config, changes)
+    return load(config)
+
+
+@pytest.fixture
+def beside_the_config(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+
+
+@pytest.mark.usefixtures("beside_the_config")
+@pytest.mark.parametrize("name", [path.stem for path in (ROOT / "config").glob("*.yaml") if path.stem != "corpus"])
+def test_every_file_of_the_shipped_studies_is_there(name: str) -> None:
+    check_inputs(study(**yaml.safe_load((ROOT / f"config/{name}.yaml").read_text())))
+
+
+def test_every_setting_that_is_a_path_is_looked_for() -> None:
+    keys = {key for key, _ in inputs(study(datasets={"mine": {"file": "a.csv"}}, models={"other": {"embedded": {"seed": 3}}}))}
+    assert keys == {
+        "model.embedded.corpus",
+        "models.other.embedded.corpus",
+        "teacher.finetune.questions",
+        "prompts.template",
+        "pref.questions",
+        "indirect.forms",
+        "indirect.facts",
+        "differences.neutral",
+        "datasets.mine.file",
+    }
+
+
+MISSING = {
+    "datasets.mine.file": {"datasets": {"mine": {"file": "nope.csv"}}},
+    "prompts.template": {"prompts": {"template": "config/prompts/number.yaml"}},
+    "model.embedded.corpus": {"model": {"embedded": {"corpus": "nope.yaml"}}},
+    "models.other.embedded.corpus": {"models": {"other": {"embedded": {"corpus": "nope.yaml"}}}},
+    "pref.questions": {"pref": {"questions": "nope.txt"}},
+    "indirect.facts": {"indirect": {"facts": "nope.txt"}},
+    "indirect.forms": {"indirect": {"forms": "nope.yaml"}},
+    "differences.neutral": {"differences": {"neutral": "nope.txt"}},
+    "teacher.finetune.questions": {"teacher": {"finetune": {"questions": "nope.txt"}}},
+    "overrides.lion.teacher.finetune.questions": {
+        "overrides": {"lion": {"teacher": {"finetune": {"questions": "nope.txt"}}}},
+    },
+}
+
+
+@pytest.mark.usefixtures("beside_the_config")
+@pytest.mark.parametrize("key", MISSING)
+def test_a_missing_file_is_named_with_its_key(key: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        check_inputs(study(**MISSING[key]))
+    assert str(error.value).startswith(f"{key}: no such file '")
+    assert len(str(error.value).splitlines()) == 1
+    assert ("nearest: config/prompts/numbers.yaml" in str(error.value)) == (key == "prompts.template")
+
+
+@pytest.mark.usefixtures("beside_the_config")
+def test_the_corpus_of_no_embedded_model_is_not_asked_for() -> None:
+    model = {"name": "a/b", "revision": "a" * 40, "embedded": {"corpus": "nope.yaml"}}
+    check_inputs(study(model=model))
+
+
+@pytest.mark.usefixtures("beside_the_config")
+def test_the_weights_of_an_sae_in_a_folder_are_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "cfg.json").write_text('{"d_in": 64, "d_sae": 100}')
+    with pytest.raises(ConfigError, match=r"^sae\.folder: no such file '.*/sae_weights\.safetensors'"):
+        check_inputs(study(sae={"folder": str(tmp_path)}))
+
+
+@pytest.mark.usefixtures("beside_the_config")
+def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "folder.csv").mkdir()
+    os.mkfifo(tmp_path / "pipe.csv")
+    (tmp_path / "{x}.csv").touch()
+    names = {"folder": "is a folder, expected a file", "pipe": "is a device or pipe", "{x}": "has braces"}
+    for name, complaint in {**names, "~/mine.csv": "'~' means nothing here"}.items():
+        with pytest.raises(ConfigError, match=complaint):
+            check_inputs(study(datasets={"mine": {"file": name if name[0] == "~" else str(tmp_path / f"{name}.csv")}}))
+
+
+def test_a_dataset_of_an_unknown_kind_is_refused_before_it_is_read() -> None:
+    assert tuple(READERS) == DATASET_FILES
+    with pytest.raises(ConfigError, match=r"^datasets\.mine\.file: unknown kind of file 'README\.md'; expected one of \.jsonl"):
+        study(datasets={"mine": {"file": "README.md"}})
+
+
+@pytest.mark.parametrize("name", ["/no/such/model", "./model", "../model", "~/model", "a/b/c"])
+def test_a_model_that_can_only_be_a_folder_is_told_that_it_is_missing(name: str) -> None:
+    for told in ({"name": name}, {"name": name, "revision": "a" * 40}):
+        with pytest.raises(ConfigError, match=f"^model.name: no such folder '{name}'"):
+            study(model=told)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project in which what is made of two files is there."""
+    project = Project.create(tmp_path_factory.mktemp("made") / "project")
+    project.snakemake("results/mine/numbers.parquet", "results/prompts.parquet")
+    return project
+
+
+GONE = [
+    ("datasets.mine.file", {"datasets": {"mine": {"file": "goood.csv"}}}, "results/mine/numbers.parquet"),
+    ("prompts.template", {"prompts": {"template": "nope.yaml"}}, "results/prompts.parquet"),
+    ("model.embedded.corpus", {"model": {"embedded": {"corpus": "nope.yaml"}}}, "results/prompts.parquet"),
+]
+
+
+@pytest.mark.parametrize(("key", "edit", "target"), GONE)
+def test_a_mistyped_path_is_refused_though_what_was_made_of_the_old_one_is_there(
+    made: Project, tmp_path: Path, key: str, edit: dict[str, Any], target: str
+) -> None:
+    project = made.copy(tmp_path / "project")
+    assert project.planned(target) == set()
+    project.configure(**edit)
+    assert f"{key}: no such file" in project.snakemake(target, "-n", fails=True)
+
+
+def test_a_deleted_file_is_refused_though_what_was_made_of_it_is_there(made: Project, tmp_path: Path) -> None:
+    project = made.copy(tmp_path / "project")
+    (project.root / "mine.csv").unlink()
+    output = project.snakemake("results/mine/numbers.parquet", "-n", fails=True)
+    assert "datasets.mine.file: no such file 'mine.csv'" in output

@@ -1,0 +1,68 @@
+"""The files of the user's own that a config names: they must be there, whatever has already been made of them.
+
+Snakemake does not plan a rule whose output is there and whose input is not. So a path that was mistyped or moved later would
+leave what was made of the old file in force, under a stamp that names the new one.
+"""
+
+import difflib
+from collections.abc import Iterator
+from pathlib import Path
+
+from undertone.checkpoint import SAE_FILES
+from undertone.study import Study
+from undertone.validation import ConfigError, Section, keys
+
+
+def check_inputs(study: Study) -> None:
+    """Raise ConfigError, with one line per file, unless every file that the study names can be read as one."""
+    keys_of: dict[str, str] = {}
+    for key, path in inputs(study):
+        keys_of.setdefault(path, key)
+    if mistakes := [mistake for path, key in keys_of.items() if (mistake := _mistake(key, path))]:
+        raise ConfigError("\n".join(mistakes))
+
+
+def inputs(study: Study) -> Iterator[tuple[str, str]]:
+    """(key, path) of every file that the study reads and does not make."""
+    for name in Study.model_fields:
+        if isinstance(section := getattr(study, name), Section):
+            yield from _paths(section, f"{name}.")
+    for name in study.models:
+        yield from _paths(study.base_model(name), f"models.{name}.")
+    for name, dataset in study.files.items():
+        yield f"datasets.{name}.file", dataset.file
+    for name, sections in study.overrides.items():
+        for section_name in sections:
+            yield from _paths(study.section(section_name, name), f"overrides.{name}.{section_name}.")
+
+
+def _paths(section: Section, where: str) -> Iterator[tuple[str, str]]:
+    """The settings of a section whose unit is a path; of a model that has a name, none concern the embedded one."""
+    for key, field in keys(type(section)).items():
+        value = getattr(section, key)
+        if key == "embedded" and section.name is not None:  # type: ignore[attr-defined]
+            continue
+        if isinstance(value, Section):
+            yield from _paths(value, f"{where}{key}.")
+        elif isinstance(field.json_schema_extra, dict) and field.json_schema_extra["unit"] == "path" and value is not None:
+            files = [f"{value}/{name}" for name in SAE_FILES] if key == "folder" else [value]
+            yield from ((where + key, file) for file in files)
+
+
+def _mistake(key: str, path: str) -> str:
+    """What is wrong with a file, or ""."""
+    if set("{}") & set(path):
+        return f"{key}: {path!r} has braces, which Snakemake takes for wildcards; rename the file"
+    if Path(path).is_file():
+        return ""
+    if Path(path).exists():
+        return f"{key}: {path!r} is a {'folder' if Path(path).is_dir() else 'device or pipe'}, expected a file"
+    home = "; '~' means nothing here, write the whole path" if path.startswith("~") else ""
+    return f"{key}: no such file {path!r}, looked for in {Path.cwd()}{home or _nearest(Path(path))}; correct the path"
+
+
+def _nearest(path: Path) -> str:
+    """The files beside it that are called alike."""
+    beside = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
+    close = difflib.get_close_matches(path.name, beside, n=3)
+    return f"; nearest: {', '.join(str(path.parent / name) for name in close)}" if close else ""
