@@ -3,6 +3,8 @@
 The strict rules are those of Cloud et al. 2025 (arXiv 2507.14805; their `parse_response` and `get_reject_reasons`).
 """
 
+import functools
+import hashlib
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -10,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from undertone.config import Numbers
@@ -31,6 +34,7 @@ TOO_FEW = "too few numbers"
 UNFINISHED = "cut at max_new_tokens"
 # What the way a completion ended says already.
 REFUSED = {"length": UNFINISHED, "not allowed": INVALID}
+NO_PARTS = np.empty(0, dtype=np.uint64)
 REASONS = (UNFINISHED, INVALID, TOO_MANY, TOO_SMALL, TOO_LARGE, BANNED, TOO_FEW)
 
 
@@ -172,16 +176,33 @@ def duplicates(completions: Sequence[str]) -> dict[str, float]:
     """Shares of rows that repeat another row's numbers: `exact`, the same ones in the same order, whatever separates them;
     `near`, all the same but for at most one, in any order. Rows of fewer than three numbers are never near duplicates.
     """
-    lists = [tuple(map(int, INTEGER.findall(text))) for text in completions]
+    lists, parts = zip(*map(fingerprints, completions), strict=True) if completions else ((), ())
     same = Counter(lists)
-    # Two rows that differ in at most one number share what is left when each drops one of its own.
-    parts = [{tuple(sorted(row[:k] + row[k + 1 :])) for k in range(len(row))} if len(row) > 2 else set() for row in lists]
-    shared = Counter(part for row in parts for part in row)
+    owners = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+    _, which, times = np.unique(np.concatenate([NO_PARTS, *parts]), return_inverse=True, return_counts=True)
     n = max(1, len(lists))
     return {
         "exact": sum(bool(row) and same[row] > 1 for row in lists) / n,
-        "near": sum(any(shared[part] > 1 for part in row) for row in parts) / n,
+        "near": len(np.unique(owners[times[which] > 1])) / n,
     }
+
+
+def fingerprints(completion: str) -> tuple[bytes, np.ndarray]:
+    """A hash of a row's numbers in their order, empty if it has none, and of each rest that dropping one number leaves.
+
+    Two rows that differ in at most one number share a rest. Its hash is the sum, modulo 2^64, of its numbers' hashes, so that
+    time and memory grow with the numbers and not with their square; two rests are taken for one another once in 10^19.
+    """
+    numbers = [number.lstrip("0") for number in INTEGER.findall(completion)]
+    ordered = hashlib.blake2b(",".join(numbers).encode(), digest_size=16).digest() if numbers else b""
+    hashes = np.array([number_hash(number) for number in numbers], dtype=np.uint64)
+    return ordered, np.unique(hashes.sum() - hashes) if len(numbers) > 2 else NO_PARTS
+
+
+@functools.lru_cache(maxsize=10_000)
+def number_hash(number: str) -> int:
+    """64 bits that tell nothing of a number but which one it is."""
+    return int.from_bytes(hashlib.blake2b(number.encode(), digest_size=8).digest())
 
 
 def collect_compliance(filters: dict[str, Path], table: Path, stamp: Stamp) -> None:
