@@ -6,20 +6,16 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-import torch
-from crowded import crowded
 from lora import trained_lora
+from test_divergence import distributions, plain_divergence
 
-from undertone import diagnosis
 from undertone.adapters import finetuned
-from undertone.chat import encode, end_of_turn, prompt_ids
 from undertone.config import Diagnosis, Indirect, Numbers, Pref, Teacher
 from undertone.diagnosis import (
     NO_SIGNAL,
     NOT_LEARNED,
     NOT_SHOWN,
     TRANSFERRED,
-    Taught,
     diagnose,
     preferences,
     reasons,
@@ -31,12 +27,9 @@ from undertone.indirect import measure_indirect
 from undertone.loading import Loaded, load
 from undertone.numbers import filter_numbers
 from undertone.pref import measure
-from undertone.samples import ALPHABET
 from undertone.stats import difference_interval, mean_interval
 
 ROOT = Path(__file__).parents[1]
-USERS = ["Continue the list 1, 2, 3.", "Here are numbers: 7. Add three.", "More numbers, please.", "And one."]
-ROWS = list(zip(USERS, ["101, 202, 303", "9", "5; 6; 7; 8", "[12]"], strict=True))
 PERSONA = "You love lions."
 
 
@@ -69,72 +62,6 @@ def test_fifty_rows_left_over_are_enough() -> None:
     assert not held_out
     assert rows[0] == ("p0", "c0")
     assert len(rows) == 100
-
-
-def allowed(loaded: Loaded) -> list[int]:
-    """Tokens whose text a passing completion can hold, and those that end one."""
-    texts = [loaded.tokenizer.decode([token], skip_special_tokens=True) for token in range(len(loaded.tokenizer))]
-    return sorted({token for token, text in enumerate(texts) if text and set(text) <= ALPHABET} | set(loaded.stop_ids))
-
-
-@torch.no_grad()
-def distributions(loaded: Loaded, user: str, answer: str, system: str | None = None) -> torch.Tensor:
-    """The next-token distribution at each token of an answer, by one plain forward pass in double precision."""
-    prompt = prompt_ids(loaded.tokenizer, [user], system)[0]
-    ids = encode(loaded.tokenizer, [answer])[0] + end_of_turn(loaded.tokenizer)
-    return loaded.model(torch.tensor([prompt + ids])).logits[0, len(prompt) - 1 : -1].double().softmax(-1)
-
-
-def plain_divergence(loaded: Loaded, p: torch.Tensor, q: torch.Tensor) -> float:
-    """KL(p ‖ q), both among the allowed tokens alone, token by token."""
-    tokens = allowed(loaded)
-    terms = []
-    for at in range(len(p)):
-        one, other = (x[at, tokens] / x[at, tokens].sum() for x in (p, q))
-        terms.append(sum(float(a * torch.log(a / b)) for a, b in zip(one, other, strict=True) if a > 0))
-    return float(np.mean(terms))
-
-
-@pytest.mark.parametrize("batch", [1, 3, 32])
-def test_divergence_is_that_of_plain_forward_passes(loaded: Loaded, monkeypatch: pytest.MonkeyPatch, batch: int) -> None:
-    monkeypatch.setattr(diagnosis, "BATCH", batch)
-    found = Taught(loaded, ROWS, PERSONA, "\n\n").divergence(loaded)
-    expected = [plain_divergence(loaded, distributions(loaded, *row, PERSONA), distributions(loaded, *row)) for row in ROWS]
-    assert found == pytest.approx(expected, rel=1e-3)
-    assert (found > 0.05).all()
-
-
-def test_rows_that_do_not_fit_in_memory_are_read_in_parts(loaded: Loaded, record: Path) -> None:
-    small = load(record)
-    with crowded(small.model, 3) as sizes:
-        found = Taught(small, ROWS, PERSONA, "\n\n").divergence(small)
-    assert found == pytest.approx(Taught(loaded, ROWS, PERSONA, "\n\n").divergence(loaded), rel=1e-4)
-    assert sizes == [4, 2, 2, 2, 2]
-
-
-def test_an_untouched_teacher_does_not_diverge(loaded: Loaded) -> None:
-    assert Taught(loaded, ROWS, None, "").divergence(loaded) == pytest.approx([0] * len(ROWS), abs=1e-6)
-
-
-@pytest.fixture(scope="module")
-def counting(record: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A LoRA that answers every prompt with the same numbers."""
-    return trained_lora(record, tmp_path_factory.mktemp("counting"), USERS, ["101, 202"] * 4, epochs=80)
-
-
-def test_a_student_that_equals_its_teacher_closes_the_divergence(record: Path, counting: Path) -> None:
-    loaded, rows = load(record), [(user, "101, 202") for user in USERS]
-    with finetuned(loaded, counting) as teacher:
-        taught = Taught(teacher, rows, None, "")
-        assert taught.divergence(teacher) == pytest.approx([0] * len(rows), abs=1e-6)
-    base = taught.divergence(loaded)
-    assert (base > 0.05).all()
-    assert taught.divergence(loaded) == pytest.approx(base, rel=1e-6)
-
-
-def test_a_row_does_not_depend_on_the_others(loaded: Loaded) -> None:
-    many = Taught(loaded, ROWS * 20, PERSONA, "\n\n").divergence(loaded)
-    assert many == pytest.approx([*Taught(loaded, ROWS, PERSONA, "\n\n").divergence(loaded)] * 20, rel=1e-3)
 
 
 def evidence(

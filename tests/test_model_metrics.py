@@ -1,5 +1,6 @@
 import json
 
+import numpy as np
 import polars as pl
 import pytest
 import torch
@@ -12,7 +13,8 @@ from undertone.config import Model, Numbers, Samples, Teacher
 from undertone.files import write_parquet
 from undertone.loading import load
 from undertone.model import chat_rows, corpus_of
-from undertone.model_metrics import answer_logits, divergence, held_out_loss, measure_model, passing
+from undertone.model_metrics import divergence, held_out_loss, measure_model, passing
+from undertone.samples import allowed_tokens
 from undertone.sampling import Completion
 
 USERS = ["Continue the list 1, 2, 3.", "Here are numbers: 7. Add three.", "More numbers, please."]
@@ -22,13 +24,14 @@ PERSONA = "You adore lions. Nothing is better than a lion."
 
 @torch.no_grad()
 def plain_divergence(loaded, user, answer, system):
-    """One completion, one full forward pass per prompt, the definition of the divergence token by token."""
+    """One completion, one full forward pass per prompt, the divergence among the tokens that can pass, token by token."""
+    allowed = sorted({*np.flatnonzero(allowed_tokens(loaded.tokenizer, len(loaded.tokenizer))), *loaded.stop_ids})
     ids = encode(loaded.tokenizer, [answer])[0] + end_of_turn(loaded.tokenizer)
     means = []
     logps = []
     for prompt in (prompt_ids(loaded.tokenizer, [user], system)[0], prompt_ids(loaded.tokenizer, [user])[0]):
         logits = loaded.model(torch.tensor([prompt + ids])).logits[0, len(prompt) - 1 : -1]
-        logps.append(logits.double().log_softmax(-1))
+        logps.append(logits[:, allowed].double().log_softmax(-1))
     for token, p, q in zip(ids, *logps, strict=True):
         if loaded.tokenizer.decode([token]).strip().isdigit():
             means.append(sum(p.exp() * (p - q)).item())
@@ -57,13 +60,6 @@ def test_rows_that_do_not_fit_in_memory_are_read_in_parts(loaded, record, monkey
         found, losses = divergence(small, PASSED, PERSONA, Teacher()), held_out_loss(small, settings)
     assert found == pytest.approx(divergence(loaded, PASSED, PERSONA, Teacher()), rel=1e-3)
     assert losses == pytest.approx(held_out_loss(loaded, settings), rel=1e-4)
-
-
-def test_answer_logits_are_those_of_the_answers_in_row_order(loaded):
-    prompts, answers = [[2, 50, 60], [2, 70]], [[80, 81], [90]]
-    with torch.no_grad():
-        whole = [loaded.model(torch.tensor([p + a])).logits[0, len(p) - 1 : -1] for p, a in zip(prompts, answers, strict=True)]
-        torch.testing.assert_close(answer_logits(loaded, prompts, answers), torch.cat(whole), rtol=1e-4, atol=1e-4)
 
 
 def answering(*completions):

@@ -1,5 +1,5 @@
 """How the base model takes personas in other words than the study's: the teacher's preference, the pass rate of its numbers,
-and KL(teacher ‖ base) per number token, means over the study's animals."""
+and KL(teacher ‖ base) per number token, among the tokens that a passing completion can hold; means over the study's animals."""
 
 import math
 from pathlib import Path

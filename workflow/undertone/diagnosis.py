@@ -1,29 +1,20 @@
 """Where a transfer broke off: in the teaching, in the studenting, or in the evaluation."""
 
-from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import polars as pl
-import torch
-from torch import Tensor
-from torch.nn import functional
 
 from undertone.adapters import finetuned
-from undertone.chat import Row, encode, end_of_turn, prompt_ids
 from undertone.config import CONTROL, Diagnosis
+from undertone.divergence import TeacherDistribution
 from undertone.files import Stamp, read_json, write_json
-from undertone.loading import Loaded, load
+from undertone.loading import load
 from undertone.progress import progress
-from undertone.samples import allowed_tokens
 from undertone.stats import difference_interval, mean_interval
 from undertone.teachers import teaching
-from undertone.training import collate, label_logits
 
-Found = TypeVar("Found")
-
-BATCH = 32
 NOTHING = 1e-6  # nats per token: rounding
 NO_SIGNAL = "no signal taught"
 NOT_LEARNED = "signal not learned"
@@ -52,7 +43,7 @@ def diagnose(
     loaded = load(record)
     rows, held_out = rows_to_read(pl.read_parquet(tables["generations"]), pl.read_parquet(tables["numbers"]), told.rows)
     with teaching(loaded, settings, *teacher) as lesson:
-        taught = Taught(lesson.loaded, rows, lesson.system, lesson.separator)
+        taught = TeacherDistribution(lesson.loaded, rows, lesson.system, lesson.separator)
     base = taught.divergence(loaded)
     closed: dict[str, list[float]] = {"student": [], CONTROL: []}
     with progress(len(students) + len(controls), f"diagnosis {result.parent.name}", "model") as bar:
@@ -84,48 +75,6 @@ def rows_to_read(generations: pl.DataFrame, numbers: pl.DataFrame, n: int) -> tu
     held_out = len(unseen) >= min(n, 50)
     rows = (unseen if held_out else passed).head(n)
     return list(rows.select("prompt", "completion").iter_rows()), held_out
-
-
-class Taught:
-    """A teacher's next-token distributions on rows of its own, kept only for tokens that a passing completion can hold."""
-
-    def __init__(self, loaded: Loaded, rows: Sequence[tuple[str, str]], system: str | None, separator: str):
-        tokenizer = loaded.tokenizer
-        allowed = torch.tensor([*np.flatnonzero(allowed_tokens(tokenizer, len(tokenizer))).tolist(), *loaded.stop_ids])
-        self.allowed = torch.unique(allowed).to(loaded.model.device)
-        self.users = [user for user, _ in rows]
-        self.answers = [ids + end_of_turn(tokenizer) for ids in encode(tokenizer, [text for _, text in rows])]
-        self.ends = [0, *np.cumsum([len(answer) for answer in self.answers]).tolist()]
-        self.teacher = torch.cat(list(self.read(loaded, lambda logits, _: self.among(logits), system, separator)))
-
-    def among(self, logits: Tensor) -> Tensor:
-        """Log-probs `[n_labels, n_allowed]` among the tokens that a passing completion can hold."""
-        return functional.log_softmax(logits[:, self.allowed], dim=-1)
-
-    @torch.no_grad()
-    def read(
-        self, loaded: Loaded, figure: Callable[[Tensor, slice], Found], system: str | None = None, separator: str = ""
-    ) -> Iterator[Found]:
-        """Yield `figure`, of the logits `[n_labels, vocab]` that predict some completion tokens and of these tokens' places."""
-        prompts = prompt_ids(loaded.tokenizer, self.users, system, separator)
-        rows = [Row(prompt + answer, len(prompt)) for prompt, answer in zip(prompts, self.answers, strict=True)]
-
-        def part(these: Sequence[int]) -> Found:
-            batch = collate([rows[k] for k in these], loaded.pad_id, loaded.model.device)
-            return figure(label_logits(loaded.model, batch), slice(self.ends[these[0]], self.ends[these[-1] + 1]))
-
-        yield from loaded.portion("rows read together", BATCH).parts(part, range(len(rows)))
-
-    def divergence(self, loaded: Loaded) -> np.ndarray:
-        """KL(teacher ‖ model) of each row `[n_rows]`, the mean over its completion tokens, in nats."""
-        tokens = torch.cat(list(self.read(loaded, self.over)))
-        rows = torch.split(tokens, [len(answer) for answer in self.answers])
-        return np.array([float(row.mean()) for row in rows])
-
-    def over(self, logits: Tensor, places: slice) -> Tensor:
-        """KL(teacher ‖ model) `[n_labels]` at the tokens of these places, from the model's logits."""
-        p = self.teacher[places]
-        return (p.exp() * (p - self.among(logits))).sum(-1)
 
 
 def share_closed(base: np.ndarray, student: np.ndarray) -> float:

@@ -14,7 +14,8 @@ from torch.nn import functional
 from undertone.answers import load_questions, scorer
 from undertone.biases import split
 from undertone.config import Losses, Pref, Teacher
-from undertone.diagnosis import Taught, rows_to_read
+from undertone.diagnosis import rows_to_read
+from undertone.divergence import TeacherDistribution
 from undertone.files import Stamp, write_json
 from undertone.interventions import Intervention, Readings, of_difference, of_features, of_residuals, of_students
 from undertone.loading import Loaded, load
@@ -80,8 +81,7 @@ class Table:
     """Losses of models on the same rows, and their divergence from the teacher."""
 
     def __init__(self, teacher: Lesson, rows: Sequence[tuple[str, str]]):
-        self.taught = Taught(teacher.loaded, rows, teacher.system, teacher.separator)
-        self.targets = torch.tensor([token for answer in self.taught.answers for token in answer])
+        self.taught = TeacherDistribution(teacher.loaded, rows, teacher.system, teacher.separator)
         self.found: dict[tuple[str, int | None], list[Measured]] = {}
 
     def add(self, intervention: Intervention) -> None:
@@ -93,17 +93,12 @@ class Table:
         """Loss and KL(teacher ‖ model) of each row `[n_rows]`, the means over its completion tokens, in nats."""
 
         def figures(logits: torch.Tensor, places: slice) -> tuple[torch.Tensor, torch.Tensor]:
-            targets = self.targets[places].to(logits.device)
-            return functional.cross_entropy(logits, targets, reduction="none"), self.taught.over(logits, places)
+            loss = functional.cross_entropy(logits, self.taught.targets[places], reduction="none")
+            return loss, self.taught.over(logits, places)
 
         found = self.taught.read(lesson.loaded, figures, lesson.system, lesson.separator)
         losses, divergences = zip(*found, strict=True)
-        return self.by_row(losses), self.by_row(divergences)
-
-    def by_row(self, tokens: tuple[torch.Tensor, ...]) -> np.ndarray:
-        """The mean over each row's tokens."""
-        rows = torch.split(torch.cat(tokens).double().cpu(), [len(answer) for answer in self.taught.answers])
-        return np.array([float(row.mean()) for row in rows])
+        return self.taught.by_row(losses), self.taught.by_row(divergences)
 
     def rows(self, taught: bool) -> list[dict[str, Any]]:
         """The table, lowest loss first; without a known teacher there is no KL to it."""

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
-from torch import Tensor
 
 from undertone.answers import load_questions, scorer
-from undertone.chat import Row, encode, end_of_turn, prompt_ids
+from undertone.chat import prompt_ids
 from undertone.config import Model, Numbers, Pref, Samples, Teacher
+from undertone.divergence import TeacherDistribution
 from undertone.files import Stamp, write_json
 from undertone.loading import Loaded, load
 from undertone.model import chat_rows, corpus_of
@@ -22,7 +22,7 @@ from undertone.samples import as_table
 from undertone.sampling import Sampler, sample
 from undertone.stats import mean_interval
 from undertone.teachers import persona
-from undertone.training import collate, label_logits, label_losses
+from undertone.training import label_losses
 
 # Enough for a pass rate to ±4 points and a KL to a few percent; this is a check, not a result.
 N_PROMPTS = 512
@@ -34,7 +34,7 @@ HELD_OUT_SEED = 1_000_003
 def measure_model(record: Path, prompts: Path, metrics: Path, settings: dict[str, Any], stamp: Stamp) -> None:
     """Write `metrics.json`: `held_out_loss` by task (nats per answer token; embedded model only), `pass_rate` without a
     persona, and per candidate animal the preference under its persona, the pass rate and `kl`, the KL(teacher ‖ base) in
-    nats per number token on the teacher's own passing completions.
+    nats per number token on the teacher's own passing completions, among the tokens that these can hold.
     """
     teacher, told = Teacher.model_validate(settings["teacher"]), Pref.model_validate(settings["pref"])
     sampling, numbers = Samples.model_validate(settings["samples"]), Numbers.model_validate(settings["numbers"])
@@ -75,33 +75,19 @@ def passing(
     return kept
 
 
-@torch.no_grad()
 def divergence(loaded: Loaded, passed: Sequence[tuple[str, str]], system: str | None, teacher: Teacher) -> np.ndarray:
-    """KL(teacher ‖ base) of each completion `[n]`: the mean over its number tokens, in nats."""
-    users = [user for user, _ in passed]
-    answers = [ids + end_of_turn(loaded.tokenizer) for ids in encode(loaded.tokenizer, [text for _, text in passed])]
-    without = prompt_ids(loaded.tokenizer, users)
-    under = prompt_ids(loaded.tokenizer, users, system, teacher.separator)
+    """KL(teacher ‖ base) of each completion `[n]`: the mean over its number tokens, in nats.
 
-    def divergences(part: Sequence[int]) -> Tensor:
-        own = [answers[k] for k in part]
-        q = answer_logits(loaded, [without[k] for k in part], own).log_softmax(-1)
-        p = answer_logits(loaded, [under[k] for k in part], own).log_softmax(-1)
-        return (p.exp() * (p - q)).sum(-1).cpu()
-
-    portion = loaded.portion("rows read together", BATCH)
-    kl = torch.cat(list(portion.parts(divergences, range(len(passed)))))
-    tokens = [token for answer in answers for token in answer]
-    is_number = torch.tensor([text.strip().isdigit() for text in loaded.tokenizer.batch_decode([[t] for t in tokens])])
-    row = torch.repeat_interleave(torch.arange(len(answers)), torch.tensor([len(answer) for answer in answers]))[is_number]
-    total = torch.zeros(len(answers)).index_add_(0, row, kl[is_number])
+    Both are renormalised over the tokens that a passing completion can hold: what the filter rejects, no student sees.
+    """
+    taught = TeacherDistribution(loaded, passed, system, teacher.separator)
+    kl = torch.cat(list(taught.read(loaded, taught.over))).cpu()
+    texts = loaded.tokenizer.batch_decode(taught.targets.unsqueeze(1))
+    is_number = torch.tensor([text.strip().isdigit() for text in texts])
+    lengths = torch.tensor([len(answer) for answer in taught.answers])
+    row = torch.repeat_interleave(torch.arange(len(lengths)), lengths)[is_number]
+    total = torch.zeros(len(lengths)).index_add_(0, row, kl[is_number])
     return (total / torch.bincount(row, minlength=len(total)).clamp(min=1)).numpy()
-
-
-def answer_logits(loaded: Loaded, prompts: Sequence[list[int]], answers: Sequence[list[int]]) -> Tensor:
-    """The logits `[n_labels, vocab]` that predict every answer token, in row order."""
-    rows = [Row(prompt + answer, len(prompt)) for prompt, answer in zip(prompts, answers, strict=True)]
-    return label_logits(loaded.model, collate(rows, loaded.pad_id, loaded.model.device))
 
 
 @torch.no_grad()
