@@ -1,7 +1,11 @@
 """Artifacts on disk: whole or not there, with their provenance, the same bytes for the same content."""
 
 import json
+import os
 import platform
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -53,15 +57,71 @@ def test_a_new_file_takes_the_place_of_the_old(tmp_path: Path) -> None:
     assert path.read_text() == "new"
 
 
-def test_what_a_killed_job_left_is_no_obstacle(tmp_path: Path) -> None:
+# Writes `text` into the temporary file, says so, and goes on when it is told to.
+WRITER = """
+import sys
+from pathlib import Path
+from undertone.files import replacing
+with replacing(Path(sys.argv[1])) as temporary:
+    temporary.write_text(sys.argv[2])
+    print(temporary, flush=True)
+    sys.stdin.readline()
+"""
+
+
+def writer(path: Path, text: str) -> tuple[subprocess.Popen[str], Path]:
+    """Another process that is writing `path`, and its temporary file."""
+    command = [sys.executable, "-c", WRITER, str(path), text]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout
+    return process, Path(process.stdout.readline().strip())
+
+
+def test_two_processes_that_write_one_file_each_write_a_whole_one(tmp_path: Path) -> None:
     path = tmp_path / "result.json"
+    other, theirs = writer(path, "theirs")
     with replacing(path) as temporary:
-        name = temporary.name
-        temporary.write_text("whole")
-    (tmp_path / name).write_text("left by a job that was killed while it wrote a longer text")
+        temporary.write_text("mine")
+    assert path.read_text() == "mine"
+    assert theirs.read_text() == "theirs"
+    other.communicate("\n")
+    assert other.returncode == 0
+    assert path.read_text() == "theirs"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_killed_job_left_is_removed(tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    killed, left = writer(path, "left by a job that was killed while it wrote a longer text")
+    killed.kill()
+    killed.communicate()
+    assert left.exists()
     write_json(path, {"mean": 0.5}, STAMP)
     assert read_json(path)["mean"] == 0.5
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_another_machine_left_is_removed_after_a_day(tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    old, new = tmp_path / ".result.json.1-elsewhere.partial", tmp_path / ".result.json.2-elsewhere.partial"
+    for temporary, age in ((old, 25 * 3600), (new, 3600)):
+        temporary.touch()
+        os.utime(temporary, 2 * (time.time() - age,))
+    write_json(path, {"mean": 0.5}, STAMP)
+    assert sorted(tmp_path.iterdir()) == [new, path]
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, flushed, fsync = tmp_path / "result.json", [], os.fsync
+
+    def record(descriptor: int) -> None:
+        fsync(descriptor)
+        inode = os.fstat(descriptor).st_ino
+        flushed.append(("the folder" if inode == tmp_path.stat().st_ino else "the file", inode, path.exists()))
+
+    monkeypatch.setattr(os, "fsync", record)
+    write_json(path, {"mean": 0.5}, STAMP)
+    assert flushed == [("the file", path.stat().st_ino, False), ("the folder", tmp_path.stat().st_ino, True)]
 
 
 def test_json_carries_stamp_and_versions(tmp_path: Path) -> None:

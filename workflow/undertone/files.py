@@ -1,30 +1,66 @@
 """Artifacts on disk: written whole or not at all, each carrying the stamp and the versions that made it."""
 
+import glob
 import json
+import os
 import platform
 import shutil
+import socket
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import polars as pl
+import psutil
 
 Stamp = dict[str, Any]
 
 
+# A temporary file that nobody has written to for a day is left over, whoever wrote it.
+ABANDONED_AFTER = 24 * 3600.0
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; renamed to `path` when the block ends well, removed when it fails."""
+    """Yield a temporary path beside `path`; renamed to `path` when the block ends well, removed when it fails.
+
+    Its name is this process's own: of two that write the same file at once, each writes a whole one. It is on the disk before
+    it is renamed, so that a crash of the machine leaves no empty file under the final name.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.partial")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{socket.gethostname()}.partial")
     try:
         yield temporary
+        flush(temporary)
         temporary.replace(path)
+        with suppress(OSError):  # not every file system flushes folders
+            flush(path.parent)
+        remove(*leftovers(path))
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def flush(path: Path) -> None:
+    """Have a file's content, or a folder's list of names, written to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def leftovers(path: Path) -> Iterator[Path]:
+    """Temporary files of `path` whose process was killed, which only the machine that it ran on can tell at once."""
+    for temporary in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
+        process, _, host = temporary.name[len(path.name) + 2 : -len(".partial")].partition("-")
+        with suppress(FileNotFoundError):
+            here, age = host == socket.gethostname(), time.time() - temporary.stat().st_mtime
+            if not psutil.pid_exists(int(process)) if here and process.isdigit() else age > ABANDONED_AFTER:
+                yield temporary
 
 
 def provenance(stamp: Stamp) -> dict[str, Any]:
