@@ -4,7 +4,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from undertone.files import write_json, write_parquet
+from undertone import plots
+from undertone.files import read_json, write_json, write_parquet
 from undertone.numbers import collect_compliance
 from undertone.plots import (
     plot_compliance,
@@ -32,6 +33,47 @@ def assert_png(path):
     assert all(300 <= pixels <= 3000 for pixels in struct.unpack(">II", data[16:24]))
     assert 8_000 < len(data) < 500_000
     assert sorted(p.name for p in path.parent.glob(".*")) == []
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures that are saved, whole."""
+    figures = []
+    save = plots.save
+    monkeypatch.setattr(plots, "save", lambda figure, path: (figures.append(figure), save(figure, path)))
+    return figures
+
+
+def legend(axes):
+    return [text.get_text() for text in axes.get_legend().get_texts()]
+
+
+def x_ticks(axes):
+    return [text.get_text() for text in axes.get_xticklabels()]
+
+
+def y_ticks(axes):
+    return [text.get_text() for text in axes.get_yticklabels()]
+
+
+def bars(container):
+    """The points of error bars (x, y) and the ends of their intervals."""
+    points, _, (lines,) = container.lines
+    return np.column_stack(points.get_data(orig=False)), np.array([segment[:, 1] for segment in lines.get_segments()])
+
+
+def bars_of(axes, label):
+    return bars(next(container for container in axes.containers if container.get_label().startswith(label)))
+
+
+def marks(axes, color):
+    """The points (x, y) of a colour that are drawn as marks."""
+    lines = [line for line in axes.lines if line.get_color() == color and line.get_marker() not in ("None", "", None)]
+    return [tuple(point) for line in lines for point in np.column_stack(line.get_data(orig=False))]
+
+
+def title(axes):
+    return axes.get_title(loc="left").replace("\n", " ")
 
 
 def scores(*rows):
@@ -64,9 +106,27 @@ def write_pref(tmp_path):
 
 @pytest.mark.parametrize("n", [1, 3])
 @pytest.mark.parametrize(("dataset", "target"), [("lion", "lion"), ("control", None), ("mine", None)])
-def test_preference_of_one_dataset(write_pref, tmp_path, dataset, target, n):
-    plot_pref(write_pref(dataset, target, n, 0.5)[0], tmp_path / "plot.png", dataset)
+def test_preference_of_one_dataset(write_pref, tmp_path, drawn, dataset, target, n):
+    pref = write_pref(dataset, target, n, 0.5)[0]
+    plot_pref(pref, tmp_path / "plot.png", dataset)
     assert_png(tmp_path / "plot.png")
+    result, axes = read_json(pref), drawn[0].axes[0]
+    assert x_ticks(axes) == ANIMALS
+    seeds = "1 seed" if n == 1 else "3 seeds"
+    groups = {"base": "base model (95 % interval: questions)", "control": f"control students (95 % interval: {seeds})"}
+    groups |= {"student": f"students of {dataset} (95 % interval: {seeds})"} if dataset != "control" else {}
+    assert legend(axes) == [*(["target"] if target else []), *groups.values()]
+    for group, label in groups.items():
+        points, intervals = bars_of(axes, label)
+        assert np.round(points[:, 0]).tolist() == [0, 1, 2]
+        assert points[:, 1] == pytest.approx([result[group][animal]["mean"] for animal in ANIMALS])
+        ends = [result[group][animal]["ci95"] or [result[group][animal]["mean"]] * 2 for animal in ANIMALS]
+        assert intervals == pytest.approx(np.array(ends))
+        assert axes.get_ylim()[0] <= min(0, intervals.min())
+    bands = [patch for patch in axes.patches if patch.get_label() == "target"]
+    assert [(band.get_x(), band.get_width()) for band in bands] == ([(-0.5, 1)] if target else [])
+    said = f"Favourite animal after training on {dataset} numbers" + ("; its teacher: 0.85" if target else "")
+    assert title(axes) == said
 
 
 def collected(write_pref, tmp_path, n, *targets):
@@ -78,53 +138,145 @@ def collected(write_pref, tmp_path, n, *targets):
 
 @pytest.mark.parametrize("targets", [(), ("lion",), ("lion", "owl")])
 @pytest.mark.parametrize("n", [1, 2])
-def test_transfer_and_preferences_of_all_datasets(write_pref, tmp_path, n, targets):
-    table, result = collected(write_pref, tmp_path, n, *targets)
+def test_transfer_of_all_datasets(write_pref, tmp_path, drawn, n, targets):
+    _, result = collected(write_pref, tmp_path, n, *targets)
     plot_transfer(result, tmp_path / "transfer.png")
+    assert_png(tmp_path / "transfer.png")
+    axes = drawn[0].axes[0]
+    rows = {row["dataset"]: row for row in read_json(result)["estimators"]["exact"]["datasets"]}
+    order = sorted(targets, key=lambda target: -rows[target]["lift_over_control"]["mean"])
+    assert x_ticks(axes) == order
+    if not targets:
+        return
+    points, intervals = bars_of(axes, "students of the target's numbers")
+    assert points.tolist() == [[k, pytest.approx(rows[name]["lift_over_control"]["mean"])] for k, name in enumerate(order)]
+    if n > 1:
+        assert intervals == pytest.approx(np.array([rows[name]["lift_over_control"]["ci95"] for name in order]))
+    others = [container for container in axes.containers if container.get_label().startswith("students of the other targets'")]
+    assert len(others) == (len(targets) > 1)
+    for container in others:
+        points, _ = bars(container)
+        assert points[:, 0] == pytest.approx([0.25, 1.25])
+        assert points[:, 1] == pytest.approx([rows[name]["off_target"]["mean"] for name in order])
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_preferences_of_all_datasets_for_all_animals(write_pref, tmp_path, drawn, n):
+    table, _ = collected(write_pref, tmp_path, n, "owl", "lion")
     make_matrix(table, tmp_path / "control.pref.parquet", tmp_path / "matrix.parquet", {})
     plot_preference_matrix(tmp_path / "matrix.parquet", tmp_path / "matrix.png")
-    assert_png(tmp_path / "transfer.png")
     assert_png(tmp_path / "matrix.png")
+    axes = drawn[0].axes[0]
+    rows = {(d, a): p for d, a, p in pl.read_parquet(tmp_path / "matrix.parquet")["dataset", "animal", "preference"].rows()}
+    assert (y_ticks(axes), x_ticks(axes)) == (["control", "owl", "lion"], ["owl", "lion", "cat"])
+    numbers = {text.get_position(): text.get_text() for text in axes.texts}
+    assert numbers == {
+        (column, row): f"{rows[dataset, animal]:.2f}".lstrip("0")
+        for row, dataset in enumerate(y_ticks(axes))
+        for column, animal in enumerate(x_ticks(axes))
+    }
+    assert [(box.get_x(), box.get_y()) for box in axes.patches] == [(-0.5, 0.5), (0.5, 1.5)]
+    expected = np.log2(np.array([[rows[d, a] / rows["control", a] for a in x_ticks(axes)] for d in y_ticks(axes)]))
+    assert np.asarray(axes.images[0].get_array()) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("n", [1, 3])
-def test_controls_beside_what_they_control(write_pref, tmp_path, n):
+def test_controls_beside_what_they_control(write_pref, tmp_path, drawn, n):
     prefs = [write_pref(name, target, n)[0] for name, target in (("lion", "lion"), ("scrambled", "lion"), ("mine", None))]
-    plot_controls(prefs[:2], [("lion", ""), ("scrambled", "")], ["scrambled"], tmp_path / "plot.png")
-    plot_controls(prefs[:1] * 2, [("lion", ""), ("lion", "cross")], [], tmp_path / "variant.png")
+    compared = [("lion", ""), ("scrambled", ""), ("lion", "cross")]
+    plot_controls([*prefs[:2], prefs[0]], compared, ["scrambled"], tmp_path / "plot.png")
     assert_png(tmp_path / "plot.png")
-    assert_png(tmp_path / "variant.png")
+    axes = drawn[0].axes[0]
+    assert x_ticks(axes) == ["lion", "scrambled", "lion (cross)"]
+    lifts = [read_json(path)["lift_over_control"]["mean"] for path in (prefs[0], prefs[1], prefs[0])]
+    for k, label in enumerate(("untouched", "numbers transformed", "students trained otherwise")):
+        points, _ = bars_of(axes, label)
+        assert points.tolist() == [[k, pytest.approx(lifts[k])]]
+    assert legend(axes) == ["untouched", "numbers transformed", "students trained otherwise"]
     with pytest.raises(ValueError, match="no dataset with a target has a transform or students of a variant"):
         plot_controls(prefs[2:], [("mine", "")], [], tmp_path / "none.png")
     assert not (tmp_path / "none.png").exists()
 
 
 @pytest.mark.parametrize("n", [1, 3])
-def test_a_sweep_over_two_datasets(write_pref, tmp_path, n):
+def test_a_sweep_over_two_datasets(write_pref, tmp_path, drawn, n):
     prefs = [write_pref(name, name, n)[0] for name in ("lion", "owl", "lion", "owl")]
     compared = [["lion", ""], ["owl", ""], ["lion", "rank2"], ["owl", "rank2"]]
-    plot_sweep(prefs, {"key": "rank", "values": {"": 8, "rank2": 2}, "compared": compared}, tmp_path / "plot.png")
+    plot_sweep(prefs, [], {"key": "rank", "values": {"": 8, "rank2": 2}, "compared": compared}, tmp_path / "plot.png")
     assert_png(tmp_path / "plot.png")
+    assert len(drawn[0].axes) == 2
+    for axes, name, path in zip(drawn[0].axes, ("lion", "owl"), prefs, strict=False):
+        result, seeds = read_json(path), "1 seed" if n == 1 else "3 seeds"
+        labels = {"control": "control students", "student": f"students of {name}"}
+        assert legend(axes) == ["base model", *(f"{label} (95 % interval: {seeds})" for label in labels.values())]
+        for mark, label in labels.items():
+            points, _ = bars_of(axes, label)
+            assert points[:, 0] == pytest.approx([2, 8], rel=0.03)
+            assert points[:, 1] == pytest.approx([result[mark][name]["mean"]] * 2)
+        assert (x_ticks(axes), axes.get_xscale(), axes.get_xlabel()) == (["2", "8"], "log", "student rank (log scale)")
+        assert (title(axes), axes.get_ylabel()) == (name, f"preference for {name}")
 
 
-def test_a_study_that_takes_all_rows_is_at_the_number_of_rows_that_it_took(write_pref, tmp_path):
-    prefs = [write_pref("lion", "lion", 2)[0]] * 2
+def test_a_study_that_takes_all_rows_is_at_the_number_of_rows_that_it_took(write_pref, tmp_path, drawn):
+    prefs = [write_pref("lion", "lion", 2)[0], write_pref("lion", "lion", 3)[0]]
+    trainings = [tmp_path / "all.json", tmp_path / "9.json"]
+    for path, rows in zip(trainings, (2000, 9), strict=True):
+        write_json(path, {"rows": rows}, {})
     settings = {"key": "rows", "values": {"": None, "rows9": 9}, "compared": [["lion", ""], ["lion", "rows9"]]}
-    plot_sweep(prefs, settings, tmp_path / "plot.png")
+    plot_sweep(prefs, trainings, settings, tmp_path / "plot.png")
     assert_png(tmp_path / "plot.png")
+    axes = drawn[0].axes[0]
+    assert bars_of(axes, "students of lion")[0][:, 0] == pytest.approx([9, 2000], rel=0.03)
+    assert x_ticks(axes) == ["9", "2000\n(all)"]
+    assert axes.get_xticks().tolist() == [9, 2000]
+
+
+def test_intervals_that_reach_below_zero_are_shown_whole(write_pref, tmp_path, drawn):
+    pref = write_pref("lion", "lion", 2, 0.0)[0]
+    plot_sweep([pref], [], {"key": "rank", "values": {"": 8}, "compared": [["lion", ""]]}, tmp_path / "plot.png")
+    _, intervals = bars_of(drawn[0].axes[0], "students of lion")
+    assert drawn[0].axes[0].get_ylim()[0] < intervals.min() < 0
 
 
 @pytest.mark.parametrize("n", [1, 3])
-def test_teachers_beside_their_students(write_pref, tmp_path, n):
+def test_teachers_beside_their_students(write_pref, tmp_path, drawn, n):
     prefs, filters = [], []
-    for name in ("lion", "steer-lion", "finetune-lion"):
+    # A name says nothing of a teacher's kind.
+    kinds = {"lion": "prompt", "lion-late": "steer", "finetune-lion": "finetune", "steer-like": "prompt"}
+    for k, name in enumerate(kinds):
         pref, told = tmp_path / name / "pref.json", tmp_path / name / "filter.json"
         pref.parent.mkdir()
-        write_pref(name, "lion", n)[0].rename(pref)
-        write_json(told, FILTER, {})
+        write_pref(name, "lion", n, 0.2 + k / 10)[0].rename(pref)
+        write_json(told, {**FILTER, "pass_rate": 0.5 + k / 10}, {})
         prefs, filters = [*prefs, pref], [*filters, told]
-    plot_teachers(prefs, filters, tmp_path / "plot.png")
+    plot_teachers(prefs, filters, list(kinds.values()), tmp_path / "plot.png")
     assert_png(tmp_path / "plot.png")
+    left, right = drawn[0].axes
+    results = [read_json(path) for path in prefs]
+    for kind, color in (("prompt", plots.STUDENT), ("steer", plots.SKY), ("finetune", plots.TEACHER)):
+        own = [k for k, each in enumerate(kinds.values()) if each == kind]
+        lifts = [results[k]["lift_over_control"]["mean"] for k in own]
+        assert marks(left, color) == [(results[k]["teacher"]["lion"]["mean"], y) for k, y in zip(own, lifts, strict=True)]
+        assert marks(right, color) == [(0.5 + k / 10, y) for k, y in zip(own, lifts, strict=True)]
+    assert [text.get_text() for text in drawn[0].legends[0].get_texts()] == ["prompt", "steer", "finetune"]
+    assert drawn[0].get_suptitle() == f"Teachers and their students (95 % intervals: {n} seed{'s' * (n > 1)})"
+    for axes in (left, right):
+        assert [text.get_text() for text in axes.texts] == ["lion"] * 4
+
+
+def test_names_cover_no_point_and_no_other_name_and_stay_inside(tmp_path):
+    figure, (axes, _) = plots.new_grid(2)
+    axes.set_xlim(0, 1)
+    points = [(0.98 + k / 1000, k / 100, f"elephant{k}") for k in range(4)] + [(0.5, 0.01, "cat"), (0.505, 0.012, "owl")]
+    axes.plot([x for x, _, _ in points], [y for _, y, _ in points], "o", markersize=5)
+    plots.name_points(axes, points)
+    figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in axes.texts]
+    assert [text.get_text() for text in axes.texts] == [name for _, _, name in points]
+    assert all(plots.inside(box, axes.bbox) for box in boxes)
+    assert all(not box.count_overlaps(boxes[:k]) for k, box in enumerate(boxes))
+    centres = axes.transData.transform([(x, y) for x, y, _ in points])
+    assert not any(box.contains(*centre) for box in boxes for centre in centres)
 
 
 def figure_of(n, base, teacher):
@@ -132,30 +284,53 @@ def figure_of(n, base, teacher):
         "base": base,
         "teacher": teacher,
         **{
-            name: {"mean": base, "ci95": [base - 0.1, base + 0.1] if n > 1 else None, "by_seed": [base] * n}
-            for name in ("control", "student")
+            name: {"mean": base + k / 10, "ci95": [base, base + 0.2] if n > 1 else None, "by_seed": [base, base + 0.1][:n]}
+            for k, name in enumerate(("control", "student"))
         },
     }
 
 
-@pytest.mark.parametrize("n", [1, 3])
+@pytest.mark.parametrize("n", [1, 2])
 @pytest.mark.parametrize("target", ["lion", None])
-def test_indirect_evaluation(tmp_path, n, target):
+def test_indirect_evaluation(tmp_path, drawn, n, target):
     told = figure_of(n, 0.3, 0.9 if target else None)
     distance = {name: told[name] if n > 1 or name == "student" else None for name in ("student", "control")}
-    body = {"target": target, "forms": {"choice": told} if target else {}, "contrary": told, "distance": distance}
+    body = {"target": target, "forms": {"after_it": told} if target else {}, "contrary": told, "distance": distance}
     write_json(tmp_path / "indirect.json", body, {})
     plot_indirect(tmp_path / "indirect.json", tmp_path / "plot.png", "lion")
     assert_png(tmp_path / "plot.png")
+    left, right = drawn[0].axes
+    forms = ["after it", "contrary"] if target else ["contrary"]
+    assert x_ticks(left) == forms
+    for k, mark in enumerate(("control", "student")):
+        points, _ = bars_of(left, mark)
+        assert np.round(points[:, 0]).tolist() == list(range(len(forms)))
+        assert points[:, 1] == pytest.approx([0.3 + k / 10] * len(forms))
+    assert [y for _, y in marks(left, plots.BASE)] == [0.3] * len(forms)
+    assert [y for _, y in marks(left, plots.TEACHER)] == ([0.9] * len(forms) if target else [])
+    assert title(left) == f"lion: {target or 'no target'}, asked indirectly"
+    assert x_ticks(right) == ["among control students", "students from control"]
+    points, _ = bars_of(right, "student")
+    assert points.tolist() == [[1, pytest.approx(0.4)]]
+    assert [tuple(p) for p in marks(right, plots.STUDENT) if p[1] != pytest.approx(0.4)][:1] == [(1, 0.3)]
+    assert len(right.containers) == (2 if n > 1 else 1)
 
 
-def test_compliance_of_datasets_with_and_without_prompt_components(tmp_path):
+def test_compliance_of_datasets_with_and_without_prompt_components(tmp_path, drawn):
     write_json(tmp_path / "lion.json", FILTER, {})
     write_json(tmp_path / "mine.json", {**FILTER, "by_component": {}}, {})
     filters = {"lion": tmp_path / "lion.json", "mine": tmp_path / "mine.json"}
     collect_compliance(filters, tmp_path / "table.parquet", {})
     plot_compliance(tmp_path / "table.parquet", tmp_path / "plot.png")
     assert_png(tmp_path / "plot.png")
+    axes = drawn[0].axes[0]
+    assert y_ticks(axes) == ["lion", "mine"]
+    assert np.ma.filled(axes.images[0].get_array(), np.nan) == pytest.approx(
+        np.array([[0.5, 1.0, 0.75], [np.nan] * 3]), nan_ok=True
+    )
+    assert axes.get_xticks().tolist() == [0, 2]
+    assert x_ticks(axes) == ["format", "final"]
+    assert [line.get_xdata()[0] for line in axes.lines] == [1.5]
 
 
 FILTER = {
@@ -172,19 +347,38 @@ FILTER = {
 
 @pytest.mark.parametrize("with_control", [True, False])
 @pytest.mark.parametrize("components", [FILTER["by_component"], {}])
-def test_filter(tmp_path, components, with_control):
+def test_filter(tmp_path, drawn, components, with_control):
     write_json(tmp_path / "own.json", {**FILTER, "by_component": components}, {})
     write_json(tmp_path / "control.json", FILTER, {})
     plot_filter(tmp_path / "own.json", tmp_path / "control.json" if with_control else None, tmp_path / "plot.png", "lion")
     assert_png(tmp_path / "plot.png")
+    axes = drawn[0].axes[0]
+    heights = {round(bar.get_x() + bar.get_width() / 2, 6): bar.get_height() for bar in axes.patches}
+    assert heights == ({0: 0.5, 1: 1.0, 3.5: 0.75} if components else {0: 0.75})
+    dashes = [tuple(point) for line in axes.lines for point in np.column_stack(line.get_data(orig=False))]
+    assert dashes == ([(0, 0.5), (1, 1.0), (3.5, 0.75)] if with_control and components else [])
+    assert dict(zip(axes.get_xticks(), x_ticks(axes), strict=True)) == (
+        {0.5: "format", 3.5: "final"} if components else {0: "all rows"}
+    )
+    assert set(legend(axes)) == {"lion", *(["control"] if dashes else [])}
+    assert title(axes) == "lion: 15 of 20 rows pass; rejected: 5 invalid format"
 
 
 @pytest.mark.parametrize("steps", [1, 200])
 @pytest.mark.parametrize("with_control", [True, False])
-def test_loss_curves(tmp_path, with_control, steps):
+def test_loss_curves(tmp_path, drawn, with_control, steps):
     write_json(tmp_path / "1.json", {"loss": [2 / (1 + step) for step in range(steps)]}, {})
-    plot_student([tmp_path / "1.json"], [tmp_path / "1.json"] if with_control else [], tmp_path / "plot.png", "lion")
+    plot_student([tmp_path / "1.json"] * 2, [tmp_path / "1.json"] if with_control else [], tmp_path / "plot.png", "lion")
     assert_png(tmp_path / "plot.png")
+    axes, width = drawn[0].axes[0], max(1, steps // 40)
+    assert len(axes.lines) == 2 + with_control
+    names = [f"{name} (one line a seed)" for name in ("control students", "students of lion")]
+    assert legend(axes) == names[not with_control :]
+    for line in axes.lines:
+        # A mean over the last `width` steps stands at the last of them.
+        assert line.get_xdata().tolist() == list(range(width, steps + 1))
+        assert line.get_ydata()[0] == pytest.approx(np.mean([2 / (1 + step) for step in range(width)]))
+        assert line.get_ydata()[-1] == pytest.approx(np.mean([2 / (1 + step) for step in range(steps - width, steps)]))
 
 
 def test_same_input_gives_the_same_bytes(tmp_path):

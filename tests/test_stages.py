@@ -48,6 +48,12 @@ def test_a_figure_comes_after_the_preferences_that_it_compares() -> None:
     assert prefs == {Node("pref", "owl"), Node("pref", "owl", "rank64")}
 
 
+def test_a_sweep_over_rows_comes_after_students_that_say_how_many_rows_they_took() -> None:
+    variants = {"few": {"rows": 9, "datasets": ["lion"]}}
+    found = ancestors(study(student_variants=variants, sweeps={"rows": ["few"]}), Node("sweep_plot", None, "rows"))
+    assert {Node("student", "lion"), Node("student", "lion", "few"), Node("pref", "lion", "few")} <= set(found)
+
+
 def test_a_file_of_the_users_own_has_no_teacher() -> None:
     assert ancestors(study(), Node("numbers", "mine")) == [Node("numbers", "mine")]
     assert ancestors(study(), Node("student", "mine")) == [Node("model"), Node("numbers", "mine"), Node("student", "mine")]

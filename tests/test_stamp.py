@@ -177,6 +177,13 @@ def test_what_a_stage_is_told_stands_in_its_stamp() -> None:
     assert own_settings(stamp(study(), SWEEP), SWEEP)["values"] == {"": 8, "rank64": 64}
 
 
+def test_the_figure_of_teachers_is_told_what_kind_each_is_whatever_its_name():
+    own = study(datasets={"lion-late": {"teacher": "steer", "target": "lion"}})
+    kinds = own_settings(stamp(own, Node("teachers_plot")), Node("teachers_plot"))["kinds"]
+    assert kinds["lion-late"] == kinds["steer-lion"] == "steer"
+    assert (kinds["lion"], kinds["finetune-lion"]) == ("prompt", "finetune")
+
+
 def test_a_teacher_is_told_only_what_makes_it() -> None:
     steer, finetune = Node("steer", "steer-owl"), Node("finetune", "contrary")
     told = own_settings(stamp(study(), steer), steer)

@@ -114,9 +114,16 @@ rule controls_plot:
         "../scripts/controls_plot.py"
 
 
+def trainings_swept(wildcards):
+    """`training.json` of the first student of each point of a sweep over rows, which says how many all are."""
+    points = compared(STUDY, Node("sweep_plot", None, wildcards.key)) if wildcards.key == "rows" else []
+    return [path for of, variant in points for path in trainings_of(of, variant, STUDY.students(of, variant).seeds[:1])]
+
+
 rule sweep_plot:
     input:
         prefs=prefs_of("sweep_plot"),
+        trainings=trainings_swept,
     output:
         plot=report(result("plots/sweep-{key}.png"), caption="../report/sweep.rst", category="Transfer"),
     log:

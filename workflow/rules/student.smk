@@ -40,9 +40,9 @@ use rule student as student_whole with:
         variant=variants(WHOLE),
 
 
-def trainings_of(dataset):
-    """`training.json` of a dataset's students."""
-    return [os.path.join(os.path.dirname(weights), "training.json") for weights in students_of(dataset)]
+def trainings_of(dataset, variant="", seeds=None):
+    """`training.json` of a dataset's students of a variant; all of them, or those of some seeds."""
+    return [os.path.join(os.path.dirname(weights), "training.json") for weights in students_of(dataset, variant, seeds)]
 
 
 rule student_plot:

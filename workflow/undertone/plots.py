@@ -14,6 +14,8 @@ import numpy as np
 import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Annotation
+from matplotlib.transforms import Bbox
 
 from undertone.config import CONTROL
 from undertone.files import read_json, replacing
@@ -36,10 +38,10 @@ def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
     return plt.subplots(figsize=(width, height))
 
 
-def new_grid(n: int) -> tuple[Figure, list[Axes]]:
-    """An empty figure of `n` axes side by side."""
+def new_grid(n: int, width: float = 4.5, height: float = 3.8) -> tuple[Figure, list[Axes]]:
+    """An empty figure of `n` axes side by side; sizes of one in inches."""
     plt.rcParams.update(STYLE)
-    figure, axes = plt.subplots(1, n, figsize=(4.5 * n + 0.5, 3.8), squeeze=False)
+    figure, axes = plt.subplots(1, n, figsize=(width * n + 0.5, height), squeeze=False)
     return figure, list(axes[0])
 
 
@@ -61,6 +63,65 @@ def n_of(n: int, thing: str) -> str:
     return f"{n} {thing}" if n == 1 else f"{n} {thing}s"
 
 
+def range_of(numbers: Sequence[int], thing: str) -> str:
+    """`5 seeds`, or where they differ `3 to 5 seeds`."""
+    least, most = min(numbers), max(numbers)
+    return n_of(most, thing) if least == most else f"{least} to {most} {thing}s"
+
+
+def n_seeds(result: dict[str, Any], mark: str) -> int:
+    """How many students of a `pref.json` are behind `student` or `control`."""
+    return len(next(iter(result[mark].values()))["by_seed"])
+
+
+def label_of(name: str, results: Sequence[dict[str, Any]], mark: str) -> str:
+    """A legend's entry for `student` or `control` of some `pref.json`, with what their intervals cover."""
+    return f"{name} (95 % interval: {range_of([n_seeds(result, mark) for result in results], 'seed')})"
+
+
+def from_zero(axes: Axes) -> None:
+    """A y axis that begins at 0, or where the lowest interval ends below it."""
+    axes.set_ylim(bottom=min(0.0, 1.05 * axes.dataLim.y0))
+
+
+# Where a name may stand beside its point: offset in points, and which of its corners lies there.
+BESIDE = [
+    ((dx, dy), ha, va)
+    for far in (4, 8, 14, 20)
+    for dx, ha in ((far, "left"), (-far, "right"), (0, "center"))
+    for dy, va in ((0, "center"), (far, "bottom"), (-far, "top"))
+    if dx or dy
+]
+
+
+def name_points(axes: Axes, points: Sequence[tuple[float, float, str]]) -> None:
+    """Write each point's (x, y, name) beside it, where it covers no point or other name and stays inside the axes.
+
+    Of the places in `BESIDE` it takes the first that is free, or where none is the one with the least in the way. Call it when
+    all else is drawn, as places are those of the final layout.
+    """
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    figure.draw_without_rendering()
+    taken = [Bbox.from_extents(x - 4, y - 4, x + 4, y + 4) for x, y in axes.transData.transform([p[:2] for p in points])]
+    for x, y, name in points:
+        texts: list[tuple[bool, int, int, Annotation]] = []
+        for offset, ha, va in BESIDE:
+            text = axes.annotate(name, (x, y), offset, textcoords="offset points", fontsize=6, ha=ha, va=va)
+            text.set_in_layout(False)  # the layout that places are looked for in must stay
+            extent = text.get_window_extent()
+            texts.append((not inside(extent, axes.bbox), extent.count_overlaps(taken), len(texts), text))
+        *others, (*_, kept) = sorted(texts, key=lambda found: found[:3], reverse=True)
+        for *_, text in others:
+            text.remove()
+        taken.append(kept.get_window_extent())
+
+
+def inside(inner: Bbox, outer: Bbox) -> bool:
+    """Whether one box lies within another."""
+    return outer.x0 <= inner.x0 and outer.y0 <= inner.y0 and inner.x1 <= outer.x1 and inner.y1 <= outer.y1
+
+
 def error_bars(axes: Axes, x: Sequence[float], estimates: Sequence[dict[str, Any]], mark: str, label: str) -> None:
     """Means with their 95 % intervals."""
     marker, color = MARKS[mark]
@@ -74,7 +135,6 @@ def plot_pref(pref: Path, plot: Path, dataset: str) -> None:
     """All animals: base, control students, students, and the teacher at the target."""
     result = read_json(pref)
     animals, target = list(result["base"]), result["target"]
-    n_seeds = len(result["seeds"])
     figure, axes = new_figure(max(7.0, 0.42 * len(animals) + 2), 4.2)
     x = np.arange(len(animals))
     error_bars(axes, list(x - 0.2), [result["base"][a] for a in animals], "base", "base model (95 % interval: questions)")
@@ -82,7 +142,7 @@ def plot_pref(pref: Path, plot: Path, dataset: str) -> None:
     labels = {"control": "control students", "student": f"students of {dataset}"}
     for offset, group in zip((0.0, 0.2), groups, strict=False):
         values = [result[group][a] for a in animals]
-        error_bars(axes, list(x + offset), values, group, f"{labels[group]} (95 % interval: {n_of(n_seeds, 'seed')})")
+        error_bars(axes, list(x + offset), values, group, label_of(labels[group], [result], group))
     if target:
         axes.axvspan(
             animals.index(target) - 0.5,
@@ -94,7 +154,7 @@ def plot_pref(pref: Path, plot: Path, dataset: str) -> None:
         )
     axes.set_xticks(x, animals, rotation=60, ha="right")
     axes.set_ylabel("preference (probability of the answer)")
-    axes.set_ylim(bottom=0)
+    from_zero(axes)
     teacher = f"; its teacher: {result['teacher'][target]['mean']:.2f}" if target and result["teacher"] else ""
     set_title(axes, f"Favourite animal after training on {dataset} numbers{teacher}")
     axes.legend(frameon=False, fontsize=8)
@@ -157,61 +217,77 @@ def plot_controls(prefs: Sequence[Path], compared: Sequence[tuple[str, str]], tr
     save(figure, plot)
 
 
-def plot_sweep(prefs: Sequence[Path], settings: dict[str, Any], plot: Path) -> None:
+def plot_sweep(prefs: Sequence[Path], trainings: Sequence[Path], settings: dict[str, Any], plot: Path) -> None:
     """Transfer against one key of the students' settings: the target's preference and that of the control students.
 
-    A value of None, as `rows` has it for all of them, stands to the right of the others.
+    `trainings` are the `training.json` of a student of each of `prefs` where the key is `rows`, else none: students that take
+    all rows stand at the number that they took.
     """
     key, values = settings["key"], settings["values"]
-    beyond = 1.5 * max((value for value in values.values() if value is not None), default=1)
-    points: dict[str, list[tuple[float, dict[str, Any]]]] = {}
-    for (dataset, variant), path in zip(settings["compared"], prefs, strict=True):
+    points: dict[str, list[tuple[float, str, dict[str, Any]]]] = {}
+    for k, ((dataset, variant), path) in enumerate(zip(settings["compared"], prefs, strict=True)):
         if (result := read_json(path))["target"]:
-            place = beyond if values[variant] is None else values[variant]
-            points.setdefault(dataset, []).append((place, result))
-    points = {name: sorted(found, key=lambda pair: pair[0]) for name, found in points.items()}
+            value = read_json(trainings[k])["rows"] if key == "rows" else values[variant]
+            tick = f"{value:g}" if values[variant] is not None else f"{value:g}\n(all)"
+            points.setdefault(dataset, []).append((value, tick, result))
     figure, all_axes = new_grid(len(points))
     for axes, (dataset, found) in zip(all_axes, points.items(), strict=True):
-        target = found[0][1]["target"]
-        x = [value for value, _ in found]
-        for mark, label in (("control", "control students"), ("student", f"students of {dataset}")):
-            estimates = [result[mark][target] for _, result in found]
-            error_bars(axes, x, estimates, mark, f"{label} (interval: seeds)")
-            axes.plot(x, [estimate["mean"] for estimate in estimates], color=MARKS[mark][1], linewidth=1)
-        axes.axhline(found[0][1]["base"][target]["mean"], color=BASE, linewidth=0.8, linestyle="--", label="base model")
-        axes.set_xscale("log")
-        axes.set_xticks(x, ["all" if value == beyond else f"{value:g}" for value in x], fontsize=8)
-        axes.minorticks_off()
-        axes.set_xlabel(f"student {key}")
-        axes.set_ylabel(f"preference for {target}")
-        axes.set_ylim(bottom=0)
-        axes.set_title(dataset, loc="left", fontsize=9)
-    all_axes[0].legend(frameon=False, fontsize=8)
+        draw_sweep(axes, dataset, sorted(found, key=lambda point: point[0]))
+        axes.set_xlabel(f"student {key} (log scale)")
     save(figure, plot)
 
 
-def plot_teachers(prefs: Sequence[Path], filters: Sequence[Path], plot: Path) -> None:
-    """Students' lift against their teacher's preference, and against the share of its numbers that passes the filter."""
-    results = [(read_json(pref), read_json(told)) for pref, told in zip(prefs, filters, strict=True)]
-    names = [path.parent.name for path in prefs]
-    figure, (left, right) = new_grid(2)
-    for name, (pref, told) in zip(names, results, strict=True):
-        lift = pref["lift_over_control"]
-        kind = next((kind for kind in ("steer", "finetune") if name.startswith(f"{kind}-")), "prompt")
-        shape, color = {"prompt": ("D", STUDENT), "steer": ("o", SKY), "finetune": ("^", TEACHER)}[kind]
-        for axes, x in ((left, pref["teacher"][pref["target"]]["mean"]), (right, told["pass_rate"])):
-            axes.plot(x, lift["mean"], shape, color=color, markersize=5, label=kind)
-            if lift["ci95"]:
-                axes.plot([x, x], lift["ci95"], color=color, linewidth=1)
-            axes.annotate(pref["target"], (x, lift["mean"]), fontsize=6, xytext=(3, 3), textcoords="offset points")
-    for axes, label in ((left, "teacher's preference (probability)"), (right, "pass rate (share of rows)")):
+def draw_sweep(axes: Axes, dataset: str, points: Sequence[tuple[float, str, dict[str, Any]]]) -> None:
+    """One dataset's sweep from (value, tick, `pref.json`) by rising value; the groups stand a little apart."""
+    x, ticks, results = [np.array(column) for column in zip(*points, strict=True)]
+    target = results[0]["target"]
+    for mark, name, apart in (("control", "control students", 0.98), ("student", f"students of {dataset}", 1.02)):
+        estimates = [result[mark][target] for result in results]
+        error_bars(axes, list(x * apart), estimates, mark, label_of(name, list(results), mark))
+        axes.plot(x * apart, [estimate["mean"] for estimate in estimates], color=MARKS[mark][1], linewidth=1)
+    axes.axhline(results[0]["base"][target]["mean"], color=BASE, linewidth=0.8, linestyle="--", label="base model")
+    axes.set_xscale("log")
+    axes.set_xticks(x, ticks, fontsize=8)
+    axes.minorticks_off()
+    axes.set_ylabel(f"preference for {target}")
+    from_zero(axes)
+    axes.set_title(dataset, loc="left", fontsize=9)
+    axes.legend(frameon=False, fontsize=7)
+
+
+TEACHERS = {"prompt": ("D", STUDENT), "steer": ("o", SKY), "finetune": ("^", TEACHER)}
+
+
+def plot_teachers(prefs: Sequence[Path], filters: Sequence[Path], kinds: Sequence[str], plot: Path) -> None:
+    """Students' lift against their teacher's preference, and against the share of its numbers that passes the filter.
+
+    `kinds` are those of the datasets' teachers, in the order of `prefs` and `filters`.
+    """
+    results = [read_json(path) for path in prefs]
+    targets, lifts = [result["target"] for result in results], [result["lift_over_control"] for result in results]
+    figure, (left, right) = new_grid(2, 6.0, 5.0)
+    preferences = [result["teacher"][target]["mean"] for result, target in zip(results, targets, strict=True)]
+    panels = (
+        (left, preferences, "teacher's preference (probability)"),
+        (right, [read_json(path)["pass_rate"] for path in filters], "pass rate (share of rows)"),
+    )
+    for axes, x, label in panels:
+        for kind, (shape, color) in TEACHERS.items():
+            of_kind = [k for k, each in enumerate(kinds) if each == kind]
+            for k in of_kind:
+                axes.plot([x[k]] * 2, lifts[k]["ci95"] or [lifts[k]["mean"]] * 2, color=color, linewidth=1)
+            if of_kind:
+                means = [lifts[k]["mean"] for k in of_kind]
+                axes.plot([x[k] for k in of_kind], means, shape, color=color, markersize=5, label=kind)
         axes.axhline(0, color="black", linewidth=0.8)
         axes.set_xlabel(label)
         axes.set_ylabel("students' lift over control")
-        axes.set_xlim(0, 1)
-    handles = dict(zip(*reversed(left.get_legend_handles_labels()), strict=True))
-    left.legend(list(handles.values()), list(handles), frameon=False, fontsize=8, title="teacher")
-    figure.suptitle("Teachers and their students (95 % intervals over seeds)", x=0.01, ha="left", fontsize=9)
+        axes.set_xlim(0, 1.02)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside right upper", frameon=False, fontsize=8, title="teacher")
+    covered = range_of([n_seeds(result, mark) for result in results for mark in ("student", "control")], "seed")
+    figure.suptitle(f"Teachers and their students (95 % intervals: {covered})", x=0.01, ha="left", fontsize=9)
+    for axes, x, _ in panels:
+        name_points(axes, [(at, lift["mean"], name) for at, lift, name in zip(x, lifts, targets, strict=True)])
     save(figure, plot)
 
 
@@ -229,7 +305,7 @@ def plot_indirect(result: Path, plot: Path, dataset: str) -> None:
             left.plot(x, values, MARKS[mark][0], color=MARKS[mark][1], markersize=5, label=mark)
     left.set_xticks(x, [form.replace("_", " ") for form in forms], rotation=30, ha="right")
     left.set_ylabel("probability of the answer")
-    left.set_ylim(bottom=0)
+    from_zero(left)
     left.legend(frameon=False, fontsize=8)
     left.set_title(f"{dataset}: {told['target'] or 'no target'}, asked indirectly", loc="left", fontsize=9)
     for place, mark in enumerate(("control", "student")):
@@ -238,7 +314,7 @@ def plot_indirect(result: Path, plot: Path, dataset: str) -> None:
             right.plot([place] * len(estimate["by_seed"]), estimate["by_seed"], ".", color=MARKS[mark][1], markersize=4)
     right.set_xticks([0, 1], ["among control students", "students from control"])
     right.set_xlim(-0.6, 1.6)
-    right.set_ylim(bottom=0)
+    from_zero(right)
     right.set_ylabel("total-variation distance of answers")
     save(figure, plot)
 

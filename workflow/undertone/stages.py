@@ -188,6 +188,8 @@ def _before(study: Study, node: Node) -> Iterator[Node]:
     stage, dataset = STAGES[node.stage], node.dataset
     if node.stage in ("controls_plot", "sweep_plot"):
         yield from (Node("pref", of, variant) for of, variant in compared(study, node))
+        if node.variant == "rows":  # how many rows are all of them
+            yield from (Node("student", of, variant) for of, variant in compared(study, node))
     elif node.stage == "reading_plot":
         own_and_control = dict.fromkeys((str(dataset), CONTROL))
         yield from (Node(node.variant, of) for of in own_and_control if has(study, node.variant, of))

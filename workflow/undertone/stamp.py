@@ -100,7 +100,7 @@ def _dataset_settings(study: Study, node: Node) -> dict[str, Any]:
         return {**told, **(_other(study, node) if name == "sequences" else {})}
     if name in ("bias_pref", "tokens"):
         return {"target": study.target(dataset)}
-    if name in ("entangled", "readings"):
+    if name in ("entangled", "readings", "teachers_plot"):
         read = [of for of in read_by(study, name) if of != CONTROL]
         kinds = {of: study.taught[of].teacher if of in study.taught else "other" for of in read}
         return {"targets": {of: study.target(of) for of in read}, "kinds": kinds}
