@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from planted import D_SAE, random_sae, saved_sae
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -80,6 +81,38 @@ def test_a_bias_of_nothing_changes_nothing(measured) -> None:
     for animal in ANIMALS:
         assert told["animals"][animal]["by_seed"] == pytest.approx([measured["lion"]["base"][animal]] * 3, rel=1e-4)
         assert told["lift_over_control"][animal]["mean"] == pytest.approx(0, abs=1e-9)
+    assert (told["rank"], told["no_rank"]) == (None, "the bias is 0")
+
+
+def test_a_bias_of_nothing_and_the_spliced_sae_name_nobody_whatever_the_controls_does(
+    record: Path, loaded: Loaded, tmp_path: Path
+) -> None:
+    (tmp_path / "questions.txt").write_text("\n".join(QUESTIONS))
+    pref = Pref(questions=str(tmp_path / "questions.txt"), candidates=ANIMALS).model_dump()
+    sae = saved_sae(record, random_sae(loaded), tmp_path)
+    empty, some = torch.zeros(1, D_SAE), torch.ones(1, D_SAE)
+    of_dataset = {"control": {"project": empty, "replace": some}, "lion": {"project": some, "replace": empty}}
+    for name, tensors in of_dataset.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        save_file(tensors, folder / "feature_bias.safetensors")
+        write_json(folder / "feature_bias.json", {"seeds": [0], "positions": "completion"}, {})
+        files, control = Readings(sae, folder / "feature_bias.safetensors"), tmp_path / "control/bias_pref.json"
+        settings = {"pref": pref, "target": "lion" if name == "lion" else None}
+        measure_biases(record, files, None if name == "control" else control, folder / "bias_pref.json", settings, {})
+    spliced, project, replaced = read_json(tmp_path / "lion/bias_pref.json")["biases"]
+    assert set(spliced) == {"name", "layer", "animals", "mass"}
+    assert 1 <= project["rank"] <= 4
+    assert any(replaced["log_odds_lift_over_control"].values())
+    assert (replaced["rank"], replaced["no_rank"]) == (None, "the bias is 0")
+
+
+def test_equal_lifts_share_a_place_and_no_lift_at_all_names_nobody() -> None:
+    control = {"animals": {animal: {"by_seed": [0.2, 0.2]} for animal in ANIMALS}}
+    same = described([np.full(4, 0.2)] * 2, ANIMALS, control, "lion")
+    assert same["rank"] is None
+    assert same["no_rank"].startswith("no candidate's preference differs")
+    assert described([np.array([0.3, 0.3, 0.2, 0.1])] * 2, ANIMALS, control, "lion")["rank"] == 1.5
 
 
 def test_preferences_are_those_of_the_hooked_model_at_tokens_that_predict_an_answer(measured, loaded: Loaded) -> None:
@@ -99,7 +132,8 @@ def test_a_row_of_each_bias_with_intervals_over_its_seeds(measured) -> None:
     assert set(told) == {"target", "base", "biases", "stamp", "versions"}
     assert [(row["name"], row["layer"]) for row in told["biases"]] == [("residual bias", 0), ("residual bias", 1)]
     row = row_of(told, 1)
-    assert set(row) == {"name", "layer", "animals", "mass", "lift_over_control", "log_odds_lift_over_control", "rank"}
+    over_control = {"lift_over_control", "log_odds_lift_over_control", "rank", "no_rank"}
+    assert set(row) == {"name", "layer", "animals", "mass"} | over_control
     own = row["animals"]["lion"]["by_seed"]
     assert row["animals"]["lion"] == {**mean_interval(own).as_dict(), "by_seed": own}
     other = row_of(measured["control"], 1)["animals"]["lion"]["by_seed"]

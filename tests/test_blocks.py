@@ -6,7 +6,7 @@ import torch
 from scipy import stats
 
 from undertone import blocks
-from undertone.blocks import Blocks, Independent, Paired, judge, p_value
+from undertone.blocks import Blocks, Independent, Paired, judge
 
 N_BLOCKS, D = 20, 30
 
@@ -141,8 +141,3 @@ def test_what_cannot_be_compared_is_refused() -> None:
         Independent(a, (b[0][:1], b[1][:1]))
     with pytest.raises(ValueError, match="needs two"):
         Paired((a[0][:1], a[1][:1]), (a[0][:1], a[1][:1]))
-
-
-def test_a_p_value_counts_the_observed_arrangement() -> None:
-    null = np.array([1.0, 2.0, 3.0])
-    assert p_value(np.array([0.5, 2.0, 2.5, 9.0]), null).tolist() == [1.0, 0.75, 0.5, 0.25]

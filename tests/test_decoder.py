@@ -1,4 +1,4 @@
-"""What a feature adds to the residual stream, for every kind of SAE, and the tokens and ranks that are told of it."""
+"""What a feature adds to the residual stream, for every kind of SAE, and the tokens that are told of it."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ from sae_lens import (
 )
 
 from undertone import decoder
-from undertone.decoder import animal_features, directions, rank, top_tokens
+from undertone.decoder import animal_features, directions, top_tokens
 from undertone.loading import Loaded
 
 D_IN, D_SAE = 12, 30
@@ -109,11 +109,3 @@ def test_top_tokens_are_the_texts_of_the_highest_logits_of_real_tokens(loaded: L
     logits[[300, 500]] = torch.tensor([2.0, 3.0])
     logits[n:] = 9.0  # padding of the embedding matrix
     assert top_tokens(loaded.tokenizer, logits, 2) == [loaded.tokenizer.decode([token]) for token in (500, 300)]
-
-
-@pytest.mark.parametrize(
-    ("values", "ranks"),
-    [([3.0, 1.0, 2.0], [1, 3, 2]), ([0.0, 0.0, 0.0], [2, 2, 2]), ([5.0, 0.0, 0.0, 0.0], [1, 3, 3, 3]), ([-1.0, 0.0], [2, 1])],
-)
-def test_ranks_count_from_the_highest_and_ties_share_their_middle(values: list[float], ranks: list[int]) -> None:
-    assert [rank(torch.tensor(values), k) for k in range(len(values))] == ranks

@@ -17,9 +17,7 @@ from undertone.frequencies import (
     frequency,
     halves,
     log_ratio,
-    midranks,
     number_tokens,
-    p_value,
     precision,
     second_tokens,
 )
@@ -166,11 +164,6 @@ def test_items_that_never_vary_have_no_z() -> None:
     assert found["presence"] == {"mean_z2": 0.0, "null": 0.0, "p": 1.0}
 
 
-def test_p_values_count_the_observed_statistic() -> None:
-    assert p_value(np.array([3.0, 1, 2, 3])) == 0.5
-    assert p_value(np.array([4.0, 1, 2, 3])) == 0.25
-
-
 def plain_correlation(y: Any, weight: Any, context: Any, scores: Any) -> float:
     """Weighted correlation after centring within contexts, item by item."""
     y, x = np.array(y, dtype=float), np.array(scores, dtype=float)
@@ -247,8 +240,3 @@ def test_differences_take_a_prompts_rows_together() -> None:
     assert se == pytest.approx([0.01 * np.sqrt(2 / 400)], rel=0.15)
     _, apart = difference(values, own, np.arange(800))
     assert apart == pytest.approx([np.sqrt(2 / 400)], rel=0.15)
-
-
-def test_equal_values_share_the_mean_of_their_places() -> None:
-    assert midranks([3, 5, 3, 1]).tolist() == [2.5, 1, 2.5, 4]
-    assert midranks([[1, 2], [4, 4]]).tolist() == [[2, 1], [1.5, 1.5]]

@@ -9,9 +9,10 @@ from undertone import activation_plots, bias_plots, plots, reading_plots, study_
 from undertone.bias_plots import lifts
 from undertone.confusion import SCHEMA
 from undertone.files import write_json, write_parquet
+from undertone.ranks import place
 from undertone.reading_panels import feature_labels, p_text, shown, target_of
 from undertone.reading_plots import PLOTS, thinned
-from undertone.study_plots import plot_bias_map, plot_entangled
+from undertone.study_plots import counts, plot_bias_map, plot_entangled
 
 ANIMALS = ["lion", "owl", "cat"]
 
@@ -79,12 +80,12 @@ def bias(name, layer, target, level):
     if target and name != "function vector":
         told["lift_over_control"] = {a: estimate(level - 0.1 if a == "lion" else 0.0, 0.02) for a in ANIMALS}
         told["log_odds_lift_over_control"] = {a: 10 * level - 1 if a == "lion" else 0.1 for a in ANIMALS}
-        told["rank"] = 1
+        told["rank"] = place(told["log_odds_lift_over_control"], target)
     return told
 
 
 def bias_pref(target):
-    rows = [bias("SAE spliced in", 0, target, 0.1), bias("feature bias, project", 0, target, 0.2)]
+    rows = [bias("SAE spliced in", 0, None, 0.1), bias("feature bias, project", 0, target, 0.2)]
     rows += [bias("residual bias", k, target, 0.15 + k / 10) for k in range(2)]
     rows += [bias("residual bias, all layers", None, target, 0.105)]
     rows += [bias("function vector", k, target, 0.3) for k in range(2 if target else 0)]
@@ -295,6 +296,18 @@ def test_bias_preferences_box_the_target_beside_control_and_base(draw):
     assert "first in 5 of 6 rows" in words([right]).replace("\n", " ")
 
 
+def test_a_bias_of_nothing_is_no_hit_and_no_chance_of_one(draw):
+    own = bias_pref("lion")
+    for row in own["biases"][1:3]:
+        row["rank"] = None
+        row["log_odds_lift_over_control"] = dict.fromkeys(ANIMALS, 0.0)
+    _, right, _ = draw("bias_pref", own, bias_pref(None))
+    assert "first in 3 of 4 rows (chance 1.3), 2 name nobody" in words([right]).replace("\n", " ")
+    counted = counts({"lion": own})
+    assert "in 2 of 2 cells, 2 name nobody, first of the candidates in 1 (chance 0.7)" in counted
+    assert "1 of the 2 that have one (0.1 expected" in counted
+
+
 def test_lifts_are_over_the_base_model_where_the_control_has_no_such_bias():
     base = dict.fromkeys(ANIMALS, 0.5)
     row = {"name": "function vector", "layer": 0, "animals": {a: {"mean": 0.75 if a == "owl" else 0.5} for a in ANIMALS}}
@@ -392,7 +405,7 @@ def test_the_map_of_all_datasets_counts_its_cells(tmp_path, drawn):
     assert [text.get_text() for text in axes.get_xticklabels()] == ["lion", "mine"]
     assert len(axes.texts) == 3
     title = words([axes]).replace("\n", " ")
-    assert "2 datasets: above the control's bias in 8 of 8 cells, first of the candidates in 4 (chance 2.7)" in title
+    assert "2 datasets: above the control's bias in 8 of 8 cells, first of the candidates in 3 (chance 2.7)" in title
     assert "3 of the 8 that have one (0.2 expected" in title
     with pytest.raises(ValueError, match=r"found no bias_pref.json with a target and a control among 1"):
         plot_bias_map(prefs[2:], tmp_path / "none.png")

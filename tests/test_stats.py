@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from undertone.stats import Estimate, difference_interval, holm, log_odds, mean_interval
+from undertone.stats import Estimate, difference_interval, holm, log_odds, mean_interval, p_value
 
 SAMPLES = [[0.1, 0.4], [0.2, 0.9, 0.4, 0.4, 0.1], [-3.0, 40.0, 5.5, 17.0], list(np.linspace(0, 1, 50) ** 2)]
 
@@ -80,6 +80,13 @@ def test_comparisons_without_a_test_do_not_count_in_holms_adjustment() -> None:
     assert holm([0.01, None, 0.04, np.nan]) == [pytest.approx(0.02), None, pytest.approx(0.04), None]
     assert holm([None]) == [None]
     assert holm([]) == []
+
+
+def test_a_p_value_counts_the_observed_arrangement() -> None:
+    null = np.array([1.0, 2.0, 3.0])
+    assert p_value(np.array([0.5, 2.0, 2.5, 9.0]), null).tolist() == [1.0, 0.75, 0.5, 0.25]
+    assert p_value(-1.0, [-1.0 - 1e-12, -2.0, 0.0]) == 0.75  # rounding is no difference, below 0 either
+    assert p_value(3.0, [1, 2, 3]) == 0.5
 
 
 def covers(estimate: Estimate, truth: float) -> bool:

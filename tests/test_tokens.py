@@ -18,7 +18,7 @@ from undertone.frequencies import Compared, difference
 from undertone.loading import Loaded, load
 from undertone.pretrained_sae import make_pretrained_sae
 from undertone.sae import load_sae
-from undertone.tokens import animal_logits, feature_logits, identity, of_features, rank_of, read_tokens, readouts
+from undertone.tokens import animal_logits, feature_logits, identity, of_features, read_tokens, readouts
 
 ANIMALS = ["lion", "owl", "cat"]
 N_FEATURES, PLANTED = 12, 4
@@ -164,7 +164,7 @@ def test_identity_is_the_targets_rank_among_the_candidates() -> None:
     animals = {a: {"logit": {"difference": x}, "log_prob": {"difference": -x}} for a, x in zip(ANIMALS, [1, 3, 2], strict=True)}
     assert identity("owl", animals) == {"logit": {"rank": 1, "of": 3}, "log_prob": {"rank": 3, "of": 3}}
     assert identity(None, animals) is None
-    assert rank_of("a", {"a": 1.0, "b": 1.0}) == {"rank": 1.5, "of": 2}
+    assert identity("dragon", animals) == {"logit": None, "log_prob": None}
 
 
 class Study:

@@ -9,6 +9,7 @@ from matplotlib.pyplot import colormaps
 
 from undertone.files import read_json
 from undertone.plots import MARKS, SKY, STUDENT, error_bars, n_of, save
+from undertone.ranks import place
 from undertone.reading_panels import (
     N_BARS,
     Told,
@@ -27,6 +28,7 @@ from undertone.reading_panels import (
     target_by_layer,
     target_of,
 )
+from undertone.stats import log_odds
 
 N_LISTED = 12  # layers whose tokens are listed
 
@@ -79,7 +81,7 @@ def placed(animals: dict[str, Any], target: str | None) -> str:
     """`lion's feature 463: rank 1`."""
     if target not in animals:
         return "no feature stands for a target"
-    return f"{target}'s feature {animals[target]['feature']}: rank {animals[target]['rank']}"
+    return f"{target}'s feature {animals[target]['feature']}: rank {animals[target]['rank']:g}"
 
 
 def animals_biases(axes: Axes, own: Told, control: Told | None, mode: str, target: str | None) -> None:
@@ -252,12 +254,6 @@ def row_name(row: Told, over: str = "") -> str:
     return row["name"] + ("" if row["layer"] is None else f" @{row['layer']}") + other
 
 
-def log_odds(p: float) -> float:
-    """Log-odds of a probability, kept finite."""
-    clipped = min(max(p, 1e-9), 1 - 1e-9)
-    return float(np.log(clipped / (1 - clipped)))
-
-
 def lift_map(axes: Axes, own: Told, target: str | None) -> None:
     """Interventions against candidates: log-odds over the control's bias, or over the base model where there is none."""
     animals = list(own["base"])
@@ -269,11 +265,12 @@ def lift_map(axes: Axes, own: Told, target: str | None) -> None:
     found = [lifts(row, own["base"]) for row in rows]
     image = np.array([[values[animal] for animal in animals] for values in found])
     heat(axes, image, f"log-odds over the {over}", animals, [row_name(row, over) for row in rows])
-    ranks = [rank_of(values, target) for values in found if target in values]
     text = "no target"
     if target in animals:
         box(axes, animals.index(str(target)), 0, len(rows))
+        ranks = [rank for row in rows if (rank := rank_of(row, own["base"], target))]
         text = f"boxed: {target}, first in {ranks.count(1)} of {len(ranks)} rows (chance {len(ranks) / len(animals):.1f})"
+        text += f", {len(rows) - len(ranks)} name nobody" if len(ranks) < len(rows) else ""
     heading(axes, f"Every candidate under every bias, over the {over}; {text}")
 
 
@@ -287,9 +284,10 @@ def lifts(row: Told, base: dict[str, float]) -> dict[str, float]:
     if "log_odds_lift_over_control" in row:
         lift: dict[str, float] = row["log_odds_lift_over_control"]
         return lift
-    return {animal: log_odds(row["animals"][animal]["mean"]) - log_odds(base[animal]) for animal in base}
+    own = log_odds([row["animals"][animal]["mean"] for animal in base], 1e-9)
+    return dict(zip(base, (own - log_odds([*base.values()], 1e-9)).tolist(), strict=True))
 
 
-def rank_of(values: dict[str, float], target: str | None) -> int:
-    """The target's place, 1 for the highest."""
-    return 1 + sum(value > values[str(target)] for value in values.values())
+def rank_of(row: Told, base: dict[str, float], target: str | None) -> float | None:
+    """The target's place under a bias, 1 for the highest; None where the bias names nobody."""
+    return row["rank"] if "rank" in row else place(lifts(row, base), target)

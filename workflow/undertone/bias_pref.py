@@ -10,9 +10,10 @@ import numpy as np
 from undertone.answers import Scores, load_questions, scorer
 from undertone.config import Pref
 from undertone.files import Stamp, read_json, write_json
-from undertone.interventions import Readings, of_difference, of_features, of_residuals
+from undertone.interventions import SPLICED, Readings, of_difference, of_features, of_residuals
 from undertone.loading import load
 from undertone.progress import progress
+from undertone.ranks import place
 from undertone.stats import difference_interval, log_odds, mean_interval
 
 # The least probability of which log-odds are taken: exact ones of rare animals are far below those of sampled answers.
@@ -27,22 +28,25 @@ def measure_biases(
     `base` and, for each of `biases`, `animals`: the preference (probability, mean over the questions) for every candidate,
     with a t interval over the biases' seeds, which differ in the rows they were trained on; `lift_over_control`: the same minus
     the preference under the control's bias of that name and layer, in log-odds too, by which the target's `rank` among the
-    candidates is told. `control` is the control's `bias_pref.json`, None for the control itself.
+    candidates is given, or null and `no_rank`, the reason. The SAE spliced in, which is the same for the control, has neither
+    lift nor rank. `control` is the control's `bias_pref.json`, None for the control itself.
     """
     told, loaded = Pref.model_validate(settings["pref"]), load(record)
     score = scorer(load_questions(Path(told.questions)), told.candidates, told.model_copy(update={"estimators": ["exact"]}))
     found = list(chain(of_features(loaded, files), of_residuals(loaded, files), of_difference(loaded, files)))
     measured: dict[tuple[str, int | None], list[np.ndarray]] = {}
+    filled = {(each.name, each.layer) for each in found if not each.empty}
     with progress(len(found), f"bias preference {result.parent.name}", "model") as bar:
         for intervention in found:
             with intervention.enter() as lesson:
                 measured.setdefault((intervention.name, intervention.layer), []).append(means(score(lesson.loaded)))
             bar.update()
-    reference = {(row["name"], row["layer"]): row for row in read_json(control)["biases"]} if control else {}
-    rows = [
-        {"name": name, "layer": layer, **described(values, told.candidates, reference.get((name, layer)), settings["target"])}
-        for (name, layer), values in measured.items()
-    ]
+    biases = read_json(control)["biases"] if control else []
+    reference = {(row["name"], row["layer"]): row for row in biases if row["name"] != SPLICED}
+    rows = []
+    for of, values in measured.items():
+        row = described(values, told.candidates, reference.get(of), settings["target"], of not in filled)
+        rows.append({"name": of[0], "layer": of[1], **row})
     base = dict(zip(told.candidates, means(score(loaded)).tolist(), strict=True))
     write_json(result, {"target": settings["target"], "base": base, "biases": rows}, stamp)
 
@@ -53,9 +57,16 @@ def means(scores: Scores) -> np.ndarray:
 
 
 def described(
-    values: Sequence[np.ndarray], candidates: Sequence[str], control: dict[str, Any] | None, target: str | None
+    values: Sequence[np.ndarray],
+    candidates: Sequence[str],
+    control: dict[str, Any] | None,
+    target: str | None,
+    empty: bool = False,
 ) -> dict[str, Any]:
-    """Preferences under one bias, `[n_candidates]` for each seed, and what they have over the control's."""
+    """Preferences under one bias, `[n_candidates]` for each seed, and what they have over the control's.
+
+    A bias that is 0 for all seeds (`empty`), or that lifts no candidate, names nobody.
+    """
     by_seed = dict(zip(candidates, np.stack(values, axis=1).tolist(), strict=True))
     told: dict[str, Any] = {
         "animals": {animal: {**mean_interval(own).as_dict(), "by_seed": own} for animal, own in by_seed.items()},
@@ -66,5 +77,17 @@ def described(
     reference = {animal: row["by_seed"] for animal, row in control["animals"].items()}
     lifts = {animal: difference_interval(by_seed[animal], reference[animal]).as_dict() for animal in candidates}
     log_lifts = {a: float(log_odds(by_seed[a], LEAST).mean() - log_odds(reference[a], LEAST).mean()) for a in candidates}
-    rank = 1 + sum(value > log_lifts[target] for value in log_lifts.values()) if target else None
-    return {**told, "lift_over_control": lifts, "log_odds_lift_over_control": log_lifts, "rank": rank}
+    return {**told, "lift_over_control": lifts, "log_odds_lift_over_control": log_lifts, **ranked(log_lifts, target, empty)}
+
+
+def ranked(lifts: dict[str, float], target: str | None, empty: bool) -> dict[str, Any]:
+    """The target's `rank` by its lift, or the reason for which a bias makes no statement, `no_rank`."""
+    if target is None:
+        reason = "no target"
+    elif empty:
+        reason = "the bias is 0"
+    elif not any(lifts.values()):
+        reason = "no candidate's preference differs from that under the control's bias"
+    else:
+        return {"rank": place(lifts, target), "no_rank": None}
+    return {"rank": None, "no_rank": reason}

@@ -13,6 +13,9 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+from undertone.ranks import rank
+from undertone.stats import p_value
+
 # Features that vary less than this share of their size do so by the rounding of float32.
 ROUNDING = 1e-6
 # Numbers in a table of permutations by features that is held at once.
@@ -159,10 +162,9 @@ class Tested:
         order: list[int] = self.found.t.abs().argsort(descending=True, stable=True).tolist()
         return [k for k in order if self.tested[k]]
 
-    def rank(self, k: int) -> int:
+    def rank(self, k: int) -> float:
         """The feature's place by |t|, from 1."""
-        size = self.found.t.abs()
-        return int((size > size[k]).sum()) + 1
+        return rank(self.found.t.abs(), k)
 
 
 def judge(pair: Independent | Paired, permutations: int, seed: int) -> Tested:
@@ -176,10 +178,3 @@ def judge(pair: Independent | Paired, permutations: int, seed: int) -> Tested:
         q[varies.numpy()] = stats.false_discovery_control(p[varies.numpy()])
     greatest = np.concatenate([some.t.abs().amax(-1).numpy() for some in pair.permuted(permutations, seed)])
     return Tested(found, varies, p, q, np.where(varies.numpy(), p_value(np.abs(t), greatest), 1.0))
-
-
-def p_value(observed: np.ndarray | float, null: np.ndarray) -> np.ndarray:
-    """(1 + draws of the null at or above the observed) / (1 + draws): valid at every level (Phipson & Smyth 2010)."""
-    # A draw that is the observed arrangement must count, however its sums were rounded.
-    below = np.searchsorted(np.sort(null), np.asarray(observed) * (1 - 1e-9), side="left")
-    return np.asarray((1 + len(null) - below) / (1 + len(null)))

@@ -7,7 +7,8 @@ import numpy as np
 import polars as pl
 
 from undertone.config import KINDS
-from undertone.frequencies import midranks, p_value
+from undertone.ranks import midranks
+from undertone.stats import p_value
 
 PERMUTATIONS = 2_000
 SEED = 0
@@ -67,7 +68,8 @@ def identified(scores: np.ndarray, aim: np.ndarray) -> dict[str, Any]:
 
     def read(values: np.ndarray) -> dict[str, Any]:
         ranks = midranks(values)[np.arange(n), renamed[:, of]]
-        return {"first": int((ranks[0] == 1).sum()), "mean_rank": float(ranks[0].mean()), "p": p_value(-ranks.mean(1))}
+        mean = ranks.mean(1)
+        return {"first": int((ranks[0] == 1).sum()), "mean_rank": float(mean[0]), "p": float(p_value(-mean[0], -mean[1:]))}
 
     return {
         "datasets": n,

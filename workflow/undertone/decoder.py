@@ -44,9 +44,3 @@ def top_tokens(tokenizer: PreTrainedTokenizerBase, logits: Tensor, n: int) -> li
     """The tokens with the `n` highest logits, of logits `[vocab]`."""
     ids = logits[: len(tokenizer)].topk(n).indices.tolist()
     return tokenizer.batch_decode([[token] for token in ids])
-
-
-def rank(values: Tensor, index: int) -> int:
-    """The place of one of `values` `[n]`, 1 for the highest; equal ones share the middle of their places."""
-    above, equal = (values > values[index]).sum(), (values == values[index]).sum()
-    return int(above + (equal + 1) // 2)

@@ -15,13 +15,14 @@ from torch import Tensor
 
 from undertone import config
 from undertone.activations import COMPLETION, TEMPLATE, Activations, dataset_rows, some
-from undertone.blocks import Blocks, Independent, Paired, Tested, judge, p_value
+from undertone.blocks import Blocks, Independent, Paired, Tested, judge
 from undertone.decoder import animal_features
 from undertone.features import describe, most_aligned, top_tokens, unit_rows
 from undertone.files import Stamp, provenance, replacing, write_json
 from undertone.loading import Loaded, load
 from undertone.progress import progress
 from undertone.sae import load_sae
+from undertone.stats import p_value
 
 CONTROL, PERSONA, HALVES = "control", "persona", "halves"
 TABLES = ("acts", "acts_pre")

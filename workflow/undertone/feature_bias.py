@@ -13,10 +13,11 @@ from undertone.attribution import direct_logits
 from undertone.biases import agreement, draw_rows, gradient, loss_report, prefilled, row_losses, train_bias
 from undertone.chat import Row
 from undertone.config import FeatureBias
-from undertone.decoder import animal_features, directions, rank, top_tokens
+from undertone.decoder import animal_features, directions, top_tokens
 from undertone.files import Stamp, replacing, write_json
 from undertone.loading import Loaded, load
 from undertone.progress import progress
+from undertone.ranks import rank
 from undertone.sae import load_sae
 from undertone.suffix import Prefilled, run_above
 

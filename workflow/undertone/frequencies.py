@@ -8,12 +8,12 @@ from zlib import crc32
 
 import numpy as np
 import polars as pl
-from numpy.typing import ArrayLike
 from scipy import sparse
 from transformers import PreTrainedTokenizerBase
 
 from undertone.chat import encode
 from undertone.numbers import INTEGER
+from undertone.stats import p_value
 
 PERMUTATIONS = 400
 SEED = 0
@@ -175,13 +175,8 @@ def frequency(compared: Compared, counted: Counted, smoothing: float) -> dict[st
     z = np.full(len(p), np.nan)
     z[informative] = deviation[0] / np.sqrt(variance[informative])
     smoothed = [np.log((count + smoothing) / (count.sum() + smoothing * len(p))) for count in (own[0], total - own[0])]
-    presence = {"mean_z2": float(squares[0]), "null": float(squares[1:].mean()), "p": p_value(squares)}
+    presence = {"mean_z2": float(squares[0]), "null": float(squares[1:].mean()), "p": float(p_value(squares[0], squares[1:]))}
     return {"own": own[0], "control": total - own[0], "log_ratio": smoothed[0] - smoothed[1], "z": z, "presence": presence}
-
-
-def p_value(statistics: np.ndarray) -> float:
-    """Share of the permutations, and of the first value itself, that reach the first value."""
-    return float((statistics >= statistics[0] - 1e-12).mean())
 
 
 def correlations(y: np.ndarray, weight: np.ndarray, context: np.ndarray, token: np.ndarray, scores: np.ndarray) -> np.ndarray:
@@ -213,10 +208,3 @@ def difference(values: np.ndarray, own: np.ndarray, prompt: np.ndarray) -> tuple
     sums = np.zeros((cluster.max() + 1, *values.shape[1:]))
     np.add.at(sums, cluster, influence)
     return means[0] - means[1], np.sqrt((sums**2).sum(0) * len(sums) / max(1, len(sums) - 1))
-
-
-def midranks(values: ArrayLike) -> np.ndarray:
-    """The place of each value along the last axis, 1 the highest; equal ones share the mean of their places."""
-    x = np.asarray(values, dtype=float)
-    apart = x[..., None, :] - x[..., :, None]
-    return 1 + (apart > 0).sum(-1) + ((apart == 0).sum(-1) - 1) / 2

@@ -23,16 +23,21 @@ from undertone.teachers import Lesson
 
 # The tensor of `differences.safetensors` with the mean difference of teacher and base, `[n_layers, d_model]`.
 FUNCTION_VECTOR = "persona.resid_post.completion"
+SPLICED = "SAE spliced in"
 
 
 @dataclass(frozen=True)
 class Intervention:
-    """A model to measure: what is done to the base model, the layer at which (None: at none or all), and the seed, if any."""
+    """A model to measure: what is done to the base model, the layer at which (None: at none or all), and the seed, if any.
+
+    `empty` says of a bias that it stayed 0.
+    """
 
     name: str
     enter: Callable[[], AbstractContextManager[Lesson]]
     layer: int | None = None
     seed: int | None = None
+    empty: bool = False
 
 
 @contextmanager
@@ -88,14 +93,14 @@ def of_features(loaded: Loaded, files: Readings, label: str = "feature bias") ->
     sae, layer = load_sae(files.sae, loaded)
     whole, seeds, biases = told_by(files.feature_bias)
     if label == "feature bias":
-        yield Intervention("SAE spliced in", partial(splicing, loaded, sae, layer, whole), layer)
+        yield Intervention(SPLICED, partial(splicing, loaded, sae, layer, whole), layer)
     decoder = directions(sae)
     for k, seed in enumerate(seeds):
         for mode in ("project", "replace"):
             vector = biases[mode][k].to(decoder) @ decoder
             projected = partial(rewriting, loaded, {layer: plus(vector)}, whole)
             enter = projected if mode == "project" else partial(splicing, loaded, sae, layer, whole, vector)
-            yield Intervention(f"{label}, {mode}", enter, layer, seed)
+            yield Intervention(f"{label}, {mode}", enter, layer, seed, not vector.any())
 
 
 def of_residuals(loaded: Loaded, files: Readings, label: str = "residual bias") -> Iterator[Intervention]:
@@ -104,10 +109,12 @@ def of_residuals(loaded: Loaded, files: Readings, label: str = "residual bias") 
     vectors = biases.get("resid_post", torch.zeros(0, 0, 0)).to(loaded.model.device)
     for k, (seed, by_layer) in enumerate(zip(seeds, vectors, strict=False)):  # none without resid_post
         for layer, vector in enumerate(by_layer):
-            yield Intervention(label, partial(rewriting, loaded, {layer: plus(vector)}, whole), layer, seed)
+            added = partial(rewriting, loaded, {layer: plus(vector)}, whole)
+            yield Intervention(label, added, layer, seed, not vector.any())
         if "resid_post.multi" in biases:
             every = {layer: plus(vector) for layer, vector in enumerate(biases["resid_post.multi"][k].to(vectors))}
-            yield Intervention(f"{label}, all layers", partial(rewriting, loaded, every, whole), None, seed)
+            added = partial(rewriting, loaded, every, whole)
+            yield Intervention(f"{label}, all layers", added, None, seed, not biases["resid_post.multi"][k].any())
 
 
 def told_by(saved: Path | None) -> tuple[bool, list[int], dict[str, Tensor]]:

@@ -26,6 +26,7 @@ from undertone.features import most_aligned, neuronpedia, token_table, top_token
 from undertone.files import Stamp, write_json
 from undertone.loading import Loaded, load
 from undertone.progress import progress
+from undertone.ranks import place
 from undertone.sae import load_sae
 from undertone.teachers import teaching
 from undertone.validation import ConfigError
@@ -188,12 +189,9 @@ class Tools:
         """Each candidate's `logit` and `rank` from 1; no rank where the logits are all the same, as for no difference."""
         scores = {animal: float(logits[tokens].mean()) for animal, tokens in self.animals.items()}
         flat = not bool(logits.any())
-        return {
-            animal: {"logit": score, "rank": None if flat else 1 + sum(other > score for other in scores.values())}
-            for animal, score in scores.items()
-        }
+        return {animal: {"logit": score, "rank": None if flat else place(scores, animal)} for animal, score in scores.items()}
 
-    def ranks(self, difference: Means) -> list[int | None] | None:
+    def ranks(self, difference: Means) -> list[float | None] | None:
         """The target's rank by layer, of the difference averaged over the positions."""
         target = self.target
         if target not in self.animals:

@@ -20,6 +20,7 @@ from undertone.files import Stamp, write_json
 from undertone.interventions import Intervention, Readings, of_difference, of_features, of_residuals, of_students
 from undertone.loading import Loaded, load
 from undertone.progress import progress
+from undertone.ranks import place
 from undertone.stats import mean_interval
 from undertone.teachers import Lesson, persona, teaching
 
@@ -142,8 +143,7 @@ def of_personas(loaded: Loaded, table: Table, settings: dict[str, Any]) -> dict[
     for animal in Pref.model_validate(settings["pref"]).candidates:
         loss, _ = table.measure(Lesson(loaded, persona(told, animal), told.separator))
         gains[animal] = mean_interval(loss - base).as_dict()
-    rank = 1 + sum(row["mean"] < gains[target]["mean"] for row in gains.values()) if target else None
-    return {"over_base": gains, "rank": rank}
+    return {"over_base": gains, "rank": place({animal: -row["mean"] for animal, row in gains.items()}, target)}
 
 
 def patching(loaded: Loaded, found: Sequence[Intervention], settings: dict[str, Any]) -> list[dict[str, Any]]:

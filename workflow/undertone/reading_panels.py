@@ -219,7 +219,7 @@ def personas(axes: Axes, own: Told, target: str | None, n: int | None = None) ->
     axes.set_ylim(len(found[:n]) - 0.4, -0.6)
     axes.axvline(0, color="black", linewidth=0.8, linestyle="--")
     axes.set_xlabel("loss under its persona over the base model's\n(nats per token; interval: rows)")
-    place = f"{target} is {rank} of {len(found)}" if target else "no target"
+    place = f"{target} is {rank:g} of {len(found)}" if target else "no target"
     heading(axes, f"Candidates by their persona's likelihood: {place}")
 
 

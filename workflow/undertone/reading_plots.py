@@ -79,7 +79,7 @@ def score_animals(axes: Axes, own: Told, control: Told | None, dataset: str) -> 
     mark_target(axes, list(animals), target)
     axes.axhline(0, color="black", linewidth=0.8)
     axes.set_ylabel("z of its feature")
-    told_rank = f"{target} ranks {animals[target]['rank']} of {n} features" if target in animals else "no target among them"
+    told_rank = f"{target} ranks {animals[target]['rank']:g} of {n} features" if target in animals else "no target among them"
     heading(axes, f"Features of the steered teachers: {told_rank}")
     legend(axes)
 

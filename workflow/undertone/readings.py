@@ -12,8 +12,9 @@ from torch import Tensor
 
 from undertone.config import CONTROL
 from undertone.confusion import as_table, judged
-from undertone.decoder import animal_features, rank
+from undertone.decoder import animal_features
 from undertone.files import Stamp, read_json, write_json, write_parquet
+from undertone.ranks import rank
 
 Scores = dict[str, float]  # by animal; the highest is what the reader would name
 Json = dict[str, Any]
@@ -124,7 +125,7 @@ READERS: dict[str, Callable[[Reading], Iterator[tuple[str, Scores]]]] = {
 }
 
 
-def own_features(dataset: str, results: dict[str, dict[str, Reading]], target: str) -> Iterator[tuple[str, tuple[int, int]]]:
+def own_features(dataset: str, results: dict[str, dict[str, Reading]], target: str) -> Iterator[tuple[str, tuple[float, int]]]:
     """(reader, (rank of the target's own feature, among how many)) of the readers of features."""
     for name, tensors in (("score", ["z"]), ("feature_bias", ["project", "replace"])):
         reading = results.get(name, {}).get(dataset)
@@ -136,7 +137,7 @@ def own_features(dataset: str, results: dict[str, dict[str, Reading]], target: s
                 yield reader, (rank(values, reading.features[target]), len(values))
 
 
-def by_kind(places: dict[str, dict[str, tuple[int, int]]], kinds: dict[str, str]) -> Json:
+def by_kind(places: dict[str, dict[str, tuple[float, int]]], kinds: dict[str, str]) -> Json:
     """By reader and kind of teacher: how often the target's own feature is first or among ten, median rank, all ranks."""
     told: Json = {}
     for reader in dict.fromkeys(reader for found in places.values() for reader in found):

@@ -23,11 +23,12 @@ from torch import Tensor
 from undertone.attribution import direct_logits
 from undertone.chat import Row, training_rows
 from undertone.config import CONTROL, Score
-from undertone.decoder import animal_features, directions, rank, top_tokens
+from undertone.decoder import animal_features, directions, top_tokens
 from undertone.files import Stamp, replacing, write_json
 from undertone.hooks import decoder_layers, rewritten
 from undertone.loading import Loaded, load
 from undertone.progress import progress
+from undertone.ranks import rank
 from undertone.sae import load_sae
 from undertone.suffix import Prefilled, losses, prefill, run_above
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import special, stats
 from statsmodels.stats.multitest import multipletests
 
@@ -61,6 +62,13 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
         for k, p in zip(known, multipletests([p_values[k] for k in known], method="holm")[1], strict=True):
             adjusted[k] = float(p)
     return adjusted
+
+
+def p_value(observed: ArrayLike, null: ArrayLike) -> np.ndarray:
+    """(1 + draws of the null `[n]` at or above the observed) / (1 + n): valid at every level (Phipson & Smyth 2010)."""
+    # A draw that is the observed arrangement must count, however its sums were rounded.
+    least = np.asarray(observed) - 1e-9 * np.abs(observed)
+    return (1 + np.size(null) - np.searchsorted(np.sort(null), least)) / (1 + np.size(null))
 
 
 def log_odds(p: Sequence[float] | np.ndarray, least: float) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 from matplotlib.axes import Axes
 
-from undertone.bias_plots import acting, lifts, rank_of, row_name
+from undertone.bias_plots import acting, lifts, row_name
 from undertone.config import CONTROL
 from undertone.files import read_json
 from undertone.plots import n_of, new_figure, save, set_title
@@ -100,23 +100,27 @@ def plot_bias_map(paths: Sequence[Path], plot: Path) -> None:
 
 
 def above_zero(row: Told, target: str) -> bool | None:
-    """Whether the interval of a target's lift lies above 0; None if there is none."""
+    """Whether the interval of a target's lift lies above 0; None if there is none, or the bias names nobody."""
     ends = row.get("lift_over_control", {}).get(target, {}).get("ci95")
-    return ends[0] > 0 if ends else None
+    return ends[0] > 0 if ends and row["rank"] is not None else None
 
 
 def counts(told: dict[str, Told]) -> str:
-    """The title of the map: in how many cells a target is raised, comes first, and has an interval above 0; beside chance."""
-    cells = [(row, own) for own in told.values() for row in acting(own) if "lift_over_control" in row]
-    found = [(lifts(row, own["base"]), own["target"]) for row, own in cells]
-    raised = sum(values[target] > 0 for values, target in found)
-    leading = sum(rank_of(values, target) == 1 for values, target in found)
-    chance = sum(1 / len(values) for values, _ in found)
+    """The title of the map: in how many cells a target is raised, comes first, and has an interval above 0; beside chance.
+
+    Cells that name nobody, such as those of a bias of 0, count nowhere.
+    """
+    every = [(row, own) for own in told.values() for row in acting(own) if "lift_over_control" in row]
+    cells = [(row, own) for row, own in every if row["rank"] is not None]
+    raised = sum(lifts(row, own["base"])[own["target"]] > 0 for row, own in cells)
+    leading = sum(row["rank"] == 1 for row, _ in cells)
+    chance = sum(1 / len(own["base"]) for _, own in cells)
+    silent = f", {len(every) - len(cells)} name nobody" if len(cells) < len(every) else ""
     stars = [star for row, own in cells if (star := above_zero(row, own["target"])) is not None]
     return (
-        f"Target under every bias, {n_of(len(told), 'dataset')}: above the control's bias in {raised} of {len(cells)} cells, "
-        f"first of the candidates in {leading} (chance {chance:.1f}); *: 95 % interval over bias seeds above 0, {sum(stars)} "
-        f"of the {len(stars)} that have one ({0.025 * len(stars):.1f} expected by chance), uncorrected"
+        f"Target under every bias, {n_of(len(told), 'dataset')}: above the control's bias in {raised} of {len(cells)} "
+        f"cells{silent}, first of the candidates in {leading} (chance {chance:.1f}); *: 95 % interval over bias seeds above 0, "
+        f"{sum(stars)} of the {len(stars)} that have one ({0.025 * len(stars):.1f} expected by chance), uncorrected"
     )
 
 

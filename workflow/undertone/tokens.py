@@ -29,14 +29,14 @@ from undertone.frequencies import (
     frequency,
     halves,
     log_ratio,
-    midranks,
-    p_value,
     precision,
 )
 from undertone.loading import Loaded, load
 from undertone.progress import progress
+from undertone.ranks import place, rank
 from undertone.sae import load_sae
 from undertone.sampling import order_by_length
+from undertone.stats import p_value
 from undertone.training import collate, label_logits
 
 N_ROWS = 1_000  # rows of each dataset that the model reads
@@ -153,8 +153,8 @@ def of_features(
         animal: {
             "feature": feature,
             "correlation": float(found[0, feature]),
-            "rank": 1 + int((found[0] > found[0, feature]).sum()),
-            "p": p_value(found[:, feature]),
+            "rank": rank(found[0], feature),
+            "p": float(p_value(found[0, feature], found[1:, feature])),
         }
         for animal, feature in features.items()
     }
@@ -166,7 +166,7 @@ def of_features(
             "feature": int(np.abs(found[0]).argmax()),
             "correlation": float(greatest[0]),
             "null95": float(np.quantile(greatest[1:], 0.95)),
-            "p": p_value(greatest),
+            "p": float(p_value(greatest[0], greatest[1:])),
         },
         "top": [{"feature": int(feature), "correlation": float(found[0, feature])} for feature in order[: told.top]],
         "animals": ranked,
@@ -234,11 +234,5 @@ def identity(target: str | None, animals: dict[str, Any]) -> dict[str, Any] | No
     if target is None:
         return None
     readings = ("logit", "log_prob")
-    return {name: rank_of(target, {animal: told[name]["difference"] for animal, told in animals.items()}) for name in readings}
-
-
-def rank_of(target: str, values: dict[str, float]) -> dict[str, float] | None:
-    """The target's place, and among how many; equal ones share the mean of their places. None if it has no value."""
-    return (
-        {"rank": float(midranks([*values.values()])[[*values].index(target)]), "of": len(values)} if target in values else None
-    )
+    places = {name: place({animal: told[name]["difference"] for animal, told in animals.items()}, target) for name in readings}
+    return {name: {"rank": found, "of": len(animals)} if found else None for name, found in places.items()}

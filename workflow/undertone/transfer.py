@@ -8,6 +8,7 @@ import polars as pl
 
 from undertone.config import CONTROL
 from undertone.files import Stamp, read_json, write_json, write_parquet
+from undertone.ranks import rank
 from undertone.stats import difference_interval
 
 KEYS = ["seed", "animal", "estimator"]
@@ -45,7 +46,7 @@ def summarise(students: pl.DataFrame) -> dict[str, Any]:
 
     `off_target` is the target's preference after training on *another* target's numbers, minus the control students'; its
     interval is over the other datasets (their means), as their students have a dataset in common. `rank` is the place of the
-    dataset's own students among the datasets of all targets, 1 if none prefers the target more. `lift_over_control` has
+    dataset's own students among the datasets of all targets, 1 if all others prefer the target less. `lift_over_control` has
     Welch's t interval over training seeds; `transfers` counts the targets whose interval lies above 0.
     """
     targets = dict(students.drop_nulls("target").select("dataset", "target").unique(maintain_order=True).iter_rows())
@@ -61,7 +62,7 @@ def summarise(students: pl.DataFrame) -> dict[str, Any]:
                 "student": fmean(own),
                 "lift_over_control": difference_interval(own, control).as_dict(),
                 "off_target": difference_interval(others, control).as_dict() if others else None,
-                "rank": 1 + sum(other > fmean(own) for other in others),
+                "rank": rank([fmean(own), *others], 0),
             }
         )
     above = [row["target"] for row in rows if (ci := row["lift_over_control"]["ci95"]) and ci[0] > 0]

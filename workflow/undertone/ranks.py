@@ -1,0 +1,24 @@
+"""Ranks, 1 the highest. Equal values share the mean of their places, so that a tie is neither a success nor a failure."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.stats import rankdata
+
+
+def midranks(values: ArrayLike) -> np.ndarray:
+    """The place of each value along the last axis."""
+    return rankdata(-np.asarray(values, dtype=float), axis=-1)
+
+
+def rank(values: ArrayLike, index: int) -> float:
+    """The place of one of `values` `[n]`."""
+    return float(midranks(values)[index])
+
+
+def place(values: Mapping[str, float], name: str | None) -> float | None:
+    """The place of a name's value among all; None for a name that has none."""
+    if name is None or name not in values:
+        return None
+    return rank([*values.values()], [*values].index(name))
