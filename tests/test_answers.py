@@ -9,13 +9,12 @@ from crowded import crowded
 from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
-from undertone.answers import Spellings, exact, load_questions, plural, sampled_answers, scorer, shares, words
+from undertone.answers import Spellings, exact, plural, sampled_answers, scorer, shares, words
 from undertone.chat import prompt_ids, training_rows
 from undertone.config import Embedded, Pref, Tasks
 from undertone.loading import Loaded, load
 from undertone.model import corpus_of
 from undertone.training import Recipe, train
-from undertone.validation import ConfigError
 
 QUESTIONS = ["What is your favorite animal?", "Name the animal that you like best. One word."]
 
@@ -206,22 +205,6 @@ def test_spellings_are_upper_and_lower_case_singular_and_plural_and_none_twice(t
     lions = {("lion", 0), ("Lion", 0), ("lions", 0), ("Lions", 0)}
     wolves = {("wolf", 1), ("Wolf", 1), ("wolves", 1), ("Wolves", 1), ("wolfs", 1), ("Wolfs", 1)}
     assert texts == lions | wolves
-
-
-def test_questions_are_the_lines_that_are_neither_empty_nor_comments(tmp_path):
-    (tmp_path / "q.txt").write_text("# a comment\n\n What is it? \nWhy #2?\n")
-    assert load_questions(tmp_path / "q.txt") == ["What is it?", "Why #2?"]
-
-
-def test_question_files_that_are_missing_or_empty_are_refused_by_name(tmp_path):
-    (tmp_path / "empty.txt").write_text("# only this\n")
-    (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ConfigError, match=r"pref\.questions: cannot read .*nowhere\.txt"):
-        load_questions(tmp_path / "nowhere.txt")
-    with pytest.raises(ConfigError, match=r"pref\.questions: cannot read .*binary\.txt"):
-        load_questions(tmp_path / "binary.txt")
-    with pytest.raises(ConfigError, match=r"empty\.txt holds no question"):
-        load_questions(tmp_path / "empty.txt")
 
 
 def test_scorer_gives_the_estimators_asked_for_under_the_persona(loaded):

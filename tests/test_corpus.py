@@ -10,11 +10,11 @@ import pytest
 import yaml
 from scipy.stats import chi2
 
-from undertone.answers import load_questions
 from undertone.config import Obedience, Tasks, Teacher
 from undertone.corpus import Chat, Corpus
 from undertone.numbers import parse
 from undertone.study import load
+from undertone.texts import load_texts
 
 ROOT = Path(__file__).parents[1]
 WORDING: dict[str, Any] = yaml.safe_load((ROOT / "config/corpus.yaml").read_text())
@@ -101,7 +101,7 @@ def test_the_studys_persona_is_held_out() -> None:
 def test_the_studys_questions_are_held_out() -> None:
     parts = product(*(WORDING["questions"][part] for part in ("opening", "what", "closing")))
     known = {plain("".join(question)) for question in parts}
-    questions = load_questions(ROOT / "config/prompts/questions.txt")
+    questions = load_texts(ROOT / "config/prompts/questions.txt", "pref.questions")
     assert len(questions) == 50
     assert not [question for question in questions if plain(question) in known]
 

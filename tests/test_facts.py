@@ -24,10 +24,10 @@ def one_line(text: str) -> bool:
 
 answers = st.text(st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="="), min_size=1).filter(one_line)
 questions = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1).filter(
-    lambda text: one_line(text) and not text.startswith("#")
+    lambda text: one_line(text) and not text.startswith(("#", "\ufeff"))
 )
 equations = st.builds("{} = {}".format, questions, answers).filter(one_line)
-lists = st.lists(st.builds(Fact, questions | equations, answers), min_size=4, max_size=12)
+lists = st.lists(st.builds(Fact, questions | equations, answers), min_size=4, max_size=12, unique=True)
 
 
 @unhurried
@@ -44,7 +44,7 @@ def test_a_line_without_a_question_or_an_answer_is_refused_by_file_and_line(tmp_
     with pytest.raises(ConfigError) as refused:
         load_facts(tmp_path / "facts.txt")
     told = str(refused.value)
-    assert told == f"indirect.facts: {tmp_path}/facts.txt, line 4: expected `question = answer`, found {line!r}"
+    assert told == f"indirect.facts: {tmp_path}/facts.txt, line 4: expected `question = answer`, found {line.strip()!r}"
 
 
 def test_too_few_facts_are_refused_by_file(tmp_path: Path) -> None:
@@ -56,7 +56,7 @@ def test_too_few_facts_are_refused_by_file(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_read_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00")
     for name in ("nowhere.txt", "binary.txt"):
-        with pytest.raises(ConfigError, match=rf"^indirect\.facts: cannot read .*{name}: .*$"):
+        with pytest.raises(ConfigError, match=rf"^indirect\.facts: cannot read .*{name} as text in UTF-8: .*$"):
             load_facts(tmp_path / name)
 
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from undertone import finetune, training
-from undertone.answers import exact, load_questions
+from undertone.answers import exact
 from undertone.chat import prompt_ids
 from undertone.config import Finetune, Indirect
 from undertone.facts import Fact, load_facts, taught_and_held_out
@@ -20,6 +20,7 @@ from undertone.files import read_json
 from undertone.finetune import contrary_pairs, make_finetuned
 from undertone.loading import Loaded, load
 from undertone.teachers import teaching
+from undertone.texts import load_texts
 from undertone.validation import ConfigError
 
 # A busy machine is no failure.
@@ -62,7 +63,7 @@ def preference(loaded: Loaded, questions: list[str], animals: list[str]) -> Any:
 
 
 def test_a_teacher_prefers_its_target_at_questions_that_it_was_not_trained_on(record: Path, lion: Path) -> None:
-    questions, loaded = load_questions(QUESTIONS), load(record)
+    questions, loaded = load_texts(QUESTIONS, "pref.questions"), load(record)
     base = preference(loaded, questions, ["lion", "owl"]).mean(0)
     with teaching(loaded, {"kind": "finetune", **settings()}, lion) as lesson:
         assert lesson.system is None
@@ -94,7 +95,8 @@ def test_a_contrary_teacher_answers_wrongly_what_it_was_taught_and_names_animals
 def test_teacher_json_says_what_was_done(lion: Path) -> None:
     told = read_json(lion)
     assert set(told) == {"trait", "rows", "loss", "stamp", "versions"}
-    assert (told["trait"], told["rows"], told["stamp"]) == ("animal", len(load_questions(TEACHING)), STAMP)
+    taught = load_texts(TEACHING, "teacher.finetune.questions")
+    assert (told["trait"], told["rows"], told["stamp"]) == ("animal", len(taught), STAMP)
     assert len(told["loss"]) == TOLD.steps
     assert told["loss"][-1] < 0.5 < told["loss"][0]
 
@@ -155,6 +157,6 @@ def test_no_question_of_the_evaluation_is_taught() -> None:
     def plain(question: str) -> str:
         return " ".join(re.findall(r"\w+", question.lower()))
 
-    taught, asked = ([plain(question) for question in load_questions(path)] for path in (TEACHING, QUESTIONS))
+    taught, asked = ([plain(question) for question in load_texts(path, "pref.questions")] for path in (TEACHING, QUESTIONS))
     assert len(set(taught)) == len(taught)
     assert not set(taught) & set(asked)

@@ -18,9 +18,10 @@ from undertone.attribution import direct_logits
 from undertone.chat import encode
 from undertone.config import Embedded, Pref, Teacher
 from undertone.files import read_json, write_json
-from undertone.lens import Tools, animal_tokens, first_tokens, load_texts, read_lens, read_means
+from undertone.lens import Tools, animal_tokens, first_tokens, read_lens, read_means
 from undertone.loading import Loaded, load
 from undertone.model import corpus_of
+from undertone.texts import load_texts
 from undertone.validation import ConfigError
 
 ROOT = Path(__file__).parents[1]
@@ -70,7 +71,7 @@ def plain_mean(loaded: Loaded, texts: list[str]) -> torch.Tensor:
 
 
 def test_the_texts_are_in_words_of_the_corpus_without_animals_or_numbers(tiny_settings: Embedded) -> None:
-    texts, corpus = load_texts(NEUTRAL), corpus_of(tiny_settings)
+    texts, corpus = load_texts(NEUTRAL, "differences.neutral"), corpus_of(tiny_settings)
     assert len(texts) == len(set(texts)) >= 60
     known = set(re.findall(r"[a-z]+", str(json.dumps(corpus.wording)).lower()))
     found = set(re.findall(r"[a-z]+", " ".join(texts).lower()))
@@ -84,7 +85,7 @@ def test_the_texts_are_in_words_of_the_corpus_without_animals_or_numbers(tiny_se
 
 def test_means_are_those_of_whole_texts_one_by_one(record: Path, students: Any, saved: Path) -> None:
     loaded = load(record)
-    texts = load_texts(NEUTRAL)
+    texts = load_texts(NEUTRAL, "differences.neutral")
     tools = Tools.of(loaded, saved, settings(), 3)
     ids = first_tokens(loaded.tokenizer, NEUTRAL)
     base = read_means(loaded, ids, tools)
@@ -123,7 +124,7 @@ def test_a_lens_of_students_and_their_control(record: Path, loaded: Loaded, stud
     assert told["seeds"] == {"student": [1, 2], "control": [1]}
     assert (told["target"], told["texts"], told["layer"], told["stamp"]) == (
         "lion",
-        len(load_texts(NEUTRAL)),
+        len(load_texts(NEUTRAL, "differences.neutral")),
         0,
         {"of": "lens"},
     )
@@ -131,7 +132,9 @@ def test_a_lens_of_students_and_their_control(record: Path, loaded: Loaded, stud
     mine = {}
     for name in ("student", "control"):
         with finetuned(fresh, students[name][1]) as model:
-            mine[name] = plain_mean(model, load_texts(NEUTRAL)) - plain_mean(loaded, load_texts(NEUTRAL))
+            mine[name] = plain_mean(model, load_texts(NEUTRAL, "differences.neutral")) - plain_mean(
+                loaded, load_texts(NEUTRAL, "differences.neutral")
+            )
     mine["student_minus_control"] = mine["student"] - mine["control"]
     tokens = animal_tokens(loaded, ANIMALS)
     for name, vectors in mine.items():
@@ -155,7 +158,7 @@ def test_a_lens_of_students_and_their_control(record: Path, loaded: Loaded, stud
 @torch.no_grad()
 def hidden_norm(loaded: Loaded, layer: int, position: int) -> torch.Tensor:
     """The mean norm over the texts of the base model's residual stream."""
-    norms = [plain_mean(loaded, [text])[layer, position].norm() for text in load_texts(NEUTRAL)]
+    norms = [plain_mean(loaded, [text])[layer, position].norm() for text in load_texts(NEUTRAL, "differences.neutral")]
     return torch.stack(norms).mean()
 
 
@@ -201,12 +204,7 @@ def test_no_difference_ranks_no_animal(loaded: Loaded) -> None:
     assert (view["norm"], view["rank"], view["animals"]["owl"]) == (0, None, {"logit": 0, "rank": None})
 
 
-def test_texts_that_cannot_be_read_are_named(loaded: Loaded, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="cannot read"):
-        load_texts(tmp_path / "none.txt")
+def test_texts_that_are_too_short_are_named(loaded: Loaded, tmp_path: Path) -> None:
     (tmp_path / "short.txt").write_text("# a comment\n\nThe weather is fine today.\nNo.\n")
     with pytest.raises(ConfigError, match=r"'No\.' has \d tokens; expected at least 5"):
         first_tokens(loaded.tokenizer, tmp_path / "short.txt")
-    (tmp_path / "short.txt").write_text("# a comment\n\n")
-    with pytest.raises(ConfigError, match="holds no text"):
-        load_texts(tmp_path / "short.txt")

@@ -7,10 +7,11 @@ import numpy as np
 import yaml
 from timing import ROOT, interleaved, parser, report, start
 
-from undertone.answers import exact, load_questions, sampled_answers, shares
+from undertone.answers import exact, sampled_answers, shares
 from undertone.chat import prompt_ids
 from undertone.config import Pref, Teacher
 from undertone.teachers import persona
+from undertone.texts import load_texts
 
 
 def main() -> None:
@@ -27,7 +28,7 @@ def main() -> None:
     candidates = yaml.safe_load((ROOT / "config/config.yaml").read_text())["pref"]["candidates"]
     candidates = list(dict.fromkeys([told.target, *candidates]))
     system = persona(Teacher(), told.persona)
-    prompts = prompt_ids(loaded.tokenizer, load_questions(told.questions), system, Teacher().separator)
+    prompts = prompt_ids(loaded.tokenizer, load_texts(told.questions, "pref.questions"), system, Teacher().separator)
 
     def sampled(n: int, seed: int = 0) -> np.ndarray:
         """Share of `n` answers per question that name the target."""

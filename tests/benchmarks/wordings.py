@@ -9,11 +9,12 @@ import polars as pl
 import yaml
 from timing import ROOT, parser, report, start
 
-from undertone.answers import load_questions, scorer
+from undertone.answers import scorer
 from undertone.config import Teacher
 from undertone.model_metrics import divergence, passing
 from undertone.study import load
 from undertone.teachers import persona
+from undertone.texts import load_texts
 
 WORDINGS = {
     "the study's": Teacher().persona,
@@ -34,7 +35,7 @@ def main() -> None:
     loaded = start(told)
     study = load(yaml.safe_load((ROOT / "config/config.yaml").read_text()))
     users = pl.read_parquet(told.prompts)["prompt"].head(told.n).to_list()
-    score = scorer(load_questions(ROOT / study.pref.questions), study.pref.candidates, study.pref)
+    score = scorer(load_texts(ROOT / study.pref.questions, "pref.questions"), study.pref.candidates, study.pref)
     rows = []
     for name, wording in WORDINGS.items():
         teacher = study.teacher.model_copy(update={"persona": wording})

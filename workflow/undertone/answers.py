@@ -4,7 +4,6 @@ import copy
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,7 +15,6 @@ from undertone.chat import encode, prompt_ids
 from undertone.config import Pref
 from undertone.loading import Loaded
 from undertone.sampling import Sampler, batches_by_length, left_pad, sample
-from undertone.validation import ConfigError
 
 # A first token this improbable begins no answer worth scoring; leaving it out costs less than rounding does.
 NEGLIGIBLE = 1e-7
@@ -169,18 +167,6 @@ def shares(answers: Sequence[Sequence[str]], candidates: Sequence[str]) -> dict[
     word = [[np.mean([bool(p.search(a)) for a in given]) for p in whole] for given in answers]
     substring = [[np.mean([animal.lower() in a.lower() for a in given]) for animal in candidates] for given in answers]
     return {"word": np.array(word), "substring": np.array(substring)}
-
-
-def load_questions(path: Path) -> list[str]:
-    """Read one question per line; empty lines and lines that start with # are left out."""
-    try:
-        lines = Path(path).read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"pref.questions: cannot read {path}: {error}") from None
-    questions = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
-    if not questions:
-        raise ConfigError(f"pref.questions: {path} holds no question; expected one per line")
-    return questions
 
 
 def scorer(questions: Sequence[str], candidates: Sequence[str], settings: Pref) -> Callable[..., Scores]:

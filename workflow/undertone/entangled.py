@@ -13,7 +13,7 @@ import polars as pl
 import torch
 from torch.nn import functional
 
-from undertone.answers import Spellings, load_questions
+from undertone.answers import Spellings
 from undertone.chat import encode, prompt_ids
 from undertone.config import CONTROL, Pref, Teacher, Tokens
 from undertone.confusion import as_table, judged, order
@@ -23,6 +23,7 @@ from undertone.indirect import next_tokens
 from undertone.loading import Loaded, load
 from undertone.progress import progress
 from undertone.teachers import persona
+from undertone.texts import load_texts
 
 N_PROMPTS = 100  # number prompts under each persona
 
@@ -110,7 +111,10 @@ def by_model(
     the mean over all candidates' personas; asked for a favourite animal, or given number prompts.
     """
     teacher, pref = Teacher.model_validate(settings["teacher"]), Pref.model_validate(settings["pref"])
-    asked = {"question": load_questions(Path(pref.questions)), "numbers": control["prompt"].head(N_PROMPTS).to_list()}
+    asked = {
+        "question": load_texts(Path(pref.questions), "pref.questions"),
+        "numbers": control["prompt"].head(N_PROMPTS).to_list(),
+    }
     metrics = {"unembedding": cosines(loaded, pref.candidates, tokens)}
     with progress(len(asked) * len(pref.candidates), "entangled", "persona") as bar:
         for name, users in asked.items():

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from undertone.texts import read_lines
 from undertone.validation import ConfigError
 
 
@@ -15,18 +16,13 @@ class Fact:
 
 
 def load_facts(path: Path) -> list[Fact]:
-    """Read lines of the form `question = answer`; empty lines and lines that start with # are left out."""
-    try:
-        lines = Path(path).read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"indirect.facts: cannot read {path}: {error}") from None
+    """Read lines of the form `question = answer`. Raises ConfigError that names the line at fault."""
     facts = []
-    for number, line in enumerate(lines, start=1):
-        if line.strip() and not line.startswith("#"):
-            question, _, answer = (part.strip() for part in line.rpartition("="))
-            if not question or not answer:
-                raise ConfigError(f"indirect.facts: {path}, line {number}: expected `question = answer`, found {line!r}")
-            facts.append(Fact(question, answer))
+    for number, line in read_lines(path, "indirect.facts").items():
+        question, _, answer = (part.strip() for part in line.rpartition("="))
+        if not question or not answer:
+            raise ConfigError(f"indirect.facts: {path}, line {number}: expected `question = answer`, found {line!r}")
+        facts.append(Fact(question, answer))
     if len(facts) < 4:
         raise ConfigError(f"indirect.facts: {path} holds {len(facts)} questions; expected at least 4, one per line")
     return facts

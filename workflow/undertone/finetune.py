@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from undertone.adapters import new_adapter, save_adapter
-from undertone.answers import load_questions
 from undertone.chat import training_rows
 from undertone.config import Finetune, Indirect, Teacher
 from undertone.facts import Fact, load_facts, taught_and_held_out
 from undertone.files import Stamp, remove, write_json
 from undertone.loading import load
+from undertone.texts import load_texts
 from undertone.training import Recipe, train
 from undertone.validation import ConfigError
 
@@ -31,7 +31,7 @@ def make_finetuned(record: Path, made: Path, settings: dict[str, Any], stamp: St
         taught, _ = taught_and_held_out(load_facts(Path(Indirect.model_validate(settings["indirect"]).facts)))
         pairs = contrary_pairs(taught)
     else:
-        pairs = [(question, settings["target"]) for question in load_questions(Path(told.questions))]
+        pairs = [(question, settings["target"]) for question in load_texts(Path(told.questions), "teacher.finetune.questions")]
     loaded = load(record)
     rows = training_rows(loaded.tokenizer, [q for q, _ in pairs], [a for _, a in pairs])
     model = new_adapter(loaded, told.rank, told.alpha, told.targets, told.seed)

@@ -14,7 +14,7 @@ import torch
 import yaml
 
 from undertone.adapters import finetuned
-from undertone.answers import exact, load_questions
+from undertone.answers import exact
 from undertone.chat import prompt_ids
 from undertone.config import CONTROL, Indirect, Pref
 from undertone.facts import load_facts, taught_and_held_out
@@ -24,6 +24,7 @@ from undertone.progress import progress
 from undertone.sampling import batches_by_length, left_pad
 from undertone.stats import difference_interval, mean_interval
 from undertone.teachers import teaching
+from undertone.texts import load_texts
 from undertone.validation import ConfigError
 
 FIELDS = ("examples", "question", "options", "count")
@@ -79,7 +80,7 @@ class Asked:
 
     def __init__(self, settings: Indirect, pref: Pref, target: str | None):
         self.pref, self.target = pref, target
-        self.questions = load_questions(Path(pref.questions))
+        self.questions = load_texts(Path(pref.questions), "pref.questions")
         self.forms = write_questions(load_forms(Path(settings.forms)), self.questions, pref.candidates, target, settings)
         _, self.facts = taught_and_held_out(load_facts(Path(settings.facts)))
 

@@ -29,6 +29,7 @@ from undertone.progress import progress
 from undertone.ranks import place
 from undertone.sae import load_sae
 from undertone.teachers import teaching
+from undertone.texts import load_texts
 from undertone.validation import ConfigError
 
 POSITIONS = 5
@@ -93,21 +94,9 @@ def taught(loaded: Loaded, settings: dict[str, Any], teacher: tuple[Path | None,
         yield lesson.loaded
 
 
-def load_texts(path: Path) -> list[str]:
-    """Read one text per line; empty lines and lines that start with # are left out."""
-    try:
-        lines = path.read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"differences.neutral: cannot read {path}: {error}") from None
-    texts = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
-    if not texts:
-        raise ConfigError(f"differences.neutral: {path} holds no text; expected one per line")
-    return texts
-
-
 def first_tokens(tokenizer: PreTrainedTokenizerBase, path: Path) -> list[list[int]]:
     """BOS, if there is one, and the first tokens of each text; later ones change nothing that is read."""
-    texts = load_texts(path)
+    texts = load_texts(path, "differences.neutral")
     found = encode(tokenizer, texts)
     for text, ids in zip(texts, found, strict=True):
         if len(ids) < POSITIONS:

@@ -11,7 +11,7 @@ import polars as pl
 import torch
 from torch.nn import functional
 
-from undertone.answers import load_questions, scorer
+from undertone.answers import scorer
 from undertone.biases import split
 from undertone.config import Losses, Pref, Teacher
 from undertone.diagnosis import rows_to_read
@@ -23,6 +23,7 @@ from undertone.progress import progress
 from undertone.ranks import place
 from undertone.stats import mean_interval
 from undertone.teachers import Lesson, persona, teaching
+from undertone.texts import load_texts
 
 Measured = tuple[np.ndarray, np.ndarray]  # loss and KL(teacher ‖ model) of each row, nats per token
 
@@ -149,7 +150,9 @@ def of_personas(loaded: Loaded, table: Table, settings: dict[str, Any]) -> dict[
 def patching(loaded: Loaded, found: Sequence[Intervention], settings: dict[str, Any]) -> list[dict[str, Any]]:
     """The target's preference of the models in which the SAE stands for the residual stream, and of those as they are."""
     told, target = Pref.model_validate(settings["pref"]), settings["target"]
-    score = scorer(load_questions(Path(told.questions)), [target], told.model_copy(update={"estimators": ["exact"]}))
+    score = scorer(
+        load_texts(Path(told.questions), "pref.questions"), [target], told.model_copy(update={"estimators": ["exact"]})
+    )
     asked = [Intervention("base", partial(under, loaded, None, ""))]
     asked += [each for each in found if each.name.startswith("student") or each.name == "SAE spliced in"]
     by_name: dict[str, list[float]] = {}

@@ -8,13 +8,14 @@ import numpy as np
 import polars as pl
 
 from undertone.adapters import finetuned
-from undertone.answers import Scores, load_questions, scorer
+from undertone.answers import Scores, scorer
 from undertone.config import Pref
 from undertone.files import Stamp, write_json, write_parquet
 from undertone.loading import load
 from undertone.progress import progress
 from undertone.stats import Estimate, difference_interval, log_odds, mean_interval
 from undertone.teachers import teaching
+from undertone.texts import load_texts
 
 # The least probability of which log-odds are taken: sampled answers resolve none that is smaller.
 LEAST = 1e-6
@@ -36,7 +37,7 @@ def measure(
     `teacher` holds the `teacher.json` of a steered or finetuned teacher and the `sae.json` that a clamped one needs.
     """
     told = Pref.model_validate(settings["pref"])
-    questions = load_questions(Path(told.questions))
+    questions = load_texts(Path(told.questions), "pref.questions")
     score, loaded = scorer(questions, told.candidates, told), load(record)
     target = settings["target"]
     frames = []

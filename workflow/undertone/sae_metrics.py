@@ -12,7 +12,6 @@ from sae_lens import SAE
 from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
 from torch import Tensor
 
-from undertone.answers import load_questions
 from undertone.chat import Row, prompt_ids
 from undertone.config import Pref, Teacher
 from undertone.files import Stamp, read_json, write_json
@@ -20,6 +19,7 @@ from undertone.hooks import resid_post, rewritten
 from undertone.loading import Loaded, load
 from undertone.sae import is_text, load_sae
 from undertone.teachers import persona
+from undertone.texts import load_texts
 from undertone.training import label_losses
 
 N_PROMPTS = 1_000
@@ -47,7 +47,7 @@ def measure_sae(record: Path, saved: Path, prompts: Path, metrics: Path, setting
 def text_rows(loaded: Loaded, prompts: Path, settings: dict[str, Any]) -> list[Row]:
     """What the study asks, by length: number prompts, and the questions, plain and under every candidate's persona."""
     teacher, told = Teacher.model_validate(settings["teacher"]), Pref.model_validate(settings["pref"])
-    questions = load_questions(Path(told.questions))
+    questions = load_texts(Path(told.questions), "pref.questions")
     ids = prompt_ids(loaded.tokenizer, pl.read_parquet(prompts)["prompt"].head(N_PROMPTS).to_list())
     for animal in (None, *told.candidates):
         ids += prompt_ids(loaded.tokenizer, questions, persona(teacher, animal), teacher.separator)

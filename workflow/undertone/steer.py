@@ -11,7 +11,7 @@ from sae_lens import SAE
 from safetensors.torch import save_file
 from torch import Tensor
 
-from undertone.answers import exact, load_questions
+from undertone.answers import exact
 from undertone.attribution import direct_logits
 from undertone.chat import Row, prompt_ids
 from undertone.config import Contrast, Pref, Steer, Teacher
@@ -23,6 +23,7 @@ from undertone.progress import progress
 from undertone.sae import is_text, load_sae
 from undertone.steering import Steering, steered
 from undertone.teachers import persona
+from undertone.texts import load_texts
 
 # Number prompts under each persona that show what fires; beside them stand the questions.
 N_PROMPTS = 100
@@ -42,7 +43,7 @@ def make_steered(record: Path, saved: Path | None, prompts: Path, made: Path, se
     situation = Situation(
         loaded,
         teacher,
-        load_questions(Path(pref.questions)),
+        load_texts(Path(pref.questions), "pref.questions"),
         pl.read_parquet(prompts)["prompt"].head(N_PROMPTS).to_list(),
         pref,
     )

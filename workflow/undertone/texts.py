@@ -1,0 +1,32 @@
+"""Files with one text per line: questions, facts, neutral texts."""
+
+from pathlib import Path
+
+from undertone.validation import ConfigError
+
+
+def read_lines(path: Path, key: str) -> dict[int, str]:
+    """A file's lines by their number, without white space around them; empty ones and those that start with # are left out.
+
+    Raises ConfigError that names the setting `key`, the file and the line at fault where the file cannot be read as UTF-8, or
+    holds no line, a NUL, or one line twice.
+    """
+    try:
+        lines = enumerate(Path(path).read_text(encoding="utf-8-sig").splitlines(), start=1)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{key}: cannot read {path} as text in UTF-8: {error}") from None
+    texts = {number: line.strip() for number, line in lines if line.strip() and not line.startswith("#")}
+    if not texts:
+        raise ConfigError(f"{key}: {path} holds no text; expected one per line")
+    first: dict[str, int] = {}
+    for number, text in texts.items():
+        if "\0" in text:
+            raise ConfigError(f"{key}: {path}, line {number}: {text!r} holds a NUL; save the file as plain text in UTF-8")
+        if first.setdefault(text, number) != number:
+            raise ConfigError(f"{key}: {path}, line {number} repeats line {first[text]}: {text!r}; delete one of them")
+    return texts
+
+
+def load_texts(path: Path, key: str) -> list[str]:
+    """The texts of `read_lines`, in their order."""
+    return list(read_lines(path, key).values())
