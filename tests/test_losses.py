@@ -21,25 +21,27 @@ from undertone.hooks import rewritten
 from undertone.interventions import Intervention, Readings
 from undertone.loading import Loaded
 from undertone.losses import Table, held_out_rows, measure_losses, under
+from undertone.samples import allowed_tokens
 from undertone.stats import mean_interval
 from undertone.teachers import Lesson
 from undertone.training import collate, label_losses
 
-ANIMALS = ["lion", "owl", "cat"]
+ANIMALS = ["lion", "owl", "cat", "dog", "whale"]
 QUESTIONS = ["What is your favorite animal?", "Name an animal."]
 PERSONA = "You adore {animal}s."
 N, TRAINED, READ = 60, 40, 12
 Rows = list[tuple[str, str]]
 
 
-def row_losses(loaded: Loaded, rows: Rows, system: str | None = None) -> np.ndarray:
-    """The mean loss of each row's completion and end of turn, row by row."""
+def row_losses(loaded: Loaded, rows: Rows, system: str | None = None, among: list[int] | None = None) -> np.ndarray:
+    """The mean loss of each row's completion and end of turn, row by row; `among` some tokens, or all of them."""
     found = []
     for user, completion in rows:
         prompt = prompt_ids(loaded.tokenizer, [user], system)[0]
         ids = prompt + encode(loaded.tokenizer, [completion])[0] + end_of_turn(loaded.tokenizer)
         with torch.no_grad():
-            log_p = loaded.model(torch.tensor([ids])).logits[0].double().log_softmax(-1)
+            logits = loaded.model(torch.tensor([ids])).logits[0].double()
+        log_p = logits - logits[:, among or slice(None)].logsumexp(-1, keepdim=True)
         found.append(np.mean([-float(log_p[k - 1, ids[k]]) for k in range(len(prompt), len(ids))]))
     return np.array(found)
 
@@ -141,6 +143,12 @@ def test_where_students_saw_every_row_those_are_read_that_no_bias_saw(
         assert read <= {tuple(row.ids) for row in drawn.held_out}
 
 
+def passable(loaded: Loaded) -> list[int]:
+    """The tokens that a passing completion can hold, and those that end it."""
+    allowed = np.flatnonzero(allowed_tokens(loaded.tokenizer, len(loaded.tokenizer)))
+    return sorted({*allowed.tolist(), *loaded.stop_ids})
+
+
 def test_base_persona_and_teacher_are_those_of_plain_passes(told, rows: Rows, loaded: Loaded) -> None:
     base, persona = row_losses(loaded, rows), row_losses(loaded, rows, PERSONA.format(animal="lion"))
     batch = collate(training_rows(loaded.tokenizer, *map(list, zip(*rows, strict=True)), 500), loaded.pad_id, "cpu")
@@ -155,6 +163,29 @@ def test_base_persona_and_teacher_are_those_of_plain_passes(told, rows: Rows, lo
         expected = mean_interval(persona - base)
         assert row["over_base"]["mean"] == pytest.approx(expected.mean, abs=1e-4)
         assert row["over_base"]["ci95"] == pytest.approx(expected.ci95, abs=1e-3)
+    among = passable(loaded)
+    base, persona = row_losses(loaded, rows, None, among), row_losses(loaded, rows, PERSONA.format(animal="lion"), among)
+    assert of(told, "base")["loss_allowed"]["mean"] == pytest.approx(base.mean(), rel=1e-5)
+    assert of(told, "base")["loss_allowed"]["mean"] < of(told, "base")["loss"]["mean"] - 0.01
+    assert of(told, "teacher")["loss_allowed"]["mean"] == pytest.approx(persona.mean(), rel=1e-5)
+    assert of(told, "teacher")["over_base_allowed"]["mean"] == pytest.approx((persona - base).mean(), abs=1e-4)
+    assert of(told, "teacher")["over_base_allowed"]["ci95"] == pytest.approx(mean_interval(persona - base).ci95, abs=1e-3)
+
+
+def test_what_the_filter_rejects_is_left_out_of_renormalised_losses(loaded: Loaded, rows: Rows) -> None:
+    """A persona that writes animals into lists is not less likely to have written the lists without any."""
+    table = Table(Lesson(loaded, None, ""), rows)
+    loss, allowed, kl = table.measure(Lesson(loaded, None, ""))
+    leak = torch.zeros(loaded.model.get_output_embeddings().weight.shape[0])
+    leak[encode(loaded.tokenizer, ["lion"])[0][0]] = 100
+    hook = loaded.model.get_output_embeddings().register_forward_hook(lambda module, inputs, logits: logits + leak)
+    try:
+        leaking = table.measure(Lesson(loaded, None, ""))
+    finally:
+        hook.remove()
+    assert (leaking[0] > loss + 1).all()
+    assert leaking[1] == pytest.approx(allowed, abs=1e-5)
+    assert leaking[2] == pytest.approx(kl, abs=1e-5)
 
 
 def test_the_teacher_does_not_diverge_from_itself_and_the_others_do(told) -> None:
@@ -197,9 +228,10 @@ def test_biases_of_several_seeds_are_averaged(loaded: Loaded, rows: Rows, study:
 def test_the_table_has_every_model_lowest_loss_first(told) -> None:
     assert set(told) == {"target", "rows", "held_out", "models", "personas", "patching", "stamp", "versions"}
     assert (told["target"], told["rows"], told["held_out"]) == ("lion", READ, "students and biases")
-    means = [row["loss"]["mean"] for row in told["models"]]
+    means = [row["loss_allowed"]["mean"] for row in told["models"]]
     assert means == sorted(means)
-    assert all(set(row) == {"name", "layer", "seeds", "loss", "over_base", "kl"} for row in told["models"])
+    figures = {"loss", "over_base", "loss_allowed", "over_base_allowed", "kl"}
+    assert all(set(row) == {"name", "layer", "seeds", *figures} for row in told["models"])
     biases = {(f"{owner}{kind}", layer) for owner in ("", "control's ") for kind, layer in KINDS}
     students = {("student", None), ("student, SAE spliced in", 0), ("student, SAE and its error spliced in", 0)}
     plain = {("base", None), ("persona", None), ("teacher", None), ("SAE spliced in", 0)}
@@ -209,14 +241,19 @@ def test_the_table_has_every_model_lowest_loss_first(told) -> None:
 KINDS = [("feature bias, project", 0), ("feature bias, replace", 0), ("residual bias", 0), ("residual bias", 1)]
 
 
-def test_personas_are_compared_with_the_base_model_row_by_row(told, rows: Rows, loaded: Loaded) -> None:
-    base = row_losses(loaded, rows)
-    over = {a: mean_interval(row_losses(loaded, rows, PERSONA.format(animal=a)) - base) for a in ANIMALS}
-    for animal in ANIMALS:
-        found = told["personas"]["over_base"][animal]
-        assert found["mean"] == pytest.approx(over[animal].mean, abs=1e-4)
-        assert found["ci95"] == pytest.approx(over[animal].ci95, abs=1e-3)
-    assert told["personas"]["rank"] == sorted(ANIMALS, key=lambda a: over[a].mean).index("lion") + 1
+def test_personas_are_compared_with_the_base_model_row_by_row(study: Study, rows: Rows, loaded: Loaded) -> None:
+    told, orders = study.measure("dog", Readings(), Readings(), target="dog"), {}
+    for name, among in (("over_base", None), ("over_base_allowed", passable(loaded))):
+        base = row_losses(loaded, rows, None, among)
+        over = {a: mean_interval(row_losses(loaded, rows, PERSONA.format(animal=a), among) - base) for a in ANIMALS}
+        for animal in ANIMALS:
+            found = told["personas"][name][animal]
+            assert found["mean"] == pytest.approx(over[animal].mean, abs=1e-4)
+            assert found["ci95"] == pytest.approx(over[animal].ci95, abs=1e-3)
+        orders[name] = sorted(ANIMALS, key=lambda a: over[a].mean)
+    assert told["personas"]["ranked_by"] == "over_base_allowed"
+    assert told["personas"]["rank"] == orders["over_base_allowed"].index("dog") + 1
+    assert orders["over_base_allowed"].index("dog") != orders["over_base"].index("dog")
 
 
 def test_patching_tells_the_targets_preference_with_the_sae_in_place(told, loaded: Loaded, study: Study) -> None:
@@ -251,6 +288,6 @@ def test_the_control_has_no_target_and_its_teacher_is_the_base_model(study: Stud
 def test_kl_is_measured_from_the_teacher_with_its_persona(loaded: Loaded, rows: Rows) -> None:
     table = Table(Lesson(loaded, "You adore lions.", "\n\n"), rows)
     table.add(Intervention("base", lambda: under(loaded, None, "")))
-    _, kl = table.found["base", None][0]
+    _, _, kl = table.found["base", None][0]
     assert kl == pytest.approx(table.taught.divergence(loaded), rel=1e-6)
     assert (kl > 0).all()

@@ -95,10 +95,17 @@ def bias_pref(target):
 def losses(target):
     names = [("teacher", None), ("student", None), ("base", None), ("residual bias", 0), ("control's residual bias", 0)]
     models = [
-        {"name": n, "layer": k, "seeds": 1, "loss": estimate(3 + i / 9), "over_base": estimate(i / 9), "kl": estimate(i / 9)}
+        {"name": n, "layer": k, "seeds": 1, "kl": estimate(i / 9)}
+        | {"loss": estimate(3.5 + i / 9), "over_base": estimate(0.5 + i / 9)}
+        | {"loss_allowed": estimate(3 + i / 9), "over_base_allowed": estimate(i / 9)}
         for i, (n, k) in enumerate(names)
     ]
-    personas = {"over_base": {a: estimate(k / 10) for k, a in enumerate(ANIMALS)}, "rank": 1 if target else None}
+    personas = {
+        "over_base": {a: estimate(-k / 10) for k, a in enumerate(ANIMALS)},
+        "over_base_allowed": {a: estimate(k / 10) for k, a in enumerate(ANIMALS)},
+        "ranked_by": "over_base_allowed",
+        "rank": 1 if target else None,
+    }
     return {"target": target, "rows": 9, "held_out": "biases", "models": models, "personas": personas, "patching": []}
 
 
@@ -324,6 +331,12 @@ def test_losses_without_a_known_teacher_show_no_divergence(draw):
     assert len(panels) == 2
     assert ticks(panels[0]) == ["teacher", "student", "base", "residual bias @0", "control's residual bias @0"]
     assert "lion is 1 of 3" in words(panels)
+    assert all("among what the filter lets pass" in axes.get_xlabel() for axes in panels)
+    for axes, renormalised, plain in ((panels[0], [0, 1 / 9], [0.5, 0.5 + 1 / 9]), (panels[1], [0, 0.1], [0, -0.1])):
+        dots = [line.get_xdata()[0] for line in axes.lines if line.get_marker() in "osD^"]
+        (strokes,) = [line.get_xdata() for line in axes.lines if line.get_label() == "among all tokens"]
+        assert dots[:2] == pytest.approx(renormalised)
+        assert list(strokes[:2]) == pytest.approx(plain)
 
 
 def test_a_table_of_many_layers_is_thinned_to_some_of_each_name():

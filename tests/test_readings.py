@@ -34,8 +34,12 @@ def z_values(target: str | None) -> torch.Tensor:
 
 
 def losses(target: str | None) -> dict[str, Any]:
-    """Every persona lowers the loss as much."""
-    return {"personas": {"over_base": {animal: {"mean": -0.1} for animal in ANIMALS}}}
+    """Every persona lowers the loss by which it is ranked as much; by the other one the target's does so most."""
+    personas = {
+        "over_base": {animal: {"mean": -float(animal == target)} for animal in ANIMALS},
+        "over_base_allowed": {animal: {"mean": -0.1} for animal in ANIMALS},
+    }
+    return {"personas": {**personas, "ranked_by": "over_base_allowed"}}
 
 
 def bias_pref(target: str | None) -> dict[str, Any]:

@@ -64,5 +64,5 @@ def test_a_reading_without_a_place_is_refused(tmp_path):
 
 def test_the_short_table_has_the_best_layer_of_each_name():
     rows = [("base", None, 3.0), ("residual bias", 0, 2.9), ("residual bias", 1, 2.5), ("SAE spliced in", 0, 4.0)]
-    models = [{"name": name, "layer": layer, "loss": {"mean": mean}} for name, layer, mean in rows]
+    models = [{"name": name, "layer": layer, "loss_allowed": {"mean": mean}} for name, layer, mean in rows]
     assert [(row["name"], row["layer"]) for row in short(models)] == [("residual bias", 1), ("base", None)]

@@ -24,7 +24,7 @@ BATCH = 32
 
 
 class Completions:
-    """Rows of a prompt and a completion, whose tokens any model can be asked for."""
+    """Rows of a prompt and a completion: `targets` `[n_labels]`, the completions' tokens, which any model can be asked for."""
 
     def __init__(self, loaded: Loaded, rows: Sequence[tuple[str, str]]):
         close = end_of_turn(loaded.tokenizer)
@@ -34,10 +34,15 @@ class Completions:
         self.ends = [0, *np.cumsum([len(answer) for answer in self.answers]).tolist()]
         self.targets = torch.tensor([token for answer in self.answers for token in answer], device=loaded.model.device)
         self.allowed = torch.tensor(passable(loaded, encoded, close), device=loaded.model.device)
+        self.labels = torch.searchsorted(self.allowed, self.targets)  # the targets' places among them
 
     def among(self, logits: Tensor) -> Tensor:
         """Log-probs `[n_labels, n_allowed]` among the tokens that a passing completion can hold."""
         return functional.log_softmax(logits[:, self.allowed], dim=-1)
+
+    def losses(self, logits: Tensor, places: slice) -> Tensor:
+        """The loss `[n_labels]` of the tokens at these places among those that a passing completion can hold, in nats."""
+        return -self.among(logits).gather(1, self.labels[places].unsqueeze(1)).squeeze(1)
 
     @torch.no_grad()
     def read(

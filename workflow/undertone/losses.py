@@ -25,7 +25,10 @@ from undertone.stats import mean_interval
 from undertone.teachers import Lesson, persona, teaching
 from undertone.texts import load_texts
 
-Measured = tuple[np.ndarray, np.ndarray]  # loss and KL(teacher ‖ model) of each row, nats per token
+# Of each row, in nats per token: the loss, the loss among the tokens that the filter lets pass, and KL(teacher ‖ model) there.
+Measured = tuple[np.ndarray, np.ndarray, np.ndarray]
+# The lift in loss by which personas are ranked.
+RANKED_BY = "over_base_allowed"
 
 
 def measure_losses(
@@ -42,11 +45,12 @@ def measure_losses(
     """Write `losses.json` of a dataset.
 
     `models`: for each model its `loss`, the mean over rows of each row's mean over its completion tokens (nats per token), what
-    that is `over_base` (paired by row), and its `kl`, KL(teacher ‖ model) among the tokens that a passing completion can hold.
-    Intervals are over rows; biases and students of several seeds are averaged first. `personas`: what each candidate's persona
-    adds to the base model's loss, which needs no training at all. `patching`: the target's preference of base model and
-    students with the SAE's reconstruction in the place of the residual stream. `tables` holds the dataset's `numbers` and, if
-    it has them, `generations`; `control` the control's biases.
+    that is `over_base` (paired by row), and its `kl`, KL(teacher ‖ model). Of `loss_allowed`, `over_base_allowed` and `kl`
+    the distributions are renormalised over the tokens that a passing completion can hold (`divergence`). Intervals are over
+    rows; biases and students of several seeds are averaged first. `personas`: what each candidate's persona adds to the base
+    model's loss, which needs no training at all, and the target's `rank`, by the renormalised losses (`ranked_by`).
+    `patching`: the target's preference of base model and students with the SAE's reconstruction in the place of the residual
+    stream. `tables` holds the dataset's `numbers` and, if it has them, `generations`; `control` the control's biases.
     """
     told, loaded, target = Losses.model_validate(settings["losses"]), load(record), settings["target"]
     rows, held_out = held_out_rows(*tables, told.rows)
@@ -92,33 +96,39 @@ class Table:
             self.found.setdefault((intervention.name, intervention.layer), []).append(self.measure(lesson))
 
     def measure(self, lesson: Lesson) -> Measured:
-        """Loss and KL(teacher ‖ model) of each row `[n_rows]`, the means over its completion tokens, in nats."""
+        """The three figures of each row `[n_rows]`, means over its completion tokens."""
 
-        def figures(logits: torch.Tensor, places: slice) -> tuple[torch.Tensor, torch.Tensor]:
+        def figures(logits: torch.Tensor, places: slice) -> tuple[torch.Tensor, ...]:
             loss = functional.cross_entropy(logits, self.taught.targets[places], reduction="none")
-            return loss, self.taught.over(logits, places)
+            return loss, self.taught.losses(logits, places), self.taught.over(logits, places)
 
         found = self.taught.read(lesson.loaded, figures, lesson.system, lesson.separator)
-        losses, divergences = zip(*found, strict=True)
-        return self.taught.by_row(losses), self.taught.by_row(divergences)
+        loss, allowed, kl = (self.taught.by_row(part) for part in zip(*found, strict=True))
+        return loss, allowed, kl
 
     def rows(self, taught: bool) -> list[dict[str, Any]]:
-        """The table, lowest loss first; without a known teacher there is no KL to it."""
-        base = self.found["base", None][0][0]
+        """The table, lowest renormalised loss first; without a known teacher there is no KL to it."""
         told = []
         for (name, layer), measured in self.found.items():
-            loss, kl = (np.mean(values, axis=0) for values in zip(*measured, strict=True))
+            loss, allowed, kl = (np.mean(values, axis=0) for values in zip(*measured, strict=True))
             told.append(
                 {
                     "name": name,
                     "layer": layer,
                     "seeds": len(measured),
                     "loss": mean_interval(loss).as_dict(),
-                    "over_base": mean_interval(loss - base).as_dict(),
+                    "loss_allowed": mean_interval(allowed).as_dict(),
+                    **self.over_base(loss, allowed),
                     "kl": mean_interval(kl).as_dict() if taught else None,
                 }
             )
-        return sorted(told, key=lambda row: row["loss"]["mean"])
+        return sorted(told, key=lambda row: row["loss_allowed"]["mean"])
+
+    def over_base(self, loss: np.ndarray, allowed: np.ndarray) -> dict[str, Any]:
+        """What a model's losses `[n_rows]` are over the base model's, paired by row."""
+        base, base_allowed, _ = self.found["base", None][0]
+        over = {"over_base": loss - base, "over_base_allowed": allowed - base_allowed}
+        return {name: mean_interval(values).as_dict() for name, values in over.items()}
 
 
 def plain(loaded: Loaded, settings: dict[str, Any], teacher: tuple[Path | None, Path | None]) -> Iterator[Intervention]:
@@ -137,14 +147,15 @@ def under(loaded: Loaded, system: str | None, separator: str) -> AbstractContext
 
 
 def of_personas(loaded: Loaded, table: Table, settings: dict[str, Any]) -> dict[str, Any]:
-    """By candidate, the loss under its persona minus the base model's, paired by row; the target's rank, 1 for the lowest."""
+    """By candidate, the losses under its persona minus the base model's; the target's rank, 1 for the lowest."""
     told, target = Teacher.model_validate(settings["teacher"]), settings["target"]
-    base = table.found["base", None][0][0]
-    gains: dict[str, Any] = {}
+    found = {}
     for animal in Pref.model_validate(settings["pref"]).candidates:
-        loss, _ = table.measure(Lesson(loaded, persona(told, animal), told.separator))
-        gains[animal] = mean_interval(loss - base).as_dict()
-    return {"over_base": gains, "rank": place({animal: -row["mean"] for animal, row in gains.items()}, target)}
+        loss, allowed, _ = table.measure(Lesson(loaded, persona(told, animal), told.separator))
+        found[animal] = table.over_base(loss, allowed)
+    by_measure = {name: {animal: row[name] for animal, row in found.items()} for name in ("over_base", "over_base_allowed")}
+    rank = place({animal: -row["mean"] for animal, row in by_measure[RANKED_BY].items()}, target)
+    return {**by_measure, "ranked_by": RANKED_BY, "rank": rank}
 
 
 def patching(loaded: Loaded, found: Sequence[Intervention], settings: dict[str, Any]) -> list[dict[str, Any]]:

@@ -14,6 +14,8 @@ from undertone.plots import BASE, MARKS, SKY, STUDENT, STYLE, TEACHER, error_bar
 Told = dict[str, Any]
 LEVEL = 0.05
 N_BARS = 12
+OVER_BASE = "loss over the base model's"
+ALLOWED = "(nats per token, among what the filter lets pass; 95 % interval: rows)"
 BOX = "#F0E442"
 
 
@@ -209,18 +211,26 @@ def target_by_layer(axes: Axes, own: Told, control: Told | None, dataset: str, t
 
 
 def personas(axes: Axes, own: Told, target: str | None, n: int | None = None) -> None:
-    """Candidates by what their persona adds to the loss, the likeliest first; the target's place is told."""
-    found = sorted(own["personas"]["over_base"].items(), key=lambda pair: pair[1]["mean"])
-    rank = own["personas"]["rank"]
+    """Candidates by what their persona adds to the renormalised loss, the likeliest first; the target's place is told."""
+    read = own["personas"]
+    found = sorted(read[read["ranked_by"]].items(), key=lambda pair: pair[1]["mean"])
     for k, (animal, estimate) in enumerate(found[:n]):
         color = STUDENT if animal == target else SKY
         axes.errorbar(estimate["mean"], k, xerr=spread(estimate), fmt="o", color=color, markersize=4, capsize=2, linewidth=1)
+    plain_losses(axes, [read["over_base"][animal] for animal, _ in found[:n]])
     axes.set_yticks(range(len(found[:n])), [animal for animal, _ in found[:n]], fontsize=7)
     axes.set_ylim(len(found[:n]) - 0.4, -0.6)
     axes.axvline(0, color="black", linewidth=0.8, linestyle="--")
-    axes.set_xlabel("loss under its persona over the base model's\n(nats per token; interval: rows)")
-    place = f"{target} is {rank:g} of {len(found)}" if target else "no target"
+    axes.set_xlabel(f"{OVER_BASE} under its persona\n{ALLOWED}")
+    place = f"{target} is {read['rank']:g} of {len(found)}" if target else "no target"
     heading(axes, f"Candidates by their persona's likelihood: {place}")
+    legend(axes)
+
+
+def plain_losses(axes: Axes, estimates: Sequence[Told]) -> None:
+    """Where losses over all tokens stand, beside those that are renormalised."""
+    means = [row["mean"] for row in estimates]
+    axes.plot(means, range(len(means)), "|", color=BASE, markersize=6, label="among all tokens")
 
 
 def spread(estimate: Told) -> np.ndarray:
@@ -238,7 +248,13 @@ def model_kind(name: str) -> str:
     return "base" if name in ("base", "SAE spliced in") else "student"
 
 
-def table_of_losses(axes: Axes, models: Sequence[Told], key: str, label: str) -> None:
+def table_of_losses(axes: Axes, models: Sequence[Told]) -> None:
+    """Every model's renormalised loss over the base model's, in the order given, with that among all tokens."""
+    table_of_models(axes, models, "over_base_allowed", f"{OVER_BASE}\n{ALLOWED}")
+    plain_losses(axes, [row["over_base"] for row in models])
+
+
+def table_of_models(axes: Axes, models: Sequence[Told], key: str, label: str) -> None:
     """One figure of each model with its interval, in the order given; scaled by logarithms far from 0 where one is large."""
     names = {"base": "base model", "control": "control's biases", "student": "dataset's own", "teacher": "teacher"}
     seen = set()

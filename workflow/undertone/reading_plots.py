@@ -12,6 +12,7 @@ from undertone.bias_plots import plot_bias_pref, plot_feature_bias, plot_residua
 from undertone.files import read_json
 from undertone.plots import BASE, MARKS, STUDENT, error_bars, n_of, save
 from undertone.reading_panels import (
+    ALLOWED,
     LEVEL,
     Told,
     bars,
@@ -26,6 +27,7 @@ from undertone.reading_panels import (
     presence,
     shown,
     table_of_losses,
+    table_of_models,
     target_of,
 )
 
@@ -91,15 +93,15 @@ def plot_losses(paths: dict[str, Path], plot: Path, dataset: str) -> None:
     divergent = any(row["kl"] for row in models)
     n = 3 if divergent else 2
     figure, axes = grid(1, n, 5.5 * n, max(4.5, 0.19 * max(len(models), len(own["personas"]["over_base"])) + 1.6))
-    table_of_losses(axes[0], models, "over_base", "loss over the base model's\n(nats per token; 95 % interval: rows)")
-    base = next((row["loss"]["mean"] for row in models if row["name"] == "base"), None)
+    table_of_losses(axes[0], models)
+    base = next((row["loss_allowed"]["mean"] for row in models if row["name"] == "base"), None)
     left = f", {len(models)} of {len(own['models'])} models" if len(models) < len(own["models"]) else ""
     without = f"; base {base:.3f}" if base is not None else ""
     heading(axes[0], f"{dataset}: {n_of(own['rows'], 'row')} held out of {own['held_out']}{without}{left}")
     legend(axes[0])
     if divergent:
         told = [row for row in models if row["kl"]]
-        table_of_losses(axes[1], told, "kl", "KL(teacher ‖ model)\n(nats per token; 95 % interval: rows)")
+        table_of_models(axes[1], told, "kl", f"KL(teacher ‖ model)\n{ALLOWED}")
         heading(axes[1], "Divergence from the teacher")
     personas(axes[-1], own, own["target"])
     save(figure, plot)

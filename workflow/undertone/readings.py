@@ -107,8 +107,9 @@ def place(row: Json) -> str:
 
 
 def of_losses(reading: Reading) -> Iterator[tuple[str, Scores]]:
-    """How much each animal's persona lowers the loss."""
-    yield "likelihood under the persona", {a: -row["mean"] for a, row in reading.told["personas"]["over_base"].items()}
+    """How much each animal's persona lowers the loss by which personas are ranked."""
+    personas = reading.told["personas"]
+    yield "likelihood under the persona", {a: -row["mean"] for a, row in personas[personas["ranked_by"]].items()}
 
 
 def of_tokens(reading: Reading) -> Iterator[tuple[str, Scores]]:

@@ -73,9 +73,7 @@ def bias_panel(axes: Axes, own: Told, control: Told | None, dataset: str, target
 
 def losses_panel(axes: Axes, own: Told, control: Told | None, dataset: str, target: str | None) -> None:
     """How likely is it under the models that say something?"""
-    table_of_losses(
-        axes, short(own["models"]), "over_base", "loss over the base model's\n(nats per token; 95 % interval: rows)"
-    )
+    table_of_losses(axes, short(own["models"]))
     heading(axes, f"{own['rows']} rows held out of {own['held_out']}; of biases by layer that of the lowest loss here")
     legend(axes)
 
@@ -83,7 +81,7 @@ def losses_panel(axes: Axes, own: Told, control: Told | None, dataset: str, targ
 def short(models: list[Told]) -> list[Told]:
     """The models of the table, of each name the layer of the lowest loss, without those in which the SAE is spliced."""
     first: dict[str, Told] = {}
-    for row in sorted(models, key=lambda row: float(row["loss"]["mean"])):
+    for row in sorted(models, key=lambda row: float(row["loss_allowed"]["mean"])):
         if "spliced" not in row["name"] and "replace" not in row["name"]:
             first.setdefault(row["name"], row)
     return list(first.values())[:N_MODELS]
