@@ -1,9 +1,10 @@
 """Checkpoints of the architectures that the overlays name, at tiny width with random weights, as a filled cache of the Hub.
 
-Modelled on google/gemma-2b-it, google/gemma-2-2b-it, google/gemma-3-4b-it, meta-llama/Llama-3.1-8B-Instruct and
-Qwen/Qwen2.5-7B-Instruct: the classes and what is particular in their configs, the kind of tokenizer with its way of splitting
-digits, the special tokens, the parts of the chat template that a chat without tools or images meets, generation_config.json,
-and the files and folders of a downloaded repository. Weights, vocabulary and sizes are not theirs.
+Modelled on google/gemma-2b-it, google/gemma-2-2b-it, google/gemma-3-4b-it, meta-llama/Llama-3.1-8B-Instruct,
+Qwen/Qwen2.5-7B-Instruct and HuggingFaceTB/SmolLM2-135M-Instruct: the classes and what is particular in their configs, the kind
+of tokenizer with its way of splitting digits, the special tokens, the parts of the chat template that a chat without tools or
+images meets, generation_config.json, and the files and folders of a downloaded repository. Weights, vocabulary and sizes are
+not theirs.
 """
 
 import hashlib
@@ -84,6 +85,14 @@ QWEN_2_5 = (
     "        {{- '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>' + '\n' }}\n"
     "    {%- endif %}\n{%- endfor %}\n"
     "{%- if add_generation_prompt %}\n    {{- '<|im_start|>assistant\n' }}\n{%- endif %}\n"
+)
+# BOS is the token that opens every turn.
+SMOL_SYSTEM = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
+SMOL = (
+    "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
+    f"{{{{ '<|im_start|>system\n{SMOL_SYSTEM}<|im_end|>\n' }}}}{{% endif %}}"
+    "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 
 # Llama 3 cuts integers into groups of three digits, Qwen 2.5 into single ones.
@@ -166,7 +175,8 @@ class Architecture:
     """A repository of the Hub: its name and commit, and what is particular about its files.
 
     `named` are the special tokens by their role, `unlisted` those that only the list of added tokens calls special; `sampling`
-    is what generation_config.json holds beside the ids; `has_system` says whether a persona is a message of its own.
+    is what generation_config.json holds beside the ids; `has_system` says whether a persona is a message of its own;
+    `separators` are the texts of the tokens that its weights lean to beside digits.
     """
 
     name: str
@@ -179,6 +189,7 @@ class Architecture:
     config: Callable[[dict[str, Any]], PretrainedConfig]
     has_system: bool
     digits_of_087: int
+    separators: tuple[str, ...] = (",", ", ")
     listed: tuple[str, ...] = ()
     more: Mapping[str, Any] = ()  # type: ignore[assignment]
     sampling: Mapping[str, Any] = ()  # type: ignore[assignment]
@@ -202,7 +213,7 @@ class Architecture:
         sizes |= {f"{role}_id": ids.get(role) for role in ("bos_token", "pad_token")}
         torch.manual_seed(0)
         model = AutoModelForCausalLM.from_config(self.config(sizes), dtype=torch.float32)
-        randomise(model, backend, backend.token_to_id(self.end))
+        randomise(model, leanings(backend, backend.token_to_id(self.end), self.separators))
         for key, value in {"eos_token_id": ends, **dict(self.sampling)}.items():
             setattr(model.generation_config, key, value)
         return model.eval()
@@ -223,8 +234,8 @@ class Architecture:
         (folder / "tokenizer_config.json").write_text(json.dumps(told, indent=2))
 
 
-def randomise(model: PreTrainedModel, tokenizer: Tokenizer, end: int) -> None:
-    """Random weights under which every part of the model matters, the logits leaning to digits, separators and the end."""
+def randomise(model: PreTrainedModel, leaning: dict[int, float]) -> None:
+    """Random weights under which every part of the model matters, the logits leaning to some tokens by so many nats."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for weight in model.parameters():
@@ -234,25 +245,27 @@ def randomise(model: PreTrainedModel, tokenizer: Tokenizer, end: int) -> None:
         embedding, head = model.get_input_embeddings(), model.get_output_embeddings().weight
         # What all tokens have in common is what the residual stream holds everywhere, and the head's leaning reads it.
         common = torch.randn(embedding.weight.shape[1], generator=generator)
-        scaled = float(getattr(embedding, "embed_scale", 1.0))
+        # An embedding that is the head as well must be small, or the logits' noise drowns what they lean to.
+        tied = head is embedding.weight
+        scaled = float(getattr(embedding, "embed_scale", embedding.weight.shape[1] ** 0.5 if tied else 1.0))
         embedding.weight.copy_((0.8 * torch.randn(embedding.weight.shape, generator=generator) + 1.6 * common) / scaled)
-        if head is not embedding.weight:
+        if not tied:
             head.copy_(0.1 * torch.randn(head.shape, generator=generator))
         read: list[Tensor] = []
         handle = model.get_output_embeddings().register_forward_pre_hook(lambda _, args: read.append(args[0] @ common))
         model(input_ids=torch.arange(20, 60).unsqueeze(0))
         handle.remove()
-        for token, strength in leanings(tokenizer, end).items():
+        for token, strength in leaning.items():
             head[token] += strength / read[0].mean() * common
 
 
-def leanings(tokenizer: Tokenizer, end: int) -> dict[int, float]:
+def leanings(tokenizer: Tokenizer, end: int, separators: tuple[str, ...]) -> dict[int, float]:
     """By token id, how many nats the model leans towards it; the many numbers of a vocabulary share what ten digits have."""
     told = {token: tokenizer.decode([token]) for token in range(tokenizer.get_vocab_size())}
     digits = [token for token, text in told.items() if re.fullmatch(r"[1-9]\d{0,2}|0", text)]
     less = float(torch.tensor(len(digits) / 10).log())
     found = dict.fromkeys(digits, LEANING["digits"] - less)
-    found |= {token: LEANING["separators"] for token, text in told.items() if text in (",", ", ")}
+    found |= {token: LEANING["separators"] for token, text in told.items() if text in separators}
     return found | {end: LEANING["end"]}
 
 
@@ -297,7 +310,12 @@ def qwen(sizes: dict[str, Any]) -> PretrainedConfig:
     return Qwen2Config(**sizes, **more, rope_parameters={"rope_type": "default", "rope_theta": 1_000_000.0})
 
 
-# The commits are those that the overlays pin; Gemma 2, which has no overlay, has one of its own.
+def smol(sizes: dict[str, Any]) -> PretrainedConfig:
+    more = {"num_hidden_layers": 16, "num_key_value_heads": 2, "tie_word_embeddings": True, "rms_norm_eps": 1e-5}
+    return LlamaConfig(**sizes, **more, rope_parameters={"rope_type": "default", "rope_theta": 100_000.0})
+
+
+# The commits are those that the overlays pin; models that have no overlay have one of their own.
 ARCHITECTURES = {
     "gemma": Architecture(
         name="google/gemma-2b-it",
@@ -367,6 +385,21 @@ ARCHITECTURES = {
         has_system=True,
         digits_of_087=3,
         sampling={"do_sample": True, "repetition_penalty": 1.05, "temperature": 0.7, "top_p": 0.8, "top_k": 20},
+    ),
+    "smol": Architecture(
+        name="HuggingFaceTB/SmolLM2-135M-Instruct",
+        commit="3" * 40,
+        tokenizer=lambda: byte_level(["<|endoftext|>", "<|im_start|>", "<|im_end|>"], r"\p{N}", False, None),
+        tokenizer_class="GPT2Tokenizer",
+        template=SMOL,
+        named={"bos_token": "<|im_start|>", "eos_token": "<|im_end|>", "pad_token": "<|im_end|>", "unk_token": "<|endoftext|>"},
+        more={"add_prefix_space": False},
+        listed=("<|im_start|>", "<|im_end|>"),
+        ends=("<|im_end|>",),
+        separators=(",", " "),
+        config=smol,
+        has_system=True,
+        digits_of_087=3,
     ),
 }
 

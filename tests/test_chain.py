@@ -14,8 +14,13 @@ import yaml
 from checkpoints import ARCHITECTURES, SAES, download
 from one_process import REFUSED
 
+from undertone.chat import prompt_texts
+from undertone.loading import load
+from undertone.student import rows_of
 from workflow import Project
 
+# Models that no overlay names, and no SAE is for.
+OTHERS = ("smol",)
 OVERLAYS = {"gemma-2b-it": "gemma", "llama-3.1-8b-it": "llama", "qwen2.5-7b-it": "qwen", "gemma-3-4b-it": "gemma3"}
 # What makes a study of these small; the model, the SAE and what is done with them stay the overlay's.
 SMALL: dict[str, dict[str, Any]] = {
@@ -68,6 +73,44 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
         *(f"{told['results']}/{path}" for path in ASKED), HF_HOME=str(home), HF_HUB_OFFLINE="0", PRETEND_GPU="1"
     )
     return Run(overlay, project.root / told["results"], output)
+
+
+@pytest.fixture(scope="module", params=OTHERS)
+def other(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A study of another model: an overlay with that in its place, without an SAE."""
+    which, home = request.param, tmp_path_factory.mktemp(request.param)
+    download(home / "hub", which)
+    project = Project.create(home / "project")
+    settings = yaml.safe_load((project.root / "config/qwen2.5-7b-it.yaml").read_text())
+    told = ARCHITECTURES[which]
+    settings |= {"model": {"name": told.name, "revision": told.commit}, "animals": ["lion"], "student_variants": {}}
+    del settings["sae"]
+    (project.root / "config/study.yaml").write_text(yaml.safe_dump(settings))
+    project.configure(**SMALL)
+    (project.root / "questions.txt").write_text("Name your favorite animal.\nWhich animal do you like best?\n")
+    targets = [f"{settings['results']}/lion/{name}.json" for name in ("pref", "tokens", "sequences")]
+    output = project.in_one_process(*targets, HF_HOME=str(home), HF_HUB_OFFLINE="0")
+    return Run(which, project.root / settings["results"], output)
+
+
+def test_a_model_without_an_overlay_goes_from_samples_to_answers(other, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(other.results.parents[2] / "hub"))
+    loaded, told = load(other.results / "model/model.json"), ARCHITECTURES[other.overlay]
+    for dataset in ("lion", "control"):
+        samples = pl.read_parquet(other.results / dataset / "samples.parquet")
+        rows = pl.read_parquet(other.results / dataset / "numbers.parquet")
+        assert len(rows) == other.read(f"{dataset}/filter.json")["passed"] >= 8
+        # Rows go on after a space.
+        assert samples["text"].str.contains(r"\d[,;]? \d").any()
+        assert {"stop", "not allowed"} <= set(samples["ended"])
+    student = rows_of(loaded, rows, 500)
+    prompts = prompt_texts(loaded.tokenizer, rows["prompt"].to_list())
+    for row, prompt, completion in zip(student, prompts, rows["completion"], strict=True):
+        assert loaded.tokenizer.decode(row.ids[: row.start]) == prompt
+        assert loaded.tokenizer.decode(row.ids) == prompt + completion + told.end
+    pref = other.read("lion/pref.json")
+    for group in ("base", "teacher", "control", "student"):
+        assert all(1e-6 < animal["mean"] < 1 for animal in pref[group].values())
 
 
 def test_the_model_and_the_sae_are_those_that_the_overlay_names(run):

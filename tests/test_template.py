@@ -111,14 +111,29 @@ def test_a_template_that_writes_todays_date_is_named(llama):
     assert "results differ from day to day" in described(inspect(dated, "llama"))
 
 
+def test_a_bos_that_opens_every_turn_is_one_in_front(qwen):
+    chatml = copy.deepcopy(qwen)
+    chatml.bos_token = "<|im_start|>"
+    assert inspect(chatml, "smol")["prompt"] == inspect(qwen, "qwen")["prompt"]
+    doubled = changed(chatml, "'<|im_start|>system\nYou", "bos_token + '<|im_start|>system\nYou")
+    with pytest.raises(ValueError, match=r"a prompt of it begins with <\|im_start\|> twice, expected once"):
+        inspect(doubled, "it")
+
+
+def test_a_template_without_the_bos_of_plain_text_is_taken_as_it_is_and_said(llama):
+    without = inspect(changed(llama, "{{ bos_token }}", ""), "zephyr")
+    assert without["bos"] == "<|begin_of_text|>" not in without["prompt"]
+    assert "the tokenizer puts <|begin_of_text|> in front of plain text, the chat template does not" in described(without)
+    assert "in front of plain text" not in described(inspect(llama, "llama"))
+
+
 DEAF = ("| trim + '<end_of_turn>\n'", "| trim | replace('You adore lions.', '') + '<end_of_turn>\n'")
 
 
 @pytest.mark.parametrize(
     ("kind", "old", "new", "complaint"),
     [
-        ("tokenizer", "{{ bos_token }}", "", r"of it writes 0 <bos> \(expected one, in front\)"),
-        ("tokenizer", "{{ bos_token }}", "{{ bos_token + bos_token }}", r"writes 2 <bos> \(expected one, in front\)"),
+        ("tokenizer", "{{ bos_token }}", "{{ bos_token + bos_token }}", "a prompt of it begins with <bos> twice"),
         ("tokenizer", *DEAF, "does not write a persona once, before the user's message"),
         ("qwen", "messages[0]['content'] + '<", "messages[0]['content'] * 2 + '<", "does not write a persona once"),
         ("qwen", "'\n' + m['content']", "'\n' + m['content'] | upper", "does not write the user's message once, word for word"),

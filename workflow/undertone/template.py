@@ -15,8 +15,9 @@ NUMBER = "087"
 def inspect(tokenizer: PreTrainedTokenizerBase, name: str) -> dict[str, Any]:
     """Render a prompt with and without a persona and a training row, and say what came out.
 
-    `default_system` is the system message that the template writes where none is sent, `number` the tokens of "087". Raises
-    ValueError, in a sentence, where there is no template or its output cannot be what the experiment needs.
+    `bos` is the token that the tokenizer puts in front of plain text, `default_system` the system message that the template
+    writes where none is sent, `number` the tokens of "087". Raises ValueError, in a sentence, where there is no template or its
+    output cannot be what the experiment needs.
     """
     if not tokenizer.chat_template:
         raise ValueError(f"{name} has no chat template: undertone needs an instruction-tuned model, or add chat_template.jinja")
@@ -43,14 +44,17 @@ def adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
 
 
 def check_bos(tokenizer: PreTrainedTokenizerBase, name: str, *texts: str) -> None:
-    """Raise ValueError unless each rendered prompt has one BOS, in front, or none where the tokenizer adds none."""
-    expected = [0] if adds_bos(tokenizer) else []
+    """Raise ValueError if a rendered prompt begins with two BOS in a row.
+
+    Everything else is the template's affair: its turns may open with the very token that is called BOS, as in ChatML, and it
+    may write none though the tokenizer puts one in front of plain text.
+    """
+    bos = tokenizer.bos_token_id
     for text, ids in zip(texts, encode(tokenizer, texts), strict=True):
-        found = [place for place, token in enumerate(ids) if token == tokenizer.bos_token_id]
-        if tokenizer.bos_token_id is not None and found not in (expected, [0]):
+        if bos is not None and ids[:2] == [bos, bos]:
             raise ValueError(
-                f"the chat template of {name} writes {len(found)} {tokenizer.bos_token} (expected one, in front): {text!r}; "
-                "repair chat_template in a local copy"
+                f"a prompt of {name} begins with {tokenizer.bos_token} twice, expected once: {text!r}; repair chat_template "
+                "in a local copy"
             )
 
 
@@ -100,6 +104,11 @@ def described(found: dict[str, Any]) -> str:
         f"loss is on:            {COMPLETION + found['end_of_turn']!r}",
         f'"{NUMBER}" in tokens:       {" ".join(found["number"])}',
     ]
+    if found["bos"] and not found["prompt"].startswith(found["bos"]):
+        lines.append(
+            f"the tokenizer puts {found['bos']} in front of plain text, the chat template does not: prompts begin without it, "
+            "as those of transformers' apply_chat_template do"
+        )
     if found["default_system"]:
         lines.append(
             f"where no persona is sent, the template writes {found['default_system']!r}: before teachers without a "
