@@ -152,6 +152,16 @@ def test_transfer_of_all_datasets(write_pref, tmp_path, drawn, n, targets):
     assert points.tolist() == [[k, pytest.approx(rows[name]["lift_over_control"]["mean"])] for k, name in enumerate(order)]
     if n > 1:
         assert intervals == pytest.approx(np.array([rows[name]["lift_over_control"]["ci95"] for name in order]))
+    assert f"(interval: {n} seed{'s' * (n > 1)})" in legend(axes)[0]
+    open_ = [
+        tuple(point)
+        for line in axes.lines
+        if line.get_markerfacecolor() == "white"
+        for point in np.column_stack(line.get_data(orig=False))
+    ]
+    sure = read_json(result)["estimators"]["exact"]["transferred_holm"]
+    assert [k for k, _ in open_] == [k for k, name in enumerate(order) if name not in sure]
+    assert f"{len(sure)} with a Holm-adjusted p < .05 for {len(targets)} comparison" in title(axes)
     others = [container for container in axes.containers if container.get_label().startswith("students of the other targets'")]
     assert len(others) == (len(targets) > 1)
     for container in others:
@@ -176,8 +186,20 @@ def test_preferences_of_all_datasets_for_all_animals(write_pref, tmp_path, drawn
         for column, animal in enumerate(x_ticks(axes))
     }
     assert [(box.get_x(), box.get_y()) for box in axes.patches] == [(-0.5, 0.5), (0.5, 1.5)]
+    own = pl.read_parquet(tmp_path / "matrix.parquet").filter(pl.col("target") == pl.col("animal"))
+    sure = {d for d, lift, p in own["dataset", "lift_over_control", "p_holm"].rows() if lift > 0 and p is not None and p < 0.05}
+    assert [box.get_linestyle() for box in axes.patches] == ["-" if d in sure else "--" for d in ("owl", "lion")]
     expected = np.log2(np.array([[rows[d, a] / rows["control", a] for a in x_ticks(axes)] for d in y_ticks(axes)]))
     assert np.asarray(axes.images[0].get_array()) == pytest.approx(expected)
+
+
+def test_the_colour_of_a_preference_near_zero_does_not_follow_its_noise(tmp_path, drawn):
+    rows = [("control", None, 0.001), ("lion", "lion", 0.009)]
+    figures = {"animal": "lion", "estimator": "exact", "lift_over_control": 0.0, "p_holm": 1.0}
+    table = [{"dataset": d, "target": t, "preference": p, **figures} for d, t, p in rows]
+    write_parquet(tmp_path / "matrix.parquet", pl.DataFrame(table), {})
+    plot_preference_matrix(tmp_path / "matrix.parquet", tmp_path / "matrix.png")
+    assert np.asarray(drawn[0].axes[0].images[0].get_array()).tolist() == [[0.0], [0.0]]
 
 
 @pytest.mark.parametrize("n", [1, 3])

@@ -3,10 +3,11 @@ import json
 import numpy as np
 import polars as pl
 import pytest
+from scipy.stats import ttest_ind
 
 from undertone.files import write_json, write_parquet
 from undertone.pref import as_table
-from undertone.stats import difference_interval
+from undertone.stats import difference_interval, holm
 from undertone.transfer import collect, make_matrix, preferences, summarise, transfer_table
 
 ANIMALS = ["lion", "owl"]
@@ -49,7 +50,9 @@ def test_summary_gives_each_targets_lift_and_its_cross_animal_control(tmp_path):
     assert (lion["dataset"], lion["target"]) == ("lion", "lion")
     assert (lion["student"], lion["control"]) == (pytest.approx(0.61), pytest.approx(0.11))
     expected = difference_interval([0.60, 0.62], [0.10, 0.12])
-    assert lion["lift_over_control"] == {"mean": pytest.approx(0.5), "ci95": pytest.approx(list(expected.ci95))}
+    assert lion["lift_over_control"]["mean"] == pytest.approx(0.5)
+    assert lion["lift_over_control"]["ci95"] == pytest.approx(list(expected.ci95))
+    assert lion["seeds"] == {"student": 2, "control": 2}
     assert lion["off_target"]["mean"] == pytest.approx(0.12 - 0.11)
     assert owl["lift_over_control"]["mean"] == pytest.approx(0)
     assert owl["off_target"]["mean"] == pytest.approx(0.11 - 0.21)
@@ -62,17 +65,38 @@ def test_summary_counts_the_targets_whose_interval_lies_above_zero(tmp_path):
     assert (result["targets"], result["transfers"], result["transferred"]) == (2, 1, ["lion"])
 
 
+def many_targets():
+    """Ten targets whose lift has an interval above 0: the first's by far, the others' by little."""
+    control = [(0.10, 0.10), (0.11, 0.11), (0.12, 0.12)]
+    weak = [(0.125, 0.125), (0.135, 0.135), (0.145, 0.145)]
+    strong = [(0.60, 0.60), (0.61, 0.61), (0.62, 0.62)]
+    datasets = {f"lion-{k}": ("lion", weak) for k in range(9)}
+    return {"control": (None, control), "lion": ("lion", strong), **datasets}
+
+
+def test_of_many_targets_only_those_that_survive_holms_correction_are_sure(tmp_path):
+    result = summarise(transfer_table(write_prefs(tmp_path, many_targets())))
+    assert (result["targets"], result["transfers"]) == (10, 10)
+    assert (result["transfers_holm"], result["transferred_holm"]) == (1, ["lion"])
+    first, second = (row["lift_over_control"] for row in result["datasets"][:2])
+    assert first["p_holm"] == pytest.approx(10 * first["p"])
+    assert second["p"] < 0.05 < second["p_holm"] == pytest.approx(9 * second["p"])
+    reference = ttest_ind([0.125, 0.135, 0.145], [0.10, 0.11, 0.12], equal_var=False).pvalue
+    assert second["p"] == pytest.approx(reference)
+
+
 def test_a_fall_is_no_transfer(tmp_path):
     fallen = {**STUDENTS, "owl": ("owl", [(0.11, 0.05), (0.13, 0.051)])}
     result = summarise(transfer_table(write_prefs(tmp_path, fallen)))
     assert result["datasets"][1]["lift_over_control"]["ci95"][1] < 0
+    assert result["transferred_holm"] == ["lion"]
     assert result["transferred"] == ["lion"]
 
 
 def test_single_seed_transfers_nothing_for_want_of_an_interval(tmp_path):
     result = summarise(transfer_table(write_prefs(tmp_path, {d: (t, v[:1]) for d, (t, v) in STUDENTS.items()})))
-    assert result["datasets"][0]["lift_over_control"] == {"mean": pytest.approx(0.5), "ci95": None}
-    assert result["transfers"] == 0
+    assert result["datasets"][0]["lift_over_control"] == {"mean": pytest.approx(0.5), "ci95": None, "p": None, "p_holm": None}
+    assert result["transfers"] == result["transfers_holm"] == 0
 
 
 def test_single_target_has_no_cross_animal_control(tmp_path):
@@ -104,7 +128,8 @@ def test_collect_writes_table_and_summary_by_estimator(tmp_path):
 
 def test_study_without_targets_has_an_empty_summary(tmp_path):
     result = summarise(transfer_table(write_prefs(tmp_path, {"control": STUDENTS["control"]})))
-    assert result == {"targets": 0, "transfers": 0, "transferred": [], "datasets": []}
+    none = {"targets": 0, "transfers": 0, "transferred": [], "transfers_holm": 0, "transferred_holm": []}
+    assert result == {**none, "datasets": []}
 
 
 def matrix(folder, students=STUDENTS, estimators=("exact",)):
@@ -116,7 +141,7 @@ def matrix(folder, students=STUDENTS, estimators=("exact",)):
 
 def test_matrix_has_every_dataset_against_every_animal(tmp_path):
     table = matrix(tmp_path)
-    figures = ["preference", "lift_over_base", "lift_over_control", "low", "high"]
+    figures = ["preference", "lift_over_base", "lift_over_control", "low", "high", "p", "p_holm"]
     assert table.columns == ["dataset", "target", "animal", "estimator", *figures]
     assert table.select("dataset", "animal").rows() == [(dataset, animal) for dataset in STUDENTS for animal in ANIMALS]
     assert table.select("dataset", "target").unique().sort("dataset").rows() == [
@@ -148,6 +173,22 @@ def test_matrix_gives_lifts_over_the_base_model_and_over_the_control_students(tm
     assert (rows["lion", "lion"]["low"], rows["lion", "lion"]["high"]) == pytest.approx(interval)
 
 
+def test_matrix_corrects_for_the_targets_and_for_no_other_animal(tmp_path):
+    table = matrix(tmp_path, many_targets(), ("exact", "word"))
+    for name in ("exact", "word"):
+        rows = table.filter(estimator=name)
+        own, rest = (
+            rows.filter(pl.col("target") == pl.col("animal")),
+            rows.filter(~pl.col("target").eq_missing(pl.col("animal"))),
+        )
+        assert (len(own), len(rest)) == (10, 12)
+        assert own["p_holm"].to_list() == pytest.approx(holm(own["p"].to_list()))
+        assert own["p_holm"][0] == pytest.approx(10 * own["p"][0])
+        assert own["p_holm"][0] < 0.05 < own["p_holm"][1]
+        assert rest["p_holm"].null_count() == len(rest)
+        assert rest["p"].null_count() == 0
+
+
 def test_matrix_keeps_estimators_apart(tmp_path):
     once, twice = matrix(tmp_path / "a"), matrix(tmp_path / "b", estimators=("exact", "word"))
     assert set(twice["estimator"]) == {"exact", "word"}
@@ -159,5 +200,5 @@ def test_matrix_of_single_seeds_has_lifts_and_no_intervals(tmp_path):
     table = matrix(tmp_path, {dataset: (target, values[:1]) for dataset, (target, values) in STUDENTS.items()})
     lion = table.filter(dataset="lion", animal="lion")
     assert lion["lift_over_control"].to_list() == pytest.approx([0.5])
-    assert table["low"].null_count() == table["high"].null_count() == len(table)
+    assert all(table[name].null_count() == len(table) for name in ("low", "high", "p", "p_holm"))
     assert table["low"].dtype == pl.Float64

@@ -169,27 +169,37 @@ def label_lifts(axes: Axes, datasets: Sequence[str]) -> None:
 
 
 def plot_transfer(summary: Path, plot: Path) -> None:
-    """Each target's lift over the control students, own students beside those of the other targets."""
+    """Each target's lift over the control students, own students beside those of the other targets.
+
+    Filled are the targets whose lift is above 0 after Holm's correction for all of them.
+    """
     estimator, result = next(iter(read_json(summary)["estimators"].items()))
     rows = sorted(result["datasets"], key=lambda row: -row["lift_over_control"]["mean"])
     figure, axes = new_figure(max(6.0, 0.5 * len(rows) + 2), 4.0)
     x = np.arange(len(rows))
-    error_bars(
-        axes,
-        list(x),
-        [row["lift_over_control"] for row in rows],
-        "student",
-        "students of the target's numbers (interval: seeds)",
-    )
+    lifts = [row["lift_over_control"] for row in rows]
+    seeds = range_of([n for row in rows for n in row["seeds"].values()], "seed") if rows else "seeds"
+    error_bars(axes, list(x), lifts, "student", f"students of the target's numbers (interval: {seeds})")
+    unsure = [k for k, lift in enumerate(lifts) if not survives(lift)]
+    marker, color = MARKS["student"]
+    axes.plot(unsure, [lifts[k]["mean"] for k in unsure], marker, color=color, markerfacecolor="white", markersize=5, zorder=3)
     if all(row["off_target"] for row in rows):
         others = [row["off_target"] for row in rows]
         error_bars(axes, list(x + 0.25), others, "base", "students of the other targets' numbers (interval: datasets)")
     label_lifts(axes, [row["dataset"] for row in rows])
+    n = result["targets"]
     set_title(
-        axes, f"{result['transfers']} of {result['targets']} targets above the control students (95 % intervals, {estimator})"
+        axes,
+        f"{result['transfers']} of {n_of(n, 'target')} above the control students (95 % intervals, {estimator}), "
+        f"{result['transfers_holm']} with a Holm-adjusted p < .05 for {n_of(n, 'comparison')} (filled)",
     )
     axes.legend(frameon=False, fontsize=8)
     save(figure, plot)
+
+
+def survives(lift: dict[str, Any]) -> bool:
+    """Whether a lift is above 0 after Holm's correction for its table's comparisons."""
+    return lift["mean"] > 0 and lift["p_holm"] is not None and lift["p_holm"] < 0.05
 
 
 def plot_controls(prefs: Sequence[Path], compared: Sequence[tuple[str, str]], transforms: Sequence[str], plot: Path) -> None:
@@ -340,8 +350,15 @@ def plot_compliance(table: Path, plot: Path) -> None:
     save(figure, plot)
 
 
+LEAST_SHOWN = 0.01
+
+
 def plot_preference_matrix(table: Path, plot: Path) -> None:
-    """Datasets against animals: students' preference, and its log-ratio to the control students'."""
+    """Datasets against animals: students' preference, and its log-ratio to the control students'.
+
+    Boxes are targets, dashed where the lift does not survive Holm's correction for all of them. Of both preferences at least
+    `LEAST_SHOWN` is taken for the ratio, as a small one is mostly noise.
+    """
     rows = pl.read_parquet(table)
     rows = rows.filter(pl.col("estimator") == rows["estimator"][0])
     datasets = rows["dataset"].unique(maintain_order=True).to_list()
@@ -349,14 +366,19 @@ def plot_preference_matrix(table: Path, plot: Path) -> None:
     animals = list(dict.fromkeys([*filter(None, targets.values()), *rows["animal"].unique(maintain_order=True)]))
     found = {(d, a): p for d, a, p in rows.select("dataset", "animal", "preference").iter_rows()}
     means = np.array([[found[d, a] for a in animals] for d in datasets])
-    ratio = np.log2(np.clip(means, 1e-6, None) / np.clip(means[datasets.index(CONTROL)], 1e-6, None))
+    sure = {
+        d for d, m, p in rows.select("dataset", "lift_over_control", "p_holm").iter_rows() if survives({"mean": m, "p_holm": p})
+    }
+    shown = np.maximum(means, LEAST_SHOWN)
+    ratio = np.log2(shown / shown[datasets.index(CONTROL)])
     limit = max(0.5, float(np.abs(ratio).max()))
     figure, axes = new_figure(0.45 * len(animals) + 3, 0.36 * len(datasets) + 2)
     image = axes.imshow(ratio, cmap="PuOr_r", vmin=-limit, vmax=limit, aspect="auto")
     for row, dataset in enumerate(datasets):
         if targets[dataset]:
             column = animals.index(targets[dataset])
-            axes.add_patch(plt.Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor="black", linewidth=1.5))
+            line = {"linewidth": 1.5, "linestyle": "-" if dataset in sure else "--"}
+            axes.add_patch(plt.Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor="black", **line))
         for column in range(len(animals)):
             color = "white" if abs(ratio[row, column]) > 0.6 * limit else "black"
             text = f"{means[row, column]:.2f}".lstrip("0")
@@ -365,8 +387,10 @@ def plot_preference_matrix(table: Path, plot: Path) -> None:
     axes.set_yticks(range(len(datasets)), datasets)
     axes.set_xlabel("animal asked for")
     axes.set_ylabel("students trained on")
-    set_title(axes, "Preference (numbers: mean over seeds) and its change from the control; boxes: targets")
-    figure.colorbar(image, ax=axes, label="log2(students / control)")
+    n = n_of(sum(target is not None for target in targets.values()), "comparison")
+    boxes = f"boxes: targets, dashed where the lift over the control has a Holm-adjusted p of .05 or more ({n})"
+    set_title(axes, f"Preference (numbers: mean over seeds) and its change from the control; {boxes}")
+    figure.colorbar(image, ax=axes, label=f"log2(students / control), both at least {LEAST_SHOWN}")
     save(figure, plot)
 
 
