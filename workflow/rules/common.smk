@@ -9,6 +9,7 @@ from snakemake.exceptions import WorkflowError
 from undertone.checkpoint import SAE_FILES
 from undertone.config import CONTROL, KINDS
 from undertone.inputs import check_inputs
+from undertone.paths import BENCHMARKS, LOGS, folder_of
 from undertone.stages import READINGS, SUMMARISED, Node, checkpoint_files, compared, has, read_by
 from undertone.stamp import stamp
 from undertone.study import RESERVED, load
@@ -45,12 +46,12 @@ def result(path):
 
 def log_of(rule, *parts):
     """The log of a job."""
-    return os.path.join("logs", STUDY.folder, rule, "-".join(parts or ["study"]) + ".log")
+    return os.path.join(folder_of(STUDY.results, LOGS), rule, "-".join(parts or ["study"]) + ".log")
 
 
 def benchmark_of(rule, *parts):
     """The benchmark record of a job."""
-    return os.path.join("benchmarks", STUDY.folder, rule, "-".join(parts or ["study"]) + ".jsonl")
+    return os.path.join(folder_of(STUDY.results, BENCHMARKS), rule, "-".join(parts or ["study"]) + ".jsonl")
 
 
 def stamp_of(stage):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from undertone.files import Stamp, remove, replacing
+from undertone.paths import BENCHMARKS, sibling, unfinished
 from undertone.stages import Node
 from undertone.stamp import digest, own_settings
 
@@ -84,10 +85,7 @@ def record_use(log: str) -> None:
 
 def benchmark_of(log: str) -> Path:
     """The benchmark `benchmarks/…/JOB.jsonl` of the job whose log is `logs/…/JOB.log`."""
-    parts = list(Path(log).parts)
-    if "logs" in parts:
-        parts[parts.index("logs")] = "benchmarks"
-    return Path(*parts).with_suffix(".jsonl")
+    return sibling(log, BENCHMARKS).with_suffix(".jsonl")
 
 
 def peak_memory() -> int:
@@ -122,7 +120,7 @@ def given(path: Any) -> Path | None:
 
 def scratch(output: str, stamp: Stamp) -> Path:
     """A folder for the unfinished work on `output` under this stamp; what other stamps left there is removed."""
-    home = Path("scratch") / output
+    home = unfinished(output)
     own = home / digest(stamp)
     if home.exists():
         remove(*(other for other in home.iterdir() if other != own))

@@ -16,6 +16,7 @@ from typing import Any
 
 from undertone.config import CONTROL
 from undertone.files import Stamp, replacing
+from undertone.paths import BENCHMARKS, folder_of
 from undertone.stages import STAGES, TEACHING, Node, ancestors, compared, finished_jobs, read_by
 from undertone.study import Study
 from undertone.validation import Section
@@ -24,7 +25,10 @@ PACKAGE = Path(__file__).parent
 SCRIPTS = PACKAGE.parent / "scripts"
 # Modules that say what is compared, how it is written and how much is run at once, not what is computed: the settings that
 # count are in the stamp itself, and a new key, message or progress bar must not cost a GPU-week.
-NEUTRAL = {"config.py", "study.py", "validation.py", "stages.py", "stamp.py", "files.py", "memory.py", "progress.py", "job.py"}
+NEUTRAL = {
+    *("config.py", "study.py", "validation.py", "paths.py", "stages.py", "stamp.py"),
+    *("files.py", "memory.py", "progress.py", "job.py"),
+}
 # Every job's process computes its stamp, so what a file of more bytes than this (a local model's weights) hashes to is noted.
 LARGE = 2**26
 HASHES = Path("scratch/hashes")
@@ -133,7 +137,7 @@ def _other(study: Study, node: Node) -> dict[str, Any]:
 
 def _records(study: Study) -> dict[str, Any]:
     """One hash of the records of finished jobs, which are no inputs: no job is to run for them."""
-    folder = Path("benchmarks", study.folder)
+    folder = Path(folder_of(study.results, BENCHMARKS))
     versions = [f"{path.relative_to(folder)} {content_version(str(path))}" for path in finished_jobs(folder)]
     return {"records": hashlib.sha256("\n".join(versions).encode()).hexdigest()[:16]}
 

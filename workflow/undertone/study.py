@@ -1,7 +1,6 @@
 """A study: its model, animals, datasets and the settings of every stage, and whether they fit together."""
 
 import json
-import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -39,10 +38,11 @@ from undertone.config import (
     Transformed,
     name_of,
 )
+from undertone.paths import BENCHMARKS, LOGS, SCRATCH, usable_root
 from undertone.validation import Section, merged, nearest, setting, validate
 
 # Folders directly under the results root that are no datasets.
-RESERVED = ("model", "sae", "plots", "tables")
+RESERVED = ("model", "sae", "plots", "tables", LOGS, BENCHMARKS, SCRATCH)
 COMMIT = re.compile("[0-9a-f]{40}")
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 # What may differ for one dataset.
@@ -52,7 +52,11 @@ OVERRIDABLE: dict[str, type[Section]] = {"teacher": Teacher, "samples": Samples,
 class Study(Section):
     """One study: a model, its animals and datasets, and the settings of every stage."""
 
-    results: str = setting("results", "folder that holds the study's artifacts", "path")
+    results: str = setting(
+        "results",
+        "folder of the study's own that holds its artifacts; outside `results/` it holds its logs, benchmarks and scratch, too",
+        "path",
+    )
     animals: list[str] = setting([], "targets of the teachers")
     teachers: list[Kind] = setting(
         ["prompt"], "kinds of teacher that each animal gets; they write `lion`, `steer-lion` and `finetune-lion`"
@@ -87,11 +91,6 @@ class Study(Section):
     residual_bias: ResidualBias = setting({}, "biases on the residual stream")
     losses: Losses = setting({}, "the loss table")
     tokens: Tokens = setting({}, "tokens and logits")
-
-    @property
-    def folder(self) -> str:
-        """The study's own folder under `logs` and `benchmarks`: its results root below `results`; "" for that root itself."""
-        return os.path.relpath(self.results, "results").strip("./").replace("../", "")
 
     @property
     def names(self) -> list[str]:
@@ -194,6 +193,12 @@ class Study(Section):
     def varied(self) -> list[tuple[str, str]]:
         """(dataset, variant) of the students trained otherwise that the study asks for."""
         return [(of, name) for name, told in self.student_variants.items() for of in told.get("datasets", [])]
+
+    @field_validator("results")
+    @classmethod
+    def usable_results(cls, results: str) -> str:
+        """A study has a folder of its own."""
+        return usable_root(results, (*RESERVED, CONTROL))
 
     @field_validator("animals", "teachers")
     @classmethod

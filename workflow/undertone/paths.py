@@ -1,0 +1,87 @@
+"""Where a study's files stand: its results root, and its logs, benchmarks and unfinished work.
+
+Of a study in or below `results/` these three stand in the working directory, in `logs/`, `benchmarks/` and `scratch/`. Of any
+other they stand inside its results root: so nothing escapes it, no two studies share a folder, and unfinished work is on the
+same disk as the results, where a rename is whole or not at all.
+"""
+
+import os
+import unicodedata
+from pathlib import Path
+
+HOME = "results"
+LOGS, BENCHMARKS, SCRATCH = "logs", "benchmarks", "scratch"
+# What the project itself holds beside `results/`.
+OWN = ("config", "docs", "profiles", "tests", "workflow", LOGS, BENCHMARKS, SCRATCH)
+# Files that every dataset's folder has, and no study's.
+OF_DATASETS = ("samples.parquet", "numbers.parquet")
+
+
+def below_home(results: str) -> Path | None:
+    """A results root's path below `results/`, "." for `results` itself; None elsewhere, as where `results` is a link."""
+    home, root = Path.cwd() / HOME, Path(results).resolve()
+    return root.relative_to(home) if root.is_relative_to(home) else None
+
+
+def folder_of(results: str, kind: str) -> str:
+    """The folder of a study's logs, benchmarks or scratch."""
+    below = below_home(results)
+    return str(Path(results, kind) if below is None else Path(kind, below))
+
+
+def sibling(log: str | Path, kind: str) -> Path:
+    """`benchmarks/…/JOB`, without suffix, of the job whose log is `logs/…/JOB.log`."""
+    parts = list(Path(log).with_suffix("").parts)
+    places = [place for place, part in enumerate(parts[:-1]) if part == LOGS]
+    return Path(*parts[: places[-1]], kind, *parts[places[-1] + 1 :]) if places else Path(*parts)
+
+
+def unfinished(output: str | Path) -> Path:
+    """Where work on a result is kept until it is done: in `scratch`, beside the logs of the result's study."""
+    path = Path(output)
+    home = next((folder for folder in path.parents if (folder / LOGS).is_dir()), Path())
+    return home / SCRATCH / path.relative_to(home)
+
+
+def usable_root(results: str, reserved: tuple[str, ...]) -> str:
+    """The results root without what changes nothing, such as a trailing slash.
+
+    `reserved` are the folders that every study has under its root. Raises ValueError where no study can stand.
+    """
+    if mistake := _spelling(results):
+        raise ValueError(f"{mistake}, found {results!r}; expected a folder such as results, results/NAME or /data/NAME")
+    root = os.path.normpath(results)
+    if mistake := _place(root, reserved):
+        raise ValueError(f"{results!r} {mistake}; take a folder such as results, results/NAME or /data/NAME")
+    return root
+
+
+def _spelling(results: str) -> str:
+    """What no path of a study may be written like, or ""."""
+    if not results.strip():
+        return "the results need a folder of their own"
+    if results.startswith("~"):
+        return "'~' means nothing here: write the whole path"
+    if set("{}") & set(results):
+        return "braces are Snakemake's wildcards"
+    odd = [letter for letter in results if unicodedata.category(letter).startswith("C")]
+    return "control characters cannot stand in a path" if odd or results != results.strip() else ""
+
+
+def _place(root: str, reserved: tuple[str, ...]) -> str:
+    """Why a study cannot stand there, or ""."""
+    here, place, below = Path.cwd(), Path(root).resolve(), below_home(root)
+    if here.is_relative_to(place):
+        return "holds the project itself"
+    first = place.relative_to(here).parts[0] if place.is_relative_to(here) else ""
+    if first in OWN or first.startswith("."):
+        return f"is in {first}, a folder of the project"
+    shared = {*reserved} & {*below.parts} if below else set()
+    if shared or below == Path("slurm"):  # the SLURM plugin deletes old logs in logs/slurm
+        return f"is in {min(shared or {'slurm'})}, which is no study's own folder"
+    file = next((path for path in (Path(root), *Path(root).parents) if path.exists() and not path.is_dir()), None)
+    if file:
+        return f"cannot be made: {file} is a file"
+    if dataset := next((name for name in OF_DATASETS if Path(root, name).exists()), None):
+        return f"holds {dataset}: it is the folder of another study's dataset"
+    return ""
