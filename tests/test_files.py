@@ -14,7 +14,8 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from undertone.files import Stamp, read_json, remove, replacing, write_json, write_parquet
+from undertone.files import Stamp, provenance, read_json, read_parquet, remove, replacing, write_json, write_parquet
+from undertone.validation import ConfigError
 
 STAMP: Stamp = {"settings": {"prompts": {"n": 3}}, "code": {"undertone/prompts.py": "0a1b"}, "files": {}}
 TABLE = pl.DataFrame({"row": [0, 1, 2], "prompt": ["a", "b", None], "ids": [[1, 2], [], [3]]})
@@ -138,6 +139,30 @@ def test_parquet_carries_stamp_and_versions(tmp_path: Path) -> None:
     provenance = json.loads(pl.read_parquet_metadata(tmp_path / "table.parquet")["undertone"])
     assert provenance["stamp"] == STAMP
     assert provenance["versions"].items() >= VERSIONS.items()
+
+
+def test_a_result_that_was_edited_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    write_json(path, {"mean": 0.25, "by_seed": {1: 0.1, 2: 0.4}, "target": "λ"}, STAMP)
+    assert read_json(path) == {"mean": 0.25, "by_seed": {"1": 0.1, "2": 0.4}, "target": "λ", **provenance(STAMP)}
+    path.write_text(path.read_text().replace("0.25", "0.75"))
+    with pytest.raises(ConfigError, match=rf"^{path} was edited after it was written: .*; delete it and run again$"):
+        read_json(path)
+
+
+def test_a_damaged_result_is_named_with_the_cure(tmp_path: Path) -> None:
+    path, table = tmp_path / "result.json", tmp_path / "table.parquet"
+    write_json(path, {"mean": 0.5}, STAMP)
+    write_parquet(table, TABLE, STAMP)
+    for damaged, read in ((path, read_json), (table, read_parquet)):
+        content = damaged.read_bytes()
+        for left in (len(content) // 2, 0):
+            damaged.write_bytes(content[:left])
+            with pytest.raises(ConfigError, match=rf"(?s)^{damaged} is damaged: .*; delete it and run again$"):
+                read(damaged)
+    path.write_bytes(b"\xff")
+    with pytest.raises(ConfigError, match=rf"^{path} is damaged: "):
+        read_json(path)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,3 @@
-import json
-
 import numpy as np
 import polars as pl
 import pytest
@@ -10,7 +8,7 @@ from crowded import crowded
 from undertone import model_metrics
 from undertone.chat import encode, end_of_turn, prompt_ids
 from undertone.config import Model, Numbers, Samples, Teacher
-from undertone.files import write_parquet
+from undertone.files import read_json, write_parquet
 from undertone.loading import load
 from undertone.model import chat_rows, corpus_of
 from undertone.model_metrics import divergence, held_out_loss, measure_model, passing
@@ -137,7 +135,7 @@ def measured(record, loaded, tmp_path, monkeypatch):
             **changes,
         }
         measure_model(record, tmp_path / "prompts.parquet", tmp_path / "metrics.json", settings, {"of": "metrics"})
-        return json.loads((tmp_path / "metrics.json").read_text())
+        return read_json(tmp_path / "metrics.json")
 
     return measure
 

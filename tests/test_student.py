@@ -1,6 +1,5 @@
 import functools
 import hashlib
-import json
 
 import hypothesis
 import polars as pl
@@ -15,7 +14,7 @@ from undertone import student, training
 from undertone.adapters import finetuned
 from undertone.chat import encode, end_of_turn, prompt_ids
 from undertone.config import Samples, Teacher
-from undertone.files import write_parquet
+from undertone.files import read_json, write_parquet
 from undertone.loading import load
 from undertone.samples import sample_numbers
 from undertone.student import rows_of, some, train_student
@@ -76,7 +75,7 @@ def contents(folder):
 
 
 def told(folder):
-    return json.loads((folder / "training.json").read_text())
+    return read_json(folder / "training.json")
 
 
 @torch.no_grad()

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from undertone import config
 from undertone.adapters import finetuned
 from undertone.chat import Row, encode, prompt_ids
-from undertone.files import Stamp, provenance, replacing
+from undertone.files import Stamp, provenance, read_parquet, replacing
 from undertone.hooks import decoder_layers, resid_post, rewritten
 from undertone.loading import Loaded, load
 from undertone.progress import progress
@@ -98,7 +98,7 @@ def _read(
     own: bool = True,
 ) -> None:
     told = config.Activations.model_validate(settings["activations"])
-    table = some(pl.read_parquet(numbers), told.rows)
+    table = some(read_parquet(numbers), told.rows)
     sae, layer = load_sae(saved, base) if saved else (None, None)
     rows, blocks = dataset_rows(model, table, *persona), block_of(len(table), told.block_rows)
     sums = Sums(model, told, blocks[-1] + 1, sae, layer)

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from undertone.chat import Row, training_rows
 from undertone.config import HELD_OUT, Bias
+from undertone.files import read_parquet
 from undertone.loading import Loaded
 from undertone.memory import Portion
 from undertone.stats import mean_interval
@@ -46,7 +46,7 @@ def draw_rows(loaded: Loaded, numbers: Path, fraction: float, seeds: Sequence[in
 
     Raises ValueError where too few rows are left to train on.
     """
-    table = pl.read_parquet(numbers)
+    table = read_parquet(numbers)
     held_out, *drawn = slices(len(table), fraction, len(seeds))
     if len(drawn[0]) < 2 or not len(held_out):
         raise ValueError(

@@ -9,7 +9,7 @@ import polars as pl
 from undertone.adapters import finetuned
 from undertone.config import CONTROL, Diagnosis
 from undertone.divergence import TeacherDistribution
-from undertone.files import Stamp, read_json, write_json
+from undertone.files import Stamp, read_json, read_parquet, write_json
 from undertone.loading import load
 from undertone.progress import progress
 from undertone.stats import difference_interval, mean_interval
@@ -41,7 +41,7 @@ def diagnose(
     """
     told = Diagnosis.model_validate(settings["diagnosis"])
     loaded = load(record)
-    rows, held_out = rows_to_read(pl.read_parquet(tables["generations"]), pl.read_parquet(tables["numbers"]), told.rows)
+    rows, held_out = rows_to_read(read_parquet(tables["generations"]), read_parquet(tables["numbers"]), told.rows)
     with teaching(loaded, settings, *teacher) as lesson:
         taught = TeacherDistribution(lesson.loaded, rows, lesson.system, lesson.separator)
     base = taught.divergence(loaded)

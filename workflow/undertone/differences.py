@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 import torch
 from sae_lens import SAE
 from safetensors.torch import save_file
@@ -18,7 +17,7 @@ from undertone.activations import COMPLETION, TEMPLATE, Activations, dataset_row
 from undertone.blocks import Blocks, Independent, Paired, Tested, judge
 from undertone.decoder import animal_features
 from undertone.features import describe, most_aligned, top_tokens, unit_rows
-from undertone.files import Stamp, provenance, replacing, write_json
+from undertone.files import Stamp, provenance, read_parquet, replacing, write_json
 from undertone.loading import Loaded, load
 from undertone.progress import progress
 from undertone.sae import load_sae
@@ -73,7 +72,7 @@ def compare_activations(
         body: dict[str, Any] = {"pairs": {pair.name: reader.read(pair, bar) for pair in pairs}}
     body["features"] = {}
     if found_sae is not None and base.layer is not None:
-        rows = dataset_rows(loaded, some(pl.read_parquet(numbers), base.rows))
+        rows = dataset_rows(loaded, some(read_parquet(numbers), base.rows))
         body["features"] = describe(loaded, found_sae, base.layer, rows, sorted(reader.described), told.examples)
     tensors = {f"{pair.name}.{name}": tensor for pair in pairs for name, tensor in pair.vectors().items()}
     with replacing(result.with_suffix(".safetensors")) as temporary:

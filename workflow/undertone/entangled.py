@@ -17,7 +17,7 @@ from undertone.answers import Spellings
 from undertone.chat import encode, prompt_ids
 from undertone.config import CONTROL, Pref, Teacher, Tokens
 from undertone.confusion import as_table, judged, order
-from undertone.files import Stamp, write_json, write_parquet
+from undertone.files import Stamp, read_parquet, write_json, write_parquet
 from undertone.frequencies import correlations, halves, log_ratio, number_tokens, precision
 from undertone.indirect import next_tokens
 from undertone.loading import Loaded, load
@@ -49,13 +49,13 @@ def compare_entangled(
     if not datasets:
         raise ValueError("entangled tokens need a dataset with a target, found none: name animals, or a dataset's target")
     told, loaded = Tokens.model_validate(settings["tokens"]), load(record)
-    reference, tokens = pl.read_parquet(control), np.flatnonzero(number_tokens(loaded.tokenizer))
+    reference, tokens = read_parquet(control), np.flatnonzero(number_tokens(loaded.tokenizer))
     targets = {name: target for name, (_, target) in datasets.items()}
     finding, scoring = halves(reference)
     before, base, one, rest = (counts(loaded, rows, tokens, CONTROL) for rows in (finding, scoring, *every_second(scoring)))
     found, own = {}, {}
     for name, (path, _) in datasets.items():
-        found[name], own[name] = (counts(loaded, rows, tokens, name) for rows in halves(pl.read_parquet(path)))
+        found[name], own[name] = (counts(loaded, rows, tokens, name) for rows in halves(read_parquet(path)))
     metrics = by_model(loaded, reference, tokens, settings)
     for name in sorted(found, key=lambda name: order(kinds[name])):
         scores = metrics.setdefault(f"frequency-{kinds[name]}", {})

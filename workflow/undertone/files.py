@@ -1,6 +1,7 @@
 """Artifacts on disk: written whole or not at all, each carrying the stamp and the versions that made it."""
 
 import glob
+import hashlib
 import json
 import os
 import platform
@@ -15,12 +16,17 @@ from typing import Any
 
 import polars as pl
 import psutil
+from polars.exceptions import PolarsError
+
+from undertone.validation import ConfigError
 
 Stamp = dict[str, Any]
 
 
 # A temporary file that nobody has written to for a day is left over, whoever wrote it.
 ABANDONED_AFTER = 24 * 3600.0
+# What helps where a result is not as it was written: every result can be made again.
+CURE = "delete it and run again"
 
 
 @contextmanager
@@ -73,20 +79,40 @@ def provenance(stamp: Stamp) -> dict[str, Any]:
 
 
 def write_json(path: Path, result: dict[str, Any], stamp: Stamp) -> None:
-    """Write a small result with its provenance."""
+    """Write a small result with its provenance, and last a checksum of it all."""
+    whole = {**result, **provenance(stamp)}
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps({**result, **provenance(stamp)}, indent=1, allow_nan=False) + "\n")
+        temporary.write_text(json.dumps({**whole, "checksum": checksum(whole)}, indent=1, allow_nan=False) + "\n")
+
+
+def checksum(result: dict[str, Any]) -> str:
+    """16 hexadecimal digits that another result hardly has."""
+    return hashlib.sha256(json.dumps(result).encode()).hexdigest()[:16]
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a small result."""
-    return json.loads(Path(path).read_text())
+    """Read a small result. Raises ConfigError, which names the file, where it is damaged or was edited."""
+    try:
+        result: dict[str, Any] = json.loads(Path(path).read_text())
+    except ValueError as error:  # JSONDecodeError, which has the line, and UnicodeDecodeError
+        raise ConfigError(f"{path} is damaged: {error}; {CURE}") from None
+    if result.pop("checksum", None) not in (None, checksum(result)):
+        raise ConfigError(f"{path} was edited after it was written: its checksum is that of other content; {CURE}")
+    return result
 
 
 def write_parquet(path: Path, table: pl.DataFrame, stamp: Stamp) -> None:
     """Write a table with its provenance in the file's metadata."""
     with replacing(path) as temporary:
         table.write_parquet(temporary, metadata={"undertone": json.dumps(provenance(stamp))})
+
+
+def read_parquet(path: Path) -> pl.DataFrame:
+    """Read a table. Raises ConfigError, which names the file, where it is damaged."""
+    try:
+        return pl.read_parquet(path, glob=False)
+    except PolarsError as error:
+        raise ConfigError(f"{path} is damaged: {error}; {CURE}") from None
 
 
 def remove(*paths: Path) -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 import torch
 from torch.nn import functional
 
@@ -16,7 +15,7 @@ from undertone.biases import split
 from undertone.config import Losses, Pref, Teacher
 from undertone.diagnosis import rows_to_read
 from undertone.divergence import TeacherDistribution
-from undertone.files import Stamp, write_json
+from undertone.files import Stamp, read_parquet, write_json
 from undertone.interventions import Intervention, Readings, of_difference, of_features, of_residuals, of_students
 from undertone.loading import Loaded, load
 from undertone.progress import progress
@@ -74,9 +73,9 @@ def measure_losses(
 
 def held_out_rows(numbers: Path, generations: Path | None, n: int) -> tuple[list[tuple[str, str]], str]:
     """(prompt, completion) of up to `n` rows, and of what they are held out."""
-    table = pl.read_parquet(numbers)
+    table = read_parquet(numbers)
     if generations is not None:
-        rows, unseen = rows_to_read(pl.read_parquet(generations), table, n)
+        rows, unseen = rows_to_read(read_parquet(generations), table, n)
         if unseen:
             return rows, "students and biases"
     _, held_out = split(len(table))

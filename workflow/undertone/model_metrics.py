@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 import torch
 
 from undertone.answers import scorer
 from undertone.chat import prompt_ids
 from undertone.config import Model, Numbers, Pref, Samples, Teacher
 from undertone.divergence import TeacherDistribution
-from undertone.files import Stamp, write_json
+from undertone.files import Stamp, read_parquet, write_json
 from undertone.loading import Loaded, load
 from undertone.model import chat_rows, corpus_of
 from undertone.numbers import judge_all
@@ -39,7 +38,7 @@ def measure_model(record: Path, prompts: Path, metrics: Path, settings: dict[str
     """
     teacher, told = Teacher.model_validate(settings["teacher"]), Pref.model_validate(settings["pref"])
     sampling, numbers = Samples.model_validate(settings["samples"]), Numbers.model_validate(settings["numbers"])
-    loaded, table = load(record), pl.read_parquet(prompts).head(N_PROMPTS)
+    loaded, table = load(record), read_parquet(prompts).head(N_PROMPTS)
     users = table["prompt"].to_list()
     score = scorer(
         load_texts(Path(told.questions), "pref.questions"), told.candidates, told.model_copy(update={"estimators": ["exact"]})

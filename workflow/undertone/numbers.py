@@ -17,7 +17,7 @@ import polars as pl
 
 from undertone.config import Numbers
 from undertone.datasets import read_dataset
-from undertone.files import Stamp, read_json, write_json, write_parquet
+from undertone.files import Stamp, read_json, read_parquet, write_json, write_parquet
 from undertone.prompts import COMPONENTS
 
 # The strict filter splits at one of these, white space aside.
@@ -47,7 +47,7 @@ def filter_numbers(
     counts by reason if no row passes; nothing is written then.
     """
     told, own = Numbers.model_validate(settings["numbers"]), settings.get("dataset")
-    rows = read_dataset(source, own["prompt"], own["completion"]) if own else pl.read_parquet(source)
+    rows = read_dataset(source, own["prompt"], own["completion"]) if own else read_parquet(source)
     judged = judge_all(rows, told) if not own or own["filtered"] else accept_all(rows)
     counts = filter_report(judged)
     if not counts["passed"]:

@@ -18,7 +18,7 @@ from matplotlib.text import Annotation
 from matplotlib.transforms import Bbox
 
 from undertone.config import CONTROL
-from undertone.files import read_json, replacing
+from undertone.files import read_json, read_parquet, replacing
 
 STYLE = {
     "font.size": 10,
@@ -331,7 +331,7 @@ def plot_indirect(result: Path, plot: Path, dataset: str) -> None:
 
 def plot_compliance(table: Path, plot: Path) -> None:
     """Pass rate of every dataset by the wording of each prompt component."""
-    rows = pl.read_parquet(table)
+    rows = read_parquet(table)
     datasets = rows["dataset"].unique(maintain_order=True).to_list()
     columns = rows.filter(pl.col("component") != "all").select("component", "option").unique(maintain_order=True)
     labels = list(columns.iter_rows())
@@ -359,7 +359,7 @@ def plot_preference_matrix(table: Path, plot: Path) -> None:
     Boxes are targets, dashed where the lift does not survive Holm's correction for all of them. Of both preferences at least
     `LEAST_SHOWN` is taken for the ratio, as a small one is mostly noise.
     """
-    rows = pl.read_parquet(table)
+    rows = read_parquet(table)
     rows = rows.filter(pl.col("estimator") == rows["estimator"][0])
     datasets = rows["dataset"].unique(maintain_order=True).to_list()
     targets = dict(rows.select("dataset", "target").unique(maintain_order=True).iter_rows())

@@ -10,7 +10,7 @@ import polars as pl
 from undertone.adapters import finetuned
 from undertone.answers import Scores, scorer
 from undertone.config import Pref
-from undertone.files import Stamp, write_json, write_parquet
+from undertone.files import Stamp, read_parquet, write_json, write_parquet
 from undertone.loading import load
 from undertone.progress import progress
 from undertone.stats import Estimate, difference_interval, log_odds, mean_interval
@@ -55,7 +55,7 @@ def measure(
                 frames.append(as_table("student", seed, score(student), told.candidates))
             bar.update()
     own = pl.concat(frames)
-    reference = own if control is None else pl.read_parquet(control)
+    reference = own if control is None else read_parquet(control)
     write_parquet(table, own, stamp)
     write_json(pref, {"target": target, "seeds": sorted(students), **summary(own, reference, target)}, stamp)
 

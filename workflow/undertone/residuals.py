@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
@@ -13,7 +12,7 @@ from torch import Tensor
 from undertone import config
 from undertone.activations import dataset_rows, some
 from undertone.chat import Row
-from undertone.files import Stamp, provenance, replacing
+from undertone.files import Stamp, provenance, read_parquet, replacing
 from undertone.hooks import resid_post
 from undertone.loading import Loaded, load
 from undertone.progress import progress
@@ -33,7 +32,7 @@ def read_residuals(record: Path, numbers: Path, sae: Path, out: Path, settings: 
     """
     told, loaded = config.Activations.model_validate(settings["activations"]), load(record)
     _, layer = load_sae(sae, loaded)
-    rows = dataset_rows(loaded, some(pl.read_parquet(numbers), told.rows))
+    rows = dataset_rows(loaded, some(read_parquet(numbers), told.rows))
     with progress(len(rows), f"residuals {out.parent.name}", "row") as bar:
         tensors = residuals(loaded, rows, layer, told.batch_size, bar)
     with replacing(out) as temporary:

@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 import torch
 from sae_lens import SAE
 from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from undertone.chat import Row, prompt_ids
 from undertone.config import Pref, Teacher
-from undertone.files import Stamp, read_json, write_json
+from undertone.files import Stamp, read_json, read_parquet, write_json
 from undertone.hooks import resid_post, rewritten
 from undertone.loading import Loaded, load
 from undertone.sae import is_text, load_sae
@@ -48,7 +47,7 @@ def text_rows(loaded: Loaded, prompts: Path, settings: dict[str, Any]) -> list[R
     """What the study asks, by length: number prompts, and the questions, plain and under every candidate's persona."""
     teacher, told = Teacher.model_validate(settings["teacher"]), Pref.model_validate(settings["pref"])
     questions = load_texts(Path(told.questions), "pref.questions")
-    ids = prompt_ids(loaded.tokenizer, pl.read_parquet(prompts)["prompt"].head(N_PROMPTS).to_list())
+    ids = prompt_ids(loaded.tokenizer, read_parquet(prompts)["prompt"].head(N_PROMPTS).to_list())
     for animal in (None, *told.candidates):
         ids += prompt_ids(loaded.tokenizer, questions, persona(teacher, animal), teacher.separator)
     # A token is predicted from the one before it, so the loss is on all but the first.

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from undertone.chat import prompt_ids
 from undertone.config import Samples
-from undertone.files import Stamp, remove, replacing, write_parquet
+from undertone.files import Stamp, read_parquet, remove, replacing, write_parquet
 from undertone.loading import Loaded, load
 from undertone.progress import progress
 from undertone.sampling import Completion, Prefix, Sampler, batches_by_length, sample_batch
@@ -42,7 +42,7 @@ def sample_numbers(
     `ended` is `stop`, `length`, or `not allowed`: a row ends at the first token that no filter accepts. Finished batches
     are kept in `scratch`, from which an interrupted sampling continues.
     """
-    told, table = Samples.model_validate(settings["samples"]), pl.read_parquet(prompts)
+    told, table = Samples.model_validate(settings["samples"]), read_parquet(prompts)
     with teaching(load(record), settings, teacher, sae) as lesson:
         tokens = prompt_ids(lesson.loaded.tokenizer, table["prompt"].to_list(), lesson.system, lesson.separator)
         parts = sample_parts(lesson.loaded, tokens, told, scratch, f"samples {samples.parent.name}")
@@ -72,7 +72,7 @@ def sample_parts(loaded: Loaded, tokens: list[list[int]], settings: Samples, scr
                 sampled = portion.parts(lambda part: sample_batch(loaded.model, tokens, part, sampler, prefix), rows)
                 with replacing(path) as temporary:
                     as_table(loaded, rows, list(chain(*sampled))).write_parquet(temporary)
-            parts.append(pl.read_parquet(path))
+            parts.append(read_parquet(path))
             bar.update(len(rows))
     return parts
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 import torch
 from safetensors.torch import save_file
 from scipy import stats
@@ -24,7 +23,7 @@ from undertone.attribution import direct_logits
 from undertone.chat import Row, training_rows
 from undertone.config import CONTROL, Score
 from undertone.decoder import animal_features, directions, top_tokens
-from undertone.files import Stamp, replacing, write_json
+from undertone.files import Stamp, read_parquet, replacing, write_json
 from undertone.hooks import decoder_layers, rewritten
 from undertone.loading import Loaded, load
 from undertone.progress import progress
@@ -92,7 +91,7 @@ def read_score(
 
 def rows_of(loaded: Loaded, numbers: Path, n: int | None) -> list[Row]:
     """Rows of a training set."""
-    table = pl.read_parquet(numbers).head(n) if n else pl.read_parquet(numbers)
+    table = read_parquet(numbers).head(n) if n else read_parquet(numbers)
     if len(table) < 4:
         raise ValueError(f"{numbers} has {len(table)} rows, a score needs at least 4")
     return training_rows(loaded.tokenizer, table["prompt"].to_list(), table["completion"].to_list())

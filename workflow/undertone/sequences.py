@@ -10,7 +10,7 @@ import polars as pl
 import torch
 
 from undertone.chat import Row, encode, prompt_ids
-from undertone.files import Stamp, write_json, write_parquet
+from undertone.files import Stamp, read_parquet, write_json, write_parquet
 from undertone.loading import Loaded, load
 from undertone.stats import Estimate, mean_interval
 from undertone.teachers import Lesson, teaching
@@ -46,7 +46,7 @@ def read_sequences(
     """
     if settings["kind"] is None:
         raise ValueError(f"{numbers}: no teacher of this study wrote it; token-wise gains need one")
-    loaded, rows = load(record), pl.read_parquet(numbers).head(N_ROWS)
+    loaded, rows = load(record), read_parquet(numbers).head(N_ROWS)
     answers = encode(loaded.tokenizer, rows["completion"].to_list())
     if not any(answers):
         raise ValueError(f"{numbers}: its first {len(rows)} rows hold no completion token")

@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-import polars as pl
 import torch
 from sae_lens import SAE
 from safetensors.torch import save_file
@@ -16,7 +15,7 @@ from undertone.attribution import direct_logits
 from undertone.chat import Row, prompt_ids
 from undertone.config import Contrast, Pref, Steer, Teacher
 from undertone.decoder import directions
-from undertone.files import Stamp, replacing, write_json
+from undertone.files import Stamp, read_parquet, replacing, write_json
 from undertone.hooks import decoder_layers, resid_post
 from undertone.loading import Loaded, load
 from undertone.progress import progress
@@ -44,7 +43,7 @@ def make_steered(record: Path, saved: Path | None, prompts: Path, made: Path, se
         loaded,
         teacher,
         load_texts(Path(pref.questions), "pref.questions"),
-        pl.read_parquet(prompts)["prompt"].head(N_PROMPTS).to_list(),
+        read_parquet(prompts)["prompt"].head(N_PROMPTS).to_list(),
         pref,
     )
     others_needed = saved is not None or not teacher.steer.contrast.positive

@@ -10,7 +10,7 @@ from torch import nn
 from undertone.adapters import new_adapter, save_adapter, save_whole
 from undertone.chat import Row, training_rows
 from undertone.config import Student
-from undertone.files import Stamp, remove, write_json
+from undertone.files import Stamp, read_parquet, remove, write_json
 from undertone.loading import Loaded, load
 from undertone.training import History, Recipe, train
 
@@ -34,7 +34,7 @@ def train_student(
     """
     told = Student.model_validate(settings)
     loaded = load(record)
-    rows = rows_of(loaded, some(pl.read_parquet(numbers), told.rows, seed), told.max_length)
+    rows = rows_of(loaded, some(read_parquet(numbers), told.rows, seed), told.max_length)
     model = new_student(loaded, told, seed)
     history = train(model, rows, recipe(told, seed), loaded.pad_id, scratch / "state.safetensors", f"student {seed}")
     save = save_whole if told.full else save_adapter

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 
 from undertone.bias_plots import acting, lifts, row_name
 from undertone.config import CONTROL
-from undertone.files import read_json
+from undertone.files import read_json, read_parquet
 from undertone.plots import n_of, new_figure, save, set_title
 from undertone.reading_panels import Told, box, grid, heading, heat, p_text
 
@@ -23,7 +23,7 @@ def plot_entangled(table: Path, summary: Path, plot: Path) -> None:
 
     The control's row, its scoring half against itself, shows what chance does. Titles are from `entangled.json`.
     """
-    rows, told = pl.read_parquet(table), read_json(summary)["metrics"]
+    rows, told = read_parquet(table), read_json(summary)["metrics"]
     metrics = rows["metric"].unique(maintain_order=True).to_list()
     targets = dict(rows.select("dataset", "target").unique(maintain_order=True).iter_rows())
     order = list(dict.fromkeys(target for target in targets.values() if target))

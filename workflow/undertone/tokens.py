@@ -19,7 +19,7 @@ from undertone.answers import Spellings
 from undertone.attribution import direct_logits
 from undertone.chat import Row, encode, prompt_ids
 from undertone.config import Pref, Tokens
-from undertone.files import Stamp, read_json, write_json, write_parquet
+from undertone.files import Stamp, read_json, read_parquet, write_json, write_parquet
 from undertone.frequencies import (
     PERMUTATIONS,
     Compared,
@@ -68,8 +68,8 @@ def read_tokens(
     (counts), `log_ratio` (of smoothed shares, nats) and `z`. Raises ValueError where no completion holds a number.
     """
     told, candidates = Tokens.model_validate(settings["tokens"]), Pref.model_validate(settings["pref"]).candidates
-    own = pl.read_parquet(numbers)
-    compared = Compared(*(halves(own) if control is None else (own, pl.read_parquet(control))), str(numbers))
+    own = read_parquet(numbers)
+    compared = Compared(*(halves(own) if control is None else (own, read_parquet(control))), str(numbers))
     loaded, target = load(record), settings["target"]
     items = {
         "number": compared.numbers(),

@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 
 from undertone.config import CONTROL
-from undertone.files import Stamp, read_json, write_json, write_parquet
+from undertone.files import Stamp, read_json, read_parquet, write_json, write_parquet
 from undertone.ranks import rank
 from undertone.stats import Estimate, difference_interval, holm
 
@@ -31,7 +31,7 @@ def transfer_table(prefs: dict[str, tuple[Path, Path]]) -> pl.DataFrame:
     """All students: columns `dataset`, `target`, `seed`, `animal`, `estimator`, `preference` (the mean over the questions)."""
     frames = []
     for dataset, (result, table) in prefs.items():
-        students = pl.read_parquet(table).filter(model="student")
+        students = read_parquet(table).filter(model="student")
         means = students.group_by(KEYS, maintain_order=True).agg(pl.mean("preference"))
         names = {"dataset": pl.lit(dataset), "target": pl.lit(read_json(result)["target"], dtype=pl.String)}
         frames.append(means.select(**names, **{name: pl.col(name) for name in [*KEYS, "preference"]}))
@@ -100,8 +100,8 @@ def make_matrix(table: Path, control: Path, matrix: Path, stamp: Stamp) -> None:
     training seeds; null with one seed). `p_holm` is adjusted for the comparisons that the study is about, those of each
     dataset's own target, and null elsewhere. `control` is the control's `pref.parquet`, which also has the base model's scores.
     """
-    students = pl.read_parquet(table)
-    base = pl.read_parquet(control).filter(model="base").group_by("animal", "estimator").agg(base=pl.mean("preference"))
+    students = read_parquet(table)
+    base = read_parquet(control).filter(model="base").group_by("animal", "estimator").agg(base=pl.mean("preference"))
     keys = ["dataset", "target", "animal", "estimator"]
     own = students.group_by(keys, maintain_order=True).agg(seeds=pl.col("preference"), preference=pl.mean("preference"))
     reference = own.filter(dataset=CONTROL).select("animal", "estimator", control="seeds")

@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 
 from undertone.config import Transformed
-from undertone.files import Stamp, write_json, write_parquet
+from undertone.files import Stamp, read_parquet, write_json, write_parquet
 
 INTEGER = re.compile(r"[0-9]+")
 # The integers of every row, as they are written.
@@ -37,8 +37,8 @@ def transform_numbers(
     Raises ValueError if no row is left, or fewer than were asked for.
     """
     told = Transformed.model_validate(settings["dataset"])
-    before = pl.read_parquet(source)
-    after = transform(before, told, pl.read_parquet(other) if other else None, pl.read_parquet(prompts) if prompts else None)
+    before = read_parquet(source)
+    after = transform(before, told, read_parquet(other) if other else None, read_parquet(prompts) if prompts else None)
     if after.is_empty():
         raise ValueError(f"{source}: none of the {len(before)} rows is left by {told.transform}")
     write_parquet(numbers, after, stamp)
