@@ -83,6 +83,6 @@ rule read:
         [result(f"{dataset}/plots/{key}.png") for dataset in STUDY.names for key in READINGS if has(STUDY, key, dataset)],
         collect(result("{dataset}/summary.png"), dataset=STUDY.names),
         rules.readings.output,
-        rules.entangled_plot.output,
+        rules.entangled_plot.output if len(read_by(STUDY, "entangled")) > 1 else [],
         rules.bias_map_plot.output,
     localrule: True

@@ -14,6 +14,9 @@ from undertone.entangled import by_model, compare_entangled, entries, ratio
 from undertone.files import read_json
 from undertone.frequencies import number_tokens
 from undertone.loading import Loaded
+from undertone.stages import read_by
+from undertone.study import load as load_study
+from undertone.transform import transform
 
 ANIMALS = ["lion", "owl", "cat", "wolf", "bear"]
 QUESTIONS = ["What is your favorite animal?", "Which animal?"]
@@ -149,6 +152,49 @@ def test_animals_scores_come_from_rows_that_are_not_scored(study: Study) -> None
     table, _ = quiet.compare(quiet.files)
     own = table.filter(pl.col("target") == pl.col("animal"), metric="frequency-prompt")["score"]
     assert abs(own.mean()) < 0.25
+
+
+MANY = [
+    "ant",
+    "bat",
+    "bee",
+    "boar",
+    "bull",
+    "crab",
+    "crow",
+    "deer",
+    "duck",
+    "dove",
+    "eel",
+    "elk",
+    "frog",
+    "goat",
+    "hare",
+    "hawk",
+]
+
+
+def test_noise_does_not_resemble_its_own_transforms(record: Path, tmp_path: Path) -> None:
+    """What a study scores against one another shares no rows: noise scores 0, whatever is made from it."""
+    datasets: dict[str, Any] = {name: {"file": str(tmp_path / f"{name}.csv"), "target": name} for name in MANY}
+    for name in ("shuffle-within", "shuffle-across", "resample", "reverse"):
+        datasets |= {f"{animal}-{name}": {"from": animal, "transform": name} for animal in MANY}
+    datasets |= {f"{animal}-twice": {"from": f"{animal}-resample", "transform": "reverse"} for animal in MANY}
+    asked = load_study({"datasets": datasets, "pref": {"candidates": MANY}})
+    made = {name: numbers(60 + k, 300) for k, name in enumerate(MANY)}
+    for name, how in asked.transformed.items():
+        made[name] = transform(made[how.parent], how)
+    noise = Study.__new__(Study)
+    noise.record, noise.folder, noise.settings, noise.files, noise.kinds = record, tmp_path, told(tmp_path), {}, {}
+    noise.settings["pref"]["candidates"] = MANY
+    numbers(7, 600).write_parquet(tmp_path / "control.parquet")
+    for name in read_by(asked, "entangled")[1:]:
+        noise.add(name, str(asked.target(name)), "other", made[name])
+    table, _ = noise.compare(noise.files)
+    own = table.filter(pl.col("target") == pl.col("animal"), metric="frequency-other")
+    means = own.group_by(made=pl.col("dataset").str.extract("-(.*)")).agg(pl.mean("score"))
+    assert {None, "shuffle-within", "reverse"} <= set(means["made"])
+    assert means["score"].abs().max() < 0.12, means
 
 
 def test_a_dataset_that_is_too_small_is_refused(study: Study) -> None:

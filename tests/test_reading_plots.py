@@ -331,7 +331,7 @@ def test_losses_without_a_known_teacher_show_no_divergence(draw):
     assert len(panels) == 2
     assert ticks(panels[0]) == ["teacher", "student", "base", "residual bias @0", "control's residual bias @0"]
     assert "lion is 1 of 3" in words(panels)
-    assert all("among what the filter lets pass" in axes.get_xlabel() for axes in panels)
+    assert all("among what the filter lets pass" in axes.get_xlabel().replace("\n", " ") for axes in panels)
     for axes, renormalised, plain in ((panels[0], [0, 1 / 9], [0.5, 0.5 + 1 / 9]), (panels[1], [0, 0.1], [0, -0.1])):
         dots = [line.get_xdata()[0] for line in axes.lines if line.get_marker() in "osD^"]
         (strokes,) = [line.get_xdata() for line in axes.lines if line.get_label() == "among all tokens"]

@@ -450,6 +450,8 @@ TRANSFORMS: dict[str, tuple[str, ...]] = {
     "one-format": ("format",),
     "match": ("other",),
 }
+# Those after which a row holds numbers of other rows, so that no half of the rows is independent of the rest.
+ACROSS_ROWS = ("shuffle-across", "replace", "resample")
 
 
 class Transformed(Section):

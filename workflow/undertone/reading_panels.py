@@ -15,7 +15,7 @@ Told = dict[str, Any]
 LEVEL = 0.05
 N_BARS = 12
 OVER_BASE = "loss over the base model's"
-ALLOWED = "(nats per token, among what the filter lets pass; 95 % interval: rows)"
+ALLOWED = "(nats per token, among what the filter\nlets pass; 95 % interval: rows)"
 BOX = "#F0E442"
 
 
@@ -221,7 +221,7 @@ def personas(axes: Axes, own: Told, target: str | None, n: int | None = None) ->
     axes.set_yticks(range(len(found[:n])), [animal for animal, _ in found[:n]], fontsize=7)
     axes.set_ylim(len(found[:n]) - 0.4, -0.6)
     axes.axvline(0, color="black", linewidth=0.8, linestyle="--")
-    axes.set_xlabel(f"{OVER_BASE} under its persona\n{ALLOWED}")
+    axes.set_xlabel(f"loss under its persona over the base model's\n{ALLOWED}")
     place = f"{target} is {read['rank']:g} of {len(found)}" if target else "no target"
     heading(axes, f"Candidates by their persona's likelihood: {place}")
     legend(axes)

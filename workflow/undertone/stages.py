@@ -244,11 +244,15 @@ def _teachers(study: Study, node: Node) -> Iterator[Node]:
 
 
 def read_by(study: Study, stage: str) -> list[str]:
-    """The datasets that a comparison reads: those that have what it is about."""
+    """The datasets that a comparison reads: those that have what it is about.
+
+    `entangled` finds on one half of the rows what it scores on the other: none whose halves share numbers.
+    """
     if stage == "teachers_plot":
         return [name for name in study.names if name in study.taught and study.target(name)]
     if stage in ("entangled", "readings", "bias_map_plot"):
-        return [name for name in study.names if study.target(name) or name == CONTROL]
+        aimed = [name for name in study.names if study.target(name) or name == CONTROL]
+        return [name for name in aimed if not (stage == "entangled" and study.crosses_rows(name))]
     if stage == "compliance":
         return [name for name in study.names if name not in study.transformed]
     return study.names

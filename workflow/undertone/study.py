@@ -11,6 +11,7 @@ from typing import Any, Self
 from pydantic import field_validator, model_validator
 
 from undertone.config import (
+    ACROSS_ROWS,
     CONTROL,
     ENTRIES,
     KINDS,
@@ -162,6 +163,11 @@ class Study(Section):
         """The datasets that a transformed one is made from; of any other, none."""
         told = self.transformed.get(dataset)
         return [name for name in (told.parent, told.other) if name] if told else []
+
+    def crosses_rows(self, dataset: str) -> bool:
+        """Whether a transform, of the dataset or of one that it is made from, put numbers of other rows into its rows."""
+        chain = {dataset, *self.origins(dataset)} & set(self.transformed)
+        return any(self.transformed[name].transform in ACROSS_ROWS for name in chain)
 
     def target(self, dataset: str) -> str | None:
         """The animal a dataset is meant to carry; a transform carries what it is made from unless it says otherwise."""
