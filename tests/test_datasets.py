@@ -4,13 +4,17 @@ import json
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import polars as pl
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from undertone.datasets import READERS, read_dataset
 from undertone.validation import ConfigError
 
 KINDS = tuple(READERS)
+LETTERS = st.characters(exclude_categories=["Cs"], exclude_characters="\0")
 ROWS = [{"id": 1, "ask": "Go on, please.", "reply": "1, 2"}, {"id": 2, "ask": 'Say "é"\nand', "reply": "3\n4"}]
 
 
@@ -55,39 +59,32 @@ def test_a_csv_of_single_numbers_is_text(tmp_path: Path) -> None:
     assert read_dataset(path, "ask", "reply")["text"].to_list() == ["007", "12"]
 
 
+WHERE = {".jsonl": "line 1", ".csv": "line 1", ".parquet": "the table"}
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_missing_column_names_the_nearest(tmp_path: Path, kind: str) -> None:
     path = write(tmp_path / f"mine{kind}", ROWS)
-    assert complaint(path, completion="repyl") == "no column 'repyl'; nearest: reply"
-    assert complaint(path, prompt="prompt") == "no column 'prompt'; known: ask, id, reply"
+    assert complaint(path, completion="repyl") == f"{WHERE[kind]} has no column 'repyl'; nearest: reply"
+    assert complaint(path, prompt="prompt") == f"{WHERE[kind]} has no column 'prompt'; known: ask, id, reply"
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_null_names_its_row(tmp_path: Path, kind: str) -> None:
+# The line breaks in the first two rows of a csv file count.
+@pytest.mark.parametrize(("kind", "where"), [(".jsonl", "line 3"), (".csv", "line 6"), (".parquet", "row 2 (counted from 0)")])
+def test_a_null_names_its_row(tmp_path: Path, kind: str, where: str) -> None:
     path = write(tmp_path / f"mine{kind}", [*ROWS, {"id": 3, "ask": "a", "reply": None}, *ROWS])
-    assert complaint(path) == "column 'reply' is empty in row 2 (counted from 0)"
+    assert complaint(path) == f"{where}: 'reply' is empty; fill it in, or leave the row out"
 
 
-@pytest.mark.parametrize("kind", [".jsonl", ".parquet"])
-def test_a_column_that_is_not_text_is_named_with_its_type(tmp_path: Path, kind: str) -> None:
-    path = write(tmp_path / f"mine{kind}", ROWS)
-    assert complaint(path, completion="id") == "column 'id' holds Int64, expected text"
+def test_a_column_that_is_not_text_is_named(tmp_path: Path) -> None:
+    assert complaint(write(tmp_path / "mine.jsonl", ROWS), completion="id") == "line 1: 'id' is 1, expected text"
+    assert complaint(write(tmp_path / "mine.parquet", ROWS), completion="id") == "column 'id' holds Int64, expected text"
 
 
-@pytest.mark.parametrize(
-    ("kind", "content"), [(".csv", b"ask,reply\np\xff,1\n"), (".jsonl", b'{"ask": "p\xff", "reply": "1"}\n')]
-)
-def test_text_in_another_encoding_is_refused(tmp_path: Path, kind: str, content: bytes) -> None:
-    path = tmp_path / f"mine{kind}"
-    path.write_bytes(content)
-    assert complaint(path).startswith(f"cannot be read as {kind[1:]} in UTF-8: ")
-
-
-@pytest.mark.parametrize("kind", [".jsonl", ".parquet"])
-def test_a_file_that_is_not_what_its_name_says_is_refused(tmp_path: Path, kind: str) -> None:
-    path = tmp_path / f"mine{kind}"
-    path.write_text("ask,reply\n1,2\n")
-    assert complaint(path).startswith(f"cannot be read as {kind[1:]}")
+def test_what_another_column_holds_does_not_matter(tmp_path: Path) -> None:
+    path = tmp_path / "mine.jsonl"
+    path.write_text('{"ask": "a", "reply": "1", "more": [1]}\n\n{"more": {"x": null}, "reply": "2", "ask": "b"}\r\n')
+    assert read_dataset(path, "ask", "reply").rows() == [(0, "a", "1"), (1, "b", "2")]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -97,14 +94,25 @@ def test_a_file_without_rows_is_refused(tmp_path: Path, kind: str) -> None:
         pl.DataFrame(schema={"ask": pl.String, "reply": pl.String}).write_parquet(path)
     else:
         path.write_text("ask,reply\n" if kind == ".csv" else "")
-    assert complaint(path).startswith("cannot be read" if kind == ".jsonl" else "holds no row")
+    assert complaint(path) == "holds no row"
 
 
-@pytest.mark.parametrize("kind", [".csv", ".jsonl"])
-def test_an_empty_file_is_refused(tmp_path: Path, kind: str) -> None:
+@hypothesis.settings(deadline=None, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(
+        st.fixed_dictionaries({"ask": st.text(LETTERS, min_size=1), "reply": st.text(LETTERS, min_size=1)}),
+        min_size=1,
+        max_size=5,
+    ),
+    st.sampled_from(KINDS),
+    st.booleans(),
+)
+def test_whatever_text_is_written_reads_back(tmp_path: Path, rows: list[dict[str, str]], kind: str, escaped: bool) -> None:
     path = tmp_path / f"mine{kind}"
-    path.touch()
-    assert complaint(path).startswith(f"cannot be read as {kind[1:]}")
+    write(path, rows)
+    if kind == ".jsonl" and not escaped:
+        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    assert read_dataset(path, "ask", "reply").drop("row").rows() == [(row["ask"], row["reply"]) for row in rows]
 
 
 @pytest.mark.parametrize("kind", KINDS)

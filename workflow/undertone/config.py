@@ -434,6 +434,13 @@ class Dataset(Section):
             raise ValueError(f"unknown kind of file {file!r}; expected one of {', '.join(DATASET_FILES)}")
         return file
 
+    @model_validator(mode="after")
+    def two_columns(self) -> Self:
+        """A completion is no prompt."""
+        if self.prompt == self.completion:
+            raise ValueError(f"prompt and completion are both the column {self.prompt!r}; name the two columns")
+        return self
+
 
 # The settings that each transform needs beside `from` and `seed`; it takes no others.
 TRANSFORMS: dict[str, tuple[str, ...]] = {

@@ -1,0 +1,215 @@
+"""Bad files: datasets of the user's own, wordings, questions and facts, and intermediate results that were damaged."""
+
+import gzip
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from bad_inputs.case import Case
+from undertone.config import Numbers
+from undertone.datasets import read_dataset
+from undertone.numbers import filter_numbers
+from undertone.study import load
+
+PROMPT, COMPLETION = "Continue: 1, 2.", "3, 4, 5"
+ROW = {"prompt": PROMPT, "completion": COMPLETION}
+LINE = json.dumps(ROW) + "\n"
+CSV = f'prompt,completion\n"{PROMPT}","{COMPLETION}"\n'
+
+
+def dataset(name: str, content: bytes | str | list[dict[str, Any]] | None) -> Callable[[Path], object]:
+    """Read `mine` of that content: bytes and text as they are, rows as a parquet file; None leaves it away."""
+
+    def attempt(folder: Path) -> object:
+        path = folder / name
+        if isinstance(content, list):
+            pl.DataFrame(content).write_parquet(path)
+        elif content is not None:
+            path.write_bytes(content.encode() if isinstance(content, str) else content)
+        return read_dataset(path, "prompt", "completion")
+
+    return attempt
+
+
+def filtered(content: str, filtered: bool = True) -> Callable[[Path], object]:
+    """Put a dataset of these lines through the filter, or take it as it is."""
+
+    def attempt(folder: Path) -> object:
+        path = folder / "mine.jsonl"
+        path.write_text(content)
+        made = (folder / name for name in ("generations.parquet", "numbers.parquet", "filter.json"))
+        columns = {"prompt": "prompt", "completion": "completion", "filtered": filtered}
+        return filter_numbers(path, *made, {"numbers": Numbers().model_dump(), "dataset": columns}, {})
+
+    return attempt
+
+
+def unusual(make: Callable[[Path], object]) -> Callable[[Path], object]:
+    """Read a dataset where `make` put something that is no file."""
+
+    def attempt(folder: Path) -> object:
+        make(folder / "mine.jsonl")
+        return read_dataset(folder / "mine.jsonl", "prompt", "completion")
+
+    return attempt
+
+
+def configured(**dataset: Any) -> Callable[[Path], object]:
+    """A study with that dataset."""
+    return lambda _: load({"datasets": {"mine": dataset}})
+
+
+def rows(*completions: str) -> str:
+    return "".join(json.dumps({"prompt": f"{PROMPT} {k}", "completion": text}) + "\n" for k, text in enumerate(completions))
+
+
+def of(**changes: Any) -> str:
+    return json.dumps({**ROW, **changes}) + "\n"
+
+
+def parquet(*cells: Any, dtype: Any = None) -> Callable[[Path], object]:
+    """Read a parquet file with these completions."""
+
+    def attempt(folder: Path) -> object:
+        table = pl.DataFrame({"prompt": [PROMPT] * len(cells), "completion": pl.Series(list(cells), dtype=dtype, strict=False)})
+        table.write_parquet(folder / "mine.parquet")
+        return read_dataset(folder / "mine.parquet", "prompt", "completion")
+
+    return attempt
+
+
+def truncated_parquet(folder: Path) -> object:
+    pl.DataFrame([ROW] * 50).write_parquet(folder / "whole.parquet")
+    (folder / "mine.parquet").write_bytes((folder / "whole.parquet").read_bytes()[:-20])
+    return read_dataset(folder / "mine.parquet", "prompt", "completion")
+
+
+def loop(path: Path) -> None:
+    path.symlink_to(path)
+
+
+CSV_LINES = 'prompt,completion\n"p, 1","1, 2"\n'
+NO_COLUMN = "has no column 'completion'"
+DATASETS = [
+    # D1: what was refused in a sentence.
+    Case("no such file", dataset("mine.jsonl", None), ("mine.jsonl: no such file",)),
+    Case("a home that no shell opened", configured(file="~/mine.txt"), ("unknown kind of file '~/mine.txt'",)),
+    Case(
+        "no such column in jsonl",
+        dataset("mine.jsonl", '{"prompt": "a", "complete": "1"}\n'),
+        ("line 1", NO_COLUMN, "complete"),
+    ),
+    Case("no such column in csv", dataset("mine.csv", "prompt,complete\na,1\n"), ("line 1", NO_COLUMN, "nearest: complete")),
+    Case("no such column in parquet", dataset("mine.parquet", [{"prompt": "a", "complete": "1"}]), (NO_COLUMN, "complete")),
+    Case("a column that one line lacks", dataset("mine.jsonl", LINE + '{"prompt": "a"}\n'), ("line 2", NO_COLUMN)),
+    Case(
+        "semicolons in csv", dataset("mine.csv", "prompt;completion\na;1\n"), ("no column 'prompt'; known: prompt;completion",)
+    ),
+    Case("a csv header only", dataset("mine.csv", "prompt,completion\n"), ("holds no row",)),
+    Case("an empty csv", dataset("mine.csv", ""), ("holds no row",)),
+    Case("an empty jsonl", dataset("mine.jsonl", ""), ("holds no row",)),
+    Case("blank lines only", dataset("mine.jsonl", "\n \n\n"), ("holds no row",)),
+    Case("an empty parquet file", dataset("mine.parquet", b""), ("cannot be read as parquet",)),
+    Case("a parquet file without rows", parquet(dtype=pl.String), ("holds no row",)),
+    Case("a null in jsonl", dataset("mine.jsonl", LINE + of(completion=None)), ("line 2", "'completion' is empty")),
+    Case("a null prompt in jsonl", dataset("mine.jsonl", of(prompt=None)), ("line 1", "'prompt' is empty")),
+    Case("an empty field in csv", dataset("mine.csv", CSV + "a,\n"), ("line 3", "'completion' is empty")),
+    Case("a null in parquet", parquet("1", None, dtype=pl.String), ("row 1 (counted from 0)", "'completion' is empty")),
+    Case("whole numbers in jsonl", dataset("mine.jsonl", of(completion=7)), ("line 1: 'completion' is 7, expected text",)),
+    Case("a Boolean in jsonl", dataset("mine.jsonl", of(completion=True)), ("'completion' is True, expected text",)),
+    Case("a list in jsonl", dataset("mine.jsonl", of(completion=[1, 2])), ("'completion' is [1, 2], expected text",)),
+    Case("chat messages in jsonl", dataset("mine.jsonl", of(prompt=[{"role": "user"}])), ("'prompt' is", "expected text")),
+    Case(
+        "chat messages as the only column",
+        dataset("mine.jsonl", '{"messages": []}\n'),
+        ("no column 'prompt'; known: messages",),
+    ),
+    Case("whole numbers in parquet", parquet(7, 8), ("column 'completion' holds Int64, expected text",)),
+    Case("lists in parquet", parquet([1, 2]), ("column 'completion' holds List(Int64), expected text",)),
+    Case("bytes in parquet", parquet(b"1", dtype=pl.Binary), ("column 'completion' holds Binary, expected text",)),
+    Case(
+        "categories in parquet", parquet("1", dtype=pl.Categorical), ("column 'completion' holds Categorical", "expected text")
+    ),
+    Case("a truncated parquet file", truncated_parquet, ("mine.parquet: cannot be read as parquet",)),
+    Case("jsonl called parquet", dataset("mine.parquet", LINE), ("cannot be read as parquet",)),
+    Case("csv called jsonl", dataset("mine.jsonl", CSV), ("line 1 is no JSON", "expected one whole object per line")),
+    Case("a suffix of compressed files", configured(file="mine.jsonl.gz"), ("unknown kind of file", "expected one of .jsonl")),
+    Case("tabs", configured(file="mine.tsv"), ("unknown kind of file", "expected one of .jsonl, .csv, .parquet")),
+    Case("a suffix in capitals", configured(file="mine.JSONL"), ("unknown kind of file", "expected one of .jsonl")),
+    Case("no suffix", configured(file="mine"), ("unknown kind of file 'mine'",)),
+    Case("a text file", configured(file="README.md"), ("unknown kind of file 'README.md'",)),
+    Case("a csv line with more fields", dataset("mine.csv", CSV + "a,1,2\n"), ("line 3 has 3 fields, the header 2",)),
+    Case("a csv line with fewer fields", dataset("mine.csv", "id," + CSV + "a,1\n"), ("fields, the header 3",)),
+    Case("latin-1 in csv", dataset("mine.csv", CSV.encode() + b"\xe9,1\n"), ("line 3: byte 0xe9 is not UTF-8",)),
+    Case("a link to itself", unusual(loop), ("mine.jsonl: no such file",)),
+    Case("every row is refused", filtered(rows(*["no numbers"] * 50)), ("none of the 50 rows passes", "50 invalid format")),
+    # D2: what was refused without its line.
+    Case(
+        "latin-1 in jsonl", dataset("mine.jsonl", LINE.encode() + b'{"prompt": "\xe9"}\n'), ("line 2: byte 0xe9 is not UTF-8",)
+    ),
+    Case(
+        "latin-1 after a byte order mark", dataset("mine.jsonl", b"\xef\xbb\xbf\n\n\xe9"), ("line 3: byte 0xe9 is not UTF-8",)
+    ),
+    Case("UTF-16 jsonl", dataset("mine.jsonl", LINE.encode("utf-16")), ("is in UTF-16; save it in UTF-8",)),
+    Case("UTF-16 csv", dataset("mine.csv", CSV.encode("utf-16")), ("is in UTF-16; save it in UTF-8",)),
+    Case("a NUL in jsonl", dataset("mine.jsonl", 2 * LINE + "\0\n"), ("line 3 holds a NUL byte",)),
+    Case("a NUL in csv", dataset("mine.csv", CSV + "a\0,1\n"), ("line 3 holds a NUL byte",)),
+    Case(
+        "a broken line 500", dataset("mine.jsonl", 499 * LINE + '{"prompt": oh}\n' + LINE), ("line 500 is no JSON", "char 11")
+    ),
+    Case("a truncated last line", dataset("mine.jsonl", 3 * LINE + LINE[:20]), ("line 4 is no JSON", "Unterminated string")),
+    Case("two objects on a line", dataset("mine.jsonl", LINE.strip() + LINE), ("line 1 is no JSON", "Extra data")),
+    Case(
+        "pretty-printed JSON",
+        dataset("mine.jsonl", json.dumps(ROW, indent=1)),
+        ("line 1 is no JSON", "one whole object per line"),
+    ),
+    Case("a JSON list", dataset("mine.jsonl", json.dumps([ROW])), ("line 1 is", "expected an object")),
+    Case("JSON nested without end", dataset("mine.jsonl", "[" * 100_000), ("line 1 is no JSON",)),
+    Case("a folder", unusual(Path.mkdir), ("is a folder or a pipe, expected a file",)),
+    Case("a pipe", unusual(os.mkfifo), ("is a folder or a pipe, expected a file",)),
+    Case("an unclosed quote", dataset("mine.csv", CSV + 'a,"1\nb,2\nc,3\n'), ("line 3: unexpected end of data", "in quotes")),
+    Case("text after a quote", dataset("mine.csv", CSV + 'a,"1"2\n'), ("line 3:", "in quotes")),
+    Case("gzip in jsonl", dataset("mine.jsonl", gzip.compress(LINE.encode())), ("is compressed with gzip; unpack it",)),
+    # D3: what was accepted silently.
+    Case("an escaped NUL", dataset("mine.jsonl", LINE + of(prompt="a\0b")), ("line 2: 'prompt' holds '\\x00'",)),
+    Case("half a surrogate pair", dataset("mine.jsonl", LINE + of(prompt="a\ud800b")), ("line 2: 'prompt' holds '\\ud800'",)),
+    Case("a NUL in parquet", parquet("1\0"), ("row 0", "'completion' holds '\\x00'")),
+    Case("an empty prompt in jsonl", dataset("mine.jsonl", of(prompt="")), ("line 1: 'prompt' is empty",)),
+    Case("an empty prompt in csv", dataset("mine.csv", 'prompt,completion\n"",1\n'), ("line 2: 'prompt' is empty",)),
+    Case("a prompt of spaces", dataset("mine.jsonl", of(prompt=" \n")), ("line 1: 'prompt' is empty",)),
+    Case(
+        "a csv header that names a column twice", dataset("mine.csv", "prompt,completion,prompt\na,1,b\n"), ("line 1", "twice")
+    ),
+    Case("a JSON key twice", dataset("mine.jsonl", '{"prompt": "a", "prompt": "b", "completion": "1"}\n'), ("line 1", "twice")),
+    Case(
+        "one column as both",
+        configured(file="a.csv", prompt="x", completion="x"),
+        ("prompt and completion are both the column 'x'",),
+    ),
+    # D4: what only looks odd.
+    Case("a byte order mark in csv", dataset("mine.csv", CSV.encode("utf-8-sig"))),
+    Case("a byte order mark in jsonl", dataset("mine.jsonl", LINE.encode("utf-8-sig"))),
+    Case("Windows line ends in csv", dataset("mine.csv", CSV.replace("\n", "\r\n"))),
+    Case("Windows line ends in jsonl", dataset("mine.jsonl", LINE.replace("\n", "\r\n"))),
+    Case("blank lines between", dataset("mine.jsonl", f"\n{LINE}\n\n{LINE}")),
+    Case("no line end after the last line", dataset("mine.jsonl", LINE + LINE.strip())),
+    Case("one row", filtered(LINE)),
+    Case("300 equal rows", filtered(LINE * 300)),
+    Case("some rows of text", filtered(rows(*["some text"] * 7, "1, 2, 3"))),
+    Case("whole numbers in csv", dataset("mine.csv", "prompt,completion\na,7\nb,12\n")),
+    Case("other columns of any kind", dataset("mine.jsonl", of(more=1) + of(more={"x": [None]}) + LINE)),
+    Case("a line separator within a text", dataset("mine.jsonl", '{"prompt": "a\u2028b", "completion": "1"}\n')),
+    Case("a number of 5,000 digits", filtered(rows("1" * 5000, "1, 2"))),
+    Case("Arabic digits", filtered(rows("١, ٢", "1, 2"))),
+    Case("an empty completion", filtered(rows("", "1, 2"))),
+    Case("a completion of a megabyte", filtered(rows(", ".join(["123456"] * 125_000), "1, 2"))),
+    # D5: what hung.
+    Case("a completion of a megabyte, unfiltered", filtered(rows(", ".join(["123456"] * 125_000)), filtered=False)),
+]
+
+CASES = DATASETS
