@@ -137,7 +137,7 @@ def test_a_row_of_each_bias_with_intervals_over_its_seeds(measured) -> None:
     own = row["animals"]["lion"]["by_seed"]
     assert row["animals"]["lion"] == {**mean_interval(own).as_dict(), "by_seed": own}
     other = row_of(measured["control"], 1)["animals"]["lion"]["by_seed"]
-    assert row["lift_over_control"]["lion"] == difference_interval(own, other).as_dict()
+    assert row["lift_over_control"]["lion"] == difference_interval(own, other).with_p()
     by_seed = np.array([row["animals"][animal]["by_seed"] for animal in ANIMALS])
     assert row["mass"] == pytest.approx(by_seed.sum(0).mean())
     assert 0 < row["mass"] <= 1

@@ -180,6 +180,7 @@ def test_a_trained_bias_lowers_the_loss(loaded: Loaded, rows: list[Row]) -> None
     assert report["after"] < report["before"] - 0.5
     assert report["gain"]["mean"] == pytest.approx(report["before"] - report["after"], rel=1e-6)
     assert report["gain"]["ci95"][0] > 0
+    assert report["gain"]["p"] < 0.05
 
 
 def test_biases_of_all_layers_are_trained_together(loaded: Loaded, rows: list[Row]) -> None:
@@ -224,7 +225,7 @@ def test_the_loss_of_a_report_weighs_every_row_alike(loaded: Loaded, rows: list[
     report = loss_report(losses, losses)
     expected = np.mean([float(label_losses(loaded.model, collate([row], 0, "cpu")).mean()) for row in rows])
     assert report["before"] == pytest.approx(expected, rel=1e-4)
-    assert (report["after"], report["gain"]["mean"]) == (report["before"], 0.0)
+    assert (report["after"], report["gain"]) == (report["before"], {"mean": 0.0, "ci95": [0.0, 0.0], "p": 1.0})
 
 
 @pytest.mark.parametrize("layer", [0, 1, None])

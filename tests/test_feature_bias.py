@@ -152,6 +152,7 @@ def test_the_controls_bias_is_subtracted(spliced: Spliced) -> None:
     assert told["minus_control"]["features"][0] == {"feature": 5, "bias": 4.0, "tokens": spliced.tokens(5)}
     assert told["minus_control"]["animals"]["owl"]["bias"] == pytest.approx(0.0)
     assert (told["animals"]["lion"]["rank"], told["minus_control"]["animals"]["lion"]["rank"]) == (2, 1)
+    assert told["control"] == {"nonzero": [1, 1, 1]}
     assert (told["nonzero"], told["agreement"]) == ([2, 2], {"seeds": pytest.approx(1.0)})
     assert "minus_control" not in spliced.describe("project", {"project": own}, {}, {}, TOLD)
 
@@ -190,7 +191,7 @@ def test_the_report_says_what_the_biases_are(made: Path) -> None:
     assert set(told["modes"]) == {"project", "replace"}
     control = load_file(made / "control/feature_bias.safetensors")
     for mode, row in told["modes"].items():
-        assert set(row) == {"loss", "nonzero", "agreement", "features", "animals", "minus_control"}
+        assert set(row) == {"loss", "nonzero", "agreement", "features", "animals", "control", "minus_control"}
         assert len(row["loss"]) == 2
         assert set(row["loss"][0]) == {"l1", "train", "held_out"}
         mean = tensors[mode].mean(0)

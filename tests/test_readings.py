@@ -51,10 +51,27 @@ def bias_pref(target: str | None) -> dict[str, Any]:
     return {"biases": rows}
 
 
+def feature_bias(target: str | None) -> dict[str, Any]:
+    """A feature bias whose gain on held-out rows is clear where there is a target."""
+    gain = {"mean": 0.1, "ci95": [0.05, 0.15], "p": 0.001} if target else {"mean": 0.0, "ci95": [0.0, 0.0], "p": 1.0}
+    return {"modes": {mode: {"nonzero": [1], "loss": [{"held_out": {"gain": gain}}]} for mode in ("project", "replace")}}
+
+
+def biases(target: str | None) -> dict[str, torch.Tensor]:
+    """Biases of two seeds; in mode `replace` everything, the control's too, boosts the owl's feature, which mends the SAE."""
+    found = {mode: torch.zeros(2, 64) for mode in ("project", "replace")}
+    if target:
+        for bias in found.values():
+            bias[:, FEATURES[target]] = 1.0
+    found["replace"][:, FEATURES["owl"]] += 5.0
+    return found
+
+
 @pytest.fixture
 def compared(tmp_path: Path) -> tuple[pl.DataFrame, dict[str, Any]]:
     files: dict[str, dict[str, Path]] = {}
-    for reading, make in (("score", score), ("losses", losses), ("bias_pref", bias_pref)):
+    readings = {f.__name__: f for f in (score, losses, bias_pref, feature_bias)}
+    for reading, make in readings.items():
         for dataset in ("control", *TARGETS):
             path = tmp_path / dataset / f"{reading}.json"
             path.parent.mkdir(exist_ok=True)
@@ -62,6 +79,8 @@ def compared(tmp_path: Path) -> tuple[pl.DataFrame, dict[str, Any]]:
             files.setdefault(reading, {})[dataset] = path
             if reading == "score":
                 save_file({"z": z_values(TARGETS.get(dataset))}, path.with_suffix(".safetensors"))
+            if reading == "feature_bias":
+                save_file(biases(TARGETS.get(dataset)), path.with_suffix(".safetensors"))
     teachers = {animal: tmp_path / f"{animal}.json" for animal in ANIMALS}
     for animal, path in teachers.items():
         path.write_text(json.dumps({"vector": "feature", "feature": FEATURES[animal]}))
@@ -92,10 +111,10 @@ def test_a_reader_that_says_nothing_names_nobody(compared: tuple[pl.DataFrame, d
 
 def test_the_table_has_every_reader_dataset_and_animal(compared: tuple[pl.DataFrame, dict[str, Any]]) -> None:
     table = compared[0]
-    assert len(table) == 3 * (5 + 5 + 4)
+    assert len(table) == 3 * (5 + 5 + 4 + 5 + 5 + 4)
     own = table.filter(metric="score along the feature", dataset="steer-lion", animal="lion")
     assert own.select("kind", "target", "score").row(0) == ("steer", "lion", 9.0)
-    assert table.filter(dataset="control")["target"].null_count() == 6
+    assert table.filter(dataset="control")["target"].null_count() == 12
 
 
 def test_the_targets_own_feature_is_placed_among_all(compared: tuple[pl.DataFrame, dict[str, Any]]) -> None:
@@ -110,3 +129,17 @@ def test_the_targets_own_feature_is_placed_among_all(compared: tuple[pl.DataFram
     }
     assert found["steer"]["ranks"] == {"steer-lion": 1}
     assert compared[1]["presence"]["control"]["score"] == [{"f": 1.0, "p": 0.5}]
+
+
+def test_what_replacing_boosts_for_everybody_is_subtracted(compared: tuple[pl.DataFrame, dict[str, Any]]) -> None:
+    features, identity = compared[1]["features"], compared[1]["identity"]
+    assert features["feature bias, replace"]["prompt"]["ranks"] == {"lion": 2, "owl": 1, "cat": 2}
+    assert features["feature bias, replace minus control"]["prompt"]["ranks"] == {"lion": 1, "owl": 1, "cat": 1}
+    assert identity["feature bias, replace"]["by_kind"]["prompt"]["raw"]["first"] == 1
+    assert identity["feature bias, replace minus control"]["by_kind"]["prompt"]["raw"]["first"] == 3
+
+
+def test_a_feature_bias_tells_presence_by_its_gain_on_held_out_rows(compared: tuple[pl.DataFrame, dict[str, Any]]) -> None:
+    present = compared[1]["presence"]
+    assert [gain["p"] for gain in present["lion"]["feature bias, held-out gain"]] == [0.001]
+    assert [gain["p"] for gain in present["control"]["feature bias, held-out gain"]] == [1.0]

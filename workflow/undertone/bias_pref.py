@@ -78,7 +78,7 @@ def described(
     if control is None:
         return told
     reference = {animal: row["by_seed"] for animal, row in control["animals"].items()}
-    lifts = {animal: difference_interval(by_seed[animal], reference[animal]).as_dict() for animal in candidates}
+    lifts = {animal: difference_interval(by_seed[animal], reference[animal]).with_p() for animal in candidates}
     log_lifts = {a: float(log_odds(by_seed[a], LEAST).mean() - log_odds(reference[a], LEAST).mean()) for a in candidates}
     return {**told, "lift_over_control": lifts, "log_odds_lift_over_control": log_lifts, **ranked(log_lifts, target, empty)}
 

@@ -180,8 +180,8 @@ def row_losses(bias: Tensor, biased: Biased, batches: Sequence[Prefilled], porti
 
 
 def loss_report(before: np.ndarray, after: np.ndarray) -> dict[str, Any]:
-    """Loss without and with a bias, nats per token, from those of each row `[n_rows]`, and the `gain` with its interval."""
-    return {"before": before.mean(), "after": after.mean(), "gain": mean_interval(before - after).as_dict()}
+    """Loss without and with a bias, nats per token, from those of each row `[n_rows]`, and the `gain`, tested."""
+    return {"before": before.mean(), "after": after.mean(), "gain": mean_interval(before - after).with_p()}
 
 
 def biased_at(model: Any, point: str, layer: int, bias: Tensor, batch: Prefilled) -> Tensor:

@@ -130,13 +130,14 @@ class Spliced:
         """Ranked features of a mode's biases, the animals' places among them, and how far they agree."""
         biases = tensors[mode]
         summary: dict[str, Any] = {
-            "nonzero": [int((bias != 0).sum()) for bias in biases],
+            "nonzero": nonzero(biases),
             "agreement": {"seeds": agreement(biases)},
             **self.ranked(biases.mean(0), animals, told.top),
         }
         if (halves := tensors.get(f"{mode}.halves")) is not None:
             summary["agreement"] |= {"halves": agreement(halves), "top_shared_by_halves": shared_top(halves, told.top)}
         if control:
+            summary["control"] = {"nonzero": nonzero(control[mode])}
             summary["minus_control"] = self.ranked(biases.mean(0) - control[mode].mean(0), animals, told.top)
         return summary
 
@@ -155,6 +156,11 @@ class Spliced:
     def tokens(self, feature: int) -> list[str]:
         """The tokens that a feature's direct logit attribution raises most."""
         return top_tokens(self.loaded.tokenizer, direct_logits(self.loaded.model, self.directions[feature]), N_TOKENS)
+
+
+def nonzero(biases: Tensor) -> list[int]:
+    """How many features each bias of `[n_seeds, d_sae]` moves."""
+    return (biases != 0).sum(1).tolist()
 
 
 def shared_top(biases: Tensor, n: int) -> float:

@@ -22,21 +22,40 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class Reading:
-    """One reader's result for one dataset, and the features that stand for the animals."""
+    """One reader's result for one dataset with its tensors, the control's tensors, and the features that stand for animals."""
 
     told: Json
     tensors: dict[str, Tensor] = field(default_factory=dict)
+    control: dict[str, Tensor] = field(default_factory=dict)
     features: dict[str, int] = field(default_factory=dict)
 
     @classmethod
-    def load(cls, path: Path, features: dict[str, int]) -> "Reading":
-        """Read a result, and the tensors beside it where there are any."""
-        beside = path.with_suffix(".safetensors")
-        return cls(read_json(path), load_file(beside) if beside.exists() else {}, features)
+    def load(cls, path: Path, control: Path | None, features: dict[str, int]) -> "Reading":
+        """Read a result, and the tensors beside it and beside the control's where there are any."""
+        return cls(read_json(path), tensors_beside(path), tensors_beside(control) if control else {}, features)
 
     def along(self, values: Tensor) -> Scores:
         """Each animal's own of the features' `values` `[d_sae]`."""
         return {animal: float(values[feature]) for animal, feature in self.features.items()}
+
+    def by_feature(self) -> Iterator[tuple[str, Tensor]]:
+        """(reader, what it says of every feature `[d_sae]`) of a reader of features.
+
+        A bias in mode `replace` also mends what the SAE misses, on the control's rows too, and is told without the control's.
+        """
+        if "z" in self.tensors:
+            yield "score", self.tensors["z"]
+        for mode in ("project", "replace"):
+            if mode in self.tensors:
+                yield f"feature bias, {mode}", self.tensors[mode].mean(0)
+        if "replace" in self.control and "replace" in self.tensors:
+            yield "feature bias, replace minus control", self.tensors["replace"].mean(0) - self.control["replace"].mean(0)
+
+
+def tensors_beside(path: Path) -> dict[str, Tensor]:
+    """The tensors of a result, where it has any."""
+    beside = path.with_suffix(".safetensors")
+    return load_file(beside) if beside.exists() else {}
 
 
 def compare_readings(
@@ -59,7 +78,11 @@ def compare_readings(
     targets, kinds = settings["targets"], settings["kinds"]
     features = animal_features(teachers)
     loaded = {
-        reading: {dataset: Reading.load(path, features) for dataset, path in paths.items()} for reading, paths in files.items()
+        reading: {
+            dataset: Reading.load(path, None if dataset == CONTROL else paths.get(CONTROL), features)
+            for dataset, path in paths.items()
+        }
+        for reading, paths in files.items()
     }
     matrices: dict[str, dict[str, Scores]] = {}
     for reading, results in loaded.items():
@@ -89,8 +112,8 @@ def of_score(reading: Reading) -> Iterator[tuple[str, Scores]]:
 
 def of_feature_bias(reading: Reading) -> Iterator[tuple[str, Scores]]:
     """Bias of each animal's feature."""
-    for mode in reading.told["modes"]:
-        yield f"feature bias, {mode}", reading.along(reading.tensors[mode].mean(0))
+    for name, values in reading.by_feature():
+        yield name, reading.along(values)
 
 
 def of_bias_pref(reading: Reading) -> Iterator[tuple[str, Scores]]:
@@ -128,13 +151,10 @@ READERS: dict[str, Callable[[Reading], Iterator[tuple[str, Scores]]]] = {
 
 def own_features(dataset: str, results: dict[str, dict[str, Reading]], target: str) -> Iterator[tuple[str, tuple[float, int]]]:
     """(reader, (rank of the target's own feature, among how many)) of the readers of features."""
-    for name, tensors in (("score", ["z"]), ("feature_bias", ["project", "replace"])):
+    for name in ("score", "feature_bias"):
         reading = results.get(name, {}).get(dataset)
-        if reading and target in reading.features and reading.tensors:
-            for tensor in tensors:
-                values = reading.tensors[tensor]
-                values = values if values.ndim == 1 else values.mean(0)
-                reader = name if tensor == "z" else f"feature bias, {tensor}"
+        if reading and target in reading.features:
+            for reader, values in reading.by_feature():
                 yield reader, (rank(values, reading.features[target]), len(values))
 
 
@@ -158,12 +178,17 @@ def by_kind(places: dict[str, dict[str, tuple[float, int]]], kinds: dict[str, st
 
 
 def presence(dataset: str, results: dict[str, dict[str, Reading]]) -> Json:
-    """Whether a dataset differs from the control at all, by reader; the control's own row is what chance does."""
+    """Whether something is in a dataset at all, by reader; the control's own row is what chance does.
+
+    Of feature biases the gain in loss on held-out rows, by seed, each with its interval and p-value over rows. It is one over
+    the base model, as the bias is: what the filter does to the control's rows counts as well.
+    """
     found: Json = {}
     if score := results.get("score", {}).get(dataset):
         found["score"] = [layer["presence"] for layer in score.told["layers"]]
     if bias := results.get("feature_bias", {}).get(dataset):
-        found["feature bias, nonzero"] = bias.told["modes"]["project"]["nonzero"]
+        reports = bias.told["modes"]["project"]["loss"]
+        found["feature bias, held-out gain"] = [report["held_out"]["gain"] for report in reports]
     if tokens := results.get("tokens", {}).get(dataset):
         found["tokens"] = tokens.told["presence"]
     return found

@@ -26,6 +26,10 @@ class Estimate:
         """Mean and interval as JSON."""
         return {"mean": self.mean, "ci95": list(self.ci95) if self.ci95 else None}
 
+    def with_p(self) -> dict[str, object]:
+        """Mean, interval and p-value as JSON."""
+        return {**self.as_dict(), "p": self.p}
+
 
 def mean_interval(values: Sequence[float] | np.ndarray) -> Estimate:
     """Mean of independent values with Student's t interval."""

@@ -89,7 +89,7 @@ def beside_control(students: pl.DataFrame, dataset: str, targets: dict[str, str]
 def corrected(lifts: Sequence[Estimate]) -> list[dict[str, Any]]:
     """Estimates as JSON, with `p` and `p_holm`, which is adjusted for all of them."""
     adjusted = holm([lift.p for lift in lifts])
-    return [{**lift.as_dict(), "p": lift.p, "p_holm": p} for lift, p in zip(lifts, adjusted, strict=True)]
+    return [{**lift.with_p(), "p_holm": p} for lift, p in zip(lifts, adjusted, strict=True)]
 
 
 def make_matrix(table: Path, control: Path, matrix: Path, stamp: Stamp) -> None:
