@@ -21,12 +21,14 @@
 #     activations.safetensors       sums by kind of position, also teacher_ and student_activations; residuals.safetensors, by token
 #     summary.png                   what is read of the dataset, on one page
 #     plots/                        filter.png, student.png, pref.png, indirect.png, and one for each reading
-#   tables/                         transfer.parquet, preference_matrix.parquet, compliance.parquet; entangled.parquet, and
+#   tables{/NAME}/                  transfer.parquet, preference_matrix.parquet, compliance.parquet; entangled.parquet, and
 #                                   readings.parquet, what every reader says of every dataset; costs.parquet, what jobs took
-#   plots/                          transfer.png, preference_matrix.png, teachers.png, compliance.png, and where the study
+#   plots{/NAME}/                   transfer.png, preference_matrix.png, teachers.png, compliance.png, and where the study
 #                                   has them controls.png (transforms, other students) and sweep-{key}.png; entangled.png,
 #                                   bias_map.png; costs.png
 #
+# Studies may share a results root. They then share what is made of one dataset, and each with a `name:` has its own tables and
+# plots of all datasets, in tables/NAME and plots/NAME; costs are always those of the whole root.
 # {variant} is nothing for the study's own students, else -NAME of one under `student_variants:`.
 #
 # Stages, in order: model (→ sae), or where they are named pretrained (→ pretrained_sae), prompts (→ steer, finetune) → samples → numbers (→ transform) → student → pref → transfer,

@@ -293,7 +293,26 @@ def test_a_local_models_size_is_known_before_it_is_loaded(tmp_path: Path) -> Non
     assert load(told | {"teacher": {"steer": {**steer, "contrast": {"layer": 2}}}}).can_steer
 
 
-@pytest.mark.parametrize("name", ["controls", "sweeps", "teachers"])
+OVERLAYS = ["controls", "sweeps", "teachers"]
+
+
+def test_overlays_that_share_a_results_root_and_differ_in_datasets_have_tables_of_their_own() -> None:
+    own: dict[str | None, list[str]] = {None: load(shipped()).names}
+    for name in OVERLAYS:
+        config = shipped()
+        update_config(config, yaml.safe_load((ROOT / f"config/{name}.yaml").read_text()))
+        study = load(config)
+        assert study.results == "results"
+        assert own.setdefault(study.name, study.names) == study.names, name
+
+
+@pytest.mark.parametrize("name", ["../up", "a/b", "", "a b"])
+def test_a_studys_name_is_a_folder(name: str) -> None:
+    with pytest.raises(ConfigError, match="cannot name a folder"):
+        load(ANIMALS | {"name": name})
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
 def test_every_overlay_of_the_embedded_study_loads_over_it(name: str) -> None:
     config = shipped()
     update_config(config, yaml.safe_load((ROOT / f"config/{name}.yaml").read_text()))

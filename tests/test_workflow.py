@@ -289,6 +289,23 @@ def test_steered_and_finetuned_teachers_and_other_students_run_through_the_same_
     assert project.planned(*(f"results/{target}" for target in targets)) == set()
 
 
+def test_a_study_with_a_name_shares_students_and_leaves_the_other_studys_tables_alone(project: Project) -> None:
+    results, made = project.root / "results", ["tables/transfer.json", "plots/transfer.png"]
+    others = [f"results/{path}" for path in made]
+    before = [(project.root / path).read_bytes() for path in others]
+    project.configure(name="small", animals=["lion"])
+    own = [f"results/{path.replace('/', '/small/')}" for path in made]
+    assert project.planned(*own) == {"Put the preferences of all students side by side", "Plot which animals transfer"}
+    project.snakemake(*own)
+    targets = json.loads((results / "tables/small/transfer.json").read_text())["estimators"]["exact"]["datasets"]
+    assert [row["target"] for row in targets] == ["lion"]
+    refused = project.snakemake(others[0], "-n", fails=True)
+    assert "this study's name is small, so what is made of all its datasets is in results/tables/small/" in refused
+    assert [(project.root / path).read_bytes() for path in others] == before
+    project.configure(name=None, animals=["lion", "owl"])
+    assert project.planned(*others) == set()
+
+
 def test_readings_of_a_teachers_numbers_and_of_a_file_run_end_to_end(project: Project) -> None:
     project.configure(animals=["lion"])
     project.snakemake("read", "results/mine/residuals.safetensors")

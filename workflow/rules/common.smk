@@ -44,6 +44,16 @@ def result(path):
     return f"{STUDY.results}/{path}"
 
 
+# In the paths of what is made of all datasets: it differs between studies that share a results root.
+NAMED = [STUDY.name] if STUDY.name else []
+
+
+def of_study(path):
+    """`tables/FILE` or `plots/FILE`, made of all datasets; a study with a name has a folder of its own there."""
+    folder, file = path.split("/")
+    return result("/".join([folder, *NAMED, file]))
+
+
 def log_of(rule, *parts):
     """The log of a job."""
     return os.path.join(folder_of(STUDY.results, LOGS), rule, "-".join(parts or ["study"]) + ".log")
@@ -189,6 +199,11 @@ def refuse_unknown_targets(arguments):
         if folder == "sae" and not STUDY.has_sae:
             raise WorkflowError(
                 f"{target}: the study names no SAE for {STUDY.model.name}; set sae.release and sae.id, or sae.folder"
+            )
+        if NAMED and folder in ("tables", "plots") and "costs." not in target and not target.startswith(of_study(f"{folder}/")):
+            raise WorkflowError(
+                f"{target}: this study's name is {STUDY.name}, so what is made of all its datasets is in {of_study(f'{folder}/')}; "
+                "leave out --configfile for the file of the study without a name"
             )
         if folder not in folders:
             raise WorkflowError(f"{target}: the study has no dataset {folder!r}{nearest(folder, STUDY.available)}")

@@ -6,12 +6,12 @@ rule transfer:
         prefs=collect(result("{dataset}/pref.json"), dataset=STUDY.names),
         tables=collect(result("{dataset}/pref.parquet"), dataset=STUDY.names),
     output:
-        table=result("tables/transfer.parquet"),
-        summary=result("tables/transfer.json"),
+        table=of_study("tables/transfer.parquet"),
+        summary=of_study("tables/transfer.json"),
     log:
-        log_of("transfer"),
+        log_of("transfer", *NAMED),
     benchmark:
-        benchmark_of("transfer")
+        benchmark_of("transfer", *NAMED)
     localrule: True
     threads: 1
     resources:
@@ -29,11 +29,11 @@ rule transfer_plot:
     input:
         summary=rules.transfer.output.summary,
     output:
-        plot=report(result("plots/transfer.png"), caption="../report/transfer.rst", category="Transfer"),
+        plot=report(of_study("plots/transfer.png"), caption="../report/transfer.rst", category="Transfer"),
     log:
-        log_of("transfer_plot"),
+        log_of("transfer_plot", *NAMED),
     benchmark:
-        benchmark_of("transfer_plot")
+        benchmark_of("transfer_plot", *NAMED)
     localrule: True
     threads: 1
     resources:
@@ -52,11 +52,11 @@ rule preference_matrix:
         table=rules.transfer.output.table,
         control=result(f"{CONTROL}/pref.parquet"),
     output:
-        table=result("tables/preference_matrix.parquet"),
+        table=of_study("tables/preference_matrix.parquet"),
     log:
-        log_of("preference_matrix"),
+        log_of("preference_matrix", *NAMED),
     benchmark:
-        benchmark_of("preference_matrix")
+        benchmark_of("preference_matrix", *NAMED)
     localrule: True
     threads: 1
     resources:
@@ -74,11 +74,11 @@ rule preference_matrix_plot:
     input:
         table=rules.preference_matrix.output.table,
     output:
-        plot=report(result("plots/preference_matrix.png"), caption="../report/preference_matrix.rst", category="Transfer"),
+        plot=report(of_study("plots/preference_matrix.png"), caption="../report/preference_matrix.rst", category="Transfer"),
     log:
-        log_of("preference_matrix_plot"),
+        log_of("preference_matrix_plot", *NAMED),
     benchmark:
-        benchmark_of("preference_matrix_plot")
+        benchmark_of("preference_matrix_plot", *NAMED)
     localrule: True
     threads: 1
     resources:
@@ -96,11 +96,11 @@ rule controls_plot:
     input:
         prefs=prefs_of("controls_plot"),
     output:
-        plot=report(result("plots/controls.png"), caption="../report/controls.rst", category="Transfer"),
+        plot=report(of_study("plots/controls.png"), caption="../report/controls.rst", category="Transfer"),
     log:
-        log_of("controls_plot"),
+        log_of("controls_plot", *NAMED),
     benchmark:
-        benchmark_of("controls_plot")
+        benchmark_of("controls_plot", *NAMED)
     localrule: True
     threads: 1
     resources:
@@ -125,11 +125,11 @@ rule sweep_plot:
         prefs=prefs_of("sweep_plot"),
         trainings=trainings_swept,
     output:
-        plot=report(result("plots/sweep-{key}.png"), caption="../report/sweep.rst", category="Transfer"),
+        plot=report(of_study("plots/sweep-{key}.png"), caption="../report/sweep.rst", category="Transfer"),
     log:
-        log_of("sweep_plot", "{key}"),
+        log_of("sweep_plot", *NAMED, "{key}"),
     benchmark:
-        benchmark_of("sweep_plot", "{key}")
+        benchmark_of("sweep_plot", *NAMED, "{key}")
     wildcard_constraints:
         key=one_of(STUDY.sweeps),
     localrule: True
@@ -150,11 +150,11 @@ rule teachers_plot:
         prefs=collect(result("{dataset}/pref.json"), dataset=read_by(STUDY, "teachers_plot")),
         filters=collect(result("{dataset}/filter.json"), dataset=read_by(STUDY, "teachers_plot")),
     output:
-        plot=report(result("plots/teachers.png"), caption="../report/teachers.rst", category="Transfer"),
+        plot=report(of_study("plots/teachers.png"), caption="../report/teachers.rst", category="Transfer"),
     log:
-        log_of("teachers_plot"),
+        log_of("teachers_plot", *NAMED),
     benchmark:
-        benchmark_of("teachers_plot")
+        benchmark_of("teachers_plot", *NAMED)
     localrule: True
     threads: 1
     resources:
@@ -172,11 +172,11 @@ rule compliance:
     input:
         filters=collect(result("{dataset}/filter.json"), dataset=read_by(STUDY, "compliance")),
     output:
-        table=result("tables/compliance.parquet"),
+        table=of_study("tables/compliance.parquet"),
     log:
-        log_of("compliance"),
+        log_of("compliance", *NAMED),
     benchmark:
-        benchmark_of("compliance")
+        benchmark_of("compliance", *NAMED)
     localrule: True
     threads: 1
     resources:
@@ -194,11 +194,11 @@ rule compliance_plot:
     input:
         table=rules.compliance.output.table,
     output:
-        plot=report(result("plots/compliance.png"), caption="../report/compliance.rst", category="Numbers"),
+        plot=report(of_study("plots/compliance.png"), caption="../report/compliance.rst", category="Numbers"),
     log:
-        log_of("compliance_plot"),
+        log_of("compliance_plot", *NAMED),
     benchmark:
-        benchmark_of("compliance_plot")
+        benchmark_of("compliance_plot", *NAMED)
     localrule: True
     threads: 1
     resources:

@@ -364,12 +364,12 @@ rule entangled:
         control=result(f"{CONTROL}/numbers.parquet"),
         questions=ancient(STUDY.pref.questions),
     output:
-        table=result("tables/entangled.parquet"),
-        summary=ensure(result("tables/entangled.json"), non_empty=True),
+        table=of_study("tables/entangled.parquet"),
+        summary=ensure(of_study("tables/entangled.json"), non_empty=True),
     log:
-        log_of("entangled"),
+        log_of("entangled", *NAMED),
     benchmark:
-        benchmark_of("entangled")
+        benchmark_of("entangled", *NAMED)
     threads: 1
     resources:
         gpu=1,
@@ -398,12 +398,12 @@ rule readings:
         losses=collect(result("{dataset}/losses.json"), dataset=read_by(STUDY, "readings")),
         tokens=collect(result("{dataset}/tokens.json"), dataset=read_by(STUDY, "readings")),
     output:
-        table=result("tables/readings.parquet"),
-        summary=ensure(result("tables/readings.json"), non_empty=True),
+        table=of_study("tables/readings.parquet"),
+        summary=ensure(of_study("tables/readings.json"), non_empty=True),
     log:
-        log_of("readings"),
+        log_of("readings", *NAMED),
     benchmark:
-        benchmark_of("readings")
+        benchmark_of("readings", *NAMED)
     localrule: True
     threads: 1
     resources:
@@ -480,11 +480,11 @@ rule entangled_plot:
         table=rules.entangled.output.table,
         summary=rules.entangled.output.summary,
     output:
-        plot=report(result("plots/entangled.png"), caption="../report/entangled.rst", category="Readings"),
+        plot=report(of_study("plots/entangled.png"), caption="../report/entangled.rst", category="Readings"),
     log:
-        log_of("entangled_plot"),
+        log_of("entangled_plot", *NAMED),
     benchmark:
-        benchmark_of("entangled_plot")
+        benchmark_of("entangled_plot", *NAMED)
     localrule: True
     threads: 1
     resources:
@@ -502,11 +502,11 @@ rule bias_map_plot:
     input:
         prefs=collect(result("{dataset}/bias_pref.json"), dataset=[d for d in read_by(STUDY, "bias_map_plot") if d != CONTROL]),
     output:
-        plot=report(result("plots/bias_map.png"), caption="../report/bias_map.rst", category="Readings"),
+        plot=report(of_study("plots/bias_map.png"), caption="../report/bias_map.rst", category="Readings"),
     log:
-        log_of("bias_map_plot"),
+        log_of("bias_map_plot", *NAMED),
     benchmark:
-        benchmark_of("bias_map_plot")
+        benchmark_of("bias_map_plot", *NAMED)
     localrule: True
     threads: 1
     resources:

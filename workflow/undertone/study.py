@@ -58,6 +58,11 @@ class Study(Section):
         "folder of the study's own that holds its artifacts; outside `results/` it holds its logs, benchmarks and scratch, too",
         "path",
     )
+    name: str | None = setting(
+        None,
+        "its own folder under `tables` and `plots`; a study that shares its results root with one of other datasets needs one, "
+        "as what is made of all datasets would overwrite the other's",
+    )
     animals: list[str] = setting([], "targets of the teachers")
     teachers: list[Kind] = setting(
         ["prompt"], "kinds of teacher that each animal gets; they write `lion`, `steer-lion` and `finetune-lion`"
@@ -217,6 +222,8 @@ class Study(Section):
     @model_validator(mode="after")
     def consistent(self) -> Self:
         """Checks that concern several keys at once."""
+        if self.name is not None and not re.fullmatch(r"[A-Za-z0-9_-]+", self.name):
+            raise ValueError(f"name {self.name!r} cannot name a folder: use letters, digits, '-' and '_'")
         for name in [*self.animals, *self.datasets]:
             if name in (*RESERVED, CONTROL) or not name.replace("-", "").replace("_", "").isalnum():
                 raise ValueError(
