@@ -74,26 +74,28 @@ def test_dataset_and_reference_without_numbers_are_refused() -> None:
         Compared(OWN.head(0), CONTROL, "here")
 
 
-def test_permuted_counts_are_those_of_rows_that_changed_sides(compared: Compared) -> None:
+def test_permuted_counts_are_those_of_rows_that_changed_places(compared: Compared) -> None:
     counts = compared.numbers().counts
-    found, (shared, labels) = compared.own_counts(counts), compared.sides
+    found, sides = compared.own_counts(counts), compared.sides
     assert found.shape == (1 + PERMUTATIONS, 4)
-    for k in range(0, 1 + PERMUTATIONS, 7):
-        expected = np.zeros(4)
-        for row, (own, prompt) in enumerate(zip(compared.own, compared.prompt, strict=True)):
-            moved = own == (labels[k, prompt] > 0) if shared[prompt] else labels[k, prompt] > 0
-            expected += counts.toarray()[row] * moved
-        assert found[k] == pytest.approx(expected)
+    assert found == pytest.approx(sides.astype(float) @ counts.toarray())
     assert found[0].tolist() == [2, 3, 1, 1]
 
 
-def test_shared_prompts_change_sides_and_the_others_are_dealt_out_again(compared: Compared) -> None:
-    shared, labels = compared.sides
-    assert shared.tolist() == [False, True, True, False, False]
-    assert (labels[:, ~shared].sum(1) == -1).all()
-    assert set(labels[1:, 0]) == set(labels[1:, 1]) == {-1.0, 1.0}
-    assert 0.4 < (labels[1:, shared] > 0).mean() < 0.6
-    assert (labels[0] == [1, 1, 1, -1, -1]).all()
+def test_rows_change_places_within_shared_prompts_and_whole_prompts_with_others_of_as_many_rows() -> None:
+    own = rows(["both"] * 3 + ["mine"] * 2 + ["alone", "single"], ["1"] * 7)
+    control = rows(["both", "theirs", "theirs", "once", "twice"], ["1"] * 5)
+    sides = Compared(own, control, "").sides
+    assert sides[0].tolist() == [True] * 7 + [False] * 5
+    both, pairs, singles = [0, 1, 2, 7], [[3, 4], [8, 9]], [5, 6, 10, 11]
+    assert (sides[:, both].sum(1) == 3).all()
+    assert sides[:, both].mean(0) == pytest.approx([0.75] * 4, abs=0.07)
+    for pair in pairs:
+        assert (sides[:, pair[0]] == sides[:, pair[1]]).all()
+        assert sides[:, pair[0]].mean() == pytest.approx(0.5, abs=0.07)
+    assert (sides[:, 3] != sides[:, 8]).all()
+    assert (sides[:, singles].sum(1) == 2).all()
+    assert sides[:, singles].mean(0) == pytest.approx([0.5] * 4, abs=0.07)
 
 
 def plain_z(compared: Compared, counted: Counted) -> list[float]:
@@ -157,11 +159,48 @@ def test_presence_is_found_where_it_is_planted_and_at_its_level_where_not(first:
     assert np.median([p(ODD, 250) for _ in range(5)]) < 0.05
 
 
-def test_items_that_never_vary_have_no_z() -> None:
+def lists(rng: np.random.Generator, prompts: np.ndarray, of_prompt: np.ndarray) -> pl.DataFrame:
+    """A row of eight of 300 numbers for each prompt, half of which all rows of the prompt have in common."""
+    numbers = rng.integers(100, 400, size=(len(prompts), 8))
+    numbers[:, ::2] = of_prompt[prompts]
+    return rows([f"p{k}" for k in prompts], [", ".join(map(str, row)) for row in numbers])
+
+
+@pytest.mark.parametrize(
+    ("own", "control"),
+    [
+        (np.arange(50), np.arange(200)),
+        (np.arange(50), np.arange(50, 250)),
+        (np.arange(40), np.arange(800)),
+        (np.arange(400), np.arange(400, 420)),
+        (np.arange(100) // 5, np.arange(20)),
+        (np.arange(100) // 5, np.concatenate([20 + np.arange(100) // 5, np.arange(40, 400)])),
+    ],
+    ids=["1:4 shared", "1:4 apart", "1:20 shared", "20:1 apart", "5 rows a prompt, shared", "5 rows a prompt, apart"],
+)
+def test_presence_keeps_its_level_whatever_the_two_sizes(own: np.ndarray, control: np.ndarray) -> None:
+    rng, null = np.random.default_rng(5), []
+    for _ in range(60):
+        of_prompt = rng.integers(100, 400, size=(800, 4))
+        compared = Compared(lists(rng, own, of_prompt), lists(rng, control, of_prompt), "")
+        null.append(frequency(compared, compared.numbers(), 0.5)["presence"]["p"])
+    assert np.mean(np.array(null) < 0.05) < 0.15
+    assert np.mean(null) == pytest.approx(0.5, abs=0.13)
+
+
+def test_items_that_never_vary_have_no_z_and_say_nothing_of_presence() -> None:
     compared = Compared(rows(["a", "b"], ["7", "7"]), rows(["c"], ["7"]), "")
     found = frequency(compared, compared.numbers(), 0.5)
     assert np.isnan(found["z"]).all()
-    assert found["presence"] == {"mean_z2": 0.0, "null": 0.0, "p": 1.0}
+    assert found["presence"] is None
+
+
+def test_one_prompt_against_others_says_nothing_of_presence() -> None:
+    """Whether the prompt or the dataset differs cannot be told."""
+    rng = np.random.default_rng(6)
+    of_prompt = rng.integers(100, 400, size=(420, 4))
+    compared = Compared(lists(rng, np.zeros(50, dtype=int), of_prompt), lists(rng, np.arange(1, 60), of_prompt), "")
+    assert frequency(compared, compared.numbers(), 0.5)["presence"] is None
 
 
 def plain_correlation(y: Any, weight: Any, context: Any, scores: Any) -> float:

@@ -17,6 +17,8 @@ from undertone.stats import p_value
 
 PERMUTATIONS = 400
 SEED = 0
+# Counts are whole numbers: what is smaller than this is rounding.
+ROUNDING = 1e-9
 
 
 def halves(rows: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -49,8 +51,8 @@ class Counted:
 class Compared:
     """Rows of a dataset and of its reference, told apart by `own` `[n_rows]`; `prompt` `[n_rows]` numbers their prompts.
 
-    Numbers of one row depend on each other, and so may two rows of one prompt: every variance and every permutation is over
-    prompts. Raises ValueError where either has no row or no number.
+    Numbers of one row depend on each other, and so may two rows of one prompt: variances are over prompts, and permutations
+    leave rows whole, and prompts that only one side has. Raises ValueError where either has no row or no number.
     """
 
     def __init__(self, own: pl.DataFrame, control: pl.DataFrame, what: str):
@@ -73,27 +75,28 @@ class Compared:
         return sides[0], sides[1]
 
     @cached_property
-    def sides(self) -> tuple[np.ndarray, np.ndarray]:
-        """Which prompts both have `[n_prompts]`; by prompt 1 or -1 `[1 + PERMUTATIONS, n_prompts]`, as it is and permuted.
+    def sides(self) -> np.ndarray:
+        """Whether a row is the dataset's `[1 + PERMUTATIONS, n_rows]`: as it is, then with labels permuted.
 
-        Of a shared prompt, -1 says that the two have changed rows; of any other, that its rows are the reference's.
+        Only what could as well have been the other's changes places: rows within a prompt that both have, and whole prompts
+        that one of them has with others of as many rows.
         """
-        has_own, has_other = (np.bincount(self.prompt[side], minlength=self.n_prompts) > 0 for side in (self.own, ~self.own))
-        shared = has_own & has_other
-        labels = np.tile(np.where(has_own, 1.0, -1.0), (1 + PERMUTATIONS, 1))
-        rng = np.random.default_rng(SEED)
-        labels[1:, shared] = rng.choice([-1.0, 1.0], size=(PERMUTATIONS, int(shared.sum())))
-        labels[1:, ~shared] = rng.permuted(labels[1:, ~shared], axis=1)
-        return shared, labels
+        size, own = (np.bincount(self.prompt[side], minlength=self.n_prompts) for side in (slice(None), self.own))
+        apart = ((own == 0) | (own == size))[self.prompt]
+        # Units are rows of shared prompts and whole other prompts; groups are shared prompts, and the others by their size.
+        number = np.where(apart, self.prompt, self.n_prompts + np.arange(len(self.own)))
+        _, first, unit = np.unique(number, return_index=True, return_inverse=True)
+        group = np.where(apart, self.n_prompts + size[self.prompt], self.prompt)[first]
+        order = np.argsort(group, kind="stable")
+        rng, labels = np.random.default_rng(SEED), np.tile(self.own[first], (1 + PERMUTATIONS, 1))
+        for permuted in labels[1:]:
+            permuted[order] = permuted[np.argsort(group + rng.random(len(group)))]
+        return labels[:, unit]
 
     def own_counts(self, counts: sparse.csr_array) -> np.ndarray:
         """The dataset's count of every item `[1 + PERMUTATIONS, n_items]`: as it is, then with labels permuted."""
-        own, other = self.by_prompt(counts)
-        shared, labels = self.sides
-        # Half the sum of the counts, plus or minus half of these, is what the dataset has.
-        moved = sparse.diags_array(np.where(shared, 1.0, 0.0)) @ (own - other)
-        moved += sparse.diags_array(np.where(shared, 0.0, 1.0)) @ (own + other)
-        return (counts.sum(0) + (moved.T.tocsr() @ labels.T).T) / 2
+        by_item = counts.T.tocsr()
+        return np.concatenate([(by_item @ labels.T.astype(float)).T for labels in np.array_split(self.sides, 8)])
 
     def numbers(self) -> Counted:
         """The integers of every completion."""
@@ -158,25 +161,39 @@ def frequency(compared: Compared, counted: Counted, smoothing: float) -> dict[st
 
     `z` tests whether the item's share of all occurrences is the same in both. With p its pooled share, a row that has x of it
     among m items has the residual x − p m, weighted by the other dataset's share of all occurrences; residuals of one
-    prompt are added, and the squares of these sums are the variance. `presence`: `mean_z2`, the mean of z², beside its
-    mean over permutations (`null`), and `p`.
+    prompt are added, and the squares of these sums are the variance.
     """
     own, total = compared.own_counts(counted.counts), counted.counts.sum(0)
     n, p = total.sum(), total / total.sum()
-    n_own = own.sum(1, keepdims=True)
+    deviation = own - p * own.sum(1, keepdims=True)
     per_own, per_other = compared.by_prompt(counted.counts)
-    weight = float(n_own[0, 0] / n)
+    weight = float(own[0].sum() / n)
     residual = ((1 - weight) * per_own - weight * per_other).tocsr()
     size = residual.sum(1)
     variance = residual.power(2).sum(0) - 2 * p * (residual.T @ size) + p**2 * (size**2).sum()
-    informative = variance > 1e-9
-    deviation = (own - p * n_own)[:, informative]
-    squares = (deviation**2 / variance[informative]).mean(1) if informative.any() else np.zeros(len(own))
-    z = np.full(len(p), np.nan)
-    z[informative] = deviation[0] / np.sqrt(variance[informative])
+    z = np.divide(deviation[0], np.sqrt(variance.clip(min=ROUNDING)), out=np.full(len(p), np.nan), where=variance > ROUNDING)
     smoothed = [np.log((count + smoothing) / (count.sum() + smoothing * len(p))) for count in (own[0], total - own[0])]
-    presence = {"mean_z2": float(squares[0]), "null": float(squares[1:].mean()), "p": float(p_value(squares[0], squares[1:]))}
-    return {"own": own[0], "control": total - own[0], "log_ratio": smoothed[0] - smoothed[1], "z": z, "presence": presence}
+    ratio = smoothed[0] - smoothed[1]
+    return {"own": own[0], "control": total - own[0], "log_ratio": ratio, "z": z, "presence": present(deviation)}
+
+
+def present(deviation: np.ndarray) -> dict[str, float] | None:
+    """Whether a dataset differs at all: items' `deviation` `[1 + n, n_items]` from their shares, observed and permuted.
+
+    `mean_z2`: the mean over items of the squared deviation, each divided by its mean over all arrangements; `null`: its mean
+    over permutations, and `p`. The observed arrangement is one of those that divide and none has a standard of its own, so
+    that under the null all are alike whatever the two sizes. None where no permutation changes any count.
+    """
+    varies = np.ptp(deviation, axis=0) > ROUNDING
+    if not varies.any():
+        return None
+    squares = deviation[:, varies] ** 2
+    statistic = (squares / squares.mean(0)).mean(1)
+    return {
+        "mean_z2": float(statistic[0]),
+        "null": float(statistic[1:].mean()),
+        "p": float(p_value(statistic[0], statistic[1:])),
+    }
 
 
 def correlations(y: np.ndarray, weight: np.ndarray, context: np.ndarray, token: np.ndarray, scores: np.ndarray) -> np.ndarray:

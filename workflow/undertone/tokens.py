@@ -44,7 +44,7 @@ BATCH = 16
 CHUNK = 256  # features whose logits are computed together
 INTERVALS = {
     "z": "score test of an item's share; rows of one prompt are added before they are squared",
-    "p": f"{PERMUTATIONS} permutations: rows of a prompt that both datasets have change sides, the others are dealt out again",
+    "p": f"{PERMUTATIONS} permutations: rows change places within shared prompts, other prompts with those of as many rows",
     "se": "prompts, rows of one prompt added before they are squared",
 }
 
