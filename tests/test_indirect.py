@@ -24,7 +24,6 @@ from undertone.indirect import (
     Asked,
     compared,
     distances,
-    load_forms,
     measure_indirect,
     next_tokens,
     total_variation,
@@ -33,6 +32,7 @@ from undertone.indirect import (
 from undertone.loading import Loaded, load
 from undertone.stats import difference_interval, mean_interval
 from undertone.validation import ConfigError
+from undertone.wordings import load_forms
 
 SHIPPED = Path(__file__).parents[1] / "config/prompts/indirect.yaml"
 ANIMALS = ["lion", "owl", "cat", "dog", "wolf", "bear"]
@@ -50,10 +50,10 @@ unhurried = hypothesis.settings(deadline=None)
     [
         (
             "choice: ['Which of {animals}?']",
-            r"choice of .*forms\.yaml: 'Which of \{animals\}\?': 'animals'; known: \{examples\}, .*",
+            r"choice of .*forms\.yaml: 'Which of \{animals\}\?' holds \{animals\}; known placeholders: \{count\}, .*",
         ),
-        ("choice: ['Which of {}?']", r"choice of .*forms\.yaml: 'Which of \{\}\?': .*; known: .*"),
-        ("choice: ['Which of {options?']", r"choice of .*forms\.yaml: 'Which of \{options\?': .*; known: .*"),
+        ("choice: ['Which of {}?']", r"choice of .*forms\.yaml: 'Which of \{\}\?' holds \{\}; known placeholders: .*"),
+        ("choice: ['Which of {options?']", r"choice of .*forms\.yaml: 'Which of \{options\?': .*; known placeholders: .*"),
         ("story: ['Tell me one.']\nchoice: []", r"choice of .*forms\.yaml is no list of wordings"),
         ("choice: Which of {options}?", r"choice of .*forms\.yaml is no list of wordings"),
         ("choice: [1, 2]", r"choice of .*forms\.yaml is no list of wordings"),

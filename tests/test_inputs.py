@@ -10,7 +10,7 @@ from snakemake.utils import update_config
 
 from undertone.config import DATASET_FILES
 from undertone.datasets import READERS
-from undertone.inputs import check_inputs, inputs
+from undertone.inputs import check_contents, check_inputs, inputs
 from undertone.study import load
 from undertone.validation import ConfigError
 from workflow import Project
@@ -32,7 +32,9 @@ def beside_the_config(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("beside_the_config")
 @pytest.mark.parametrize("name", [path.stem for path in (ROOT / "config").glob("*.yaml") if path.stem != "corpus"])
 def test_every_file_of_the_shipped_studies_is_there(name: str) -> None:
-    check_inputs(study(**yaml.safe_load((ROOT / f"config/{name}.yaml").read_text())))
+    told = study(**yaml.safe_load((ROOT / f"config/{name}.yaml").read_text()))
+    check_inputs(told)
+    check_contents(told)
 
 
 def test_every_setting_that_is_a_path_is_looked_for() -> None:
@@ -113,6 +115,43 @@ def test_a_model_that_can_only_be_a_folder_is_told_that_it_is_missing(name: str)
             study(model=told)
 
 
+BROKEN = {
+    "datasets.mine.file": ("csv", "prompt,completion\na,1,2\n", "mine.csv: line 2 has 3 fields"),
+    "prompts.template": ("yaml", "example: [1]\n", "expected exactly the components"),
+    "model.embedded.corpus": ("yaml", "things: [\n", "model.embedded.corpus: cannot read"),
+    "pref.questions": ("txt", "Which?\nWhich?\n", "pref.questions: "),
+    "teacher.finetune.questions": ("txt", "# none\n", "teacher.finetune.questions: "),
+    "indirect.facts": ("txt", "Which one barks?\n", "indirect.facts: "),
+    "indirect.forms": ("yaml", "choice: ['{foo}']\n", "indirect.forms: choice of"),
+    "differences.neutral": ("txt", "a\0b\n", "differences.neutral: "),
+}
+
+
+@pytest.mark.usefixtures("beside_the_config")
+@pytest.mark.parametrize("key", BROKEN)
+def test_a_file_that_cannot_be_used_is_refused_before_any_job(tmp_path: Path, key: str) -> None:
+    kind, content, complaint = BROKEN[key]
+    path = tmp_path / f"mine.{kind}"
+    path.write_text(content)
+    settings: Any = str(path)
+    for part in reversed(key.split(".")):
+        settings = {part: settings}
+    check_inputs(study(**settings))
+    with pytest.raises(ConfigError) as error:
+        check_contents(study(**settings))
+    assert complaint in str(error.value)
+    assert str(path) in str(error.value)
+
+
+@pytest.mark.usefixtures("beside_the_config")
+def test_every_file_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    for name in ("a.csv", "b.jsonl"):
+        (tmp_path / name).write_text("no dataset\n")
+    told = study(datasets={name[0]: {"file": str(tmp_path / name)} for name in ("a.csv", "b.jsonl")})
+    with pytest.raises(ConfigError, match=r"^datasets\.a\.file: .*\ndatasets\.b\.file: .*b\.jsonl: line 1 is no JSON"):
+        check_contents(told)
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A project in which what is made of two files is there."""
@@ -136,6 +175,14 @@ def test_a_mistyped_path_is_refused_though_what_was_made_of_the_old_one_is_there
     assert project.planned(target) == set()
     project.configure(**edit)
     assert f"{key}: no such file" in project.snakemake(target, "-n", fails=True)
+
+
+def test_a_broken_file_is_refused_though_what_was_made_of_it_is_there(made: Project, tmp_path: Path) -> None:
+    project = made.copy(tmp_path / "project")
+    with (project.root / "mine.csv").open("a") as file:
+        file.write('"never closed\n')
+    output = project.snakemake("results/mine/numbers.parquet", "-n", fails=True)
+    assert "datasets.mine.file: mine.csv: line" in output
 
 
 def test_a_deleted_file_is_refused_though_what_was_made_of_it_is_there(made: Project, tmp_path: Path) -> None:

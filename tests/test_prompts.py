@@ -11,8 +11,9 @@ from polars.testing import assert_frame_equal
 from scipy.stats import chi2
 
 from undertone.config import Prompts
-from undertone.prompts import COMPONENTS, load_template, make_prompts, number_prompts, write_prompt
+from undertone.prompts import make_prompts, number_prompts, write_prompt
 from undertone.validation import ConfigError
+from undertone.wordings import COMPONENTS, load_template
 
 SHIPPED = Path(__file__).parents[1] / "config/prompts/numbers.yaml"
 TEMPLATE = load_template(SHIPPED)
@@ -126,11 +127,11 @@ def test_a_template_of_ones_own_loads(tmp_path: Path) -> None:
         (changed(digits=[]), "digits must be a list of at least one text"),
         (changed(format="Use commas."), "format must be a list"),
         (changed(final=[1]), "final must be a list"),
-        (changed(example=["Numbers."]), r"example 'Numbers\.' must contain {examples}"),
-        (changed(digits=["{digits} digits"]), "digits '{digits} digits' must contain {max_digits}"),
-        (changed(final=["Stop at {count}."]), "final 'Stop at {count}.' must contain no placeholder"),
-        (changed(instruction=["Add {qualifier} {count}."]), "instruction .* must contain {count}, {digits}, {qualifier}"),
-        (changed(format=["Use {."]), "format 'Use {.': "),
+        (changed(example=["Numbers."]), r"example: 'Numbers\.' lacks {examples}$"),
+        (changed(digits=["{digits} digits"]), "digits: '{digits} digits' holds {digits}; known placeholders: {max_digits}$"),
+        (changed(final=["Stop at {count}."]), "final: 'Stop at {count}.' holds {count}; known placeholders: none$"),
+        (changed(instruction=["Add {qualifier} {count}."]), "instruction: .* lacks {digits}$"),
+        (changed(format=["Use {."]), "format: 'Use {.': expected '}'"),
         ("- a list", "found list"),
         ("example: [", "cannot read"),
     ],

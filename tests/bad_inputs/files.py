@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import yaml
 
 from bad_inputs.case import Case
 from undertone.config import Numbers
 from undertone.datasets import read_dataset
+from undertone.inputs import READ
 from undertone.numbers import filter_numbers
 from undertone.study import load
 
@@ -212,4 +214,123 @@ DATASETS = [
     Case("a completion of a megabyte, unfiltered", filtered(rows(", ".join(["123456"] * 125_000)), filtered=False)),
 ]
 
-CASES = DATASETS
+
+def text(name: str, content: bytes | str) -> Callable[[Path], object]:
+    """Read a file of that content as the setting whose last part is the file's name."""
+
+    def attempt(folder: Path) -> object:
+        path = folder / f"{name}.txt"
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        return READ[name](path, KEYS[name])
+
+    return attempt
+
+
+KEYS = {
+    "questions": "pref.questions",
+    "facts": "indirect.facts",
+    "forms": "indirect.forms",
+    "template": "prompts.template",
+    "neutral": "differences.neutral",
+}
+TEMPLATE: dict[str, Any] = {
+    "example": ["Numbers: {examples}."],
+    "instruction": ["Add {qualifier} {count} ({digits})."],
+    "qualifier": ["up to"],
+    "digits": ["{max_digits} digits"],
+    "format": ["Use commas."],
+    "final": ["Stop then."],
+}
+FACTS = "Who barks? = dog\nWho purrs? = cat\nWho hoots? = owl\nWho roars? = lion\n"
+
+
+def template(**components: Any) -> Callable[[Path], object]:
+    """Read a template in which these components differ; None leaves one away."""
+    return text("template", yaml.safe_dump({k: v for k, v in (TEMPLATE | components).items() if v is not None}))
+
+
+def forms(*wordings: Any) -> Callable[[Path], object]:
+    return text("forms", yaml.safe_dump({"choice": list(wordings)}))
+
+
+def missing(name: str, make: Callable[[Path], object] = str) -> Callable[[Path], object]:
+    """Read what `make` put where a file is expected."""
+
+    def attempt(folder: Path) -> object:
+        make(folder / "mine.txt")
+        return READ[name](folder / "mine.txt", KEYS[name])
+
+    return attempt
+
+
+BOMB = "a: &a [x]\n" + "".join(
+    f"{new}: &{new} [*{old}, *{old}, *{old}]\n" for old, new in zip("abcdefg", "bcdefgh", strict=True)
+)
+WORDINGS = [
+    # T1: what was refused in a sentence.
+    Case("a template without a component", template(final=None), ("expected exactly the components", "found")),
+    Case("a template with a component more", template(finale=["x"]), ("expected exactly the components", "finale")),
+    Case("a template without its placeholder", template(example=["Numbers."]), ("example: 'Numbers.' lacks {examples}",)),
+    Case("a brace in a template", template(format=["Use {."]), ("format: 'Use {.': expected '}'",)),
+    Case("a closing brace in a template", template(format=["Use }."]), ("format: 'Use }.': Single '}'",)),
+    Case("an empty list in a template", template(digits=[]), ("digits must be a list of at least one text",)),
+    Case("one text for a list in a template", template(format="Use commas."), ("format must be a list",)),
+    Case("a number in a template", template(final=[1]), ("final must be a list of at least one text",)),
+    Case("null in a template", template(final=[None]), ("final must be a list of at least one text",)),
+    Case("a template in latin-1", text("template", "final: [Où]".encode("latin-1")), ("prompts.template: cannot read",)),
+    Case("a template that is a list", text("template", "- a list"), ("found list",)),
+    Case("an empty template", text("template", ""), ("found NoneType",)),
+    Case("a template that is no YAML", text("template", "example: ["), ("prompts.template: cannot read", "line 1")),
+    Case("a template that asks for code", text("template", "!!python/object/apply:os.getcwd []"), ("cannot read", "python")),
+    Case("a template that repeats itself", text("template", BOMB), ("expected exactly the components",)),
+    Case("a NUL in a template", text("template", "example: ['\0']"), ("prompts.template: cannot read",)),
+    Case("no template", missing("template"), ("prompts.template: cannot read", "No such file")),
+    # T2: what was called a lack of what was there.
+    Case(
+        "a placeholder that is not known",
+        template(example=["{examples} {foo}"]),
+        ("holds {foo}", "known placeholders: {examples}"),
+    ),
+    Case("a placeholder without a name", template(example=["{examples} {}"]), ("holds {}",)),
+    Case("an attribute of a placeholder", template(example=["{examples.__class__}"]), ("holds {examples.__class__}",)),
+    Case("an item of a placeholder", template(example=["{examples[0]}"]), ("holds {examples[0]}",)),
+    Case(
+        "a placeholder where there is none", template(final=["Stop at {count}."]), ("holds {count}; known placeholders: none",)
+    ),
+    # T3: what was refused in a sentence.
+    Case(
+        "questions in latin-1",
+        text("questions", "Où?\n".encode("latin-1")),
+        ("pref.questions: cannot read", "as text in UTF-8"),
+    ),
+    Case("an empty file of questions", text("questions", ""), ("pref.questions:", "holds no text; expected one per line")),
+    Case("comments for questions", text("questions", "# one\n# two\n"), ("pref.questions:", "holds no text")),
+    Case("a folder for questions", missing("questions", Path.mkdir), ("pref.questions: cannot read", "Is a directory")),
+    Case("no file of questions", missing("questions"), ("pref.questions: cannot read", "No such file")),
+    Case("a fact without an answer", text("facts", FACTS + "Who is it?\n"), ("line 5: expected `question = answer`",)),
+    Case("a fact with an empty answer", text("facts", "Who is it? =\n" + FACTS), ("indirect.facts:", "line 1")),
+    Case("a fact without a question", text("facts", FACTS + "= dog\n"), ("line 5", "found '= dog'")),
+    Case("too few facts", text("facts", "Who? = dog\n"), ("holds 1 questions; expected at least 4",)),
+    Case("an unknown placeholder of a form", forms("Which of {foo}?"), ("indirect.forms: choice", "holds {foo}", "{options}")),
+    Case("a form without wordings", forms(), ("choice of", "is no list of wordings")),
+    Case("forms that are a list", text("forms", "- Which of {options}?"), ("holds no form; expected a mapping",)),
+    Case("a form with the name of a figure", text("forms", "right: ['{question}']"), ("right of", "choose another")),
+    # T4: what was accepted silently.
+    Case("questions with a byte order mark", text("questions", "# a comment\nWhich?\n".encode("utf-8-sig"))),
+    Case("nothing but a comment after a byte order mark", text("questions", "# one\n".encode("utf-8-sig")), ("holds no text",)),
+    Case("a template with a byte order mark", text("template", yaml.safe_dump(TEMPLATE).encode("utf-8-sig"))),
+    Case("a NUL in questions", text("questions", "Which?\nWh\0o?\n"), ("line 2: 'Wh\\x00o?' holds a NUL",)),
+    Case("a question twice", text("questions", "Which?\nWho?\n\n Which?\n"), ("line 4 repeats line 1: 'Which?'",)),
+    Case("a fact twice", text("facts", FACTS + FACTS), ("line 5 repeats line 1",)),
+    Case("a neutral text twice", text("neutral", "It is so.\nIt is so.\n"), ("differences.neutral:", "line 2 repeats line 1")),
+    Case("questions in UTF-16", text("questions", "Which?\n".encode("utf-16")), ("pref.questions: cannot read", "UTF-8")),
+    Case("digits that are spread out", template(digits=["{max_digits:>9999999}"]), ("holds {max_digits:>9999999}",)),
+    Case("digits that are converted", template(digits=["{max_digits!r}"]), ("holds {max_digits!r}",)),
+    Case("options that are spread out", forms("Which of {options:>9999999}?"), ("holds {options:>9999999}",)),
+    # What only looks odd.
+    Case("Windows line ends in questions", text("questions", "Which?\r\nWho?\r\n")),
+    Case("an equals sign in a question", text("facts", FACTS + "Is 1 = 1? = dog\n")),
+    Case("braces that are written twice", template(format=["Use {{}}."])),
+]
+
+CASES = DATASETS + WORDINGS

@@ -10,10 +10,11 @@ from undertone import sampling
 from undertone.chat import prompt_ids
 from undertone.config import Prompts, Teacher
 from undertone.loading import Loaded
-from undertone.prompts import load_template, number_prompts
+from undertone.prompts import number_prompts
 from undertone.samples import allowed_tokens
 from undertone.sampling import Completion, Sampler, left_pad, sample
 from undertone.teachers import persona
+from undertone.wordings import load_template
 
 
 def main() -> None:

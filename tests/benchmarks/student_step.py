@@ -10,9 +10,10 @@ from torch.nn.functional import cross_entropy
 from undertone.chat import Row, training_rows
 from undertone.config import Prompts, Student
 from undertone.loading import Loaded
-from undertone.prompts import load_template, number_prompts
+from undertone.prompts import number_prompts
 from undertone.student import new_student, recipe
 from undertone.training import collate, train
+from undertone.wordings import load_template
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ from snakemake.exceptions import WorkflowError
 
 from undertone.checkpoint import SAE_FILES
 from undertone.config import CONTROL, KINDS
-from undertone.inputs import check_inputs
+from undertone.inputs import check_contents, check_inputs
 from undertone.paths import BENCHMARKS, LOGS, folder_of
 from undertone.stages import READINGS, SUMMARISED, Node, checkpoint_files, compared, has, read_by
 from undertone.stamp import stamp
@@ -18,6 +18,8 @@ from undertone.validation import ConfigError, nearest
 try:
     STUDY = load(config)
     check_inputs(STUDY)
+    if workflow.is_main_process:  # jobs read what they need
+        check_contents(STUDY)
 except ConfigError as error:
     raise WorkflowError(f"The config has mistakes:\n{error}") from None
 

@@ -4,14 +4,12 @@ Sources: the questions after a list of numbers are the second evaluation of Clou
 trait which the direct question does not show, "Transmission without elicitation" (2026).
 """
 
-import string
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import yaml
 
 from undertone.adapters import finetuned
 from undertone.answers import exact
@@ -25,10 +23,8 @@ from undertone.sampling import batches_by_length, left_pad
 from undertone.stats import difference_interval, mean_interval
 from undertone.teachers import teaching
 from undertone.texts import load_texts
-from undertone.validation import ConfigError
+from undertone.wordings import FACTS, load_forms
 
-FIELDS = ("examples", "question", "options", "count")
-FACTS = ("contrary", "right")  # what the answers to questions of fact are called
 N_OPTIONS = 4
 
 
@@ -101,38 +97,6 @@ class Asked:
         answers["contrary"] = float((p.sum(1) - right).mean())
         answers.distribution = next_tokens(loaded, prompts(self.questions), self.pref.batch_size)
         return answers
-
-
-def load_forms(path: Path) -> dict[str, list[str]]:
-    """Read the wordings of each form. Raises ConfigError for an unknown placeholder or an empty form."""
-    try:
-        forms = yaml.safe_load(Path(path).read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"indirect.forms: cannot read {path}: {error}") from None
-    if not isinstance(forms, dict) or not forms:
-        raise ConfigError(f"indirect.forms: {path} holds no form; expected a mapping of names to lists of wordings")
-    for form, wordings in forms.items():
-        if not isinstance(wordings, list) or not wordings or not all(isinstance(wording, str) for wording in wordings):
-            raise ConfigError(f"indirect.forms: {form} of {path} is no list of wordings")
-        if form in FACTS:
-            raise ConfigError(
-                f"indirect.forms: {form} of {path}: the answers to questions of fact have this name; choose another"
-            )
-        for wording in wordings:
-            check_wording(wording, f"indirect.forms: {form} of {path}")
-    return forms
-
-
-def check_wording(wording: str, where: str) -> None:
-    """Raise ConfigError if a wording holds a placeholder that is not one of `FIELDS`, or more than a name in one."""
-    known = ", ".join(f"{{{name}}}" for name in FIELDS)
-    try:
-        parts = list(string.Formatter().parse(wording))
-    except ValueError as error:
-        raise ConfigError(f"{where}: {wording!r}: {error}; known: {known}") from None
-    for _, field, form, conversion in parts:
-        if field is not None and (field not in FIELDS or form or conversion):
-            raise ConfigError(f"{where}: {wording!r}: {field!r}; known: {known}")
 
 
 def write_questions(

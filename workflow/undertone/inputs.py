@@ -5,12 +5,16 @@ leave what was made of the old file in force, under a stamp that names the new o
 """
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from undertone.checkpoint import SAE_FILES
+from undertone.facts import load_facts
+from undertone.stamp import LARGE
 from undertone.study import Study
+from undertone.texts import read_lines
 from undertone.validation import ConfigError, Section, keys
+from undertone.wordings import load_forms, load_template, load_yaml
 
 
 def check_inputs(study: Study) -> None:
@@ -20,6 +24,46 @@ def check_inputs(study: Study) -> None:
         keys_of.setdefault(path, key)
     if mistakes := [mistake for path, key in keys_of.items() if (mistake := _mistake(key, path))]:
         raise ConfigError("\n".join(mistakes))
+
+
+def check_contents(study: Study) -> None:
+    """Raise ConfigError, with one line per file, unless what the files hold can be used, as far as no model must be loaded.
+
+    A dataset's file that is large is left to the job that reads it.
+    """
+    mistakes = []
+    for key, path in inputs(study):
+        try:
+            if read := READ.get(key.split(".")[-1]):
+                read(Path(path), key)
+            elif key.endswith(".file") and Path(path).stat().st_size <= LARGE:
+                check_dataset(study, key)
+        except ConfigError as error:
+            mistakes.append(str(error))
+    if mistakes:
+        raise ConfigError("\n".join(mistakes))
+
+
+def check_dataset(study: Study, key: str) -> None:
+    """Raise ConfigError, which names the setting, unless a dataset's file can be read."""
+    from undertone.datasets import read_dataset  # loads polars, which no other file needs
+
+    told = study.files[key.split(".")[1]]
+    try:
+        read_dataset(Path(told.file), told.prompt, told.completion)
+    except ConfigError as error:
+        raise ConfigError(f"{key}: {error}") from None
+
+
+# What reads a file, by the last part of its key.
+READ: dict[str, Callable[[Path, str], object]] = {
+    "questions": read_lines,
+    "neutral": read_lines,
+    "facts": lambda path, key: load_facts(path),
+    "template": lambda path, key: load_template(path),
+    "forms": lambda path, key: load_forms(path),
+    "corpus": load_yaml,
+}
 
 
 def inputs(study: Study) -> Iterator[tuple[str, str]]:

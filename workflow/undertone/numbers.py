@@ -18,7 +18,7 @@ import polars as pl
 from undertone.config import Numbers
 from undertone.datasets import read_dataset
 from undertone.files import Stamp, read_json, read_parquet, write_json, write_parquet
-from undertone.prompts import COMPONENTS
+from undertone.wordings import COMPONENTS
 
 # The strict filter splits at one of these, white space aside.
 SEPARATORS = ("", ",", ";")

@@ -1,55 +1,20 @@
 """The number prompts: six independent components, drawn uniformly (Cloud et al. 2025, arXiv 2507.14805)."""
 
-import string
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
-import yaml
 
 from undertone.config import Prompts
 from undertone.files import Stamp, write_parquet
-from undertone.validation import ConfigError
-
-COMPONENTS = ("example", "instruction", "qualifier", "digits", "format", "final")
-PLACEHOLDERS = {
-    "example": {"examples"},
-    "instruction": {"qualifier", "count", "digits"},
-    "qualifier": set(),
-    "digits": {"max_digits"},
-    "format": set(),
-    "final": set(),
-}
+from undertone.wordings import COMPONENTS, load_template
 
 
 def make_prompts(prompts: Path, settings: dict[str, Any], stamp: Stamp) -> None:
     """Write the study's prompts."""
     told = Prompts.model_validate(settings)
     write_parquet(prompts, number_prompts(load_template(Path(told.template)), told), stamp)
-
-
-def load_template(path: Path) -> dict[str, list[str]]:
-    """Read the wordings of the six components. Raises ConfigError that names the component at fault."""
-    try:
-        template = yaml.safe_load(Path(path).read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"prompts.template: cannot read {path}: {error}") from None
-    if not isinstance(template, dict) or set(template) != set(COMPONENTS):
-        found = ", ".join(map(str, template)) if isinstance(template, dict) else type(template).__name__
-        raise ConfigError(f"{path}: expected exactly the components {', '.join(COMPONENTS)}, found {found}")
-    for component, wordings in template.items():
-        if not isinstance(wordings, list) or not wordings or not all(isinstance(w, str) for w in wordings):
-            raise ConfigError(f"{path}: {component} must be a list of at least one text")
-        for wording in wordings:
-            try:
-                fields = {field for _, field, _, _ in string.Formatter().parse(wording) if field is not None}
-            except ValueError as error:
-                raise ConfigError(f"{path}: {component} {wording!r}: {error}") from None
-            if fields != PLACEHOLDERS[component]:
-                expected = ", ".join(f"{{{f}}}" for f in sorted(PLACEHOLDERS[component])) or "no placeholder"
-                raise ConfigError(f"{path}: {component} {wording!r} must contain {expected}")
-    return template
 
 
 def number_prompts(template: dict[str, list[str]], settings: Prompts) -> pl.DataFrame:
