@@ -1,5 +1,6 @@
 """What a diagnosis reads, measures and concludes."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,13 @@ def test_rows_are_read_that_pass_and_that_no_student_saw() -> None:
     assert held_out
     assert rows == [("p0", "c0"), ("p3", "c3"), ("p5", "c5")]
     assert rows_to_read(generations, generations[[1, 4]], 2) == (rows[:2], True)
+
+
+def test_rows_are_read_whose_prompts_no_control_student_saw() -> None:
+    generations = table(["pass", "pass", "reject", "pass", "pass", "pass"])
+    control = pl.DataFrame({"row": [90, 91], "prompt": ["p3", "p4"], "completion": ["1", "2"]})
+    assert rows_to_read(generations, generations[[1]], 2, control) == ([("p0", "c0"), ("p5", "c5")], True)
+    assert not rows_to_read(generations, generations[[1]], 3, control)[1]
 
 
 def test_training_rows_are_read_where_too_few_are_left_over() -> None:
@@ -157,19 +165,22 @@ class Study:
         self.users = [f"Continue the list {n}, {2 * n}." for n in range(100, 112)]
         self.texts = [f"101, 202, {n}" for n in range(12)]
         self.students = {seed: self.train(f"lion/{seed}", self.texts, seed) for seed in (1, 2)}
-        self.controls = {seed: self.train(f"control/{seed}", ["9; 8; 7"] * 12, seed) for seed in (1, 2)}
+        others = pl.DataFrame({"row": range(12), "prompt": [f"Go on: {n}." for n in range(12)], "completion": "9; 8; 7"})
+        self.controls = {seed: self.train(f"control/{seed}", others["completion"], seed, others["prompt"]) for seed in (1, 2)}
+        write_parquet(folder / "control/numbers.parquet", others, {})
         control = self.settings | {"kind": "none", "target": None}
         pref = (folder / "control/pref.json", folder / "control/pref.parquet")
         measure(record, self.controls, None, NO_TEACHER, *pref, control, {})
 
-    def train(self, name: str, texts: list[str], seed: int) -> Path:
-        return trained_lora(self.record, self.folder / name, self.users, texts, seed, epochs=15)
+    def train(self, name: str, texts: Iterable[str], seed: int, users: Iterable[str] = ()) -> Path:
+        return trained_lora(self.record, self.folder / name, list(users) or self.users, list(texts), seed, epochs=15)
 
     def tables(self, name: str, max_rows: int | None = 6, **changes: Any) -> dict[str, Path]:
         """The tables of the lion's dataset, under settings that may differ; eleven of its twelve rows pass."""
         folder, told = self.folder / name, self.settings | changes
         written = {name: folder / f"{name}.parquet" for name in ("generations", "numbers")}
         written |= {name: folder / f"{name}.json" for name in ("filter", "pref", "indirect")}
+        written["control"] = self.folder / "control/numbers.parquet"
         texts = [*self.texts[:-1], "no numbers"]
         samples = pl.DataFrame({"row": range(12), "prompt": self.users, "text": texts, "ended": ["stop"] * 12})
         write_parquet(folder / "samples.parquet", samples, {})
@@ -282,6 +293,11 @@ def test_students_that_are_the_teacher_close_all_that_can_be_closed(
 
 def test_training_rows_are_read_where_students_saw_all(study: Study) -> None:
     told = study.diagnose(study.tables("seen", max_rows=None), study.students)
+    assert (told["rows"], told["held_out"]) == (4, False)
+
+
+def test_training_rows_are_read_where_the_control_students_saw_all_prompts(study: Study, tables: dict[str, Path]) -> None:
+    told = study.diagnose({**tables, "control": tables["generations"]}, study.students)
     assert (told["rows"], told["held_out"]) == (4, False)
 
 

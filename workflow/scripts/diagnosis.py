@@ -4,7 +4,7 @@ from undertone.diagnosis import diagnose
 from undertone.job import by_seed, given, logged, settings
 
 with logged(snakemake.log[0]):
-    tables = ("generations", "numbers", "filter", "pref", "indirect")
+    tables = ("generations", "numbers", "control", "filter", "pref", "indirect")
     diagnose(
         Path(snakemake.input.record),
         {name: Path(snakemake.input.get(name)) for name in tables},

@@ -34,14 +34,15 @@ def diagnose(
 ) -> None:
     """Write `diagnosis.json` of a dataset with a teacher: what was taught, learned and shown, and a verdict.
 
-    `tables` holds the paths of the dataset's `generations`, `numbers`, `pref`, `filter` and `indirect`. Distributions are those
-    of the next token among the tokens that a passing completion can hold, on rows that pass the filter: held-out ones, or
-    training rows where none are left over. `kl` is KL(teacher ‖ base), nats per completion token;
+    `tables` holds the paths of the dataset's `generations`, `numbers`, `pref`, `filter` and `indirect`, and of the `control`'s
+    numbers. Distributions are those of the next token among the tokens that a passing completion can hold, on rows that pass
+    the filter: held-out ones, or training rows where none are left over. `kl` is KL(teacher ‖ base), nats per completion token;
     `closed` is 1 − KL(teacher ‖ student) / KL(teacher ‖ base), for each student and each control student.
     """
     told = Diagnosis.model_validate(settings["diagnosis"])
     loaded = load(record)
-    rows, held_out = rows_to_read(read_parquet(tables["generations"]), read_parquet(tables["numbers"]), told.rows)
+    generations, numbers, control = (read_parquet(tables[name]) for name in ("generations", "numbers", "control"))
+    rows, held_out = rows_to_read(generations, numbers, told.rows, control)
     with teaching(loaded, settings, *teacher) as lesson:
         taught = TeacherDistribution(lesson.loaded, rows, lesson.system, lesson.separator)
     base = taught.divergence(loaded)
@@ -68,10 +69,17 @@ def diagnose(
     write_json(result, {"verdict": verdict(evidence, told), "reasons": reasons(evidence, told), **body, **evidence}, stamp)
 
 
-def rows_to_read(generations: pl.DataFrame, numbers: pl.DataFrame, n: int) -> tuple[list[tuple[str, str]], bool]:
-    """(prompt, completion) of up to `n` rows that pass the filter and no student saw; of training rows if there are too few."""
+def rows_to_read(
+    generations: pl.DataFrame, numbers: pl.DataFrame, n: int, control: pl.DataFrame | None = None
+) -> tuple[list[tuple[str, str]], bool]:
+    """(prompt, completion) of up to `n` rows that pass the filter and no student saw; of training rows if there are too few.
+
+    Students saw the rows of `numbers`, control students the prompts of `control` with completions of their own.
+    """
     passed = generations.filter(verdict="pass")
     unseen = passed.join(numbers, on="row", how="anti", maintain_order="left")
+    if control is not None:
+        unseen = unseen.join(control, on="prompt", how="anti", maintain_order="left")
     held_out = len(unseen) >= min(n, 50)
     rows = (unseen if held_out else passed).head(n)
     return list(rows.select("prompt", "completion").iter_rows()), held_out

@@ -109,7 +109,7 @@ STAGES = {
         files=lambda study, _: [study.pref.questions, study.indirect.forms, study.indirect.facts],
     ),
     "diagnosis": Stage(
-        ("diagnosis", "teacher"), after=("numbers", "student", "pref", "indirect"), after_control=("student", "indirect")
+        ("diagnosis", "teacher"), after=("numbers", "student", "pref", "indirect"), after_control=("numbers", "student")
     ),
     "activations": Stage(("activations",), after=("model", "sae", "numbers")),
     "teacher_activations": Stage(("activations", "teacher"), after=("model", "sae", "numbers")),
