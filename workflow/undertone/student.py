@@ -1,5 +1,6 @@
 """The student: the base model finetuned on a dataset's completions, the teacher's intervention removed."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from undertone.config import Student
 from undertone.files import Stamp, read_parquet, remove, write_json
 from undertone.loading import Loaded, load
 from undertone.training import History, Recipe, train
+from undertone.validation import ConfigError
 
 
 def train_student(
@@ -54,8 +56,18 @@ def some(numbers: pl.DataFrame, n: int | None, seed: int) -> pl.DataFrame:
 
 
 def rows_of(loaded: Loaded, numbers: pl.DataFrame, max_length: int) -> list[Row]:
-    """A training set as rows of token ids: the bare prompt, the completion, the end of turn."""
-    return training_rows(loaded.tokenizer, numbers["prompt"].to_list(), numbers["completion"].to_list(), max_length)
+    """A training set as rows of token ids: the bare prompt, the completion, the end of turn.
+
+    Raises ConfigError if `max_length` cuts every row before its completion.
+    """
+    texts = numbers["prompt"].to_list(), numbers["completion"].to_list()
+    if rows := training_rows(loaded.tokenizer, *texts, max_length):
+        return rows
+    prompts = [row.start for row in training_rows(loaded.tokenizer, *texts, sys.maxsize)]
+    raise ConfigError(
+        f"student.max_length {max_length}: none of the {len(prompts)} rows has a token of its completion within that length; "
+        f"their prompts have {min(prompts)} to {max(prompts)} tokens, chat template included; raise student.max_length"
+    )
 
 
 def new_student(loaded: Loaded, settings: Student, seed: int) -> nn.Module:
