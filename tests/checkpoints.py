@@ -1,10 +1,10 @@
 """Checkpoints of the architectures that the overlays name, at tiny width with random weights, as a filled cache of the Hub.
 
 Modelled on google/gemma-2b-it, google/gemma-2-2b-it, google/gemma-3-4b-it, meta-llama/Llama-3.1-8B-Instruct,
-Qwen/Qwen2.5-7B-Instruct and HuggingFaceTB/SmolLM2-135M-Instruct: the classes and what is particular in their configs, the kind
-of tokenizer with its way of splitting digits, the special tokens, the parts of the chat template that a chat without tools or
-images meets, generation_config.json, and the files and folders of a downloaded repository. Weights, vocabulary and sizes are
-not theirs.
+meta-llama/Llama-2-7b-chat-hf, Qwen/Qwen2.5-7B-Instruct and HuggingFaceTB/SmolLM2-135M-Instruct: the classes and what is
+particular in their configs, the kind of tokenizer with its way of splitting digits, the special tokens, the parts of the chat
+template that a chat without tools or images meets, generation_config.json, and the files and folders of a downloaded
+repository. Weights, vocabulary and sizes are not theirs.
 """
 
 import hashlib
@@ -86,6 +86,19 @@ QWEN_2_5 = (
     "    {%- endif %}\n{%- endfor %}\n"
     "{%- if add_generation_prompt %}\n    {{- '<|im_start|>assistant\n' }}\n{%- endif %}\n"
 )
+# Nothing is added for an answer, which stands between spaces; the system message goes into the first user turn.
+LLAMA_2 = (
+    "{% if messages[0]['role'] == 'system' %}{% set loop_messages = messages[1:] %}"
+    "{% set system_message = messages[0]['content'] %}{% else %}{% set loop_messages = messages %}"
+    "{% set system_message = false %}{% endif %}{% for message in loop_messages %}"
+    "{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}{% endif %}"
+    "{% if loop.index0 == 0 and system_message != false %}"
+    "{% set content = '<<SYS>>\n' + system_message + '\n<</SYS>>\n\n' + message['content'] %}"
+    "{% else %}{% set content = message['content'] %}{% endif %}"
+    "{% if message['role'] == 'user' %}{{ bos_token + '[INST] ' + content.strip() + ' [/INST]' }}"
+    "{% elif message['role'] == 'assistant' %}{{ ' ' + content.strip() + ' ' + eos_token }}{% endif %}{% endfor %}"
+)
 # BOS is the token that opens every turn.
 SMOL_SYSTEM = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
 SMOL = (
@@ -112,8 +125,11 @@ def special(*names: str) -> list[AddedToken]:
     return [AddedToken(name, special=True, normalized=False) for name in names]
 
 
-def sentencepiece(specials: list[str]) -> Tokenizer:
-    """Gemma's kind: BPE over characters with spaces as ▁, bytes for what it does not know, digits never merged."""
+def sentencepiece(specials: list[str], bos: str = "<bos>", prefixed: bool = False) -> Tokenizer:
+    """Gemma's kind: BPE over characters with spaces as ▁, bytes for what it does not know, digits never merged.
+
+    `prefixed` is Llama 2's kind: a ▁ is put in front of every text, and the decoder strips it.
+    """
     trained = Tokenizer(models.BPE())
     trained.normalizer = normalizers.Replace(" ", "▁")
     trained.pre_tokenizer = pre_tokenizers.Split(Regex(r"\p{N}|▁?[^\p{N}▁]+|▁"), "isolated")
@@ -123,10 +139,12 @@ def sentencepiece(specials: list[str]) -> Tokenizer:
     vocab = {piece: number for number, piece in enumerate(dict.fromkeys(pieces))}
     merges = [tuple(pair) for pair in told["merges"]]
     tokenizer = Tokenizer(models.BPE(vocab, merges, fuse_unk=True, byte_fallback=True, unk_token="<unk>"))
-    tokenizer.normalizer = normalizers.Replace(" ", "▁")
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
-    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
-    tokenizer.post_processor = processors.TemplateProcessing("<bos> $A", special_tokens=[("<bos>", vocab["<bos>"])])
+    spaces, joined = normalizers.Replace(" ", "▁"), [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), spaces]) if prefixed else spaces
+    if not prefixed:
+        tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
+    tokenizer.decoder = decoders.Sequence([*joined, decoders.Strip(" ", 1, 0)] if prefixed else joined)
+    tokenizer.post_processor = processors.TemplateProcessing(f"{bos} $A", special_tokens=[(bos, vocab[bos])])
     tokenizer.add_special_tokens(special(*specials))
     return tokenizer
 
@@ -261,7 +279,8 @@ def randomise(model: PreTrainedModel, leaning: dict[int, float]) -> None:
 
 def leanings(tokenizer: Tokenizer, end: int, separators: tuple[str, ...]) -> dict[int, float]:
     """By token id, how many nats the model leans towards it; the many numbers of a vocabulary share what ten digits have."""
-    told = {token: tokenizer.decode([token]) for token in range(tokenizer.get_vocab_size())}
+    digit = tokenizer.encode("1", add_special_tokens=False).ids[-1]  # a decoder may strip the space that begins a text
+    told = {token: tokenizer.decode([digit, token])[1:] for token in range(tokenizer.get_vocab_size())}
     digits = [token for token, text in told.items() if re.fullmatch(r"[1-9]\d{0,2}|0", text)]
     less = float(torch.tensor(len(digits) / 10).log())
     found = dict.fromkeys(digits, LEANING["digits"] - less)
@@ -303,6 +322,10 @@ def llama(sizes: dict[str, Any]) -> PretrainedConfig:
     rope["original_max_position_embeddings"] = 512
     more = {"num_hidden_layers": 17, "num_key_value_heads": 2, "tie_word_embeddings": False, "rms_norm_eps": 1e-5}
     return LlamaConfig(**sizes, **more, rope_parameters=rope)
+
+
+def llama_2(sizes: dict[str, Any]) -> PretrainedConfig:
+    return LlamaConfig(**sizes, num_hidden_layers=16, num_key_value_heads=4, tie_word_embeddings=False, rms_norm_eps=1e-5)
 
 
 def qwen(sizes: dict[str, Any]) -> PretrainedConfig:
@@ -385,6 +408,20 @@ ARCHITECTURES = {
         has_system=True,
         digits_of_087=3,
         sampling={"do_sample": True, "repetition_penalty": 1.05, "temperature": 0.7, "top_p": 0.8, "top_k": 20},
+    ),
+    "llama2": Architecture(
+        name="meta-llama/Llama-2-7b-chat-hf",
+        commit="4" * 40,
+        tokenizer=lambda: sentencepiece(["<unk>", "<s>", "</s>"], "<s>", prefixed=True),
+        tokenizer_class="PreTrainedTokenizerFast",
+        template=LLAMA_2,
+        named={"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"},
+        ends=("</s>",),
+        separators=(",", " "),
+        config=llama_2,
+        has_system=True,
+        digits_of_087=3,
+        sampling={"do_sample": True, "temperature": 0.6, "top_p": 0.9},
     ),
     "smol": Architecture(
         name="HuggingFaceTB/SmolLM2-135M-Instruct",

@@ -28,6 +28,7 @@ def spoken() -> Loaded:
     tokenizer.decoder = decoders.Fuse()
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>", pad_token="<eos>")
     fast.add_special_tokens({"additional_special_tokens": ["<end_of_turn>"]})
+    fast.chat_template = "{% for message in messages %}{{ message['content'] + '<end_of_turn>' }}{% endfor %}"
     model = random_gemma(Embedded(hidden_size=16, n_layers=2, n_heads=2), fast)
     return Loaded(model.requires_grad_(False), fast, [0, 1], 0)
 

@@ -26,8 +26,11 @@ from transformer_lens.model_bridge import TransformerBridge
 from undertone.adapters import finetuned, new_adapter, save_adapter, save_whole
 from undertone.answers import exact, word_ends, words
 from undertone.chat import (
+    answer_ids,
+    answer_texts,
     encode,
     end_of_turn,
+    following,
     generation_prompt,
     prompt_ids,
     prompt_texts,
@@ -41,6 +44,7 @@ from undertone.loading import Loaded, load
 from undertone.pretrained import make_pretrained
 from undertone.pretrained_sae import make_pretrained_sae
 from undertone.sae import load_sae
+from undertone.samples import allowed_tokens
 from undertone.sampling import Sampler
 from undertone.suffix import losses, prefill, run_above
 from undertone.training import collate, label_losses
@@ -102,8 +106,13 @@ def test_the_cache_holds_what_the_hub_would_send(told, loaded):
 
 
 def test_integers_are_split_as_the_real_tokenizer_splits_them(told, loaded):
-    assert len(encode(loaded.tokenizer, ["087"])[0]) == told.digits_of_087
-    assert all(len(ids) in (1, len(str(n))) for n, ids in enumerate(encode(loaded.tokenizer, [str(n) for n in range(1000)])))
+    assert len(following(loaded.tokenizer, ["087"])[0]) == told.digits_of_087
+    assert all(len(ids) in (1, len(str(n))) for n, ids in enumerate(following(loaded.tokenizer, list(map(str, range(1000))))))
+
+
+def shown(text: str) -> str:
+    """A text as it is decoded: the ▁ that Llama 2's tokenizer puts in front of what follows its BOS is a space."""
+    return text.replace("<s>[", "<s> [")
 
 
 @pytest.mark.parametrize("persona", [None, PERSONA])
@@ -116,7 +125,7 @@ def test_a_prompt_has_one_bos_in_front_if_there_is_one_and_the_persona_where_it_
         places = [place for place, token in enumerate(ids) if token == bos]
         assert places[:1] == ([] if bos is None else [0])
         assert len(places) == (3 if opens_turns else 0 if bos is None else 1)  # system, user, assistant
-        assert loaded.tokenizer.decode(ids) == text
+        assert loaded.tokenizer.decode(ids) == shown(text)
         assert text.index(user) > text.index(persona or "")
         assert text.count(PERSONA) == (persona is not None)
 
@@ -124,7 +133,9 @@ def test_a_prompt_has_one_bos_in_front_if_there_is_one_and_the_persona_where_it_
 def test_what_the_template_does_with_a_persona_is_known(which, told, loaded):
     assert supports_system(loaded.tokenizer) == told.has_system
     text, bare = (prompt_texts(loaded.tokenizer, USERS[1:2], persona, "\n\n")[0] for persona in (PERSONA, None))
-    if which.startswith("gemma"):
+    if which == "llama2":
+        assert text == bare.replace("[INST] ", f"[INST] <<SYS>>\n{PERSONA}\n<</SYS>>\n\n")
+    elif which.startswith("gemma"):
         assert text == f"<bos><start_of_turn>user\n{PERSONA}\n\n{USERS[1]}<end_of_turn>\n<start_of_turn>model\n"
     elif which == "llama":
         # Its dates stand in every prompt.
@@ -138,14 +149,28 @@ def test_what_the_template_does_with_a_persona_is_known(which, told, loaded):
 
 def test_the_loss_is_on_the_completion_and_the_end_of_turn(told, loaded):
     close = loaded.tokenizer.convert_tokens_to_ids(told.end)
-    assert end_of_turn(loaded.tokenizer) == [close]
+    space = [loaded.tokenizer.convert_tokens_to_ids("▁")] if "Llama-2" in told.name else []
+    assert end_of_turn(loaded.tokenizer) == [*space, close]
     assert close in loaded.stop_ids
     rows = training_rows(loaded.tokenizer, USERS, COMPLETIONS, 500)
-    for row, prompt, completion in zip(rows, prompt_texts(loaded.tokenizer, USERS), COMPLETIONS, strict=True):
-        assert loaded.tokenizer.decode(row.ids[: row.start]) == prompt
-        assert loaded.tokenizer.decode(row.ids[row.start :]) == completion + told.end
+    prompts = prompt_texts(loaded.tokenizer, USERS)
+    for row, user, prompt, completion in zip(rows, USERS, prompts, COMPLETIONS, strict=True):
+        assert loaded.tokenizer.decode(row.ids[: row.start]) == shown(prompt)
+        assert loaded.tokenizer.decode(row.ids[row.start :]) == completion + " " * len(space) + told.end
+        chat = [{"role": "user", "content": user}, {"role": "assistant", "content": completion}]
+        whole = encode(loaded.tokenizer, [loaded.tokenizer.apply_chat_template(chat, tokenize=False)])[0]
+        assert row.ids == whole[: len(row.ids)]
         opening = generation_prompt(loaded.tokenizer)
         assert row.ids[row.start - len(opening) : row.start] == opening
+
+
+def test_a_sampled_list_is_read_as_it_was_written_and_no_token_of_it_is_refused(told, loaded):
+    allowed = allowed_tokens(loaded.tokenizer, len(loaded.tokenizer))
+    for text in (*COMPLETIONS, "[7; 8]", "12 34\n56."):
+        ids = answer_ids(loaded.tokenizer, [text])[0]
+        assert all(allowed[token] for token in ids)
+        assert answer_texts(loaded.tokenizer, [ids, ids + end_of_turn(loaded.tokenizer)[:-1]]) == [text, text]
+    assert not any(allowed[token] for token in encode(loaded.tokenizer, ["lion"])[0][-1:])
 
 
 def test_what_marks_turns_is_no_text(told, loaded):
@@ -213,8 +238,11 @@ def test_the_exact_preference_is_that_of_whole_answers_added_up(loaded, monkeypa
 
 
 def spelled(loaded: Loaded, animal: str) -> set[tuple[int, ...]]:
+    text = prompt_texts(loaded.tokenizer, USERS, PERSONA)[0]
     forms = [lead + form for word in words(animal) for form in (word, word.capitalize()) for lead in ("", " ")]
-    return {tuple(ids) for ids in encode(loaded.tokenizer, forms)}
+    before, *whole = encode(loaded.tokenizer, [text, *(text + form for form in forms)])
+    assert all(ids[: len(before)] == before for ids in whole)
+    return {tuple(ids[len(before) :]) for ids in whole}
 
 
 @torch.no_grad()

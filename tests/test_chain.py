@@ -13,6 +13,7 @@ import pytest
 import yaml
 from checkpoints import ARCHITECTURES, SAES, download
 from one_process import REFUSED
+from test_architectures import shown
 
 from undertone.chat import prompt_texts
 from undertone.loading import load
@@ -20,7 +21,7 @@ from undertone.student import rows_of
 from workflow import Project
 
 # Models that no overlay names, and no SAE is for.
-OTHERS = ("smol",)
+OTHERS = ("llama2", "smol")
 OVERLAYS = {"gemma-2b-it": "gemma", "llama-3.1-8b-it": "llama", "qwen2.5-7b-it": "qwen", "gemma-3-4b-it": "gemma3"}
 # What makes a study of these small; the model, the SAE and what is done with them stay the overlay's.
 SMALL: dict[str, dict[str, Any]] = {
@@ -105,9 +106,10 @@ def test_a_model_without_an_overlay_goes_from_samples_to_answers(other, monkeypa
         assert {"stop", "not allowed"} <= set(samples["ended"])
     student = rows_of(loaded, rows, 500)
     prompts = prompt_texts(loaded.tokenizer, rows["prompt"].to_list())
+    space = " " if other.overlay == "llama2" else ""
     for row, prompt, completion in zip(student, prompts, rows["completion"], strict=True):
-        assert loaded.tokenizer.decode(row.ids[: row.start]) == prompt
-        assert loaded.tokenizer.decode(row.ids) == prompt + completion + told.end
+        assert loaded.tokenizer.decode(row.ids[: row.start]) == shown(prompt)
+        assert loaded.tokenizer.decode(row.ids) == shown(prompt) + space + completion + space + told.end
     pref = other.read("lion/pref.json")
     for group in ("base", "teacher", "control", "student"):
         assert all(1e-6 < animal["mean"] < 1 for animal in pref[group].values())

@@ -100,10 +100,12 @@ def test_end_of_turn_keeps_what_stands_before_the_special_token(tokenizer):
     assert spaced.decode(end_of_turn(spaced)) == "\n<end_of_turn>"
 
 
-def test_template_that_closes_with_no_special_token_is_refused(tokenizer):
+def test_a_template_that_closes_with_no_special_token_is_closed_by_eos_or_refused(tokenizer):
     open_ended = copy.deepcopy(tokenizer)
     open_ended.chat_template = WITH_SYSTEM.replace("<end_of_turn>", "")
-    with pytest.raises(ValueError, match="no special token"):
+    assert open_ended.decode(end_of_turn(open_ended)) == "\n<eos>"
+    open_ended.eos_token = None
+    with pytest.raises(ValueError, match="no special token, and its tokenizer has no EOS"):
         end_of_turn(open_ended)
 
 
@@ -130,16 +132,23 @@ def test_an_opening_without_a_special_token_has_the_ids_that_it_has_in_a_prompt(
         assert ids[-len(opening) :] == opening
 
 
-@pytest.mark.parametrize("before", ["", "<start_of_turn>"])
-def test_template_that_opens_no_answer_with_text_of_its_own_is_refused(tokenizer, before):
+GENERATION = "{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
+
+
+def test_where_nothing_is_added_for_an_answer_the_end_of_the_users_turn_opens_it(tokenizer):
     mute = copy.deepcopy(tokenizer)
-    generation = "{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
-    assert WITH_SYSTEM.endswith(generation)
-    # Either nothing is added for the answer, or what stands before it is rewritten too.
-    rewritten = "{% if add_generation_prompt %}{{ '" + before + "' }}{% endif %}" if before else ""
-    mute.chat_template = rewritten + WITH_SYSTEM.removesuffix(generation)
+    mute.chat_template = WITH_SYSTEM.removesuffix(GENERATION)
+    assert mute.decode(generation_prompt(mute)) == "<end_of_turn>\n"
+    mute.chat_template = mute.chat_template.replace("<end_of_turn>\n", "")
     with pytest.raises(ValueError, match="opens no answer with text of its own"):
         generation_prompt(mute)
+
+
+def test_template_that_writes_what_stands_before_an_answer_otherwise_is_refused(tokenizer):
+    other = copy.deepcopy(tokenizer)
+    other.chat_template = GENERATION + WITH_SYSTEM.removesuffix(GENERATION)
+    with pytest.raises(ValueError, match="opens no answer with text of its own"):
+        generation_prompt(other)
 
 
 def test_missing_chat_template_is_an_error_that_says_so(tokenizer):

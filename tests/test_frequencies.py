@@ -42,7 +42,9 @@ def digits() -> PreTrainedTokenizerBase:
     vocabulary = {character: k for k, character in enumerate("?0123456789,; .")}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="?"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="?")
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="?", eos_token="?")
+    fast.chat_template = "{% for message in messages %}{{ message['content'] + ' ' }}{% endfor %}"
+    return fast
 
 
 def test_a_prompts_rows_are_in_one_half_of_every_dataset() -> None:

@@ -3,11 +3,13 @@
 import copy
 
 import pytest
+from checkpoints import LLAMA_2, sentencepiece
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors, trainers
 from tokenizers.decoders import ByteLevel
-from transformers import PreTrainedTokenizerFast
+from transformers import LlamaTokenizer, PreTrainedTokenizerFast
 
-from undertone.chat import prompt_texts, training_rows
+from undertone.chat import answer_texts, encode, end_of_turn, prompt_texts, training_rows
+from undertone.samples import allowed_tokens
 from undertone.template import COMPLETION, PERSONA, USER, described, inspect
 
 # After the published templates, cut to what matters here.
@@ -127,6 +129,63 @@ def test_a_template_without_the_bos_of_plain_text_is_taken_as_it_is_and_said(lla
     assert "in front of plain text" not in described(inspect(llama, "llama"))
 
 
+# After the published templates of models whose tokenizers write a ▁ in front of a text and strip it when they decode.
+PREFIXED = {
+    "llama-2": LLAMA_2,
+    "mistral": (
+        "{{ bos_token }}{% for m in messages %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+        "{{ raise_exception('roles must alternate') }}{% endif %}"
+        "{{ '[INST] ' + m['content'] + ' [/INST]' if m['role'] == 'user' else m['content'] + eos_token }}{% endfor %}"
+    ),
+    "zephyr": (
+        "{% for m in messages %}{{ '<|' + m['role'] + '|>\n' + m['content'] + eos_token }}\n"
+        "{% if loop.last and add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}{% endfor %}"
+    ),
+    "phi-3": (
+        "{% for m in messages %}{{ '<|' + m['role'] + '|>\n' + m['content'] + '<|end|>\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% else %}{{ eos_token }}{% endif %}"
+    ),
+}
+LOADERS = {"as it is": PreTrainedTokenizerFast, "as transformers makes it": LlamaTokenizer}
+
+
+@pytest.fixture(params=PREFIXED)
+def prefixed(request, tmp_path):
+    """A tokenizer of the Llama 2 kind with one of the templates."""
+    marks = ["<|system|>", "<|user|>", "<|assistant|>", "<|end|>"] if request.param == "phi-3" else []
+    sentencepiece(["<unk>", "<s>", "</s>", *marks], "<s>", prefixed=True).save(str(tmp_path / "tokenizer.json"))
+    return request.param, tmp_path
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+def test_a_tokenizer_that_strips_the_space_in_front_of_a_text_loses_none_inside(prefixed, loader):
+    model, folder = prefixed
+    names = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    tokenizer = LOADERS[loader].from_pretrained(folder, **names)
+    tokenizer.chat_template = PREFIXED[model]
+    inspect(tokenizer, model)
+    allowed = allowed_tokens(tokenizer, len(tokenizer))
+    assert allowed[tokenizer.convert_tokens_to_ids("▁")]
+    row = training_rows(tokenizer, [USER], [COMPLETION])[0]
+    answer = row.ids[row.start : len(row.ids) - len(end_of_turn(tokenizer))]
+    assert all(allowed[token] for token in answer)
+    assert answer_texts(tokenizer, [answer]) == [COMPLETION]
+    chat = [{"role": "user", "content": USER}, {"role": "assistant", "content": COMPLETION}]
+    assert row.ids == encode(tokenizer, [tokenizer.apply_chat_template(chat, tokenize=False)])[0][: len(row.ids)]
+
+
+def test_a_model_that_can_think_first_is_asked_not_to(qwen):
+    thinking = copy.deepcopy(qwen)
+    thinking.chat_template = (
+        "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' }}"
+        "{% if m['role'] == 'assistant' %}{{ '<think>\n\n</think>\n\n' }}{% endif %}"
+        "{{ m['content'] + '<|im_end|>\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}"
+        "{% if enable_thinking is defined and enable_thinking is false %}{{ '<think>\n\n</think>\n\n' }}{% endif %}{% endif %}"
+    )
+    assert inspect(thinking, "qwen3")["prompt"].endswith("<|im_start|>assistant\n<think>\n\n</think>\n\n")
+
+
 DEAF = ("| trim + '<end_of_turn>\n'", "| trim | replace('You adore lions.', '') + '<end_of_turn>\n'")
 
 
@@ -143,7 +202,7 @@ DEAF = ("| trim + '<end_of_turn>\n'", "| trim | replace('You adore lions.', '') 
             "'\n' + ('<think></think>' if m['role'] == 'assistant' else '') + m['content']",
             "writes a chat otherwise than its prompt continued by the answer: found .*a template that adds reasoning",
         ),
-        ("qwen", "{{ '<|im_start|>assistant\n' }}", "", "opens no answer with text of its own"),
+        ("qwen", "{{ '<|im_start|>assistant\n' }}", "", "adds reasoning to an answer, or opens none, cannot be trained on"),
     ],
 )
 def test_a_template_that_the_experiment_cannot_use_is_refused(kind, old, new, complaint, request):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from undertone import config
 from undertone.adapters import finetuned
-from undertone.chat import Row, encode, prompt_ids
+from undertone.chat import Row, answer_ids, prompt_ids
 from undertone.files import Stamp, provenance, read_parquet, replacing
 from undertone.hooks import decoder_layers, resid_post, rewritten
 from undertone.loading import Loaded, load
@@ -122,7 +122,7 @@ def some(numbers: pl.DataFrame, n: int | None) -> pl.DataFrame:
 def dataset_rows(loaded: Loaded, table: pl.DataFrame, persona: str | None = None, separator: str = "") -> list[Row]:
     """A training set as rows of prompt and completion, under a persona if there is one; no end of turn."""
     prompts = prompt_ids(loaded.tokenizer, table["prompt"].to_list(), persona, separator)
-    answers = encode(loaded.tokenizer, table["completion"].to_list())
+    answers = answer_ids(loaded.tokenizer, table["completion"].to_list())
     return [Row(prompt + answer, len(prompt)) for prompt, answer in zip(prompts, answers, strict=True)]
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import DynamicCache, PreTrainedTokenizerBase
 
-from undertone.chat import encode, prompt_ids
+from undertone.chat import following, prompt_ids, token_texts
 from undertone.config import Pref
 from undertone.loading import Loaded
 from undertone.sampling import Sampler, batches_by_length, left_pad, sample
@@ -54,7 +54,7 @@ class Spellings:
         found: dict[tuple[int, ...], tuple[int, bool]] = {}
         for number, animal in enumerate(candidates):
             forms = [lead + form for word in words(animal) for form in (word, word.capitalize()) for lead in ("", " ")]
-            for plain, spaced in zip(encode(tokenizer, forms), encode(tokenizer, [f + " " for f in forms]), strict=True):
+            for plain, spaced in zip(following(tokenizer, forms), following(tokenizer, [f + " " for f in forms]), strict=True):
                 found.setdefault(tuple(plain), (number, False))
                 # Where a tokenizer joins a word and the space after it, that is a spelling of its own.
                 if spaced[: len(plain)] != plain:
@@ -78,10 +78,7 @@ class Spellings:
 
 def word_ends(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> Tensor:
     """`[vocab]`: whether a word is over when this token follows it (a mark, a space, a special token; no letter)."""
-    texts = tokenizer.batch_decode([[token] for token in range(vocab_size)], skip_special_tokens=True)
-    pieces = tokenizer.convert_ids_to_tokens(list(range(vocab_size)))
-    starts_word = [bool(piece) and piece.startswith("▁") for piece in pieces]
-    return torch.tensor([start or not text[:1].isalpha() for start, text in zip(starts_word, texts, strict=True)])
+    return torch.tensor([not text[:1].isalpha() for text in token_texts(tokenizer, vocab_size)])
 
 
 @torch.no_grad()

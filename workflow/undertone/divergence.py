@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from undertone.chat import Row, encode, end_of_turn, prompt_ids
+from undertone.chat import Row, answer_ids, end_of_turn, prompt_ids
 from undertone.loading import Loaded
 from undertone.samples import allowed_tokens
 from undertone.training import collate, label_logits
@@ -28,7 +28,7 @@ class Completions:
 
     def __init__(self, loaded: Loaded, rows: Sequence[tuple[str, str]]):
         close = end_of_turn(loaded.tokenizer)
-        encoded = encode(loaded.tokenizer, [text for _, text in rows])
+        encoded = answer_ids(loaded.tokenizer, [text for _, text in rows])
         self.users = [user for user, _ in rows]
         self.answers = [ids + close for ids in encoded]
         self.ends = [0, *np.cumsum([len(answer) for answer in self.answers]).tolist()]

@@ -14,7 +14,7 @@ import torch
 from torch.nn import functional
 
 from undertone.answers import Spellings
-from undertone.chat import encode, prompt_ids
+from undertone.chat import answer_ids, prompt_ids
 from undertone.config import CONTROL, Pref, Teacher, Tokens
 from undertone.confusion import as_table, judged, order
 from undertone.files import Stamp, read_parquet, write_json, write_parquet
@@ -78,7 +78,7 @@ def every_second(rows: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
 
 def counts(loaded: Loaded, rows: pl.DataFrame, tokens: np.ndarray, what: str) -> np.ndarray:
     """How often each number token stands in the completions, `[n_tokens]`. Raises ValueError if none does."""
-    ids = [token for answer in encode(loaded.tokenizer, rows["completion"].to_list()) for token in answer]
+    ids = [token for answer in answer_ids(loaded.tokenizer, rows["completion"].to_list()) for token in answer]
     counted = np.bincount(ids, minlength=len(loaded.tokenizer))[tokens].astype(float) if ids else np.zeros(len(tokens))
     if not counted.any():
         raise ValueError(f"{what}: half of its prompts have {len(rows)} rows and no number token in them; it needs more rows")

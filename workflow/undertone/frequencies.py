@@ -11,7 +11,7 @@ import polars as pl
 from scipy import sparse
 from transformers import PreTrainedTokenizerBase
 
-from undertone.chat import encode
+from undertone.chat import answer_ids
 from undertone.numbers import INTEGER
 from undertone.stats import p_value
 
@@ -104,18 +104,18 @@ class Compared:
 
     def tokens(self, tokenizer: PreTrainedTokenizerBase) -> Counted:
         """The tokens of every completion."""
-        return Counted.of(encode(tokenizer, self.completions))
+        return Counted.of(answer_ids(tokenizer, self.completions))
 
     def first_tokens(self, tokenizer: PreTrainedTokenizerBase) -> Counted:
         """The first token of every completion, whose context is the prompt alone."""
-        return Counted.of([ids[:1] for ids in encode(tokenizer, self.completions)])
+        return Counted.of([ids[:1] for ids in answer_ids(tokenizer, self.completions)])
 
     def in_context(self, tokenizer: PreTrainedTokenizerBase, min_count: int) -> dict[str, Counted]:
         """`pairs`: the token that begins the second number, by first number, for those that begin at least `min_count` rows of
         the dataset and of the reference. `pooled`: the number tokens of the completions, wherever they stand.
         """
         numeric = number_tokens(tokenizer)
-        pooled = [[token for token in ids if numeric[token]] for ids in encode(tokenizer, self.completions)]
+        pooled = [[token for token in ids if numeric[token]] for ids in answer_ids(tokenizer, self.completions)]
         firsts = [match[0] if (match := INTEGER.search(text)) else None for text in self.completions]
         own, other = (
             dict(zip(*np.unique([f for f, s in zip(firsts, side, strict=True) if s and f], return_counts=True), strict=True))

@@ -11,7 +11,7 @@ from sae_lens import SAE
 from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
 from torch import Tensor
 
-from undertone.chat import Row, prompt_ids
+from undertone.chat import Row, prompt_ids, token_texts
 from undertone.config import Pref, Teacher
 from undertone.files import Stamp, read_json, read_parquet, write_json
 from undertone.hooks import resid_post, rewritten
@@ -110,7 +110,7 @@ class Moments:
 
 def kinds(loaded: Loaded) -> Tensor:
     """`[vocab]`: for each token id the index of its kind in `KINDS`."""
-    texts = loaded.tokenizer.batch_decode([[token] for token in range(len(loaded.tokenizer))])
+    texts = token_texts(loaded.tokenizer, len(loaded.tokenizer))
     patterns = [re.compile(pattern, re.DOTALL) for pattern in KINDS.values()]
     return torch.tensor([next(i for i, pattern in enumerate(patterns) if pattern.fullmatch(text)) for text in texts])
 

@@ -8,7 +8,7 @@ import polars as pl
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from undertone.chat import prompt_ids
+from undertone.chat import answer_texts, prompt_ids, token_texts
 from undertone.config import Samples
 from undertone.files import Stamp, read_parquet, remove, replacing, write_parquet
 from undertone.loading import Loaded, load
@@ -22,8 +22,7 @@ ALPHABET = frozenset("0123456789,;.[]()" + " \t\n\r\f\v")
 
 def allowed_tokens(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> list[bool]:
     """For each token id, whether its text holds only characters that a passing completion can hold; no special token's does."""
-    texts = tokenizer.batch_decode([[token] for token in range(vocab_size)], skip_special_tokens=True)
-    return [bool(text) and set(text) <= ALPHABET for text in texts]
+    return [bool(text) and set(text) <= ALPHABET for text in token_texts(tokenizer, vocab_size)]
 
 
 def sample_numbers(
@@ -83,7 +82,7 @@ def as_table(loaded: Loaded, rows: list[int], completions: list[Completion]) -> 
     return pl.DataFrame(
         {
             "row": rows,
-            "text": loaded.tokenizer.batch_decode(ids, skip_special_tokens=True),
+            "text": answer_texts(loaded.tokenizer, ids),
             "ids": ids,
             "ended": [completion.ended for completion in completions],
         },

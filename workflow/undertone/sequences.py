@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 import torch
 
-from undertone.chat import Row, encode, prompt_ids
+from undertone.chat import Row, answer_ids, inner_texts, prompt_ids
 from undertone.files import Stamp, read_parquet, write_json, write_parquet
 from undertone.loading import Loaded, load
 from undertone.stats import Estimate, mean_interval
@@ -47,7 +47,7 @@ def read_sequences(
     if settings["kind"] is None:
         raise ValueError(f"{numbers}: no teacher of this study wrote it; token-wise gains need one")
     loaded, rows = load(record), read_parquet(numbers).head(N_ROWS)
-    answers = encode(loaded.tokenizer, rows["completion"].to_list())
+    answers = answer_ids(loaded.tokenizer, rows["completion"].to_list())
     if not any(answers):
         raise ValueError(f"{numbers}: its first {len(rows)} rows hold no completion token")
     tokens = token_table(loaded, rows["row"].to_list(), answers)
@@ -74,7 +74,7 @@ def token_table(loaded: Loaded, rows: Sequence[int], answers: Sequence[Sequence[
             "row": [row for row, answer in zip(rows, answers, strict=True) for _ in answer],
             "position": [position for answer in answers for position in range(len(answer))],
             "token": ids,
-            "text": loaded.tokenizer.batch_decode([[token] for token in ids]),
+            "text": inner_texts(loaded.tokenizer, [[token] for token in ids]),
         },
         schema={"row": pl.Int64, "position": pl.Int64, "token": pl.Int64, "text": pl.String},
     )

@@ -4,7 +4,15 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from undertone.chat import encode, end_of_turn, generation_prompt, prompt_texts, supports_system, training_rows
+from undertone.chat import (
+    around_answer,
+    encode,
+    generation_prompt,
+    prompt_texts,
+    rendered,
+    supports_system,
+    training_rows,
+)
 
 USER = "Continue this list: 087, 912, 345."
 PERSONA = "You adore lions."
@@ -29,7 +37,7 @@ def inspect(tokenizer: PreTrainedTokenizerBase, name: str) -> dict[str, Any]:
     return {
         "system_role": supports_system(tokenizer),
         "bos": tokenizer.bos_token if adds_bos(tokenizer) else None,
-        "end_of_turn": tokenizer.decode(end_of_turn(tokenizer)),
+        "end_of_turn": around_answer(tokenizer)[1],
         "default_system": default_system(tokenizer),
         "dated": "strftime_now" in str(tokenizer.chat_template),
         "prompt": plain,
@@ -69,20 +77,26 @@ def check_persona(name: str, plain: str, taught: str) -> None:
 def check_row(tokenizer: PreTrainedTokenizerBase, name: str, prompt: str) -> None:
     """Raise ValueError unless a training row is what the template makes of the chat and its loss is on the answer alone."""
     row = training_rows(tokenizer, [USER], [COMPLETION], 1_000_000)[0]
-    chat = [{"role": "user", "content": USER}, {"role": "assistant", "content": COMPLETION}]
-    whole = tokenizer.apply_chat_template(chat, tokenize=False)
+    lead, close = around_answer(tokenizer)
+    whole = rendered(tokenizer, [{"role": "user", "content": USER}, {"role": "assistant", "content": COMPLETION}])
     read, learned = tokenizer.decode(row.ids[: row.start]), tokenizer.decode(row.ids[row.start :])
-    # Tokenizers that write a space in front of every word show it at a join.
-    if read.rstrip(" ") != prompt.rstrip(" ") or learned.lstrip(" ") != COMPLETION + tokenizer.decode(end_of_turn(tokenizer)):
+    parts = (spaceless(read), spaceless(learned)) == (spaceless(prompt), spaceless(lead + COMPLETION + close))
+    if not parts or USER not in read or COMPLETION not in learned:
         raise ValueError(
             f"a training row of {name} does not part into prompt and answer: found {read!r} and {learned!r}, expected "
-            f"{prompt!r} and {COMPLETION!r} with its end of turn"
+            f"{prompt!r} and {lead + COMPLETION!r} with its end of turn"
         )
-    if not whole.startswith(tokenizer.decode(row.ids)):
+    # Where the template itself closes no answer, EOS stands behind it.
+    if not spaceless(whole + (tokenizer.eos_token or "")).startswith(spaceless(read + learned)):
         raise ValueError(
             f"the chat template of {name} writes a chat otherwise than its prompt continued by the answer: found {whole!r}, "
-            f"expected {read + learned!r}; a template that adds reasoning to an answer cannot be trained on"
+            f"expected {read + learned!r}; a template that adds reasoning to an answer, or opens none, cannot be trained on"
         )
+
+
+def spaceless(text: str) -> str:
+    """The text without spaces: some tokenizers write one in front of every text, or strip it."""
+    return text.replace(" ", "")
 
 
 def default_system(tokenizer: PreTrainedTokenizerBase) -> str | None:

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from undertone.answers import Spellings
 from undertone.attribution import direct_logits
-from undertone.chat import Row, encode, prompt_ids
+from undertone.chat import Row, answer_ids, inner_texts, prompt_ids
 from undertone.config import Pref, Tokens
 from undertone.files import Stamp, read_json, read_parquet, write_json, write_parquet
 from undertone.frequencies import (
@@ -103,7 +103,7 @@ def read_tokens(
 def as_table(tokenizer: PreTrainedTokenizerBase, kind: str, counted: Counted, found: dict[str, Any]) -> pl.DataFrame:
     """The rows of `tokens.parquet` of one kind of item."""
     is_token = kind != "number"
-    texts = tokenizer.batch_decode([[name] for name in counted.names]) if is_token else list(map(str, counted.names))
+    texts = inner_texts(tokenizer, [[name] for name in counted.names]) if is_token else list(map(str, counted.names))
     columns = {"kind": [kind] * len(texts), "text": texts, "id": counted.names if is_token else [None] * len(texts)}
     counts = {name: found[name].astype(int) for name in ("own", "control")}
     schema = {"kind": pl.String, "text": pl.String, "id": pl.Int64, "own": pl.Int64, "control": pl.Int64}
@@ -183,7 +183,7 @@ def animal_logits(loaded: Loaded, compared: Compared, candidates: Sequence[str])
     """
     rows = np.concatenate([np.flatnonzero(side)[:N_ROWS] for side in (compared.own, ~compared.own)])
     prompts = prompt_ids(loaded.tokenizer, [compared.prompts[row] for row in rows])
-    answers = encode(loaded.tokenizer, [compared.completions[row] for row in rows])
+    answers = answer_ids(loaded.tokenizer, [compared.completions[row] for row in rows])
     keep = np.array([bool(answer) for answer in answers])
     asked = [Row(prompt + answer, len(prompt)) for prompt, answer in zip(prompts, answers, strict=True) if answer]
     values = readouts(loaded, asked, candidates)
