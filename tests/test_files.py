@@ -10,11 +10,23 @@ from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
+from safetensors.numpy import save_file
 
-from undertone.files import Stamp, provenance, read_json, read_parquet, remove, replacing, write_json, write_parquet
+from undertone.files import (
+    Stamp,
+    provenance,
+    read_json,
+    read_parquet,
+    read_tensors,
+    remove,
+    replacing,
+    write_json,
+    write_parquet,
+)
 from undertone.validation import ConfigError
 
 STAMP: Stamp = {"settings": {"prompts": {"n": 3}}, "code": {"undertone/prompts.py": "0a1b"}, "files": {}}
@@ -151,10 +163,11 @@ def test_a_result_that_was_edited_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_damaged_result_is_named_with_the_cure(tmp_path: Path) -> None:
-    path, table = tmp_path / "result.json", tmp_path / "table.parquet"
+    path, table, tensors = (tmp_path / name for name in ("result.json", "table.parquet", "bias.safetensors"))
+    save_file({"bias": np.ones(9)}, tensors)
     write_json(path, {"mean": 0.5}, STAMP)
     write_parquet(table, TABLE, STAMP)
-    for damaged, read in ((path, read_json), (table, read_parquet)):
+    for damaged, read in ((path, read_json), (table, read_parquet), (tensors, read_tensors)):
         content = damaged.read_bytes()
         for left in (len(content) // 2, 0):
             damaged.write_bytes(content[:left])

@@ -7,15 +7,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import yaml
+from safetensors.numpy import save_file
 
 from bad_inputs.case import Case
+from undertone.activations import Activations
 from undertone.config import Numbers
 from undertone.datasets import read_dataset
+from undertone.files import read_tensors, write_json, write_parquet
 from undertone.inputs import READ
-from undertone.numbers import filter_numbers
+from undertone.numbers import collect_compliance, filter_numbers
+from undertone.plots import plot_pref
 from undertone.study import load
+from undertone.transform import transform_numbers
 
 PROMPT, COMPLETION = "Continue: 1, 2.", "3, 4, 5"
 ROW = {"prompt": PROMPT, "completion": COMPLETION}
@@ -333,4 +339,121 @@ WORDINGS = [
     Case("braces that are written twice", template(format=["Use {{}}."])),
 ]
 
-CASES = DATASETS + WORDINGS
+
+def write_table(path: Path) -> None:
+    columns = {"row": [0, 1], "prompt": ["a", "b"], "completion": ["1, 2", "3"], "text": ["1, 2", "3"], "ended": ["stop"] * 2}
+    write_parquet(path, pl.DataFrame(columns), {})
+
+
+def write_pref(path: Path) -> None:
+    estimate = {"mean": 0.25, "ci95": [0.2, 0.3], "by_seed": [0.2, 0.3]}
+    write_json(path, {"target": None, **{name: {"lion": estimate} for name in ("base", "control", "student")}}, {})
+
+
+def write_report(path: Path) -> None:
+    write_json(path, {"n": 2, "passed": 2, "pass_rate": 1.0, "by_component": {}}, {})
+
+
+def write_tensors(path: Path) -> None:
+    save_file({"bias": np.ones(9)}, path, metadata={"undertone": json.dumps({"classes": [], "layer": None, "rows": 9})})
+
+
+def transformed(path: Path) -> object:
+    settings = {"dataset": {"from": "lion", "transform": "reverse", "seed": 0}}
+    return transform_numbers(path, None, None, path.with_name("new.parquet"), path.with_name("t.json"), settings, {})
+
+
+def judged(path: Path) -> object:
+    made = (path.with_name(name) for name in ("g.parquet", "n.parquet", "f.json"))
+    return filter_numbers(path, *made, {"numbers": Numbers().model_dump()}, {})
+
+
+def plotted(path: Path) -> object:
+    return plot_pref(path, path.with_name("pref.png"), "lion")
+
+
+def complied(path: Path) -> object:
+    return collect_compliance({"lion": path}, path.with_name("compliance.parquet"), {})
+
+
+def damaged(
+    name: str, write: Callable[[Path], None], read: Callable[[Path], object], damage: Callable[[bytes], bytes]
+) -> Callable[[Path], object]:
+    """Read a result after `damage` was done to its bytes."""
+
+    def attempt(folder: Path) -> object:
+        path = folder / name
+        write(path)
+        path.write_bytes(damage(path.read_bytes()))
+        return read(path)
+
+    return attempt
+
+
+def half(content: bytes) -> bytes:
+    return content[: len(content) // 2]
+
+
+def nothing(content: bytes) -> bytes:
+    return b""
+
+
+def edited(old: bytes, new: bytes) -> Callable[[bytes], bytes]:
+    def edit(content: bytes) -> bytes:
+        assert old in content
+        return content.replace(old, new, 1)
+
+    return edit
+
+
+def without_checksum(content: bytes) -> bytes:
+    return json.dumps({key: value for key, value in json.loads(content).items() if key != "checksum"}).encode()
+
+
+def as_it_is(content: bytes) -> bytes:
+    return content
+
+
+RESULTS = [
+    # I: intermediate results that were damaged or edited.
+    Case(
+        f"{what} {name}",
+        damaged(name, write, read, damage),
+        (f"{name} is damaged: ", "; delete it and run again"),
+    )
+    for what, damage in (("half of", half), ("nothing of", nothing))
+    for name, write, read in (
+        ("numbers.parquet", write_table, transformed),
+        ("samples.parquet", write_table, judged),
+        ("pref.json", write_pref, plotted),
+        ("filter.json", write_report, complied),
+        ("bias.safetensors", write_tensors, read_tensors),
+        ("activations.safetensors", write_tensors, Activations.load),
+    )
+]
+RESULTS += [
+    Case(
+        "a brace more in pref.json",
+        damaged("pref.json", write_pref, plotted, lambda content: content + b"}"),
+        ("pref.json is damaged: Extra data: line", "delete it and run again"),
+    ),
+    Case(
+        "a pref.json edited by hand",
+        damaged("pref.json", write_pref, plotted, edited(b"0.25", b"0.75")),
+        ("pref.json was edited after it was written", "delete it and run again"),
+    ),
+    Case(
+        "a filter.json edited by hand",
+        damaged("filter.json", write_report, complied, edited(b'"n": 2', b'"n": 3')),
+        ("filter.json was edited after it was written", "delete it and run again"),
+    ),
+    Case(
+        "a pref.json in latin-1",
+        damaged("pref.json", write_pref, plotted, edited(b"lion", b"l\xf6we")),
+        ("pref.json is damaged: ", "can't decode byte"),
+    ),
+    Case("a whole pref.json", damaged("pref.json", write_pref, plotted, as_it_is)),
+    Case("a pref.json of before there were checksums", damaged("pref.json", write_pref, plotted, without_checksum)),
+]
+
+CASES = DATASETS + WORDINGS + RESULTS

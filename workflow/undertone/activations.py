@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from undertone import config
 from undertone.adapters import finetuned
 from undertone.chat import Row, answer_ids, prompt_ids
-from undertone.files import Stamp, provenance, read_parquet, replacing
+from undertone.files import Stamp, provenance, read_parquet, replacing, whole
 from undertone.hooks import decoder_layers, resid_post, rewritten
 from undertone.loading import Loaded, load
 from undertone.progress import progress
@@ -308,7 +308,7 @@ class Activations:
     @classmethod
     def load(cls, path: Path) -> "Activations":
         """Read an `activations.safetensors`."""
-        with safe_open(path, framework="pt") as file:
+        with whole(path), safe_open(path, framework="pt") as file:
             told = json.loads(file.metadata()["undertone"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
         return cls(tensors, told["classes"], told["layer"], told["rows"])

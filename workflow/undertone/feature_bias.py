@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from sae_lens import SAE
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from undertone.attribution import direct_logits
@@ -14,7 +14,7 @@ from undertone.biases import agreement, draw_rows, gradient, loss_report, prefil
 from undertone.chat import Row
 from undertone.config import FeatureBias
 from undertone.decoder import animal_features, directions, top_tokens
-from undertone.files import Stamp, replacing, write_json
+from undertone.files import Stamp, read_tensors, replacing, write_json
 from undertone.loading import Loaded, load
 from undertone.progress import progress
 from undertone.ranks import rank
@@ -65,7 +65,7 @@ def train_feature_biases(
     tensors = {name: tensor.cpu() for name, tensor in tensors.items()}
     with replacing(out) as temporary:
         save_file(tensors, temporary)
-    reference, features = load_file(control) if control else {}, animal_features(animals)
+    reference, features = read_tensors(control) if control else {}, animal_features(animals)
     modes = {mode: {"loss": reports[mode], **spliced.describe(mode, tensors, reference, features, told)} for mode in MODES}
     body = {
         "layer": spliced.layer,

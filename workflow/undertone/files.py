@@ -17,6 +17,7 @@ from typing import Any
 import polars as pl
 import psutil
 from polars.exceptions import PolarsError
+from safetensors import SafetensorError, safe_open
 
 from undertone.validation import ConfigError
 
@@ -80,9 +81,9 @@ def provenance(stamp: Stamp) -> dict[str, Any]:
 
 def write_json(path: Path, result: dict[str, Any], stamp: Stamp) -> None:
     """Write a small result with its provenance, and last a checksum of it all."""
-    whole = {**result, **provenance(stamp)}
+    result = {**result, **provenance(stamp)}
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps({**whole, "checksum": checksum(whole)}, indent=1, allow_nan=False) + "\n")
+        temporary.write_text(json.dumps({**result, "checksum": checksum(result)}, indent=1, allow_nan=False) + "\n")
 
 
 def checksum(result: dict[str, Any]) -> str:
@@ -90,12 +91,19 @@ def checksum(result: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(result).encode()).hexdigest()[:16]
 
 
+@contextmanager
+def whole(path: Path) -> Iterator[None]:
+    """Inside, `path` is read. Raises ConfigError, which names the file, where it is damaged."""
+    try:
+        yield
+    except (ValueError, PolarsError, SafetensorError) as error:
+        raise ConfigError(f"{path} is damaged: {error}; {CURE}") from None
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Read a small result. Raises ConfigError, which names the file, where it is damaged or was edited."""
-    try:
+    with whole(path):
         result: dict[str, Any] = json.loads(Path(path).read_text())
-    except ValueError as error:  # JSONDecodeError, which has the line, and UnicodeDecodeError
-        raise ConfigError(f"{path} is damaged: {error}; {CURE}") from None
     if result.pop("checksum", None) not in (None, checksum(result)):
         raise ConfigError(f"{path} was edited after it was written: its checksum is that of other content; {CURE}")
     return result
@@ -109,10 +117,14 @@ def write_parquet(path: Path, table: pl.DataFrame, stamp: Stamp) -> None:
 
 def read_parquet(path: Path) -> pl.DataFrame:
     """Read a table. Raises ConfigError, which names the file, where it is damaged."""
-    try:
+    with whole(path):
         return pl.read_parquet(path, glob=False)
-    except PolarsError as error:
-        raise ConfigError(f"{path} is damaged: {error}; {CURE}") from None
+
+
+def read_tensors(path: Path) -> dict[str, Any]:
+    """Read the tensors of a safetensors file by their names. Raises ConfigError, which names the file, where it is damaged."""
+    with whole(path), safe_open(path, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
 
 
 def remove(*paths: Path) -> None:

@@ -9,12 +9,11 @@ from typing import Any
 
 import torch
 from sae_lens import SAE
-from safetensors.torch import load_file
 from torch import Tensor
 
 from undertone.adapters import finetuned
 from undertone.decoder import directions
-from undertone.files import read_json
+from undertone.files import read_json, read_tensors
 from undertone.hooks import of_running_call, rewritten
 from undertone.loading import Loaded
 from undertone.sae import load_sae
@@ -122,7 +121,7 @@ def told_by(saved: Path | None) -> tuple[bool, list[int], dict[str, Tensor]]:
     if saved is None:
         return False, [], {}
     told = read_json(saved.with_suffix(".json"))
-    return told["positions"] == "all", told["seeds"], load_file(saved)
+    return told["positions"] == "all", told["seeds"], read_tensors(saved)
 
 
 def of_students(loaded: Loaded, students: dict[int, Path], files: Readings) -> Iterator[Intervention]:
@@ -157,6 +156,6 @@ def of_difference(loaded: Loaded, files: Readings) -> Iterator[Intervention]:
     """The "function vector": what the teacher's intervention adds to the residual stream on average, at each layer."""
     if files.differences is None:
         return
-    vectors = load_file(files.differences).get(FUNCTION_VECTOR)
+    vectors = read_tensors(files.differences).get(FUNCTION_VECTOR)
     for layer, vector in enumerate([] if vectors is None else vectors.to(loaded.model.device)):
         yield Intervention("function vector", partial(rewriting, loaded, {layer: plus(vector)}, False), layer)

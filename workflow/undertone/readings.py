@@ -7,13 +7,12 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from safetensors.torch import load_file
 from torch import Tensor
 
 from undertone.config import CONTROL
 from undertone.confusion import as_table, judged
 from undertone.decoder import animal_features
-from undertone.files import Stamp, read_json, write_json, write_parquet
+from undertone.files import Stamp, read_json, read_tensors, write_json, write_parquet
 from undertone.ranks import rank
 
 Scores = dict[str, float]  # by animal; the highest is what the reader would name
@@ -55,7 +54,7 @@ class Reading:
 def tensors_beside(path: Path) -> dict[str, Tensor]:
     """The tensors of a result, where it has any."""
     beside = path.with_suffix(".safetensors")
-    return load_file(beside) if beside.exists() else {}
+    return read_tensors(beside) if beside.exists() else {}
 
 
 def compare_readings(

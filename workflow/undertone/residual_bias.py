@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from sklearn.linear_model import orthogonal_mp
 from torch import Tensor
 from torch.nn import functional
@@ -26,7 +26,7 @@ from undertone.biases import (
 )
 from undertone.config import ResidualBias
 from undertone.decoder import directions, top_tokens
-from undertone.files import Stamp, replacing, write_json
+from undertone.files import Stamp, read_tensors, replacing, write_json
 from undertone.hooks import decoder_layers
 from undertone.loading import Loaded, load
 from undertone.progress import progress
@@ -65,7 +65,7 @@ def train_residual_biases(
                 found[place].append(report)
                 bar.update()
     tensors = stacked(biases)
-    description, subtracted = Description(loaded, saved, told), load_file(control).get("resid_post") if control else None
+    description, subtracted = Description(loaded, saved, told), read_tensors(control).get("resid_post") if control else None
 
     def described(layer: int) -> dict[str, Any]:
         return description.of(tensors["resid_post"][:, layer], None if subtracted is None else subtracted[:, layer])

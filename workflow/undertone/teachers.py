@@ -6,10 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file
-
 from undertone.config import Teacher
-from undertone.files import read_json
+from undertone.files import read_json, read_tensors
 from undertone.loading import Loaded
 
 
@@ -49,7 +47,7 @@ def teaching(loaded: Loaded, told: dict[str, Any], record: Path | None, sae: Pat
     from undertone.steering import Steering, steered
 
     made = read_json(record)
-    vector = load_file(record.with_suffix(".safetensors"))["vector"].to(loaded.model.device)
+    vector = read_tensors(record.with_suffix(".safetensors"))["vector"].to(loaded.model.device)
     clamp: dict[str, Any] = {}
     if made["mode"] == "clamp":
         from undertone.sae import load_sae
