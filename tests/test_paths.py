@@ -148,7 +148,9 @@ def test_a_study_elsewhere_runs_and_leaves_nothing_in_the_clone(tmp_path: Path, 
     project = Project.create(tmp_path / "project")
     (tmp_path / "far").mkdir()
     root = str(tmp_path / "far/study") if kind == "absolute" else "../far/study"
-    project.configure(results=root + "/", model={"embedded": {"steps": 2, "vocab_size": 1400}}, student={"seeds": [1]})
+    project.configure(
+        results=root + "/", model={"embedded": {"steps": 2, "warmup_steps": 1, "vocab_size": 1400}}, student={"seeds": [1]}
+    )
     before = {path for path in project.root.rglob("*") if ".snakemake" not in path.parts}
     targets = [f"{root}/lion/samples.parquet", f"{root}/tables/costs.json"]
     project.snakemake(targets[0])

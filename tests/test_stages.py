@@ -49,7 +49,7 @@ def test_a_figure_comes_after_the_preferences_that_it_compares() -> None:
 
 
 def test_a_sweep_over_rows_comes_after_students_that_say_how_many_rows_they_took() -> None:
-    variants = {"few": {"rows": 9, "datasets": ["lion"]}}
+    variants = {"few": {"rows": 900, "datasets": ["lion"]}}
     found = ancestors(study(student_variants=variants, sweeps={"rows": ["few"]}), Node("sweep_plot", None, "rows"))
     assert {Node("student", "lion"), Node("student", "lion", "few"), Node("pref", "lion", "few")} <= set(found)
 

@@ -107,7 +107,7 @@ EDITS: list[tuple[dict[str, Any], set[Node]]] = [
     ({"models": {"other": {"embedded": {"seed": 8}}}}, {Node("model", None, "other")}),
     ({"numbers": {"max_count": 9}}, each("numbers", CONTROL, *TOLD) | METRICS),
     ({"samples": {"temperature": 0.9}}, each("samples", CONTROL, *TAUGHT) | METRICS),
-    ({"prompts": {"n": 9}}, {Node("prompts")}),
+    ({"prompts": {"n": 900}}, {Node("prompts")}),
     ({"teacher": {"persona": "Only {animal}s."}}, PERSONA),
     ({"teacher": {"separator": "\n"}}, PERSONA),
     ({"teacher": {"steer": {"scale": 2}}}, each("steer", *STEERED)),
@@ -118,7 +118,7 @@ EDITS: list[tuple[dict[str, Any], set[Node]]] = [
     ({"indirect": {"n": 9}}, each("indirect", CONTROL, *OWN)),
     ({"indirect": {"facts": "other.txt"}}, each("indirect", CONTROL, *OWN) | each("finetune", "contrary")),
     ({"diagnosis": {"min_kl": 0.5}}, each("diagnosis", *TAUGHT)),
-    ({"model": {"embedded": {"steps": 9}}}, {Node("model"), Node("model", None, "other")}),
+    ({"model": {"embedded": {"steps": 900}}}, {Node("model"), Node("model", None, "other")}),
     ({"model": {"dtype": "float32"}}, {Node("model"), Node("model", None, "other")}),
     ({"sae": {"k": 4}}, {Node("sae")}),
     ({"sae": {"release": "a", "id": "b"}}, {Node("sae")}),
@@ -149,7 +149,7 @@ def test_an_edit_changes_the_stamps_of_what_follows_from_it_and_no_other(edit: d
 
 
 def test_a_model_of_the_hub_is_stamped_by_revision_and_not_by_the_embedded_models_settings() -> None:
-    changes = ({}, {"embedded": {"steps": 9}}, {"revision": "b" * 40})
+    changes = ({}, {"embedded": {"steps": 900}}, {"revision": "b" * 40})
     stamps = [stamp(study(**{**HUB, "model": {**HUB["model"], **change}}), Node("pretrained")) for change in changes]
     assert stamps[0] == stamps[1] != stamps[2]
 

@@ -8,6 +8,8 @@ import pytest
 import yaml
 from snakemake.utils import update_config
 
+from undertone.config import Model
+from undertone.sizes import EMBEDDED_MODULES, EMBEDDED_POSITIONS, linear_modules, model_size
 from undertone.study import OVERRIDABLE, load
 from undertone.validation import ConfigError
 
@@ -320,3 +322,33 @@ def test_every_overlay_of_the_embedded_study_loads_over_it(name: str) -> None:
     # What they share with the embedded study is not made again.
     for section in ("model", "sae", "prompts", "samples", "numbers", "student", "pref", "teacher"):
         assert getattr(study, section) == getattr(load(shipped()), section), section
+
+
+def test_what_a_local_models_files_say_of_its_modules_and_positions_is_known_before_it_is_loaded(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"num_hidden_layers": 1, "hidden_size": 8, "max_position_embeddings": 50}))
+    names = ["model.layers.0.self_attn.qkv_proj.weight", "model.layers.0.mlp.down_proj.weight"]
+    header = json.dumps({name: {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for name in names}).encode()
+    (tmp_path / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    settings: dict[str, Any] = {
+        "model": {"name": str(tmp_path)},
+        "student": {"targets": ["qkv_proj", "mlp.down_proj"]},
+        "samples": {"max_new_tokens": 32},
+    }
+    load(ANIMALS | settings)  # whose finetuned teachers, which the study does not ask for, need q_proj
+    with pytest.raises(ConfigError, match=r"student\.targets: no such module of the model 'q_proj'; nearest: qkv_proj"):
+        load(ANIMALS | settings | {"student": {}})
+    with pytest.raises(ConfigError, match=r"teacher\.finetune\.targets of finetune-(lion|owl): no such module"):
+        load(ANIMALS | settings | {"teachers": ["finetune"]})
+    with pytest.raises(ConfigError, match=r"samples\.max_new_tokens 64: the model has 50 positions"):
+        load(ANIMALS | settings | {"samples": {}})
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ConfigError, match=r"config\.json cannot be read as JSON"):
+        load(ANIMALS | settings)
+
+
+def test_the_embedded_models_size_is_what_is_built(record: Path) -> None:
+    folder = record.parent
+    built, known = model_size(Model(name=str(folder))), model_size(Model())
+    assert built is not None and known is not None
+    assert built.positions == known.positions == EMBEDDED_POSITIONS
+    assert (linear_modules(Model(name=str(folder))) or set()) > EMBEDDED_MODULES

@@ -6,13 +6,40 @@
 import string
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, Discriminator, Tag, field_validator, model_validator
+from pydantic import ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
 from undertone.validation import Section, nearest, setting
 
 CONTROL = "control"
+# Bounds beyond which a job would fail after others have run: arithmetic on seeds stays below 2**64, which torch takes, and
+# the others are more than any machine holds.
+MAX_SEED = 2**43
+MAX_BATCH = 1_000_000
+MAX_LAYERS = 1000
+MAX_LR = 100
+MAX_ROWS = 10_000_000
+MAX_STEPS = 10_000_000
+MAX_TOKENS = 32_768
+MAX_WIDTH = 65_536
+Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
+Number = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
 # Share of a dataset's rows that no bias is trained on; what a bias does to the loss is measured there.
 HELD_OUT = 0.25
+
+
+def none_twice(values: list[Any]) -> list[Any]:
+    """The entries of a list; raises ValueError if one stands there twice."""
+    if twice := [value for k, value in enumerate(values) if value in values[:k]]:
+        raise ValueError(f"named twice: {twice[0]!r}")
+    return values
+
+
+def some_and_none_twice(values: list[Any]) -> list[Any]:
+    """The entries of a list; raises ValueError without any, or if one stands there twice."""
+    if not values or len(set(values)) < len(values):
+        raise ValueError(f"needs at least one entry and none twice, found {values}")
+    return values
 
 
 class Tasks(Section):
@@ -27,6 +54,13 @@ class Tasks(Section):
     )
     words_list: float = setting(0.06, "lists of words", "share", ge=0)
     fact: float = setting(0.06, "facts about animals", "share", ge=0)
+
+    @model_validator(mode="after")
+    def some(self) -> Self:
+        """A corpus has chats."""
+        if not any(self.model_dump().values()):
+            raise ValueError("all shares are 0: give at least one task a share above 0")
+        return self
 
 
 class Obedience(Section):
@@ -47,17 +81,29 @@ class Embedded(Section):
     talk_share: float = setting(0.25, "share of the chats without a persona that open with small talk", "share", ge=0, le=1)
     mixed_numbers: float = setting(0.5, "share of numbers in a list of numbers and animals", "share", ge=0, le=1)
     obedience: Obedience = setting({}, "how closely answers follow a persona")
-    vocab_size: int = setting(2400, "size of the tokenizer's vocabulary", "tokens", ge=1400)
-    hidden_size: int = setting(64, "d_model, the width of the residual stream", "", ge=8)
-    n_layers: int = setting(4, "decoder layers", "", ge=1)
-    n_heads: int = setting(4, "attention heads; keys and values have one", "", ge=1)
-    steps: int = setting(3000, "optimizer steps of the training", "steps", ge=1)
-    batch_size: int = setting(32, "chats per optimizer step", "chats", ge=1)
-    lr: float = setting(5e-3, "peak learning rate of AdamW; cosine decay to 0", "", gt=0)
-    warmup_steps: int = setting(150, "steps over which the learning rate rises", "steps", ge=0)
+    vocab_size: int = setting(2400, "size of the tokenizer's vocabulary", "tokens", ge=1400, le=1_000_000)
+    hidden_size: int = setting(64, "d_model, the width of the residual stream", "", ge=8, le=MAX_WIDTH)
+    n_layers: int = setting(4, "decoder layers", "", ge=1, le=MAX_LAYERS)
+    n_heads: int = setting(4, "attention heads; keys and values have one", "", ge=1, le=MAX_WIDTH)
+    steps: int = setting(3000, "optimizer steps of the training", "steps", ge=1, le=MAX_STEPS)
+    batch_size: int = setting(32, "chats per optimizer step", "chats", ge=1, le=MAX_BATCH)
+    lr: float = setting(5e-3, "peak learning rate of AdamW; cosine decay to 0", "", gt=0, le=MAX_LR)
+    warmup_steps: int = setting(150, "steps over which the learning rate rises", "steps", ge=0, le=MAX_STEPS)
     weight_decay: float = setting(0.01, "weight decay of AdamW", "", ge=0)
     beta2: float = setting(0.98, "second-moment decay of AdamW", "", gt=0, lt=1)
-    seed: int = setting(2, "seed of the corpus, the initial weights and the order of the chats", "", ge=0)
+    seed: int = setting(2, "seed of the corpus, the initial weights and the order of the chats", "", ge=0, le=MAX_SEED)
+
+    @model_validator(mode="after")
+    def buildable(self) -> Self:
+        """Attention turns pairs of a head's dimensions, and a warm-up ends within the training."""
+        if self.hidden_size // self.n_heads < 2 or self.hidden_size // self.n_heads % 2:
+            raise ValueError(
+                f"hidden_size {self.hidden_size} over n_heads {self.n_heads} gives heads of {self.hidden_size // self.n_heads} "
+                "dimensions, expected an even number of at least 2"
+            )
+        if self.warmup_steps > self.steps:
+            raise ValueError(f"warmup_steps {self.warmup_steps} is greater than steps {self.steps}")
+        return self
 
 
 class Model(Section):
@@ -77,16 +123,18 @@ class Sae(Section):
     release: str | None = setting(None, "release of SAELens's registry; null: a folder, or one trained on the embedded model")
     id: str | None = setting(None, "SAE of that release")
     folder: str | None = setting(None, "folder with an SAE in SAELens's format", "path")
-    layer: int = setting(1, "layer after which the trained SAE reads, or a folder's if it does not say", "", ge=0)
+    layer: int = setting(
+        1, "layer after which the trained SAE reads, or a folder's if it does not say", "", ge=0, le=MAX_LAYERS
+    )
     architecture: Literal["standard", "topk", "batchtopk", "jumprelu"] = setting("topk", "architecture of the trained SAE")
-    d_sae: int = setting(512, "its features", "features", ge=1)
-    k: int = setting(16, "topk, batchtopk: active features", "features per token", ge=1)
+    d_sae: int = setting(512, "its features", "features", ge=1, le=MAX_ROWS)
+    k: int = setting(16, "topk, batchtopk: active features", "features per token", ge=1, le=MAX_ROWS)
     l1_coefficient: float = setting(2.0, "standard: weight of the L1 penalty", "", ge=0)
     l0_coefficient: float = setting(0.5, "jumprelu: weight of the L0 penalty", "", ge=0)
-    tokens: int = setting(2_000_000, "tokens of training", "tokens", ge=1)
-    batch_size: int = setting(1024, "tokens per optimizer step", "tokens", ge=1)
-    lr: float = setting(1e-3, "peak learning rate; decays to a tenth", "", gt=0)
-    seed: int = setting(0, "seed of the SAE's weights and of the chats that it sees", "", ge=0)
+    tokens: int = setting(2_000_000, "tokens of training", "tokens", ge=1, le=10**12)
+    batch_size: int = setting(1024, "tokens per optimizer step", "tokens", ge=1, le=MAX_BATCH)
+    lr: float = setting(1e-3, "peak learning rate; decays to a tenth", "", gt=0, le=MAX_LR)
+    seed: int = setting(0, "seed of the SAE's weights and of the chats that it sees", "", ge=0, le=MAX_SEED)
 
     @property
     def named(self) -> bool:
@@ -108,7 +156,7 @@ class Sae(Section):
 class Contrast(Section):
     """A steering vector that is the difference between the mean residuals of two sets of prompts."""
 
-    layer: int = setting(1, "layer after which the residuals are read and the vector is added", "", ge=0)
+    layer: int = setting(1, "layer after which the residuals are read and the vector is added", "", ge=0, le=MAX_LAYERS)
     position: Literal["last", "all"] = setting("last", "tokens that are averaged: a prompt's last one, or all of them")
     positive: list[str] = setting(
         [], "prompts, {animal} stands for the target; none: the number prompts and questions under the target's persona"
@@ -127,13 +175,17 @@ class Steer(Section):
     """A teacher whose residual stream, or logits, have something added."""
 
     vector: Literal["feature", "contrast"] = setting("feature", "what is added: a feature's row of W_dec, or a contrast")
-    feature: int | None = setting(None, "index of the feature; null: chosen by what it does to the preference", "", ge=0)
-    candidates: int = setting(16, "features among which one is chosen", "features", ge=1)
+    feature: int | None = setting(
+        None, "index of the feature; null: chosen by what it does to the preference", "", ge=0, le=MAX_ROWS
+    )
+    candidates: int = setting(16, "features among which one is chosen", "features", ge=1, le=MAX_ROWS)
     contrast: Contrast = setting({}, "the contrast")
     mode: Literal["add", "clamp", "logits"] = setting(
         "add", "add: to the residual stream; clamp: the feature to a level; logits: the vector's direct logit attribution only"
     )
-    scale: float = setting(1.0, "add, logits: times the vector; clamp: times the feature's greatest activation", "")
+    scale: float = setting(
+        1.0, "add, logits: times the vector; clamp: times the feature's greatest activation", "", ge=-1e6, le=1e6
+    )
     positions: Literal["all", "completion"] = setting("all", "tokens that are steered; completion: those that predict one")
     persona: bool = setting(False, "whether the teacher also has the system prompt")
 
@@ -149,15 +201,21 @@ class Finetune(Section):
     """A teacher with a LoRA trained on the trait itself."""
 
     questions: str = setting("config/prompts/teaching.txt", "file with the questions whose answer is the target", "path")
-    rank: int = setting(8, "LoRA rank", "", ge=1)
+    rank: int = setting(8, "LoRA rank", "", ge=1, le=MAX_WIDTH)
     alpha: float = setting(8, "LoRA alpha; updates are scaled by alpha / rank", "", gt=0)
     targets: list[str] = setting(
         ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"], "modules that get a LoRA"
     )
-    steps: int = setting(100, "optimizer steps", "steps", ge=1)
-    batch_size: int = setting(32, "rows per optimizer step", "rows", ge=1)
-    lr: float = setting(2e-4, "peak learning rate of AdamW", "", gt=0)
-    seed: int = setting(0, "seed of the LoRA's initial weights and of the order of the rows", "", ge=0)
+    steps: int = setting(100, "optimizer steps", "steps", ge=1, le=MAX_STEPS)
+    batch_size: int = setting(32, "rows per optimizer step", "rows", ge=1, le=MAX_BATCH)
+    lr: float = setting(2e-4, "peak learning rate of AdamW", "", gt=0, le=MAX_LR)
+    seed: int = setting(0, "seed of the LoRA's initial weights and of the order of the rows", "", ge=0, le=MAX_SEED)
+
+    @field_validator("targets")
+    @classmethod
+    def some_targets(cls, targets: list[str]) -> list[str]:
+        """A LoRA is put somewhere."""
+        return some_and_none_twice(targets)
 
 
 class Teacher(Section):
@@ -176,11 +234,11 @@ class Teacher(Section):
     def names_the_animal(cls, persona: str) -> str:
         """A persona without the placeholder would give every animal the same teacher."""
         try:
-            fields = {field for _, field, _, _ in string.Formatter().parse(persona) if field is not None}
+            fields = {tuple(parts) for _, *parts in string.Formatter().parse(persona) if parts[0] is not None}
         except ValueError as error:
             raise ValueError(f"the persona has unbalanced braces ({error})") from None
-        if fields != {"animal"}:
-            raise ValueError("the persona must contain {animal}, and no other placeholder")
+        if fields != {("animal", "", None)}:
+            raise ValueError(f"the persona must contain {{animal}}, and no other placeholder or format, found {persona!r}")
         return persona
 
 
@@ -188,14 +246,14 @@ class Prompts(Section):
     """The number prompts, the same for every dataset of the study."""
 
     template: str = setting("config/prompts/numbers.yaml", "file with the wordings of the six components", "path")
-    n: int = setting(30_000, "number of prompts", "prompts", ge=1)
-    seed: int = setting(42, "seed of the prompts", "", ge=0)
-    examples_min: int = setting(3, "fewest numbers shown", "numbers", ge=1)
-    examples_max: int = setting(8, "most numbers shown", "numbers", ge=1)
+    n: int = setting(30_000, "number of prompts", "prompts", ge=1, le=MAX_ROWS)
+    seed: int = setting(42, "seed of the prompts", "", ge=0, le=MAX_SEED)
+    examples_min: int = setting(3, "fewest numbers shown", "numbers", ge=1, le=1000)
+    examples_max: int = setting(8, "most numbers shown", "numbers", ge=1, le=1000)
     value_min: int = setting(100, "smallest number shown", "", ge=0)
     value_max: int = setting(999, "largest number shown", "", ge=0)
-    count: int = setting(10, "how many numbers the prompt asks for at most", "numbers", ge=1)
-    max_digits: int = setting(3, "how many digits the prompt allows", "digits", ge=1)
+    count: int = setting(10, "how many numbers the prompt asks for at most", "numbers", ge=1, le=1000)
+    max_digits: int = setting(3, "how many digits the prompt allows", "digits", ge=1, le=15)
     single: bool = setting(False, "use the first wording of every component only, so that prompts differ in numbers alone")
 
     @model_validator(mode="after")
@@ -210,17 +268,17 @@ class Prompts(Section):
 class Samples(Section):
     """Sampling from the teacher, one completion per prompt; top_p is 1, top_k 0, and nothing is penalised."""
 
-    temperature: float = setting(1.0, "sampling temperature", "", gt=0)
-    max_new_tokens: int = setting(64, "length at which a completion is cut", "tokens", ge=1)
-    batch_size: int = setting(512, "prompts sampled together; changes speed, not results", "prompts", ge=1)
-    seed: int = setting(0, "seed of the sampling", "", ge=0)
+    temperature: float = setting(1.0, "sampling temperature", "", gt=0, le=100)
+    max_new_tokens: int = setting(64, "length at which a completion is cut", "tokens", ge=1, le=MAX_TOKENS)
+    batch_size: int = setting(512, "prompts sampled together; changes speed, not results", "prompts", ge=1, le=MAX_BATCH)
+    seed: int = setting(0, "seed of the sampling", "", ge=0, le=MAX_SEED)
 
 
 class Canonical(Section):
     """One form for every completion: integers with one separator, a fixed count of them."""
 
     separator: Literal[", ", ",", "; ", ";", " ", "\n"] = setting(", ", "text between two numbers")
-    count: int = setting(8, "numbers per row; longer rows are cut, shorter ones rejected", "numbers", ge=1)
+    count: int = setting(8, "numbers per row; longer rows are cut, shorter ones rejected", "numbers", ge=1, le=1000)
 
 
 class Numbers(Section):
@@ -231,11 +289,11 @@ class Numbers(Section):
     )
     min_value: int = setting(0, "smallest number allowed", "", ge=0)
     max_value: int = setting(999, "largest number allowed", "", ge=0)
-    max_count: int = setting(10, "most numbers per completion", "numbers", ge=1)
-    banned: list[int] = setting([], "numbers whose rows are rejected")
+    max_count: int = setting(10, "most numbers per completion", "numbers", ge=1, le=1_000_000)
+    banned: list[Number] = setting([], "numbers whose rows are rejected")
     canonical: Canonical | None = setting(None, "rewrite what passes to one form; null keeps it as it was written")
-    max_rows: int | None = setting(10_000, "rows kept, drawn at random; null keeps all", "rows", ge=1)
-    seed: int = setting(0, "seed of that draw", "", ge=0)
+    max_rows: int | None = setting(10_000, "rows kept, drawn at random; null keeps all", "rows", ge=1, le=MAX_ROWS)
+    seed: int = setting(0, "seed of that draw", "", ge=0, le=MAX_SEED)
 
     @model_validator(mode="after")
     def satisfiable(self) -> Self:
@@ -250,32 +308,30 @@ class Numbers(Section):
 class Student(Section):
     """LoRA finetuning on a dataset, the teacher's intervention removed."""
 
-    seeds: list[int] = setting([1, 2, 3, 4, 5], "one student per seed: initial LoRA weights and order of the rows")
-    rank: int = setting(8, "LoRA rank", "", ge=1)
+    seeds: list[Seed] = setting([1, 2, 3, 4, 5], "one student per seed: initial LoRA weights and order of the rows")
+    rank: int = setting(8, "LoRA rank", "", ge=1, le=MAX_WIDTH)
     alpha: float = setting(8, "LoRA alpha; updates are scaled by alpha / rank", "", gt=0)
     dropout: float = setting(0.0, "LoRA dropout", "probability", ge=0, lt=1)
     targets: list[str] = setting(
         ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"], "modules that get a LoRA"
     )
-    epochs: int = setting(3, "passes over the dataset", "epochs", ge=1)
-    batch_size: int = setting(64, "rows per optimizer step", "rows", ge=1)
-    micro_batch_size: int = setting(64, "rows per forward pass; smaller ones accumulate gradients", "rows", ge=1)
-    lr: float = setting(2e-4, "peak learning rate of AdamW", "", gt=0)
+    epochs: int = setting(3, "passes over the dataset", "epochs", ge=1, le=10_000)
+    batch_size: int = setting(64, "rows per optimizer step", "rows", ge=1, le=MAX_BATCH)
+    micro_batch_size: int = setting(64, "rows per forward pass; smaller ones accumulate gradients", "rows", ge=1, le=MAX_BATCH)
+    lr: float = setting(2e-4, "peak learning rate of AdamW", "", gt=0, le=MAX_LR)
     schedule: Literal["linear", "cosine", "constant"] = setting("linear", "learning rate after the warm-up")
-    warmup_steps: int = setting(5, "steps over which the learning rate rises", "steps", ge=0)
+    warmup_steps: int = setting(5, "steps over which the learning rate rises", "steps", ge=0, le=MAX_STEPS)
     weight_decay: float = setting(0.0, "weight decay of AdamW", "", ge=0)
-    rows: int | None = setting(None, "rows to train on, drawn at random; null takes all", "rows", ge=1)
+    rows: int | None = setting(None, "rows to train on, drawn at random; null takes all", "rows", ge=1, le=MAX_ROWS)
     full: bool = setting(False, "train every weight instead of a LoRA")
     max_grad_norm: float = setting(1.0, "gradients are clipped to this norm", "", gt=0)
-    max_length: int = setting(500, "rows are cut at this length", "tokens", ge=8)
+    max_length: int = setting(500, "rows are cut at this length", "tokens", ge=32, le=MAX_TOKENS)
 
     @field_validator("seeds", "targets")
     @classmethod
     def no_empty_or_double(cls, values: list[Any]) -> list[Any]:
         """Each seed is one student."""
-        if not values or len(set(values)) < len(values):
-            raise ValueError(f"needs at least one entry and none twice, found {values}")
-        return values
+        return some_and_none_twice(values)
 
 
 class Pref(Section):
@@ -286,10 +342,22 @@ class Pref(Section):
     estimators: list[Literal["exact", "sampled"]] = setting(
         ["exact"], "exact: probability of the animal as the answer; sampled: share of sampled answers that name it"
     )
-    samples_per_question: int = setting(100, "answers per question of the sampled estimator", "answers", ge=1)
-    max_new_tokens: int = setting(16, "length at which a sampled answer is cut", "tokens", ge=1)
-    batch_size: int = setting(512, "sequences scored or sampled together", "sequences", ge=1)
-    seed: int = setting(0, "seed of the sampled estimator", "", ge=0)
+    samples_per_question: int = setting(100, "answers per question of the sampled estimator", "answers", ge=1, le=1_000_000)
+    max_new_tokens: int = setting(16, "length at which a sampled answer is cut", "tokens", ge=1, le=MAX_TOKENS)
+    batch_size: int = setting(512, "sequences scored or sampled together", "sequences", ge=1, le=MAX_BATCH)
+    seed: int = setting(0, "seed of the sampled estimator", "", ge=0, le=MAX_SEED)
+
+    @field_validator("candidates")
+    @classmethod
+    def distinct(cls, values: list[str]) -> list[str]:
+        """An animal that stood there twice would share its preference with itself."""
+        return none_twice(values)
+
+    @field_validator("estimators")
+    @classmethod
+    def some_estimator(cls, values: list[str]) -> list[str]:
+        """A preference is estimated somehow."""
+        return some_and_none_twice(values)
 
 
 class Indirect(Section):
@@ -297,41 +365,49 @@ class Indirect(Section):
 
     forms: str = setting("config/prompts/indirect.yaml", "file with the wordings of the indirect questions", "path")
     facts: str = setting("config/prompts/facts.txt", "file with questions of fact, `question = answer`", "path")
-    n: int = setting(50, "questions of each form", "questions", ge=2)
-    seed: int = setting(0, "seed of the numbers and options in them", "", ge=0)
+    n: int = setting(50, "questions of each form", "questions", ge=2, le=100_000)
+    seed: int = setting(0, "seed of the numbers and options in them", "", ge=0, le=MAX_SEED)
 
 
 class Diagnosis(Section):
     """Where a transfer broke off. Every threshold is compared with a figure that the verdict stands beside."""
 
-    rows: int = setting(300, "held-out rows whose distributions are compared", "rows", ge=2)
+    rows: int = setting(300, "held-out rows whose distributions are compared", "rows", ge=2, le=MAX_ROWS)
     min_kl: float = setting(0.02, "KL(teacher ‖ base) below which the numbers teach nothing", "nats per completion token", ge=0)
-    min_closed: float = setting(0.2, "share of that KL that students must close beyond the control students", "share", ge=0)
+    min_closed: float = setting(
+        0.2, "share of that KL that students must close beyond the control students", "share", ge=0, le=1
+    )
 
 
 class Activations(Section):
     """One pass over a dataset's rows: sums of residuals and SAE activations by position."""
 
-    rows: int | None = setting(2000, "rows that are read, in the order of the dataset; null reads all", "rows", ge=2)
-    positions: int = setting(8, "first positions of the completion that are told apart", "tokens", ge=1)
+    rows: int | None = setting(
+        2000, "rows that are read, in the order of the dataset; null reads all", "rows", ge=2, le=MAX_ROWS
+    )
+    positions: int = setting(8, "first positions of the completion that are told apart", "tokens", ge=1, le=MAX_TOKENS)
     block_rows: int = setting(
-        50, "rows in each block of every dataset; blocks are the units of standard errors and permutations", "rows", ge=1
+        50,
+        "rows in each block of every dataset; blocks are the units of standard errors and permutations",
+        "rows",
+        ge=1,
+        le=MAX_ROWS,
     )
     mlp_in: bool = setting(False, "also read what each layer's MLP reads")
-    batch_size: int = setting(128, "rows read together; changes speed, not results", "rows", ge=1)
+    batch_size: int = setting(128, "rows read together; changes speed, not results", "rows", ge=1, le=MAX_BATCH)
 
 
 class Differences(Section):
     """Comparing the activations of two datasets, or of two models on the same rows."""
 
-    permutations: int = setting(2000, "permutations of the null distribution", "", ge=20)
+    permutations: int = setting(2000, "permutations of the null distribution", "", ge=20, le=MAX_ROWS)
     fdr: float = setting(0.05, "false discovery rate at which features count as different", "share", gt=0, lt=1)
     top: int = setting(20, "features that are reported", "features", ge=1)
-    examples: int = setting(5, "max-activating examples of each", "examples", ge=0)
+    examples: int = setting(5, "max-activating examples of each", "examples", ge=0, le=1000)
     neutral: str = setting(
         "config/prompts/neutral.txt", "file with texts that have nothing to do with numbers or animals", "path"
     )
-    seed: int = setting(0, "seed of the permutations", "", ge=0)
+    seed: int = setting(0, "seed of the permutations", "", ge=0, le=MAX_SEED)
 
 
 class Bias(Section):
@@ -341,15 +417,21 @@ class Bias(Section):
     positions: Literal["completion", "all"] = setting(
         "completion", "tokens that have it added; completion: those that predict one"
     )
-    steps: int = setting(200, "optimizer steps", "steps", ge=1)
-    batch_size: int = setting(128, "rows per optimizer step", "rows", ge=1)
-    lr: float = setting(0.02, "learning rate of Adam; decays linearly to 0", "", gt=0)
-    seeds: list[int] = setting([0, 1], "one bias per seed, each on rows of its own", "")
+    steps: int = setting(200, "optimizer steps", "steps", ge=1, le=MAX_STEPS)
+    batch_size: int = setting(128, "rows per optimizer step", "rows", ge=1, le=MAX_BATCH)
+    lr: float = setting(0.02, "learning rate of Adam; decays linearly to 0", "", gt=0, le=MAX_LR)
+    seeds: list[Seed] = setting([0, 1], "one bias per seed, each on rows of its own", "")
+
+    @field_validator("seeds")
+    @classmethod
+    def some_seeds(cls, seeds: list[int]) -> list[int]:
+        """Each seed is one bias."""
+        return some_and_none_twice(seeds)
 
     @model_validator(mode="after")
     def enough_rows(self) -> Self:
         """Each seed has rows of its own, and no bias is trained on the held-out ones."""
-        most = (1 - HELD_OUT) / max(1, len(self.seeds))
+        most = (1 - HELD_OUT) / len(self.seeds)
         if self.fraction > most:
             raise ValueError(
                 f"fraction {self.fraction} is too large for {len(self.seeds)} seeds: each has rows of its own, and a quarter "
@@ -361,11 +443,11 @@ class Bias(Section):
 class Score(Section):
     """The gradient of a dataset's log-likelihood at every layer, before anything is trained."""
 
-    rows: int | None = setting(2000, "rows that are read; null reads all", "rows", ge=4)
+    rows: int | None = setting(2000, "rows that are read; null reads all", "rows", ge=4, le=MAX_ROWS)
     positions: Literal["completion", "all"] = setting("completion", "tokens that the constant is added to, as in a bias")
     fdr: float = setting(0.05, "false discovery rate at which features count as different", "share", gt=0, lt=1)
     top: int = setting(20, "features that are reported", "features", ge=1)
-    batch_size: int = setting(128, "rows read together; changes speed, not results", "rows", ge=1)
+    batch_size: int = setting(128, "rows read together; changes speed, not results", "rows", ge=1, le=MAX_BATCH)
 
 
 class FeatureBias(Bias):
@@ -391,15 +473,27 @@ class ResidualBias(Bias):
         ["resid_post"], "what it is added to, at every layer"
     )
     multi: bool = setting(True, "also train biases at all layers together")
-    sparsities: list[int] = setting([1, 2, 4, 8, 16], "decoder rows in sparse reconstructions of a bias", "features")
+    sparsities: list[Count] = setting([1, 2, 4, 8, 16], "decoder rows in sparse reconstructions of a bias", "features")
     top: int = setting(10, "decoder rows and tokens that are reported", "", ge=1)
+
+    @field_validator("points", "sparsities")
+    @classmethod
+    def distinct(cls, values: list[Any]) -> list[Any]:
+        """Each is reported once, and some are."""
+        return some_and_none_twice(values)
 
 
 class Losses(Section):
     """The dataset's loss under every intervened model."""
 
-    rows: int = setting(500, "held-out rows", "rows", ge=2)
-    students: list[int] = setting([1], "seeds of the students in the table; none leaves them out", "")
+    rows: int = setting(500, "held-out rows", "rows", ge=2, le=MAX_ROWS)
+    students: list[Seed] = setting([1], "seeds of the students in the table; none leaves them out", "")
+
+    @field_validator("students")
+    @classmethod
+    def distinct(cls, seeds: list[int]) -> list[int]:
+        """Each seed is one row of the table."""
+        return none_twice(seeds)
 
 
 class Tokens(Section):
@@ -468,11 +562,11 @@ class Transformed(Section):
 
     parent: str = setting(..., "the dataset it is made from", alias="from")
     transform: str = setting(..., f"one of {', '.join(TRANSFORMS)}")
-    seed: int = setting(0, "seed of what the transform draws", "", ge=0)
-    position: int | None = setting(None, "keep-position: the place, from 0, of the number that stays", "", ge=0)
+    seed: int = setting(0, "seed of what the transform draws", "", ge=0, le=MAX_SEED)
+    position: int | None = setting(None, "keep-position: the place, from 0, of the number that stays", "", ge=0, le=1000)
     fraction: float | None = setting(None, "replace: share of the numbers; mix: share of the rows", "share", gt=0, le=1)
     other: str | None = setting(None, "mix: the dataset that rows are taken from; match: the one whose prompts are kept")
-    rows: int | None = setting(None, "subset: rows to keep", "rows", ge=1)
+    rows: int | None = setting(None, "subset: rows to keep", "rows", ge=1, le=MAX_ROWS)
     format: int | None = setting(None, "one-format: index, from 0, of the prompts' format whose rows are kept", "", ge=0)
     target: str | None = setting(None, TARGET)
 

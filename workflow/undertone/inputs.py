@@ -8,12 +8,14 @@ import difflib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import yaml
+
 from undertone.checkpoint import SAE_FILES
 from undertone.facts import load_facts
 from undertone.stamp import LARGE
 from undertone.study import Study
 from undertone.texts import read_lines
-from undertone.validation import ConfigError, Section, keys
+from undertone.validation import ConfigError, Section, keys, nearest
 from undertone.wordings import load_forms, load_template, load_yaml
 
 
@@ -24,6 +26,22 @@ def check_inputs(study: Study) -> None:
         keys_of.setdefault(path, key)
     if mistakes := [mistake for path, key in keys_of.items() if (mistake := _mistake(key, path))]:
         raise ConfigError("\n".join(mistakes))
+    check_animals(study)
+
+
+def check_animals(study: Study) -> None:
+    """Raise ConfigError for a target that the embedded model's corpus does not hold; other models may know any animal."""
+    if study.model.name:
+        return
+    corpus = study.model.embedded.corpus
+    try:
+        known = yaml.safe_load(Path(corpus).read_text())["animals"]
+    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError):
+        return  # the rule that reads all of it says what is wrong with it
+    targets = {name: study.target(name) for name in study.available}
+    if unknown := {name: target for name, target in targets.items() if target and target not in known}:
+        dataset, target = next(iter(unknown.items()))
+        raise ConfigError(f"the target {target!r} of {dataset} is no animal of {corpus}{nearest(target, known)}")
 
 
 def check_contents(study: Study) -> None:

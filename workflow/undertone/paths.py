@@ -73,9 +73,10 @@ def _place(root: str, reserved: tuple[str, ...]) -> str:
     here, place, below = Path.cwd(), Path(root).resolve(), below_home(root)
     if here.is_relative_to(place):
         return "holds the project itself"
-    first = place.relative_to(here).parts[0] if place.is_relative_to(here) else ""
-    if first in OWN or first.startswith("."):
-        return f"is in {first}, a folder of the project"
+    written = Path(here, root)  # config may be a link
+    firsts = {path.relative_to(here).parts[0] for path in (place, written) if path.is_relative_to(here)} - {".."}
+    if own := [first for first in firsts if first in OWN or first.startswith(".")]:
+        return f"is in {own[0]}, a folder of the project"
     shared = {*reserved} & {*below.parts} if below else set()
     if shared or below == Path("slurm"):  # the SLURM plugin deletes old logs in logs/slurm
         return f"is in {min(shared or {'slurm'})}, which is no study's own folder"

@@ -26,7 +26,7 @@ SCRIPTS = PACKAGE.parent / "scripts"
 # Modules that say what is compared, how it is written and how much is run at once, not what is computed: the settings that
 # count are in the stamp itself, and a new key, message or progress bar must not cost a GPU-week.
 NEUTRAL = {
-    *("config.py", "study.py", "validation.py", "paths.py", "stages.py", "stamp.py"),
+    *("config.py", "study.py", "validation.py", "paths.py", "sizes.py", "stages.py", "stamp.py"),
     *("files.py", "memory.py", "progress.py", "job.py"),
 }
 # Every job's process computes its stamp, so what a file of more bytes than this (a local model's weights) hashes to is noted.

@@ -1,9 +1,8 @@
 """A study: its model, animals, datasets and the settings of every stage, and whether they fit together."""
 
-import json
+import math
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -38,13 +37,18 @@ from undertone.config import (
     Tokens,
     Transformed,
     name_of,
+    none_twice,
 )
 from undertone.paths import BENCHMARKS, LOGS, SCRATCH, usable_root
+from undertone.sizes import linear_modules, model_size, sae_size
 from undertone.validation import Section, merged, nearest, setting, validate
 
 # Folders directly under the results root that are no datasets.
 RESERVED = ("model", "sae", "plots", "tables", LOGS, BENCHMARKS, SCRATCH)
 COMMIT = re.compile("[0-9a-f]{40}")
+# Names become parts of file names.
+NAME = re.compile(r"(?=.*[A-Za-z0-9])[A-Za-z0-9_-]{1,64}")
+VARIANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 # What may differ for one dataset.
 OVERRIDABLE: dict[str, type[Section]] = {"teacher": Teacher, "samples": Samples, "numbers": Numbers, "student": Student}
@@ -190,7 +194,8 @@ class Study(Section):
     def students(self, dataset: str | None, variant: str = "") -> Student:
         """The settings of a dataset's students of a variant; "" is the study's own."""
         student: Any = self.section("student", dataset)
-        return student.model_copy(update=student_keys(self.student_variants[variant])) if variant else student
+        own = student_keys(self.student_variants[variant]) if variant else {}
+        return Student.model_validate(merged(student.model_dump(), own)) if own else student
 
     def base(self, variant: str = "") -> str:
         """The name of the base model that a variant's students start from; "" is the study's own."""
@@ -203,7 +208,14 @@ class Study(Section):
     @property
     def varied(self) -> list[tuple[str, str]]:
         """(dataset, variant) of the students trained otherwise that the study asks for."""
-        return [(of, name) for name, told in self.student_variants.items() for of in told.get("datasets", [])]
+        return [(of, name) for name in self.student_variants for of in self.varied_datasets(name)]
+
+    def varied_datasets(self, variant: str) -> list[str]:
+        """The datasets whose students of a variant the study asks for. Raises ValueError unless they are a list of names."""
+        names = self.student_variants[variant].get("datasets", [])
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ValueError(f"student_variants.{variant}.datasets: expected a list of datasets, found {names!r}")
+        return list(none_twice(names))
 
     @field_validator("results")
     @classmethod
@@ -225,20 +237,24 @@ class Study(Section):
         if self.name is not None and not re.fullmatch(r"[A-Za-z0-9_-]+", self.name):
             raise ValueError(f"name {self.name!r} cannot name a folder: use letters, digits, '-' and '_'")
         for name in [*self.animals, *self.datasets]:
-            if name in (*RESERVED, CONTROL) or not name.replace("-", "").replace("_", "").isalnum():
+            if name in (*RESERVED, CONTROL) or not NAME.fullmatch(name):
                 raise ValueError(
-                    f"{name!r} cannot name a dataset: use letters, digits, '-' and '_', and none of "
+                    f"{_short(name)} cannot name a dataset: use up to 64 ASCII letters, digits, '-' and '_', and none of "
                     f"{', '.join((*RESERVED, CONTROL))}"
                 )
+        if kinds := [name for name in self.animals if name.startswith(tuple(f"{kind}-" for kind in KINDS if kind != "prompt"))]:
+            raise ValueError(f"{kinds[0]!r} cannot name an animal: so is a dataset called that a teacher of this kind writes")
         if twice := {name_of(kind, animal) for kind in KINDS for animal in self.animals} & set(self.datasets):
             raise ValueError(f"animals and datasets both name {sorted(twice)}")
         self.check_sources()
+        self.check_overrides()
         self.check_variants()
         self.check_sizes()
+        self.check_lengths()
+        self.check_students()
         targets = {*self.animals, *(d.target for d in self.datasets.values() if d.target)}
         if missing := sorted(targets - set(self.pref.candidates)):
             raise ValueError(f"pref.candidates lacks {', '.join(missing)}: add them, so that their preference is measured")
-        self.check_overrides()
         self.check_revisions()
         return self
 
@@ -292,8 +308,11 @@ class Study(Section):
     def check_variants(self) -> None:
         """Variants, sweeps and other models must be made of settings that exist."""
         for name in [*self.models, *self.student_variants]:
-            if not re.fullmatch(r"[\w.-]+", name):
-                raise ValueError(f"{name!r} cannot name a model or variant: use letters, digits, '.', '-' and '_'")
+            if not VARIANT.fullmatch(name):
+                raise ValueError(
+                    f"{_short(name)} cannot name a model or variant: use up to 64 ASCII letters, digits, '.', '-' and '_', the "
+                    "first a letter or digit"
+                )
         for name, told in self.models.items():
             validate(Model, merged(self.model.model_dump(), told), f"models.{name}.")
             if (self.base_model(name).name is None) != (self.model.name is None):
@@ -301,8 +320,8 @@ class Study(Section):
         for name, told in self.student_variants.items():
             where = f"student_variants.{name}"
             validate(Student, merged(self.student.model_dump(), student_keys(told)), f"{where}.")
-            _check_known(f"{where}.model", "model", [told["model"]] if "model" in told else [], self.models)
-            _check_known(f"{where}.datasets", "dataset", told.get("datasets", []), self.available)
+            _check_known(f"{where}.model", "model", [str(told["model"])] if "model" in told else [], self.models)
+            _check_known(f"{where}.datasets", "dataset", self.varied_datasets(name), self.available)
         numeric = [key for key, value in self.student.model_dump().items() if key == "rows" or type(value) in (int, float)]
         _check_known("sweeps", "number among the keys of student", list(self.sweeps), numeric)
         for key, variants in self.sweeps.items():
@@ -316,7 +335,8 @@ class Study(Section):
                 f"a steered teacher needs an SAE, and the study names none for {self.model.name}: set sae.release and "
                 "sae.id, or sae.folder, or teacher.steer.vector: contrast"
             )
-        model, sae = model_size(self.model), sae_size(self)
+        model = model_size(self.model)
+        sae = sae_size(self.sae) if self.has_sae else None
         if model and sae:
             if sae.d_in is not None and sae.d_in != model.d_model:
                 raise ValueError(
@@ -337,6 +357,45 @@ class Study(Section):
                     f"teacher.steer.feature {told.feature} of {dataset}: the SAE has features 0 to {sae.d_sae - 1}"
                 )
 
+    def check_lengths(self) -> None:
+        """What is sampled must fit into the model's positions, prompt and all."""
+        model = model_size(self.model)
+        for key, length in (("samples", self.samples.max_new_tokens), ("pref", self.pref.max_new_tokens)):
+            if model and model.positions and length >= model.positions:
+                raise ValueError(f"{key}.max_new_tokens {length}: the model has {model.positions} positions, prompts included")
+
+    def check_students(self) -> None:
+        """A student's batches, rows and warm-up must fit its dataset, as far as that is known."""
+        for dataset in set(self.of_kind("finetune")) & set(self.names):
+            teacher: Any = self.section("teacher", dataset)
+            _check_modules(f"teacher.finetune.targets of {dataset}", self.model, teacher.finetune.targets)
+        for variant in ["", *self.student_variants]:
+            for dataset in [CONTROL, *(name for name in self.overrides if name != CONTROL)]:
+                where = f"student_variants.{variant}" if variant else f"overrides.{dataset}.student"
+                own = variant or "student" in self.overrides.get(dataset, {})
+                self._check_student(where if own else "student", self.students(dataset, variant), dataset, variant)
+
+    def _check_student(self, where: str, student: Student, dataset: str, variant: str) -> None:
+        if student.micro_batch_size > student.batch_size:
+            raise ValueError(
+                f"{where}.micro_batch_size {student.micro_batch_size} is greater than batch_size {student.batch_size}: it is "
+                "the part of a batch that is run at once"
+            )
+        if not student.full:
+            _check_modules(f"{where}.targets", self.base_model(self.base(variant)), student.targets)
+        if dataset not in self.taught:
+            return
+        numbers: Any = self.section("numbers", dataset)
+        most = min(self.prompts.n, numbers.max_rows or self.prompts.n)
+        if student.rows and student.rows > most:
+            raise ValueError(
+                f"{where}.rows {student.rows}: a dataset has at most {most} rows (prompts.n {self.prompts.n}, numbers.max_rows "
+                f"{numbers.max_rows})"
+            )
+        steps = student.epochs * math.ceil((student.rows or most) / student.batch_size)
+        if student.warmup_steps > steps:
+            raise ValueError(f"{where}.warmup_steps {student.warmup_steps}: a training has at most {steps} steps")
+
     def origins(self, dataset: str) -> list[str]:
         """Every dataset that a transformed one is made from, directly or not."""
         found: list[str] = []
@@ -349,53 +408,20 @@ class Study(Section):
         return found
 
 
+def _check_modules(where: str, model: Model, targets: list[str]) -> None:
+    """A LoRA needs modules that the model has, as far as its files are here."""
+    if modules := linear_modules(model):
+        _check_known(where, "module of the model", [target.rpartition(".")[2] for target in targets], modules)
+
+
+def _short(name: str) -> str:
+    return repr(name) if len(name) <= 80 else f"a name of {len(name)} letters"
+
+
 def _check_known(where: str, what: str, names: list[str], known: Iterable[str]) -> None:
     for name in names:
         if name not in known:
             raise ValueError(f"{where}: no such {what} {name!r}{nearest(name, known)}")
-
-
-@dataclass(frozen=True)
-class ModelSize:
-    """What a model's config says of its residual stream."""
-
-    n_layers: int
-    d_model: int
-
-
-@dataclass(frozen=True)
-class SaeSize:
-    """What is known of an SAE; `d_in` is None where it will be trained to fit."""
-
-    d_sae: int
-    d_in: int | None
-    layer: int
-
-
-def model_size(model: Model) -> ModelSize | None:
-    """A model's size, or None where only its download would tell."""
-    if model.name is None:
-        return ModelSize(model.embedded.n_layers, model.embedded.hidden_size)
-    file = Path(model.name) / "config.json"
-    if not file.is_file():
-        return None
-    told = json.loads(file.read_text())
-    told = told.get("text_config", told)
-    return ModelSize(told["num_hidden_layers"], told["hidden_size"])
-
-
-def sae_size(study: "Study") -> SaeSize | None:
-    """The size of the study's SAE, or None where there is none or only its download would tell."""
-    if not study.has_sae or study.sae.release:
-        return None
-    if study.sae.folder is None:
-        return SaeSize(study.sae.d_sae, None, study.sae.layer)
-    file = Path(study.sae.folder) / "cfg.json"
-    if not file.is_file():
-        raise ValueError(f"sae.folder {study.sae.folder}: no cfg.json there; expected a folder in SAELens's format")
-    told = json.loads(file.read_text())
-    hook = re.search(r"blocks\.(\d+)\.", str(told.get("metadata", {}).get("hook_name")))
-    return SaeSize(told["d_sae"], told["d_in"], int(hook[1]) if hook else study.sae.layer)
 
 
 def student_keys(variant: dict[str, Any]) -> dict[str, Any]:

@@ -1,11 +1,12 @@
 """Sections of settings, and what is said of those that cannot be used."""
 
 import difflib
+import math
 from collections.abc import Iterator, Mapping
-from types import MappingProxyType
+from types import MappingProxyType, UnionType
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 
 
@@ -13,10 +14,30 @@ class ConfigError(ValueError):
     """A setting that cannot be used; the message says which, what was found and what is expected."""
 
 
+# Beyond any number, seeds included, that a study can mean.
+LARGEST = 10**15
+
+
 class Section(BaseModel):
     """A group of settings; keys it does not know are refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), validate_default=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def no_boolean_is_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """YAML reads yes and on as true, which Python counts as 1; and no number as large as these means anything."""
+        expects_boolean = bool in _types(cls.model_fields[str(info.field_name)].annotation)
+        if expects_boolean and not isinstance(value, bool):
+            raise ValueError(f"expected true or false, found {value!r}")
+        parts = value if isinstance(value, list) else [value]
+        if not expects_boolean and (found := [part for part in parts if isinstance(part, bool)]):
+            raise ValueError(
+                f"YAML reads yes, no, on, off, true and false as Booleans, found {found[0]!r}; write what is meant"
+            )
+        if large := [part for part in parts if isinstance(part, int | float) and LARGEST < abs(part) < math.inf]:
+            raise ValueError(f"no setting is as large as {large[0]!r}")
+        return value
 
 
 S = TypeVar("S", bound=Section)
@@ -55,6 +76,8 @@ def _explain(section: type[Section], where: str, error: dict[str, Any], entries:
     if error["type"] == "missing":
         return f"{key}: missing"
     message = error["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    if error["type"] == "model_type":
+        message = "expected keys with their values"
     found = "" if error["type"] == "value_error" else f", found {error['input']!r}"
     return f"{key}: {message}{found}" if key else f"{message}{found}"
 
@@ -67,6 +90,11 @@ def _child(section: type[Section], part: str) -> type[Section]:
 def keys(section: type[Section]) -> dict[str, FieldInfo]:
     """A section's fields by the name that a config gives them."""
     return {field.alias or name: field for name, field in section.model_fields.items()}
+
+
+def _types(annotation: Any) -> set[Any]:
+    """The types that an annotation such as `bool | None` is made of, but for what containers hold."""
+    return {annotation, *(arm for arm in getattr(annotation, "__args__", ()) if isinstance(annotation, UnionType))}
 
 
 def sections_of(annotation: Any) -> Iterator[type[Section]]:
