@@ -349,7 +349,7 @@ def test_no_module_imports_in_a_way_that_a_stamp_would_miss() -> None:
 
 def test_the_code_of_a_stage_is_its_script_and_all_that_it_imports() -> None:
     numbers = {path.relative_to(PACKAGE.parent).as_posix() for path in sources("numbers")}
-    assert {"scripts/numbers.py", "undertone/numbers.py", "undertone/datasets.py", "undertone/prompts.py"} <= numbers
+    assert {"scripts/numbers.py", "undertone/numbers.py", "undertone/datasets.py", "undertone/wordings.py"} <= numbers
     assert "undertone/training.py" not in numbers
     assert "undertone/training.py" in stamp(study(), Node("student", "lion"))["code"]
 
