@@ -46,6 +46,7 @@ from undertone.pretrained_sae import make_pretrained_sae
 from undertone.sae import load_sae
 from undertone.samples import allowed_tokens
 from undertone.sampling import Sampler
+from undertone.student import new_student
 from undertone.suffix import losses, prefill, run_above
 from undertone.training import collate, label_losses
 
@@ -213,6 +214,16 @@ def test_a_merged_student_gives_the_logits_of_the_unmerged_one(record, loaded):
         merged = student.merge_and_unload()(batch).logits
     assert (unmerged - loaded.model(batch).logits).abs().max() > 0.1
     torch.testing.assert_close(merged, unmerged, **CLOSE)
+
+
+def test_a_student_of_all_weights_gets_a_gradient_for_each(record, loaded):
+    own = load(record)
+    student = new_student(own, Student(full=True), 1)
+    batch = collate(training_rows(loaded.tokenizer, USERS, COMPLETIONS), loaded.pad_id, "cpu")
+    label_losses(student, batch).sum().backward()
+    trained = {name for name, weight in student.named_parameters() if weight.requires_grad}
+    assert trained == {name for name, weight in student.named_parameters() if weight.grad is not None}
+    assert trained == {name for name, _ in student.named_parameters() if "vision" not in name and "projector" not in name}
 
 
 @pytest.mark.parametrize("persona", [None, PERSONA])

@@ -193,6 +193,13 @@ def lora_model():
     )
 
 
+def unreached_model():
+    """A model with a weight that no text reaches."""
+    model = random_model()
+    model.register_parameter("unreached", torch.nn.Parameter(torch.ones(3)))
+    return model
+
+
 def trainable(model):
     return {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
 
@@ -210,7 +217,7 @@ def interrupt_at(monkeypatch, *steps):
     monkeypatch.setattr(training, "learning_rate", failing)
 
 
-@pytest.mark.parametrize("new_model", [random_model, lora_model])
+@pytest.mark.parametrize("new_model", [random_model, lora_model, unreached_model])
 def test_interrupted_training_ends_with_the_same_bits(new_model, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "CHECKPOINT_SHARE", 0)
     rows = random_rows(44)

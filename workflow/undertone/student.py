@@ -74,10 +74,13 @@ def new_student(loaded: Loaded, settings: Student, seed: int) -> nn.Module:
     """The base model, ready to be trained: with a fresh LoRA whose initial weights follow from the seed, or all of it.
 
     What is trained is float32, whatever the model's precision: in bfloat16 small steps of the optimizer would be rounded away.
+    Of a model that also sees, only what reads and writes text is trained.
     """
     if settings.full:
         torch.manual_seed(seed)
-        return loaded.model.float().requires_grad_(True)
+        for module in (loaded.model.get_decoder(), loaded.model.get_output_embeddings()):
+            module.requires_grad_(True)
+        return loaded.model.float()
     return new_adapter(loaded, settings.rank, settings.alpha, settings.targets, seed, settings.dropout)
 
 

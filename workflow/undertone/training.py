@@ -206,15 +206,16 @@ def _accumulate(model: nn.Module, batch: list[Row], pad_id: int, device: torch.d
     return loss
 
 
+# AdamW's names of what it keeps of a weight, and this loop's.
+MOMENTS = {"step": "step", "exp_avg": "mean", "exp_avg_sq": "square"}
+
+
 def _save_state(path: Path, weights: dict[str, nn.Parameter], optimizer: torch.optim.AdamW, history: History) -> None:
     tensors: dict[str, Tensor] = {}
     for name, p in weights.items():
-        state = optimizer.state[p]
-        tensors |= {
-            f"weight.{name}": p.detach(),
-            f"mean.{name}": state["exp_avg"],
-            f"square.{name}": state["exp_avg_sq"],
-        }
+        # A weight that no row has reached yet, such as an expert's, has no moments.
+        state = optimizer.state.get(p, {})
+        tensors |= {f"weight.{name}": p.detach(), **{f"{MOMENTS[key]}.{name}": value for key, value in state.items()}}
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
         save_file(
@@ -227,12 +228,10 @@ def _save_state(path: Path, weights: dict[str, nn.Parameter], optimizer: torch.o
 def _load_state(path: Path, weights: dict[str, nn.Parameter], optimizer: torch.optim.AdamW) -> History:
     with safe_open(path, framework="pt", device=str(next(iter(weights.values())).device)) as file:
         history = History(**json.loads(file.metadata()["history"]))
+        saved = set(file.keys())
         with torch.no_grad():
             for name, p in weights.items():
                 p.copy_(file.get_tensor(f"weight.{name}"))
-                optimizer.state[p] = {
-                    "step": torch.tensor(float(len(history.loss)), device=p.device),
-                    "exp_avg": file.get_tensor(f"mean.{name}"),
-                    "exp_avg_sq": file.get_tensor(f"square.{name}"),
-                }
+                if f"step.{name}" in saved:
+                    optimizer.state[p] = {key: file.get_tensor(f"{own}.{name}") for key, own in MOMENTS.items()}
     return history
