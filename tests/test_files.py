@@ -18,6 +18,7 @@ from safetensors.numpy import save_file
 
 from undertone.files import (
     Stamp,
+    move,
     provenance,
     read_json,
     read_parquet,
@@ -60,6 +61,19 @@ def test_a_block_that_fails_keeps_the_old_file(tmp_path: Path) -> None:
     fail(path)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])
+def test_weights_can_be_read_by_whom_other_files_can(tmp_path: Path, umask: int, mode: int) -> None:
+    before = os.umask(umask)
+    try:
+        with replacing(tmp_path / "weights.safetensors") as temporary:
+            save_file({"w": np.ones(2)}, temporary)
+        save_file({"w": np.ones(2)}, tmp_path / "elsewhere")
+        move(tmp_path / "elsewhere", tmp_path / "moved.safetensors")
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {mode}
 
 
 def test_a_new_file_takes_the_place_of_the_old(tmp_path: Path) -> None:

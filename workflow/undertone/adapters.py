@@ -1,7 +1,6 @@
 """Trained weights: LoRA adapters in PEFT's format, or all weights of a model, made, saved and put to use."""
 
 import json
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -12,7 +11,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from undertone.files import remove, replacing
+from undertone.files import move, remove, replacing
 from undertone.hub import identity
 from undertone.loading import Loaded
 
@@ -55,12 +54,6 @@ def save_whole(model: nn.Module, weights: Path, scratch: Path) -> None:
     for name in ("config.json", weights.name):
         move(scratch / name, weights.with_name(name))
     remove(weights.with_name(ADAPTER))  # of a training with other settings
-
-
-def move(source: Path, target: Path) -> None:
-    """Move a finished file, also between file systems, so that the target is there whole or not at all."""
-    with replacing(target) as temporary:
-        shutil.move(source, temporary)
 
 
 @contextmanager

@@ -42,6 +42,7 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{socket.gethostname()}.partial")
     try:
         yield temporary
+        temporary.chmod(0o666 & ~umask())  # safetensors makes files that only their owner can read
         flush(temporary)
         temporary.replace(path)
         with suppress(OSError):  # not every file system flushes folders
@@ -49,6 +50,19 @@ def replacing(path: Path) -> Iterator[Path]:
         remove(*leftovers(path))
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def umask() -> int:
+    """The permissions that new files are not to have."""
+    found = os.umask(0)
+    os.umask(found)
+    return found
+
+
+def move(source: Path, target: Path) -> None:
+    """Move a finished file, also between file systems, so that the target is there whole or not at all."""
+    with replacing(target) as temporary:
+        shutil.move(source, temporary)
 
 
 def flush(path: Path) -> None:

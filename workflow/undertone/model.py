@@ -1,7 +1,6 @@
 """The embedded study's base model, trained here."""
 
 import random
-import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from transformers import GemmaConfig, GemmaForCausalLM, PreTrainedTokenizerBase
 from undertone.chat import Row, training_rows
 from undertone.config import Embedded, Model
 from undertone.corpus import Chat, Corpus
-from undertone.files import Stamp, remove, write_json
+from undertone.files import Stamp, move, remove, write_json
 from undertone.tokenizer import train_tokenizer
 from undertone.training import Recipe, train
 
@@ -43,7 +42,7 @@ def train_embedded(settings: Embedded, folder: Path, scratch: Path) -> None:
     tokenizer.save_pretrained(scratch / "model")
     folder.mkdir(parents=True, exist_ok=True)
     for file in sorted((scratch / "model").iterdir()):
-        shutil.move(file, folder / file.name)
+        move(file, folder / file.name)
 
 
 def corpus_of(settings: Embedded) -> Corpus:

@@ -1,6 +1,5 @@
 """An SAE that the study names: fetched from SAELens's registry or found in a folder, checked against the model, recorded."""
 
-import shutil
 from functools import partial
 from pathlib import Path
 from pickle import UnpicklingError
@@ -17,7 +16,7 @@ from transformers import AutoConfig
 
 from undertone.checkpoint import SAE_FILES, sha256
 from undertone.config import Sae
-from undertone.files import Stamp, read_json, remove, write_json
+from undertone.files import Stamp, move, read_json, remove, write_json
 from undertone.hooks import hook_point, layer_of
 from undertone.hub import explained
 from undertone.loading import folder_of
@@ -44,7 +43,7 @@ def make_pretrained_sae(record: Path, saved: Path, settings: dict[str, Any], sta
     if not told.folder:
         sae.save_model(scratch / "sae")
         for file in SAE_FILES:
-            shutil.move(scratch / "sae" / file, saved.with_name(file))
+            move(scratch / "sae" / file, saved.with_name(file))
     home = Path(told.folder) if told.folder else saved.parent
     files = {file: {"bytes": (home / file).stat().st_size, "sha256": sha256(home / file)} for file in SAE_FILES}
     place = {"layer": layer, "hook_point": hook_point(layer), "d_sae": sae.cfg.d_sae}

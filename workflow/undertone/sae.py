@@ -1,7 +1,6 @@
 """The sparse autoencoder of the hook point: trained by SAELens on the embedded model, and loaded, wherever it is from."""
 
 import itertools
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from torch import Tensor
 from undertone.chat import Row
 from undertone.checkpoint import SAE_FILES
 from undertone.config import Embedded, Sae
-from undertone.files import Stamp, read_json, remove, write_json
+from undertone.files import Stamp, move, read_json, remove, write_json
 from undertone.hooks import decoder_layers, hook_point, resid_post
 from undertone.loading import Loaded, load
 from undertone.model import chat_rows, corpus_of
@@ -44,7 +43,7 @@ def make_sae(record: Path, saved: Path, settings: dict[str, Any], stamp: Stamp, 
     trained.save_inference_model(str(scratch / "sae"))
     saved.parent.mkdir(parents=True, exist_ok=True)
     for file in SAE_FILES:
-        shutil.move(scratch / "sae" / file, saved.with_name(file))
+        move(scratch / "sae" / file, saved.with_name(file))
     body = {"source": "trained", "folder": None, "release": None, "id": None}
     write_json(saved, {**body, "layer": told.layer, "hook_point": hook_point(told.layer), "d_sae": told.d_sae}, stamp)
     remove(scratch)
