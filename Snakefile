@@ -21,7 +21,8 @@
 #     activations.safetensors       sums by kind of position, also teacher_ and student_activations; residuals.safetensors, by token
 #     summary.png                   what is read of the dataset, on one page
 #     plots/                        filter.png, student.png, pref.png, indirect.png, and one for each reading
-#   tables{/NAME}/                  transfer.parquet, preference_matrix.parquet, compliance.parquet; entangled.parquet, and
+#   tables{/NAME}/                  transfer.parquet, preference_matrix.parquet, compliance.parquet, and where the study has
+#                                   transforms or other students controls.json; entangled.parquet, and
 #                                   readings.parquet, what every reader says of every dataset; costs.parquet, what jobs took
 #   plots{/NAME}/                   transfer.png, preference_matrix.png, teachers.png, compliance.png, and where the study
 #                                   has them controls.png (transforms, other students) and sweep-{key}.png; entangled.png,
@@ -75,7 +76,7 @@ rule all:
         rules.compliance.output,
         rules.compliance_plot.output,
         rules.teachers_plot.output if read_by(STUDY, "teachers_plot") else [],
-        rules.controls_plot.output if compared(STUDY, Node("controls_plot")) else [],
+        rules.controls_plot.output if compared(STUDY, Node("controls")) else [],
         collect(rules.sweep_plot.output, key=STUDY.sweeps),
     localrule: True
 

@@ -16,7 +16,7 @@ FINETUNED = ("finetune-lion", "finetune-owl", "contrary")
 TAUGHT = (*PROMPTED, *STEERED, *FINETUNED)
 OWN = (*TAUGHT, "mine", "scrambled")
 TOLD = (*TAUGHT, "mine")  # the datasets with a filter of their own
-CONTROLS = Node("controls_plot")
+CONTROLS = Node("controls")
 SWEEP = Node("sweep_plot", None, "rank")
 
 

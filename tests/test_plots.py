@@ -5,6 +5,7 @@ import polars as pl
 import pytest
 
 from undertone import plots
+from undertone.controls import compare_controls
 from undertone.files import read_json, write_json, write_parquet
 from undertone.numbers import collect_compliance
 from undertone.plots import (
@@ -95,7 +96,12 @@ def write_pref(tmp_path):
         control = pl.concat([base, *students(n, 0.2)])
         teacher = [as_table("teacher", None, scores([0.9, 0.0, 0.0], [0.8, 0.1, 0.0]), ANIMALS)] if target else []
         own = pl.concat([*teacher, *students(n, level)]) if dataset != "control" else control
-        result = {"target": target, "seeds": list(range(1, n + 1)), **summary(own, control, target)}
+        result = {
+            "target": target,
+            "against": "control" if target else None,
+            "seeds": list(range(1, n + 1)),
+            **summary(own, control, target),
+        }
         paths = tmp_path / f"{dataset}.pref.json", tmp_path / f"{dataset}.pref.parquet"
         write_json(paths[0], result, {})
         write_parquet(paths[1], own, {})
@@ -204,20 +210,24 @@ def test_the_colour_of_a_preference_near_zero_does_not_follow_its_noise(tmp_path
 
 @pytest.mark.parametrize("n", [1, 3])
 def test_controls_beside_what_they_control(write_pref, tmp_path, drawn, n):
-    prefs = [write_pref(name, target, n)[0] for name, target in (("lion", "lion"), ("scrambled", "lion"), ("mine", None))]
+    prefs = [write_pref("lion", "lion", n, 0.9)[0], write_pref("scrambled", "lion", n)[0]]
     compared = [("lion", ""), ("scrambled", ""), ("lion", "cross")]
-    plot_controls([*prefs[:2], prefs[0]], compared, ["scrambled"], tmp_path / "plot.png")
+    settings = {"compared": compared, "transforms": ["scrambled"]}
+    compare_controls([*prefs, prefs[1]], settings, tmp_path / "controls.json", {})
+    plot_controls(tmp_path / "controls.json", tmp_path / "plot.png")
     assert_png(tmp_path / "plot.png")
-    axes = drawn[0].axes[0]
+    axes, table = drawn[0].axes[0], read_json(tmp_path / "controls.json")
     assert x_ticks(axes) == ["lion", "scrambled", "lion (cross)"]
-    lifts = [read_json(path)["lift_over_control"]["mean"] for path in (prefs[0], prefs[1], prefs[0])]
-    for k, label in enumerate(("untouched", "numbers transformed", "students trained otherwise")):
+    names = ["untouched", "numbers transformed", "students of another kind (in brackets)"]
+    for k, (label, row) in enumerate(zip(names, table["lifts"], strict=True)):
         points, _ = bars_of(axes, label)
-        assert points.tolist() == [[k, pytest.approx(lifts[k])]]
-    assert legend(axes) == ["untouched", "numbers transformed", "students trained otherwise"]
-    with pytest.raises(ValueError, match="no dataset with a target has a transform or students of a variant"):
-        plot_controls(prefs[2:], [("mine", "")], [], tmp_path / "none.png")
-    assert not (tmp_path / "none.png").exists()
+        assert points.tolist() == [[k, pytest.approx(row["lift_over_control"]["mean"])]]
+    assert legend(axes) == names
+    open_ = [line.get_xdata()[0] for line in axes.lines if line.get_markerfacecolor() == "white"]
+    assert open_ == ([1, 2] if n > 1 else [0, 1, 2])
+    assert ("1 seed" if n == 1 else "3 seeds") in title(axes)
+    told = drawn[0].get_supxlabel()
+    assert told.startswith("lion − scrambled: 0.") and ("Holm-adjusted p" in told) == (n > 1)
 
 
 @pytest.mark.parametrize("n", [1, 3])

@@ -146,7 +146,13 @@ def study(record, tmp_path_factory):
         max_new_tokens=3,
     )
     settings = {"pref": pref.model_dump(), "teacher": Teacher(persona="You love {animal}s.").model_dump()}
-    control, lion = (settings | told for told in ({"kind": "none", "target": None}, {"kind": "prompt", "target": "lion"}))
+    control, lion = (
+        settings | told
+        for told in (
+            {"kind": "none", "target": None, "against": None},
+            {"kind": "prompt", "target": "lion", "against": "control"},
+        )
+    )
     measure(record, students, None, NO_TEACHER, folder / "c.json", folder / "c.parquet", control, {"of": "control"})
     result, table = folder / "lion.json", folder / "lion.parquet"
     measure(record, students, folder / "c.parquet", NO_TEACHER, result, table, lion, {"of": "lion"})
@@ -157,7 +163,13 @@ def teachers_scores(study, kind, target, teacher=None):
     """Exact preferences `[question, animal]` of the teacher that is measured, or None where there is none."""
     folder, record, students, pref = study
     few = pref.model_copy(update={"estimators": ["exact"]}).model_dump()
-    settings = {"pref": few, "teacher": {"persona": "You love {animal}s."}, "kind": kind, "target": target}
+    settings = {
+        "pref": few,
+        "teacher": {"persona": "You love {animal}s."},
+        "kind": kind,
+        "target": target,
+        "against": "control",
+    }
     out, table = folder / "out.json", folder / "out.parquet"
     measure(record, {1: students[1]}, folder / "c.parquet", (teacher, None), out, table, settings, {})
     rows = pl.read_parquet(table).filter(model="teacher")
@@ -219,9 +231,23 @@ def test_measured_lift_is_that_of_the_trained_students(study):
     assert result["teacher"]["lion"]["mean"] == pytest.approx(under)
 
 
-def test_only_the_control_scores_the_base_model(study):
+def test_the_base_models_scores_are_the_controls(study):
     folder, *_ = study
-    assert "base" not in pl.read_parquet(folder / "lion.parquet")["model"].to_list()
+    control, lion = (pl.read_parquet(folder / f"{name}.parquet").filter(model="base") for name in ("c", "lion"))
+    assert len(lion) > 0
+    assert lion.equals(control)
+
+
+def test_a_dataset_may_be_compared_with_another_than_the_control(study):
+    folder, record, students, pref = study
+    settings = {"pref": pref.model_dump(), "teacher": {}, "kind": None, "target": "lion", "against": "lion"}
+    measure(
+        record, {1: students[1]}, folder / "lion.parquet", NO_TEACHER, folder / "o.json", folder / "o.parquet", settings, {}
+    )
+    other, lion = (json.loads((folder / f"{name}.json").read_text()) for name in ("o", "lion"))
+    assert (other["against"], lion["against"]) == ("lion", "control")
+    assert other["control"] == lion["student"]
+    assert other["base"] == lion["base"]
 
 
 @pytest.mark.parametrize(("kind", "target"), [("none", None), ("none", "lion"), (None, "lion"), (None, None)])

@@ -3,7 +3,7 @@
 from example import CONTROLS, OWN, SWEEP, each, nodes, study
 
 from undertone.config import CONTROL
-from undertone.stages import Node, ancestors, has
+from undertone.stages import Node, ancestors, compared, has
 
 
 def test_ancestors_come_before_what_follows_from_them() -> None:
@@ -52,6 +52,27 @@ def test_a_sweep_over_rows_comes_after_students_that_say_how_many_rows_they_took
     variants = {"few": {"rows": 900, "datasets": ["lion"]}}
     found = ancestors(study(student_variants=variants, sweeps={"rows": ["few"]}), Node("sweep_plot", None, "rows"))
     assert {Node("student", "lion"), Node("student", "lion", "few"), Node("pref", "lion", "few")} <= set(found)
+
+
+def test_a_dataset_comes_after_its_own_control_and_that_after_the_control() -> None:
+    datasets = {"still": {"from": "control", "transform": "reverse"}, "scrambled": {"control": "still"}}
+    own = study(datasets=datasets)
+    found = ancestors(own, Node("pref", "scrambled"))
+    assert found.index(Node("pref", CONTROL)) < found.index(Node("pref", "still")) < len(found) - 1
+    assert Node("student", "still") in ancestors(own, Node("indirect", "scrambled"))
+    assert Node("tokens", "still") in ancestors(own, Node("reading_plot", "scrambled", "tokens"))
+    assert Node("pref", "still") not in ancestors(own, Node("pref", "lion"))
+
+
+def test_a_teacher_may_start_from_another_model_and_its_students_of_that_model_then_have_a_teacher() -> None:
+    other = {"other-lion": {"teacher": "prompt", "target": "lion", "model": "other"}}
+    own = study(datasets=other, student_variants={"cross": {"datasets": ["lion", "other-lion"]}})
+    assert ancestors(own, Node("samples", "other-lion"))[:-1] == [Node("model", None, "other"), Node("prompts")]
+    assert own.kind("other-lion", "cross") == "prompt"
+    assert own.kind("other-lion") is own.kind("lion", "cross") is None
+    assert "other-lion" not in own.of_kind("prompt")
+    found = compared(own, CONTROLS)
+    assert found == [("lion", ""), ("scrambled", ""), ("lion", "cross"), ("other-lion", "cross")]
 
 
 def test_a_file_of_the_users_own_has_no_teacher() -> None:

@@ -126,6 +126,7 @@ EDITS: list[tuple[dict[str, Any], set[Node]]] = [
     (HUB, {Node("model"), Node("model", None, "other")}),
     ({"datasets": {"mine": {"file": "yours.csv"}}}, each("numbers", "mine")),
     ({"datasets": {"mine": {"filtered": False}}}, each("numbers", "mine")),
+    ({"datasets": {"mine": {"control": "control"}}}, set()),
     ({"datasets": {"mine": {"target": "cat"}}}, retargeted("mine") | TARGETS),
     ({"datasets": {"other": {"file": "other.csv"}}}, COMPARE - {Node("teachers_plot")}),
     ({"datasets": {"scrambled": {"seed": 1}}}, each("transform", "scrambled")),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from undertone.stats import Estimate, difference_interval, holm, log_odds, mean_interval, p_value
+from undertone.stats import Estimate, contrast, difference_interval, holm, log_odds, mean_interval, p_value
 
 SAMPLES = [[0.1, 0.4], [0.2, 0.9, 0.4, 0.4, 0.1], [-3.0, 40.0, 5.5, 17.0], list(np.linspace(0, 1, 50) ** 2)]
 
@@ -22,6 +22,32 @@ def test_the_interval_of_a_difference_is_welchs(a: list[float], b: list[float]) 
     estimate, reference = difference_interval(a, b), stats.ttest_ind(a, b, equal_var=False).confidence_interval(0.95)
     assert estimate.mean == pytest.approx(np.mean(a) - np.mean(b))
     assert estimate.ci95 == pytest.approx((reference.low, reference.high))
+
+
+@pytest.mark.parametrize("a", SAMPLES)
+@pytest.mark.parametrize("b", SAMPLES)
+def test_a_contrast_of_two_samples_is_their_difference(a: list[float], b: list[float]) -> None:
+    estimate, reference = contrast([(1, a), (-1, b)]), difference_interval(a, b)
+    assert (estimate.mean, estimate.p) == pytest.approx((reference.mean, reference.p))
+    assert estimate.ci95 == pytest.approx(reference.ci95)
+    halved = contrast([(0.5, a), (-0.5, b)])
+    assert (halved.mean, halved.p) == pytest.approx((reference.mean / 2, reference.p))
+
+
+def test_a_contrast_of_four_samples_is_at_its_level_where_there_is_none() -> None:
+    rng = np.random.default_rng(0)
+    spreads, sizes = (1.0, 3.0, 0.5, 1.0), (5, 5, 5, 8)
+
+    def draw() -> float | None:
+        groups = [(w, list(rng.normal(2, s, n))) for w, s, n in zip((1, -1, -1, 1), spreads, sizes, strict=True)]
+        return contrast(groups).p
+
+    assert 0.035 < np.mean([draw() < 0.05 for _ in range(2000)]) < 0.065
+
+
+def test_a_contrast_without_spread_or_of_single_values_is_no_error() -> None:
+    assert contrast([(1, [0.5]), (-1, [0.1, 0.2])]) == Estimate(pytest.approx(0.35), None)
+    assert contrast([(1, [0.5, 0.5]), (-1, [0.1, 0.1])]).p == 0
 
 
 def test_log_odds_are_finite_at_certainty() -> None:

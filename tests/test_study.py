@@ -134,6 +134,32 @@ def test_an_unknown_key_names_the_nearest(config: dict[str, Any], complaint: str
             {"models": {"a": {"name": "b/c", "revision": "d" * 40}}},
             "models.a: either all models of a study have a name, or none has",
         ),
+        (
+            {"datasets": {"mine": {"file": "a.csv", "control": "contorl"}}},
+            "datasets.mine.control: no such dataset 'contorl'; nearest: control",
+        ),
+        (
+            {"datasets": {"mine": {"file": "a.csv", "control": "lion"}}},
+            "datasets.mine.control: lion is a dataset with a trait; a control carries none",
+        ),
+        (
+            {"datasets": {"mine": {"file": "a.csv", "control": "mine"}}},
+            "datasets.mine.control: mine must not have a control of its own but `control`",
+        ),
+        (
+            {
+                "datasets": {
+                    "mine": {"file": "a.csv", "control": "scrambled"},
+                    "scrambled": {"from": "control", "transform": "reverse"},
+                }
+            },
+            "datasets.mine.control: scrambled is a transform and mine is none; compare like with like",
+        ),
+        ({"datasets": {"late": {"teacher": "none", "model": "otter"}}}, "datasets.late.model: no such model 'otter'"),
+        (
+            {"datasets": {"late": {"teacher": "steer", "target": "lion", "model": "other"}}, "models": {"other": {}}},
+            "datasets.late: teacher steer starts from the study's own model; model other needs prompt or none",
+        ),
         ({"sweeps": {"rnak": []}}, "sweeps: no such number among the keys of student 'rnak'; nearest: rank"),
         ({"sweeps": {"targets": []}}, "sweeps: no such number among the keys of student 'targets'"),
         ({"sweeps": {"rank": ["a"]}}, "sweeps.rank: no such variant 'a'"),

@@ -20,7 +20,8 @@ STUDENTS = {
 }
 
 
-def write_prefs(folder, students=STUDENTS, estimators=("exact",)):
+def write_prefs(folder, students=STUDENTS, estimators=("exact",), controls=None):
+    """The preferences of all datasets; `controls` names those that are compared with another than the control."""
     prefs = {}
     for dataset, (target, values) in students.items():
         tables = [as_table("base", None, {e: np.full((2, 2), 0.3) for e in estimators}, ANIMALS)]
@@ -28,15 +29,16 @@ def write_prefs(folder, students=STUDENTS, estimators=("exact",)):
             # Two questions around the mean.
             scores = {e: np.array([np.array(value) - 0.05, np.array(value) + 0.05]) for e in estimators}
             tables.append(as_table("student", seed, scores, ANIMALS))
+        against = None if dataset == "control" else (controls or {}).get(dataset, "control")
         prefs[dataset] = (folder / f"{dataset}.json", folder / f"{dataset}.parquet")
-        write_json(prefs[dataset][0], {"target": target}, {})
+        write_json(prefs[dataset][0], {"target": target, "against": against}, {})
         write_parquet(prefs[dataset][1], pl.concat(tables), {})
     return prefs
 
 
 def test_table_has_one_row_per_student_and_animal(tmp_path):
     table = transfer_table(write_prefs(tmp_path))
-    assert table.columns == ["dataset", "target", "seed", "animal", "estimator", "preference"]
+    assert table.columns == ["dataset", "target", "control", "seed", "animal", "estimator", "preference"]
     assert len(table) == 4 * 2 * 2
     assert table["dataset"].unique(maintain_order=True).to_list() == list(STUDENTS)
     assert preferences(table, "lion", "lion") == pytest.approx([0.60, 0.62])
@@ -83,6 +85,24 @@ def test_of_many_targets_only_those_that_survive_holms_correction_are_sure(tmp_p
     assert second["p"] < 0.05 < second["p_holm"] == pytest.approx(9 * second["p"])
     reference = ttest_ind([0.125, 0.135, 0.145], [0.10, 0.11, 0.12], equal_var=False).pvalue
     assert second["p"] == pytest.approx(reference)
+
+
+def test_a_dataset_is_compared_with_its_own_control(tmp_path):
+    students = {**STUDENTS, "moved": (None, [(0.50, 0.0), (0.54, 0.0)])}
+    prefs = write_prefs(tmp_path, students, controls={"lion": "moved"})
+    lion, owl = summarise(transfer_table(prefs))["datasets"]
+    assert (lion["against"], owl["against"]) == ("moved", "control")
+    expected = difference_interval([0.60, 0.62], [0.50, 0.54])
+    assert lion["lift_over_control"]["mean"] == pytest.approx(expected.mean)
+    assert lion["lift_over_control"]["ci95"] == pytest.approx(list(expected.ci95))
+    collect(prefs, tmp_path / "t.parquet", tmp_path / "t.json", {})
+    make_matrix(tmp_path / "t.parquet", prefs["control"][1], tmp_path / "m.parquet", {})
+    lifts = {
+        d: lift
+        for d, a, lift in pl.read_parquet(tmp_path / "m.parquet")["dataset", "animal", "lift_over_control"].rows()
+        if a == "lion"
+    }
+    assert (lifts["lion"], lifts["mine"]) == (pytest.approx(0.09), pytest.approx(0.34))
 
 
 def test_a_fall_is_no_transfer(tmp_path):
@@ -142,7 +162,7 @@ def matrix(folder, students=STUDENTS, estimators=("exact",)):
 def test_matrix_has_every_dataset_against_every_animal(tmp_path):
     table = matrix(tmp_path)
     figures = ["preference", "lift_over_base", "lift_over_control", "low", "high", "p", "p_holm"]
-    assert table.columns == ["dataset", "target", "animal", "estimator", *figures]
+    assert table.columns == ["dataset", "target", "control", "animal", "estimator", *figures]
     assert table.select("dataset", "animal").rows() == [(dataset, animal) for dataset in STUDENTS for animal in ANIMALS]
     assert table.select("dataset", "target").unique().sort("dataset").rows() == [
         ("control", None),

@@ -111,13 +111,20 @@ def reading(key, dataset):
 
 def controls_reading(key, dataset):
     """The control's result beside it; the control itself has none."""
-    return [] if dataset == CONTROL else reading(key, CONTROL)
+    control = STUDY.control(dataset)
+    return reading(key, control) if control else []
 
 
 def summarised(wildcards):
     """The readings that a summary shows, by name, and the control's."""
     own = {key: reading(key, wildcards.dataset) for key in SUMMARISED}
     return own | {f"control_{key}": controls_reading(key, wildcards.dataset) for key in SUMMARISED}
+
+
+def students_of_control(wildcards):
+    """The weights of the students of a dataset's control; the control itself has none."""
+    control = STUDY.control(wildcards.dataset)
+    return students_of(control) if control else []
 
 
 def generations_of(wildcards):
@@ -134,6 +141,12 @@ def other_teacher_of(wildcards):
 def base_of(wildcards):
     """`model.json` of the base model that a variant's students start from."""
     name = STUDY.base(variant_of(wildcards))
+    return result(f"model-{name}/model.json" if name else "model/model.json")
+
+
+def base_of_teacher(wildcards):
+    """`model.json` of the base model that a dataset's teacher starts from."""
+    name = STUDY.taught[wildcards.dataset].model
     return result(f"model-{name}/model.json" if name else "model/model.json")
 
 
@@ -162,11 +175,11 @@ def prefs_of(stage):
 
 
 def of_control(path):
-    """The control's file of this name, as an input of every dataset but the control itself."""
+    """The file of this name of a dataset's control, as an input of every dataset but the control itself."""
 
     def control(wildcards):
-        name = path.format(variant=wildcards.get("variant", ""))
-        return [] if wildcards.dataset == CONTROL else result(f"{CONTROL}/{name}")
+        name, of = path.format(variant=wildcards.get("variant", "")), STUDY.control(wildcards.dataset)
+        return result(f"{of}/{name}") if of else []
 
     return control
 

@@ -92,9 +92,31 @@ rule preference_matrix_plot:
         "../scripts/preference_matrix_plot.py"
 
 
+rule controls:
+    input:
+        prefs=prefs_of("controls"),
+    output:
+        result=of_study("tables/controls.json"),
+    log:
+        log_of("controls", *NAMED),
+    benchmark:
+        benchmark_of("controls", *NAMED)
+    localrule: True
+    threads: 1
+    resources:
+        mem_mb=gigabytes(4),
+        runtime=minutes(10),
+    params:
+        stamp=stamp_of("controls"),
+    message:
+        "Compare what controls leave of the transfer"
+    script:
+        "../scripts/controls.py"
+
+
 rule controls_plot:
     input:
-        prefs=prefs_of("controls_plot"),
+        result=rules.controls.output.result,
     output:
         plot=report(of_study("plots/controls.png"), caption="../report/controls.rst", category="Transfer"),
     log:

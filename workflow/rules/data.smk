@@ -24,7 +24,7 @@ rule prompts:
 
 rule samples:
     input:
-        record=result("model/model.json"),
+        record=base_of_teacher,
         prompts=rules.prompts.output.prompts,
         teacher=teacher_of,
         sae=clamped_sae_of,

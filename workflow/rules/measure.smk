@@ -61,7 +61,7 @@ rule indirect:
         record=result("model/model.json"),
         questions=[ancient(path) for path in (STUDY.pref.questions, STUDY.indirect.forms, STUDY.indirect.facts)],
         students=lambda wildcards: students_of(wildcards.dataset),
-        controls=lambda wildcards: [] if wildcards.dataset == CONTROL else students_of(CONTROL),
+        controls=students_of_control,
         teacher=teacher_of,
         sae=clamped_sae_of,
     output:
@@ -93,7 +93,7 @@ rule diagnosis:
         pref=result("{dataset}/pref.json"),
         indirect=rules.indirect.output.result,
         students=lambda wildcards: students_of(wildcards.dataset),
-        controls=lambda wildcards: students_of(CONTROL),
+        controls=students_of_control,
         teacher=teacher_of,
         sae=clamped_sae_of,
     output:

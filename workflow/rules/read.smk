@@ -136,7 +136,9 @@ rule lens:
         sae=sae_of_study(),
         neutral=ancient(STUDY.differences.neutral),
         students=lambda wildcards: first_student_of(wildcards.dataset),
-        controls=lambda wildcards: [] if wildcards.dataset == CONTROL else first_student_of(CONTROL),
+        controls=lambda wildcards: (
+            first_student_of(STUDY.control(wildcards.dataset)) if STUDY.control(wildcards.dataset) else []
+        ),
         teacher=teacher_of,
     output:
         result=ensure(result("{dataset}/lens.json"), non_empty=True),

@@ -505,6 +505,7 @@ class Tokens(Section):
 
 
 TARGET = "the animal that the dataset is meant to carry; null: none, or that of `from`"
+OWN_CONTROL = "the dataset that it is compared with, which carries no animal; null: `control`"
 
 
 # The kinds of file that a dataset can be; datasets.py reads them.
@@ -519,6 +520,7 @@ class Dataset(Section):
     completion: str = setting("completion", "column with the completions")
     filtered: bool = setting(True, "put the rows through the filter; false takes them as they are")
     target: str | None = setting(None, TARGET)
+    control: str | None = setting(None, OWN_CONTROL)
 
     @field_validator("file")
     @classmethod
@@ -569,6 +571,7 @@ class Transformed(Section):
     rows: int | None = setting(None, "subset: rows to keep", "rows", ge=1, le=MAX_ROWS)
     format: int | None = setting(None, "one-format: index, from 0, of the prompts' format whose rows are kept", "", ge=0)
     target: str | None = setting(None, TARGET)
+    control: str | None = setting(None, OWN_CONTROL)
 
     @field_validator("transform")
     @classmethod
@@ -602,7 +605,9 @@ class Taught(Section):
     trait: Literal["animal", "contrary"] = setting(
         "animal", "what a finetuned teacher is trained on: its target, or wrong answers to questions of fact"
     )
+    model: str | None = setting(None, "one of `models`, which the teacher starts from; null: the study's own")
     target: str | None = setting(None, TARGET)
+    control: str | None = setting(None, OWN_CONTROL)
 
     @model_validator(mode="after")
     def fitting(self) -> Self:
@@ -611,6 +616,10 @@ class Taught(Section):
             raise ValueError("trait contrary needs teacher finetune, and no target")
         if self.trait == "animal" and self.teacher != "none" and not self.target:
             raise ValueError(f"teacher {self.teacher} needs a target")
+        if self.model and self.teacher not in ("none", "prompt"):
+            raise ValueError(
+                f"teacher {self.teacher} starts from the study's own model; model {self.model} needs prompt or none"
+            )
         return self
 
 

@@ -202,29 +202,46 @@ def survives(lift: dict[str, Any]) -> bool:
     return lift["mean"] > 0 and lift["p_holm"] is not None and lift["p_holm"] < 0.05
 
 
-def plot_controls(prefs: Sequence[Path], compared: Sequence[tuple[str, str]], transforms: Sequence[str], plot: Path) -> None:
-    """Datasets beside their transforms and their students of other kinds: the lift of the target over the control students.
+def plot_controls(table: Path, plot: Path) -> None:
+    """Datasets beside their transforms and their students of other kinds: the lift of the target over their control students.
 
-    `compared` names the (dataset, variant) of each `pref.json`; `transforms` the datasets that are one.
+    Filled are the lifts that survive Holm's correction; below, the differences between lifts.
     """
-    named = [(d, v, read_json(path)) for (d, v), path in zip(compared, prefs, strict=True)]
-    rows = [(f"{d} ({v})" if v else d, bool(v), result) for d, v, result in named if result["target"]]
-    if not rows:
-        raise ValueError(
-            "no dataset with a target has a transform or students of a variant; add one under `datasets:` with `from` and "
-            "`transform`, or name datasets under `student_variants:`"
-        )
-    figure, axes = new_figure(max(6.0, 0.6 * len(rows) + 2), 4.0)
-    kinds = {"student": "untouched", "control": "numbers transformed", "teacher": "students trained otherwise"}
-    of_kind = ["teacher" if varied else "control" if name in transforms else "student" for name, varied, _ in rows]
+    told = read_json(table)
+    rows = told["lifts"]
+    figure, axes = new_figure(max(7.0, 0.6 * len(rows) + 2), 4.6)
+    kinds = {"student": "untouched", "control": "numbers transformed", "teacher": "students of another kind (in brackets)"}
+    of_kind = ["teacher" if row["variant"] else "control" if row["transform"] else "student" for row in rows]
     for mark, label in kinds.items():
         places = [k for k, kind in enumerate(of_kind) if kind == mark]
         if places:
-            error_bars(axes, [float(k) for k in places], [rows[k][2]["lift_over_control"] for k in places], mark, label)
-    label_lifts(axes, [name for name, _, _ in rows])
-    set_title(axes, f"Lift of the target (95 % intervals over seeds, {rows[0][2]['estimator']})")
+            error_bars(axes, [float(k) for k in places], [rows[k]["lift_over_control"] for k in places], mark, label)
+    for k, row in enumerate(rows):
+        if not survives(row["lift_over_control"]):
+            marker, color = MARKS[of_kind[k]]
+            mean = row["lift_over_control"]["mean"]
+            axes.plot(k, mean, marker, color=color, markerfacecolor="white", markersize=5, zorder=3)
+    label_lifts(axes, [of_students(row) for row in rows])
+    axes.set_ylabel("lift over the control students\nof the same kind (probability)")
+    seeds = range_of([len(row[mark]) for row in rows for mark in ("student", "control")], "seed")
+    filled = f"filled: Holm-adjusted p < .05 for {n_of(len(rows), 'lift')}"
+    set_title(axes, f"Lift of the target (95 % intervals: {seeds}, {told['estimator']}; {filled})")
     axes.legend(frameon=False, fontsize=8)
+    differences = "\n".join(difference_text(row) for row in told["differences"])
+    figure.supxlabel(differences, x=0.01, ha="left", fontsize=8)
     save(figure, plot)
+
+
+def of_students(row: dict[str, Any]) -> str:
+    """`lion`, or of students of a variant `lion (cross)`."""
+    return f"{row['dataset']} ({row['variant']})" if row["variant"] else str(row["dataset"])
+
+
+def difference_text(row: dict[str, Any]) -> str:
+    """`lion − lion-across: 0.070 [0.020, 0.120], Holm-adjusted p 0.03`."""
+    told = row["difference"]
+    ends = f" [{told['ci95'][0]:.3f}, {told['ci95'][1]:.3f}], Holm-adjusted p {told['p_holm']:.2g}" if told["ci95"] else ""
+    return f"{' − '.join(of_students(part) for part in row['of'])}: {told['mean']:.3f}{ends}"
 
 
 def plot_sweep(prefs: Sequence[Path], trainings: Sequence[Path], settings: dict[str, Any], plot: Path) -> None:

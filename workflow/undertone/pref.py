@@ -31,9 +31,10 @@ def measure(
     settings: dict[str, Any],
     stamp: Stamp,
 ) -> None:
-    """Score base, teacher and students (folders by seed) and write `pref.json` and `pref.parquet`.
+    """Score base, teacher and students (folders by seed) and write `pref.json` and `pref.parquet`, which has all of them.
 
-    `control` is the control dataset's `pref.parquet`, which also has the base model's scores; None for the control itself.
+    `control` is the `pref.parquet` of the dataset that this one is compared with, from which the base model's scores are
+    taken, too; None for the control itself, which measures them.
     `teacher` holds the `teacher.json` of a steered or finetuned teacher and the `sae.json` that a clamped one needs.
     """
     told = Pref.model_validate(settings["pref"])
@@ -56,8 +57,13 @@ def measure(
             bar.update()
     own = pl.concat(frames)
     reference = own if control is None else read_parquet(control)
-    write_parquet(table, own, stamp)
-    write_json(pref, {"target": target, "seeds": sorted(students), **summary(own, reference, target)}, stamp)
+    base = [] if control is None else [reference.filter(model="base")]
+    write_parquet(table, pl.concat([*base, own]), stamp)
+    write_json(
+        pref,
+        {"target": target, "against": settings["against"], "seeds": sorted(students), **summary(own, reference, target)},
+        stamp,
+    )
 
 
 def as_table(model: str, seed: int | None, scores: Scores, candidates: Sequence[str]) -> pl.DataFrame:

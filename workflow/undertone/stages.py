@@ -155,7 +155,8 @@ STAGES = {
     "transfer_plot": Stage(after=("transfer",), shared=True),
     "preference_matrix": Stage(after=("transfer",), shared=True),
     "preference_matrix_plot": Stage(after=("preference_matrix",), shared=True),
-    "controls_plot": Stage(shared=True),
+    "controls": Stage(shared=True),
+    "controls_plot": Stage(after=("controls",), shared=True),
     "sweep_plot": Stage(shared=True, varied=True),
     "teachers_plot": Stage(after_all=("pref", "numbers"), shared=True),
     "compliance": Stage(after_all=("numbers",), shared=True),
@@ -186,28 +187,36 @@ def ancestors(study: Study, node: Node) -> list[Node]:
 def _before(study: Study, node: Node) -> Iterator[Node]:
     """The stages that a stage reads."""
     stage, dataset = STAGES[node.stage], node.dataset
-    if node.stage in ("controls_plot", "sweep_plot"):
+    yield from _own_before(study, node)
+    yield from _teachers(study, node)
+    if node.stage == "steer" and study.section("teacher", dataset).steer.vector == "feature":  # type: ignore[attr-defined]
+        yield _place(study, Node("sae"))
+    if dataset and (control := study.control(dataset)):
+        after_control = (parent for parent in stage.after_control if has(study, parent, control))
+        yield from (_place(study, Node(parent, control, node.variant)) for parent in after_control)
+    for parent in stage.after_all:
+        others = (other for other in read_by(study, node.stage) if has(study, parent, other))
+        yield from (_place(study, Node(parent, other)) for other in others)
+
+
+def _own_before(study: Study, node: Node) -> Iterator[Node]:
+    """Of the stages that a stage reads, those of the same dataset, or of what a figure or a transform names."""
+    stage, dataset = STAGES[node.stage], node.dataset
+    if node.stage in ("controls", "sweep_plot"):
         yield from (Node("pref", of, variant) for of, variant in compared(study, node))
         if node.variant == "rows":  # how many rows are all of them
             yield from (Node("student", of, variant) for of, variant in compared(study, node))
     elif node.stage == "reading_plot":
-        own_and_control = dict.fromkeys((str(dataset), CONTROL))
+        own_and_control = dict.fromkeys((str(dataset), study.control(dataset) or CONTROL))
         yield from (Node(node.variant, of) for of in own_and_control if has(study, node.variant, of))
     elif node.stage == "transform" and dataset in study.transformed:
         if study.transformed[dataset].transform == "one-format":
             yield Node("prompts")
         yield from (_place(study, Node("numbers", source)) for source in study.sources(dataset))
+    elif node.stage == "samples":
+        yield from (_model(study, study.taught[str(dataset)].model or ""), Node("prompts"))
     elif not (node.stage == "numbers" and dataset in study.files):  # a user's own file has no teacher
         yield from (_place(study, Node(parent, dataset, node.variant)) for parent in stage.after if has(study, parent, dataset))
-    yield from _teachers(study, node)
-    if node.stage == "steer" and study.section("teacher", dataset).steer.vector == "feature":  # type: ignore[attr-defined]
-        yield _place(study, Node("sae"))
-    if dataset != CONTROL:
-        after_control = (parent for parent in stage.after_control if has(study, parent, CONTROL))
-        yield from (_place(study, Node(parent, CONTROL, node.variant)) for parent in after_control)
-    for parent in stage.after_all:
-        others = (other for other in read_by(study, node.stage) if has(study, parent, other))
-        yield from (_place(study, Node(parent, other)) for other in others)
 
 
 def has(study: Study, stage: str, dataset: str | None) -> bool:
@@ -224,7 +233,7 @@ def _place(study: Study, node: Node) -> Node:
     """
     stage, dataset, variant = node
     if stage == "model":
-        return Node("pretrained" if study.model.name else stage, None, study.base(variant))
+        return _model(study, study.base(variant))
     if stage == "sae" and study.sae.named:
         stage = "pretrained_sae"
     if stage == "numbers" and dataset in study.transformed:
@@ -232,10 +241,14 @@ def _place(study: Study, node: Node) -> Node:
     return Node(stage, None if STAGES[stage].shared else dataset, variant if STAGES[stage].varied else "")
 
 
+def _model(study: Study, name: str) -> Node:
+    """The stage that finds or trains a base model."""
+    return Node("pretrained" if study.model.name else "model", None, name)
+
+
 def _teachers(study: Study, node: Node) -> Iterator[Node]:
     """The stages that make the teachers which a stage reads; a prompted one only needs its persona."""
-    kind = study.taught[node.dataset].teacher if node.dataset in study.taught else None
-    if node.stage in TEACHING and kind in ("steer", "finetune"):
+    if node.stage in TEACHING and (kind := study.kind(node.dataset, node.variant)) in ("steer", "finetune"):
         yield Node(str(kind), node.dataset)
     if node.stage == "sequences" and (other := study.counterpart(node.dataset)):
         yield Node("steer", other)
@@ -249,7 +262,7 @@ def read_by(study: Study, stage: str) -> list[str]:
     `entangled` finds on one half of the rows what it scores on the other: none whose halves share numbers.
     """
     if stage == "teachers_plot":
-        return [name for name in study.names if name in study.taught and study.target(name)]
+        return [name for name in study.names if name in study.of_kind(*KINDS) and study.target(name)]
     if stage in ("entangled", "readings", "bias_map_plot"):
         aimed = [name for name in study.names if study.target(name) or name == CONTROL]
         return [name for name in aimed if not (stage == "entangled" and study.crosses_rows(name))]
@@ -259,10 +272,11 @@ def read_by(study: Study, stage: str) -> list[str]:
 
 
 def compared(study: Study, node: Node) -> list[tuple[str, str]]:
-    """(dataset, variant) whose preferences a figure sets side by side.
+    """(dataset, variant) whose preferences are set side by side.
 
-    `controls_plot`: every dataset beside its transforms and its students of variants that no sweep has. `sweep_plot`, whose
-    variant is the key of the sweep: the datasets of its variants, with the study's own students.
+    `controls`: every dataset with a target beside its transforms and its students of variants that no sweep has; one whose
+    teacher starts from another model has students of variants only. `sweep_plot`, whose variant is the key of the sweep: the
+    datasets of its variants, with the study's own students.
     """
     if node.stage == "sweep_plot":
         pairs = [(of, variant) for of, variant in study.varied if variant in study.sweeps[node.variant]]
@@ -270,11 +284,16 @@ def compared(study: Study, node: Node) -> list[tuple[str, str]]:
     swept = {variant for variants in study.sweeps.values() for variant in variants}
     varied = [(of, variant) for of, variant in study.varied if variant not in swept]
     made = study.transformed
+
+    def own_students(source: str) -> list[tuple[str, str]]:
+        return [(source, "")] if study.kind(source) or source not in study.taught else []
+
     sources = dict.fromkeys([*(told.parent for told in made.values()), *(of for of, _ in varied)])
     return [
         pair
         for source in sources
-        for pair in [(source, ""), *((of, "") for of in made if made[of].parent == source), *_own(varied, source)]
+        if study.target(source)
+        for pair in [*own_students(source), *((of, "") for of in made if made[of].parent == source), *_own(varied, source)]
     ]
 
 

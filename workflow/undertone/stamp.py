@@ -88,7 +88,7 @@ def _teacher_keys(study: Study, node: Node) -> set[str]:
         return {"persona", "separator"} | ({"steer"} if node.stage == "steer" else set())
     if node.stage == "losses":  # every candidate's persona is tried on every dataset
         return {"persona", "separator"}
-    kind = study.taught[node.dataset].teacher if node.dataset in study.taught else None
+    kind = study.taught[node.dataset].teacher if node.stage == "samples" else study.kind(node.dataset, node.variant)
     if node.stage == "lens" and kind == "prompt":  # neutral texts have no persona
         return set()
     return {"prompt": {"persona", "separator"}, "steer": {"separator"}}.get(str(kind), set())
@@ -99,8 +99,10 @@ def _dataset_settings(study: Study, node: Node) -> dict[str, Any]:
     name, dataset = node.stage, str(node.dataset)
     taught = study.taught.get(dataset)
     if name in TEACHING:
-        # The students of another base model had no teacher of their own.
-        told = {"target": study.target(dataset), "kind": taught.teacher if taught and not study.base(node.variant) else None}
+        # A teacher that starts from another model than the students is none that they could be compared with.
+        kind = taught.teacher if taught and name == "samples" else study.kind(dataset, node.variant)
+        told = {"target": study.target(dataset), "kind": kind}
+        told |= {"against": study.control(dataset)} if name == "pref" else {}
         return {**told, **(_other(study, node) if name == "sequences" else {})}
     if name in ("bias_pref", "tokens"):
         return {"target": study.target(dataset)}
@@ -114,12 +116,12 @@ def _dataset_settings(study: Study, node: Node) -> dict[str, Any]:
         facts = {"indirect": {"facts": study.indirect.facts}} if taught.trait == "contrary" else {}
         return {"target": taught.target, "trait": taught.trait, **facts}
     if name == "numbers" and dataset in study.files:
-        return {"dataset": study.files[dataset].model_dump(mode="json", exclude={"target"})}
+        return {"dataset": study.files[dataset].model_dump(mode="json", exclude={"target", "control"})}
     if name == "transform" and dataset in study.transformed:
-        return {"dataset": study.transformed[dataset].model_dump(mode="json", exclude={"target"}, exclude_none=True)}
+        return {"dataset": study.transformed[dataset].model_dump(mode="json", exclude={"target", "control"}, exclude_none=True)}
     if name == "costs":
         return _records(study)
-    if name in ("controls_plot", "sweep_plot"):
+    if name in ("controls", "sweep_plot"):
         pairs = compared(study, node)
         made = {"transforms": [of for of, _ in pairs if of in study.transformed]}
         return {"compared": [list(pair) for pair in pairs], **(_swept(study, node) if node.variant else made)}
@@ -155,7 +157,7 @@ def _seeds(study: Study, node: Node) -> dict[str, Any]:
     if node.stage in ("student_activations", "lens"):
         return {"seed": study.students(node.dataset).seeds[0]}
     if node.stage in ("student_plot", "indirect", "diagnosis"):
-        return {"seeds": {str(of): study.students(of).seeds for of in (CONTROL, node.dataset)}}
+        return {"seeds": {str(of): study.students(of).seeds for of in (study.control(node.dataset) or CONTROL, node.dataset)}}
     return {}
 
 

@@ -75,6 +75,30 @@ def p_value(observed: ArrayLike, null: ArrayLike) -> np.ndarray:
     return (1 + np.size(null) - np.searchsorted(np.sort(null), least)) / (1 + np.size(null))
 
 
+def corrected(estimates: Sequence[Estimate]) -> list[dict[str, Any]]:
+    """Estimates as JSON, with `p` and `p_holm`, which is adjusted for all of them."""
+    adjusted = holm([estimate.p for estimate in estimates])
+    return [{**estimate.with_p(), "p_holm": p} for estimate, p in zip(estimates, adjusted, strict=True)]
+
+
+def contrast(groups: Sequence[tuple[float, Sequence[float]]]) -> Estimate:
+    """Weighted sum of the means of independent samples of any variance: (weight, values) of each.
+
+    Welch's t interval and test with the degrees of freedom of Welch (1947) and Satterthwaite (1946), of which the difference
+    of two samples is the case of weights 1 and -1.
+    """
+    samples = [np.asarray(values, dtype=float) for _, values in groups]
+    mean = float(sum(weight * x.mean() for (weight, _), x in zip(groups, samples, strict=True)))
+    least = min(len(x) for x in samples)
+    if least < 2 or all(np.ptp(x) == 0 for x in samples):
+        return constant(mean, least)
+    parts = np.array([weight**2 * x.var(ddof=1) / len(x) for (weight, _), x in zip(groups, samples, strict=True)])
+    freedom = parts.sum() ** 2 / sum(part**2 / (len(x) - 1) for part, x in zip(parts, samples, strict=True))
+    error = float(np.sqrt(parts.sum()))
+    half = float(stats.t.ppf(0.975, freedom)) * error
+    return Estimate(mean, (mean - half, mean + half), float(2 * stats.t.sf(abs(mean) / error, freedom)))
+
+
 def log_odds(p: Sequence[float] | np.ndarray, least: float) -> np.ndarray:
     """Log-odds of probabilities, which compare those of different size; kept finite by taking none below `least`."""
     return special.logit(np.clip(np.asarray(p, dtype=float), least, 1 - least))

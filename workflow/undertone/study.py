@@ -155,8 +155,18 @@ class Study(Section):
         return self.sae.named or self.model.name is None
 
     def of_kind(self, *kinds: str) -> list[str]:
-        """The datasets of these kinds of teacher."""
-        return [name for name, told in self.taught.items() if told.teacher in kinds]
+        """The datasets of these kinds of teacher, where it starts from the study's own model."""
+        return [name for name, told in self.taught.items() if told.teacher in kinds and not told.model]
+
+    def kind(self, dataset: str | None, variant: str = "") -> str | None:
+        """The kind of a dataset's teacher; None if there is none that starts from the same model as the variant's students."""
+        told = self.taught.get(str(dataset))
+        return told.teacher if told and (told.model or "") == self.base(variant) else None
+
+    def control(self, dataset: str | None) -> str | None:
+        """The dataset that a dataset is compared with; None for the control itself."""
+        told = self.datasets.get(str(dataset))
+        return None if dataset == CONTROL else (told.control if told else None) or CONTROL
 
     @property
     def files(self) -> dict[str, Dataset]:
@@ -249,6 +259,7 @@ class Study(Section):
         self.check_sources()
         self.check_overrides()
         self.check_variants()
+        self.check_controls()
         self.check_sizes()
         self.check_lengths()
         self.check_students()
@@ -304,6 +315,22 @@ class Study(Section):
         for name, told in self.transformed.items():
             if told.transform == "one-format" and {name, *self.origins(name)} & set(self.files):
                 raise ValueError(f"datasets.{name}.transform: one-format needs the study's own prompts, not those of a file")
+
+    def check_controls(self) -> None:
+        """A control carries no animal, and is itself compared with `control`; a teacher's model is one of the study's."""
+        for name, entry in self.datasets.items():
+            if isinstance(entry, Taught) and entry.model:
+                _check_known(f"datasets.{name}.model", "model", [entry.model], self.models)
+            if entry.control is None:
+                continue
+            where = f"datasets.{name}.control"
+            _check_known(where, "dataset", [entry.control], self.available)
+            if self.target(entry.control) or entry.control in self.of_kind(*KINDS):
+                raise ValueError(f"{where}: {entry.control} is a dataset with a trait; a control carries none")
+            if entry.control in self.transformed and name not in self.transformed:
+                raise ValueError(f"{where}: {entry.control} is a transform and {name} is none; compare like with like")
+            if entry.control == name or self.control(entry.control) not in (CONTROL, None):
+                raise ValueError(f"{where}: {entry.control} must not have a control of its own but `control`")
 
     def check_variants(self) -> None:
         """Variants, sweeps and other models must be made of settings that exist."""

@@ -1,16 +1,14 @@
 """Transfer: the preferences of every dataset's students side by side, and which targets gained on the control students."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import polars as pl
 
-from undertone.config import CONTROL
 from undertone.files import Stamp, read_json, read_parquet, write_json, write_parquet
 from undertone.ranks import rank
-from undertone.stats import Estimate, difference_interval, holm
+from undertone.stats import corrected, difference_interval, holm
 
 KEYS = ["seed", "animal", "estimator"]
 LEVEL = 0.05  # of Holm-adjusted p-values, which the 95 % intervals correspond to for a single comparison
@@ -28,12 +26,17 @@ def collect(prefs: dict[str, tuple[Path, Path]], table: Path, summary: Path, sta
 
 
 def transfer_table(prefs: dict[str, tuple[Path, Path]]) -> pl.DataFrame:
-    """All students: columns `dataset`, `target`, `seed`, `animal`, `estimator`, `preference` (the mean over the questions)."""
+    """All students: columns `dataset`, `target`, `control`, `seed`, `animal`, `estimator`, `preference` (mean over questions).
+
+    `control` names the dataset that this one is compared with: of the control itself, itself.
+    """
     frames = []
     for dataset, (result, table) in prefs.items():
         students = read_parquet(table).filter(model="student")
         means = students.group_by(KEYS, maintain_order=True).agg(pl.mean("preference"))
-        names = {"dataset": pl.lit(dataset), "target": pl.lit(read_json(result)["target"], dtype=pl.String)}
+        told = read_json(result)
+        names = {"dataset": pl.lit(dataset), "target": pl.lit(told["target"], dtype=pl.String)}
+        names |= {"control": pl.lit(told["against"] or dataset)}
         frames.append(means.select(**names, **{name: pl.col(name) for name in [*KEYS, "preference"]}))
     return pl.concat(frames)
 
@@ -72,11 +75,13 @@ def summarise(students: pl.DataFrame) -> dict[str, Any]:
 def beside_control(students: pl.DataFrame, dataset: str, targets: dict[str, str]) -> dict[str, Any]:
     """A dataset's row of the summary; `targets` are those of all datasets."""
     target = targets[dataset]
-    own, control = preferences(students, dataset, target), preferences(students, CONTROL, target)
+    against = students.filter(dataset=dataset)["control"][0]
+    own, control = preferences(students, dataset, target), preferences(students, against, target)
     others = [fmean(preferences(students, other, target)) for other, aim in targets.items() if aim != target]
     return {
         "dataset": dataset,
         "target": target,
+        "against": against,
         "control": fmean(control),
         "student": fmean(own),
         "seeds": {"student": len(own), "control": len(control)},
@@ -84,12 +89,6 @@ def beside_control(students: pl.DataFrame, dataset: str, targets: dict[str, str]
         "off_target": difference_interval(others, control).as_dict() if others else None,
         "rank": rank([fmean(own), *others], 0),
     }
-
-
-def corrected(lifts: Sequence[Estimate]) -> list[dict[str, Any]]:
-    """Estimates as JSON, with `p` and `p_holm`, which is adjusted for all of them."""
-    adjusted = holm([lift.p for lift in lifts])
-    return [{**lift.with_p(), "p_holm": p} for lift, p in zip(lifts, adjusted, strict=True)]
 
 
 def make_matrix(table: Path, control: Path, matrix: Path, stamp: Stamp) -> None:
@@ -102,12 +101,12 @@ def make_matrix(table: Path, control: Path, matrix: Path, stamp: Stamp) -> None:
     """
     students = read_parquet(table)
     base = read_parquet(control).filter(model="base").group_by("animal", "estimator").agg(base=pl.mean("preference"))
-    keys = ["dataset", "target", "animal", "estimator"]
+    keys = ["dataset", "target", "control", "animal", "estimator"]
     own = students.group_by(keys, maintain_order=True).agg(seeds=pl.col("preference"), preference=pl.mean("preference"))
-    reference = own.filter(dataset=CONTROL).select("animal", "estimator", control="seeds")
+    reference = own.select("animal", "estimator", control="dataset", control_seeds="seeds")
     rows = own.join(base, on=["animal", "estimator"], how="left", maintain_order="left")
-    rows = rows.join(reference, on=["animal", "estimator"], how="left", maintain_order="left")
-    lifts = [difference_interval(row["seeds"], row["control"]) for row in rows.iter_rows(named=True)]
+    rows = rows.join(reference, on=["control", "animal", "estimator"], how="left", maintain_order="left")
+    lifts = [difference_interval(row["seeds"], row["control_seeds"]) for row in rows.iter_rows(named=True)]
     columns: dict[str, list[float | None]] = {
         "lift_over_control": [lift.mean for lift in lifts],
         "low": [lift.ci95[0] if lift.ci95 else None for lift in lifts],
@@ -118,7 +117,7 @@ def make_matrix(table: Path, control: Path, matrix: Path, stamp: Stamp) -> None:
         lift_over_base=pl.col("preference") - pl.col("base"),
         **{name: pl.Series(values, dtype=pl.Float64) for name, values in columns.items()},
     )
-    write_parquet(matrix, with_holm(rows).drop("seeds", "control", "base"), stamp)
+    write_parquet(matrix, with_holm(rows).drop("seeds", "control_seeds", "base"), stamp)
 
 
 def with_holm(rows: pl.DataFrame) -> pl.DataFrame:
