@@ -16,7 +16,9 @@ from undertone.study import Study
 
 sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
 
-from scale import HALF, Shape, bias_memory
+from scale import HALF, Shape, bias_memory, completed, operations, report, study_of
+
+CONFIG = Path(__file__).parents[1] / "config"
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +37,54 @@ def gemma() -> GemmaForCausalLM:
                 head_dim=256,
             )
         )
+
+
+def options(**given) -> Namespace:
+    told = {
+        "configfile": None,
+        "animals": None,
+        "seeds": None,
+        "gpu_jobs": None,
+        "rows": 100,
+        "prompt_tokens": 9,
+        "answer_tokens": 5,
+    }
+    return completed(Namespace(**{**told, **given}))
+
+
+def test_an_overlay_is_counted_with_its_own_settings():
+    told = options(configfile=CONFIG / "gemma-2b-it.yaml")
+    study = study_of(told)
+    assert (study.prompts.n, study.student.epochs, len(study.animals)) == (80_000, 3, 8)
+    assert study.sae.release == "gemma-2b-it-res-jb"
+    assert told.gpu_jobs is None
+    counted = {rule: (what, count) for rule, what, count in operations(Shape(), study, told)}
+    assert counted["samples"][0] == "80,000 completions"
+    default = {rule: count for rule, _, count in operations(Shape(), study_of(options()), told)}
+    assert counted["samples"][1] == pytest.approx(default["samples"] * 80_000 / 30_000)
+
+
+def test_the_command_line_stands_for_the_overlays_animals_and_seeds():
+    study = study_of(options(configfile=CONFIG / "gemma-2b-it.yaml", animals=3, seeds=2))
+    assert (len(study.animals), study.student.seeds) == (3, [1, 2])
+
+
+@pytest.mark.parametrize("configfile", [None, CONFIG / "gemma-2b-it.yaml"])
+def test_the_documentation_has_the_tables_that_it_prints(capsys, configfile):
+    assumed = {"prompt_tokens": 100, "answer_tokens": 50, "peak": 312, "share": 0.3, "decoding": 0.1, "start": 15}
+    told = options(configfile=configfile, rows=None, **assumed)
+    study = study_of(told)
+    told.rows = study.numbers.max_rows
+    report(Shape(), study, told)
+    gpu, files = [part.splitlines() for part in capsys.readouterr().out.split("Disk")]
+    text = (CONFIG.parent / "docs/scaling.md").read_text().replace("| | | |", "|  |  |  |").replace("| | |", "|  |  |")
+    for line in [*gpu, *([] if configfile else files)]:
+        assert not line.startswith("| ") or line in text
+
+
+def test_an_overlay_of_another_model_is_refused():
+    with pytest.raises(ValueError, match="the shape that is counted with is that of google/gemma-2b-it"):
+        study_of(options(configfile=CONFIG / "qwen2.5-7b-it.yaml"))
 
 
 def test_parameters_are_those_of_the_model_without_its_norms(gemma):

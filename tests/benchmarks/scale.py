@@ -1,6 +1,7 @@
-"""What a large study on gemma-2b-it would take: an estimate by arithmetic, from the settings' defaults and stated assumptions.
+"""What a study on gemma-2b-it would take: an estimate by arithmetic, from its settings and stated assumptions.
 
-python tests/benchmarks/scale.py --animals 50 --seeds 5
+python tests/benchmarks/scale.py --animals 50 --seeds 5                        # the settings' defaults
+python tests/benchmarks/scale.py --configfile config/gemma-2b-it.yaml          # an overlay's
 
 Disk follows from the shapes of what is written. GPU-hours are floating-point operations over a rate that is assumed, not
 measured: they say which stage is the dearest and what a setting saves rather than what a bill will be.
@@ -9,10 +10,20 @@ measured: they say which stage is the dearest and what a setting saves rather th
 import argparse
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from snakemake.utils import update_config
 
 from undertone.study import Study, load
 
-REVISION = "0" * 40  # nothing is loaded
+MODEL = "google/gemma-2b-it"
+DEFAULTS = {
+    "teachers": ["prompt", "steer", "finetune"],
+    "model": {"name": MODEL, "revision": "0" * 40},  # nothing is loaded
+    "sae": {"release": "gemma-2b-it-res-jb", "id": "blocks.12.hook_resid_post"},
+}
 GB = 1e9
 FLOAT, HALF = 4, 2  # bytes
 LAYER = 12  # of the SAE
@@ -133,8 +144,9 @@ def report(shape: Shape, study: Study, told: argparse.Namespace) -> None:
         hours = count / (rate * (told.decoding if rule == "samples" else told.share)) / 3600
         total += n * hours
         rows.append([rule, what, f"{count / 1e15:.0f}", f"{60 * hours:.1f}", f"{n * hours:.0f}"])
-    start = told.gpu_jobs * told.start / 3600
-    rows.append(["starting", f"{told.gpu_jobs:,} jobs, {told.start} s each", "", "", f"{start:.0f}"])
+    start = (told.gpu_jobs or 0) * told.start / 3600
+    if told.gpu_jobs:
+        rows.append(["starting", f"{told.gpu_jobs:,} jobs, {told.start:g} s each", "", "", f"{start:.0f}"])
     rows.append(["all", "", "", "", f"{total + start:.0f}"])
     title = (
         f"GPU-hours, estimated: {told.peak} TFLOP/s, of which {told.share:.0%} is reached and {told.decoding:.0%} in sampling"
@@ -147,30 +159,51 @@ def report(shape: Shape, study: Study, told: argparse.Namespace) -> None:
     print(f"Main memory of a residual_bias job, for its rows alone: {bias_memory(shape, study, told) / GB:.0f} GB")
 
 
+def study_of(told: argparse.Namespace) -> Study:
+    """The study of an overlay over config/config.yaml, as Snakemake merges them, or without one of the settings' defaults.
+
+    `animals` and `seeds` of the command line, where they are given, stand for those of the study. Raises ValueError for a
+    model whose shape is not known here.
+    """
+    config: dict[str, Any] = yaml.safe_load(Path("config/config.yaml").read_text()) if told.configfile else DEFAULTS
+    if told.configfile:
+        update_config(config, yaml.safe_load(told.configfile.read_text()))
+    if config.get("model", {}).get("name") != MODEL:
+        raise ValueError(f"{told.configfile}: the shape that is counted with is that of {MODEL}; give an overlay of that model")
+    if told.animals:
+        animals = [f"animal{k}" for k in range(told.animals)]
+        config |= {"animals": animals, "pref": {**config.get("pref", {}), "candidates": animals}}
+    if told.seeds:
+        config["student"] = {**config.get("student", {}), "seeds": list(range(1, told.seeds + 1))}
+    return load(config)
+
+
+def completed(told: argparse.Namespace) -> argparse.Namespace:
+    """The options with the defaults that depend on whether there is an overlay."""
+    if told.configfile is None:
+        told.animals, told.seeds = told.animals or 50, told.seeds or 5
+        told.gpu_jobs = 3122 if told.gpu_jobs is None else told.gpu_jobs
+    return told
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--animals", type=int, default=50, help="animals, three teachers each (50)")
-    parser.add_argument("--seeds", type=int, default=5, help="students of each dataset (5)")
-    parser.add_argument(
-        "--rows", type=int, default=10_000, help="rows of a dataset after the filter (10,000, the most that is kept)"
-    )
+    parser.add_argument("--configfile", type=Path, help="an overlay (the settings' defaults, three teachers for each animal)")
+    parser.add_argument("--animals", type=int, help="animals (those of the overlay; 50)")
+    parser.add_argument("--seeds", type=int, help="students of each dataset (those of the overlay; 5)")
+    parser.add_argument("--rows", type=int, help="rows of a dataset after the filter (numbers.max_rows, the most that is kept)")
     parser.add_argument("--prompt-tokens", type=int, default=100, help="assumed length of a prompt in tokens (100)")
     parser.add_argument("--answer-tokens", type=int, default=50, help="assumed length of a completion in tokens (50)")
     parser.add_argument("--peak", type=float, default=312, help="TFLOP/s of the GPU; 312 is an A100's in bfloat16")
     parser.add_argument("--share", type=float, default=0.3, help="assumed share of it that is reached (0.3)")
     parser.add_argument("--decoding", type=float, default=0.1, help="assumed share in sampling (0.1)")
-    parser.add_argument("--gpu-jobs", type=int, default=3122, help="jobs that hold a GPU, as dry_run.py counts them (3,122)")
+    parser.add_argument(
+        "--gpu-jobs", type=int, help="jobs that hold a GPU, as dry_run.py counts them (3,122; of an overlay: not counted)"
+    )
     parser.add_argument(
         "--start", type=float, default=15, help="seconds until a job computes: Snakemake, imports, weights (15)"
     )
-    options = parser.parse_args()
-    animals = [f"animal{k}" for k in range(options.animals)]
-    config = {
-        "animals": animals,
-        "pref": {"candidates": animals},
-        "teachers": ["prompt", "steer", "finetune"],
-        "model": {"name": "google/gemma-2b-it", "revision": REVISION},
-        "sae": {"release": "gemma-2b-it-res-jb", "id": "blocks.12.hook_resid_post"},
-        "student": {"seeds": list(range(1, options.seeds + 1))},
-    }
-    report(Shape(), load(config), options)
+    options = completed(parser.parse_args())
+    study = study_of(options)
+    options.rows = options.rows or study.numbers.max_rows or study.prompts.n
+    report(Shape(), study, options)
