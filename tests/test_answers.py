@@ -9,7 +9,7 @@ from crowded import crowded
 from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
-from undertone.answers import Spellings, exact, plural, sampled_answers, scorer, shares, words
+from undertone.answers import LEAST, NEGLIGIBLE, Spellings, exact, floor, plural, sampled_answers, scorer, shares, words
 from undertone.chat import prompt_ids, training_rows
 from undertone.config import Embedded, Pref, Tasks
 from undertone.loading import Loaded, load
@@ -206,6 +206,13 @@ def test_spellings_are_upper_and_lower_case_singular_and_plural_and_none_twice(t
     lions = {("lion", 0), ("Lion", 0), ("lions", 0), ("Lions", 0)}
     wolves = {("wolf", 1), ("Wolf", 1), ("wolves", 1), ("Wolves", 1), ("wolfs", 1), ("Wolfs", 1)}
     assert texts == lions | wolves
+
+
+def test_the_floor_of_log_odds_is_not_below_what_is_scored_or_sampled(tokenizer):
+    spellings = Spellings.of(tokenizer, ["lion", "wolf", "fox"], pad_id=0)
+    # Were all of a candidate's spellings left out, each just too rare to be scored, it would still lie below the floor.
+    assert spellings.candidate.bincount().max() * NEGLIGIBLE < LEAST / 2
+    assert (floor("exact", 50, 20), floor("word", 50, 20), floor("word", 10_000, 1_000)) == (LEAST, 1e-3, LEAST)
 
 
 def test_scorer_gives_the_estimators_asked_for_under_the_persona(loaded):

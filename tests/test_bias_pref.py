@@ -10,8 +10,8 @@ from planted import D_SAE, random_sae, saved_sae
 from safetensors.torch import save_file
 from torch import Tensor
 
-from undertone.answers import exact
-from undertone.bias_pref import LEAST, described, measure_biases
+from undertone.answers import LEAST, exact
+from undertone.bias_pref import described, measure_biases
 from undertone.chat import encode, prompt_ids
 from undertone.config import Pref
 from undertone.files import read_json, write_json
@@ -129,10 +129,11 @@ def test_preferences_are_those_of_the_hooked_model_at_tokens_that_predict_an_ans
 
 def test_a_row_of_each_bias_with_intervals_over_its_seeds(measured) -> None:
     told = measured["lion"]
-    assert set(told) == {"target", "base", "biases", "stamp", "versions"}
+    assert set(told) == {"target", "base", "log_odds_floor", "biases", "stamp", "versions"}
+    assert told["log_odds_floor"] == LEAST
     assert [(row["name"], row["layer"]) for row in told["biases"]] == [("residual bias", 0), ("residual bias", 1)]
     row = row_of(told, 1)
-    over_control = {"lift_over_control", "log_odds_lift_over_control", "rank", "no_rank"}
+    over_control = {"lift_over_control", "log_odds_lift_over_control", "rank", "no_rank", "unranked"}
     assert set(row) == {"name", "layer", "animals", "mass"} | over_control
     own = row["animals"]["lion"]["by_seed"]
     assert row["animals"]["lion"] == {**mean_interval(own).as_dict(), "by_seed": own}
@@ -156,3 +157,16 @@ def test_log_odds_are_finite_and_compare_the_rare_with_the_common() -> None:
     expected = np.mean([np.log(p / (1 - p)) for p in (0.010, 0.012)]) - np.log(0.001 / 0.999)
     assert told["log_odds_lift_over_control"]["owl"] == pytest.approx(expected)
     assert described(values, ["lion", "owl"], control, None)["rank"] is None
+
+
+def test_a_candidate_that_rises_below_the_floor_has_no_lift_and_no_place() -> None:
+    """From .9e-7 to 1.8e-7, of which scores that leave out what is rarer than 1e-7 see 0 and 1.8e-7."""
+    candidates = ["lion", "cat", "pangolin"]
+    control = {"animals": {a: {"by_seed": [p]} for a, p in zip(candidates, (0.01, 0.3, 0.0), strict=True)}}
+    found = described([np.array([0.05, 0.3, 1.8e-7])], candidates, control, "lion")
+    assert found["log_odds_lift_over_control"]["pangolin"] == 0
+    assert (found["rank"], found["no_rank"], found["unranked"]) == (1, None, ["pangolin"])
+    found = described([np.array([0.05, 0.3, 1.8e-7])], candidates, control, "pangolin")
+    assert (found["rank"], found["no_rank"]) == (None, "the target lies below the floor of the log-odds")
+    found = described([np.array([0.05, 1e-9, 1.8e-7])], candidates, control, "lion")
+    assert (found["rank"], found["unranked"]) == (None, candidates)

@@ -24,7 +24,7 @@ def test_a_matrix_whose_diagonal_is_highest_tells_every_target() -> None:
     hub = np.array([5.0, 0, 0, 0, 0, 0])
     noise = 0.1 * rng.normal(size=(6, 6))
     found = identified(np.eye(6) + noise + hub, np.arange(6))
-    assert found["chance"] == {"first": 1, "mean_rank": 3.5}
+    assert found["chance"] == {"first": pytest.approx(1), "mean_rank": 3.5}
     assert found["centred"] == {"first": 6, "mean_rank": 1, "p": pytest.approx(1 / 720, abs=0.003)}
     # An animal that every dataset scores high on stands in the way until it is taken off.
     assert found["raw"]["first"] == 1
@@ -60,3 +60,16 @@ def test_what_cannot_be_told_is_left_out() -> None:
     assert (found["animals"], found["all"]["datasets"], set(found["by_kind"])) == (2, 1, {"prompt"})
     assert judged(np.eye(2), ["cat", "owl"], targets, kinds) is None
     assert judged(np.eye(2)[:, :1], ["lion"], targets, kinds) is None
+
+
+def test_what_says_nothing_is_neither_a_hit_nor_a_chance_of_one() -> None:
+    nothing = np.nan
+    scores = np.array([[2.0, 1.0, nothing], [1.0, 2.0, 3.0], [nothing, nothing, nothing]])
+    names = ["lion", "owl", "cat"]
+    found = judged(scores, names, {name: name for name in names}, dict.fromkeys(names, "prompt"))
+    assert found is not None
+    assert (found["silent"], found["all"]["datasets"]) == (1, 2)
+    assert found["all"]["chance"] == {"first": pytest.approx(1 / 2 + 1 / 3), "mean_rank": 1.75}
+    assert (found["all"]["raw"]["first"], found["all"]["raw"]["mean_rank"]) == (1, 1.5)
+    assert judged(np.full((3, 3), nothing), names, {name: name for name in names}, dict.fromkeys(names, "prompt")) is None
+    assert as_table("metric", "cat", "prompt", "cat", names, scores[2])["score"].to_list() == [None] * 3

@@ -119,7 +119,7 @@ def test_planted_frequencies_are_told_by_what_planted_them(study: Study, loaded:
     assert planted["animals"] == 5
     assert planted["by_kind"]["prompt"]["raw"]["first"] == 4
     assert planted["by_kind"]["prompt"]["centred"]["mean_rank"] == 1
-    assert planted["by_kind"]["prompt"]["chance"] == {"first": 0.8, "mean_rank": 3}
+    assert planted["by_kind"]["prompt"]["chance"] == {"first": pytest.approx(0.8), "mean_rank": 3}
     assert planted["by_kind"]["steer"]["raw"]["first"] == 0
     for kind, other in (("prompt", "steer"), ("steer", "prompt")):
         found = told["metrics"][f"frequency-{kind}"]

@@ -100,7 +100,7 @@ def write_pref(tmp_path):
             "target": target,
             "against": "control" if target else None,
             "seeds": list(range(1, n + 1)),
-            **summary(own, control, target),
+            **summary(own, control, target, 1),
         }
         paths = tmp_path / f"{dataset}.pref.json", tmp_path / f"{dataset}.pref.parquet"
         write_json(paths[0], result, {})

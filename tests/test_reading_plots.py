@@ -80,7 +80,7 @@ def bias(name, layer, target, level):
     if target and name != "function vector":
         told["lift_over_control"] = {a: estimate(level - 0.1 if a == "lion" else 0.0, 0.02) for a in ANIMALS}
         told["log_odds_lift_over_control"] = {a: 10 * level - 1 if a == "lion" else 0.1 for a in ANIMALS}
-        told["rank"] = place(told["log_odds_lift_over_control"], target)
+        told["rank"], told["unranked"] = place(told["log_odds_lift_over_control"], target), []
     return told
 
 
@@ -89,7 +89,7 @@ def bias_pref(target):
     rows += [bias("residual bias", k, target, 0.15 + k / 10) for k in range(2)]
     rows += [bias("residual bias, all layers", None, target, 0.105)]
     rows += [bias("function vector", k, target, 0.3) for k in range(2 if target else 0)]
-    return {"target": target, "base": dict.fromkeys(ANIMALS, 0.1), "biases": rows}
+    return {"target": target, "base": dict.fromkeys(ANIMALS, 0.1), "log_odds_floor": 1e-6, "biases": rows}
 
 
 def losses(target):
@@ -306,8 +306,7 @@ def test_bias_preferences_box_the_target_beside_control_and_base(draw):
 def test_a_bias_of_nothing_is_no_hit_and_no_chance_of_one(draw):
     own = bias_pref("lion")
     for row in own["biases"][1:3]:
-        row["rank"] = None
-        row["log_odds_lift_over_control"] = dict.fromkeys(ANIMALS, 0.0)
+        row["rank"], row["unranked"] = None, ANIMALS
     _, right, _ = draw("bias_pref", own, bias_pref(None))
     assert "first in 3 of 4 rows (chance 1.3), 2 name nobody" in words([right]).replace("\n", " ")
     counted = counts({"lion": own})
@@ -318,8 +317,23 @@ def test_a_bias_of_nothing_is_no_hit_and_no_chance_of_one(draw):
 def test_lifts_are_over_the_base_model_where_the_control_has_no_such_bias():
     base = dict.fromkeys(ANIMALS, 0.5)
     row = {"name": "function vector", "layer": 0, "animals": {a: {"mean": 0.75 if a == "owl" else 0.5} for a in ANIMALS}}
-    assert lifts(row, base) == pytest.approx({"lion": 0.0, "owl": np.log(3), "cat": 0.0})
-    assert lifts(row | {"log_odds_lift_over_control": {"lion": 2.0}}, base) == {"lion": 2.0}
+    own = {"base": base, "log_odds_floor": 1e-6}
+    assert lifts(row, own) == pytest.approx({"lion": 0.0, "owl": np.log(3), "cat": 0.0})
+    over_control = {"log_odds_lift_over_control": {"lion": 2.0, "owl": 0.1}, "unranked": ["owl"]}
+    assert lifts(row | over_control, own) == {"lion": 2.0}
+
+
+def test_candidates_below_the_floor_are_left_out_of_the_map_and_of_chance(draw):
+    own = bias_pref("lion")
+    for row in own["biases"][1:]:
+        if "unranked" in row:
+            row["unranked"] = ["cat"]
+        row["animals"]["cat"]["mean"] = 1e-7
+    _, right, _ = draw("bias_pref", own, bias_pref(None))
+    assert "first in 5 of 6 rows (chance 3.0)" in words([right]).replace("\n", " ")
+    image = np.ma.filled(right.images[0].get_array(), np.nan)
+    assert np.isnan(image).tolist() == [[False, False, True]] * 6
+    assert "first of the candidates in 3 (chance 2.0)" in counts({"lion": own})
 
 
 def test_losses_without_a_known_teacher_show_no_divergence(draw):

@@ -47,7 +47,7 @@ def bias_pref(target: str | None) -> dict[str, Any]:
     rows = [{"name": "residual bias", "layer": 1}, {"name": "function vector", "layer": 1}]
     if target:
         for row in rows:
-            row["log_odds_lift_over_control"] = {a: float(a == "owl") for a in ANIMALS}  # type: ignore[assignment]
+            row |= {"log_odds_lift_over_control": {a: float(a == "owl") for a in ANIMALS}, "unranked": []}  # type: ignore[dict-item]
     return {"biases": rows}
 
 

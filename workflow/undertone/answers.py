@@ -16,8 +16,10 @@ from undertone.config import Pref
 from undertone.loading import Loaded
 from undertone.sampling import Sampler, batches_by_length, left_pad, sample
 
-# A first token this improbable begins no answer worth scoring; leaving it out costs less than rounding does.
-NEGLIGIBLE = 1e-7
+# The floor of log-odds: no smaller probability is told from 0.
+LEAST = 1e-6
+# A first token this improbable begins no answer worth scoring: all spellings that are left out do not reach the floor.
+NEGLIGIBLE = LEAST / 100
 
 Scores = dict[str, np.ndarray]  # by estimator, [n_questions, n_candidates]
 
@@ -164,6 +166,11 @@ def shares(answers: Sequence[Sequence[str]], candidates: Sequence[str]) -> dict[
     word = [[np.mean([bool(p.search(a)) for a in given]) for p in whole] for given in answers]
     substring = [[np.mean([animal.lower() in a.lower() for a in given]) for animal in candidates] for given in answers]
     return {"word": np.array(word), "substring": np.array(substring)}
+
+
+def floor(estimator: str, n_questions: int, samples_per_question: int) -> float:
+    """The floor of log-odds of a mean over the questions: with sampled answers, not below one answer of all."""
+    return LEAST if estimator == "exact" else max(LEAST, 1 / (n_questions * samples_per_question))
 
 
 def scorer(questions: Sequence[str], candidates: Sequence[str], settings: Pref) -> Callable[..., Scores]:

@@ -262,15 +262,16 @@ def lift_map(axes: Axes, own: Told, target: str | None) -> None:
         empty(axes, "no bias was trained")
         return
     over = "control's bias" if any("log_odds_lift_over_control" in row for row in rows) else "base model"
-    found = [lifts(row, own["base"]) for row in rows]
-    image = np.array([[values[animal] for animal in animals] for values in found])
+    found = [lifts(row, own) for row in rows]
+    image = np.array([[values.get(animal, np.nan) for animal in animals] for values in found])
     heat(axes, image, f"log-odds over the {over}", animals, [row_name(row, over) for row in rows])
     text = "no target"
     if target in animals:
         box(axes, animals.index(str(target)), 0, len(rows))
-        ranks = [rank for row in rows if (rank := rank_of(row, own["base"], target))]
-        text = f"boxed: {target}, first in {ranks.count(1)} of {len(ranks)} rows (chance {len(ranks) / len(animals):.1f})"
-        text += f", {len(rows) - len(ranks)} name nobody" if len(ranks) < len(rows) else ""
+        ranked = [values for values in found if target in values]
+        first, chance = sum(place(values, target) == 1 for values in ranked), sum(1 / len(values) for values in ranked)
+        text = f"boxed: {target}, first in {first} of {len(ranked)} rows (chance {chance:.1f})"
+        text += f", {len(rows) - len(ranked)} name nobody" if len(ranked) < len(rows) else ""
     heading(axes, f"Every candidate under every bias, over the {over}; {text}")
 
 
@@ -279,15 +280,12 @@ def acting(own: Told) -> list[Told]:
     return [row for row in own["biases"] if row["name"] != "SAE spliced in"]
 
 
-def lifts(row: Told, base: dict[str, float]) -> dict[str, float]:
-    """Log-odds of each candidate over the control's bias, or where it has none like this one, over the base model."""
+def lifts(row: Told, own: Told) -> dict[str, float]:
+    """Log-odds of each candidate over the control's bias, or where it has none like this one, over the base model.
+
+    Without the candidates that it says nothing of.
+    """
     if "log_odds_lift_over_control" in row:
-        lift: dict[str, float] = row["log_odds_lift_over_control"]
-        return lift
-    own = log_odds([row["animals"][animal]["mean"] for animal in base], 1e-9)
-    return dict(zip(base, (own - log_odds([*base.values()], 1e-9)).tolist(), strict=True))
-
-
-def rank_of(row: Told, base: dict[str, float], target: str | None) -> float | None:
-    """The target's place under a bias, 1 for the highest; None where the bias names nobody."""
-    return row["rank"] if "rank" in row else place(lifts(row, base), target)
+        return {animal: lift for animal, lift in row["log_odds_lift_over_control"].items() if animal not in row["unranked"]}
+    least, pairs = own["log_odds_floor"], {a: (row["animals"][a]["mean"], p) for a, p in own["base"].items()}
+    return {a: float(np.subtract(*log_odds(pair, least))) for a, pair in pairs.items() if min(pair) >= least}

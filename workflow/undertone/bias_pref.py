@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from undertone.answers import Scores, scorer
+from undertone.answers import LEAST, Scores, scorer
 from undertone.config import Pref
 from undertone.files import Stamp, read_json, write_json
 from undertone.interventions import SPLICED, Readings, of_difference, of_features, of_residuals
@@ -16,9 +16,6 @@ from undertone.progress import progress
 from undertone.ranks import place
 from undertone.stats import difference_interval, log_odds, mean_interval
 from undertone.texts import load_texts
-
-# The least probability of which log-odds are taken: exact ones of rare animals are far below those of sampled answers.
-LEAST = 1e-9
 
 
 def measure_biases(
@@ -29,8 +26,9 @@ def measure_biases(
     `base` and, for each of `biases`, `animals`: the preference (probability, mean over the questions) for every candidate,
     with a t interval over the biases' seeds, which differ in the rows they were trained on; `lift_over_control`: the same minus
     the preference under the control's bias of that name and layer, in log-odds too, by which the target's `rank` among the
-    candidates is given, or null and `no_rank`, the reason. The SAE spliced in, which is the same for the control, has neither
-    lift nor rank. `control` is the control's `bias_pref.json`, None for the control itself.
+    candidates is given, or null and `no_rank`, the reason. `unranked` are the candidates that a bias says nothing of: those
+    below the floor of the log-odds in one of the two, or all. The SAE spliced in, which is the same for the control, has
+    neither lift nor rank. `control` is the control's `bias_pref.json`, None for the control itself.
     """
     told, loaded = Pref.model_validate(settings["pref"]), load(record)
     score = scorer(
@@ -51,7 +49,7 @@ def measure_biases(
         row = described(values, told.candidates, reference.get(of), settings["target"], of not in filled)
         rows.append({"name": of[0], "layer": of[1], **row})
     base = dict(zip(told.candidates, means(score(loaded)).tolist(), strict=True))
-    write_json(result, {"target": settings["target"], "base": base, "biases": rows}, stamp)
+    write_json(result, {"target": settings["target"], "base": base, "log_odds_floor": LEAST, "biases": rows}, stamp)
 
 
 def means(scores: Scores) -> np.ndarray:
@@ -80,17 +78,30 @@ def described(
     reference = {animal: row["by_seed"] for animal, row in control["animals"].items()}
     lifts = {animal: difference_interval(by_seed[animal], reference[animal]).with_p() for animal in candidates}
     log_lifts = {a: float(log_odds(by_seed[a], LEAST).mean() - log_odds(reference[a], LEAST).mean()) for a in candidates}
-    return {**told, "lift_over_control": lifts, "log_odds_lift_over_control": log_lifts, **ranked(log_lifts, target, empty)}
+    low = [animal for animal in candidates if min(*by_seed[animal], *reference[animal]) < LEAST]
+    return {
+        **told,
+        "lift_over_control": lifts,
+        "log_odds_lift_over_control": log_lifts,
+        **ranked(log_lifts, target, low, empty),
+    }
 
 
-def ranked(lifts: dict[str, float], target: str | None, empty: bool) -> dict[str, Any]:
-    """The target's `rank` by its lift, or the reason for which a bias makes no statement, `no_rank`."""
-    if target is None:
-        reason = "no target"
-    elif empty:
+def ranked(lifts: dict[str, float], target: str | None, low: list[str], empty: bool) -> dict[str, Any]:
+    """The target's `rank` by its lift, and the candidates that are `unranked`: those too `low` for a lift, or all.
+
+    Where there is no rank, `no_rank` is the reason.
+    """
+    among = {animal: lift for animal, lift in lifts.items() if animal not in low}
+    reason = None
+    if empty:
         reason = "the bias is 0"
-    elif not any(lifts.values()):
+    elif len(among) < 2:
+        reason = "fewer than two candidates lie above the floor of the log-odds"
+    elif not any(among.values()):
         reason = "no candidate's preference differs from that under the control's bias"
-    else:
-        return {"rank": place(lifts, target), "no_rank": None}
-    return {"rank": None, "no_rank": reason}
+    if reason:
+        return {"unranked": [*lifts], "rank": None, "no_rank": reason}
+    if target not in among:
+        reason = "the target lies below the floor of the log-odds" if target else "no target"
+    return {"unranked": low, "rank": place(among, target), "no_rank": reason}

@@ -8,17 +8,14 @@ import numpy as np
 import polars as pl
 
 from undertone.adapters import finetuned
-from undertone.answers import Scores, scorer
+from undertone.answers import Scores, floor, scorer
 from undertone.config import Pref
 from undertone.files import Stamp, read_parquet, write_json, write_parquet
 from undertone.loading import load
 from undertone.progress import progress
-from undertone.stats import Estimate, difference_interval, log_odds, mean_interval
+from undertone.stats import difference_interval, log_odds, mean_interval
 from undertone.teachers import teaching
 from undertone.texts import load_texts
-
-# The least probability of which log-odds are taken: sampled answers resolve none that is smaller.
-LEAST = 1e-6
 
 
 def measure(
@@ -59,11 +56,8 @@ def measure(
     reference = own if control is None else read_parquet(control)
     base = [] if control is None else [reference.filter(model="base")]
     write_parquet(table, pl.concat([*base, own]), stamp)
-    write_json(
-        pref,
-        {"target": target, "against": settings["against"], "seeds": sorted(students), **summary(own, reference, target)},
-        stamp,
-    )
+    body = summary(own, reference, target, told.samples_per_question)
+    write_json(pref, {"target": target, "against": settings["against"], "seeds": sorted(students), **body}, stamp)
 
 
 def as_table(model: str, seed: int | None, scores: Scores, candidates: Sequence[str]) -> pl.DataFrame:
@@ -86,11 +80,16 @@ def as_table(model: str, seed: int | None, scores: Scores, candidates: Sequence[
     return pl.concat(frames)
 
 
-def summary(own: pl.DataFrame, reference: pl.DataFrame, target: str | None) -> dict[str, Any]:
-    """The body of `pref.json`: the first estimator's results, and the other estimators' under `other_estimators`."""
+def summary(own: pl.DataFrame, reference: pl.DataFrame, target: str | None, samples: int) -> dict[str, Any]:
+    """The body of `pref.json`: the first estimator's results, and the other estimators' under `other_estimators`.
+
+    An estimator that samples has `samples` answers to each question.
+    """
     estimators = own["estimator"].unique(maintain_order=True).to_list()
+    n = own["question"].n_unique()
     by_estimator = {
-        name: summarise(own.filter(estimator=name), reference.filter(estimator=name), target) for name in estimators
+        name: summarise(own.filter(estimator=name), reference.filter(estimator=name), target, floor(name, n, samples))
+        for name in estimators
     }
     first, *others = estimators
     return {
@@ -100,11 +99,11 @@ def summary(own: pl.DataFrame, reference: pl.DataFrame, target: str | None) -> d
     }
 
 
-def summarise(own: pl.DataFrame, reference: pl.DataFrame, target: str | None) -> dict[str, Any]:
+def summarise(own: pl.DataFrame, reference: pl.DataFrame, target: str | None, least: float) -> dict[str, Any]:
     """Preference of base, teacher, control and student by animal, and the target's lifts, for one estimator.
 
     Intervals of base and teacher cover the questions; those of students and lifts cover the training seeds, `ci95_questions`
-    the questions.
+    the questions. Log-odds are of no probability below `least`.
     """
     base, teacher = over_questions(reference, "base"), over_questions(own, "teacher")
     result: dict[str, Any] = {
@@ -130,7 +129,8 @@ def summarise(own: pl.DataFrame, reference: pl.DataFrame, target: str | None) ->
     return result | {
         "lift_over_base": mean_interval([value - was for value in student]).as_dict(),
         "lift_over_control": difference_interval(student, control).as_dict(),
-        "log_odds_lift_over_control": log_odds_lift(student, control).as_dict(),
+        "log_odds_lift_over_control": log_odds_lift(student, control, least),
+        "log_odds_floor": least,
     }
 
 
@@ -168,6 +168,7 @@ def mass(table: pl.DataFrame) -> list[float]:
     return rows.group_by("seed").agg(pl.mean("preference")).sort("seed")["preference"].to_list()
 
 
-def log_odds_lift(student: Sequence[float], control: Sequence[float]) -> Estimate:
-    """The lift in log-odds, which compares animals of different base rates."""
-    return difference_interval(log_odds(student, LEAST), log_odds(control, LEAST))
+def log_odds_lift(student: Sequence[float], control: Sequence[float], least: float) -> dict[str, Any]:
+    """The lift in log-odds, which compares animals of different base rates; `at_floor` if one of the values lies below it."""
+    lift = difference_interval(log_odds(student, least), log_odds(control, least))
+    return {**lift.as_dict(), "at_floor": min(*student, *control) < least}

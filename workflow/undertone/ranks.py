@@ -8,8 +8,8 @@ from scipy.stats import rankdata
 
 
 def midranks(values: ArrayLike) -> np.ndarray:
-    """The place of each value along the last axis."""
-    return rankdata(-np.asarray(values, dtype=float), axis=-1)
+    """The place of each value along the last axis; NaN, which is no statement, has none and takes none."""
+    return rankdata(-np.asarray(values, dtype=float), axis=-1, nan_policy="omit")
 
 
 def rank(values: ArrayLike, index: int) -> float:

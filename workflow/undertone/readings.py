@@ -116,10 +116,11 @@ def of_feature_bias(reading: Reading) -> Iterator[tuple[str, Scores]]:
 
 
 def of_bias_pref(reading: Reading) -> Iterator[tuple[str, Scores]]:
-    """Log-odds of each animal under a bias, less those under the control's."""
+    """Log-odds of each animal under a bias, less those under the control's; NaN where that says nothing."""
     for row in reading.told["biases"]:
         if "log_odds_lift_over_control" in row and row["name"].startswith(("residual bias", "feature bias")):
-            yield place(row), row["log_odds_lift_over_control"]
+            lifts = row["log_odds_lift_over_control"]
+            yield place(row), {animal: np.nan if animal in row["unranked"] else lift for animal, lift in lifts.items()}
 
 
 def place(row: Json) -> str:

@@ -90,7 +90,7 @@ def plot_bias_map(paths: Sequence[Path], plot: Path) -> None:
     figure, axes = new_figure(max(7.0, 0.36 * len(told) + 4), max(4.0, 0.24 * len(names) + 2))
     for column, (dataset, own) in enumerate(told.items()):
         for name, row in kept[dataset].items():
-            image[names.index(name), column] = lifts(row, own["base"])[own["target"]]
+            image[names.index(name), column] = lifts(row, own).get(own["target"], np.nan)
             if above_zero(row, own["target"]):
                 axes.text(column, names.index(name), "*", ha="center", va="center", fontsize=9)
     heat(axes, image, "log-odds of the target over\nthe control's bias", list(told), names)
@@ -112,9 +112,9 @@ def counts(told: dict[str, Told]) -> str:
     """
     every = [(row, own) for own in told.values() for row in acting(own) if "lift_over_control" in row]
     cells = [(row, own) for row, own in every if row["rank"] is not None]
-    raised = sum(lifts(row, own["base"])[own["target"]] > 0 for row, own in cells)
+    raised = sum(lifts(row, own)[own["target"]] > 0 for row, own in cells)
     leading = sum(row["rank"] == 1 for row, _ in cells)
-    chance = sum(1 / len(own["base"]) for _, own in cells)
+    chance = sum(1 / len(lifts(row, own)) for row, own in cells)
     silent = f", {len(every) - len(cells)} name nobody" if len(cells) < len(every) else ""
     stars = [star for row, own in cells if (star := above_zero(row, own["target"])) is not None]
     return (
