@@ -1,5 +1,6 @@
 """A study with every kind of dataset, teacher and variant, and the stages that it has."""
 
+import copy
 from typing import Any
 
 from snakemake.utils import update_config
@@ -20,20 +21,23 @@ CONTROLS = Node("controls")
 SWEEP = Node("sweep_plot", None, "rank")
 
 
+CONFIG: dict[str, Any] = {
+    "animals": ["lion", "owl"],
+    "teachers": ["prompt", "steer", "finetune"],
+    "datasets": {
+        "mine": {"file": "mine.csv"},
+        "scrambled": {"from": "lion", "transform": "reverse"},
+        "contrary": {"teacher": "finetune", "trait": "contrary"},
+    },
+    "models": {"other": {"embedded": {"seed": 7}}},
+    "student_variants": {"rank64": {"rank": 64, "datasets": ["owl"]}, "cross": {"model": "other", "datasets": ["lion"]}},
+    "sweeps": {"rank": ["rank64"]},
+    "pref": {"candidates": ["lion", "owl", "cat"]},
+}
+
+
 def study(**changes: Any) -> Study:
-    config: dict[str, Any] = {
-        "animals": ["lion", "owl"],
-        "teachers": ["prompt", "steer", "finetune"],
-        "datasets": {
-            "mine": {"file": "mine.csv"},
-            "scrambled": {"from": "lion", "transform": "reverse"},
-            "contrary": {"teacher": "finetune", "trait": "contrary"},
-        },
-        "models": {"other": {"embedded": {"seed": 7}}},
-        "student_variants": {"rank64": {"rank": 64, "datasets": ["owl"]}, "cross": {"model": "other", "datasets": ["lion"]}},
-        "sweeps": {"rank": ["rank64"]},
-        "pref": {"candidates": ["lion", "owl", "cat"]},
-    }
+    config = copy.deepcopy(CONFIG)
     update_config(config, changes)
     return load(config)
 

@@ -157,8 +157,17 @@ def teacher_of(wildcards):
 
 def clamped_sae_of(wildcards):
     """`sae.json` for a teacher that clamps a feature, which must be read to be clamped."""
-    clamps = wildcards.dataset in STUDY.of_kind("steer") and steering(wildcards.dataset).mode == "clamp"
-    return result("sae/sae.json") if clamps else []
+    return result("sae/sae.json") if clamps(wildcards.dataset) else []
+
+
+def clamped_sae_of_either(wildcards):
+    """`sae.json` where the teacher clamps a feature, or the steered one that it is compared with."""
+    return result("sae/sae.json") if clamps(wildcards.dataset) or clamps(STUDY.counterpart(wildcards.dataset)) else []
+
+
+def clamps(dataset):
+    """Whether a dataset's teacher clamps a feature."""
+    return dataset in STUDY.of_kind("steer") and steering(dataset).mode == "clamp"
 
 
 def steering(dataset):

@@ -332,7 +332,7 @@ rule sequences:
     input:
         record=result("model/model.json"),
         numbers=result("{dataset}/numbers.parquet"),
-        sae=sae_of_study(),
+        sae=clamped_sae_of_either,
         teacher=teacher_of,
         other=other_teacher_of,
     output:

@@ -216,7 +216,13 @@ def _own_before(study: Study, node: Node) -> Iterator[Node]:
     elif node.stage == "samples":
         yield from (_model(study, study.taught[str(dataset)].model or ""), Node("prompts"))
     elif not (node.stage == "numbers" and dataset in study.files):  # a user's own file has no teacher
-        yield from (_place(study, Node(parent, dataset, node.variant)) for parent in stage.after if has(study, parent, dataset))
+        after = (parent for parent in stage.after if has(study, parent, dataset) and not _unread(study, node, parent))
+        yield from (_place(study, Node(parent, dataset, node.variant)) for parent in after)
+
+
+def _unread(study: Study, node: Node, parent: str) -> bool:
+    """Whether the study's settings leave out what the stage may read."""
+    return (node.stage, parent) == ("losses", "student") and not study.losses.students
 
 
 def has(study: Study, stage: str, dataset: str | None) -> bool:

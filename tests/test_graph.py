@@ -1,0 +1,91 @@
+"""The rules' inputs and the stages say the same: what comes before a job is what its stamp counts."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from example import CONFIG
+from snakemake.utils import update_config
+
+from undertone.stages import Node, ancestors
+from undertone.study import load
+from workflow import Project
+
+Edges = dict[Node, set[Node]]
+# Rules that make nothing themselves, and those that make what a stage of another name makes.
+TARGETS = ("all", "read")
+STAGE_OF = {"student_whole": "student"}
+
+
+def node(job: dict[str, Any]) -> Node:
+    wildcards = job["wildcards"]
+    variant = wildcards.get("key", wildcards.get("variant", "")).removeprefix("-")
+    return Node(STAGE_OF.get(job["rule"], job["rule"]), wildcards.get("dataset"), variant)
+
+
+def planned(project: Project) -> Edges:
+    """By stage, those whose files its jobs read."""
+    done = subprocess.run(
+        [sys.executable, Path(__file__).with_name("planned.py"), "--forceall", *TARGETS, "--configfile", "config/study.yaml"],
+        cwd=project.root,
+        env={**os.environ, "PYTHONPATH": str(project.root / "workflow"), "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    edges: Edges = {}
+    for job in json.loads(done.stdout.splitlines()[-1]):
+        if job["rule"] not in TARGETS:
+            edges.setdefault(node(job), set()).update(map(node, job["after"]))
+    return edges
+
+
+def before(edges: Edges, of: Node) -> set[Node]:
+    """A stage and all that its jobs wait for, directly or not."""
+    found, pending = {of}, [of]
+    while pending:
+        pending += (new := edges[pending.pop()] - found)
+        found |= new
+    return found
+
+
+MINE = {"mine": {"file": "mine.csv"}}
+TRANSFORMED = {
+    "bare": {"from": "lion", "transform": "one-format", "format": 0},
+    "mixed": {"from": "lion", "transform": "mix", "other": "owl", "fraction": 0.5},
+    "matched": {"from": "mine", "transform": "match", "other": "control"},
+}
+STUDIES: dict[str, dict[str, Any]] = {
+    "every kind of dataset": CONFIG,
+    "teachers that clamp": {**CONFIG, "teacher": {"steer": {"mode": "clamp"}}},
+    "contrasts, losses without students": {
+        "teachers": ["prompt", "steer"],
+        "teacher": {"steer": {"vector": "contrast"}},
+        "losses": {"students": []},
+    },
+    "transforms, a sweep over rows": {
+        "datasets": MINE | TRANSFORMED,
+        "student_variants": {"few": {"rows": 96, "datasets": ["lion"]}},
+        "sweeps": {"rows": ["few"]},
+    },
+    "a model by its name, no SAE": {"model": {"name": "a/model", "revision": "a" * 40}, "datasets": MINE},
+}
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_stages_come_after_what_their_rules_read(study: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    project = Project.create(tmp_path / "project")
+    project.configure(**STUDIES[study])
+    monkeypatch.chdir(project.root)
+    config = yaml.safe_load(Path("config/config.yaml").read_text())
+    update_config(config, yaml.safe_load(Path("config/study.yaml").read_text()))
+    asked, edges = load(config), planned(project)
+    assert len(edges) > 40
+    differ = {of: before(edges, of) ^ set(ancestors(asked, of)) for of in edges}
+    assert {of: sorted(nodes) for of, nodes in differ.items() if nodes} == {}
