@@ -1,5 +1,6 @@
 """The overlays of real models: they load, name what there is, and leave nothing of the embedded study in force."""
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,10 @@ from test_chain import OVERLAYS
 
 from undertone.study import Study, load
 from workflow import Project
+
+sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
+
+from wordings import WORDINGS
 
 CONFIG = Path(__file__).parents[1] / "config"
 # What only a trained SAE reads.
@@ -50,6 +55,14 @@ def test_it_loads_and_keeps_its_results_apart(name):
 
 def test_it_sets_all_that_was_chosen_for_the_embedded_model(name):
     assert set(keys(read("config"))) - OF_TRAINED_SAES <= set(keys(read(name)))
+
+
+def sentences(text: str) -> set[str]:
+    return {sentence.strip() for sentence in text.split(".") if sentence.strip()}
+
+
+def test_its_persona_has_no_sentence_of_its_source(name):
+    assert not sentences(study(name).teacher.persona) & sentences(WORDINGS["Cloud et al. 2025"])
 
 
 def test_the_checkpoint_that_it_is_tested_on_is_of_its_model_and_commit(name):
