@@ -89,3 +89,6 @@ rule read:
         rules.entangled_plot.output if len(read_by(STUDY, "entangled")) > 1 else [],
         rules.bias_map_plot.output,
     localrule: True
+
+
+check_targets()

@@ -4,7 +4,8 @@ import os
 import re
 import sys
 
-from snakemake.exceptions import WorkflowError
+from snakemake.cli import get_argument_parser
+from snakemake.io import strip_wildcard_constraints
 
 from undertone.checkpoint import SAE_FILES
 from undertone.config import CONTROL, KINDS
@@ -12,8 +13,16 @@ from undertone.inputs import check_contents, check_inputs
 from undertone.paths import BENCHMARKS, LOGS, folder_of
 from undertone.stages import READINGS, SUMMARISED, Node, checkpoint_files, compared, has, read_by
 from undertone.stamp import stamp
-from undertone.study import RESERVED, load
-from undertone.validation import ConfigError, nearest
+from undertone.study import load
+from undertone.targets import refusal
+from undertone.validation import ConfigError
+
+
+def refuse(sentence):
+    """End with a sentence: below an exception's, Snakemake would show where in the Snakefile it was raised."""
+    logger.error(sentence)
+    sys.exit(1)
+
 
 try:
     STUDY = load(config)
@@ -21,7 +30,7 @@ try:
     if workflow.is_main_process:  # jobs read what they need
         check_contents(STUDY)
 except ConfigError as error:
-    raise WorkflowError(f"The config has mistakes:\n{error}") from None
+    refuse(f"The config has mistakes:\n{error}")
 
 
 def one_of(datasets):
@@ -37,7 +46,7 @@ def variants(names):
 
 wildcard_constraints:
     dataset=one_of(STUDY.available),
-    seed=r"\d+",
+    seed="(?:0|[1-9][0-9]{0,12})",  # one spelling for each student
     variant=variants(["", *STUDY.student_variants]),
 
 
@@ -215,22 +224,37 @@ def gigabytes(n):
     return lambda wildcards, attempt: 1000 * n * 2 ** (attempt - 1)
 
 
-def refuse_unknown_targets(arguments):
-    """Name the nearest datasets where a target on the command line names none of the study's."""
-    folders = [*STUDY.available, *RESERVED, *(f"model-{name}" for name in STUDY.models)]
-    for target in (a for a in arguments if a.startswith(result("")) and "/" in a.removeprefix(result(""))):
-        folder = target.removeprefix(result("")).split("/")[0]
-        if folder == "sae" and not STUDY.has_sae:
-            raise WorkflowError(
-                f"{target}: the study names no SAE for {STUDY.model.name}; set sae.release and sae.id, or sae.folder"
+def makes(path):
+    """Whether a rule makes a file."""
+    return any(rule.is_producer(path) for rule in workflow.rules)
+
+
+def files_in(folder):
+    """The files that rules can make in a folder of the study, relative to it."""
+    values = {
+        "dataset": [folder],
+        "seed": ["1"],
+        "variant": ["", *(f"-{name}" for name in [*STUDY.student_variants, *STUDY.models])],
+        "key": [*READINGS, *STUDY.sweeps],
+    }
+    home = result(f"{folder}/")
+    for pattern in {strip_wildcard_constraints(path) for rule in workflow.rules for path in rule.output}:
+        names = [name for name in values if f"{{{name}}}" in pattern]
+        paths = expand(pattern, **{name: values[name] for name in names}) if names else [pattern]
+        yield from (path.removeprefix(home) for path in paths if path.startswith(home) and makes(path))
+
+
+def check_targets():
+    """Refuse a target on the command line that no rule makes, with the nearest."""
+    rules = {rule.name: rule for rule in workflow.rules}
+    asked, _ = get_argument_parser().parse_known_args(sys.argv[1:])
+    for target in asked.targets if workflow.is_main_process else []:
+        if target in rules and rules[target].has_wildcards():
+            refuse(
+                f"{target}: this rule makes many files; ask for one by its path, such as {strip_wildcard_constraints(rules[target].output[0])}"
             )
-        if NAMED and folder in ("tables", "plots") and "costs." not in target and not target.startswith(of_study(f"{folder}/")):
-            raise WorkflowError(
-                f"{target}: this study's name is {STUDY.name}, so what is made of all its datasets is in {of_study(f'{folder}/')}; "
-                "leave out --configfile for the file of the study without a name"
-            )
-        if folder not in folders:
-            raise WorkflowError(f"{target}: the study has no dataset {folder!r}{nearest(folder, STUDY.available)}")
+        if target not in rules and not makes(target if os.path.isabs(target) else os.path.relpath(target)):
+            refuse(refusal(target, STUDY, rules, files_in))
 
 
 def use_all_cores_by_default():
@@ -244,5 +268,4 @@ def use_all_cores_by_default():
         workflow.global_resources["_cores"] = workflow.resource_settings.cores
 
 
-refuse_unknown_targets(sys.argv[1:])
 use_all_cores_by_default()
