@@ -67,6 +67,7 @@ def test_values_that_do_not_vary_have_an_interval_of_no_width() -> None:
     assert mean_interval([0.0, 0.0]).p == difference_interval([0.1, 0.1], [0.1, 0.1]).p == 1
 
 
+@pytest.mark.filterwarnings("error")
 def test_one_side_that_does_not_vary_is_no_obstacle() -> None:
     estimate = difference_interval([0.1, 0.5, 0.3], [0.2, 0.2, 0.2])
     assert estimate.ci95 == pytest.approx(tuple(np.subtract(mean_interval([0.1, 0.5, 0.3]).ci95, 0.2)))

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+from warnings import catch_warnings, filterwarnings
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -44,7 +45,10 @@ def difference_interval(a: Sequence[float] | np.ndarray, b: Sequence[float] | np
     x, y = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
     if min(len(x), len(y)) < 2 or (np.ptp(x) == 0 and np.ptp(y) == 0):
         return constant(float(x.mean() - y.mean()), min(len(x), len(y)))
-    return tested(float(x.mean() - y.mean()), stats.ttest_ind(x, y, equal_var=False))
+    with catch_warnings():
+        # One side may well be constant, as under a control's bias that is 0.
+        filterwarnings("ignore", "Precision loss", RuntimeWarning)
+        return tested(float(x.mean() - y.mean()), stats.ttest_ind(x, y, equal_var=False))
 
 
 def constant(mean: float, n: int) -> Estimate:
