@@ -147,7 +147,8 @@ def test_the_controls_bias_is_subtracted(spliced: Spliced) -> None:
     own, control = torch.zeros(2, D_SAE), torch.zeros(3, D_SAE)
     own[:, 3], own[:, 5] = 5.0, 4.0
     control[:, 3] = torch.tensor([4.0, 5.0, 6.0])
-    told = spliced.describe("project", {"project": own}, {"project": control}, {"lion": 5, "owl": 3}, TOLD)
+    tensors = {"project": own, "project.minus_control": own.mean(0) - control.mean(0)}
+    told = spliced.describe("project", tensors, {"project": control}, {"lion": 5, "owl": 3}, TOLD)
     assert told["features"][0]["feature"] == 3
     assert told["minus_control"]["features"][0] == {"feature": 5, "bias": 4.0, "tokens": spliced.tokens(5)}
     assert told["minus_control"]["animals"]["owl"]["bias"] == pytest.approx(0.0)
@@ -179,7 +180,9 @@ def made(record: Path, sae: SAE, tmp_path_factory: pytest.TempPathFactory) -> Pa
 def test_files_hold_a_bias_of_each_seed_and_mode(made: Path) -> None:
     tensors = load_file(made / "lion/feature_bias.safetensors")
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    assert shapes == {"project": (2, D_SAE), "replace": (2, D_SAE), "project.halves": (2, D_SAE)}
+    trained = {"project": (2, D_SAE), "replace": (2, D_SAE), "project.halves": (2, D_SAE)}
+    assert shapes == trained | {"project.minus_control": (D_SAE,), "replace.minus_control": (D_SAE,)}
+    assert {*load_file(made / "control/feature_bias.safetensors")} == {*trained}
     assert not torch.equal(tensors["project"][0], tensors["project"][1])
     assert all((tensor != 0).any() for tensor in tensors.values())
 

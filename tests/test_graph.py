@@ -14,7 +14,7 @@ from snakemake.utils import update_config
 
 from undertone.stages import Node, ancestors
 from undertone.study import load
-from workflow import Project
+from workflow import REPOSITORY, Project
 
 Edges = dict[Node, set[Node]]
 # Rules that make nothing themselves, and those that make what a stage of another name makes.
@@ -61,6 +61,7 @@ TRANSFORMED = {
     "mixed": {"from": "lion", "transform": "mix", "other": "owl", "fraction": 0.5},
     "matched": {"from": "mine", "transform": "match", "other": "control"},
 }
+CONTROLS = yaml.safe_load((REPOSITORY / "config/controls.yaml").read_text())
 STUDIES: dict[str, dict[str, Any]] = {
     "every kind of dataset": CONFIG,
     "teachers that clamp": {**CONFIG, "teacher": {"steer": {"mode": "clamp"}}},
@@ -74,6 +75,7 @@ STUDIES: dict[str, dict[str, Any]] = {
         "student_variants": {"few": {"rows": 96, "datasets": ["lion"]}},
         "sweeps": {"rows": ["few"]},
     },
+    "controls of their own": CONTROLS,
     "a model by its name, no SAE": {"model": {"name": "a/model", "revision": "a" * 40}, "datasets": MINE},
 }
 

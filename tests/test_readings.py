@@ -64,6 +64,8 @@ def biases(target: str | None) -> dict[str, torch.Tensor]:
         for bias in found.values():
             bias[:, FEATURES[target]] = 1.0
     found["replace"][:, FEATURES["owl"]] += 5.0
+    if target:
+        found["replace.minus_control"] = found["replace"].mean(0) - biases(None)["replace"].mean(0)
     return found
 
 

@@ -88,7 +88,7 @@ rule diagnosis:
         record=result("model/model.json"),
         generations=rules.numbers.output.generations,
         numbers=rules.numbers.output.numbers,
-        control=result(f"{CONTROL}/numbers.parquet"),
+        control=of_control("numbers.parquet"),
         filter=rules.numbers.output.report,
         pref=result("{dataset}/pref.json"),
         indirect=rules.indirect.output.result,

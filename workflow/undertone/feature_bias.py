@@ -40,8 +40,9 @@ def train_feature_biases(
 
     Mode `project` adds the bias to the residual stream, through the decoder; mode `replace` also puts the SAE's
     reconstruction in the place of what it reads. Tensors: `{mode}` `[n_seeds, d_sae]`, each seed on rows of its own draw, and
-    `project.halves` `[2, d_sae]`, on the two halves of the first draw. `control` is the control's `feature_bias.safetensors`,
-    None for the control itself; `animals` holds the `teacher.json` of the teachers whose features stand for the animals.
+    `project.halves` `[2, d_sae]`, on the two halves of the first draw, and `{mode}.minus_control` `[d_sae]`, the mean bias
+    less the control's. `control` is the control's `feature_bias.safetensors`, None for the control itself;
+    `animals` holds the `teacher.json` of the teachers whose features stand for the animals.
     """
     told, loaded = FeatureBias.model_validate(settings["feature_bias"]), load(record)
     spliced = Spliced(loaded, *load_sae(saved, loaded))
@@ -62,10 +63,11 @@ def train_feature_biases(
             halves.append(spliced.train("project", half, told, told.seeds[0])[0])
             bar.update()
         tensors["project.halves"] = torch.stack(halves)
+    reference, features = read_tensors(control) if control else {}, animal_features(animals)
     tensors = {name: tensor.cpu() for name, tensor in tensors.items()}
+    tensors |= {minus_control(mode): tensors[mode].mean(0) - reference[mode].mean(0) for mode in MODES if reference}
     with replacing(out) as temporary:
         save_file(tensors, temporary)
-    reference, features = read_tensors(control) if control else {}, animal_features(animals)
     modes = {mode: {"loss": reports[mode], **spliced.describe(mode, tensors, reference, features, told)} for mode in MODES}
     body = {
         "layer": spliced.layer,
@@ -138,7 +140,7 @@ class Spliced:
             summary["agreement"] |= {"halves": agreement(halves), "top_shared_by_halves": shared_top(halves, told.top)}
         if control:
             summary["control"] = {"nonzero": nonzero(control[mode])}
-            summary["minus_control"] = self.ranked(biases.mean(0) - control[mode].mean(0), animals, told.top)
+            summary["minus_control"] = self.ranked(tensors[minus_control(mode)], animals, told.top)
         return summary
 
     def ranked(self, bias: Tensor, animals: dict[str, int], top: int) -> dict[str, Any]:
@@ -156,6 +158,11 @@ class Spliced:
     def tokens(self, feature: int) -> list[str]:
         """The tokens that a feature's direct logit attribution raises most."""
         return top_tokens(self.loaded.tokenizer, direct_logits(self.loaded.model, self.directions[feature]), N_TOKENS)
+
+
+def minus_control(mode: str) -> str:
+    """The name of the tensor `[d_sae]` with a mode's mean bias less the control's."""
+    return f"{mode}.minus_control"
 
 
 def nonzero(biases: Tensor) -> list[int]:

@@ -21,17 +21,17 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class Reading:
-    """One reader's result for one dataset with its tensors, the control's tensors, and the features that stand for animals."""
+    """One reader's result for one dataset, and the features that stand for the animals."""
 
     told: Json
     tensors: dict[str, Tensor] = field(default_factory=dict)
-    control: dict[str, Tensor] = field(default_factory=dict)
     features: dict[str, int] = field(default_factory=dict)
 
     @classmethod
-    def load(cls, path: Path, control: Path | None, features: dict[str, int]) -> "Reading":
-        """Read a result, and the tensors beside it and beside the control's where there are any."""
-        return cls(read_json(path), tensors_beside(path), tensors_beside(control) if control else {}, features)
+    def load(cls, path: Path, features: dict[str, int]) -> "Reading":
+        """Read a result, and the tensors beside it where there are any."""
+        beside = path.with_suffix(".safetensors")
+        return cls(read_json(path), read_tensors(beside) if beside.exists() else {}, features)
 
     def along(self, values: Tensor) -> Scores:
         """Each animal's own of the features' `values` `[d_sae]`."""
@@ -47,14 +47,8 @@ class Reading:
         for mode in ("project", "replace"):
             if mode in self.tensors:
                 yield f"feature bias, {mode}", self.tensors[mode].mean(0)
-        if "replace" in self.control and "replace" in self.tensors:
-            yield "feature bias, replace minus control", self.tensors["replace"].mean(0) - self.control["replace"].mean(0)
-
-
-def tensors_beside(path: Path) -> dict[str, Tensor]:
-    """The tensors of a result, where it has any."""
-    beside = path.with_suffix(".safetensors")
-    return read_tensors(beside) if beside.exists() else {}
+        if "replace.minus_control" in self.tensors:
+            yield "feature bias, replace minus control", self.tensors["replace.minus_control"]
 
 
 def compare_readings(
@@ -77,11 +71,7 @@ def compare_readings(
     targets, kinds = settings["targets"], settings["kinds"]
     features = animal_features(teachers)
     loaded = {
-        reading: {
-            dataset: Reading.load(path, None if dataset == CONTROL else paths.get(CONTROL), features)
-            for dataset, path in paths.items()
-        }
-        for reading, paths in files.items()
+        reading: {dataset: Reading.load(path, features) for dataset, path in paths.items()} for reading, paths in files.items()
     }
     matrices: dict[str, dict[str, Scores]] = {}
     for reading, results in loaded.items():
