@@ -69,10 +69,18 @@ def biases(target: str | None) -> dict[str, torch.Tensor]:
     return found
 
 
+def tokens(target: str | None) -> dict[str, Any]:
+    """Frequencies whose implied logits tell the target in pairs, not in pooled tokens, and are too few for first ones."""
+    animals = {animal: {"logit": {"specific": 0.0}} for animal in ANIMALS}
+    ranks = {"pairs": 2, "pooled": 31.5} if target else {}
+    implied = {name: {"features": 64, "animals": {target: {"rank": rank}}} for name, rank in ranks.items()}
+    return {"animals": animals, "presence": {}, "implied": {"first": None, **implied}}
+
+
 @pytest.fixture
 def compared(tmp_path: Path) -> tuple[pl.DataFrame, dict[str, Any]]:
     files: dict[str, dict[str, Path]] = {}
-    readings = {f.__name__: f for f in (score, losses, bias_pref, feature_bias)}
+    readings = {f.__name__: f for f in (score, losses, bias_pref, feature_bias, tokens)}
     for reading, make in readings.items():
         for dataset in ("control", *TARGETS):
             path = tmp_path / dataset / f"{reading}.json"
@@ -113,19 +121,20 @@ def test_a_reader_that_says_nothing_names_nobody(compared: tuple[pl.DataFrame, d
 
 def test_the_table_has_every_reader_dataset_and_animal(compared: tuple[pl.DataFrame, dict[str, Any]]) -> None:
     table = compared[0]
-    assert len(table) == 3 * (5 + 5 + 4 + 5 + 5 + 4)
+    assert len(table) == 3 * (5 + 5 + 4 + 5 + 5 + 4 + 5)
     own = table.filter(metric="score along the feature", dataset="steer-lion", animal="lion")
     assert own.select("kind", "target", "score").row(0) == ("steer", "lion", 9.0)
-    assert table.filter(dataset="control")["target"].null_count() == 12
+    assert table.filter(dataset="control")["target"].null_count() == 15
 
 
 def test_the_targets_own_feature_is_placed_among_all(compared: tuple[pl.DataFrame, dict[str, Any]]) -> None:
     found = compared[1]["features"]["score"]
     assert found["prompt"]["ranks"] == {"lion": 1, "owl": 2, "cat": 1}
-    assert {name: found["prompt"][name] for name in ("datasets", "first", "among_ten", "median", "of")} == {
+    assert {name: found["prompt"][name] for name in ("datasets", "first", "among_ten", "mean", "median", "of")} == {
         "datasets": 3,
         "first": 2,
         "among_ten": 3,
+        "mean": 4 / 3,
         "median": 1.0,
         "of": 64,
     }
@@ -145,3 +154,9 @@ def test_a_feature_bias_tells_presence_by_its_gain_on_held_out_rows(compared: tu
     present = compared[1]["presence"]
     assert [gain["p"] for gain in present["lion"]["feature bias, held-out gain"]] == [0.001]
     assert [gain["p"] for gain in present["control"]["feature bias, held-out gain"]] == [1.0]
+
+
+def test_implied_logits_are_told_by_context(compared: tuple[pl.DataFrame, dict[str, Any]]) -> None:
+    found = {name: row["prompt"] for name, row in compared[1]["features"].items() if name.startswith("implied")}
+    assert set(found) == {"implied logits, pairs", "implied logits, pooled"}
+    assert [(row["mean"], row["of"], row["datasets"]) for row in found.values()] == [(2, 64, 3), (31.5, 64, 3)]

@@ -146,10 +146,14 @@ def own_features(dataset: str, results: dict[str, dict[str, Reading]], target: s
         if reading and target in reading.features:
             for reader, values in reading.by_feature():
                 yield reader, (rank(values, reading.features[target]), len(values))
+    tokens = results.get("tokens", {}).get(dataset)
+    for context, implied in ((tokens.told["implied"] or {}) if tokens else {}).items():
+        if implied and target in implied["animals"]:
+            yield f"implied logits, {context}", (implied["animals"][target]["rank"], implied["features"])
 
 
 def by_kind(places: dict[str, dict[str, tuple[float, int]]], kinds: dict[str, str]) -> Json:
-    """By reader and kind of teacher: how often the target's own feature is first or among ten, median rank, all ranks."""
+    """By reader and kind of teacher: how often the target's own feature is first or among ten; its ranks, mean and median."""
     told: Json = {}
     for reader in dict.fromkeys(reader for found in places.values() for reader in found):
         for kind in dict.fromkeys(kinds.values()):
@@ -160,6 +164,7 @@ def by_kind(places: dict[str, dict[str, tuple[float, int]]], kinds: dict[str, st
                     "datasets": len(values),
                     "first": sum(rank == 1 for rank in values),
                     "among_ten": sum(rank <= 10 for rank in values),
+                    "mean": float(np.mean(values)),
                     "median": float(np.median(values)),
                     "of": next(iter(ranks.values()))[1],
                     "ranks": {d: rank for d, (rank, _) in ranks.items()},

@@ -161,6 +161,7 @@ def of_features(
     return {
         "contexts": int(counted.context.max()) + 1,
         "tokens": len(tokens),
+        "features": found.shape[1],
         "occurrences": int(total.sum()),
         "max": {
             "feature": int(np.abs(found[0]).argmax()),
