@@ -33,6 +33,7 @@ from undertone.loading import Loaded, load
 from undertone.memory import Portion
 from undertone.stats import difference_interval
 from undertone.suffix import Prefilled, losses
+from undertone.tensors import NotFiniteError
 from undertone.training import collate, label_losses
 
 D_MODEL = 32
@@ -261,7 +262,7 @@ def test_a_loss_that_is_no_number_is_an_error(loaded: Loaded, rows: list[Row]) -
     def broken(bias: Tensor, batch: Prefilled) -> Tensor:
         return bias.sum() * torch.full((len(batch.targets), 2400), torch.nan)
 
-    with pytest.raises(FloatingPointError, match=r"loss nan at step 0 of a bias; lower its learning rate, now 0\.3"):
+    with pytest.raises(NotFiniteError, match=r"loss nan at step 0 of a bias; lower its learning rate, now 0\.3"):
         train_bias((3,), broken, prefilled(loaded, rows, [0], 24), Bias(lr=0.3), 0, torch.device("cpu"), FITS)
 
 

@@ -204,8 +204,8 @@ def test_the_same_content_is_the_same_bytes(tmp_path: Path, write: Callable[[Pat
 def test_json_refuses_what_is_no_number_and_keeps_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "result.json"
     write_json(path, {"mean": 0.5}, STAMP)
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        write_json(path, {"mean": float("nan")}, STAMP)
+    with pytest.raises(ConfigError, match=r"result\.json: lion\.by_seed\.1 is NaN or infinite, which is no result"):
+        write_json(path, {"mean": 0.5, "lion": {"by_seed": [0.1, float("nan")]}}, STAMP)
     assert read_json(path)["mean"] == 0.5
     assert list(tmp_path.iterdir()) == [path]
 

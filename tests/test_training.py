@@ -19,6 +19,7 @@ from transformers import (
 
 from undertone import training
 from undertone.chat import Row
+from undertone.tensors import NotFiniteError
 from undertone.training import Recipe, collate, label_losses, learning_rate, length_bucketed, logits_only_at, n_steps, train
 
 VOCAB = 101
@@ -321,6 +322,6 @@ def test_loss_that_is_no_number_is_an_error_and_never_a_checkpoint(tmp_path):
     model = random_model()
     with torch.no_grad():
         model.get_input_embeddings().weight[5] = torch.nan
-    with pytest.raises(FloatingPointError, match="nan at step 0; lower the learning rate"):
+    with pytest.raises(NotFiniteError, match="nan at step 0; lower the learning rate"):
         train(model, [Row([5, 6, 7], 1)], recipe(), 0, tmp_path / "state", checkpoint_seconds=0)
     assert not (tmp_path / "state").exists()

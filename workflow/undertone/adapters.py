@@ -7,13 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from torch import nn
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
-from undertone.files import move, remove, replacing
+from undertone.checkpoint import read_settings, said
+from undertone.files import CURE, move, remove, replacing
 from undertone.hub import identity
-from undertone.loading import Loaded
+from undertone.loading import Loaded, read_model
+from undertone.tensors import NotFiniteError, check_finite, stored
+from undertone.validation import ConfigError
 
 ADAPTER, WHOLE = "adapter_model.safetensors", "model.safetensors"
 
@@ -58,13 +61,39 @@ def save_whole(model: nn.Module, weights: Path, scratch: Path) -> None:
 
 @contextmanager
 def finetuned(loaded: Loaded, folder: Path) -> Iterator[Loaded]:
-    """Inside, the model that was trained into `folder`: the base model with its LoRA, or one with weights of its own."""
-    if (folder / WHOLE).exists():
-        whole = AutoModelForCausalLM.from_pretrained(folder, dtype=loaded.model.dtype, use_safetensors=True)
-        yield replace(loaded, model=whole.to(loaded.model.device).requires_grad_(False).eval())
-        return
-    model = PeftModel.from_pretrained(loaded.model, str(folder)).eval()
+    """Inside, the model that was trained into `folder`: the base model with its LoRA, or one with weights of its own.
+
+    Raises ConfigError, which names the file, if its weights are damaged or not finite, and names the folder if what the model
+    computes is not.
+    """
+    weights = folder / (WHOLE if (folder / WHOLE).exists() else ADAPTER)
+    if not weights.exists():
+        raise ConfigError(f"{folder} holds no trained weights: expected {ADAPTER} or {WHOLE}; run again")
+    check_finite(stored(weights), weights)
+    trained = load_whole(loaded, folder) if weights.name == WHOLE else load_adapter(loaded, folder)
     try:
-        yield replace(loaded, model=model)
+        yield replace(loaded, model=trained)
+    except NotFiniteError as error:
+        raise NotFiniteError(f"{folder}: {error}") from None
     finally:
+        if isinstance(trained, PeftModel):
+            trained.unload()
+
+
+def load_whole(loaded: Loaded, folder: Path) -> PreTrainedModel:
+    """The model whose every weight is in `folder`, frozen, on the device of the base model."""
+    return read_model(folder, loaded.model.dtype).to(loaded.model.device).requires_grad_(False).eval()
+
+
+def load_adapter(loaded: Loaded, folder: Path) -> PeftModel:
+    """The base model with the LoRA of `folder`. Raises ConfigError if its weights are not its config's or this model's."""
+    config, weights = folder / "adapter_config.json", folder / ADAPTER
+    read_settings(config)
+    try:
+        model = PeftModel.from_pretrained(loaded.model, str(folder)).eval()
+    except Exception as error:
+        raise ConfigError(f"{config} and {ADAPTER} are no LoRA of the base model ({said(error)}); {CURE}") from None
+    if odd := sorted(get_peft_model_state_dict(model).keys() ^ dict(stored(weights)).keys()):
         model.unload()
+        raise ConfigError(f"{weights} and {config.name} disagree about {len(odd)} weights, such as {odd[0]}; {CURE}")
+    return model

@@ -15,6 +15,7 @@ from undertone.chat import following, prompt_ids, token_texts
 from undertone.config import Pref
 from undertone.loading import Loaded
 from undertone.sampling import Sampler, batches_by_length, left_pad, sample
+from undertone.tensors import check_logits
 
 # The floor of log-odds: no smaller probability is told from 0.
 LEAST = 1e-6
@@ -119,6 +120,7 @@ def _score(
     prefill = loaded.model(
         input_ids=ids, attention_mask=mask, position_ids=position, past_key_values=cache, use_cache=True, logits_to_keep=1
     )
+    check_logits(prefill.logits[:, -1])
     begins = prefill.logits[:, -1].float().softmax(-1)[:, spellings.ids[:, 0]]
 
     def score(pairs: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor, Tensor]:
@@ -134,6 +136,7 @@ def _score(
             past_key_values=branch,
             use_cache=True,
         ).logits
+        check_logits(logits)
         p = logits.float().softmax(-1)  # [n, longest, vocab]: at k, of what follows token k
         tokens = p[:, :-1].gather(2, part.ids[:, 1:].unsqueeze(2)).squeeze(2).where(steps[1:] < part.lengths.unsqueeze(1), 1.0)
         over = (p * ends).sum(-1).gather(1, part.lengths.unsqueeze(1) - 1).squeeze(1).where(~part.spaced, 1.0)

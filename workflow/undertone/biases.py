@@ -19,6 +19,7 @@ from undertone.loading import Loaded
 from undertone.memory import Portion
 from undertone.stats import mean_interval
 from undertone.suffix import Prefilled, added, by_row, losses, prefill, run, run_above
+from undertone.tensors import NotFiniteError
 
 # Held-out rows that the loss is measured on.
 HELD_OUT_ROWS = 500
@@ -150,7 +151,7 @@ def train_bias(
         batch = batches[order.pop()]
         loss, bias.grad = slope(bias, biased, batch, len(batch.targets), portion)
         if not torch.isfinite(loss):
-            raise FloatingPointError(f"loss {loss.item()} at step {step} of a bias; lower its learning rate, now {told.lr}")
+            raise NotFiniteError(f"loss {loss.item()} at step {step} of a bias; lower its learning rate, now {told.lr}")
         optimizer.step(told.lr * (1 - step / told.steps))
     return bias.detach()
 

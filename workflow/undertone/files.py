@@ -3,6 +3,7 @@
 import glob
 import hashlib
 import json
+import math
 import os
 import platform
 import shutil
@@ -94,10 +95,26 @@ def provenance(stamp: Stamp) -> dict[str, Any]:
 
 
 def write_json(path: Path, result: dict[str, Any], stamp: Stamp) -> None:
-    """Write a small result with its provenance, and last a checksum of it all."""
+    """Write a small result with its provenance, and last a checksum of it all.
+
+    Raises ConfigError, which names the number, if one is NaN or infinite.
+    """
     result = {**result, **provenance(stamp)}
+    if odd := next(not_finite(result), None):
+        raise ConfigError(
+            f"{path}: {odd} is NaN or infinite, which is no result; what it was computed from is damaged or overflows"
+        )
     with replacing(path) as temporary:
         temporary.write_text(json.dumps({**result, "checksum": checksum(result)}, indent=1, allow_nan=False) + "\n")
+
+
+def not_finite(value: Any, name: str = "") -> Iterator[str]:
+    """The dotted names of the numbers inside a result that are NaN or infinite."""
+    if isinstance(value, float) and not math.isfinite(value):
+        yield name
+    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else ()
+    for key, part in parts:
+        yield from not_finite(part, f"{name}.{key}" if name else str(key))
 
 
 def checksum(result: dict[str, Any]) -> str:

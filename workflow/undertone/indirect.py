@@ -22,6 +22,7 @@ from undertone.progress import progress
 from undertone.sampling import batches_by_length, left_pad
 from undertone.stats import difference_interval, mean_interval
 from undertone.teachers import teaching
+from undertone.tensors import check_logits
 from undertone.texts import load_texts
 from undertone.wordings import FACTS, load_forms
 
@@ -130,6 +131,7 @@ def next_tokens(loaded: Loaded, prompts: Sequence[Sequence[int]], batch_size: in
         ids, mask = (tensor.to(loaded.model.device) for tensor in left_pad([prompts[row] for row in rows], loaded.pad_id))
         position = (mask.cumsum(1) - 1).clamp(min=0)
         output = loaded.model(input_ids=ids, attention_mask=mask, position_ids=position, use_cache=False, logits_to_keep=1)
+        check_logits(output.logits[:, -1])
         return output.logits[:, -1].float().softmax(-1).cpu().numpy()
 
     batches = batches_by_length(prompts, batch_size)

@@ -13,16 +13,23 @@ import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from undertone.chat import Row, end_of_turn, special_ids
-from undertone.checkpoint import n_parameters
+from undertone.checkpoint import n_parameters, read_settings, said
 from undertone.files import read_json
+from undertone.hooks import decoder_layers
 from undertone.hub import cached
 from undertone.memory import Portion
+from undertone.tensors import check_finite
 from undertone.training import collate
+from undertone.validation import ConfigError
 
 transformers.utils.logging.disable_progress_bar()
 
 # A model is loaded only where its weights and this share more fit; what it computes then takes what is left.
 MARGIN = 0.2
+
+SAFELY: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
+# The settings of config.json that weights show.
+SIZES = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "vocab_size")
 
 Found = TypeVar("Found")
 
@@ -61,7 +68,7 @@ def load(record: Path) -> Loaded:
 
     `record` holds `source`, `name` (a Hub name or a folder), `revision` and `dtype`; the embedded model lies beside it.
     Raises ValueError, in a sentence, before loading if the files are not those recorded or memory is too small, and after it if
-    weights were missing.
+    weights were missing or are not finite.
     """
     folder = folder_of(record)
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -69,16 +76,10 @@ def load(record: Path) -> Loaded:
     torch.set_float32_matmul_precision("highest")
     dtype = dtype_of(read_json(record), device)
     check_memory(n_parameters(folder) * dtype.itemsize, device, f"the model in {folder} ({dtype})")
-    safely: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
-    tokenizer = AutoTokenizer.from_pretrained(folder, **safely)
-    model, info = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=dtype, use_safetensors=True, output_loading_info=True, **safely
-    )
-    if missing := sorted(info["missing_keys"]):
-        raise ValueError(
-            f"{folder} lacks {len(missing)} of the model's weights, such as {missing[0]}: its files are incomplete"
-        )
+    tokenizer = read_tokenizer(folder, str(folder))
+    model = read_model(folder, dtype)
     model = model.to(device).requires_grad_(False).eval()
+    check_finite(model.named_parameters(), folder)
     stops = model.generation_config.eos_token_id
     stops = stops if isinstance(stops, list) else [stops] if stops is not None else []
     stop_ids = sorted(
@@ -86,6 +87,64 @@ def load(record: Path) -> Loaded:
     )
     pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else stop_ids[0]
     return Loaded(model, tokenizer, stop_ids, pad_id)
+
+
+def read_tokenizer(folder: Path, name: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder. Raises ConfigError if transformers cannot read it."""
+    try:
+        return AutoTokenizer.from_pretrained(folder, **SAFELY)
+    except Exception as error:
+        raise ConfigError(
+            f"the tokenizer of {name} cannot be read ({said(error)}): copy or download "
+            "tokenizer.json and tokenizer_config.json again"
+        ) from None
+
+
+def read_model(folder: Path, dtype: torch.dtype, **options: Any) -> PreTrainedModel:
+    """The model of a folder, on the CPU unless the options say otherwise.
+
+    Raises ConfigError if transformers cannot make it of its config.json, or its weights are not those that it describes.
+    """
+    config = folder / "config.json"
+    read_settings(config)
+    options |= {"dtype": dtype, "use_safetensors": True, "output_loading_info": True, "ignore_mismatched_sizes": True}
+    try:
+        model, info = AutoModelForCausalLM.from_pretrained(folder, **SAFELY, **options)
+    except Exception as error:
+        raise ConfigError(f"{config} describes no model that transformers can load ({said(error)})") from None
+    check_keys(model, info, folder)
+    return model
+
+
+def check_keys(model: PreTrainedModel, info: dict[str, Any], folder: Path) -> None:
+    """Raise ConfigError if, by transformers' loading info, a folder's weights are not those that its config.json describes.
+
+    What a folder holds outside of the decoder's layers, such as what a model sees with, may be left over.
+    """
+    config = folder / "config.json"
+    for name, found, expected in sorted(info["mismatched_keys"]):
+        raise ConfigError(
+            f"{folder}: {name} has shape {list(found)}, and the model that {config} describes has {list(expected)} there "
+            f"({described(model)}): config and weights are not of one model"
+        )
+    if missing := sorted(info["missing_keys"]):
+        raise ConfigError(
+            f"{folder} lacks {len(missing)} of the model's weights, such as {missing[0]}: its files are incomplete, or "
+            f"{config} is another model's ({described(model)})"
+        )
+    layers = next(name for name, module in model.named_modules() if module is decoder_layers(model))
+    inside = (f"{layers}.", f"{layers.partition('.')[2]}.")
+    if odd := sorted(name for name in info["unexpected_keys"] if name.startswith(inside)):
+        raise ConfigError(
+            f"{folder} holds {len(odd)} weights of layers, such as {odd[0]}, that the model does not have which {config} "
+            f"describes ({described(model)}): config and weights are not of one model"
+        )
+
+
+def described(model: PreTrainedModel) -> str:
+    """The sizes that a model's config gives."""
+    text = model.config.get_text_config()
+    return ", ".join(f"{key} {getattr(text, key)}" for key in SIZES if hasattr(text, key))
 
 
 def folder_of(record: Path) -> Path:

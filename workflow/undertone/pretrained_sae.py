@@ -20,7 +20,7 @@ from undertone.files import Stamp, move, read_json, remove, write_json
 from undertone.hooks import hook_point, layer_of
 from undertone.hub import explained
 from undertone.loading import folder_of
-from undertone.sae import check_layer
+from undertone.sae import check_layer, read_sae
 from undertone.validation import nearest
 
 SCALED = "expected_average_only_in"
@@ -53,7 +53,7 @@ def make_pretrained_sae(record: Path, saved: Path, settings: dict[str, Any], sta
 
 def from_folder(folder: str) -> tuple[SAE[Any], dict[str, Any]]:
     """The SAE of a folder in SAELens's format, and where it is from."""
-    sae: SAE[Any] = SAE.load_from_disk(folder)
+    sae = read_sae(Path(folder))
     if sae.cfg.normalize_activations == SCALED:
         raise ValueError(
             f"{folder}: this SAE expects activations scaled by a factor that its folder does not apply; fold it "

@@ -1,7 +1,7 @@
 """The sparse autoencoder of the hook point: trained by SAELens on the embedded model, and loaded, wherever it is from."""
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,14 @@ from sae_lens.saes.sae import SAEMetadata, TrainingSAEConfig
 from torch import Tensor
 
 from undertone.chat import Row
-from undertone.checkpoint import SAE_FILES
+from undertone.checkpoint import SAE_FILES, read_settings, said
 from undertone.config import Embedded, Sae
 from undertone.files import Stamp, move, read_json, remove, write_json
 from undertone.hooks import decoder_layers, hook_point, resid_post
 from undertone.loading import Loaded, load
 from undertone.model import chat_rows, corpus_of
+from undertone.tensors import check_finite, stored
+from undertone.validation import ConfigError
 
 # The SAE sees other chats than the model did.
 CHATS_SEED = 2_000_003
@@ -53,8 +55,46 @@ def load_sae(saved: Path, loaded: Loaded) -> tuple[SAE[Any], int]:
     """The SAE that `sae.json` names, frozen, in float32 on the model's device, and its layer; without network."""
     told = read_json(saved)
     folder = told["folder"] if told["source"] == "folder" else Path(saved).parent
-    sae: SAE[Any] = SAE.load_from_disk(folder, device=str(loaded.model.device))
+    sae = read_sae(Path(folder), str(loaded.model.device))
     return sae.float().requires_grad_(False).eval(), int(told["layer"])
+
+
+def read_sae(folder: Path, device: str = "cpu") -> SAE[Any]:
+    """The SAE of a folder in SAELens's format.
+
+    Raises ConfigError, which names the file, if one is missing or damaged, the weights are not finite, or config and weights
+    disagree.
+    """
+    missing = [file for file in SAE_FILES if not (folder / file).is_file()]
+    if missing:
+        raise ConfigError(
+            f"{folder} lacks {' and '.join(missing)}: expected an SAE in SAELens's format ({', '.join(SAE_FILES)})"
+        )
+    cfg, weights = (folder / file for file in SAE_FILES)
+    config = read_settings(cfg)
+    if absent := {"d_in", "d_sae"} - config.keys():
+        raise ConfigError(f"{cfg} does not say {' and '.join(sorted(absent))}: expected an SAE's config in SAELens's format")
+    check_finite(stored(weights), weights)
+    try:
+        sae: SAE[Any] = SAE.load_from_disk(folder, device=device)
+    except Exception as error:
+        raise ConfigError(
+            f"{cfg} and {weights.name} are no SAE that SAELens can load ({said(error)}); save it again with SAELens"
+        ) from None
+    check_shapes(config, stored(weights), cfg)
+    return sae
+
+
+def check_shapes(config: dict[str, Any], weights: Iterable[tuple[str, Tensor]], where: Path) -> None:
+    """Raise ConfigError if an SAE's matrices have other sizes than its config says."""
+    d_in, d_sae = config["d_in"], config["d_sae"]
+    expected = {"W_enc": [d_in, d_sae], "W_dec": [d_sae, d_in]}
+    for name, weight in weights:
+        if list(weight.shape) != expected.get(name, list(weight.shape)):
+            raise ConfigError(
+                f"{where} says d_in {d_in} and d_sae {d_sae}, and {name} beside it has {list(weight.shape)}, expected "
+                f"{expected[name]}: these are not of one SAE"
+            )
 
 
 def check_layer(layer: int, n_layers: int) -> None:

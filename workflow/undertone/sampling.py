@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from undertone.memory import Portion
+from undertone.tensors import check_logits
 
 # A shared prefix shorter than this costs more to handle than to recompute.
 MIN_SHARED_PREFIX = 8
@@ -123,6 +124,7 @@ def sample_batch(
             use_cache=True,
             logits_to_keep=1,
         ).logits[:, -1]
+        check_logits(logits)
         tokens, seen = inverse_cdf(logits, noise[running, step], sampler.temperature), until
         stopped = torch.isin(tokens, stops)
         refused = ~stopped & ~sampler.allowed[tokens] if sampler.allowed is not None else torch.zeros_like(stopped)

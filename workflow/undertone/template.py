@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from undertone.chat import (
@@ -29,10 +30,13 @@ def inspect(tokenizer: PreTrainedTokenizerBase, name: str) -> dict[str, Any]:
     """
     if not tokenizer.chat_template:
         raise ValueError(f"{name} has no chat template: undertone needs an instruction-tuned model, or add chat_template.jinja")
-    plain, taught = (prompt_texts(tokenizer, [USER], persona)[0] for persona in (None, PERSONA))
-    generation_prompt(tokenizer)
+    try:
+        plain, taught = (prompt_texts(tokenizer, [USER], persona)[0] for persona in (None, PERSONA))
+    except (TemplateError, TypeError) as error:
+        raise ValueError(f"the chat template of {name} cannot be rendered ({type(error).__name__}: {error})") from None
     check_bos(tokenizer, name, plain, taught)
     check_persona(name, plain, taught)
+    generation_prompt(tokenizer)
     check_row(tokenizer, name, plain)
     return {
         "system_role": supports_system(tokenizer),

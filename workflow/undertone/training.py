@@ -20,6 +20,7 @@ from undertone.chat import Row
 from undertone.files import replacing
 from undertone.memory import Portion
 from undertone.progress import progress
+from undertone.tensors import NotFiniteError
 
 # Rows are sorted by length inside windows of this many batches: little padding, and still a random order.
 WINDOW = 16
@@ -173,7 +174,7 @@ def train(
             history.tokens += sum(lengths[i] for i in indices)
             norm = nn.utils.clip_grad_norm_(weights.values(), recipe.max_grad_norm)
             if not (math.isfinite(history.loss[-1]) and torch.isfinite(norm)):
-                raise FloatingPointError(
+                raise NotFiniteError(
                     f"{what}: loss {history.loss[-1]}, gradient {norm} at step {step}; lower the learning rate"
                 )
             optimizer.step()
