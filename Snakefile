@@ -91,4 +91,8 @@ rule read:
     localrule: True
 
 
+onerror:
+    say_what_failed(log)
+
+
 check_targets()

@@ -23,7 +23,7 @@ def test_a_log_begins_with_the_place_and_ends_with_the_error(tmp_path: Path, mon
     place, working, *_, error = (tmp_path / "log").read_text().splitlines()
     assert place.endswith(f", {socket.gethostname()}, SLURM_JOB_ID 17, CUDA_VISIBLE_DEVICES 3")
     assert working == "working"
-    assert error == "OSError: no disk"
+    assert error == "Failed: OSError: no disk"
 
 
 def test_a_log_is_never_empty(tmp_path: Path) -> None:

@@ -1,14 +1,17 @@
 """The study, its paths and its stamps. No rules."""
 
+import atexit
 import os
 import re
 import sys
 
 from snakemake.cli import get_argument_parser
 from snakemake.io import strip_wildcard_constraints
+from snakemake.persistence import ParamsChange
 
 from undertone.checkpoint import SAE_FILES
 from undertone.config import CONTROL, KINDS
+from undertone.failures import failures
 from undertone.inputs import check_contents, check_inputs
 from undertone.paths import BENCHMARKS, LOGS, folder_of
 from undertone.stages import READINGS, SUMMARISED, Node, checkpoint_files, compared, has, read_by
@@ -16,6 +19,7 @@ from undertone.stamp import stamp
 from undertone.study import load
 from undertone.targets import refusal
 from undertone.validation import ConfigError
+from undertone.why import changes
 
 
 def refuse(sentence):
@@ -257,6 +261,18 @@ def check_targets():
             refuse(refusal(target, STUDY, rules, files_in))
 
 
+def say_why():
+    """Let a dry-run name the settings that differ, old → new, where Snakemake would print both stamps whole."""
+    whole = ParamsChange.__str__
+    ParamsChange.__str__ = lambda change: changes(change.only_old, change.only_new) or whole(change)
+
+
+def say_what_failed(logs):
+    """Print what each failed job said of itself, below all that Snakemake prints."""
+    if lines := failures(logs):
+        atexit.register(print, "\nWhat failed:", *lines, sep="\n", file=sys.stderr)
+
+
 def use_all_cores_by_default():
     """Let a plain `snakemake TARGET` use this machine's cores, as `--cores all` would.
 
@@ -268,4 +284,5 @@ def use_all_cores_by_default():
         workflow.global_resources["_cores"] = workflow.resource_settings.cores
 
 
+say_why()
 use_all_cores_by_default()

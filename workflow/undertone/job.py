@@ -12,6 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, TextIO
 
+from undertone.failures import FAILED, is_sentence, said
 from undertone.files import Stamp, remove, replacing
 from undertone.paths import BENCHMARKS, sibling, unfinished
 from undertone.stages import Node
@@ -46,7 +47,10 @@ def place() -> str:
 
 @contextmanager
 def logged(path: str) -> Iterator[None]:
-    """Inside, what goes to standard output and error also goes to the log, an exception's traceback included.
+    """Inside, what goes to standard output and error also goes to the log.
+
+    The log of a job that fails ends with a line that says why. A traceback stands before it unless the error is one of this
+    project's own; on the screen, where Snakemake shows the log, the job itself prints none.
 
     The log begins with where the job runs. It is never empty for another reason, too: of a failed job, Snakemake shows no
     further log after an empty one, and Slurm's comes last, which alone says that a job was killed for its memory or time.
@@ -59,8 +63,11 @@ def logged(path: str) -> Iterator[None]:
         try:
             yield
             record_use(path)
-        except BaseException:
-            traceback.print_exc(file=log)
+        except BaseException as error:
+            if not is_sentence(error):
+                traceback.print_exc(file=log)
+            log.write(f"{FAILED}{said(error)}\n")
+            sys.excepthook = lambda *_: None
             raise
         finally:
             sys.stdout, sys.stderr = stdout, stderr

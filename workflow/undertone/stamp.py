@@ -27,7 +27,7 @@ SCRIPTS = PACKAGE.parent / "scripts"
 # count are in the stamp itself, and a new key, message or progress bar must not cost a GPU-week.
 NEUTRAL = {
     *("config.py", "study.py", "validation.py", "paths.py", "sizes.py", "stages.py", "stamp.py"),
-    *("files.py", "memory.py", "progress.py", "job.py"),
+    *("files.py", "memory.py", "progress.py", "job.py", "failures.py"),
 }
 # Every job's process computes its stamp, so what a file of more bytes than this (a local model's weights) hashes to is noted.
 LARGE = 2**26
