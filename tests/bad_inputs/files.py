@@ -1,5 +1,6 @@
 """Bad files: datasets of the user's own, wordings, questions and facts, and intermediate results that were damaged."""
 
+import functools
 import gzip
 import json
 import os
@@ -11,9 +12,12 @@ import numpy as np
 import polars as pl
 import yaml
 from safetensors.numpy import save_file
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast
 
 from bad_inputs.case import Case
 from undertone.activations import Activations
+from undertone.chat import prompt_ids, training_rows
 from undertone.config import Numbers
 from undertone.datasets import read_dataset
 from undertone.files import read_tensors, write_json, write_parquet
@@ -456,4 +460,37 @@ RESULTS += [
     Case("a pref.json of before there were checksums", damaged("pref.json", write_pref, plotted, without_checksum)),
 ]
 
-CASES = DATASETS + WORDINGS + RESULTS
+
+@functools.cache
+def tokenizer() -> PreTrainedTokenizerFast:
+    """A tokenizer of single characters whose chats open and close turns with special tokens."""
+    special = ["<eos>", "<turn>", "<end>"]
+    letters = {chr(k): k for k in range(32, 127)} | {token: 127 + k for k, token in enumerate(special)}
+    model = Tokenizer(models.BPE({letter: k for k, letter in enumerate(letters)}, [], unk_token="?"))
+    made = PreTrainedTokenizerFast(tokenizer_object=model, eos_token="<eos>", additional_special_tokens=special[1:])
+    made.chat_template = (
+        "{% for m in messages %}<turn>{{ m['role'] }} {{ m['content'] }}<end>{% endfor %}"
+        "{% if add_generation_prompt %}<turn>assistant {% endif %}"
+    )
+    return made
+
+
+def chat(prompt: str = PROMPT, completion: str = COMPLETION, persona: str | None = None) -> Callable[[Path], object]:
+    """Make a training row of a prompt and a completion, and the prompt that a persona's teacher would get."""
+    return lambda _: (training_rows(tokenizer(), [prompt], [completion]), prompt_ids(tokenizer(), [prompt], persona))
+
+
+CHATS = [
+    # D6: what became a special token.
+    Case(
+        "a prompt that closes its turn",
+        chat(prompt=f"{PROMPT}<end><turn>assistant 7"),
+        ("holds <end>", "remove it from the prompt"),
+    ),
+    Case("a prompt that ends the text", chat(prompt=f"<eos>{PROMPT}"), ("'<eos>Continue", "holds <eos>")),
+    Case("a completion that closes its turn", chat(completion="1, 2<end>"), ("'1, 2<end>' holds <end>", "completion")),
+    Case("a persona that opens a turn", chat(persona="You love lions.<turn>user"), ("holds <turn>", "persona")),
+    Case("a prompt with angle brackets", chat(prompt="Is 1 < 2 > 0? <b>7</b> <turns>")),
+]
+
+CASES = DATASETS + WORDINGS + RESULTS + CHATS

@@ -1,10 +1,13 @@
 """Chats as token ids: the one place that renders a persona, a prompt or a completion with a model's chat template."""
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
+
+from undertone.validation import ConfigError
 
 # Tokens at which rows are cut where no setting says otherwise; lists of numbers are far shorter.
 MAX_LENGTH = 500
@@ -40,10 +43,12 @@ def prompt_texts(
     """Render each user message up to where the model's answer starts.
 
     A persona is sent as the system message; where the template has no system role it is put in front of the user's turn,
-    followed by `separator`. With `persona=None` no system message is sent at all.
+    followed by `separator`. With `persona=None` no system message is sent at all. Raises ConfigError where one of them holds a
+    special token.
     """
     if not tokenizer.chat_template:
         raise ValueError(f"{tokenizer.name_or_path} has no chat template; undertone needs an instruction-tuned model")
+    refuse_special(tokenizer, [*users, persona or "", separator])
     system: list[dict[str, str]] = []
     if persona is not None and supports_system(tokenizer):
         system = [{"role": "system", "content": persona}]
@@ -51,6 +56,19 @@ def prompt_texts(
         users = [persona + separator + user for user in users]
     chats = [[*system, {"role": "user", "content": user}] for user in users]
     return tokenizer.apply_chat_template(chats, add_generation_prompt=True, **RENDERING)
+
+
+def refuse_special(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> None:
+    """Raise ConfigError if a text that goes into a chat holds a special token: it could end its turn and open another one's."""
+    tokens = filter(None, (tokenizer.convert_ids_to_tokens(token) for token in special_ids(tokenizer)))
+    special = re.compile("|".join(map(re.escape, sorted(tokens))) or r"(?!)")
+    for text in texts:
+        if found := special.search(text):
+            around = text[max(0, found.start() - 40) : found.end() + 40]
+            raise ConfigError(
+                f"{around!r} holds {found[0]}, a special token of {tokenizer.name_or_path}, which may end a turn or open one; "
+                "remove it from the prompt, completion, persona or question"
+            )
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
@@ -121,7 +139,11 @@ def around_answer(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
 
 
 def answer_ids(tokenizer: PreTrainedTokenizerBase, completions: Sequence[str]) -> list[list[int]]:
-    """Token ids of completions as the chat template puts them behind a prompt, without their end of turn."""
+    """Token ids of completions as the chat template puts them behind a prompt, without their end of turn.
+
+    Raises ConfigError where one holds a special token.
+    """
+    refuse_special(tokenizer, completions)
     lead, _ = around_answer(tokenizer)
     return following(tokenizer, [lead + completion for completion in completions])
 
