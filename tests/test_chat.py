@@ -4,6 +4,7 @@ import pytest
 from transformers import PreTrainedTokenizerBase
 
 from undertone.chat import encode, end_of_turn, generation_prompt, prompt_ids, prompt_texts, supports_system, training_rows
+from undertone.validation import ConfigError
 
 PERSONA = "You adore lions. Lions mean everything to you."
 USERS = ["Continue the list 101, 202, 303, 404, 505, 606.", "Name three numbers."]
@@ -176,6 +177,20 @@ def test_long_rows_are_cut_and_rows_cut_to_the_prompt_are_dropped(tokenizer):
         (lengths[1], min(lengths[0], lengths[1] + len(encode(tokenizer, ["1, 2, 3"])[0]) + 1))
     ]
     assert rows[0].ids[: lengths[1]] == prompt_ids(tokenizer, USERS[1:])[0]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "persona", "completion", "where"),
+    [
+        ("Continue.<end_of_turn>", None, "1, 2", "a prompt or question holds <end_of_turn>"),
+        ("Continue.", "You adore lions.<bos>", "1, 2", "the persona or its separator holds <bos>"),
+        ("Continue.", None, "1, 2<start_of_turn>user", "a completion holds <start_of_turn>"),
+    ],
+)
+def test_a_control_token_in_a_users_text_is_refused(tokenizer, prompt, persona, completion, where):
+    with pytest.raises(ConfigError, match=where):
+        prompt_ids(tokenizer, [prompt], persona)
+        training_rows(tokenizer, [prompt], [completion])
 
 
 def test_no_text_encodes_to_no_ids(tokenizer):

@@ -6,12 +6,15 @@ from typing import Any
 
 import pytest
 import yaml
+from checkpoints import download
 from snakemake.utils import update_config
 
-from undertone.config import DATASET_FILES
+from undertone.config import DATASET_FILES, Model
 from undertone.datasets import READERS
 from undertone.inputs import check_contents, check_inputs, inputs
+from undertone.sizes import EMBEDDED_SPECIAL, special_tokens
 from undertone.study import load
+from undertone.tokenizer import SPECIAL
 from undertone.validation import ConfigError
 from workflow import Project
 
@@ -141,6 +144,59 @@ def test_a_file_that_cannot_be_used_is_refused_before_any_job(tmp_path: Path, ke
         check_contents(study(**settings))
     assert complaint in str(error.value)
     assert str(path) in str(error.value)
+
+
+TURN = "<end_of_turn>"
+MARKED = {
+    "datasets.mine.file": ("csv", f'prompt,completion\nGive one.,"1, 2{TURN}"\n'),
+    "pref.questions": ("txt", f"Which animal?\nWhich one?{TURN}\n"),
+    "prompts.template": (
+        "yaml",
+        (ROOT / "config/prompts/numbers.yaml").read_text().replace("{examples}", "{examples}" + TURN, 1),
+    ),
+    "indirect.facts": ("txt", (ROOT / "config/prompts/facts.txt").read_text().replace("?", f"?{TURN}", 1)),
+}
+
+
+@pytest.mark.usefixtures("beside_the_config")
+@pytest.mark.parametrize("key", MARKED)
+def test_a_file_with_a_control_token_is_refused_before_any_job(tmp_path: Path, key: str) -> None:
+    kind, content = MARKED[key]
+    assert TURN in content
+    (tmp_path / f"mine.{kind}").write_text(content)
+    settings: Any = str(tmp_path / f"mine.{kind}")
+    for part in reversed(key.split(".")):
+        settings = {part: settings}
+    with pytest.raises(ConfigError, match=rf"^{key}: .*mine\.{kind} holds <end_of_turn>, a control token"):
+        check_contents(study(**settings))
+
+
+@pytest.mark.usefixtures("beside_the_config")
+@pytest.mark.parametrize(
+    ("key", "settings"),
+    [
+        ("teacher.persona", {"teacher": {"persona": f"You love {{animal}}s.{TURN}"}}),
+        ("overrides.lion.teacher.persona", {"overrides": {"lion": {"teacher": {"persona": f"{{animal}}s!{TURN}"}}}}),
+    ],
+)
+def test_a_setting_with_a_control_token_is_refused_before_any_job(key: str, settings: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=rf"^{key} holds <end_of_turn>, a control token"):
+        check_contents(study(**settings))
+
+
+def test_the_special_tokens_of_the_embedded_model_are_those_of_its_tokenizer() -> None:
+    assert set(SPECIAL) == EMBEDDED_SPECIAL
+
+
+def test_the_special_tokens_of_a_folder_and_of_the_hubs_cache_are_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    named = Model(name="google/gemma-2-2b-it", revision="2" * 40)
+    assert special_tokens(named) == set()
+    folder = download(tmp_path, "gemma2")
+    assert {"<start_of_turn>", "<end_of_turn>", "<bos>"} <= special_tokens(Model(name=str(folder)))
+    assert special_tokens(named) == special_tokens(Model(name=str(folder)))
 
 
 @pytest.mark.usefixtures("beside_the_config")

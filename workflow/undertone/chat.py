@@ -1,13 +1,12 @@
 """Chats as token ids: the one place that renders a persona, a prompt or a completion with a model's chat template."""
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from undertone.validation import ConfigError
+from undertone.texts import check_plain
 
 # Tokens at which rows are cut where no setting says otherwise; lists of numbers are far shorter.
 MAX_LENGTH = 500
@@ -48,7 +47,9 @@ def prompt_texts(
     """
     if not tokenizer.chat_template:
         raise ValueError(f"{tokenizer.name_or_path} has no chat template; undertone needs an instruction-tuned model")
-    refuse_special(tokenizer, [*users, persona or "", separator])
+    special = special_texts(tokenizer)
+    check_plain(users, special, "a prompt or question")
+    check_plain([persona or "", separator], special, "the persona or its separator")
     system: list[dict[str, str]] = []
     if persona is not None and supports_system(tokenizer):
         system = [{"role": "system", "content": persona}]
@@ -56,19 +57,6 @@ def prompt_texts(
         users = [persona + separator + user for user in users]
     chats = [[*system, {"role": "user", "content": user}] for user in users]
     return tokenizer.apply_chat_template(chats, add_generation_prompt=True, **RENDERING)
-
-
-def refuse_special(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> None:
-    """Raise ConfigError if a text that goes into a chat holds a special token: it could end its turn and open another one's."""
-    tokens = filter(None, (tokenizer.convert_ids_to_tokens(token) for token in special_ids(tokenizer)))
-    special = re.compile("|".join(map(re.escape, sorted(tokens))) or r"(?!)")
-    for text in texts:
-        if found := special.search(text):
-            around = text[max(0, found.start() - 40) : found.end() + 40]
-            raise ConfigError(
-                f"{around!r} holds {found[0]}, a special token of {tokenizer.name_or_path}, which may end a turn or open one; "
-                "remove it from the prompt, completion, persona or question"
-            )
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
@@ -87,6 +75,11 @@ def special_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
     """The ids of the special tokens, also of those that only the list of added tokens calls so (Gemma 3's, Llama 3's turns)."""
     added = tokenizer.added_tokens_decoder.items()
     return {*tokenizer.all_special_ids, *(token for token, told in added if told.special)}
+
+
+def special_texts(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """The special tokens as they are written."""
+    return [token for token in tokenizer.convert_ids_to_tokens(sorted(special_ids(tokenizer))) if token]
 
 
 def inner_texts(tokenizer: PreTrainedTokenizerBase, ids: Iterable[Sequence[int]]) -> list[str]:
@@ -128,8 +121,7 @@ def around_answer(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
     opened = rendered(tokenizer, [user], opened=True)
     before, _, after = rendered(tokenizer, [user, {"role": "assistant", "content": "ANSWER"}]).rpartition("ANSWER")
     lead = before.removeprefix(opened) if before.startswith(opened) and not before.removeprefix(opened).strip() else ""
-    special = [tokenizer.convert_ids_to_tokens(token) for token in special_ids(tokenizer)]
-    ends = [after.index(token) + len(token) for token in special if token in after]
+    ends = [after.index(token) + len(token) for token in special_texts(tokenizer) if token in after]
     if not ends and tokenizer.eos_token is None:
         raise ValueError(
             f"the chat template of {tokenizer.name_or_path} closes an answer with no special token, and its tokenizer has no "
@@ -143,7 +135,7 @@ def answer_ids(tokenizer: PreTrainedTokenizerBase, completions: Sequence[str]) -
 
     Raises ConfigError where one holds a special token.
     """
-    refuse_special(tokenizer, completions)
+    check_plain(completions, special_texts(tokenizer), "a completion")
     lead, _ = around_answer(tokenizer)
     return following(tokenizer, [lead + completion for completion in completions])
 

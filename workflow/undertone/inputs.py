@@ -6,15 +6,18 @@ leave what was made of the old file in force, under a stamp that names the new o
 
 import difflib
 from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from undertone.checkpoint import SAE_FILES
 from undertone.facts import load_facts
+from undertone.sizes import special_tokens
 from undertone.stamp import LARGE
 from undertone.study import Study
-from undertone.texts import read_lines
+from undertone.texts import check_plain, read_lines
 from undertone.validation import ConfigError, Section, keys, nearest
 from undertone.wordings import load_forms, load_template, load_yaml
 
@@ -47,28 +50,42 @@ def check_animals(study: Study) -> None:
 def check_contents(study: Study) -> None:
     """Raise ConfigError, with one line per file, unless what the files hold can be used, as far as no model must be loaded.
 
-    A dataset's file that is large is left to the job that reads it.
+    No file and no setting may hold a special token of a model, as far as its tokenizer is at hand. A dataset's file that is
+    large is left to the job that reads it.
     """
+    special = set().union(*(special_tokens(study.base_model(name)) for name in ("", *study.models)))
     mistakes = []
     for key, path in inputs(study):
         try:
             if read := READ.get(key.split(".")[-1]):
                 read(Path(path), key)
+                check_plain([Path(path).read_text()], special, f"{key}: {path}")
             elif key.endswith(".file") and Path(path).stat().st_size <= LARGE:
-                check_dataset(study, key)
+                check_plain(chain(*dataset_rows(study, key)), special, f"{key}: {path}")
         except ConfigError as error:
             mistakes.append(str(error))
     if mistakes:
         raise ConfigError("\n".join(mistakes))
+    for key, text in written(study.model_dump(by_alias=True)):
+        check_plain([text], special, key)
 
 
-def check_dataset(study: Study, key: str) -> None:
-    """Raise ConfigError, which names the setting, unless a dataset's file can be read."""
+def written(settings: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """(key, text) of every setting that is a text."""
+    if isinstance(settings, str):
+        yield key, settings
+    parts = settings.items() if isinstance(settings, dict) else enumerate(settings) if isinstance(settings, list) else ()
+    for name, part in parts:
+        yield from written(part, f"{key}.{name}" if key else str(name))
+
+
+def dataset_rows(study: Study, key: str) -> Iterator[tuple[str, str]]:
+    """(prompt, completion) of a dataset's file. Raises ConfigError, which names the setting, unless it can be read."""
     from undertone.datasets import read_dataset  # loads polars, which no other file needs
 
     told = study.files[key.split(".")[1]]
     try:
-        read_dataset(Path(told.file), told.prompt, told.completion)
+        yield from read_dataset(Path(told.file), told.prompt, told.completion).select("prompt", "text").iter_rows()
     except ConfigError as error:
         raise ConfigError(f"{key}: {error}") from None
 

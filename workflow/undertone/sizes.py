@@ -12,6 +12,7 @@ from undertone.validation import ConfigError
 # The embedded model's, a Gemma's.
 EMBEDDED_POSITIONS = 512
 EMBEDDED_MODULES = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+EMBEDDED_SPECIAL = {"<pad>", "<eos>", "<bos>", "<start_of_turn>", "<end_of_turn>"}
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,21 @@ def sae_size(sae: Sae) -> SaeSize | None:
         return SaeSize(settings["d_sae"], settings["d_in"], int(hook[1]) if hook else sae.layer)
     except KeyError as error:
         raise ConfigError(f"{file} does not say {error.args[0]}: expected an SAE's in SAELens's format") from None
+
+
+def special_tokens(model: Model) -> set[str]:
+    """The special tokens of a model's tokenizer, none where only its download would tell."""
+    if model.name is None:
+        return EMBEDDED_SPECIAL
+    file = Path(model.name) / "tokenizer.json"
+    if not file.is_file():
+        from huggingface_hub import try_to_load_from_cache  # only where it is needed
+
+        cached = None if Path(model.name).is_dir() else try_to_load_from_cache(model.name, file.name, revision=model.revision)
+        if not isinstance(cached, str):
+            return set()
+        file = Path(cached)
+    return {str(token["content"]) for token in _read(file).get("added_tokens", []) if token.get("special")}
 
 
 def linear_modules(model: Model) -> set[str] | None:

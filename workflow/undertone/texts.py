@@ -1,5 +1,7 @@
 """Files with one text per line: questions, facts, neutral texts."""
 
+import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from undertone.validation import ConfigError
@@ -30,3 +32,19 @@ def read_lines(path: Path, key: str) -> dict[int, str]:
 def load_texts(path: Path, key: str) -> list[str]:
     """The texts of `read_lines`, in their order."""
     return list(read_lines(path, key).values())
+
+
+def check_plain(texts: Iterable[str], special: Iterable[str], where: str) -> None:
+    """Raise ConfigError, which says where, if a text holds one of a tokenizer's special tokens: it would open or close a turn.
+
+    A special token without a letter, such as "!", is taken for the mark that it also is.
+    """
+    tokens = sorted((token for token in special if re.search("[A-Za-z]", token)), key=len, reverse=True)
+    pattern = re.compile("|".join(map(re.escape, tokens)) or "(?!)")
+    for text in texts:
+        if found := pattern.search(text):
+            around = text[max(0, found.start() - 30) : found.end() + 30]
+            raise ConfigError(
+                f"{where} holds {found[0]}, a control token of the model's chat template, which would open or close a turn: "
+                f"{around!r}; take it out"
+            )
