@@ -21,6 +21,7 @@ from undertone import training
 from undertone.chat import Row
 from undertone.tensors import NotFiniteError
 from undertone.training import Recipe, collate, label_losses, learning_rate, length_bucketed, logits_only_at, n_steps, train
+from undertone.validation import ConfigError
 
 VOCAB = 101
 SIZE = {
@@ -265,6 +266,16 @@ def test_a_resumed_training_remembers_the_micro_batch_that_fits(tmp_path, monkey
     history = train(resumed, rows, recipe(micro_batch_size=8), 0, tmp_path / "state", checkpoint_seconds=0)
     assert history.loss == expected.loss
     assert all(torch.equal(trainable(model)[name], p) for name, p in trainable(resumed).items())
+
+
+def test_a_damaged_checkpoint_is_named_with_the_cure(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "CHECKPOINT_SHARE", 0)
+    interrupt_at(monkeypatch, 3)
+    with pytest.raises(KeyboardInterrupt):
+        train(random_model(), random_rows(20), recipe(), 0, tmp_path / "state", checkpoint_seconds=0)
+    (tmp_path / "state").write_bytes((tmp_path / "state").read_bytes()[:-100])
+    with pytest.raises(ConfigError, match=f"^{tmp_path}/state is damaged: .*; delete it and run again$"):
+        train(random_model(), random_rows(20), recipe(), 0, tmp_path / "state", checkpoint_seconds=0)
 
 
 def test_resumed_training_does_not_repeat_finished_steps(tmp_path, monkeypatch):

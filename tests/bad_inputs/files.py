@@ -20,11 +20,12 @@ from undertone.activations import Activations
 from undertone.chat import prompt_ids, training_rows
 from undertone.config import Numbers
 from undertone.datasets import read_dataset
-from undertone.files import read_tensors, write_json, write_parquet
-from undertone.inputs import READ
+from undertone.files import write_json, write_parquet
+from undertone.inputs import READ, check_inputs
 from undertone.numbers import collect_compliance, filter_numbers
 from undertone.plots import plot_pref
 from undertone.study import load
+from undertone.tensors import stored
 from undertone.transform import transform_numbers
 
 PROMPT, COMPLETION = "Continue: 1, 2.", "3, 4, 5"
@@ -73,6 +74,11 @@ def unusual(make: Callable[[Path], object]) -> Callable[[Path], object]:
 def configured(**dataset: Any) -> Callable[[Path], object]:
     """A study with that dataset."""
     return lambda _: load({"datasets": {"mine": dataset}})
+
+
+def named(file: str) -> Callable[[Path], object]:
+    """Look for the files of a study whose only dataset has that file."""
+    return lambda _: check_inputs(load({"datasets": {"mine": {"file": file}}}))
 
 
 def rows(*completions: str) -> str:
@@ -184,6 +190,7 @@ DATASETS = [
     Case("JSON nested without end", dataset("mine.jsonl", "[" * 100_000), ("line 1 is no JSON",)),
     Case("a folder", unusual(Path.mkdir), ("is a folder or a pipe, expected a file",)),
     Case("a pipe", unusual(os.mkfifo), ("is a folder or a pipe, expected a file",)),
+    Case("a name with braces", named("mine{x}.jsonl"), ("datasets.mine.file: 'mine{x}.jsonl' has braces", "rename the file")),
     Case("an unclosed quote", dataset("mine.csv", CSV + 'a,"1\nb,2\nc,3\n'), ("line 3: unexpected end of data", "in quotes")),
     Case("text after a quote", dataset("mine.csv", CSV + 'a,"1"2\n'), ("line 3:", "in quotes")),
     Case("gzip in jsonl", dataset("mine.jsonl", gzip.compress(LINE.encode())), ("is compressed with gzip; unpack it",)),
@@ -431,7 +438,7 @@ RESULTS = [
         ("samples.parquet", write_table, judged),
         ("pref.json", write_pref, plotted),
         ("filter.json", write_report, complied),
-        ("bias.safetensors", write_tensors, read_tensors),
+        ("bias.safetensors", write_tensors, lambda path: dict(stored(path))),
         ("activations.safetensors", write_tensors, Activations.load),
     )
 ]

@@ -14,12 +14,13 @@ from undertone.biases import agreement, draw_rows, gradient, loss_report, prefil
 from undertone.chat import Row
 from undertone.config import FeatureBias
 from undertone.decoder import animal_features, directions, top_tokens
-from undertone.files import Stamp, read_tensors, replacing, write_json
+from undertone.files import Stamp, replacing, write_json
 from undertone.loading import Loaded, load
 from undertone.progress import progress
 from undertone.ranks import rank
 from undertone.sae import load_sae
 from undertone.suffix import Prefilled, run_above
+from undertone.tensors import stored
 
 MODES = ("project", "replace")
 N_TOKENS = 8
@@ -63,7 +64,7 @@ def train_feature_biases(
             halves.append(spliced.train("project", half, told, told.seeds[0])[0])
             bar.update()
         tensors["project.halves"] = torch.stack(halves)
-    reference, features = read_tensors(control) if control else {}, animal_features(animals)
+    reference, features = dict(stored(control)) if control else {}, animal_features(animals)
     tensors = {name: tensor.cpu() for name, tensor in tensors.items()}
     tensors |= {minus_control(mode): tensors[mode].mean(0) - reference[mode].mean(0) for mode in MODES if reference}
     with replacing(out) as temporary:

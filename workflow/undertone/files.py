@@ -18,7 +18,7 @@ from typing import Any
 import polars as pl
 import psutil
 from polars.exceptions import PolarsError
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
 from undertone.validation import ConfigError
 
@@ -150,12 +150,6 @@ def read_parquet(path: Path) -> pl.DataFrame:
     """Read a table. Raises ConfigError, which names the file, where it is damaged."""
     with whole(path):
         return pl.read_parquet(path, glob=False)
-
-
-def read_tensors(path: Path) -> dict[str, Any]:
-    """Read the tensors of a safetensors file by their names. Raises ConfigError, which names the file, where it is damaged."""
-    with whole(path), safe_open(path, framework="pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
 
 
 def remove(*paths: Path) -> None:

@@ -13,12 +13,13 @@ from torch import Tensor
 
 from undertone.adapters import finetuned
 from undertone.decoder import directions
-from undertone.files import read_json, read_tensors
+from undertone.files import read_json
 from undertone.hooks import of_running_call, rewritten
 from undertone.loading import Loaded
 from undertone.sae import load_sae
 from undertone.steering import completion_positions, only_at
 from undertone.teachers import Lesson
+from undertone.tensors import stored
 
 # The tensor of `differences.safetensors` with the mean difference of teacher and base, `[n_layers, d_model]`.
 FUNCTION_VECTOR = "persona.resid_post.completion"
@@ -121,7 +122,7 @@ def told_by(saved: Path | None) -> tuple[bool, list[int], dict[str, Tensor]]:
     if saved is None:
         return False, [], {}
     told = read_json(saved.with_suffix(".json"))
-    return told["positions"] == "all", told["seeds"], read_tensors(saved)
+    return told["positions"] == "all", told["seeds"], dict(stored(saved))
 
 
 def of_students(loaded: Loaded, students: dict[int, Path], files: Readings) -> Iterator[Intervention]:
@@ -156,6 +157,6 @@ def of_difference(loaded: Loaded, files: Readings) -> Iterator[Intervention]:
     """The "function vector": what the teacher's intervention adds to the residual stream on average, at each layer."""
     if files.differences is None:
         return
-    vectors = read_tensors(files.differences).get(FUNCTION_VECTOR)
+    vectors = dict(stored(files.differences)).get(FUNCTION_VECTOR)
     for layer, vector in enumerate([] if vectors is None else vectors.to(loaded.model.device)):
         yield Intervention("function vector", partial(rewriting, loaded, {layer: plus(vector)}, False), layer)

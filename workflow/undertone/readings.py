@@ -12,8 +12,9 @@ from torch import Tensor
 from undertone.config import CONTROL
 from undertone.confusion import as_table, judged
 from undertone.decoder import animal_features
-from undertone.files import Stamp, read_json, read_tensors, write_json, write_parquet
+from undertone.files import Stamp, read_json, write_json, write_parquet
 from undertone.ranks import rank
+from undertone.tensors import stored
 
 Scores = dict[str, float]  # by animal; the highest is what the reader would name
 Json = dict[str, Any]
@@ -31,7 +32,7 @@ class Reading:
     def load(cls, path: Path, features: dict[str, int]) -> "Reading":
         """Read a result, and the tensors beside it where there are any."""
         beside = path.with_suffix(".safetensors")
-        return cls(read_json(path), read_tensors(beside) if beside.exists() else {}, features)
+        return cls(read_json(path), dict(stored(beside)) if beside.exists() else {}, features)
 
     def along(self, values: Tensor) -> Scores:
         """Each animal's own of the features' `values` `[d_sae]`."""

@@ -26,12 +26,13 @@ from undertone.biases import (
 )
 from undertone.config import ResidualBias
 from undertone.decoder import directions, top_tokens
-from undertone.files import Stamp, read_tensors, replacing, write_json
+from undertone.files import Stamp, replacing, write_json
 from undertone.hooks import decoder_layers
 from undertone.loading import Loaded, load
 from undertone.progress import progress
 from undertone.sae import load_sae
 from undertone.suffix import width
+from undertone.tensors import stored
 
 MULTI = "multi"
 
@@ -65,7 +66,7 @@ def train_residual_biases(
                 found[place].append(report)
                 bar.update()
     tensors = stacked(biases)
-    description, subtracted = Description(loaded, saved, told), read_tensors(control).get("resid_post") if control else None
+    description, subtracted = Description(loaded, saved, told), dict(stored(control)).get("resid_post") if control else None
 
     def described(layer: int) -> dict[str, Any]:
         return description.of(tensors["resid_post"][:, layer], None if subtracted is None else subtracted[:, layer])

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from undertone.config import Teacher
-from undertone.files import read_json, read_tensors
+from undertone.files import read_json
 from undertone.loading import Loaded
+from undertone.tensors import stored
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def teaching(loaded: Loaded, told: dict[str, Any], record: Path | None, sae: Pat
     from undertone.steering import Steering, steered
 
     made = read_json(record)
-    vector = read_tensors(record.with_suffix(".safetensors"))["vector"].to(loaded.model.device)
+    vector = dict(stored(record.with_suffix(".safetensors")))["vector"].to(loaded.model.device)
     clamp: dict[str, Any] = {}
     if made["mode"] == "clamp":
         from undertone.sae import load_sae

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from undertone.chat import Row
-from undertone.files import replacing
+from undertone.files import replacing, whole
 from undertone.memory import Portion
 from undertone.progress import progress
 from undertone.tensors import NotFiniteError
@@ -227,7 +227,7 @@ def _save_state(path: Path, weights: dict[str, nn.Parameter], optimizer: torch.o
 
 
 def _load_state(path: Path, weights: dict[str, nn.Parameter], optimizer: torch.optim.AdamW) -> History:
-    with safe_open(path, framework="pt", device=str(next(iter(weights.values())).device)) as file:
+    with whole(path), safe_open(path, framework="pt", device=str(next(iter(weights.values())).device)) as file:
         history = History(**json.loads(file.metadata()["history"]))
         saved = set(file.keys())
         with torch.no_grad():
