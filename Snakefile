@@ -37,9 +37,26 @@
 # feature_bias, residual_bias → bias_pref → losses, tokens, entangled → readings. Each has one rule (workflow/rules), one
 # script (workflow/scripts), one module (workflow/undertone) and one section of the config, of the same name or, as
 # docs/results.md says, of the noun it is about.
+import sys
+
 from snakemake.utils import min_version
 
+from undertone.configfiles import check_config_files
+from undertone.validation import ConfigError
+
 min_version("9.19")
+
+
+def refuse(sentence):
+    """End with a sentence: below an exception's, Snakemake would show where in the Snakefile it was raised."""
+    logger.error(sentence)
+    sys.exit(1)
+
+
+try:
+    check_config_files(["config/config.yaml", *workflow.overwrite_configfiles])
+except ConfigError as error:
+    refuse(str(error))
 
 
 configfile: "config/config.yaml"

@@ -1,6 +1,10 @@
 """What is said of a target that the study does not have."""
 
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -110,3 +114,26 @@ def test_mistakes_in_the_config_are_the_last_on_the_screen(tmp_path) -> None:
     assert lines[-3] == "The config has mistakes:"
     assert lines[-2].startswith("samples.temperature: ")
     assert lines[-1] == "student.epoch: unknown key; nearest: epochs"
+
+
+@pytest.mark.parametrize("name", ["config", "study"])
+def test_a_key_that_stands_twice_in_a_config_is_the_last_on_the_screen(tmp_path: Path, name: str) -> None:
+    project = Project.create(tmp_path / "project")
+    path = project.root / f"config/{name}.yaml"
+    n = len(path.read_text().splitlines())
+    path.write_text(path.read_text() + "results: elsewhere\nresults: here\n")
+    last = last_line(project.snakemake("-n", fails=True))
+    assert re.search(
+        rf"{name}\.yaml, line \d+: the key 'results' stands twice in one section, first in line \d+; keep one$", last
+    )
+    assert f"line {n + 1 if name == 'config' else n + 2}:" in last
+
+
+def test_a_config_that_is_no_yaml_is_named_with_its_line(tmp_path: Path) -> None:
+    project = Project.create(tmp_path / "project")
+    (project.root / "config/config.yaml").write_text("animals: [lion]\nstudent: lr: 1\n")
+    said = last_line(project.snakemake("-n", fails=True))
+    assert said == "config/config.yaml, line 2: mapping values are not allowed here"
+    check = [sys.executable, "-m", "undertone.configfiles", "config/config.yaml"]
+    done = subprocess.run(check, cwd=project.root, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, f"{said}\n")

@@ -9,6 +9,7 @@ import yaml
 from snakemake.utils import update_config
 
 from bad_inputs.case import Case
+from undertone.configfiles import read_config
 from undertone.inputs import check_inputs
 from undertone.study import Study, load
 from undertone.validation import Section, keys, sections_of
@@ -277,7 +278,49 @@ RIGHT = [
     accepted(datasets={"mine": {"file": "mine.csv", "target": "owl"}}),
     accepted(datasets={"Lion": {"file": "mine.csv"}}),
 ]
+
+
+def file(name: str, content: str | bytes, *says: str) -> Case:
+    """A config file of this content."""
+
+    def attempt(folder: Path) -> None:
+        path = folder / "mine.yaml"
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        read_config(path)
+
+    return Case(f"a config file with {name}", attempt, ("mine.yaml", *says) if says else ())
+
+
+FILES = [
+    file("an open bracket", "animals: [lion\nstudent: 3\n", "line 2: while parsing a flow sequence, expected ',' or ']'"),
+    file("a tab", "student:\n\tlr: 1\n", "line 2", "indent with spaces, not tabs"),
+    file("a NUL", "student:\n  lr: 1\0\n", "line 2: the character 0x00 cannot stand in YAML"),
+    file("latin-1", "animals:\n  - l\xf6we\n".encode("latin-1"), "line 2: byte 0xf6 is no UTF-8; save the file as UTF-8"),
+    file("UTF-16", "animals: [lion]\n".encode("utf-16"), "line 1: byte 0xff is no UTF-8"),
+    file("a list", "- lion\n", "holds a list; expected keys"),
+    file("a word", "lion\n", "holds a str; expected keys"),
+    file("nothing", "", "holds nothing; expected keys"),
+    file("comments only", "# lion\n", "holds nothing; expected keys"),
+    file(
+        "a key twice",
+        "student:\n  lr: 1\n  rank: 2\n  lr: 2\n",
+        "line 4: the key 'lr' stands twice",
+        "first in line 2",
+    ),
+    file("a section twice", "student: {lr: 1}\nsae: {}\nstudent: {rank: 2}\n", "line 3: the key 'student' stands twice"),
+    file("a key twice in JSON", '{"student": {"lr": 1, "lr": 2}}', "the key 'lr' stands twice"),
+    file("a wrong indent", "student:\n    lr: 1\n  rank: 2\n", "line 3"),
+    file("a colon too many", "student: lr: 1\n", "line 1: mapping values are not allowed here"),
+    file("an unknown alias", "student: *other\n", "line 1", "undefined alias 'other'"),
+    file("a Python object", "student: !!python/object/apply:os.system ['true']\n", "line 1: could not determine a"),
+    file("a brace too many", '{"student": {"lr": 1}}}\n', "line 1"),
+    file("a merge", "a: &a {lr: 1}\nb: {<<: *a, rank: 2}\n"),
+    file("the same key in two sections", "student: {lr: 1}\nsae: {lr: 1}\n"),
+    file("a BOM", "\ufeffanimals: [lion]\n"),
+    file("JSON with tabs", '{\n\t"student": {"lr": 1}\n}'),
+]
 CASES = [
+    *FILES,
     *wrong_kinds(),
     *(
         refused({"datasets": {name: {"file": "mine.csv"}}}, "cannot name a dataset: use up to 64 ASCII letters")

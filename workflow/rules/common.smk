@@ -21,13 +21,6 @@ from undertone.targets import refusal
 from undertone.validation import ConfigError
 from undertone.why import changes
 
-
-def refuse(sentence):
-    """End with a sentence: below an exception's, Snakemake would show where in the Snakefile it was raised."""
-    logger.error(sentence)
-    sys.exit(1)
-
-
 try:
     STUDY = load(config)
     check_inputs(STUDY)
