@@ -1,5 +1,6 @@
 import copy
 import struct
+import textwrap
 
 import numpy as np
 import polars as pl
@@ -9,6 +10,7 @@ from undertone import activation_plots, bias_plots, plots, reading_plots, study_
 from undertone.bias_plots import lifts
 from undertone.confusion import SCHEMA
 from undertone.files import write_json, write_parquet
+from undertone.plots import balanced
 from undertone.ranks import place
 from undertone.reading_panels import feature_labels, p_text, shown, target_of
 from undertone.reading_plots import PLOTS, thinned
@@ -182,7 +184,7 @@ def draw(tmp_path, drawn):
         paths = {"own": tmp_path / "own.json"} | ({"control": tmp_path / "control.json"} if control else {})
         for name, told in (("own", own), ("control", control)):
             if told:
-                write_json(tmp_path / f"{name}.json", told, {"settings": {f"{dataset}/samples": {"target": "lion"}}})
+                write_json(tmp_path / f"{name}.json", told, {"settings": {"lion/samples": {"target": "lion"}}})
         PLOTS[key](paths, tmp_path / "plot.png", dataset)
         assert_png(tmp_path / "plot.png")
         return drawn[-1].axes
@@ -206,19 +208,42 @@ def test_every_reading_has_a_figure():
     assert set(PLOTS) == set(MADE)
 
 
+# Of each reading: the panels that say something of a dataset beside the control, and what the control by itself lacks.
+SAID = {
+    "differences": (["acts", "acts_pre"], "no other pair"),
+    "score": (["Presence", "highest z", "lion ranks 1"], "no target among them"),
+    "feature_bias": (["lion's feature 7: rank 1", "steered teachers", "one point a seed"], "no feature stands for a target"),
+    "residual_bias": (["one point a seed", "How sparse", "bias − control's bias"], "by layer, bias"),
+    "bias_pref": (["what the base model prefers", "boxed: lion"], "no target"),
+    "losses": (["9 rows held out", "Divergence from the teacher", "lion is 1 of 3"], "no target"),
+    "tokens": (["highest and lowest z", "Presence", "Implied logits", "Animal tokens' logits"], "Presence"),
+    "sequences": (["gain by position", "correlation of the two"], "no other teacher to compare"),
+    "lens": (["first 5 tokens", "The target among the candidates", "control student"], "no target to rank"),
+}
+
+
 @pytest.mark.parametrize("key", MADE)
 def test_a_dataset_beside_the_control(draw, key):
-    draw(key, MADE[key]("lion"), MADE[key](None))
+    text = words(draw(key, MADE[key]("lion"), MADE[key](None))).replace("\n", " ")
+    assert [said for said in SAID[key][0] if said not in text] == []
 
 
 @pytest.mark.parametrize("key", ["score", "feature_bias", "residual_bias", "bias_pref", "tokens"])
 def test_a_dataset_alone(draw, key):
-    draw(key, MADE[key]("lion"))
+    beside, alone = draw(key, MADE[key]("lion"), MADE[key](None)), draw(key, MADE[key]("lion"))
+    assert any("control" in label for axes in beside if axes.get_legend() for label in labels(axes))
+    drawn_alone, drawn_beside = (sum(len(axes.lines) + len(axes.containers) for axes in panels) for panels in (alone, beside))
+    assert drawn_alone < drawn_beside
+    assert not any(
+        "control" in label.split("(")[0] for axes in alone if axes.get_legend() for label in labels(axes) if "lion" not in label
+    )
 
 
 @pytest.mark.parametrize("key", MADE)
 def test_the_control_by_itself(draw, key):
-    draw(key, MADE[key](None), dataset="control")
+    text = words(draw(key, MADE[key](None), dataset="control")).replace("\n", " ")
+    assert SAID[key][1] in text
+    assert "lion" not in text.replace("lion ·", "").replace("(lion)", "")
 
 
 def test_presence_stands_beside_the_controls_halves(draw):
@@ -446,6 +471,144 @@ def test_the_target_is_told_by_the_reading_or_its_stamp():
 
 
 def test_texts_are_shown_as_they_are():
-    assert [shown(text) for text in ("lion ", "\n", " ", "$", "猫")] == ["lion", "\\n", "␣", r"\$", r"\u732b"]
+    assert [shown(text) for text in ("lion ", "\n", " ", "$", "猫", "\ufffd")] == [
+        "lion",
+        "\\n",
+        "␣",
+        r"\$",
+        r"\u732b",
+        "‹byte›",
+    ]
     assert [p_text(p) for p in (0.00001, 0.034, 0.5)] == ["p <.001", "p .034", "p .5"]
     assert feature_labels([3, 4], {"lion": 3, "cat": 3}, {4: ["a", "b"]}) == ["3 (lion, cat)", "4 a · b"]
+
+
+def lines_of(axes, label):
+    return next(line for line in axes.lines if line.get_label() == label)
+
+
+def test_differences_by_layer_and_the_cosine_with_a_decoder_row(draw):
+    panels = draw("differences", differences("lion"))
+    layers, cosines = panels[2], panels[5]
+    assert list(lines_of(layers, "own − control").get_ydata()) == [0.5, 0.9]
+    assert lines_of(layers, "the SAE's layer").get_xdata()[0] == 0
+    assert [text.get_text() for text in cosines.get_xticklabels()] == [
+        f"{name}\ncompletion" for name in ("control", "persona", "halves")
+    ]
+    assert [line.get_ydata()[0] for line in cosines.lines if line.get_marker() == "o"] == [0.6] * 3
+    assert list(lines_of(cosines, "95 % of permutations").get_ydata()) == [0.7, 0.7]
+    # p stands above both, so that no line runs through it.
+    assert [(text.xy, text.get_text()) for text in cosines.texts] == [((k, 0.7), "p .2") for k in range(3)]
+
+
+def test_the_legend_of_sorted_features_lies_below_its_panel(draw):
+    panels = draw("differences", differences("lion"))
+    for axes in (panels[0], panels[3]):
+        axes.figure.draw_without_rendering()
+        assert axes.get_legend().get_window_extent().y1 < axes.bbox.y0
+        assert "star: the target's feature" in words([axes]).replace("\n", " ")
+    assert "before the activation function" in words([panels[3]]).replace("\n", " ")
+
+
+def test_scores_and_biases_of_animals_features_have_room_and_their_values(draw):
+    _, _, right = draw("score", score("lion"), score(None))
+    assert list(lines_of(right, "lion").get_ydata()) == [5.0, -1.0]
+    panels = draw("feature_bias", feature_bias("lion"), feature_bias(None))
+    assert list(lines_of(panels[1], "this dataset").get_ydata()) == [0.5, 0.0]
+    for axes in (right, panels[1]):
+        band = next(patch for patch in axes.patches if patch.get_label() == "target")
+        assert (band.get_x(), band.get_x() + band.get_width()) == (-0.5, 0.5)
+        assert axes.get_xlim() == (-1, 2)
+
+
+def test_a_feature_bias_shows_what_it_gains_by_seed(draw):
+    _, _, right, *_ = draw("feature_bias", feature_bias("lion"), feature_bias(None))
+    means = [container.lines[0].get_ydata().tolist() for container in right.containers]
+    assert means == [pytest.approx([-0.1, -0.1]), pytest.approx([-0.12, -0.12])] * 2
+    assert labels(right) == ["without the bias", "control's bias, control's rows", "lion"]
+    assert "held out without it 3.500" in words([right]).replace("\n", " ")
+
+
+def test_residual_biases_show_how_sparse_they_are_beside_the_controls(draw):
+    _, middle, right = draw("residual_bias", residual_bias("lion"), residual_bias(None))
+    solid = [line for line in middle.lines if line.get_linestyle() == "-"]
+    assert [list(line.get_xdata()) for line in solid] == [[1, 2, 4]] * 3
+    assert list(solid[0].get_ydata()) == pytest.approx([0.1, 0.2, 0.4])
+    assert [text.get_text() for text in right.texts[::3]] == ["0", "1", "2"]
+    assert [text.get_text().split("\n")[0] for text in right.texts[1::3]] == ["lion · mane"] * 3
+
+
+def test_without_a_target_the_mass_of_the_candidates_is_shown(draw):
+    left, *_ = draw("bias_pref", bias_pref(None), dataset="control")
+    assert lines_of(left, "base model").get_ydata()[0] == pytest.approx(0.3)
+    under = lines_of(left, "under the bias")
+    assert sorted(under.get_ydata().tolist()) == pytest.approx(sorted(row["mass"] for row in bias_pref(None)["biases"]))
+
+
+def test_losses_tell_other_candidates_from_controls(draw):
+    panels = draw("losses", losses("lion"))
+    assert labels(panels[-1]) == ["among all tokens", "target", "other candidates"]
+    colors = {line.get_color() for line in panels[-1].lines if line.get_marker() == "o"}
+    assert plots.SKY not in colors
+    assert len(colors) == 2
+
+
+def test_numbers_are_bars_and_presence_is_over_its_permutations(draw):
+    numbers, present, _, logits = draw("tokens", tokens("lion"), tokens(None))
+    assert [bar.get_width() for bar in numbers.patches] == [0.5, -0.5]
+    assert ticks(numbers) == ["7  (2 / 1, z 2.0)", "7  (2 / 1, z -2.0)"]
+    assert [line.get_ydata()[0] for line in present.lines if line.get_marker() in "oD"] == [1.4, 1.4]
+    assert [text.get_text().strip() for text in present.texts] == ["p .01", "p .01"]
+    points = next(c for c in logits.containers if c.get_label().startswith("lion")).lines[0]
+    assert points.get_ydata().tolist() == [0.4] * 3
+
+
+def test_gains_of_teachers_by_kind_of_token(draw):
+    _, right = draw("sequences", sequences("lion"))
+    assert labels(right) == ["base model", "its own teacher (prompt)", "another teacher (steer)"]
+    assert [text.get_text() for text in right.get_xticklabels()] == ["all", "number", "separator"]
+    assert [c.lines[0].get_ydata().tolist() for c in right.containers] == [[0.1, 0.2, 0.0]] * 2
+
+
+def test_lenses_by_layer_and_token(draw):
+    norms, _, student, control = draw("lens", lens("lion"))[:4]
+    assert labels(norms) == ["student of lion", "control student", "student − control student", "teacher"]
+    assert list(lines_of(norms, "student of lion").get_ydata()) == [0.1] * 3
+    assert [np.asarray(axes.images[0].get_array()).shape for axes in (student, control)] == [(5, 3)] * 2
+    assert {axes.images[0].get_clim() for axes in (student, control)} == {(0, 0.1)}
+
+
+def test_maps_of_entangled_tokens_share_their_colours_and_say_what_marks_mean(entangled, tmp_path, drawn):
+    plot_entangled(*entangled, tmp_path / "plot.png")
+    figure = drawn[-1]
+    assert {axes.images[0].get_clim() for axes in figure.axes[:2]} == {(-1.1, 1.1)}
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
+        "target of the dataset",
+        "animal of the highest score",
+    ]
+    assert {(axes.get_xlabel(), axes.get_ylabel()) for axes in figure.axes[:2]} == {
+        ("animal whose entangled tokens are asked for", "dataset")
+    }
+
+
+def test_the_map_says_which_biases_have_no_interval(tmp_path, drawn):
+    told = bias_pref("lion")
+    for row in told["biases"]:
+        if row["name"] == "feature bias, project":
+            for estimate_ in row["lift_over_control"].values():
+                estimate_["ci95"] = None
+    (tmp_path / "lion").mkdir()
+    write_json(tmp_path / "lion/bias_pref.json", told, {})
+    plot_bias_map([tmp_path / "lion/bias_pref.json"], tmp_path / "plot.png")
+    assert [name for name in ticks(drawn[-1].axes[0]) if "no interval" in name] == [
+        "feature bias, project @0 (one seed: no interval)"
+    ]
+    assert drawn[-1].axes[1].get_ylabel().replace("\n", " ").endswith("(where a row says so, over the base model)")
+
+
+def test_no_word_of_a_title_is_left_alone():
+    text = "Loss: one point a seed (95 % interval: rows), held out without it 3.419"
+    lines = balanced(text, 68).split("\n")
+    assert len(lines) == len(textwrap.wrap(text, 68)) == 2
+    assert " ".join(lines) == text
+    assert min(map(len, lines)) > 20

@@ -11,6 +11,7 @@ from undertone.plots import MARKS, SKY, STUDENT, TEACHER, save
 from undertone.reading_panels import BOX, LEVEL, Told, bars, empty, grid, heading, layer_ticks, legend, p_text, target_of
 
 COMPLETION = "completion"
+TABLES = {"acts": "acts, the SAE's activations", "acts_pre": "acts_pre, the same before the activation function"}
 PAIRS = {
     "control": (STUDENT, "own − control"),
     "persona": (TEACHER, "teacher − base, same rows"),
@@ -52,13 +53,10 @@ def sorted_t(axes: Axes, pairs: Told, table: str, target: str | None) -> None:
         for k, row in enumerate(found["top"]):
             face = color if row["p_max"] < LEVEL else "white"
             axes.plot(k + 1, t[k], "o", color=color, markerfacecolor=face, markersize=4)
-        for animal, place in pairs[name]["animals"].items() if name != "halves" else ():
-            row = place.get(COMPLETION, {}).get(table)
-            if row and abs(row["t"]) > 1e-2:
-                mark: Told = {"color": color, "markeredgecolor": "black", "markersize": 10 if animal == target else 6}
-                axes.plot(row["rank"], abs(row["t"]), "*", **mark)
-                if animal == target:
-                    axes.annotate(animal, (row["rank"], abs(row["t"])), fontsize=8, xytext=(5, 3), textcoords="offset points")
+        row = pairs[name]["animals"].get(target, {}).get(COMPLETION, {}).get(table) if name != "halves" else None
+        if row and abs(row["t"]) > 1e-2:
+            axes.plot(row["rank"], abs(row["t"]), "*", color=color, markeredgecolor="black", markersize=10)
+            axes.annotate(str(target), (row["rank"], abs(row["t"])), fontsize=8, xytext=(5, 3), textcoords="offset points")
     if not drawn:
         empty(axes, "no SAE: no features to compare")
         return
@@ -66,8 +64,9 @@ def sorted_t(axes: Axes, pairs: Told, table: str, target: str | None) -> None:
     axes.set_yscale("log")
     axes.set_xlabel("rank of the feature by |t|")
     axes.set_ylabel("|t| over blocks of rows")
-    heading(axes, f"{table}: top features; filled: p < {LEVEL} for all together; stars: animals' features, large: target's")
-    legend(axes)
+    heading(axes, f"{TABLES[table]}: top features; filled: p < {LEVEL} for all together; star: the target's feature")
+    # Below the panel, as the points fall from its upper left to its lower right.
+    legend(axes, loc="upper left", bbox_to_anchor=(0, -0.16))
 
 
 def top_t(axes: Axes, pair: Told, name: str, target: str | None, tokens: dict[int, list[str]]) -> None:
@@ -109,7 +108,8 @@ def cosines(axes: Axes, pairs: Told) -> None:
     for k, (name, _, row) in enumerate(found):
         axes.plot(k, row["max"], "o", color=PAIRS[name][0], markersize=6)
         axes.plot([k - 0.3, k + 0.3], [row["null"]["q95"]] * 2, "k-", linewidth=1.2, label="_" if k else "95 % of permutations")
-        axes.text(k, row["max"], f"  {p_text(row['p'])}", fontsize=7, va="bottom")
+        above = max(row["max"], row["null"]["q95"])  # so that no line runs through it
+        axes.annotate(p_text(row["p"]), (k, above), (0, 5), textcoords="offset points", fontsize=7, ha="center", va="bottom")
     axes.set_xticks(range(len(found)), [f"{name}\n{place}" for name, place, _ in found], fontsize=8)
     axes.set_xlim(-0.6, len(found) - 0.2)
     axes.set_ylim(0, 1)

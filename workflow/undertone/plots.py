@@ -55,7 +55,15 @@ def save(figure: Figure, path: Path) -> None:
 def set_title(axes: Axes, text: str) -> None:
     """A title that is broken into lines as wide as the figure."""
     width = axes.get_figure(root=True).get_figwidth()  # type: ignore[union-attr]
-    axes.set_title(textwrap.fill(text, int(10 * width) - 8), loc="left", fontsize=9)
+    axes.set_title(balanced(text, int(10 * width) - 8), loc="left", fontsize=9)
+
+
+def balanced(text: str, width: int) -> str:
+    """Text in as few lines of at most `width` characters as it takes, of about the same length: no word is left alone."""
+    n = len(textwrap.wrap(text, width))
+    while width > 1 and len(textwrap.wrap(text, width - 1)) == n:
+        width -= 1
+    return textwrap.fill(text, width)
 
 
 def n_of(n: int, thing: str) -> str:

@@ -9,14 +9,14 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from undertone.plots import BASE, MARKS, SKY, STUDENT, STYLE, TEACHER, error_bars
+from undertone.plots import BASE, MARKS, STUDENT, STYLE, TEACHER, balanced, error_bars
 
 Told = dict[str, Any]
 LEVEL = 0.05
 N_BARS = 12
 OVER_BASE = "loss over the base model's"
 ALLOWED = "(nats per token, among what the filter\nlets pass; 95 % interval: rows)"
-BOX = "#F0E442"
+BOX, OTHER = "#F0E442", "#888888"
 
 
 def grid(n_rows: int, n_columns: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
@@ -31,7 +31,7 @@ def heading(axes: Axes, text: str) -> None:
     place = axes.get_subplotspec()
     columns = place.get_gridspec().ncols if place else 1
     width = axes.get_figure(root=True).get_figwidth() / columns  # type: ignore[union-attr]
-    axes.set_title(textwrap.fill(text, max(24, int(14 * width) - 17)), loc="left", fontsize=9)
+    axes.set_title(balanced(text, max(24, int(14 * width) - 17)), loc="left", fontsize=9)
 
 
 def legend(axes: Axes, **options: Any) -> None:
@@ -57,8 +57,8 @@ def target_of(told: Told, dataset: str) -> str | None:
 
 
 def shown(token: str) -> str:
-    """A token as a figure can show it: no bare white space, no dollar signs, escapes for what the font lacks."""
-    plain = token.strip() or token.replace(" ", "␣")
+    """A token as a figure can show it: no bare white space, half characters or dollars, escapes for what the font lacks."""
+    plain = token.replace("\ufffd", "‹byte›").strip() or token.replace(" ", "␣")
     safe = (c if c.isprintable() and ord(c) < 0x2E80 else c.encode("unicode_escape").decode() for c in plain)
     return "".join(safe).replace("$", r"\$")
 
@@ -117,17 +117,25 @@ def layer_ticks(axes: Axes, n_layers: int, beyond: Sequence[str] = ()) -> None:
 
 
 def mark_target(axes: Axes, animals: Sequence[str], target: str | None) -> None:
-    """Animals along x, and a band behind the target."""
+    """Animals along x with room on both sides, and a band behind the target."""
+    axes.set_xlim(-1, len(animals))
     axes.set_xticks(range(len(animals)), animals, rotation=60, ha="right", fontsize=8)
     if target in animals:
         k = list(animals).index(str(target))
         axes.axvspan(k - 0.5, k + 0.5, color=BOX, alpha=0.35, zorder=0, label="target")
 
 
-def heat(axes: Axes, image: np.ndarray, label: str, columns: Sequence[str], rows: Sequence[str]) -> None:
-    """A map `[n_rows, n_columns]` of values around 0, with its colour bar."""
+def greatest(image: np.ndarray) -> float:
+    """The greatest absolute value of a map, which its colours reach to."""
     finite = np.abs(image[np.isfinite(image)])
-    limit = max(1e-9, float(finite.max())) if len(finite) else 1.0
+    return max(1e-9, float(finite.max())) if len(finite) else 1.0
+
+
+def heat(
+    axes: Axes, image: np.ndarray, label: str, columns: Sequence[str], rows: Sequence[str], limit: float | None = None
+) -> None:
+    """A map `[n_rows, n_columns]` of values around 0, with its colour bar up to `limit`, by default its `greatest` value."""
+    limit = greatest(image) if limit is None else limit
     found = axes.imshow(image, cmap="PuOr_r", vmin=-limit, vmax=limit, aspect="auto")
     axes.set_xticks(range(len(columns)), columns, rotation=60, ha="right", fontsize=8)
     axes.set_yticks(range(len(rows)), rows, fontsize=7 if len(rows) < 40 else 5)
@@ -214,9 +222,11 @@ def personas(axes: Axes, own: Told, target: str | None, n: int | None = None) ->
     """Candidates by what their persona adds to the renormalised loss, the likeliest first; the target's place is told."""
     read = own["personas"]
     found = sorted(read[read["ranked_by"]].items(), key=lambda pair: pair[1]["mean"])
+    names = {STUDENT: "target", OTHER: "other candidates"}
     for k, (animal, estimate) in enumerate(found[:n]):
-        color = STUDENT if animal == target else SKY
-        axes.errorbar(estimate["mean"], k, xerr=spread(estimate), fmt="o", color=color, markersize=4, capsize=2, linewidth=1)
+        color = STUDENT if animal == target else OTHER
+        bar: Told = {"fmt": "o", "color": color, "markersize": 4, "capsize": 2, "linewidth": 1}
+        axes.errorbar(estimate["mean"], k, xerr=spread(estimate), **bar, label=names.pop(color, None))
     plain_losses(axes, [read["over_base"][animal] for animal, _ in found[:n]])
     axes.set_yticks(range(len(found[:n])), [animal for animal, _ in found[:n]], fontsize=7)
     axes.set_ylim(len(found[:n]) - 0.4, -0.6)

@@ -5,15 +5,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import polars as pl
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 
 from undertone.bias_plots import acting, lifts, row_name
 from undertone.config import CONTROL
 from undertone.files import read_json, read_parquet
 from undertone.plots import n_of, new_figure, save, set_title
-from undertone.reading_panels import Told, box, grid, heading, heat, p_text
+from undertone.reading_panels import Told, box, greatest, grid, heading, heat, p_text
 
 OVER = "control's bias"
 
@@ -32,22 +34,30 @@ def plot_entangled(table: Path, summary: Path, plot: Path) -> None:
     lines = math.ceil(len(metrics) / columns)
     width, height = max(4.4, 0.26 * n_animals + 2.4), max(3.2, 0.17 * len(targets) + 1.9)
     figure, axes = grid(lines, columns, min(20.0, columns * width), min(20.0, lines * height))
+    limit = greatest(rows["score"].drop_nulls().to_numpy())
     for panel, metric in zip(axes, metrics, strict=False):
-        draw_matrix(panel, rows.filter(pl.col("metric") == metric), targets, order)
+        draw_matrix(panel, rows.filter(pl.col("metric") == metric), targets, order, limit)
         heading(panel, f"{metric}: {identity(told.get(metric))}")
     for panel in axes[len(metrics) :]:
         panel.set_axis_off()
+    marks = {
+        "target of the dataset": plt.Rectangle((0, 0), 1, 1, fill=False, edgecolor="black", linewidth=1.5),
+        "animal of the highest score": Line2D([], [], marker=".", color="black", linewidth=0),
+    }
+    figure.legend(list(marks.values()), list(marks), loc="outside lower left", frameon=False, ncols=2)
     save(figure, plot)
 
 
-def draw_matrix(axes: Axes, rows: pl.DataFrame, targets: dict[str, str | None], order: list[str]) -> None:
+def draw_matrix(axes: Axes, rows: pl.DataFrame, targets: dict[str, str | None], order: list[str], limit: float) -> None:
     """One metric's scores, columns in the order of the datasets' targets so that they lie on a diagonal."""
+    axes.set_xlabel("animal whose entangled tokens are asked for")
+    axes.set_ylabel("dataset")
     known = rows["animal"].unique(maintain_order=True).to_list()
     animals = [animal for animal in order if animal in known] + [animal for animal in known if animal not in order]
     datasets = [name for name in targets if name in set(rows["dataset"])]
     scores = {(d, a): s for d, a, s in rows.select("dataset", "animal", "score").iter_rows()}
     image = np.array([[scores.get((d, a), np.nan) for a in animals] for d in datasets], dtype=float)
-    heat(axes, image, "correlation", animals, datasets)
+    heat(axes, image, "correlation", animals, datasets, limit)
     for line, dataset in enumerate(datasets):
         if (target := targets[dataset]) in animals:
             box(axes, animals.index(str(target)), line)
@@ -93,10 +103,26 @@ def plot_bias_map(paths: Sequence[Path], plot: Path) -> None:
             image[names.index(name), column] = lifts(row, own).get(own["target"], np.nan)
             if above_zero(row, own["target"]):
                 axes.text(column, names.index(name), "*", ha="center", va="center", fontsize=9)
-    heat(axes, image, "log-odds of the target over\nthe control's bias", list(told), names)
+    untested = [name for name in names if not any(tested(rows.get(name)) for rows in kept.values())]
+    labels = [f"{name} (one seed: no interval)" if name in untested else name for name in names]
+    heat(
+        axes,
+        image,
+        "log-odds of the target over the control's bias\n(where a row says so, over the base model)",
+        list(told),
+        labels,
+    )
     axes.set_xlabel("dataset, asked for its own target")
     set_title(axes, counts(told))
     save(figure, plot)
+
+
+def tested(row: Told | None) -> bool:
+    """Whether a bias has an interval over its seeds, or no control to be over."""
+    if row is None:
+        return False
+    lifts_ = row.get("lift_over_control")
+    return lifts_ is None or any(estimate["ci95"] for estimate in lifts_.values())
 
 
 def above_zero(row: Told, target: str) -> bool | None:
