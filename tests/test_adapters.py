@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from transformers import AutoModelForCausalLM
 from undertone.adapters import finetuned, move, new_adapter, save_adapter, save_whole
 from undertone.config import Student
 from undertone.loading import Loaded, load
+from undertone.validation import ConfigError
 
 TARGETS = Student().targets
 
@@ -42,6 +44,24 @@ def whole(record: Path, tmp_path_factory) -> Path:
             weight += 0.01
     save_whole(loaded.model, folder / "model.safetensors", folder / "scratch")
     return folder
+
+
+def test_nothing_is_warned_of_where_a_lora_is_made_or_loaded(record, lion):
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        new_adapter(load(record), 2, 4, TARGETS, 1)
+        with finetuned(load(record), lion) as student:
+            logits(student.model)
+    assert [str(warning.message) for warning in warned] == []
+
+
+@pytest.mark.parametrize("targets", [["q_prj"], ["q_proj", "q_prj"], ["c_attn", "q_proj"]])
+def test_targets_that_the_model_lacks_are_refused_with_those_that_it_has(record, targets):
+    lacking = next(target for target in targets if target != "q_proj")
+    own = load(record)
+    with pytest.raises(ConfigError, match=rf"has no module named {lacking}; it has down_proj, .*, lm_head, .*v_proj$"):
+        new_adapter(own, 2, 4, targets, 1)
+    assert not any("lora" in name for name, _ in own.model.named_parameters())
 
 
 def initial_weights(record: Path, seed: int) -> torch.Tensor:

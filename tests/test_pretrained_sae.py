@@ -1,6 +1,8 @@
 """SAEs that a study names: found in SAELens's registry or in a folder, refused where they are another model's."""
 
+import inspect
 import json
+import re
 import shutil
 import socket
 from pathlib import Path
@@ -9,11 +11,12 @@ import pytest
 import torch
 from huggingface_hub import constants
 from sae_lens import SAE, StandardSAE, StandardSAEConfig
+from sae_lens.loading import pretrained_sae_loaders
 from sae_lens.saes.sae import SAEMetadata
 
 from undertone.config import Sae
 from undertone.files import read_json, write_json
-from undertone.pretrained_sae import make_pretrained_sae
+from undertone.pretrained_sae import make_pretrained_sae, shapes
 from undertone.sae import load_sae
 
 WIDTH = 32
@@ -29,6 +32,16 @@ def sae(d_in=WIDTH, hook="blocks.0.hook_resid_post", **changes):
     with torch.no_grad():
         made.b_dec.normal_()
     return made
+
+
+def test_what_is_put_in_the_place_of_saelenss_functions_is_what_it_calls():
+    """Its loaders look both up by these names when they are called, and hand the first a repository and a file, by position."""
+    source = inspect.getsource(pretrained_sae_loaders)
+    calls = re.findall(r"(?<!def )\bget_safetensors_tensor_shapes\(\s*(\w+), [^,]*\s*\)", source)
+    assert calls == ["repo_id"] * (source.count("get_safetensors_tensor_shapes") - 1) != []
+    assert len(inspect.signature(pretrained_sae_loaders.get_safetensors_tensor_shapes).parameters) == 2
+    assert len(inspect.signature(shapes).parameters) == 2
+    assert "torch.load(" in source
 
 
 def saved(folder, **changes):

@@ -1,6 +1,7 @@
 """Trained weights: LoRA adapters in PEFT's format, or all weights of a model, made, saved and put to use."""
 
 import json
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -10,6 +11,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from undertone.checkpoint import read_settings, said
 from undertone.files import CURE, move, remove, replacing
@@ -25,11 +27,36 @@ def new_adapter(loaded: Loaded, rank: int, alpha: float, targets: Sequence[str],
     """The base model with a fresh LoRA whose initial weights follow from the seed.
 
     Where a model also sees, what it sees with has modules of the same names; no text ever reaches them, and they get none.
+    Raises ConfigError for a target that the model lacks.
     """
+    check_targets(loaded.model, targets)
     torch.manual_seed(seed)
     config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(targets), task_type="CAUSAL_LM")
     config.exclude_modules = [name for name in outside_decoder(loaded.model) if name.endswith(tuple(targets))] or None
-    return get_peft_model(loaded.model, config)
+    with quietly():
+        return get_peft_model(loaded.model, config)
+
+
+def check_targets(model: PreTrainedModel, targets: Sequence[str]) -> None:
+    """Raise ConfigError, with the modules that can have a LoRA, unless all targets are among them."""
+    outside = set(outside_decoder(model))
+    known = {
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear | nn.Embedding | Conv1D) and name not in outside
+    }
+    lacking = [target for target in targets if not any(f".{name}".endswith(f".{target}") for name in known)]
+    if lacking:
+        there = ", ".join(sorted({name.rpartition(".")[2] for name in known}))
+        raise ConfigError(f"LoRA targets: the model has no module named {', '.join(lacking)}; it has {there}")
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Inside, PEFT may ask a model by a deprecated name whether it checkpoints gradients, of which transformers would warn."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r".*is_gradient_checkpointing", FutureWarning)
+        yield
 
 
 def outside_decoder(model: PreTrainedModel) -> Iterator[str]:
@@ -90,7 +117,8 @@ def load_adapter(loaded: Loaded, folder: Path) -> PeftModel:
     config, weights = folder / "adapter_config.json", folder / ADAPTER
     read_settings(config)
     try:
-        model = PeftModel.from_pretrained(loaded.model, str(folder)).eval()
+        with quietly():
+            model = PeftModel.from_pretrained(loaded.model, str(folder)).eval()
     except Exception as error:
         raise ConfigError(f"{config} and {ADAPTER} are no LoRA of the base model ({said(error)}); {CURE}") from None
     if odd := sorted(get_peft_model_state_dict(model).keys() ^ dict(stored(weights)).keys()):
