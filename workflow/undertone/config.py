@@ -455,7 +455,7 @@ class FeatureBias(Bias):
 
     l1: float = setting(
         1e-3,
-        "least weight of the L1 penalty; set it so that a control's bias is 0",
+        "least weight of the L1 penalty; set it so that a control's bias is 0 in mode `project`",
         "nats per token and unit of activation",
         ge=0,
     )
