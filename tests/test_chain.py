@@ -35,7 +35,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "activations": {"block_rows": 8},
     "differences": {"permutations": 20},
     "feature_bias": {"fraction": 0.5, "steps": 2, "seeds": [0]},
-    "residual_bias": {"fraction": 0.5, "steps": 2, "seeds": [0]},
+    "residual_bias": {"fraction": 0.5, "steps": 6, "seeds": [0]},
     "losses": {"rows": 4},
 }
 ASKED = [f"lion/{name}.json" for name in ("pref", "differences", "score", "bias_pref", "losses", "tokens")]
