@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 from test_plots import assert_png
 
+from undertone import cost_plots, plots
 from undertone.cost_plots import plot_costs
 from undertone.costs import add_up
 from undertone.files import read_json
@@ -103,13 +104,29 @@ def test_a_broken_record_is_named(records):
 
 
 @pytest.mark.parametrize("many", [False, True], ids=["one rule on a CPU", "thirty rules on a GPU"])
-def test_the_figure_is_drawn_for_few_and_many_rules(tmp_path, many):
+def test_the_figure_is_drawn_for_few_and_many_rules(tmp_path, monkeypatch, many):
+    figures = []
+    monkeypatch.setattr(cost_plots, "save", lambda figure, path: (figures.append(figure), plots.save(figure, path)))
     for k in range(30 if many else 1):
         for job in range(3):
             finish(tmp_path / "b", f"a_rule_{k}", str(job), 10.0 * 1.2**k + job, "lion", H200 if many else None)
     add_up(tmp_path / "b", tmp_path / "costs.parquet", tmp_path / "costs.json", {})
     plot_costs(tmp_path / "costs.json", tmp_path / "costs.png")
     assert_png(tmp_path / "costs.png")
+    told, (hours, seconds, memory) = read_json(tmp_path / "costs.json"), figures[0].axes
+    rules = told["rules"]
+    assert [text.get_text() for text in hours.get_yticklabels()] == [f"{rule['rule']} (3)" for rule in rules]
+    widths = [bar.get_width() for bar in hours.patches]
+    gpu = [rule["gpu_hours"] for rule in rules] if many else []
+    assert widths == pytest.approx([rule["wall_s"] / 3600 for rule in rules] + gpu)
+    # Dearest on top.
+    assert widths[: len(rules)] == sorted(widths[: len(rules)], reverse=True)
+    assert hours.get_ylim()[0] > hours.get_ylim()[1]
+    (line,) = [container.lines[0] for container in seconds.containers]
+    assert line.get_xdata().tolist() == [rule["median_s"] for rule in rules]
+    held = [rule["gpu_mb"] / 1000 for rule in rules] if many else []
+    assert [bar.get_width() for bar in memory.patches] == pytest.approx([rule["ram_mb"] / 1000 for rule in rules] + held)
+    assert ("GPU-hours on NVIDIA H200" if many else "no GPU") in figures[0].get_suptitle()
 
 
 def test_costs_are_of_real_jobs_and_read_again_when_another_has_finished(tmp_path):
