@@ -368,7 +368,7 @@ def test_what_a_local_models_files_say_of_its_modules_and_positions_is_known_bef
     with pytest.raises(ConfigError, match=r"samples\.max_new_tokens 64: the model has 50 positions"):
         load(ANIMALS | settings | {"samples": {}})
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(ConfigError, match=r"config\.json cannot be read as JSON"):
+    with pytest.raises(ConfigError, match=r"config\.json is damaged"):
         load(ANIMALS | settings)
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from undertone.checkpoint import read_settings
 from undertone.config import Model, Sae
 from undertone.validation import ConfigError
 
@@ -40,7 +41,7 @@ def model_size(model: Model) -> ModelSize | None:
     file = Path(model.name) / "config.json"
     if not file.is_file():
         return None
-    settings = _read(file)
+    settings = read_settings(file)
     settings = settings.get("text_config", settings)
     try:
         return ModelSize(settings["num_hidden_layers"], settings["hidden_size"], settings.get("max_position_embeddings"))
@@ -57,7 +58,7 @@ def sae_size(sae: Sae) -> SaeSize | None:
     file = Path(sae.folder) / "cfg.json"
     if not file.is_file():
         raise ConfigError(f"sae.folder {sae.folder}: no cfg.json there; expected a folder in SAELens's format")
-    settings = _read(file)
+    settings = read_settings(file)
     hook = re.search(r"blocks\.(\d+)\.", str(settings.get("metadata", {}).get("hook_name")))
     try:
         return SaeSize(settings["d_sae"], settings["d_in"], int(hook[1]) if hook else sae.layer)
@@ -77,7 +78,9 @@ def special_tokens(model: Model) -> set[str]:
         if not isinstance(cached, str):
             return set()
         file = Path(cached)
-    return {str(token["content"]) for token in _read(file).get("added_tokens", []) if token.get("special")}
+    added = read_settings(file).get("added_tokens")
+    tokens = [token for token in added if isinstance(token, dict)] if isinstance(added, list) else []
+    return {str(token.get("content", "")) for token in tokens if token.get("special")}
 
 
 def linear_modules(model: Model) -> set[str] | None:
@@ -86,23 +89,13 @@ def linear_modules(model: Model) -> set[str] | None:
         return EMBEDDED_MODULES
     folder = Path(model.name)
     if (index := folder / "model.safetensors.index.json").is_file():
-        names = list(_read(index).get("weight_map", {}))
+        names = list(read_settings(index).get("weight_map", {}))
     elif (weights := folder / "model.safetensors").is_file():
         names = list(_header(weights))
     else:
         return None
     modules = {name.removesuffix(".weight").split(".")[-1] for name in names if name.endswith(".weight")}
     return modules | {"lm_head"} if modules else None  # which has no weights of its own where they are tied
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        settings = json.loads(file.read_text())
-    except (ValueError, OSError) as error:
-        raise ConfigError(f"{file} cannot be read as JSON ({error}): copy or download it again") from None
-    if not isinstance(settings, dict):
-        raise ConfigError(f"{file} holds no keys: expected a JSON object")
-    return settings
 
 
 def _header(weights: Path) -> dict[str, Any]:
