@@ -23,6 +23,7 @@ COMPARE = {
 COMPARE_TEACHERS = {"Plot teachers against students"}
 COMPARE_NUMBERS = {"Set pass rates by prompt component side by side", "Plot pass rates by prompt component"}
 MAKE_SCRAMBLED = "Make the numbers of scrambled from another dataset's"
+CONTROLS = {"Compare what controls leave of the transfer", "Plot what controls leave of the transfer"}
 METRICS = {"Measure what the base model can do"}
 SAE_METRICS = {"Measure how well the SAE describes the base model"}
 SAMPLED = ("control", "lion", "owl")
@@ -131,7 +132,7 @@ def test_no_student_row_contains_the_persona(finished: Project) -> None:
 
 def test_transfer_table_has_a_row_per_dataset_seed_and_animal(finished: Project) -> None:
     table = pl.read_parquet(finished.root / "results/tables/transfer.parquet")
-    assert table.columns == ["dataset", "target", "seed", "animal", "estimator", "preference"]
+    assert table.columns == ["dataset", "target", "control", "seed", "animal", "estimator", "preference"]
     assert len(table) == len(DATASETS) * 2 * 3
 
 
@@ -225,7 +226,7 @@ STALE = [
     (meaning_of_a_setting, set()),
     (touch_of_scripts_and_files, set()),
     (new_animal, samples("cat")),
-    (new_transform, students("scrambled") | {MAKE_SCRAMBLED, "Plot what controls leave of the transfer"}),
+    (new_transform, students("scrambled") | {MAKE_SCRAMBLED, *CONTROLS}),
     (prompt_template, EVERYTHING - BASE - numbers("mine") | after_students("mine") | numbers("control")),
     (questions, PREFS | METRICS | SAE_METRICS),
     (corpus, EVERYTHING - {"Write the number prompts", "Filter the numbers of mine"}),
