@@ -143,6 +143,15 @@ def test_no_dataset_is_called_like_them(name: str) -> None:
         load({"animals": [name]})
 
 
+def test_no_dataset_stands_in_another_studys_results(clone: Path) -> None:
+    study = {"animals": ["owl"], "pref": {"candidates": ["owl"]}}
+    load(study)
+    (clone / "results/owl").mkdir()
+    (clone / "results/owl/prompts.parquet").touch()
+    with pytest.raises(ConfigError, match=r"results/owl holds another study's results; give the dataset 'owl' another name"):
+        load(study)
+
+
 @pytest.mark.parametrize("kind", ["absolute", "up"])
 def test_a_study_elsewhere_runs_and_leaves_nothing_in_the_clone(tmp_path: Path, kind: str) -> None:
     project = Project.create(tmp_path / "project")

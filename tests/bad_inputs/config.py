@@ -108,7 +108,7 @@ NAMES: list[Any] = [
     "logs",
     "scratch",
 ]
-NAMES += ["benchmarks", "control", "x" * 65, "x" * 300, "a.b", "{x}", "~", "Ⅳ"]
+NAMES += ["x" * 20, "lion" + "ab" * 20, "benchmarks", "control", "x" * 65, "x" * 300, "a.b", "{x}", "~", "Ⅳ"]
 VARIANTS = ["..", ".", "x/y", "löwe", "-a", "", "x" * 65, "a b"]
 ROOTS = [
     "",
@@ -247,6 +247,10 @@ FITTING = [
     refused({"model": {"name": "google/gemma-2b-it"}}, "model.revision is missing"),
     refused({"model": {"name": "google/gemma-2b-it", "revision": "main"}}, "model.revision is 'main', which is no commit"),
     refused({"models": {"a": HUB}}, "models.a: either all models of a study have a name, or none has"),
+    refused(
+        {"datasets": {"lion-r": {"file": "mine.csv"}}, "student_variants": {"r": {"rank": 2}}},
+        "the dataset lion-r and the variant 'r' of lion would share their logs; rename one",
+    ),
     refused({3: {}}, "3: Keys should be strings, found 3"),
     refused({"student": {3: 4}}, "student.3"),
     refused({"prompts": {"template": "nope.yaml"}}, "prompts.template: no such file 'nope.yaml'"),
@@ -266,6 +270,7 @@ RIGHT = [
     accepted(teachers=[]),
     accepted(animals=["lion"], pref={"candidates": ["lion"]}),
     accepted(student_variants={"r": {"rank": 2}, "r-1": {"rank": 4}}),
+    accepted(datasets={"x" * 19: {"file": "mine.csv"}}),
     accepted(losses={"students": [9]}),
     accepted(losses={"students": []}),
     accepted(residual_bias={"fraction": 0.25}),

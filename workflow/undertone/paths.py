@@ -56,6 +56,11 @@ def usable_root(results: str, reserved: tuple[str, ...]) -> str:
     return root
 
 
+def holds_study(folder: Path) -> bool:
+    """Whether a folder is another study's results root, which no dataset can stand in."""
+    return (folder / "prompts.parquet").exists()
+
+
 def _spelling(results: str) -> str:
     """What no path of a study may be written like, or ""."""
     if not results.strip():

@@ -39,16 +39,17 @@ from undertone.config import (
     name_of,
     none_twice,
 )
-from undertone.paths import BENCHMARKS, LOGS, SCRATCH, usable_root
+from undertone.paths import BENCHMARKS, LOGS, SCRATCH, holds_study, usable_root
 from undertone.sizes import linear_modules, model_size, sae_size
 from undertone.validation import Section, merged, nearest, setting, validate
 
 # Folders directly under the results root that are no datasets.
 RESERVED = ("model", "sae", "plots", "tables", LOGS, BENCHMARKS, SCRATCH)
 COMMIT = re.compile("[0-9a-f]{40}")
-# Names become parts of file names.
-NAME = re.compile(r"(?=.*[A-Za-z0-9])[A-Za-z0-9_-]{1,64}")
-VARIANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+# Names become parts of file names; one that ends in twenty times the same stops Snakemake, which fears an endless recursion.
+ENDLESS = r"(?!.*?(.+?)\1{19}$)"
+NAME = re.compile(ENDLESS + r"(?=.*[A-Za-z0-9])[A-Za-z0-9_-]{1,64}")
+VARIANT = re.compile(ENDLESS + r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 # What may differ for one dataset.
 OVERRIDABLE: dict[str, type[Section]] = {"teacher": Teacher, "samples": Samples, "numbers": Numbers, "student": Student}
@@ -256,6 +257,7 @@ class Study(Section):
             raise ValueError(f"{kinds[0]!r} cannot name an animal: so is a dataset called that a teacher of this kind writes")
         if twice := {name_of(kind, animal) for kind in KINDS for animal in self.animals} & set(self.datasets):
             raise ValueError(f"animals and datasets both name {sorted(twice)}")
+        self.check_folders()
         self.check_sources()
         self.check_overrides()
         self.check_variants()
@@ -302,6 +304,18 @@ class Study(Section):
                     merged(getattr(self, section).model_dump(), values),
                     f"overrides.{name}.{section}.",
                 )
+
+    def check_folders(self) -> None:
+        """No two results, logs or records of the study, and none of another study, have one path."""
+        for name in self.available:
+            if holds_study(Path(self.results, name)):
+                raise ValueError(f"{self.results}/{name} holds another study's results; give the dataset {name!r} another name")
+        for name in self.available:
+            for variant in self.student_variants:
+                if f"{name}-{variant}" in self.available:
+                    raise ValueError(
+                        f"the dataset {name}-{variant} and the variant {variant!r} of {name} would share their logs; rename one"
+                    )
 
     def check_sources(self) -> None:
         """A transform needs datasets of the study to start from, and must not start from itself, directly or not."""
