@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import shutil
+import socket
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -53,6 +55,22 @@ def test_nothing_is_warned_of_where_a_lora_is_made_or_loaded(record, lion):
         with finetuned(load(record), lion) as student:
             logits(student.model)
     assert [str(warning.message) for warning in warned] == []
+
+
+def test_a_lora_of_a_hub_model_is_loaded_without_asking_the_hub(record, lion, tmp_path, monkeypatch):
+    shutil.copytree(lion, tmp_path / "lion")
+    told = tmp_path / "lion/adapter_config.json"
+    told.write_text(json.dumps(json.loads(told.read_text()) | {"base_model_name_or_path": "a/model", "revision": "a" * 40}))
+    asked = []
+
+    def refuse(host, *args, **kwargs):
+        asked.append(host)
+        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    with finetuned(load(record), tmp_path / "lion") as student:
+        logits(student.model)
+    assert asked == []
 
 
 @pytest.mark.parametrize("targets", [["q_prj"], ["q_proj", "q_prj"], ["c_attn", "q_proj"]])
