@@ -463,7 +463,10 @@ ADAPTERS: dict[str, tuple[Change, tuple[str, ...]]] = {
     "a NaN": (tensors(ADAPTER, filled(LORA, NAN)), (ADAPTER, "1 of the 64 numbers of", LORA, "NaN or infinite")),
     "an infinity": (tensors(ADAPTER, filled(LORA, INF)), (ADAPTER, LORA, "NaN or infinite")),
     "a weight less": (tensors(ADAPTER, dropped(LORA)), (ADAPTER, "adapter_config.json disagree", LORA)),
-    "a weight more": (tensors(ADAPTER, replaced("base_model.model.x", 2)), (ADAPTER, "adapter_config.json disagree")),
+    "a weight more": (
+        tensors(ADAPTER, replaced(LORA.replace("layers.0", "layers.7"), 2, WIDTH)),
+        (ADAPTER, "adapter_config.json disagree"),
+    ),
     "another model's shape": (tensors(ADAPTER, replaced(LORA, 2, 64)), (ADAPTER, "no LoRA of the base model", "size mismatch")),
     "another rank": (settings("adapter_config.json", r=4), (ADAPTER, "no LoRA of the base model", "size mismatch")),
     "modules that the model lacks": (
