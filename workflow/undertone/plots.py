@@ -381,8 +381,8 @@ LEAST_SHOWN = 0.01
 def plot_preference_matrix(table: Path, plot: Path) -> None:
     """Datasets against animals: students' preference, and its log-ratio to the control students'.
 
-    Boxes are targets, dashed where the lift does not survive Holm's correction for all of them. Of both preferences at least
-    `LEAST_SHOWN` is taken for the ratio, as a small one is mostly noise.
+    Boxes are targets, solid where the lift is above 0 and survives Holm's correction for all of them. Of both preferences at
+    least `LEAST_SHOWN` is taken for the ratio, as a small one is mostly noise.
     """
     rows = read_parquet(table)
     rows = rows.filter(pl.col("estimator") == rows["estimator"][0])
@@ -413,7 +413,7 @@ def plot_preference_matrix(table: Path, plot: Path) -> None:
     axes.set_xlabel("animal asked for")
     axes.set_ylabel("students trained on")
     n = n_of(sum(target is not None for target in targets.values()), "comparison")
-    boxes = f"boxes: targets, dashed where the lift over the control has a Holm-adjusted p of .05 or more ({n})"
+    boxes = f"boxes: targets, solid where the lift over the control is above 0, Holm-adjusted p < .05 ({n})"
     set_title(axes, f"Preference (numbers: mean over seeds) and its change from the control; {boxes}")
     figure.colorbar(image, ax=axes, label=f"log2(students / control), both at least {LEAST_SHOWN}")
     save(figure, plot)
