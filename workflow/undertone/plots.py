@@ -60,10 +60,14 @@ def set_title(axes: Axes, text: str) -> None:
 
 def balanced(text: str, width: int) -> str:
     """Text in as few lines of at most `width` characters as it takes, of about the same length: no word is left alone."""
-    n = len(textwrap.wrap(text, width))
-    while width > 1 and len(textwrap.wrap(text, width - 1)) == n:
-        width -= 1
-    return textwrap.fill(text, width)
+    wrapper = textwrap.TextWrapper(width, break_on_hyphens=False)
+    n = len(wrapper.wrap(text))
+    while wrapper.width > 1:
+        wrapper.width -= 1
+        if len(wrapper.wrap(text)) > n:
+            wrapper.width += 1
+            break
+    return wrapper.fill(text)
 
 
 def n_of(n: int, thing: str) -> str:
