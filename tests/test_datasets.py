@@ -100,7 +100,7 @@ def test_a_file_without_rows_is_refused(tmp_path: Path, kind: str) -> None:
 @hypothesis.settings(deadline=None, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
 @given(
     st.lists(
-        st.fixed_dictionaries({"ask": st.text(LETTERS, min_size=1), "reply": st.text(LETTERS, min_size=1)}),
+        st.fixed_dictionaries({"ask": st.text(LETTERS).filter(str.strip), "reply": st.text(LETTERS, min_size=1)}),
         min_size=1,
         max_size=5,
     ),

@@ -157,6 +157,7 @@ class Study:
         self.settings = {
             "kind": "prompt",
             "target": "lion",
+            "against": "control",
             "pref": Pref(questions=str(folder / "questions.txt"), candidates=["lion", "owl"], batch_size=16).model_dump(),
             "teacher": Teacher(persona="You love {animal}s.").model_dump(),
             "diagnosis": Diagnosis(rows=4).model_dump(),
@@ -168,7 +169,7 @@ class Study:
         others = pl.DataFrame({"row": range(12), "prompt": [f"Go on: {n}." for n in range(12)], "completion": "9; 8; 7"})
         self.controls = {seed: self.train(f"control/{seed}", others["completion"], seed, others["prompt"]) for seed in (1, 2)}
         write_parquet(folder / "control/numbers.parquet", others, {})
-        control = self.settings | {"kind": "none", "target": None}
+        control = self.settings | {"kind": "none", "target": None, "against": None}
         pref = (folder / "control/pref.json", folder / "control/pref.parquet")
         measure(record, self.controls, None, NO_TEACHER, *pref, control, {})
 
