@@ -222,7 +222,9 @@ def gigabytes(n):
 
 
 def makes(path):
-    """Whether a rule makes a file."""
+    """Whether a rule makes a file; where the study has no SAE, none makes what is in its folder."""
+    if path.startswith(result("sae/")) and not STUDY.has_sae:
+        return False
     return any(rule.is_producer(path) for rule in workflow.rules)
 
 
