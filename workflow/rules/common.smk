@@ -115,22 +115,16 @@ def reading(key, dataset):
     return result(f"{dataset}/{key}.json") if has(STUDY, key, dataset) else []
 
 
-def controls_reading(key, dataset):
-    """The control's result beside it; the control itself has none."""
+def beside(files, dataset):
+    """What `files` gives of a dataset's control; nothing for the control itself."""
     control = STUDY.control(dataset)
-    return reading(key, control) if control else []
+    return files(control) if control else []
 
 
 def summarised(wildcards):
     """The readings that a summary shows, by name, and the control's."""
     own = {key: reading(key, wildcards.dataset) for key in SUMMARISED}
-    return own | {f"control_{key}": controls_reading(key, wildcards.dataset) for key in SUMMARISED}
-
-
-def students_of_control(wildcards):
-    """The weights of the students of a dataset's control; the control itself has none."""
-    control = STUDY.control(wildcards.dataset)
-    return students_of(control) if control else []
+    return own | {f"control_{key}": beside(lambda control: reading(key, control), wildcards.dataset) for key in SUMMARISED}
 
 
 def generations_of(wildcards):
@@ -144,16 +138,19 @@ def other_teacher_of(wildcards):
     return result(f"{other}/teacher.json") if other else []
 
 
+def record_of(model):
+    """`model.json` of one of the study's `models`; without a name, of its own."""
+    return result(f"model-{model}/model.json" if model else "model/model.json")
+
+
 def base_of(wildcards):
     """`model.json` of the base model that a variant's students start from."""
-    name = STUDY.base(variant_of(wildcards))
-    return result(f"model-{name}/model.json" if name else "model/model.json")
+    return record_of(STUDY.base(variant_of(wildcards)))
 
 
 def base_of_teacher(wildcards):
     """`model.json` of the base model that a dataset's teacher starts from."""
-    name = STUDY.taught[wildcards.dataset].model
-    return result(f"model-{name}/model.json" if name else "model/model.json")
+    return record_of(STUDY.taught[wildcards.dataset].model)
 
 
 def teacher_of(wildcards):
@@ -193,8 +190,8 @@ def of_control(path):
     """The file of this name of a dataset's control, as an input of every dataset but the control itself."""
 
     def control(wildcards):
-        name, of = path.format(variant=wildcards.get("variant", "")), STUDY.control(wildcards.dataset)
-        return result(f"{of}/{name}") if of else []
+        name = path.format(variant=wildcards.get("variant", ""))
+        return beside(lambda control: result(f"{control}/{name}"), wildcards.dataset)
 
     return control
 

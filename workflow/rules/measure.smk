@@ -61,7 +61,7 @@ rule indirect:
         record=result("model/model.json"),
         questions=[ancient(path) for path in (STUDY.pref.questions, STUDY.indirect.forms, STUDY.indirect.facts)],
         students=lambda wildcards: students_of(wildcards.dataset),
-        controls=students_of_control,
+        controls=lambda wildcards: beside(students_of, wildcards.dataset),
         teacher=teacher_of,
         sae=clamped_sae_of,
     output:
@@ -93,7 +93,7 @@ rule diagnosis:
         pref=result("{dataset}/pref.json"),
         indirect=rules.indirect.output.result,
         students=lambda wildcards: students_of(wildcards.dataset),
-        controls=students_of_control,
+        controls=lambda wildcards: beside(students_of, wildcards.dataset),
         teacher=teacher_of,
         sae=clamped_sae_of,
     output:

@@ -136,9 +136,7 @@ rule lens:
         sae=sae_of_study(),
         neutral=ancient(STUDY.differences.neutral),
         students=lambda wildcards: first_student_of(wildcards.dataset),
-        controls=lambda wildcards: (
-            first_student_of(STUDY.control(wildcards.dataset)) if STUDY.control(wildcards.dataset) else []
-        ),
+        controls=lambda wildcards: beside(first_student_of, wildcards.dataset),
         teacher=teacher_of,
     output:
         result=ensure(result("{dataset}/lens.json"), non_empty=True),
@@ -422,7 +420,7 @@ rule readings:
 rule reading_plot:
     input:
         own=lambda wildcards: reading(wildcards.key, wildcards.dataset),
-        control=lambda wildcards: controls_reading(wildcards.key, wildcards.dataset),
+        control=lambda wildcards: beside(lambda control: reading(wildcards.key, control), wildcards.dataset),
     output:
         plot=report(
             result("{dataset}/plots/{key}.png"),

@@ -48,7 +48,7 @@ def trainings_of(dataset, variant="", seeds=None):
 rule student_plot:
     input:
         own=lambda wildcards: trainings_of(wildcards.dataset),
-        control=lambda wildcards: trainings_of(STUDY.control(wildcards.dataset)) if STUDY.control(wildcards.dataset) else [],
+        control=lambda wildcards: beside(trainings_of, wildcards.dataset),
     output:
         plot=report(
             result("{dataset}/plots/student.png"),
