@@ -17,7 +17,7 @@ from undertone.checkpoint import read_settings, said
 from undertone.files import CURE, move, remove, replacing
 from undertone.hub import identity
 from undertone.loading import Loaded, read_model
-from undertone.tensors import NotFiniteError, check_finite, stored
+from undertone.tensors import NotFiniteError, check_finite, names, stored
 from undertone.validation import ConfigError
 
 ADAPTER, WHOLE = "adapter_model.safetensors", "model.safetensors"
@@ -123,7 +123,7 @@ def load_adapter(loaded: Loaded, folder: Path) -> PeftModel:
         raise ConfigError(f"{config} and {ADAPTER} are no LoRA of the base model ({said(error)}); {CURE}") from None
     # Without embeddings, for which PEFT would ask the Hub for the base model.
     expected = get_peft_model_state_dict(model, save_embedding_layers=False)
-    if odd := sorted(name for name in expected.keys() ^ dict(stored(weights)).keys() if "lora_" in name):
+    if odd := sorted(name for name in expected.keys() ^ names(weights) if "lora_" in name):
         model.unload()
         raise ConfigError(f"{weights} and {config.name} disagree about {len(odd)} weights, such as {odd[0]}; {CURE}")
     return model

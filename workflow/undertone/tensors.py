@@ -41,6 +41,12 @@ def check_logits(logits: Tensor) -> None:
         )
 
 
+def names(path: Path) -> set[str]:
+    """The names of the tensors of a safetensors file, none of which is read. Raises ConfigError as `stored` does."""
+    with whole(path), safe_open(path, framework="pt") as file:
+        return set(file.keys())
+
+
 def stored(path: Path) -> Iterator[tuple[str, Tensor]]:
     """The tensors of a safetensors file by name, one at a time. Raises ConfigError, which names the file, if it is damaged."""
     with whole(path), safe_open(path, framework="pt") as file:
