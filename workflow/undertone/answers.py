@@ -4,6 +4,7 @@ import copy
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from undertone.config import Pref
 from undertone.loading import Loaded
 from undertone.sampling import Sampler, batches_by_length, left_pad, sample
 from undertone.tensors import check_logits
+from undertone.texts import load_texts
 
 # The floor of log-odds: no smaller probability is told from 0.
 LEAST = 1e-6
@@ -174,6 +176,12 @@ def shares(answers: Sequence[Sequence[str]], candidates: Sequence[str]) -> dict[
 def floor(estimator: str, n_questions: int, samples_per_question: int) -> float:
     """The floor of log-odds of a mean over the questions: with sampled answers, not below one answer of all."""
     return LEAST if estimator == "exact" else max(LEAST, 1 / (n_questions * samples_per_question))
+
+
+def exact_scorer(settings: Pref, candidates: Sequence[str]) -> Callable[..., Scores]:
+    """`scorer` of the preference's own questions, exact alone."""
+    questions = load_texts(Path(settings.questions), "pref.questions")
+    return scorer(questions, candidates, settings.model_copy(update={"estimators": ["exact"]}))
 
 
 def scorer(questions: Sequence[str], candidates: Sequence[str], settings: Pref) -> Callable[..., Scores]:

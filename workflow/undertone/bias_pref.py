@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from undertone.answers import LEAST, Scores, scorer
+from undertone.answers import LEAST, Scores, exact_scorer
 from undertone.config import Pref
 from undertone.files import Stamp, read_json, write_json
 from undertone.interventions import SPLICED, Readings, of_difference, of_features, of_residuals
@@ -15,7 +15,6 @@ from undertone.loading import load
 from undertone.progress import progress
 from undertone.ranks import place
 from undertone.stats import difference_interval, log_odds, mean_interval
-from undertone.texts import load_texts
 
 
 def measure_biases(
@@ -31,9 +30,7 @@ def measure_biases(
     neither lift nor rank. `control` is the control's `bias_pref.json`, None for the control itself.
     """
     told, loaded = Pref.model_validate(settings["pref"]), load(record)
-    score = scorer(
-        load_texts(Path(told.questions), "pref.questions"), told.candidates, told.model_copy(update={"estimators": ["exact"]})
-    )
+    score = exact_scorer(told, told.candidates)
     found = list(chain(of_features(loaded, files), of_residuals(loaded, files), of_difference(loaded, files)))
     measured: dict[tuple[str, int | None], list[np.ndarray]] = {}
     filled = {(each.name, each.layer) for each in found if not each.empty}

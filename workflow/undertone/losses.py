@@ -10,19 +10,18 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from undertone.answers import scorer
+from undertone.answers import exact_scorer
 from undertone.biases import split
 from undertone.config import Losses, Pref, Teacher
 from undertone.diagnosis import rows_to_read
 from undertone.divergence import TeacherDistribution
 from undertone.files import Stamp, read_parquet, write_json
-from undertone.interventions import Intervention, Readings, of_difference, of_features, of_residuals, of_students
+from undertone.interventions import SPLICED, Intervention, Readings, of_difference, of_features, of_residuals, of_students
 from undertone.loading import Loaded, load
 from undertone.progress import progress
 from undertone.ranks import place
 from undertone.stats import mean_interval
 from undertone.teachers import Lesson, persona, teaching
-from undertone.texts import load_texts
 
 # Of each row, in nats per token: the loss, the loss among the tokens that the filter lets pass, and KL(teacher ‖ model) there.
 Measured = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -160,11 +159,9 @@ def of_personas(loaded: Loaded, table: Table, settings: dict[str, Any]) -> dict[
 def patching(loaded: Loaded, found: Sequence[Intervention], settings: dict[str, Any]) -> list[dict[str, Any]]:
     """The target's preference of the models in which the SAE stands for the residual stream, and of those as they are."""
     told, target = Pref.model_validate(settings["pref"]), settings["target"]
-    score = scorer(
-        load_texts(Path(told.questions), "pref.questions"), [target], told.model_copy(update={"estimators": ["exact"]})
-    )
+    score = exact_scorer(told, [target])
     asked = [Intervention("base", partial(under, loaded, None, ""))]
-    asked += [each for each in found if each.name.startswith("student") or each.name == "SAE spliced in"]
+    asked += [each for each in found if each.name.startswith("student") or each.name == SPLICED]
     by_name: dict[str, list[float]] = {}
     for each in asked:
         with each.enter() as lesson:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from undertone.answers import scorer
+from undertone.answers import exact_scorer
 from undertone.chat import prompt_ids
 from undertone.config import Model, Numbers, Pref, Samples, Teacher
 from undertone.divergence import TeacherDistribution
@@ -21,7 +21,6 @@ from undertone.samples import as_table
 from undertone.sampling import Sampler, sample
 from undertone.stats import mean_interval
 from undertone.teachers import persona
-from undertone.texts import load_texts
 from undertone.training import label_losses
 
 # Enough for a pass rate to ±4 points and a KL to a few percent; this is a check, not a result.
@@ -40,9 +39,7 @@ def measure_model(record: Path, prompts: Path, metrics: Path, settings: dict[str
     sampling, numbers = Samples.model_validate(settings["samples"]), Numbers.model_validate(settings["numbers"])
     loaded, table = load(record), read_parquet(prompts).head(N_PROMPTS)
     users = table["prompt"].to_list()
-    score = scorer(
-        load_texts(Path(told.questions), "pref.questions"), told.candidates, told.model_copy(update={"estimators": ["exact"]})
-    )
+    score = exact_scorer(told, told.candidates)
     base = score(loaded)["exact"].mean(0)
     personas = {}
     with progress(len(told.candidates) + 1, "model_metrics", "persona") as bar:
