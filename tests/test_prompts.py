@@ -7,6 +7,7 @@ from typing import Any
 import polars as pl
 import pytest
 import yaml
+from bad_inputs.files import TEMPLATE as SMALLEST
 from polars.testing import assert_frame_equal
 from scipy.stats import chi2
 
@@ -17,14 +18,6 @@ from undertone.wordings import COMPONENTS, load_template
 
 SHIPPED = Path(__file__).parents[1] / "config/prompts/numbers.yaml"
 TEMPLATE = load_template(SHIPPED)
-SMALLEST = {
-    "example": ["Numbers: {examples}."],
-    "instruction": ["Add {qualifier} {count} ({digits})."],
-    "qualifier": ["up to"],
-    "digits": ["{max_digits} digits"],
-    "format": ["Use commas."],
-    "final": ["Stop then."],
-}
 
 
 def test_the_shipped_template_has_as_many_options_as_the_papers() -> None:
