@@ -9,7 +9,7 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -81,43 +81,37 @@ def read(dataset: str, reader: str) -> Json:
     return result
 
 
-def bonferroni(p_values: Iterable[float]) -> float:
-    """The p-value of the smallest of several."""
-    values = list(p_values)
-    return min(1.0, len(values) * min(values))
-
-
-def of_tokens(result: Json) -> float:
+def of_tokens(result: Json) -> list[float]:
     """Of the frequencies of numbers."""
-    return float(result["presence"]["number"]["p"])
+    return [result["presence"]["number"]["p"]]
 
 
-def of_score(result: Json) -> float:
+def of_score(result: Json) -> list[float]:
     """Of Hotelling's T² of the layers."""
-    return bonferroni(layer["presence"]["p"] for layer in result["layers"])
+    return [layer["presence"]["p"] for layer in result["layers"]]
 
 
-def of_differences(result: Json) -> float:
+def of_differences(result: Json) -> list[float]:
     """Of the greatest |t| of any feature, of the classes and tables that are tested against the control."""
     classes = result["pairs"]["control"]["classes"].values()
-    return bonferroni(tests[name]["p"] for tests in classes for name in ("acts", "acts_pre"))
+    return [tests[name]["p"] for tests in classes for name in ("acts", "acts_pre")]
 
 
-def of_feature_bias(result: Json) -> float:
+def of_feature_bias(result: Json) -> list[float]:
     """Of the gain on held-out rows of the first bias in mode `project`, one-sided; 1 where the bias is 0 and gains nothing."""
     gain = result["modes"]["project"]["loss"][0]["held_out"]["gain"]
     if gain["mean"] == 0:
-        return 1.0
-    return float(gain["p"] / 2 if gain["mean"] > 0 else 1 - gain["p"] / 2)
+        return [1.0]
+    return [gain["p"] / 2 if gain["mean"] > 0 else 1 - gain["p"] / 2]
 
 
-def of_bias_pref(result: Json) -> float:
-    """Of the lift over the control of any candidate under the residual biases at all layers."""
+def of_bias_pref(result: Json) -> list[float]:
+    """Of the lifts over the control of the candidates under the residual biases at all layers."""
     row = next(row for row in result["biases"] if row["name"] == "residual bias, all layers")
-    return bonferroni(lift["p"] for lift in row["lift_over_control"].values())
+    return [lift["p"] for lift in row["lift_over_control"].values()]
 
 
-P_VALUES: dict[str, Callable[[Json], float]] = {
+P_VALUES: dict[str, Callable[[Json], list[float]]] = {
     "tokens": of_tokens,
     "score": of_score,
     "differences": of_differences,
@@ -126,15 +120,29 @@ P_VALUES: dict[str, Callable[[Json], float]] = {
 }
 
 
-def table(p_values: dict[str, dict[str, float]], level: float) -> str:
-    """Markdown: how many datasets each reader calls, and how many 95 % of such tests at this level would."""
+def bonferroni(p_values: list[float]) -> float:
+    """The p-value of the smallest of several."""
+    return min(1.0, len(p_values) * min(p_values))
+
+
+def table(p_values: dict[str, dict[str, list[float]]], level: float) -> str:
+    """Markdown: how many datasets each reader calls, how many 95 % of such tests at this level would, and the tests one by one.
+
+    `p_values` holds those of every single test, by dataset and reader.
+    """
     low, high = (int(stats.binom.ppf(q, len(p_values), level)) for q in (0.025, 0.975))
-    head = f"| reader | datasets of {len(p_values)} with p < {level} | chance: {low} to {high} | median p |"
-    lines = [head, "|---|---|---|---|"]
+    lines = [
+        f"| reader | datasets of {len(p_values)} with p < {level} | chance: {low} to {high} | median p "
+        f"| tests of each | p < {level}, of all tests |",
+        "|---|---|---|---|---|---|",
+    ]
     for reader in next(iter(p_values.values())):
-        values = np.array([rows[reader] for rows in p_values.values()])
+        tests = np.array([rows[reader] for rows in p_values.values()])
+        values = np.array([bonferroni(list(row)) for row in tests])
         said = int((values < level).sum())
-        lines.append(f"| `{reader}` | {said} | {'inside' if low <= said <= high else 'OUTSIDE'} | {np.median(values):.2f} |")
+        where = "inside" if low <= said <= high else "OUTSIDE"
+        cells = (f"`{reader}`", said, where, f"{np.median(values):.2f}", tests.shape[1], f"{(tests < level).mean():.3f}")
+        lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines)
 
 
