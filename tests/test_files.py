@@ -30,7 +30,7 @@ from undertone.files import (
 from undertone.tensors import stored
 from undertone.validation import ConfigError
 
-STAMP: Stamp = {"settings": {"prompts": {"n": 3}}, "code": {"undertone/prompts.py": "0a1b"}, "files": {}}
+STAMP: Stamp = {"settings": {"prompts": {"n": 3}}, "code": {"prompts": "0a1b"}, "files": {}}
 TABLE = pl.DataFrame({"row": [0, 1, 2], "prompt": ["a", "b", None], "ids": [[1, 2], [], [3]]})
 VERSIONS = {"python": platform.python_version(), "torch": version("torch"), "polars": version("polars")}
 

@@ -1,12 +1,10 @@
 """Stamps: which stages, settings, code and files they hold, and which edits change them."""
 
-import ast
 import hashlib
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from example import (
@@ -30,21 +28,17 @@ from example import (
 from snakemake.utils import update_config
 
 from undertone.config import CONTROL
+from undertone.sources import SCRIPTS
 from undertone.stages import STAGES, Node
 from undertone.stamp import (
-    NEUTRAL,
-    PACKAGE,
-    SCRIPTS,
     _hash,
-    code_version,
     content_version,
     digest,
-    imports,
     own_settings,
-    sources,
     stamp,
 )
 from undertone.study import Study, load
+from undertone.validation import Section, sections_of
 
 ROOT = Path(__file__).parents[1]
 
@@ -257,108 +251,50 @@ def test_what_a_large_file_hashes_to_is_noted_until_it_is_rewritten(tmp_path: Pa
         assert len(read) == reads
 
 
-CODE = '''"""A module."""
-
-import math
-
-
-def area(r: float) -> float:
-    """Of a circle."""
-    if r < 0:
-        raise ValueError("r")
-    return math.pi * r**2
-'''
+class Inner(Section):
+    later: ClassVar[dict[str, Any]] = {"new": 1}
+    old: int = 1
+    new: int = 1
 
 
-@pytest.fixture
-def version_of(tmp_path: Path) -> Callable[[str], str]:
-    """The code version of a module of this text; each text gets a file of its own."""
-
-    def version(text: str) -> str:
-        path = tmp_path / f"module{len(list(tmp_path.iterdir()))}.py"
-        path.write_text(text)
-        return code_version(path)
-
-    return version
+class Outer(Section):
+    later: ClassVar[dict[str, Any]] = {"other": None}
+    inner: Inner = Inner()
+    other: int | None = None
 
 
 @pytest.mark.parametrize(
-    ("old", "new"),
+    ("settings", "stamped"),
     [
-        ("import math", "# Circles.\nimport math"),
-        ("import math", "import math  # for pi"),
-        ("if r < 0:", "# No such circle.\n    if r < 0:"),
-        ("if r < 0:", "\n\n    if r < 0:"),
-        ("A module.", "Circles\n\nand more."),
-        ("Of a circle.", "The area of a circle."),
-        ('    """Of a circle."""\n', ""),
-        ("(r: float)", "(\n    r: float\n)"),
-        ("math.pi * r**2", "math.pi  *  r ** 2"),
+        ({}, {"inner": {"old": 1}}),
+        ({"inner": {"old": 2, "new": 1}}, {"inner": {"old": 2}}),
+        ({"inner": {"new": 2}, "other": 3}, {"inner": {"old": 1, "new": 2}, "other": 3}),
     ],
 )
-def test_comments_docstrings_and_layout_do_not_change_the_version_of_code(
-    version_of: Callable[[str], str], old: str, new: str
+def test_a_later_setting_is_in_a_stamp_only_where_it_changes_something(
+    settings: dict[str, Any], stamped: dict[str, Any]
 ) -> None:
-    assert CODE.count(old) == 1
-    assert version_of(CODE.replace(old, new)) == version_of(CODE)
+    assert Outer.model_validate(settings).stamped() == stamped
+    assert Outer.model_validate(stamped) == Outer.model_validate(settings)
+
+
+def sections() -> set[type[Section]]:
+    """Every section of the settings."""
+    found: set[type[Section]] = set()
+    pending = [Study]
+    while pending:
+        section = pending.pop()
+        if section not in found:
+            found.add(section)
+            pending += [inner for field in section.model_fields.values() for inner in sections_of(field.annotation)]
+    return found
 
 
 @pytest.mark.parametrize(
-    ("old", "new"),
-    [
-        ("r**2", "r**3"),
-        ("r < 0", "r <= 0"),
-        ('ValueError("r")', 'ValueError("radius")'),
-        ("import math", "import math, sys"),
-        ("area(r: float)", "area(r: int)"),
-        ("    return", "        return"),
-        ("import math", 'import math\n\nNAME = """A module."""'),
-    ],
+    "section", sorted(sections(), key=lambda section: section.__name__), ids=lambda section: section.__name__
 )
-def test_code_changes_the_version_of_code(version_of: Callable[[str], str], old: str, new: str) -> None:
-    assert CODE.count(old) == 1
-    assert version_of(CODE.replace(old, new)) != version_of(CODE)
-
-
-@pytest.mark.parametrize(
-    ("code", "found"),
-    [
-        ("import undertone.stats", {"stats"}),
-        ("import undertone.stats as s, json", {"stats"}),
-        ("from undertone.stats import mean_interval", {"stats"}),
-        ("from undertone import stats, files", {"stats", "files"}),
-        ("def f():\n    from undertone.stats import mean_interval", {"stats"}),
-        ("if True:\n    import undertone.chat", {"chat"}),
-        ("import json\nfrom pathlib import Path", set()),
-        ("import undertone.nowhere", set()),
-        ("# import undertone.stats\nx = 'import undertone.stats'", set()),
-    ],
-)
-def test_imports_are_found_wherever_they_stand(tmp_path: Path, code: str, found: set[str]) -> None:
-    path = tmp_path / "module.py"
-    path.write_text(code)
-    assert set(imports(path)) == {PACKAGE / f"{name}.py" for name in found}
-
-
-def test_no_module_imports_in_a_way_that_a_stamp_would_miss() -> None:
-    for path in [*PACKAGE.glob("*.py"), *SCRIPTS.glob("*.py")]:
-        for node in ast.walk(ast.parse(path.read_text())):
-            assert not (isinstance(node, ast.ImportFrom) and node.level), f"{path} imports relatively"
-            named = {getattr(node, "id", None), getattr(node, "attr", None)}
-            assert not named & {"import_module", "__import__"}, f"{path} imports by a name made up at run time"
-
-
-def test_the_code_of_a_stage_is_its_script_and_all_that_it_imports() -> None:
-    numbers = {path.relative_to(PACKAGE.parent).as_posix() for path in sources("numbers")}
-    assert {"scripts/numbers.py", "undertone/numbers.py", "undertone/datasets.py", "undertone/wordings.py"} <= numbers
-    assert "undertone/training.py" not in numbers
-    assert "undertone/training.py" in stamp(study(), Node("student", "lion"))["code"]
-
-
-def test_neutral_modules_are_in_no_stamp() -> None:
-    assert all((PACKAGE / name).exists() for name in NEUTRAL)
-    for node in nodes(study()):
-        assert not {Path(path).name for path in stamp(study(), node)["code"]} & NEUTRAL
+def test_what_a_later_setting_is_left_out_for_is_its_default(section: type[Section]) -> None:
+    assert {key: section.model_fields[key].get_default(call_default_factory=True) for key in section.later} == section.later
 
 
 def test_every_stage_has_a_script_and_real_sections() -> None:

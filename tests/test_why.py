@@ -54,9 +54,9 @@ def test_long_values_and_many_changes_are_shortened() -> None:
 
 def test_code_and_files_are_named_by_their_path() -> None:
     made = stamp(study(), Node("numbers", "mine"))
-    code, files = made["code"] | {"undertone/numbers.py": "0123"}, {"mine.csv": "4567"}
+    code, files = made["code"] | {"numbers": "0123"}, {"mine.csv": "4567"}
     said = changes({repr(made)}, {repr({**made, "code": code, "files": files})})
-    assert re.fullmatch(r"code of undertone/numbers\.py: \w+ → 0123, content of mine\.csv: missing → 4567", said)
+    assert re.fullmatch(r"code of numbers: \w+ → 0123, content of mine\.csv: missing → 4567", said)
 
 
 @pytest.mark.parametrize(("old", "new"), [(set(), {"'a'"}), ({"'a'"}, {"'b'"}), ({"<object>"}, {"{}"}), ({"{'a': 1}"}, set())])

@@ -160,6 +160,22 @@ def module_that_the_filter_alone_imports(project: Project) -> None:
     project.replace("workflow/undertone/numbers.py", 'TOO_FEW = "too few numbers"', 'TOO_FEW = "too few"')
 
 
+def message_in_a_neutral_module(project: Project) -> None:
+    project.replace("workflow/undertone/validation.py", "no setting is as large as", "nothing is as large as")
+
+
+def new_optional_setting(project: Project) -> None:
+    project.replace(
+        "workflow/undertone/config.py",
+        "    dropout: float =",
+        '    later = {"scaled": None}\n    scaled: float | None = setting(None, "a scale")\n    dropout: float =',
+    )
+
+
+def one_reader(project: Project) -> None:
+    project.replace("workflow/undertone/model_metrics.py", "isdigit()", "isdecimal()")
+
+
 def module_that_nobody_imports(project: Project) -> None:
     (project.root / "workflow/undertone/unused.py").write_text("UNUSED = 1\n")
 
@@ -222,6 +238,9 @@ STALE = [
     (imported_module, EVERYTHING - {"Write the number prompts", "Filter the numbers of mine"}),
     (module_that_the_filter_alone_imports, numbers(*DATASETS) | METRICS),
     (module_that_nobody_imports, set()),
+    (message_in_a_neutral_module, set()),
+    (new_optional_setting, set()),
+    (one_reader, METRICS),
     (comment_and_docstring, set()),
     (meaning_of_a_setting, set()),
     (touch_of_scripts_and_files, set()),
@@ -434,5 +453,5 @@ def test_results_moved_without_snakemakes_records_are_named_as_such(finished: Pr
 def test_results_carry_their_stamp(finished: Project) -> None:
     stamp = json.loads((finished.root / "results/lion/student/1/training.json").read_text())["stamp"]
     assert stamp["settings"]["lion/samples"]["target"] == "lion"
-    assert "undertone/training.py" in stamp["code"]
+    assert "training" in stamp["code"]
     assert set(stamp["files"]) == {"config/corpus.yaml", "config/prompts/numbers.yaml"}

@@ -4,36 +4,23 @@ A stamp holds the settings, the code and the contents of the user's files of a s
 a result is stale exactly when one of them changed, even after a failed or killed run (docs/staleness.md).
 """
 
-import ast
 import functools
 import hashlib
-import io
 import json
-import tokenize
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from undertone.config import CONTROL
 from undertone.files import Stamp, replacing
 from undertone.paths import BENCHMARKS, folder_of
+from undertone.sources import code_of
 from undertone.stages import STAGES, TEACHING, Node, ancestors, compared, finished_jobs, read_by
 from undertone.study import Study
 from undertone.validation import Section
 
-PACKAGE = Path(__file__).parent
-SCRIPTS = PACKAGE.parent / "scripts"
-# Modules that say what is compared, how it is written and how much is run at once, not what is computed: the settings that
-# count are in the stamp itself, and a new key, message or progress bar must not cost a GPU-week.
-NEUTRAL = {
-    *("config.py", "study.py", "validation.py", "paths.py", "sizes.py", "stages.py", "stamp.py"),
-    *("files.py", "memory.py", "progress.py", "job.py", "failures.py"),
-}
 # Every job's process computes its stamp, so what a file of more bytes than this (a local model's weights) hashes to is noted.
 LARGE = 2**26
 HASHES = Path("scratch/hashes")
-# Tokens that change nothing a program does.
-MUTE = {tokenize.COMMENT, tokenize.NL, tokenize.ENCODING}
 
 
 def stamp(study: Study, node: Node) -> Stamp:
@@ -51,7 +38,7 @@ def stamp(study: Study, node: Node) -> Stamp:
 
 def settings_of(study: Study, node: Node) -> dict[str, Any]:
     """What a stage is told: its sections and, where it matters, what the dataset is."""
-    sections = {name: section_of(study, name, node).model_dump(mode="json") for name in STAGES[node.stage].sections}
+    sections = {name: section_of(study, name, node).stamped() for name in STAGES[node.stage].sections}
     return _relevant(study, node, sections) | _dataset_settings(study, node) | _seeds(study, node)
 
 
@@ -132,7 +119,7 @@ def _other(study: Study, node: Node) -> dict[str, Any]:
     """What a prompted teacher is compared with: the steered teacher of the same animal, where there is one."""
     if not (name := study.counterpart(node.dataset)):
         return {}
-    teacher = study.section("teacher", name).model_dump(mode="json")
+    teacher = study.section("teacher", name).stamped()
     told = {key: value for key, value in teacher.items() if key in _teacher_keys(study, Node("sequences", name))}
     return {"other": {"kind": "steer", "target": study.target(name), "teacher": told}}
 
@@ -170,59 +157,6 @@ def own_settings(stamp_: Stamp, node: Node) -> dict[str, Any]:
 def digest(stamp_: Stamp) -> str:
     """A short name for a stamp."""
     return hashlib.sha256(json.dumps(stamp_, sort_keys=True).encode()).hexdigest()[:16]
-
-
-@functools.cache
-def code_of(name: str) -> dict[str, str]:
-    """The version of each file of a stage's code, by its path."""
-    return {str(path.relative_to(PACKAGE.parent)): code_version(path) for path in sources(name)}
-
-
-def sources(name: str) -> list[Path]:
-    """The files that a stage's code is made of: its script and every module of the package that it imports, directly or not."""
-    found: list[Path] = []
-    pending = [SCRIPTS / f"{name}.py"]
-    while pending:
-        path = pending.pop()
-        if path not in found:
-            found.append(path)
-            pending += imports(path)
-    return sorted(path for path in found if path.name not in NEUTRAL)
-
-
-@functools.cache
-def imports(path: Path) -> tuple[Path, ...]:
-    """The package's modules that a file imports, wherever in the file; nothing is executed."""
-    names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    own = (name.removeprefix("undertone.") for name in names if name.startswith("undertone."))
-    files = (PACKAGE.joinpath(*name.split(".")).with_suffix(".py") for name in own)
-    return tuple(sorted(file for file in files if file.is_file()))
-
-
-@functools.cache
-def code_version(path: Path) -> str:
-    """A hash of what a file does: comments, docstrings and layout do not count."""
-    tokens = list(_telling(tokenize.generate_tokens(io.StringIO(path.read_text()).readline)))
-    return hashlib.sha256("\n".join(tokens).encode()).hexdigest()[:8]
-
-
-def _telling(tokens: Iterator[tokenize.TokenInfo]) -> Iterator[str]:
-    line: list[tokenize.TokenInfo] = []
-    for token in tokens:
-        if token.type in MUTE:
-            continue
-        line.append(token)
-        if token.type == tokenize.NEWLINE:
-            indents = [t for t in line if t.type in (tokenize.INDENT, tokenize.DEDENT)]
-            docstring = [t.type for t in line[len(indents) :]] == [tokenize.STRING, tokenize.NEWLINE]
-            yield from (t.string for t in (indents if docstring else line))
-            line = []
-    yield from (t.string for t in line)
 
 
 @functools.cache

@@ -4,7 +4,7 @@ import difflib
 import math
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType, UnionType
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
@@ -19,8 +19,13 @@ LARGEST = 10**15
 
 
 class Section(BaseModel):
-    """A group of settings; keys it does not know are refused."""
+    """A group of settings; keys it does not know are refused.
 
+    `later` holds keys that were added after results had been made, each with the value under which nothing changes, which must
+    be its default.
+    """
+
+    later: ClassVar[dict[str, Any]] = {}
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), validate_default=True, allow_inf_nan=False)
 
     @field_validator("*", mode="before")
@@ -38,6 +43,12 @@ class Section(BaseModel):
         if large := [part for part in parts if isinstance(part, int | float) and LARGEST < abs(part) < math.inf]:
             raise ValueError(f"no setting is as large as {large[0]!r}")
         return value
+
+    def stamped(self) -> dict[str, Any]:
+        """The settings as JSON for a stamp, without the keys of `later` that change nothing: adding one reruns nothing."""
+        told = self.model_dump(mode="json")
+        told |= {name: value.stamped() for name, value in self if isinstance(value, Section)}
+        return {name: value for name, value in told.items() if name not in self.later or value != self.later[name]}
 
 
 S = TypeVar("S", bound=Section)
