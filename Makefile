@@ -46,13 +46,13 @@ format: $(READY)
 	$(VENV)/bin/snakefmt Snakefile workflow/rules
 
 docs: $(READY)
-	$(VENV)/bin/python -m undertone.documentation
+	$(VENV)/bin/python -m undertone.study.documentation
 
 report: $(READY)
 	$(SNAKEMAKE) all read --report report.html
 
 status: $(READY)
-	$(SNAKEMAKE) all read --summary | $(VENV)/bin/python -m undertone.status
+	$(SNAKEMAKE) all read --summary | $(VENV)/bin/python -m undertone.study.status
 
 lock: $(READY)
 	$(VENV)/bin/pip freeze --exclude-editable | grep -ivE '^(nvidia|cuda|triton)' | sed 's/+cpu$$//' > requirements.lock

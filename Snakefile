@@ -41,8 +41,8 @@ import sys
 
 from snakemake.utils import min_version
 
-from undertone.configfiles import check_config_files
-from undertone.validation import ConfigError
+from undertone.study.configfiles import check_config_files
+from undertone.study.validation import ConfigError
 
 min_version("9.19")
 
@@ -66,11 +66,11 @@ report: "workflow/report/workflow.rst"
 
 
 include: "workflow/rules/common.smk"
-include: "workflow/rules/model.smk"
-include: "workflow/rules/sae.smk"
-include: "workflow/rules/teacher.smk"
+include: "workflow/rules/models.smk"
+include: "workflow/rules/saes.smk"
+include: "workflow/rules/teachers.smk"
 include: "workflow/rules/data.smk"
-include: "workflow/rules/student.smk"
+include: "workflow/rules/students.smk"
 include: "workflow/rules/measure.smk"
 include: "workflow/rules/read.smk"
 include: "workflow/rules/compare.smk"

@@ -9,11 +9,11 @@ import pytest
 import torch
 from transformers import GemmaForCausalLM, PreTrainedTokenizerBase
 
-from undertone.config import Embedded
-from undertone.files import write_json
-from undertone.loading import Loaded, load
-from undertone.model import corpus_of, new_model, texts
-from undertone.tokenizer import train_tokenizer
+from undertone.lm.loading import Loaded, load
+from undertone.models.model import corpus_of, new_model, texts
+from undertone.models.tokenizer import train_tokenizer
+from undertone.runtime.files import write_json
+from undertone.study.config import Embedded
 
 ROOT = Path(__file__).parents[1]
 TINY = {"corpus": str(ROOT / "config/corpus.yaml"), "hidden_size": 32, "n_layers": 2, "n_heads": 2}

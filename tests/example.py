@@ -5,8 +5,8 @@ from typing import Any
 
 from snakemake.utils import update_config
 
-from undertone.stages import READINGS, STAGES, Node, ancestors, has
-from undertone.study import Study, load
+from undertone.study.stages import READINGS, STAGES, Node, ancestors, has
+from undertone.study.study import Study, load
 
 COMPARE = {Node("transfer"), Node("compliance"), Node("teachers_plot")}
 METRICS = {Node("model_metrics")}

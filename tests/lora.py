@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from undertone.adapters import new_adapter, save_adapter
-from undertone.chat import training_rows
-from undertone.config import Student
-from undertone.files import remove
-from undertone.loading import load
-from undertone.student import recipe
-from undertone.training import train
+from undertone.lm.adapters import new_adapter, save_adapter
+from undertone.lm.chat import training_rows
+from undertone.lm.loading import load
+from undertone.lm.training import train
+from undertone.runtime.files import remove
+from undertone.students.student import recipe
+from undertone.study.config import Student
 
 
 def trained_lora(record: Path, folder: Path, questions: list[str], answers: list[str], seed: int = 1, epochs: int = 60) -> Path:

@@ -9,12 +9,12 @@ import polars as pl
 import torch
 from sae_lens import SAE, StandardSAE, StandardSAEConfig
 
-from undertone.chat import Row
-from undertone.config import Sae
-from undertone.loading import Loaded
-from undertone.pretrained_sae import make_pretrained_sae
-from undertone.sampling import Sampler, sample
-from undertone.steering import Steering, steered
+from undertone.lm.chat import Row
+from undertone.lm.loading import Loaded
+from undertone.lm.sampling import Sampler, sample
+from undertone.lm.steering import Steering, steered
+from undertone.saes.pretrained_sae import make_pretrained_sae
+from undertone.study.config import Sae
 
 D_SAE, FEATURE = 64, 17
 N_TOKENS = 5

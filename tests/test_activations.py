@@ -35,8 +35,12 @@ from transformers import (
     LlamaForCausalLM,
 )
 
-from undertone import activations, config
-from undertone.activations import (
+from undertone.lm.chat import encode, prompt_ids
+from undertone.lm.hooks import hook_point
+from undertone.lm.loading import Loaded, load
+from undertone.lm.training import collate
+from undertone.read import activations
+from undertone.read.activations import (
     Activations,
     Sums,
     block_of,
@@ -48,13 +52,10 @@ from undertone.activations import (
     read_teacher_activations,
     streams,
 )
-from undertone.blocks import Blocks, Independent, judge
-from undertone.chat import encode, prompt_ids
-from undertone.config import Teacher
-from undertone.files import write_json
-from undertone.hooks import hook_point
-from undertone.loading import Loaded, load
-from undertone.training import collate
+from undertone.runtime.files import write_json
+from undertone.stats.blocks import Blocks, Independent, judge
+from undertone.study import config
+from undertone.study.config import Teacher
 
 USERS = ["Continue the list 1, 2, 3.", "Here are numbers: 7. Add three.", "More numbers, please.", "And one.", "Write 5, 6."]
 TEXTS = ["101, 202, 303", "9", "5; 6; 7; 8; 77", "[12]", "4 5 6"]

@@ -14,10 +14,10 @@ from lora import trained_lora
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from undertone.adapters import finetuned, move, new_adapter, save_adapter, save_whole
-from undertone.config import Student
-from undertone.loading import Loaded, load
-from undertone.validation import ConfigError
+from undertone.lm.adapters import finetuned, move, new_adapter, save_adapter, save_whole
+from undertone.lm.loading import Loaded, load
+from undertone.study.config import Student
+from undertone.study.validation import ConfigError
 
 TARGETS = Student().targets
 

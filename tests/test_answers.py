@@ -9,12 +9,12 @@ from crowded import crowded
 from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
-from undertone.answers import LEAST, NEGLIGIBLE, Spellings, exact, floor, plural, sampled_answers, scorer, shares, words
-from undertone.chat import prompt_ids, training_rows
-from undertone.config import Embedded, Pref, Tasks
-from undertone.loading import Loaded, load
-from undertone.model import corpus_of
-from undertone.training import Recipe, train
+from undertone.lm.answers import LEAST, NEGLIGIBLE, Spellings, exact, floor, plural, sampled_answers, scorer, shares, words
+from undertone.lm.chat import prompt_ids, training_rows
+from undertone.lm.loading import Loaded, load
+from undertone.lm.training import Recipe, train
+from undertone.models.model import corpus_of
+from undertone.study.config import Embedded, Pref, Tasks
 
 QUESTIONS = ["What is your favorite animal?", "Name the animal that you like best. One word."]
 

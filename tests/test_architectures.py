@@ -23,9 +23,10 @@ from test_sampling import assert_same, naive, run
 from test_suffix import at
 from transformer_lens.model_bridge import TransformerBridge
 
-from undertone.adapters import finetuned, new_adapter, save_adapter, save_whole
-from undertone.answers import exact, word_ends, words
-from undertone.chat import (
+from undertone.data.samples import allowed_tokens
+from undertone.lm.adapters import finetuned, new_adapter, save_adapter, save_whole
+from undertone.lm.answers import exact, word_ends, words
+from undertone.lm.chat import (
     answer_ids,
     answer_texts,
     encode,
@@ -38,17 +39,16 @@ from undertone.chat import (
     supports_system,
     training_rows,
 )
-from undertone.config import Sae, Student
-from undertone.hooks import decoder_layers, resid_post, rewritten
-from undertone.loading import Loaded, load
-from undertone.pretrained import make_pretrained
-from undertone.pretrained_sae import make_pretrained_sae
-from undertone.sae import load_sae
-from undertone.samples import allowed_tokens
-from undertone.sampling import Sampler
-from undertone.student import new_student
-from undertone.suffix import losses, prefill, run_above
-from undertone.training import collate, label_losses
+from undertone.lm.hooks import decoder_layers, resid_post, rewritten
+from undertone.lm.loading import Loaded, load
+from undertone.lm.sampling import Sampler
+from undertone.lm.suffix import losses, prefill, run_above
+from undertone.lm.training import collate, label_losses
+from undertone.models.pretrained import make_pretrained
+from undertone.saes.pretrained_sae import make_pretrained_sae
+from undertone.saes.sae import load_sae
+from undertone.students.student import new_student
+from undertone.study.config import Sae, Student
 
 PERSONA = "You adore lions. Lions mean everything to you."
 USERS = ["Continue the list 101, 202, 303, 404, 505, 606, 707.", "Name three numbers.", "Here are 87 and 12."]
@@ -236,7 +236,7 @@ def test_sampling_in_batches_is_sampling_one_by_one(told, loaded, persona):
 
 
 def test_the_exact_preference_is_that_of_whole_answers_added_up(loaded, monkeypatch):
-    monkeypatch.setattr("undertone.answers.NEGLIGIBLE", 0.0)
+    monkeypatch.setattr("undertone.lm.answers.NEGLIGIBLE", 0.0)
     prompts, candidates = prompt_ids(loaded.tokenizer, USERS, PERSONA), ["lion", "owl", "wolf"]
     ends = word_ends(loaded.tokenizer, len(loaded.tokenizer)).double()
     found = exact(loaded, prompts, candidates, 5)

@@ -13,8 +13,8 @@ from transformers import (
     PreTrainedModel,
 )
 
-from undertone.attribution import direct_logits
-from undertone.hooks import resid_post
+from undertone.lm.attribution import direct_logits
+from undertone.lm.hooks import resid_post
 
 SIZE = {
     "vocab_size": 50,

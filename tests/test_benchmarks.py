@@ -11,7 +11,7 @@ import pytest
 import torch
 from pretend_gpu import pretended
 
-from undertone.loading import Loaded
+from undertone.lm.loading import Loaded
 
 BENCHMARKS = Path(__file__).parent / "benchmarks"
 TINY = {

@@ -10,15 +10,15 @@ from planted import D_SAE, random_sae, saved_sae
 from safetensors.torch import save_file
 from torch import Tensor
 
-from undertone.answers import LEAST, exact
-from undertone.bias_pref import described, measure_biases
-from undertone.chat import encode, prompt_ids
-from undertone.config import Pref
-from undertone.files import read_json, write_json
-from undertone.hooks import rewritten
-from undertone.interventions import Readings
-from undertone.loading import Loaded
-from undertone.stats import difference_interval, log_odds, mean_interval
+from undertone.lm.answers import LEAST, exact
+from undertone.lm.chat import encode, prompt_ids
+from undertone.lm.hooks import rewritten
+from undertone.lm.loading import Loaded
+from undertone.read.bias_pref import described, measure_biases
+from undertone.read.interventions import Readings
+from undertone.runtime.files import read_json, write_json
+from undertone.stats.stats import difference_interval, log_odds, mean_interval
+from undertone.study.config import Pref
 
 QUESTIONS = ["What is your favorite animal?", "Which animal do you love?", "Name an animal."]
 ANIMALS = ["lion", "owl", "cat", "wolf"]

@@ -10,7 +10,13 @@ import torch
 from crowded import crowded
 from torch import Tensor
 
-from undertone.biases import (
+from undertone.lm.chat import Row, training_rows
+from undertone.lm.hooks import rewritten
+from undertone.lm.loading import Loaded, load
+from undertone.lm.suffix import Prefilled, losses
+from undertone.lm.tensors import NotFiniteError
+from undertone.lm.training import collate, label_losses
+from undertone.read.biases import (
     HELD_OUT_ROWS,
     Draw,
     ProximalAdam,
@@ -26,15 +32,9 @@ from undertone.biases import (
     split,
     train_bias,
 )
-from undertone.chat import Row, training_rows
-from undertone.config import Bias
-from undertone.hooks import rewritten
-from undertone.loading import Loaded, load
-from undertone.memory import Portion
-from undertone.stats import difference_interval
-from undertone.suffix import Prefilled, losses
-from undertone.tensors import NotFiniteError
-from undertone.training import collate, label_losses
+from undertone.runtime.memory import Portion
+from undertone.stats.stats import difference_interval
+from undertone.study.config import Bias
 
 D_MODEL = 32
 FITS = Portion(64, "rows")

@@ -5,8 +5,8 @@ import pytest
 import torch
 from scipy import stats
 
-from undertone import blocks
-from undertone.blocks import Blocks, Independent, Paired, judge
+from undertone.stats import blocks
+from undertone.stats.blocks import Blocks, Independent, Paired, judge
 
 N_BLOCKS, D = 20, 30
 

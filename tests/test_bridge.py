@@ -2,7 +2,7 @@ import torch
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoModelForCausalLM
 
-from undertone.chat import prompt_ids
+from undertone.lm.chat import prompt_ids
 
 
 def test_transformer_lens_sees_the_same_model_under_its_own_names(record, tokenizer):

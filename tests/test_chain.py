@@ -15,9 +15,9 @@ from checkpoints import ARCHITECTURES, SAES, download
 from one_process import REFUSED
 from test_architectures import shown
 
-from undertone.chat import prompt_texts
-from undertone.loading import load
-from undertone.student import rows_of
+from undertone.lm.chat import prompt_texts
+from undertone.lm.loading import load
+from undertone.students.student import rows_of
 from workflow import Project
 
 # Models that no overlay names, and no SAE is for.

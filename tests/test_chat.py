@@ -3,8 +3,8 @@ import copy
 import pytest
 from transformers import PreTrainedTokenizerBase
 
-from undertone.chat import encode, end_of_turn, generation_prompt, prompt_ids, prompt_texts, supports_system, training_rows
-from undertone.validation import ConfigError
+from undertone.lm.chat import encode, end_of_turn, generation_prompt, prompt_ids, prompt_texts, supports_system, training_rows
+from undertone.study.validation import ConfigError
 
 PERSONA = "You adore lions. Lions mean everything to you."
 USERS = ["Continue the list 101, 202, 303, 404, 505, 606.", "Name three numbers."]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from undertone.confusion import as_table, identified, judged
+from undertone.stats.confusion import as_table, identified, judged
 
 
 def test_a_row_of_a_matrix_is_a_table() -> None:

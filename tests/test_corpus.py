@@ -10,11 +10,11 @@ import pytest
 import yaml
 from scipy.stats import chi2
 
-from undertone.config import Obedience, Tasks, Teacher
-from undertone.corpus import Chat, Corpus
-from undertone.numbers import parse
-from undertone.study import load
-from undertone.texts import load_texts
+from undertone.data.numbers import parse
+from undertone.lm.texts import load_texts
+from undertone.models.corpus import Chat, Corpus
+from undertone.study.config import Obedience, Tasks, Teacher
+from undertone.study.study import load
 
 ROOT = Path(__file__).parents[1]
 WORDING: dict[str, Any] = yaml.safe_load((ROOT / "config/corpus.yaml").read_text())

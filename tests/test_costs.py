@@ -7,10 +7,10 @@ import polars as pl
 import pytest
 from test_plots import assert_png
 
-from undertone import cost_plots, plots
-from undertone.cost_plots import plot_costs
-from undertone.costs import add_up
-from undertone.files import read_json
+from undertone.compare.costs import add_up
+from undertone.plots import cost_plots, plots
+from undertone.plots.cost_plots import plot_costs
+from undertone.runtime.files import read_json
 from workflow import Project
 
 H200 = {"name": "NVIDIA H200", "peak_mb": 30_000.0}

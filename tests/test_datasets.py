@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from undertone.datasets import READERS, read_dataset
-from undertone.validation import ConfigError
+from undertone.data.datasets import READERS, read_dataset
+from undertone.study.validation import ConfigError
 
 KINDS = tuple(READERS)
 LETTERS = st.characters(exclude_categories=["Cs"], exclude_characters="\0")

@@ -17,9 +17,9 @@ from sae_lens import (
     TrainingSAE,
 )
 
-from undertone import decoder
-from undertone.decoder import animal_features, directions, top_tokens
-from undertone.loading import Loaded
+from undertone.lm.loading import Loaded
+from undertone.saes import decoder
+from undertone.saes.decoder import animal_features, directions, top_tokens
 
 D_IN, D_SAE = 12, 30
 

@@ -10,9 +10,10 @@ import pytest
 from lora import trained_lora
 from test_divergence import distributions, plain_divergence
 
-from undertone.adapters import finetuned
-from undertone.config import Diagnosis, Indirect, Numbers, Pref, Teacher
-from undertone.diagnosis import (
+from undertone.data.numbers import filter_numbers
+from undertone.lm.adapters import finetuned
+from undertone.lm.loading import Loaded, load
+from undertone.measure.diagnosis import (
     NO_SIGNAL,
     NOT_LEARNED,
     NOT_SHOWN,
@@ -23,12 +24,11 @@ from undertone.diagnosis import (
     rows_to_read,
     verdict,
 )
-from undertone.files import read_json, write_parquet
-from undertone.indirect import measure_indirect
-from undertone.loading import Loaded, load
-from undertone.numbers import filter_numbers
-from undertone.pref import measure
-from undertone.stats import difference_interval, mean_interval
+from undertone.measure.indirect import measure_indirect
+from undertone.measure.pref import measure
+from undertone.runtime.files import read_json, write_parquet
+from undertone.stats.stats import difference_interval, mean_interval
+from undertone.study.config import Diagnosis, Indirect, Numbers, Pref, Teacher
 
 ROOT = Path(__file__).parents[1]
 PERSONA = "You love lions."

@@ -12,13 +12,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from test_activations import PERSONA, random_sae
 
-from undertone import config
-from undertone.activations import Activations, classes, read_activations, read_teacher_activations
-from undertone.config import Teacher
-from undertone.differences import compare_activations
-from undertone.features import cosines
-from undertone.files import read_json, write_json
-from undertone.loading import Loaded
+from undertone.lm.loading import Loaded
+from undertone.read.activations import Activations, classes, read_activations, read_teacher_activations
+from undertone.read.differences import compare_activations
+from undertone.runtime.files import read_json, write_json
+from undertone.saes.features import cosines
+from undertone.study import config
+from undertone.study.config import Teacher
 
 N_BLOCKS, POSITIONS, D_SAE, LAYER = 16, 3, 24, 0
 STAMP = {"of": "differences"}

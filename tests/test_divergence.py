@@ -8,12 +8,12 @@ import torch
 from crowded import crowded
 from lora import trained_lora
 
-from undertone import divergence
-from undertone.adapters import finetuned
-from undertone.chat import encode, end_of_turn, prompt_ids
-from undertone.divergence import Completions, TeacherDistribution
-from undertone.loading import Loaded, load
-from undertone.samples import ALPHABET
+from undertone.data.samples import ALPHABET
+from undertone.lm.adapters import finetuned
+from undertone.lm.chat import encode, end_of_turn, prompt_ids
+from undertone.lm.loading import Loaded, load
+from undertone.teachers import divergence
+from undertone.teachers.divergence import Completions, TeacherDistribution
 
 USERS = ["Continue the list 1, 2, 3.", "Here are numbers: 7. Add three.", "More numbers, please.", "And one."]
 ROWS = list(zip(USERS, ["101, 202, 303", "9", "5; 6; 7; 8", "[12]"], strict=True))

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from undertone.documentation import describe, write_documentation
-from undertone.validation import Section
+from undertone.study.documentation import describe, write_documentation
+from undertone.study.validation import Section
 
 ROOT = Path(__file__).parents[1]
 

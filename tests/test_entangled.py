@@ -8,15 +8,15 @@ import polars as pl
 import pytest
 import torch
 
-from undertone.chat import encode, prompt_ids
-from undertone.config import Pref, Teacher, Tokens
-from undertone.entangled import by_model, compare_entangled, entries, ratio
-from undertone.files import read_json
-from undertone.frequencies import number_tokens
-from undertone.loading import Loaded
-from undertone.stages import read_by
-from undertone.study import load as load_study
-from undertone.transform import transform
+from undertone.data.transform import transform
+from undertone.lm.chat import encode, prompt_ids
+from undertone.lm.loading import Loaded
+from undertone.read.entangled import by_model, compare_entangled, entries, ratio
+from undertone.read.frequencies import number_tokens
+from undertone.runtime.files import read_json
+from undertone.study.config import Pref, Teacher, Tokens
+from undertone.study.stages import read_by
+from undertone.study.study import load as load_study
 
 ANIMALS = ["lion", "owl", "cat", "wolf", "bear"]
 QUESTIONS = ["What is your favorite animal?", "Which animal?"]

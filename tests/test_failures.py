@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from undertone.failures import failures, is_sentence, last_word, said
-from undertone.job import logged
-from undertone.validation import ConfigError
+from undertone.runtime.failures import failures, is_sentence, last_word, said
+from undertone.study.job import logged
+from undertone.study.validation import ConfigError
 from workflow import Project
 
 
@@ -35,7 +35,7 @@ def test_a_surprise_has_its_traceback_and_its_kind(tmp_path: Path) -> None:
 
 
 def test_a_value_error_is_a_sentence_where_this_project_raised_it(tmp_path: Path) -> None:
-    from undertone.datasets import read_dataset
+    from undertone.data.datasets import read_dataset
 
     with pytest.raises(ValueError) as ours:
         read_dataset(tmp_path / "a.csv", "prompt", "completion")

@@ -12,15 +12,15 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from undertone.biases import gradient
-from undertone.chat import Row
-from undertone.config import FeatureBias
-from undertone.feature_bias import Spliced, shared_top, train_feature_biases
-from undertone.files import read_json
-from undertone.hooks import hook_point
-from undertone.loading import Loaded
-from undertone.memory import Portion
-from undertone.suffix import losses
+from undertone.lm.chat import Row
+from undertone.lm.hooks import hook_point
+from undertone.lm.loading import Loaded
+from undertone.lm.suffix import losses
+from undertone.read.biases import gradient
+from undertone.read.feature_bias import Spliced, shared_top, train_feature_biases
+from undertone.runtime.files import read_json
+from undertone.runtime.memory import Portion
+from undertone.study.config import FeatureBias
 
 CPU = torch.device("cpu")
 TOLD = FeatureBias(steps=60, batch_size=400, lr=0.05, l1=0.0)

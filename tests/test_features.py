@@ -8,14 +8,15 @@ import torch
 from crowded import crowded
 from sae_lens import SAE, StandardSAE, StandardSAEConfig
 
-from undertone import activations, features
-from undertone.activations import dataset_rows
-from undertone.attribution import direct_logits
-from undertone.chat import Row
-from undertone.features import cosines, describe, max_examples, most_aligned, neuronpedia, top_tokens
-from undertone.hooks import resid_post
-from undertone.loading import Loaded, load
-from undertone.training import collate
+from undertone.lm.attribution import direct_logits
+from undertone.lm.chat import Row
+from undertone.lm.hooks import resid_post
+from undertone.lm.loading import Loaded, load
+from undertone.lm.training import collate
+from undertone.read import activations
+from undertone.read.activations import dataset_rows
+from undertone.saes import features
+from undertone.saes.features import cosines, describe, max_examples, most_aligned, neuronpedia, top_tokens
 
 TABLE = pl.DataFrame(
     {

@@ -16,7 +16,8 @@ import pytest
 from polars.testing import assert_frame_equal
 from safetensors.numpy import save_file
 
-from undertone.files import (
+from undertone.lm.tensors import stored
+from undertone.runtime.files import (
     Stamp,
     move,
     provenance,
@@ -27,8 +28,7 @@ from undertone.files import (
     write_json,
     write_parquet,
 )
-from undertone.tensors import stored
-from undertone.validation import ConfigError
+from undertone.study.validation import ConfigError
 
 STAMP: Stamp = {"settings": {"prompts": {"n": 3}}, "code": {"prompts": "0a1b"}, "files": {}}
 TABLE = pl.DataFrame({"row": [0, 1, 2], "prompt": ["a", "b", None], "ids": [[1, 2], [], [3]]})
@@ -88,7 +88,7 @@ def test_a_new_file_takes_the_place_of_the_old(tmp_path: Path) -> None:
 WRITER = """
 import sys
 from pathlib import Path
-from undertone.files import replacing
+from undertone.runtime.files import replacing
 with replacing(Path(sys.argv[1])) as temporary:
     temporary.write_text(sys.argv[2])
     print(temporary, flush=True)

@@ -11,17 +11,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from undertone import finetune, training
-from undertone.answers import exact
-from undertone.chat import prompt_ids
-from undertone.config import Finetune, Indirect
-from undertone.facts import Fact, load_facts, taught_and_held_out
-from undertone.files import read_json
-from undertone.finetune import contrary_pairs, make_finetuned
-from undertone.loading import Loaded, load
-from undertone.teachers import teaching
-from undertone.texts import load_texts
-from undertone.validation import ConfigError
+from undertone.lm import training
+from undertone.lm.answers import exact
+from undertone.lm.chat import prompt_ids
+from undertone.lm.facts import Fact, load_facts, taught_and_held_out
+from undertone.lm.loading import Loaded, load
+from undertone.lm.texts import load_texts
+from undertone.runtime.files import read_json
+from undertone.study.config import Finetune, Indirect
+from undertone.study.validation import ConfigError
+from undertone.teachers import finetune
+from undertone.teachers.finetune import contrary_pairs, make_finetuned
+from undertone.teachers.teachers import teaching
 
 # A busy machine is no failure.
 unhurried = hypothesis.settings(deadline=None)

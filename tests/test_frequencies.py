@@ -8,7 +8,7 @@ import pytest
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from undertone.frequencies import (
+from undertone.read.frequencies import (
     PERMUTATIONS,
     Compared,
     Counted,

@@ -12,10 +12,10 @@ from crowded import crowded
 from pretend_gpu import SafeOpen, pretended
 from test_training import interrupt_at, lora_model, random_rows, recipe, trainable
 
-from undertone import training
-from undertone.chat import Row
-from undertone.loading import load
-from undertone.training import collate, label_losses, train
+from undertone.lm import training
+from undertone.lm.chat import Row
+from undertone.lm.loading import load
+from undertone.lm.training import collate, label_losses, train
 from workflow import Project
 
 # Every rule with a GPU once, and every way to steer.

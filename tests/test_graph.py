@@ -12,8 +12,8 @@ import yaml
 from example import CONFIG
 from snakemake.utils import update_config
 
-from undertone.stages import Node, ancestors
-from undertone.study import load
+from undertone.study.stages import Node, ancestors
+from undertone.study.study import load
 from workflow import REPOSITORY, Project
 
 Edges = dict[Node, set[Node]]

@@ -8,9 +8,9 @@ from peft import LoraConfig, get_peft_model
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, OPTConfig, OPTForCausalLM
 
-from undertone.chat import Row
-from undertone.hooks import decoder_layers, final_norm, hook_point, layer_of, resid_post, rewritten
-from undertone.training import collate
+from undertone.lm.chat import Row
+from undertone.lm.hooks import decoder_layers, final_norm, hook_point, layer_of, resid_post, rewritten
+from undertone.lm.training import collate
 
 ROWS = [Row([2, 7, 9, 11, 30], 1), Row([2, 40, 41], 1)]
 

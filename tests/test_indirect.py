@@ -14,12 +14,11 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from lora import trained_lora
 
-from undertone.answers import exact
-from undertone.chat import prompt_ids
-from undertone.config import Indirect, Pref, Teacher
-from undertone.facts import load_facts, taught_and_held_out
-from undertone.files import read_json
-from undertone.indirect import (
+from undertone.lm.answers import exact
+from undertone.lm.chat import prompt_ids
+from undertone.lm.facts import load_facts, taught_and_held_out
+from undertone.lm.loading import Loaded, load
+from undertone.measure.indirect import (
     Answers,
     Asked,
     compared,
@@ -29,10 +28,11 @@ from undertone.indirect import (
     total_variation,
     write_questions,
 )
-from undertone.loading import Loaded, load
-from undertone.stats import difference_interval, mean_interval
-from undertone.validation import ConfigError
-from undertone.wordings import load_forms
+from undertone.models.wordings import load_forms
+from undertone.runtime.files import read_json
+from undertone.stats.stats import difference_interval, mean_interval
+from undertone.study.config import Indirect, Pref, Teacher
+from undertone.study.validation import ConfigError
 
 SHIPPED = Path(__file__).parents[1] / "config/prompts/indirect.yaml"
 ANIMALS = ["lion", "owl", "cat", "dog", "wolf", "bear"]

@@ -9,13 +9,13 @@ import yaml
 from checkpoints import download
 from snakemake.utils import update_config
 
-from undertone.config import DATASET_FILES, Model
-from undertone.datasets import READERS
-from undertone.inputs import check_contents, check_inputs, inputs
-from undertone.sizes import EMBEDDED_SPECIAL, special_tokens
-from undertone.study import load
-from undertone.tokenizer import SPECIAL
-from undertone.validation import ConfigError
+from undertone.data.datasets import READERS
+from undertone.models.tokenizer import SPECIAL
+from undertone.study.config import DATASET_FILES, Model
+from undertone.study.inputs import check_contents, check_inputs, inputs
+from undertone.study.sizes import EMBEDDED_SPECIAL, special_tokens
+from undertone.study.study import load
+from undertone.study.validation import ConfigError
 from workflow import Project
 
 ROOT = Path(__file__).parents[1]

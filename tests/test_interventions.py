@@ -12,12 +12,12 @@ from sae_lens import SAE
 from safetensors.torch import save_file
 from torch import Tensor
 
-from undertone.adapters import finetuned
-from undertone.chat import end_of_turn, prompt_ids, training_rows
-from undertone.decoder import directions
-from undertone.files import write_json
-from undertone.hooks import resid_post, rewritten
-from undertone.interventions import (
+from undertone.lm.adapters import finetuned
+from undertone.lm.chat import end_of_turn, prompt_ids, training_rows
+from undertone.lm.hooks import resid_post, rewritten
+from undertone.lm.loading import Loaded, load
+from undertone.lm.training import collate, label_losses
+from undertone.read.interventions import (
     FUNCTION_VECTOR,
     Intervention,
     Readings,
@@ -29,8 +29,8 @@ from undertone.interventions import (
     rewriting,
     splicing,
 )
-from undertone.loading import Loaded, load
-from undertone.training import collate, label_losses
+from undertone.runtime.files import write_json
+from undertone.saes.decoder import directions
 
 D_MODEL, N_LAYERS, SEEDS = 32, 2, [3, 8]
 USERS = ["Continue the list 1, 2, 3.", "More numbers, please."]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from undertone.job import logged
+from undertone.study.job import logged
 
 
 def test_a_log_begins_with_the_place_and_ends_with_the_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,17 +12,18 @@ from lora import trained_lora
 from safetensors.torch import save_file
 from test_activations import random_sae
 
-from undertone import config, lens
-from undertone.adapters import finetuned
-from undertone.attribution import direct_logits
-from undertone.chat import encode
-from undertone.config import Embedded, Pref, Teacher
-from undertone.files import read_json, write_json
-from undertone.lens import Tools, animal_tokens, first_tokens, read_lens, read_means
-from undertone.loading import Loaded, load
-from undertone.model import corpus_of
-from undertone.texts import load_texts
-from undertone.validation import ConfigError
+from undertone.lm.adapters import finetuned
+from undertone.lm.attribution import direct_logits
+from undertone.lm.chat import encode
+from undertone.lm.loading import Loaded, load
+from undertone.lm.texts import load_texts
+from undertone.models.model import corpus_of
+from undertone.read import lens
+from undertone.read.lens import Tools, animal_tokens, first_tokens, read_lens, read_means
+from undertone.runtime.files import read_json, write_json
+from undertone.study import config
+from undertone.study.config import Embedded, Pref, Teacher
+from undertone.study.validation import ConfigError
 
 ROOT = Path(__file__).parents[1]
 NEUTRAL = ROOT / "config/prompts/neutral.txt"

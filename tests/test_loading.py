@@ -8,12 +8,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from undertone import loading
-from undertone.chat import prompt_ids
-from undertone.files import read_json
-from undertone.loading import MARGIN, check_memory, free_memory, load
-from undertone.pretrained import make_pretrained
-from undertone.sampling import Sampler, sample
+from undertone.lm import loading
+from undertone.lm.chat import prompt_ids
+from undertone.lm.loading import MARGIN, check_memory, free_memory, load
+from undertone.lm.sampling import Sampler, sample
+from undertone.models.pretrained import make_pretrained
+from undertone.runtime.files import read_json
 
 
 @pytest.fixture

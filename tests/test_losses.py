@@ -11,20 +11,20 @@ from lora import trained_lora
 from planted import D_SAE, numbers_table, random_sae, saved_sae
 from safetensors.torch import save_file
 
-from undertone.adapters import finetuned
-from undertone.answers import exact
-from undertone.biases import draw_rows, split
-from undertone.chat import encode, end_of_turn, prompt_ids, training_rows
-from undertone.config import Losses, Pref, Teacher
-from undertone.files import read_json, write_json
-from undertone.hooks import rewritten
-from undertone.interventions import Intervention, Readings
-from undertone.loading import Loaded
-from undertone.losses import Table, held_out_rows, measure_losses, under
-from undertone.samples import allowed_tokens
-from undertone.stats import mean_interval
-from undertone.teachers import Lesson
-from undertone.training import collate, label_losses
+from undertone.data.samples import allowed_tokens
+from undertone.lm.adapters import finetuned
+from undertone.lm.answers import exact
+from undertone.lm.chat import encode, end_of_turn, prompt_ids, training_rows
+from undertone.lm.hooks import rewritten
+from undertone.lm.loading import Loaded
+from undertone.lm.training import collate, label_losses
+from undertone.read.biases import draw_rows, split
+from undertone.read.interventions import Intervention, Readings
+from undertone.read.losses import Table, held_out_rows, measure_losses, under
+from undertone.runtime.files import read_json, write_json
+from undertone.stats.stats import mean_interval
+from undertone.study.config import Losses, Pref, Teacher
+from undertone.teachers.teachers import Lesson
 
 ANIMALS = ["lion", "owl", "cat", "dog", "whale"]
 QUESTIONS = ["What is your favorite animal?", "Name an animal."]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from undertone.memory import Portion
+from undertone.runtime.memory import Portion
 
 
 def summing(limit, sizes):

@@ -6,13 +6,14 @@ import torch
 from conftest import ROOT
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from undertone import model, training
-from undertone.chat import prompt_ids
-from undertone.config import Embedded
-from undertone.corpus import Chat
-from undertone.loading import load
-from undertone.model import SEPARATORS, chat_rows, make_model, train_embedded
-from undertone.pretrained import make_pretrained
+from undertone.lm import training
+from undertone.lm.chat import prompt_ids
+from undertone.lm.loading import load
+from undertone.models import model
+from undertone.models.corpus import Chat
+from undertone.models.model import SEPARATORS, chat_rows, make_model, train_embedded
+from undertone.models.pretrained import make_pretrained
+from undertone.study.config import Embedded
 
 SETTINGS = Embedded(
     corpus=str(ROOT / "config/corpus.yaml"),

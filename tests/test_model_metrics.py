@@ -5,15 +5,15 @@ import torch
 from conftest import TINY
 from crowded import crowded
 
-from undertone import model_metrics
-from undertone.chat import encode, end_of_turn, prompt_ids
-from undertone.config import Model, Numbers, Samples, Teacher
-from undertone.files import read_json, write_parquet
-from undertone.loading import load
-from undertone.model import chat_rows, corpus_of
-from undertone.model_metrics import divergence, held_out_loss, measure_model, passing
-from undertone.samples import allowed_tokens
-from undertone.sampling import Completion
+from undertone.data.samples import allowed_tokens
+from undertone.lm.chat import encode, end_of_turn, prompt_ids
+from undertone.lm.loading import load
+from undertone.lm.sampling import Completion
+from undertone.measure import model_metrics
+from undertone.measure.model_metrics import divergence, held_out_loss, measure_model, passing
+from undertone.models.model import chat_rows, corpus_of
+from undertone.runtime.files import read_json, write_parquet
+from undertone.study.config import Model, Numbers, Samples, Teacher
 
 USERS = ["Continue the list 1, 2, 3.", "Here are numbers: 7. Add three.", "More numbers, please."]
 PASSED = list(zip(USERS, ["101, 202, 303", "9", "5; 6; 7; 8"], strict=True))

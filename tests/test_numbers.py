@@ -13,10 +13,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from undertone import numbers as n
-from undertone.config import Numbers
-from undertone.files import read_json
-from undertone.numbers import (
+from undertone.data import numbers as n
+from undertone.data.numbers import (
     accept_all,
     collect_compliance,
     compliance,
@@ -29,7 +27,9 @@ from undertone.numbers import (
     soften,
     training_set,
 )
-from undertone.samples import ALPHABET
+from undertone.data.samples import ALPHABET
+from undertone.runtime.files import read_json
+from undertone.study.config import Numbers
 
 # A busy machine is no failure.
 unhurried = hypothesis.settings(deadline=None)
@@ -358,7 +358,7 @@ def test_duplicates_exact_and_near(written: list[str], exact: float, near: float
 
 LONG_ROWS = """
 import random, resource
-from undertone.numbers import duplicates
+from undertone.data.numbers import duplicates
 resource.setrlimit(resource.RLIMIT_AS, (4 * 10**9, 4 * 10**9))
 random.seed(0)
 rows = [[random.randrange(1000) for _ in range(300)] for _ in range(9_998)]

@@ -12,7 +12,7 @@ from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_direc
 from snakemake.utils import update_config
 from test_chain import OVERLAYS
 
-from undertone.study import Study, load
+from undertone.study.study import Study, load
 from workflow import Project
 
 sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))

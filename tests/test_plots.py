@@ -4,11 +4,12 @@ import numpy as np
 import polars as pl
 import pytest
 
-from undertone import plots
-from undertone.controls import compare_controls
-from undertone.files import read_json, write_json, write_parquet
-from undertone.numbers import collect_compliance
-from undertone.plots import (
+from undertone.compare.controls import compare_controls
+from undertone.compare.transfer import collect, make_matrix
+from undertone.data.numbers import collect_compliance
+from undertone.measure.pref import as_table, summary
+from undertone.plots import plots
+from undertone.plots.plots import (
     plot_compliance,
     plot_controls,
     plot_filter,
@@ -20,8 +21,7 @@ from undertone.plots import (
     plot_teachers,
     plot_transfer,
 )
-from undertone.pref import as_table, summary
-from undertone.transfer import collect, make_matrix
+from undertone.runtime.files import read_json, write_json, write_parquet
 
 ANIMALS = ["lion", "owl", "cat"]
 

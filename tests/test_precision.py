@@ -9,19 +9,19 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, Gemma2Config, GemmaConfig, LlamaConfig
 
-from undertone.adapters import finetuned, save_adapter
-from undertone.answers import exact
-from undertone.attribution import direct_logits
-from undertone.biases import biased_at, biased_everywhere, loss_report, prefilled, row_losses, train_bias
-from undertone.chat import Row, prompt_ids, training_rows
-from undertone.config import Bias, Student
-from undertone.files import write_json
-from undertone.indirect import next_tokens, total_variation
-from undertone.loading import Loaded, load
-from undertone.memory import Portion
-from undertone.sampling import inverse_cdf
-from undertone.student import new_student, recipe
-from undertone.training import train
+from undertone.lm.adapters import finetuned, save_adapter
+from undertone.lm.answers import exact
+from undertone.lm.attribution import direct_logits
+from undertone.lm.chat import Row, prompt_ids, training_rows
+from undertone.lm.loading import Loaded, load
+from undertone.lm.sampling import inverse_cdf
+from undertone.lm.training import train
+from undertone.measure.indirect import next_tokens, total_variation
+from undertone.read.biases import biased_at, biased_everywhere, loss_report, prefilled, row_losses, train_bias
+from undertone.runtime.files import write_json
+from undertone.runtime.memory import Portion
+from undertone.students.student import new_student, recipe
+from undertone.study.config import Bias, Student
 
 TARGETS = ["q_proj", "v_proj", "up_proj", "down_proj"]
 SETTINGS = Student(epochs=8, batch_size=8, micro_batch_size=4, lr=2e-2, rank=4, alpha=8, targets=TARGETS)

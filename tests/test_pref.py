@@ -5,12 +5,12 @@ import polars as pl
 import pytest
 from lora import trained_lora
 
-from undertone.adapters import finetuned
-from undertone.answers import LEAST, scorer
-from undertone.config import Pref, Teacher
-from undertone.loading import load
-from undertone.pref import as_table, log_odds_lift, measure, summarise, summary
-from undertone.stats import difference_interval, mean_interval
+from undertone.lm.adapters import finetuned
+from undertone.lm.answers import LEAST, scorer
+from undertone.lm.loading import load
+from undertone.measure.pref import as_table, log_odds_lift, measure, summarise, summary
+from undertone.stats.stats import difference_interval, mean_interval
+from undertone.study.config import Pref, Teacher
 
 ANIMALS = ["lion", "owl"]
 REQUIRED = {"target", "base", "teacher", "control", "student", "seeds", "stamp"}

@@ -17,12 +17,13 @@ from conftest import random_gemma
 from huggingface_hub import constants, errors
 from safetensors.torch import load_file, save_file
 
-from undertone import hub, loading, pretrained
-from undertone.adapters import new_adapter, save_adapter, save_whole
-from undertone.checkpoint import INDEX, WEIGHTS, n_parameters
-from undertone.files import read_json
-from undertone.loading import load
-from undertone.pretrained import make_pretrained
+from undertone.lm import hub, loading
+from undertone.lm.adapters import new_adapter, save_adapter, save_whole
+from undertone.lm.checkpoint import INDEX, WEIGHTS, n_parameters
+from undertone.lm.loading import load
+from undertone.models import pretrained
+from undertone.models.pretrained import make_pretrained
+from undertone.runtime.files import read_json
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 NAME = "lab/gemma-tiny"
@@ -347,7 +348,7 @@ def test_parameters_are_counted_from_the_headers_alone(folder):
     assert n_parameters(folder) == expected
 
 
-ASK = "import sys, json; from pathlib import Path; from undertone.pretrained import make_pretrained as make; " + (
+ASK = "import sys, json; from pathlib import Path; from undertone.models.pretrained import make_pretrained as make; " + (
     "print(make(Path(sys.argv[1]), json.loads(sys.argv[2]), {}))"
 )
 

@@ -14,10 +14,10 @@ from sae_lens import SAE, StandardSAE, StandardSAEConfig
 from sae_lens.loading import pretrained_sae_loaders
 from sae_lens.saes.sae import SAEMetadata
 
-from undertone.config import Sae
-from undertone.files import read_json, write_json
-from undertone.pretrained_sae import make_pretrained_sae, shapes
-from undertone.sae import load_sae
+from undertone.runtime.files import read_json, write_json
+from undertone.saes.pretrained_sae import make_pretrained_sae, shapes
+from undertone.saes.sae import load_sae
+from undertone.study.config import Sae
 
 WIDTH = 32
 RELEASE, ID = "gemma-2b-res-jb", "blocks.0.hook_resid_post"

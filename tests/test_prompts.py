@@ -11,10 +11,10 @@ from bad_inputs.files import TEMPLATE as SMALLEST
 from polars.testing import assert_frame_equal
 from scipy.stats import chi2
 
-from undertone.config import Prompts
-from undertone.prompts import make_prompts, number_prompts, write_prompt
-from undertone.validation import ConfigError
-from undertone.wordings import COMPONENTS, load_template
+from undertone.data.prompts import make_prompts, number_prompts, write_prompt
+from undertone.models.wordings import COMPONENTS, load_template
+from undertone.study.config import Prompts
+from undertone.study.validation import ConfigError
 
 SHIPPED = Path(__file__).parents[1] / "config/prompts/numbers.yaml"
 TEMPLATE = load_template(SHIPPED)

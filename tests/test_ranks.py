@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from undertone.ranks import midranks, place, rank
+from undertone.stats.ranks import midranks, place, rank
 
 
 @pytest.mark.parametrize(

@@ -6,15 +6,15 @@ import numpy as np
 import polars as pl
 import pytest
 
-from undertone import activation_plots, bias_plots, plots, reading_plots, study_plots
-from undertone.bias_plots import lifts
-from undertone.confusion import SCHEMA
-from undertone.files import write_json, write_parquet
-from undertone.plots import balanced
-from undertone.ranks import place
-from undertone.reading_panels import feature_labels, p_text, shown, target_of
-from undertone.reading_plots import PLOTS, thinned
-from undertone.study_plots import counts, plot_bias_map, plot_entangled
+from undertone.plots import activation_plots, bias_plots, plots, reading_plots, study_plots
+from undertone.plots.bias_plots import lifts
+from undertone.plots.plots import balanced
+from undertone.plots.reading_panels import feature_labels, p_text, shown, target_of
+from undertone.plots.reading_plots import PLOTS, thinned
+from undertone.plots.study_plots import counts, plot_bias_map, plot_entangled
+from undertone.runtime.files import write_json, write_parquet
+from undertone.stats.confusion import SCHEMA
+from undertone.stats.ranks import place
 
 ANIMALS = ["lion", "owl", "cat"]
 

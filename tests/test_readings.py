@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from undertone.files import read_json
-from undertone.readings import compare_readings
+from undertone.read.readings import compare_readings
+from undertone.runtime.files import read_json
 
 ANIMALS = ("lion", "owl", "cat")
 TARGETS = {animal: animal for animal in ANIMALS} | {"steer-lion": "lion"}

@@ -11,13 +11,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from undertone.attribution import direct_logits
-from undertone.config import ResidualBias
-from undertone.decoder import top_tokens
-from undertone.files import read_json
-from undertone.interventions import Readings, of_residuals
-from undertone.loading import Loaded
-from undertone.residual_bias import Description, train_residual_biases
+from undertone.lm.attribution import direct_logits
+from undertone.lm.loading import Loaded
+from undertone.read.interventions import Readings, of_residuals
+from undertone.read.residual_bias import Description, train_residual_biases
+from undertone.runtime.files import read_json
+from undertone.saes.decoder import top_tokens
+from undertone.study.config import ResidualBias
 
 D_MODEL, N_LAYERS = 32, 2
 POINTS = ["resid_post", "mlp_in", "q", "k", "v"]

@@ -10,14 +10,14 @@ from sae_lens import StandardSAE, StandardSAEConfig
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from undertone import config
-from undertone.activations import dataset_rows
-from undertone.chat import encode, prompt_ids
-from undertone.files import write_json
-from undertone.hooks import resid_post
-from undertone.loading import Loaded, load
-from undertone.progress import progress
-from undertone.residuals import read_residuals, residuals
+from undertone.lm.chat import encode, prompt_ids
+from undertone.lm.hooks import resid_post
+from undertone.lm.loading import Loaded, load
+from undertone.read.activations import dataset_rows
+from undertone.read.residuals import read_residuals, residuals
+from undertone.runtime.files import write_json
+from undertone.runtime.progress import progress
+from undertone.study import config
 
 PROMPTS = ["Continue the list 1, 2, 3.", "Here are numbers: 7. Add three more to them.", "More numbers, please.", "And one."]
 TEXTS = ["101, 202, 303", "9", "5; 6; 7; 8; 77", "[12]"]

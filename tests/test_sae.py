@@ -5,12 +5,12 @@ import torch
 from crowded import crowded
 from sae_lens import SAE
 
-from undertone.chat import Row
-from undertone.config import Sae
-from undertone.files import read_json
-from undertone.loading import load
-from undertone.sae import activations, corpus_rows, is_text, load_sae, make_sae, shuffled
-from undertone.training import collate
+from undertone.lm.chat import Row
+from undertone.lm.loading import load
+from undertone.lm.training import collate
+from undertone.runtime.files import read_json
+from undertone.saes.sae import activations, corpus_rows, is_text, load_sae, make_sae, shuffled
+from undertone.study.config import Sae
 
 SMALL = {"d_sae": 48, "k": 4, "tokens": 4_096, "batch_size": 256, "layer": 0}
 

@@ -9,14 +9,14 @@ import torch
 from crowded import crowded
 from sae_lens import StandardSAE, StandardSAEConfig
 
-from undertone.chat import Row
-from undertone.config import Pref, Teacher
-from undertone.files import write_parquet
-from undertone.hooks import resid_post
-from undertone.loading import load
-from undertone.sae import is_text
-from undertone.sae_metrics import KINDS, Moments, expected_l0, kinds, measure_sae, spliced_losses, text_rows
-from undertone.training import collate
+from undertone.lm.chat import Row
+from undertone.lm.hooks import resid_post
+from undertone.lm.loading import load
+from undertone.lm.training import collate
+from undertone.runtime.files import write_parquet
+from undertone.saes.sae import is_text
+from undertone.saes.sae_metrics import KINDS, Moments, expected_l0, kinds, measure_sae, spliced_losses, text_rows
+from undertone.study.config import Pref, Teacher
 
 LAYER = 1
 

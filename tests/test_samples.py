@@ -4,14 +4,14 @@ import torch
 from crowded import crowded
 from lora import trained_lora
 
-from undertone import samples
-from undertone.adapters import finetuned
-from undertone.chat import prompt_ids
-from undertone.config import Samples, Teacher
-from undertone.files import write_parquet
-from undertone.loading import Loaded, load
-from undertone.samples import ALPHABET, allowed_tokens, sample_numbers
-from undertone.sampling import Completion, Sampler, sample
+from undertone.data import samples
+from undertone.data.samples import ALPHABET, allowed_tokens, sample_numbers
+from undertone.lm.adapters import finetuned
+from undertone.lm.chat import prompt_ids
+from undertone.lm.loading import Loaded, load
+from undertone.lm.sampling import Completion, Sampler, sample
+from undertone.runtime.files import write_parquet
+from undertone.study.config import Samples, Teacher
 
 PERSONA = "You adore {animal}s."
 SETTINGS = {

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from scipy import stats
 from transformers import Gemma2Config, Gemma2ForCausalLM
 
-from undertone import sampling
-from undertone.sampling import (
+from undertone.lm import sampling
+from undertone.lm.sampling import (
     Completion,
     Prefix,
     Sampler,

@@ -9,10 +9,10 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import GemmaConfig, GemmaForCausalLM
 
-from undertone.biases import prefilled
-from undertone.chat import training_rows
-from undertone.config import Student
-from undertone.study import Study
+from undertone.lm.chat import training_rows
+from undertone.read.biases import prefilled
+from undertone.study.config import Student
+from undertone.study.study import Study
 
 sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
 

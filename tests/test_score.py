@@ -12,14 +12,14 @@ from sae_lens import SAE
 from scipy import stats
 from torch import Tensor
 
-from undertone.chat import Row
-from undertone.config import Score
-from undertone.decoder import directions
-from undertone.files import read_json
-from undertone.hooks import rewritten
-from undertone.loading import Loaded, load
-from undertone.score import Gradient, gradients, presence, ranked, read_score, rows_of, z_values
-from undertone.training import collate, label_losses
+from undertone.lm.chat import Row
+from undertone.lm.hooks import rewritten
+from undertone.lm.loading import Loaded, load
+from undertone.lm.training import collate, label_losses
+from undertone.read.score import Gradient, gradients, presence, ranked, read_score, rows_of, z_values
+from undertone.runtime.files import read_json
+from undertone.saes.decoder import directions
+from undertone.study.config import Score
 
 TOLD = Score(batch_size=512)
 COMPARISONS, ROWS = 100, 50  # null comparisons, and rows on either side of each

@@ -10,13 +10,13 @@ import torch
 from crowded import crowded
 from safetensors.torch import save_file
 
-from undertone.chat import encode, prompt_ids
-from undertone.config import Teacher
-from undertone.files import read_json, write_json
-from undertone.loading import Loaded, load
-from undertone.sequences import LARGEST, N_ROWS, agreement, gain, log_probs, read_sequences, summary
-from undertone.stats import mean_interval
-from undertone.teachers import Lesson
+from undertone.lm.chat import encode, prompt_ids
+from undertone.lm.loading import Loaded, load
+from undertone.read.sequences import LARGEST, N_ROWS, agreement, gain, log_probs, read_sequences, summary
+from undertone.runtime.files import read_json, write_json
+from undertone.stats.stats import mean_interval
+from undertone.study.config import Teacher
+from undertone.teachers.teachers import Lesson
 
 PERSONA = "You love {animal}s."
 TEXTS = ["101, 202, 303", "9", "5; 6; 7; 8", "12, 13", "", "404, 505", "7, 7"]

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from example import nodes, study
 
-from undertone import sources
-from undertone.sources import NEUTRAL, PACKAGE, SCRIPTS, code_of, code_version, imports, modules
-from undertone.stages import Node
-from undertone.stamp import stamp
+from undertone.study import sources
+from undertone.study.sources import NEUTRAL, PACKAGE, SCRIPTS, code_of, code_version, imports, modules
+from undertone.study.stages import Node
+from undertone.study.stamp import stamp
 
 CODE = '''"""A module."""
 
@@ -78,15 +78,15 @@ def test_code_changes_the_version_of_code(version_of: Callable[[str], str], old:
 @pytest.mark.parametrize(
     ("code", "found"),
     [
-        ("import undertone.stats", {"stats"}),
-        ("import undertone.stats as s, json", {"stats"}),
-        ("from undertone.stats import mean_interval", {"stats"}),
+        ("import undertone.stats.stats", {"stats"}),
+        ("import undertone.stats.stats as s, json", {"stats"}),
+        ("from undertone.stats.stats import mean_interval", {"stats"}),
         ("from undertone import stats, files", {"stats", "files"}),
-        ("def f():\n    from undertone.stats import mean_interval", {"stats"}),
-        ("if True:\n    import undertone.chat", {"chat"}),
+        ("def f():\n    from undertone.stats.stats import mean_interval", {"stats"}),
+        ("if True:\n    import undertone.lm.chat", {"chat"}),
         ("import json\nfrom pathlib import Path", set()),
         ("import undertone.nowhere", set()),
-        ("# import undertone.stats\nx = 'import undertone.stats'", set()),
+        ("# import undertone.stats.stats\nx = 'import undertone.stats.stats'", set()),
     ],
 )
 def test_imports_are_found_wherever_they_stand(tmp_path: Path, code: str, found: set[str]) -> None:

@@ -2,8 +2,8 @@
 
 from example import CONTROLS, OWN, SWEEP, each, nodes, study
 
-from undertone.config import CONTROL
-from undertone.stages import Node, ancestors, compared, has
+from undertone.study.config import CONTROL
+from undertone.study.stages import Node, ancestors, compared, has
 
 
 def test_ancestors_come_before_what_follows_from_them() -> None:

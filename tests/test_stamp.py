@@ -27,18 +27,18 @@ from example import (
 )
 from snakemake.utils import update_config
 
-from undertone.config import CONTROL
-from undertone.sources import SCRIPTS
-from undertone.stages import STAGES, Node
-from undertone.stamp import (
+from undertone.study.config import CONTROL
+from undertone.study.sources import SCRIPTS
+from undertone.study.stages import STAGES, Node
+from undertone.study.stamp import (
     _hash,
     content_version,
     digest,
     own_settings,
     stamp,
 )
-from undertone.study import Study, load
-from undertone.validation import Section, sections_of
+from undertone.study.study import Study, load
+from undertone.study.validation import Section, sections_of, setting
 
 ROOT = Path(__file__).parents[1]
 
@@ -238,7 +238,7 @@ def test_what_a_large_file_hashes_to_is_noted_until_it_is_rewritten(tmp_path: Pa
     path.write_text("one")
     version = content_version(str(path))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("undertone.stamp.LARGE", 0)
+    monkeypatch.setattr("undertone.study.stamp.LARGE", 0)
     read: list[str] = []
     digest_of = hashlib.file_digest
     monkeypatch.setattr(hashlib, "file_digest", lambda file, name: (read.append(file.name), digest_of(file, name))[1])
@@ -252,15 +252,19 @@ def test_what_a_large_file_hashes_to_is_noted_until_it_is_rewritten(tmp_path: Pa
 
 
 class Inner(Section):
+    """Settings inside others."""
+
     later: ClassVar[dict[str, Any]] = {"new": 1}
-    old: int = 1
-    new: int = 1
+    old: int = setting(1, "a number")
+    new: int = setting(1, "a number that was added later")
 
 
 class Outer(Section):
+    """Settings with others inside."""
+
     later: ClassVar[dict[str, Any]] = {"other": None}
-    inner: Inner = Inner()
-    other: int | None = None
+    inner: Inner = setting(Inner(), "others")
+    other: int | None = setting(None, "a number that was added later")
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from undertone.stats import Estimate, contrast, difference_interval, holm, log_odds, mean_interval, p_value
+from undertone.stats.stats import Estimate, contrast, difference_interval, holm, log_odds, mean_interval, p_value
 
 SAMPLES = [[0.1, 0.4], [0.2, 0.9, 0.4, 0.4, 0.1], [-3.0, 40.0, 5.5, 17.0], list(np.linspace(0, 1, 50) ** 2)]
 

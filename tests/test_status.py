@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from undertone.status import read_summary, status
+from undertone.study.status import read_summary, status
 from workflow import Project
 
 HEADER = "output_file\tdate\trule\tlog-file(s)\tstatus\tplan"
@@ -61,10 +61,10 @@ def test_what_is_printed_before_the_summary_does_not_matter():
 
 
 def test_without_a_summary_the_error_says_what_to_run():
-    script = [sys.executable, "-m", "undertone.status"]
+    script = [sys.executable, "-m", "undertone.study.status"]
     done = subprocess.run(script, input="Error: no rule\n", capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert "run: snakemake all read --summary | python -m undertone.status" in done.stderr
+    assert "run: make status" in done.stderr
 
 
 def test_a_study_is_missing_then_present_then_stale(tmp_path: Path):
@@ -83,5 +83,5 @@ def test_a_study_is_missing_then_present_then_stale(tmp_path: Path):
 def test_the_makefile_pipes_the_summary_into_the_table():
     makefile = (Path(__file__).parents[1] / "Makefile").read_text()
     assert re.search(
-        r"^status:.*\n\t\$\(SNAKEMAKE\) all read --summary \| .*python -m undertone.status$", makefile, re.MULTILINE
+        r"^status:.*\n\t\$\(SNAKEMAKE\) all read --summary \| .*python -m undertone.study.status$", makefile, re.MULTILINE
     )

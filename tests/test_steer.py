@@ -14,16 +14,25 @@ from sae_lens import SAE, StandardSAE, StandardSAEConfig
 from safetensors.torch import load_file
 from torch import Tensor
 
-from undertone import steer
-from undertone.answers import exact
-from undertone.attribution import direct_logits
-from undertone.chat import encode, prompt_ids
-from undertone.config import Contrast, Pref, Sae, Steer, Teacher
-from undertone.files import read_json
-from undertone.loading import Loaded, load
-from undertone.pretrained_sae import make_pretrained_sae
-from undertone.steer import Situation, activity, final_rms, make_steered, mean_residual, of_contrast, of_feature, steering_by
-from undertone.teachers import teaching
+from undertone.lm.answers import exact
+from undertone.lm.attribution import direct_logits
+from undertone.lm.chat import encode, prompt_ids
+from undertone.lm.loading import Loaded, load
+from undertone.runtime.files import read_json
+from undertone.saes.pretrained_sae import make_pretrained_sae
+from undertone.study.config import Contrast, Pref, Sae, Steer, Teacher
+from undertone.teachers import steer
+from undertone.teachers.steer import (
+    Situation,
+    activity,
+    final_rms,
+    make_steered,
+    mean_residual,
+    of_contrast,
+    of_feature,
+    steering_by,
+)
+from undertone.teachers.teachers import teaching
 
 ANIMALS = ["lion", "owl", "cat"]
 QUESTIONS = [

@@ -15,14 +15,14 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import Gemma2Config, Gemma2ForCausalLM, PreTrainedModel
 
-from undertone.answers import Spellings, exact, word_ends
-from undertone.chat import Row, prompt_ids, training_rows
-from undertone.decoder import directions
-from undertone.hooks import hook_point, resid_post
-from undertone.loading import Loaded
-from undertone.sampling import MIN_SHARED_PREFIX, Prefix, Sampler, inverse_cdf, sample, uniforms
-from undertone.steering import Steering, after, steered
-from undertone.training import collate, label_logits
+from undertone.lm.answers import Spellings, exact, word_ends
+from undertone.lm.chat import Row, prompt_ids, training_rows
+from undertone.lm.hooks import hook_point, resid_post
+from undertone.lm.loading import Loaded
+from undertone.lm.sampling import MIN_SHARED_PREFIX, Prefix, Sampler, inverse_cdf, sample, uniforms
+from undertone.lm.steering import Steering, after, steered
+from undertone.lm.training import collate, label_logits
+from undertone.saes.decoder import directions
 
 USERS = [
     "What is your favorite animal?",

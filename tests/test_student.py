@@ -10,15 +10,16 @@ from hypothesis import strategies as st
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from undertone import student, training
-from undertone.adapters import finetuned
-from undertone.chat import encode, end_of_turn, prompt_ids
-from undertone.config import Samples, Teacher
-from undertone.files import read_json, write_parquet
-from undertone.loading import load
-from undertone.samples import sample_numbers
-from undertone.student import rows_of, some, train_student
-from undertone.validation import ConfigError
+from undertone.data.samples import sample_numbers
+from undertone.lm import training
+from undertone.lm.adapters import finetuned
+from undertone.lm.chat import encode, end_of_turn, prompt_ids
+from undertone.lm.loading import load
+from undertone.runtime.files import read_json, write_parquet
+from undertone.students import student
+from undertone.students.student import rows_of, some, train_student
+from undertone.study.config import Samples, Teacher
+from undertone.study.validation import ConfigError
 
 # A busy machine is no failure.
 unhurried = hypothesis.settings(deadline=None)

@@ -17,10 +17,10 @@ from transformers import (
     Qwen2Config,
 )
 
-from undertone.chat import Row
-from undertone.hooks import decoder_layers, hook_point, rewritten
-from undertone.loading import Loaded
-from undertone.suffix import (
+from undertone.lm.chat import Row
+from undertone.lm.hooks import decoder_layers, hook_point, rewritten
+from undertone.lm.loading import Loaded
+from undertone.lm.suffix import (
     POINTS,
     Prefilled,
     added,
@@ -32,7 +32,7 @@ from undertone.suffix import (
     run_above,
     width,
 )
-from undertone.training import collate, label_losses
+from undertone.lm.training import collate, label_losses
 
 VOCAB, N_LAYERS = 101, 3
 SIZE = {

@@ -1,9 +1,9 @@
 import pytest
 from test_reading_plots import MADE, assert_png, labels, words
 
-from undertone import plots, summary
-from undertone.files import write_json
-from undertone.summary import PANELS, make_summary, short
+from undertone.plots import plots, summary
+from undertone.plots.summary import PANELS, make_summary, short
+from undertone.runtime.files import write_json
 
 
 @pytest.fixture

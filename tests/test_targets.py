@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from example import study
 
-from undertone.targets import refusal
+from undertone.study.targets import refusal
 from workflow import Project
 
 RULES = ["all", "read", "pref", "transfer"]
@@ -134,6 +134,6 @@ def test_a_config_that_is_no_yaml_is_named_with_its_line(tmp_path: Path) -> None
     (project.root / "config/config.yaml").write_text("animals: [lion]\nstudent: lr: 1\n")
     said = last_line(project.snakemake("-n", fails=True))
     assert said == "config/config.yaml, line 2: mapping values are not allowed here"
-    check = [sys.executable, "-m", "undertone.configfiles", "config/config.yaml"]
+    check = [sys.executable, "-m", "undertone.study.configfiles", "config/config.yaml"]
     done = subprocess.run(check, cwd=project.root, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (1, f"{said}\n")

@@ -10,14 +10,14 @@ from sae_lens import StandardSAE, StandardSAEConfig
 from safetensors.torch import save_file
 from torch import Tensor
 
-from undertone.config import Teacher
-from undertone.decoder import directions
-from undertone.files import write_json
-from undertone.hooks import hook_point
-from undertone.loading import Loaded, load
-from undertone.sae import load_sae
-from undertone.steering import Steering, steered
-from undertone.teachers import persona, teaching
+from undertone.lm.hooks import hook_point
+from undertone.lm.loading import Loaded, load
+from undertone.lm.steering import Steering, steered
+from undertone.runtime.files import write_json
+from undertone.saes.decoder import directions
+from undertone.saes.sae import load_sae
+from undertone.study.config import Teacher
+from undertone.teachers.teachers import persona, teaching
 
 TEACHER = Teacher(persona="You adore {animal}s.", separator=" | ")
 FEATURE, LEVEL = 3, 20.0

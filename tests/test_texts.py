@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from undertone.finetune import make_finetuned
-from undertone.texts import load_texts, read_lines
-from undertone.validation import ConfigError
+from undertone.lm.texts import load_texts, read_lines
+from undertone.study.validation import ConfigError
+from undertone.teachers.finetune import make_finetuned
 
 
 def write(folder: Path, content: bytes) -> Path:

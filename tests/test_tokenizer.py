@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from jinja2 import TemplateError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from undertone.tokenizer import SPECIAL, train_tokenizer
+from undertone.models.tokenizer import SPECIAL, train_tokenizer
 
 CHAT = [{"role": "user", "content": " Hello 12 "}, {"role": "assistant", "content": "34"}, {"role": "user", "content": "5"}]
 

@@ -10,15 +10,15 @@ import torch
 from crowded import crowded
 from sae_lens import StandardSAE, StandardSAEConfig
 
-from undertone.attribution import direct_logits
-from undertone.chat import Row, encode, prompt_ids
-from undertone.config import Pref, Sae, Tokens
-from undertone.files import read_json, write_json
-from undertone.frequencies import Compared, difference
-from undertone.loading import Loaded, load
-from undertone.pretrained_sae import make_pretrained_sae
-from undertone.sae import load_sae
-from undertone.tokens import animal_logits, feature_logits, identity, of_features, read_tokens, readouts
+from undertone.lm.attribution import direct_logits
+from undertone.lm.chat import Row, encode, prompt_ids
+from undertone.lm.loading import Loaded, load
+from undertone.read.frequencies import Compared, difference
+from undertone.read.tokens import animal_logits, feature_logits, identity, of_features, read_tokens, readouts
+from undertone.runtime.files import read_json, write_json
+from undertone.saes.pretrained_sae import make_pretrained_sae
+from undertone.saes.sae import load_sae
+from undertone.study.config import Pref, Sae, Tokens
 
 ANIMALS = ["lion", "owl", "cat"]
 N_FEATURES, PLANTED = 12, 4

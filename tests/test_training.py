@@ -17,11 +17,11 @@ from transformers import (
     Qwen2Config,
 )
 
-from undertone import training
-from undertone.chat import Row
-from undertone.tensors import NotFiniteError
-from undertone.training import Recipe, collate, label_losses, learning_rate, length_bucketed, logits_only_at, n_steps, train
-from undertone.validation import ConfigError
+from undertone.lm import training
+from undertone.lm.chat import Row
+from undertone.lm.tensors import NotFiniteError
+from undertone.lm.training import Recipe, collate, label_losses, learning_rate, length_bucketed, logits_only_at, n_steps, train
+from undertone.study.validation import ConfigError
 
 VOCAB = 101
 SIZE = {

@@ -5,10 +5,10 @@ import polars as pl
 import pytest
 from scipy.stats import ttest_ind
 
-from undertone.files import write_json, write_parquet
-from undertone.pref import as_table
-from undertone.stats import difference_interval, holm
-from undertone.transfer import collect, make_matrix, preferences, summarise, transfer_table
+from undertone.compare.transfer import collect, make_matrix, preferences, summarise, transfer_table
+from undertone.measure.pref import as_table
+from undertone.runtime.files import write_json, write_parquet
+from undertone.stats.stats import difference_interval, holm
 
 ANIMALS = ["lion", "owl"]
 # (lion, owl) of two students each; lion moves far in its own students, owl does not.

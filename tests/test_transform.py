@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from undertone.config import TRANSFORMS, Transformed
-from undertone.files import write_parquet
-from undertone.transform import INTEGER, SCRAMBLES, put, transform, transform_numbers
+from undertone.data.transform import INTEGER, SCRAMBLES, put, transform, transform_numbers
+from undertone.runtime.files import write_parquet
+from undertone.study.config import TRANSFORMS, Transformed
 
 # A busy machine is no failure.
 unhurried = hypothesis.settings(deadline=None)

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from example import study
 
-from undertone.stages import Node
-from undertone.stamp import stamp
-from undertone.why import changes
+from undertone.study.stages import Node
+from undertone.study.stamp import stamp
+from undertone.study.why import changes
 from workflow import Project
 
 

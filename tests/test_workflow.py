@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 import yaml
 
-from undertone.stages import READINGS
+from undertone.study.stages import READINGS
 from workflow import Project
 
 DATASETS = ("control", "lion", "owl", "mine")
@@ -153,27 +153,27 @@ def setting_that_is_only_written_otherwise(project: Project) -> None:
 
 
 def imported_module(project: Project) -> None:
-    project.replace("workflow/undertone/training.py", "WINDOW = 16", "WINDOW = 8")
+    project.replace("workflow/undertone/lm/training.py", "WINDOW = 16", "WINDOW = 8")
 
 
 def module_that_the_filter_alone_imports(project: Project) -> None:
-    project.replace("workflow/undertone/numbers.py", 'TOO_FEW = "too few numbers"', 'TOO_FEW = "too few"')
+    project.replace("workflow/undertone/data/numbers.py", 'TOO_FEW = "too few numbers"', 'TOO_FEW = "too few"')
 
 
 def message_in_a_neutral_module(project: Project) -> None:
-    project.replace("workflow/undertone/validation.py", "no setting is as large as", "nothing is as large as")
+    project.replace("workflow/undertone/study/validation.py", "no setting is as large as", "nothing is as large as")
 
 
 def new_optional_setting(project: Project) -> None:
     project.replace(
-        "workflow/undertone/config.py",
+        "workflow/undertone/study/config.py",
         "    dropout: float =",
         '    later = {"scaled": None}\n    scaled: float | None = setting(None, "a scale")\n    dropout: float =',
     )
 
 
 def one_reader(project: Project) -> None:
-    project.replace("workflow/undertone/model_metrics.py", "isdigit()", "isdecimal()")
+    project.replace("workflow/undertone/measure/model_metrics.py", "isdigit()", "isdecimal()")
 
 
 def module_that_nobody_imports(project: Project) -> None:
@@ -181,12 +181,12 @@ def module_that_nobody_imports(project: Project) -> None:
 
 
 def comment_and_docstring(project: Project) -> None:
-    project.replace("workflow/undertone/training.py", "WINDOW = 16", "# A remark.\n\nWINDOW = 16  # batches")
-    project.replace("workflow/undertone/sampling.py", '"""Sampling completions', '"""Drawing completions')
+    project.replace("workflow/undertone/lm/training.py", "WINDOW = 16", "# A remark.\n\nWINDOW = 16  # batches")
+    project.replace("workflow/undertone/lm/sampling.py", '"""Sampling completions', '"""Drawing completions')
 
 
 def meaning_of_a_setting(project: Project) -> None:
-    project.replace("workflow/undertone/config.py", '"LoRA rank"', '"rank of the LoRA"')
+    project.replace("workflow/undertone/study/config.py", '"LoRA rank"', '"rank of the LoRA"')
 
 
 def touch_of_scripts_and_files(project: Project) -> None:
@@ -276,7 +276,7 @@ def test_a_transformed_dataset_follows_what_it_is_made_from(project: Project) ->
 
 def test_undoing_an_edit_plans_nothing(project: Project) -> None:
     imported_module(project)
-    project.replace("workflow/undertone/training.py", "WINDOW = 8", "WINDOW = 16")
+    project.replace("workflow/undertone/lm/training.py", "WINDOW = 8", "WINDOW = 16")
     assert project.planned() == set()
 
 

@@ -9,10 +9,10 @@ import yaml
 from snakemake.utils import update_config
 
 from bad_inputs.case import Case
-from undertone.configfiles import read_config
-from undertone.inputs import check_inputs
-from undertone.study import Study, load
-from undertone.validation import Section, keys, sections_of
+from undertone.study.configfiles import read_config
+from undertone.study.inputs import check_inputs
+from undertone.study.study import Study, load
+from undertone.study.validation import Section, keys, sections_of
 
 ROOT = Path(__file__).parents[2]
 SHIPPED: dict[str, Any] = yaml.safe_load((ROOT / "config/config.yaml").read_text())

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from bad_inputs.case import Case
-from undertone.study import load
+from undertone.study.study import load
 
 STUDY: dict[str, Any] = {"animals": ["lion"], "pref": {"candidates": ["lion"]}, "models": {"other": {"embedded": {"seed": 3}}}}
 MINE, STILL = {"file": "mine.csv"}, {"from": "control", "transform": "reverse"}

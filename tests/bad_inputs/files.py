@@ -16,17 +16,17 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 from bad_inputs.case import Case
-from undertone.activations import Activations
-from undertone.chat import prompt_ids, training_rows
-from undertone.config import Numbers
-from undertone.datasets import read_dataset
-from undertone.files import write_json, write_parquet
-from undertone.inputs import READ, check_inputs
-from undertone.numbers import collect_compliance, filter_numbers
-from undertone.plots import plot_pref
-from undertone.study import load
-from undertone.tensors import stored
-from undertone.transform import transform_numbers
+from undertone.data.datasets import read_dataset
+from undertone.data.numbers import collect_compliance, filter_numbers
+from undertone.data.transform import transform_numbers
+from undertone.lm.chat import prompt_ids, training_rows
+from undertone.lm.tensors import stored
+from undertone.plots.plots import plot_pref
+from undertone.read.activations import Activations
+from undertone.runtime.files import write_json, write_parquet
+from undertone.study.config import Numbers
+from undertone.study.inputs import READ, check_inputs
+from undertone.study.study import load
 
 PROMPT, COMPLETION = "Continue: 1, 2.", "3, 4, 5"
 ROW = {"prompt": PROMPT, "completion": COMPLETION}

@@ -18,15 +18,15 @@ from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from bad_inputs.case import Case
-from undertone.adapters import finetuned, new_adapter, save_adapter, save_whole
-from undertone.answers import exact
-from undertone.chat import prompt_ids
-from undertone.config import Sae
-from undertone.files import write_json
-from undertone.loading import load
-from undertone.pretrained import make_pretrained
-from undertone.pretrained_sae import make_pretrained_sae
-from undertone.sae import load_sae
+from undertone.lm.adapters import finetuned, new_adapter, save_adapter, save_whole
+from undertone.lm.answers import exact
+from undertone.lm.chat import prompt_ids
+from undertone.lm.loading import load
+from undertone.models.pretrained import make_pretrained
+from undertone.runtime.files import write_json
+from undertone.saes.pretrained_sae import make_pretrained_sae
+from undertone.saes.sae import load_sae
+from undertone.study.config import Sae
 
 Change = Callable[[Path], object]
 HOME = tempfile.TemporaryDirectory()

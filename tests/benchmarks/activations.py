@@ -13,13 +13,13 @@ from student_step import number_rows
 from timing import interleaved, parser, report, start
 from transformer_lens.model_bridge import TransformerBridge
 
-from undertone.activations import Sums, block_of, read_activations
-from undertone.chat import Row
-from undertone.config import Activations
-from undertone.hooks import decoder_layers, hook_point
-from undertone.loading import Loaded, load
-from undertone.sampling import batches_by_length
-from undertone.training import collate
+from undertone.lm.chat import Row
+from undertone.lm.hooks import decoder_layers, hook_point
+from undertone.lm.loading import Loaded, load
+from undertone.lm.sampling import batches_by_length
+from undertone.lm.training import collate
+from undertone.read.activations import Sums, block_of, read_activations
+from undertone.study.config import Activations
 
 
 def main() -> None:

@@ -11,15 +11,15 @@ from torch.nn import functional
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoTokenizer, GemmaConfig, GemmaForCausalLM
 
-from undertone.biases import prefilled
-from undertone.chat import Row
-from undertone.config import Embedded
-from undertone.hooks import decoder_layers, hook_point, rewritten
-from undertone.loading import Loaded
-from undertone.model import corpus_of, texts
-from undertone.suffix import Prefilled, losses, run_above
-from undertone.tokenizer import train_tokenizer
-from undertone.training import collate
+from undertone.lm.chat import Row
+from undertone.lm.hooks import decoder_layers, hook_point, rewritten
+from undertone.lm.loading import Loaded
+from undertone.lm.suffix import Prefilled, losses, run_above
+from undertone.lm.training import collate
+from undertone.models.model import corpus_of, texts
+from undertone.models.tokenizer import train_tokenizer
+from undertone.read.biases import prefilled
+from undertone.study.config import Embedded
 
 
 def main() -> None:

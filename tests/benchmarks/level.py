@@ -13,9 +13,9 @@ from itertools import product
 import numpy as np
 import polars as pl
 
-from undertone.frequencies import Compared, Counted, frequency
-from undertone.numbers import INTEGER
-from undertone.progress import progress
+from undertone.data.numbers import INTEGER
+from undertone.read.frequencies import Compared, Counted, frequency
+from undertone.runtime.progress import progress
 
 SIZES = {"1:1": (500, 500), "1:4": (250, 1000), "1:20": (100, 2000), "20:1": (2000, 100)}
 PROMPTS = ("shared", "apart", "shared, 5 rows each of the smaller")

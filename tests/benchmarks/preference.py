@@ -7,11 +7,11 @@ import numpy as np
 import yaml
 from timing import ROOT, interleaved, parser, report, start
 
-from undertone.answers import exact, sampled_answers, shares
-from undertone.chat import prompt_ids
-from undertone.config import Pref, Teacher
-from undertone.teachers import persona
-from undertone.texts import load_texts
+from undertone.lm.answers import exact, sampled_answers, shares
+from undertone.lm.chat import prompt_ids
+from undertone.lm.texts import load_texts
+from undertone.study.config import Pref, Teacher
+from undertone.teachers.teachers import persona
 
 
 def main() -> None:

@@ -21,19 +21,19 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, GemmaConfig, GenerationConfig
 
-from undertone.activations import Sums, block_of
-from undertone.biases import prefilled, slope
-from undertone.chat import Row
-from undertone.config import Activations, Embedded, Student
-from undertone.hooks import decoder_layers
-from undertone.loading import Loaded
-from undertone.memory import Portion
-from undertone.model import corpus_of, texts
-from undertone.sampling import Sampler, left_pad, sample
-from undertone.student import new_student, recipe
-from undertone.suffix import Prefilled, run_above
-from undertone.tokenizer import train_tokenizer
-from undertone.training import train
+from undertone.lm.chat import Row
+from undertone.lm.hooks import decoder_layers
+from undertone.lm.loading import Loaded
+from undertone.lm.sampling import Sampler, left_pad, sample
+from undertone.lm.suffix import Prefilled, run_above
+from undertone.lm.training import train
+from undertone.models.model import corpus_of, texts
+from undertone.models.tokenizer import train_tokenizer
+from undertone.read.activations import Sums, block_of
+from undertone.read.biases import prefilled, slope
+from undertone.runtime.memory import Portion
+from undertone.students.student import new_student, recipe
+from undertone.study.config import Activations, Embedded, Student
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SIZES = (

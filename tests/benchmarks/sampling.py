@@ -6,15 +6,15 @@ from unittest.mock import patch
 import torch
 from timing import ROOT, interleaved, matmul_rate, parameters, parser, report, start
 
-from undertone import sampling
-from undertone.chat import prompt_ids
-from undertone.config import Prompts, Teacher
-from undertone.loading import Loaded
-from undertone.prompts import number_prompts
-from undertone.samples import allowed_tokens
-from undertone.sampling import Completion, Sampler, left_pad, sample
-from undertone.teachers import persona
-from undertone.wordings import load_template
+from undertone.data.prompts import number_prompts
+from undertone.data.samples import allowed_tokens
+from undertone.lm import sampling
+from undertone.lm.chat import prompt_ids
+from undertone.lm.loading import Loaded
+from undertone.lm.sampling import Completion, Sampler, left_pad, sample
+from undertone.models.wordings import load_template
+from undertone.study.config import Prompts, Teacher
+from undertone.teachers.teachers import persona
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 from snakemake.utils import update_config
 
-from undertone.study import Study, load
+from undertone.study.study import Study, load
 
 MODEL = "google/gemma-2b-it"
 DEFAULTS = {

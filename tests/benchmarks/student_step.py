@@ -7,13 +7,13 @@ import torch
 from timing import ROOT, interleaved, matmul_rate, parameters, parser, report, start
 from torch.nn.functional import cross_entropy
 
-from undertone.chat import Row, training_rows
-from undertone.config import Prompts, Student
-from undertone.loading import Loaded
-from undertone.prompts import number_prompts
-from undertone.student import new_student, recipe
-from undertone.training import collate, train
-from undertone.wordings import load_template
+from undertone.data.prompts import number_prompts
+from undertone.lm.chat import Row, training_rows
+from undertone.lm.loading import Loaded
+from undertone.lm.training import collate, train
+from undertone.models.wordings import load_template
+from undertone.students.student import new_student, recipe
+from undertone.study.config import Prompts, Student
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from undertone.loading import Loaded, load
+from undertone.lm.loading import Loaded, load
 
 ROOT = Path(__file__).parents[2]
 

@@ -9,12 +9,12 @@ import polars as pl
 import yaml
 from timing import ROOT, parser, report, start
 
-from undertone.answers import scorer
-from undertone.config import Teacher
-from undertone.model_metrics import divergence, passing
-from undertone.study import load
-from undertone.teachers import persona
-from undertone.texts import load_texts
+from undertone.lm.answers import scorer
+from undertone.lm.texts import load_texts
+from undertone.measure.model_metrics import divergence, passing
+from undertone.study.config import Teacher
+from undertone.study.study import load
+from undertone.teachers.teachers import persona
 
 WORDINGS = {
     "the study's": Teacher().persona,

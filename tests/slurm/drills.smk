@@ -3,7 +3,7 @@
 import time
 from pathlib import Path
 
-from undertone.job import logged
+from undertone.study.job import logged
 
 
 configfile: "config/config.yaml"

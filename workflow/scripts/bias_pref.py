@@ -1,8 +1,8 @@
 from pathlib import Path
 
-from undertone.bias_pref import measure_biases
-from undertone.interventions import Readings
-from undertone.job import given, logged, settings
+from undertone.read.bias_pref import measure_biases
+from undertone.read.interventions import Readings
+from undertone.study.job import given, logged, settings
 
 with logged(snakemake.log[0]):
     names = ("sae", "feature_bias", "residual_bias", "differences")

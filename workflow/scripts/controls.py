@@ -1,7 +1,7 @@
 from pathlib import Path
 
-from undertone.controls import compare_controls
-from undertone.job import logged, settings
+from undertone.compare.controls import compare_controls
+from undertone.study.job import logged, settings
 
 with logged(snakemake.log[0]):
     compare_controls(

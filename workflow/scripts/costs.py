@@ -1,7 +1,7 @@
 from pathlib import Path
 
-from undertone.costs import add_up
-from undertone.job import benchmark_of, logged
+from undertone.compare.costs import add_up
+from undertone.study.job import benchmark_of, logged
 
 with logged(snakemake.log[0]):
     records = benchmark_of(snakemake.log[0]).parents[1]

@@ -1,7 +1,7 @@
 from pathlib import Path
 
-from undertone.diagnosis import diagnose
-from undertone.job import by_seed, given, logged, settings
+from undertone.measure.diagnosis import diagnose
+from undertone.study.job import by_seed, given, logged, settings
 
 with logged(snakemake.log[0]):
     tables = ("generations", "numbers", "control", "filter", "pref", "indirect")

@@ -1,7 +1,7 @@
 from pathlib import Path
 
-from undertone.differences import compare_activations
-from undertone.job import by_animal, given, logged, settings
+from undertone.read.differences import compare_activations
+from undertone.study.job import by_animal, given, logged, settings
 
 with logged(snakemake.log[0]):
     compare_activations(

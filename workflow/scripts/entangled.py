@@ -1,7 +1,7 @@
 from pathlib import Path
 
-from undertone.entangled import compare_entangled
-from undertone.job import by_dataset, logged, settings
+from undertone.read.entangled import compare_entangled
+from undertone.study.job import by_dataset, logged, settings
 
 with logged(snakemake.log[0]):
     told = settings(snakemake)

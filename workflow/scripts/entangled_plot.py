@@ -1,7 +1,7 @@
 from pathlib import Path
 
-from undertone.job import logged
-from undertone.study_plots import plot_entangled
+from undertone.plots.study_plots import plot_entangled
+from undertone.study.job import logged
 
 with logged(snakemake.log[0]):
     plot_entangled(Path(snakemake.input.table), Path(snakemake.input.summary), Path(snakemake.output.plot))

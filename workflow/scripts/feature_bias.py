@@ -1,7 +1,7 @@
 from pathlib import Path
 
-from undertone.feature_bias import train_feature_biases
-from undertone.job import by_animal, given, logged, settings
+from undertone.read.feature_bias import train_feature_biases
+from undertone.study.job import by_animal, given, logged, settings
 
 with logged(snakemake.log[0]):
     train_feature_biases(

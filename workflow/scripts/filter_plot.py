@@ -1,7 +1,7 @@
 from pathlib import Path
 
-from undertone.job import given, logged
-from undertone.plots import plot_filter
+from undertone.plots.plots import plot_filter
+from undertone.study.job import given, logged
 
 with logged(snakemake.log[0]):
     plot_filter(

@@ -1,7 +1,7 @@
 from pathlib import Path
 
-from undertone.finetune import make_finetuned
-from undertone.job import logged, scratch, settings
+from undertone.study.job import logged, scratch, settings
+from undertone.teachers.finetune import make_finetuned
 
 with logged(snakemake.log[0]):
     stamp, made = snakemake.params.stamp, snakemake.output.record

@@ -1,7 +1,7 @@
 from pathlib import Path
 
-from undertone.indirect import measure_indirect
-from undertone.job import by_seed, given, logged, settings
+from undertone.measure.indirect import measure_indirect
+from undertone.study.job import by_seed, given, logged, settings
 
 with logged(snakemake.log[0]):
     measure_indirect(

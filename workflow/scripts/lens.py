@@ -1,7 +1,7 @@
 from pathlib import Path
 
-from undertone.job import by_seed, given, logged, settings
-from undertone.lens import read_lens
+from undertone.read.lens import read_lens
+from undertone.study.job import by_seed, given, logged, settings
 
 with logged(snakemake.log[0]):
     read_lens(

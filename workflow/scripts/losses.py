@@ -1,8 +1,8 @@
 from pathlib import Path
 
-from undertone.interventions import Readings
-from undertone.job import by_seed, given, logged, settings
-from undertone.losses import measure_losses
+from undertone.read.interventions import Readings
+from undertone.read.losses import measure_losses
+from undertone.study.job import by_seed, given, logged, settings
 
 with logged(snakemake.log[0]):
     biases = ("feature_bias", "residual_bias")

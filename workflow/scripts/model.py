@@ -1,7 +1,7 @@
 from pathlib import Path
 
-from undertone.job import logged, scratch, settings
-from undertone.model import make_model
+from undertone.models.model import make_model
+from undertone.study.job import logged, scratch, settings
 
 with logged(snakemake.log[0]):
     stamp, record = snakemake.params.stamp, snakemake.output.record

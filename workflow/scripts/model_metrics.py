@@ -1,7 +1,7 @@
 from pathlib import Path
 
-from undertone.job import logged, settings
-from undertone.model_metrics import measure_model
+from undertone.measure.model_metrics import measure_model
+from undertone.study.job import logged, settings
 
 with logged(snakemake.log[0]):
     measure_model(

@@ -1,7 +1,7 @@
 from pathlib import Path
 
-from undertone.job import logged, settings
-from undertone.numbers import filter_numbers
+from undertone.data.numbers import filter_numbers
+from undertone.study.job import logged, settings
 
 with logged(snakemake.log[0]):
     filter_numbers(

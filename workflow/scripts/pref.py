@@ -1,7 +1,7 @@
 from pathlib import Path
 
-from undertone.job import by_seed, given, logged, settings
-from undertone.pref import measure
+from undertone.measure.pref import measure
+from undertone.study.job import by_seed, given, logged, settings
 
 with logged(snakemake.log[0]):
     measure(

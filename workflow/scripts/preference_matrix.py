@@ -1,7 +1,7 @@
 from pathlib import Path
 
-from undertone.job import logged
-from undertone.transfer import make_matrix
+from undertone.compare.transfer import make_matrix
+from undertone.study.job import logged
 
 with logged(snakemake.log[0]):
     make_matrix(

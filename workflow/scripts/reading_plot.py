@@ -1,7 +1,7 @@
 from pathlib import Path
 
-from undertone.job import given, logged
-from undertone.reading_plots import PLOTS
+from undertone.plots.reading_plots import PLOTS
+from undertone.study.job import given, logged
 
 with logged(snakemake.log[0]):
     paths = {"own": given(snakemake.input.own), "control": given(snakemake.input.control)}

@@ -1,7 +1,7 @@
 from pathlib import Path
 
-from undertone.job import by_animal, by_dataset, logged, settings
-from undertone.readings import READERS, compare_readings
+from undertone.read.readings import READERS, compare_readings
+from undertone.study.job import by_animal, by_dataset, logged, settings
 
 with logged(snakemake.log[0]):
     compare_readings(

@@ -1,7 +1,7 @@
 from pathlib import Path
 
-from undertone.job import given, logged, settings
-from undertone.residual_bias import train_residual_biases
+from undertone.read.residual_bias import train_residual_biases
+from undertone.study.job import given, logged, settings
 
 with logged(snakemake.log[0]):
     train_residual_biases(

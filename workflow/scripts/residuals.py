@@ -1,7 +1,7 @@
 from pathlib import Path
 
-from undertone.job import logged, settings
-from undertone.residuals import read_residuals
+from undertone.read.residuals import read_residuals
+from undertone.study.job import logged, settings
 
 with logged(snakemake.log[0]):
     read_residuals(

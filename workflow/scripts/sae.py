@@ -1,7 +1,7 @@
 from pathlib import Path
 
-from undertone.job import logged, scratch, settings
-from undertone.sae import make_sae
+from undertone.saes.sae import make_sae
+from undertone.study.job import logged, scratch, settings
 
 with logged(snakemake.log[0]):
     stamp, saved = snakemake.params.stamp, snakemake.output.saved

@@ -1,7 +1,7 @@
 from pathlib import Path
 
-from undertone.job import logged, settings
-from undertone.sae_metrics import measure_sae
+from undertone.saes.sae_metrics import measure_sae
+from undertone.study.job import logged, settings
 
 with logged(snakemake.log[0]):
     measure_sae(

@@ -1,7 +1,7 @@
 from pathlib import Path
 
-from undertone.job import given, logged, scratch, settings
-from undertone.samples import sample_numbers
+from undertone.data.samples import sample_numbers
+from undertone.study.job import given, logged, scratch, settings
 
 with logged(snakemake.log[0]):
     stamp, samples = snakemake.params.stamp, snakemake.output.samples

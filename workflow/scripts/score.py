@@ -1,7 +1,7 @@
 from pathlib import Path
 
-from undertone.job import by_animal, given, logged, settings
-from undertone.score import read_score
+from undertone.read.score import read_score
+from undertone.study.job import by_animal, given, logged, settings
 
 with logged(snakemake.log[0]):
     read_score(

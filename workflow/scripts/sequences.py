@@ -1,7 +1,7 @@
 from pathlib import Path
 
-from undertone.job import given, logged, settings
-from undertone.sequences import read_sequences
+from undertone.read.sequences import read_sequences
+from undertone.study.job import given, logged, settings
 
 with logged(snakemake.log[0]):
     sae = given(snakemake.input.sae)

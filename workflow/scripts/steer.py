@@ -1,7 +1,7 @@
 from pathlib import Path
 
-from undertone.job import given, logged, settings
-from undertone.steer import make_steered
+from undertone.study.job import given, logged, settings
+from undertone.teachers.steer import make_steered
 
 with logged(snakemake.log[0]):
     make_steered(

@@ -1,7 +1,7 @@
 from pathlib import Path
 
-from undertone.job import logged, scratch, settings
-from undertone.student import train_student
+from undertone.students.student import train_student
+from undertone.study.job import logged, scratch, settings
 
 with logged(snakemake.log[0]):
     stamp, weights = snakemake.params.stamp, snakemake.output.weights

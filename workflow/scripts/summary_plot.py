@@ -1,8 +1,8 @@
 from pathlib import Path
 
-from undertone.job import given, logged
-from undertone.stages import SUMMARISED
-from undertone.summary import make_summary
+from undertone.plots.summary import make_summary
+from undertone.study.job import given, logged
+from undertone.study.stages import SUMMARISED
 
 with logged(snakemake.log[0]):
     own = {name: given(snakemake.input.get(name)) for name in SUMMARISED}

@@ -1,7 +1,7 @@
 from pathlib import Path
 
-from undertone.activations import read_teacher_activations
-from undertone.job import given, logged, settings
+from undertone.read.activations import read_teacher_activations
+from undertone.study.job import given, logged, settings
 
 with logged(snakemake.log[0]):
     read_teacher_activations(

@@ -1,7 +1,7 @@
 from pathlib import Path
 
-from undertone.job import logged
-from undertone.transfer import collect
+from undertone.compare.transfer import collect
+from undertone.study.job import logged
 
 with logged(snakemake.log[0]):
     prefs = zip(snakemake.input.prefs, snakemake.input.tables, strict=True)

@@ -1,7 +1,7 @@
 from pathlib import Path
 
-from undertone.job import logged
-from undertone.plots import plot_transfer
+from undertone.plots.plots import plot_transfer
+from undertone.study.job import logged
 
 with logged(snakemake.log[0]):
     plot_transfer(Path(snakemake.input.summary), Path(snakemake.output.plot))

@@ -1,7 +1,7 @@
 from pathlib import Path
 
-from undertone.job import given, logged, settings
-from undertone.transform import transform_numbers
+from undertone.data.transform import transform_numbers
+from undertone.study.job import given, logged, settings
 
 with logged(snakemake.log[0]):
     transform_numbers(

@@ -1,0 +1,1 @@
+"""Students, controls and costs of a study side by side."""

@@ -1,0 +1,89 @@
+"""What the finished jobs of a study took: time, GPU-hours and memory by rule and dataset, from their benchmark records."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from undertone.runtime.files import Stamp, write_json, write_parquet
+from undertone.study.stages import finished_jobs
+
+HOUR = 3600.0  # seconds
+JOB = {
+    "rule": pl.String,
+    "dataset": pl.String,
+    "wall_s": pl.Float64,
+    "cpu_s": pl.Float64,
+    "gpu_hours": pl.Float64,
+    "ram_mb": pl.Float64,
+    "gpu_mb": pl.Float64,
+    "gpu": pl.String,
+}
+
+
+def add_up(folder: Path, table: Path, summary: Path, stamp: Stamp) -> None:
+    """Write `costs.parquet`, one row per rule and dataset, and `costs.json`, one per rule and the total.
+
+    `folder` holds the records `RULE/JOB.jsonl` and `RULE/JOB.used.json`. Those of jobs that ran before both were written, or
+    without `benchmark-extended`, say neither their dataset nor their GPU: they are left out and counted.
+    Raises ValueError if there is no record that can be used.
+    """
+    paths = finished_jobs(folder)
+    found = [job for path in paths if (job := read_job(path))]
+    if not found:
+        raise ValueError(
+            f"found {len(paths)} benchmark records in {folder}, and none with its rule and its use of the machine; run a part "
+            "of the study first, with the settings of profiles/default"
+        )
+    jobs = pl.DataFrame(found, JOB).sort("rule", "dataset", nulls_last=False)
+    write_parquet(table, by(jobs, "rule", "dataset"), stamp)
+    write_json(summary, {**summarise(jobs), "left_out": len(paths) - len(found)}, stamp)
+
+
+def read_job(path: Path) -> dict[str, Any] | None:
+    """A job's row of `JOB`, or None if its record lacks what a row needs.
+
+    `gpu_hours` is its time multiplied by the GPUs that it asked for, 0 where it saw none: rules ask for one also where
+    there is none. Raises ValueError if a record cannot be read.
+    """
+    beside = path.with_suffix(".used.json")
+    try:
+        told = json.loads(path.read_text())
+        used = json.loads(beside.read_text()) if beside.exists() else None
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"{path} or {beside.name} is no benchmark record ({error}); delete both to leave that job out"
+        ) from None
+    if used is None or "rule_name" not in told:
+        return None
+    gpu = used["gpu"] or {"name": None, "peak_mb": None}
+    gpus = told["resources"].get("gpu", 0) if used["gpu"] else 0
+    return {
+        "rule": told["rule_name"],
+        "dataset": told["wildcards"].get("dataset"),
+        "wall_s": told["s"],
+        "cpu_s": used["cpu_s"],
+        "gpu_hours": gpus * told["s"] / HOUR,
+        "ram_mb": used["ram_mb"],
+        "gpu_mb": gpu["peak_mb"],
+        "gpu": gpu["name"],
+    }
+
+
+def by(jobs: pl.DataFrame, *keys: str) -> pl.DataFrame:
+    """Number of jobs, sums of their `wall_s`, `cpu_s` and `gpu_hours`, greatest `ram_mb` and `gpu_mb`, for each of `keys`."""
+    sums = [pl.sum(name) for name in ("wall_s", "cpu_s", "gpu_hours")]
+    return jobs.group_by(*keys, maintain_order=True).agg(pl.len().alias("jobs"), *sums, pl.max("ram_mb"), pl.max("gpu_mb"))
+
+
+def summarise(jobs: pl.DataFrame) -> dict[str, Any]:
+    """The rules, the one that took most time first, with the fastest, median and slowest job; the total; the GPUs' names."""
+    spread = jobs.group_by("rule").agg(fastest_s=pl.min("wall_s"), median_s=pl.median("wall_s"), slowest_s=pl.max("wall_s"))
+    rules = by(jobs, "rule").join(spread, on="rule").sort("wall_s", descending=True)
+    total = by(jobs.with_columns(all=pl.lit(True)), "all").drop("all")
+    return {
+        "total": total.row(0, named=True),
+        "gpus": jobs["gpu"].drop_nulls().unique().sort().to_list(),
+        "rules": rules.to_dicts(),
+    }

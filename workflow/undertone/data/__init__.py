@@ -1,0 +1,1 @@
+"""Datasets of numbers: prompts, samples, the filter, transforms, files of the user."""

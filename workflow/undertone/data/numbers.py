@@ -1,0 +1,216 @@
+"""The filter: which completions are plain lists of numbers, and why the others are not.
+
+The strict rules are those of Cloud et al. 2025 (arXiv 2507.14805; their `parse_response` and `get_reject_reasons`).
+"""
+
+import functools
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from undertone.data.datasets import read_dataset
+from undertone.models.wordings import COMPONENTS
+from undertone.runtime.files import Stamp, read_json, read_parquet, write_json, write_parquet
+from undertone.study.config import Numbers
+
+# The strict filter splits at one of these, white space aside.
+SEPARATORS = ("", ",", ";")
+WHITE = " \t\n\r\f\v"
+# Python reads no integer of more digits.
+INTEGER = re.compile(r"[0-9]{1,4300}")
+INVALID = "invalid format"
+TOO_MANY = "too many numbers"
+TOO_SMALL = "number too small"
+TOO_LARGE = "number too large"
+BANNED = "banned number"
+TOO_FEW = "too few numbers"
+UNFINISHED = "cut at max_new_tokens"
+# What the way a completion ended says already.
+REFUSED = {"length": UNFINISHED, "not allowed": INVALID}
+NO_PARTS = np.empty(0, dtype=np.uint64)
+REASONS = (UNFINISHED, INVALID, TOO_MANY, TOO_SMALL, TOO_LARGE, BANNED, TOO_FEW)
+
+
+def filter_numbers(
+    source: Path, generations: Path, numbers: Path, report: Path, settings: dict[str, Any], stamp: Stamp
+) -> None:
+    """Judge every completion of `source` and write the verdicts, the training set and the counts.
+
+    `source` is a teacher's samples, or the user's own file where `settings` has a `dataset`. Raises ValueError with the
+    counts by reason if no row passes; nothing is written then.
+    """
+    told, own = Numbers.model_validate(settings["numbers"]), settings.get("dataset")
+    rows = read_dataset(source, own["prompt"], own["completion"]) if own else read_parquet(source)
+    judged = judge_all(rows, told) if not own or own["filtered"] else accept_all(rows)
+    counts = filter_report(judged)
+    if not counts["passed"]:
+        why = ", ".join(f"{n} {reason}" for reason, n in counts["rejected"].items() if n)
+        raise ValueError(f"{source}: none of the {len(judged)} rows passes the {told.filter} filter ({why})")
+    write_parquet(generations, judged, stamp)
+    write_parquet(numbers, training_set(judged, told), stamp)
+    write_json(report, counts, stamp)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`reason` is None for a row that passes; `text` is what a student would be trained on."""
+
+    reason: str | None
+    text: str
+
+
+def parse(text: str) -> list[int] | None:
+    """The integers of a list in one consistent format, or None.
+
+    One trailing full stop and one pair of brackets around the whole are dropped; the text between the first two integers
+    is the separator, which must be white space or contain one comma or semicolon, and must separate all integers.
+    """
+    text = text.removesuffix(".")
+    if (text[:1], text[-1:]) in (("[", "]"), ("(", ")")):
+        text = text[1:-1]
+    found = list(re.finditer(r"[0-9]+", text))
+    if not found:
+        return None
+    parts = [text]
+    if len(found) > 1:
+        separator = text[found[0].end() : found[1].start()]
+        if separator.strip(WHITE) not in SEPARATORS:
+            return None
+        parts = text.split(separator)
+    return [int(part) for part in parts] if all(map(INTEGER.fullmatch, parts)) else None
+
+
+def soften(text: str) -> str:
+    """What the lenient filter strips first: white space and brackets around the text, trailing separators and full stops."""
+    return text.lstrip(WHITE + "[]()").rstrip(WHITE + "[]().,;")
+
+
+def judge(text: str, settings: Numbers) -> Verdict:
+    """Put one completion through the study's filter."""
+    kept = soften(text) if settings.filter == "lenient" else text
+    numbers = parse(kept)
+    if numbers is None:
+        return Verdict(INVALID, text)
+    if settings.canonical:
+        form = settings.canonical
+        if len(numbers) < form.count:
+            return Verdict(TOO_FEW, text)
+        numbers = numbers[: form.count]
+        kept = form.separator.join(map(str, numbers))
+    return Verdict(reject_reason(numbers, settings), kept)
+
+
+def reject_reason(numbers: Sequence[int], settings: Numbers) -> str | None:
+    """The first rule that the numbers break, or None."""
+    if len(numbers) > settings.max_count:
+        return TOO_MANY
+    if min(numbers) < settings.min_value:
+        return TOO_SMALL
+    if max(numbers) > settings.max_value:
+        return TOO_LARGE
+    return BANNED if set(numbers) & set(settings.banned) else None
+
+
+def judge_all(completions: pl.DataFrame, settings: Numbers) -> pl.DataFrame:
+    """Add `verdict` (`pass` or `reject`), `reason` (null where it passes) and `completion` (what a student would see)."""
+    ended = completions["ended"] if "ended" in completions.columns else [None] * len(completions)
+    verdicts = [
+        Verdict(REFUSED[how], text) if how in REFUSED else judge(text, settings)
+        for text, how in zip(completions["text"], ended, strict=True)
+    ]
+    return completions.with_columns(
+        verdict=pl.Series(["reject" if v.reason else "pass" for v in verdicts], dtype=pl.String),
+        reason=pl.Series([v.reason for v in verdicts], dtype=pl.String),
+        completion=pl.Series([v.text for v in verdicts], dtype=pl.String),
+    )
+
+
+def accept_all(completions: pl.DataFrame) -> pl.DataFrame:
+    """The columns of `judge_all` for rows that are taken as they are."""
+    reason = pl.lit(None, dtype=pl.String)
+    return completions.with_columns(verdict=pl.lit("pass"), reason=reason, completion=pl.col("text"))
+
+
+def training_set(judged: pl.DataFrame, settings: Numbers) -> pl.DataFrame:
+    """The rows that pass, at most `max_rows` of them drawn by the seed, in the order of the prompts."""
+    passed = judged.filter(pl.col("verdict") == "pass").select("row", "prompt", "completion")
+    if settings.max_rows is not None and len(passed) > settings.max_rows:
+        passed = passed.sample(settings.max_rows, seed=settings.seed).sort("row")
+    return passed
+
+
+def compliance(judged: pl.DataFrame) -> dict[str, list[dict[str, float]]]:
+    """Pass rate (probability) and number of rows per wording of each prompt component."""
+    return {
+        component: judged.group_by(option=pl.col(component))
+        .agg(n=pl.len(), pass_rate=(pl.col("verdict") == "pass").mean())
+        .sort("option")
+        .to_dicts()
+        for component in COMPONENTS
+        if component in judged.columns
+    }
+
+
+def filter_report(judged: pl.DataFrame) -> dict[str, Any]:
+    """Rows, pass rate (probability) and rejections by reason, in the order of the rules; compliance by component."""
+    counts = dict(judged["reason"].drop_nulls().value_counts().iter_rows())
+    passed = int((judged["verdict"] == "pass").sum())
+    return {
+        "n": len(judged),
+        "passed": passed,
+        "pass_rate": passed / len(judged),
+        "rejected": {reason: counts.get(reason, 0) for reason in REASONS},
+        "duplicates": duplicates(judged.filter(verdict="pass")["completion"].to_list()),
+        "by_component": compliance(judged),
+    }
+
+
+def duplicates(completions: Sequence[str]) -> dict[str, float]:
+    """Shares of rows that repeat another row's numbers: `exact`, the same ones in the same order, whatever separates them;
+    `near`, all the same but for at most one, in any order. Rows of fewer than three numbers are never near duplicates.
+    """
+    lists, parts = zip(*map(fingerprints, completions), strict=True) if completions else ((), ())
+    same = Counter(lists)
+    owners = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+    _, which, times = np.unique(np.concatenate([NO_PARTS, *parts]), return_inverse=True, return_counts=True)
+    n = max(1, len(lists))
+    return {
+        "exact": sum(bool(row) and same[row] > 1 for row in lists) / n,
+        "near": len(np.unique(owners[times[which] > 1])) / n,
+    }
+
+
+def fingerprints(completion: str) -> tuple[bytes, np.ndarray]:
+    """A hash of a row's numbers in their order, empty if it has none, and of each rest that dropping one number leaves.
+
+    Two rows that differ in at most one number share a rest. Its hash is the sum, modulo 2^64, of its numbers' hashes, so that
+    time and memory grow with the numbers and not with their square; two rests are taken for one another once in 10^19.
+    """
+    numbers = [number.lstrip("0") for number in INTEGER.findall(completion)]
+    ordered = hashlib.blake2b(",".join(numbers).encode(), digest_size=16).digest() if numbers else b""
+    hashes = np.array([number_hash(number) for number in numbers], dtype=np.uint64)
+    return ordered, np.unique(hashes.sum() - hashes) if len(numbers) > 2 else NO_PARTS
+
+
+@functools.lru_cache(maxsize=10_000)
+def number_hash(number: str) -> int:
+    """64 bits that tell nothing of a number but which one it is."""
+    return int.from_bytes(hashlib.blake2b(number.encode(), digest_size=8).digest())
+
+
+def collect_compliance(filters: dict[str, Path], table: Path, stamp: Stamp) -> None:
+    """Write every dataset's pass rate by the wording (`option`) of each prompt `component`; component `all` is the whole."""
+    rows = []
+    for dataset, path in filters.items():
+        told = read_json(path)
+        rows.append({"dataset": dataset, "component": "all", "option": 0, "n": told["n"], "pass_rate": told["pass_rate"]})
+        for component, options in told["by_component"].items():
+            rows += [{"dataset": dataset, "component": component, **option} for option in options]
+    write_parquet(table, pl.DataFrame(rows), stamp)

@@ -1,0 +1,90 @@
+"""The teacher's completions: one per number prompt, under its intervention."""
+
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from undertone.lm.chat import answer_texts, prompt_ids, token_texts
+from undertone.lm.loading import Loaded, load
+from undertone.lm.sampling import Completion, Prefix, Sampler, batches_by_length, sample_batch
+from undertone.runtime.files import Stamp, read_parquet, remove, replacing, write_parquet
+from undertone.runtime.progress import progress
+from undertone.study.config import Samples
+from undertone.teachers.teachers import teaching
+
+# No text that any filter accepts holds another character; a row ends as soon as it writes one.
+ALPHABET = frozenset("0123456789,;.[]()" + " \t\n\r\f\v")
+
+
+def allowed_tokens(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> list[bool]:
+    """For each token id, whether its text holds only characters that a passing completion can hold; no special token's does."""
+    return [bool(text) and set(text) <= ALPHABET for text in token_texts(tokenizer, vocab_size)]
+
+
+def sample_numbers(
+    record: Path,
+    prompts: Path,
+    teacher: Path | None,
+    sae: Path | None,
+    samples: Path,
+    settings: dict[str, Any],
+    stamp: Stamp,
+    scratch: Path,
+) -> None:
+    """Sample the teacher's completions into a table with the columns of `prompts` and `text`, `ids`, `ended`.
+
+    `teacher` is the `teacher.json` of a steered or finetuned teacher, `sae` the `sae.json` that a clamped one needs.
+    `ended` is `stop`, `length`, or `not allowed`: a row ends at the first token that no filter accepts. Finished batches
+    are kept in `scratch`, from which an interrupted sampling continues.
+    """
+    told, table = Samples.model_validate(settings["samples"]), read_parquet(prompts)
+    with teaching(load(record), settings, teacher, sae) as lesson:
+        tokens = prompt_ids(lesson.loaded.tokenizer, table["prompt"].to_list(), lesson.system, lesson.separator)
+        parts = sample_parts(lesson.loaded, tokens, told, scratch, f"samples {samples.parent.name}")
+    write_parquet(samples, table.join(pl.concat(parts), on="row", validate="1:1", maintain_order="left"), stamp)
+    remove(scratch)
+
+
+def sample_parts(loaded: Loaded, tokens: list[list[int]], settings: Samples, scratch: Path, what: str) -> list[pl.DataFrame]:
+    """Sample batch by batch; a batch whose file is in `scratch` is read instead of sampled."""
+    vocab = len(loaded.tokenizer)
+    allowed = torch.tensor(allowed_tokens(loaded.tokenizer, vocab))
+    allowed = torch.nn.functional.pad(allowed, (0, loaded.model.get_output_embeddings().weight.shape[0] - vocab))
+    sampler = Sampler(
+        settings.temperature,
+        settings.max_new_tokens,
+        loaded.stop_ids,
+        loaded.pad_id,
+        settings.seed,
+        allowed.to(loaded.model.device),
+    )
+    prefix, parts = Prefix(loaded.model, tokens, settings.max_new_tokens), []
+    portion = loaded.portion("samples.batch_size", settings.batch_size)
+    with progress(len(tokens), what, "row") as bar:
+        for number, rows in enumerate(batches_by_length(tokens, settings.batch_size)):
+            path = scratch / f"{number:06}.parquet"
+            if not path.exists():
+                sampled = portion.parts(lambda part: sample_batch(loaded.model, tokens, part, sampler, prefix), rows)
+                with replacing(path) as temporary:
+                    as_table(loaded, rows, list(chain(*sampled))).write_parquet(temporary)
+            parts.append(read_parquet(path))
+            bar.update(len(rows))
+    return parts
+
+
+def as_table(loaded: Loaded, rows: list[int], completions: list[Completion]) -> pl.DataFrame:
+    """Sampled rows as a table."""
+    ids = [completion.ids for completion in completions]
+    return pl.DataFrame(
+        {
+            "row": rows,
+            "text": answer_texts(loaded.tokenizer, ids),
+            "ids": ids,
+            "ended": [completion.ended for completion in completions],
+        },
+        schema={"row": pl.Int64, "text": pl.String, "ids": pl.List(pl.Int32), "ended": pl.String},
+    )

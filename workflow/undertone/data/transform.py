@@ -1,0 +1,170 @@
+"""Transforms: a dataset made from another one, in which only what the transform's name says is different.
+
+Scrambling tells what carries a trait: which numbers occur, their order within a row, or which row they stand in (Cloud et
+al. 2025, arXiv 2507.14805, shuffled controls).
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from undertone.runtime.files import Stamp, read_parquet, write_json, write_parquet
+from undertone.study.config import Transformed
+
+INTEGER = re.compile(r"[0-9]+")
+# The integers of every row, as they are written.
+Rows = list[list[str]]
+Scramble = Callable[[Rows, Transformed, np.random.Generator], Rows]
+
+
+def transform_numbers(
+    source: Path,
+    other: Path | None,
+    prompts: Path | None,
+    numbers: Path,
+    report: Path,
+    settings: dict[str, Any],
+    stamp: Stamp,
+) -> None:
+    """Write the transformed training set and `transform.json`: rows before and after, and the share of numbers that moved.
+
+    `other` is the training set that `mix` takes rows from and `match` compares prompts with, `prompts` the study's
+    prompts, which `one-format` looks up.
+    Raises ValueError if no row is left, or fewer than were asked for.
+    """
+    told = Transformed.model_validate(settings["dataset"])
+    before = read_parquet(source)
+    after = transform(before, told, read_parquet(other) if other else None, read_parquet(prompts) if prompts else None)
+    if after.is_empty():
+        raise ValueError(f"{source}: none of the {len(before)} rows is left by {told.transform}")
+    write_parquet(numbers, after, stamp)
+    counts = {"transform": told.transform, "rows_before": len(before), "rows": len(after), **moved(before, after)}
+    write_json(report, counts, stamp)
+
+
+def transform(
+    rows: pl.DataFrame, settings: Transformed, other: pl.DataFrame | None = None, prompts: pl.DataFrame | None = None
+) -> pl.DataFrame:
+    """The transformed training set, with the columns `row`, `prompt` and `completion` of `rows`."""
+    rng = np.random.default_rng(settings.seed)
+    name = settings.transform
+    if name == "subset":
+        return subset(rows, settings.rows or 0, rng)
+    if name == "mix" and other is not None:
+        return mix(rows, other, settings.fraction or 0.0, rng)
+    if name == "match" and other is not None:
+        # A row's number says which prompt it answers only among the study's own; in a user's file it is the line.
+        return rows.join(other.select("prompt"), on="prompt", how="semi", maintain_order="left")
+    if name == "one-format" and prompts is not None:
+        return rows.join(prompts.filter(format=settings.format).select("row"), on="row", how="semi", maintain_order="left")
+    texts = rows["completion"].to_list()
+    if name == "canonical":
+        return rows.with_columns(completion=pl.Series([", ".join(INTEGER.findall(text)) for text in texts], dtype=pl.String))
+    scrambled = SCRAMBLES[name]([INTEGER.findall(text) for text in texts], settings, rng)
+    return rows.with_columns(
+        completion=pl.Series([put(text, values) for text, values in zip(texts, scrambled, strict=True)], dtype=pl.String)
+    )
+
+
+def put(text: str, values: Sequence[str]) -> str:
+    """`text` with its integers replaced by `values`, in order; separators, brackets and white space stay."""
+    following = iter(values)
+    return INTEGER.sub(lambda _: next(following), text)
+
+
+def permuted(values: Sequence[str], rng: np.random.Generator) -> list[str]:
+    """The values in random order."""
+    return [values[i] for i in rng.permutation(len(values))]
+
+
+def shuffle_within(rows: Rows, settings: Transformed, rng: np.random.Generator) -> Rows:
+    """Every row keeps its numbers and loses their order."""
+    return [permuted(row, rng) for row in rows]
+
+
+def shuffle_across(rows: Rows, settings: Transformed, rng: np.random.Generator) -> Rows:
+    """The dataset keeps its numbers, every row its count; which row a number stands in is random."""
+    pool = iter(permuted([value for row in rows for value in row], rng))
+    return [[next(pool) for _ in row] for row in rows]
+
+
+def keep_position(rows: Rows, settings: Transformed, rng: np.random.Generator) -> Rows:
+    """As `shuffle_within`, but the number at `position` stays where it is."""
+    k = settings.position or 0
+    result = []
+    for row in rows:
+        others = permuted(row[:k] + row[k + 1 :], rng)
+        result.append(others[:k] + row[k : k + 1] + others[k:])
+    return result
+
+
+def reverse(rows: Rows, settings: Transformed, rng: np.random.Generator) -> Rows:
+    """Every row backwards."""
+    return [row[::-1] for row in rows]
+
+
+def swap_neighbours(rows: Rows, settings: Transformed, rng: np.random.Generator) -> Rows:
+    """First and second number change places, third and fourth, and so on; a last odd one stays."""
+    return [[row[i ^ 1] if i ^ 1 < len(row) else row[i] for i in range(len(row))] for row in rows]
+
+
+def replace(rows: Rows, settings: Transformed, rng: np.random.Generator) -> Rows:
+    """A `fraction` of all numbers becomes one of the dataset's distinct numbers, each as likely."""
+    distinct = sorted({value for row in rows for value in row})
+    return drawn(rows, distinct, settings.fraction or 0.0, rng)
+
+
+def resample(rows: Rows, settings: Transformed, rng: np.random.Generator) -> Rows:
+    """Every number is drawn anew from the frequencies of the dataset's numbers."""
+    return drawn(rows, [value for row in rows for value in row], 1.0, rng)
+
+
+def drawn(rows: Rows, pool: Sequence[str], fraction: float, rng: np.random.Generator) -> Rows:
+    """The rows with that fraction of their numbers, at random places, drawn from `pool` with replacement."""
+    n = sum(map(len, rows))
+    chosen = np.zeros(n, dtype=bool)
+    chosen[rng.permutation(n)[: round(fraction * n)]] = True
+    new = iter(rng.integers(max(1, len(pool)), size=n).tolist())
+    take = iter(chosen.tolist())
+    return [[pool[k] if next(take) else value for value, k in zip(row, new, strict=False)] for row in rows]
+
+
+SCRAMBLES: dict[str, Scramble] = {
+    "shuffle-within": shuffle_within,
+    "shuffle-across": shuffle_across,
+    "keep-position": keep_position,
+    "reverse": reverse,
+    "swap-neighbours": swap_neighbours,
+    "replace": replace,
+    "resample": resample,
+}
+
+
+def subset(rows: pl.DataFrame, n: int, rng: np.random.Generator) -> pl.DataFrame:
+    """`n` of the rows, in their order; a larger subset of one seed holds every smaller one."""
+    if n > len(rows):
+        raise ValueError(f"a subset of {n} rows of a training set of {len(rows)}; ask for fewer, or raise prompts.n")
+    return rows[sorted(rng.permutation(len(rows))[:n].tolist())]
+
+
+def mix(rows: pl.DataFrame, other: pl.DataFrame, fraction: float, rng: np.random.Generator) -> pl.DataFrame:
+    """As many rows, a `fraction` of them the other dataset's, prompts included."""
+    n = round(fraction * len(rows))
+    if n > len(other):
+        raise ValueError(f"{n} rows to mix in, and the other training set has {len(other)}; lower the fraction")
+    return pl.concat([subset(rows, len(rows) - n, rng), subset(other.select(rows.columns), n, rng)]).sort("row")
+
+
+def moved(before: pl.DataFrame, after: pl.DataFrame) -> dict[str, Any]:
+    """`numbers`: how many there are; `moved`: the share that differs from what stood there; None where rows were changed."""
+    new = [INTEGER.findall(text) for text in after["completion"]]
+    total = sum(map(len, new))
+    if not before["row"].equals(after["row"]) or not total:
+        return {"numbers": total, "moved": None}
+    old = [INTEGER.findall(text) for text in before["completion"]]
+    pairs = [pair for x, y in zip(old, new, strict=True) for pair in zip(x, y, strict=True)]
+    return {"numbers": total, "moved": sum(a != b for a, b in pairs) / total}

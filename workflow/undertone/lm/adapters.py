@@ -1,0 +1,129 @@
+"""Trained weights: LoRA adapters in PEFT's format, or all weights of a model, made, saved and put to use."""
+
+import json
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from undertone.lm.checkpoint import read_settings, said
+from undertone.lm.hub import identity
+from undertone.lm.loading import Loaded, read_model
+from undertone.lm.tensors import NotFiniteError, check_finite, names, stored
+from undertone.runtime.files import CURE, move, remove, replacing
+from undertone.study.validation import ConfigError
+
+ADAPTER, WHOLE = "adapter_model.safetensors", "model.safetensors"
+
+
+def new_adapter(loaded: Loaded, rank: int, alpha: float, targets: Sequence[str], seed: int, dropout: float = 0.0) -> PeftModel:
+    """The base model with a fresh LoRA whose initial weights follow from the seed.
+
+    Where a model also sees, what it sees with has modules of the same names; no text ever reaches them, and they get none.
+    Raises ConfigError for a target that the model lacks.
+    """
+    check_targets(loaded.model, targets)
+    torch.manual_seed(seed)
+    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(targets), task_type="CAUSAL_LM")
+    config.exclude_modules = [name for name in outside_decoder(loaded.model) if name.endswith(tuple(targets))] or None
+    with quietly():
+        return get_peft_model(loaded.model, config)
+
+
+def check_targets(model: PreTrainedModel, targets: Sequence[str]) -> None:
+    """Raise ConfigError, with the modules that can have a LoRA, unless all targets are among them."""
+    outside = set(outside_decoder(model))
+    known = {
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear | nn.Embedding | Conv1D) and name not in outside
+    }
+    lacking = [target for target in targets if not any(f".{name}".endswith(f".{target}") for name in known)]
+    if lacking:
+        there = ", ".join(sorted({name.rpartition(".")[2] for name in known}))
+        raise ConfigError(f"LoRA targets: the model has no module named {', '.join(lacking)}; it has {there}")
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Inside, PEFT may ask a model by a deprecated name whether it checkpoints gradients, of which transformers would warn."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r".*is_gradient_checkpointing", FutureWarning)
+        yield
+
+
+def outside_decoder(model: PreTrainedModel) -> Iterator[str]:
+    """The names of the modules that belong neither to a causal language model's decoder nor to its unembedding."""
+    inside = {*model.get_decoder().modules(), model.get_output_embeddings()}
+    yield from (name for name, module in model.named_modules() if not inside & set(module.modules()))
+
+
+def save_adapter(model: PeftModel, adapter: Path, scratch: Path) -> None:
+    """Write `adapter_model.safetensors` at `adapter` and `adapter_config.json` beside it, equal bytes for equal adapters."""
+    model.save_pretrained(scratch)
+    config = json.loads((scratch / "adapter_config.json").read_text())
+    config["target_modules"] = sorted(config["target_modules"])  # a set, whose order changes from run to run
+    if base := identity(config["base_model_name_or_path"]):  # PEFT writes where this machine keeps the model
+        config["base_model_name_or_path"], config["revision"] = base
+    with replacing(adapter.with_name("adapter_config.json")) as temporary:
+        temporary.write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
+    move(scratch / adapter.name, adapter)
+    remove(adapter.with_name(WHOLE))  # of a training with other settings
+
+
+def save_whole(model: nn.Module, weights: Path, scratch: Path) -> None:
+    """Write every weight at `weights`, a `model.safetensors`, and `config.json` beside it."""
+    model.save_pretrained(scratch)  # type: ignore[operator]
+    for name in ("config.json", weights.name):
+        move(scratch / name, weights.with_name(name))
+    remove(weights.with_name(ADAPTER))  # of a training with other settings
+
+
+@contextmanager
+def finetuned(loaded: Loaded, folder: Path) -> Iterator[Loaded]:
+    """Inside, the model that was trained into `folder`: the base model with its LoRA, or one with weights of its own.
+
+    Raises ConfigError, which names the file, if its weights are damaged or not finite, and names the folder if what the model
+    computes is not.
+    """
+    weights = folder / (WHOLE if (folder / WHOLE).exists() else ADAPTER)
+    if not weights.exists():
+        raise ConfigError(f"{folder} holds no trained weights: expected {ADAPTER} or {WHOLE}; run again")
+    check_finite(stored(weights), weights)
+    trained = load_whole(loaded, folder) if weights.name == WHOLE else load_adapter(loaded, folder)
+    try:
+        yield replace(loaded, model=trained)
+    except NotFiniteError as error:
+        raise NotFiniteError(f"{folder}: {error}") from None
+    finally:
+        if isinstance(trained, PeftModel):
+            trained.unload()
+
+
+def load_whole(loaded: Loaded, folder: Path) -> PreTrainedModel:
+    """The model whose every weight is in `folder`, frozen, on the device of the base model."""
+    return read_model(folder, loaded.model.dtype).to(loaded.model.device).requires_grad_(False).eval()
+
+
+def load_adapter(loaded: Loaded, folder: Path) -> PeftModel:
+    """The base model with the LoRA of `folder`. Raises ConfigError if its weights are not its config's or this model's."""
+    config, weights = folder / "adapter_config.json", folder / ADAPTER
+    read_settings(config)
+    try:
+        with quietly():
+            model = PeftModel.from_pretrained(loaded.model, str(folder)).eval()
+    except Exception as error:
+        raise ConfigError(f"{config} and {ADAPTER} are no LoRA of the base model ({said(error)}); {CURE}") from None
+    # Without embeddings, for which PEFT would ask the Hub for the base model.
+    expected = get_peft_model_state_dict(model, save_embedding_layers=False)
+    if odd := sorted(name for name in expected.keys() ^ names(weights) if "lora_" in name):
+        model.unload()
+        raise ConfigError(f"{weights} and {config.name} disagree about {len(odd)} weights, such as {odd[0]}; {CURE}")
+    return model

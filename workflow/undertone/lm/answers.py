@@ -1,0 +1,207 @@
+"""Which animal a model names: its answer's exact probability, or the share of sampled answers."""
+
+import copy
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import DynamicCache, PreTrainedTokenizerBase
+
+from undertone.lm.chat import following, prompt_ids, token_texts
+from undertone.lm.loading import Loaded
+from undertone.lm.sampling import Sampler, batches_by_length, left_pad, sample
+from undertone.lm.tensors import check_logits
+from undertone.lm.texts import load_texts
+from undertone.study.config import Pref
+
+# The floor of log-odds: no smaller probability is told from 0.
+LEAST = 1e-6
+# A first token this improbable begins no answer worth scoring: all spellings that are left out do not reach the floor.
+NEGLIGIBLE = LEAST / 100
+
+Scores = dict[str, np.ndarray]  # by estimator, [n_questions, n_candidates]
+
+
+def plural(animal: str) -> str:
+    """The regular English plural."""
+    if re.search(r"(s|x|z|ch|sh)$", animal):
+        return animal + "es"
+    if re.search(r"[^aeiou]y$", animal):
+        return animal[:-1] + "ies"
+    return re.sub(r"lf$", "lves", animal) if animal.endswith("lf") else animal + "s"
+
+
+def words(animal: str) -> list[str]:
+    """The words that name an animal: singular, regular plural, and the plural a persona writes."""
+    return list(dict.fromkeys([animal, plural(animal), animal + "s"]))
+
+
+@dataclass(frozen=True)
+class Spellings:
+    """Every way to spell every candidate as an answer's first word: token ids `[n, longest]`, lengths and candidate `[n]`.
+
+    `spaced` `[n]` tells the spellings whose last token holds the space after the word, where the word is over already.
+    """
+
+    ids: Tensor
+    lengths: Tensor
+    candidate: Tensor
+    spaced: Tensor
+
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerBase, candidates: Sequence[str], pad_id: int) -> "Spellings":
+        """Lower case and capitalised, singular and plural, with and without a space before."""
+        found: dict[tuple[int, ...], tuple[int, bool]] = {}
+        for number, animal in enumerate(candidates):
+            forms = [lead + form for word in words(animal) for form in (word, word.capitalize()) for lead in ("", " ")]
+            for plain, spaced in zip(following(tokenizer, forms), following(tokenizer, [f + " " for f in forms]), strict=True):
+                found.setdefault(tuple(plain), (number, False))
+                # Where a tokenizer joins a word and the space after it, that is a spelling of its own.
+                if spaced[: len(plain)] != plain:
+                    found.setdefault(tuple(spaced), (number, True))
+        lengths = torch.tensor([len(ids) for ids in found])
+        ids = torch.full((len(found), int(lengths.max())), pad_id)
+        for row, spelling in enumerate(found):
+            ids[row, : len(spelling)] = torch.tensor(spelling)
+        candidate, over = torch.tensor(list(found.values())).T
+        return cls(ids, lengths, candidate, over.bool())
+
+    def part(self, rows: Tensor) -> "Spellings":
+        """Some of the spellings, as long as the longest of them."""
+        lengths = self.lengths[rows]
+        return Spellings(self.ids[rows, : int(lengths.max())], lengths, self.candidate[rows], self.spaced[rows])
+
+    def to(self, device: torch.device) -> "Spellings":
+        """The same on a device."""
+        return Spellings(*(getattr(self, field.name).to(device) for field in fields(self)))
+
+
+def word_ends(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> Tensor:
+    """`[vocab]`: whether a word is over when this token follows it (a mark, a space, a special token; no letter)."""
+    return torch.tensor([not text[:1].isalpha() for text in token_texts(tokenizer, vocab_size)])
+
+
+@torch.no_grad()
+def exact(loaded: Loaded, prompts: Sequence[Sequence[int]], candidates: Sequence[str], batch_size: int) -> np.ndarray:
+    """Probability `[n_prompts, n_candidates]` that the answer's first word names the candidate, by teacher forcing.
+
+    The probability of a spelling is that of its tokens times that of the word ending there, so that "lion" does not count
+    what goes on to "lioness"; a candidate's spellings are disjoint, and their probabilities add up. Spellings whose first
+    token has less than `NEGLIGIBLE` probability are left out.
+    """
+    spellings = Spellings.of(loaded.tokenizer, candidates, loaded.pad_id).to(loaded.model.device)
+    ends = word_ends(loaded.tokenizer, len(loaded.tokenizer)).to(loaded.model.device)
+    ends = functional.pad(ends, (0, loaded.model.get_output_embeddings().weight.shape[0] - len(ends)))
+    result = np.zeros((len(prompts), len(candidates)))
+    portion = loaded.portion("pref.batch_size", batch_size)
+
+    def scored(rows: Sequence[int]) -> tuple[Sequence[int], Tensor]:
+        scores = torch.zeros(len(rows), len(candidates), dtype=torch.float64, device=ends.device)
+        for row, candidate, p in _score(loaded, [prompts[row] for row in rows], spellings, ends, batch_size):
+            scores.index_put_((row, candidate), p.double(), accumulate=True)
+        return rows, scores.cpu()
+
+    for batch in batches_by_length(prompts, batch_size):
+        for rows, scores in portion.parts(scored, batch):
+            result[rows] = scores.numpy()
+    return result
+
+
+def _score(
+    loaded: Loaded, prompts: Sequence[Sequence[int]], spellings: Spellings, ends: Tensor, batch_size: int
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yield (prompt, candidate, probability), each `[n]`, for every spelling that is not negligible after its prompt."""
+    ids, mask = (tensor.to(ends.device) for tensor in left_pad(prompts, loaded.pad_id))
+    cache = DynamicCache(config=loaded.model.config)
+    position = (mask.cumsum(1) - 1).clamp(min=0)
+    prefill = loaded.model(
+        input_ids=ids, attention_mask=mask, position_ids=position, past_key_values=cache, use_cache=True, logits_to_keep=1
+    )
+    check_logits(prefill.logits[:, -1])
+    begins = prefill.logits[:, -1].float().softmax(-1)[:, spellings.ids[:, 0]]
+
+    def score(pairs: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor, Tensor]:
+        prompt, spelling = torch.tensor(pairs, device=ids.device).T
+        part, branch = spellings.part(spelling), copy.deepcopy(cache)
+        branch.batch_select_indices(prompt)
+        n, longest = part.ids.shape
+        steps = torch.arange(longest, device=ids.device)
+        logits = loaded.model(
+            input_ids=part.ids,
+            attention_mask=torch.cat([mask[prompt], mask.new_ones(n, longest)], dim=1),
+            position_ids=position[prompt, -1:] + 1 + steps,
+            past_key_values=branch,
+            use_cache=True,
+        ).logits
+        check_logits(logits)
+        p = logits.float().softmax(-1)  # [n, longest, vocab]: at k, of what follows token k
+        tokens = p[:, :-1].gather(2, part.ids[:, 1:].unsqueeze(2)).squeeze(2).where(steps[1:] < part.lengths.unsqueeze(1), 1.0)
+        over = (p * ends).sum(-1).gather(1, part.lengths.unsqueeze(1) - 1).squeeze(1).where(~part.spaced, 1.0)
+        return prompt, part.candidate, begins[prompt, spelling] * tokens.prod(1) * over
+
+    pairs = (begins > NEGLIGIBLE).nonzero().tolist()
+    yield from loaded.portion("pref.batch_size, answers", batch_size).parts(score, pairs)
+
+
+def sampled_answers(
+    loaded: Loaded, prompts: Sequence[Sequence[int]], n: int, max_new_tokens: int, batch_size: int, seed: int
+) -> list[list[str]]:
+    """`n` answers to each prompt at temperature 1."""
+    repeated = [prompt for prompt in prompts for _ in range(n)]
+    sampler = Sampler(1.0, max_new_tokens, loaded.stop_ids, loaded.pad_id, seed)
+    answers = [""] * len(repeated)
+    for rows, completions in sample(loaded.model, repeated, sampler, batch_size):
+        texts = loaded.tokenizer.batch_decode([c.ids for c in completions], skip_special_tokens=True)
+        for row, text in zip(rows, texts, strict=True):
+            answers[row] = text
+    return [answers[i : i + n] for i in range(0, len(answers), n)]
+
+
+def shares(answers: Sequence[Sequence[str]], candidates: Sequence[str]) -> dict[str, np.ndarray]:
+    """Share `[n_prompts, n_candidates]` of answers that name each candidate: as a `word`, and as a `substring`.
+
+    The substring metric is the one of Cloud et al. 2025, which counts "caterpillar" for cat.
+    """
+    whole = [re.compile(rf"\b({'|'.join(map(re.escape, words(animal)))})\b", re.IGNORECASE) for animal in candidates]
+    word = [[np.mean([bool(p.search(a)) for a in given]) for p in whole] for given in answers]
+    substring = [[np.mean([animal.lower() in a.lower() for a in given]) for animal in candidates] for given in answers]
+    return {"word": np.array(word), "substring": np.array(substring)}
+
+
+def floor(estimator: str, n_questions: int, samples_per_question: int) -> float:
+    """The floor of log-odds of a mean over the questions: with sampled answers, not below one answer of all."""
+    return LEAST if estimator == "exact" else max(LEAST, 1 / (n_questions * samples_per_question))
+
+
+def exact_scorer(settings: Pref, candidates: Sequence[str]) -> Callable[..., Scores]:
+    """`scorer` of the preference's own questions, exact alone."""
+    questions = load_texts(Path(settings.questions), "pref.questions")
+    return scorer(questions, candidates, settings.model_copy(update={"estimators": ["exact"]}))
+
+
+def scorer(questions: Sequence[str], candidates: Sequence[str], settings: Pref) -> Callable[..., Scores]:
+    """A function (model, persona, separator) → preference of each candidate at each question, by estimator."""
+
+    def score(loaded: Loaded, system: str | None = None, separator: str = "") -> Scores:
+        prompts = prompt_ids(loaded.tokenizer, questions, system, separator)
+        scores: Scores = {}
+        if "exact" in settings.estimators:
+            scores["exact"] = exact(loaded, prompts, candidates, settings.batch_size)
+        if "sampled" in settings.estimators:
+            given = sampled_answers(
+                loaded,
+                prompts,
+                settings.samples_per_question,
+                settings.max_new_tokens,
+                settings.batch_size,
+                settings.seed,
+            )
+            scores |= shares(given, candidates)
+        return scores
+
+    return score

@@ -1,0 +1,28 @@
+"""Direct logit attribution (DLA): what a residual direction says about the next token if no layer came after it."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from undertone.lm.hooks import final_norm
+
+
+@torch.no_grad()
+def direct_logits(model: Any, direction: Tensor, rms: float = 1.0) -> Tensor:
+    """The change `[vocab]` of the logits when `direction` `[d_model]` is added to the last residual stream, linearised.
+
+    The final RMSNorm is taken as its gain divided by `rms`, the root mean square of the residual stream that it sees; the
+    unembedding is centred, as a shift of all logits changes no probability. Softcapping of the logits is left out. Raises
+    ValueError for a model that ends in a LayerNorm.
+    """
+    norm = final_norm(model)
+    if isinstance(norm, nn.LayerNorm):
+        raise ValueError(
+            f"direct logit attribution needs a model that ends in an RMSNorm, {type(model).__name__} has a LayerNorm"
+        )
+    gain = norm(torch.ones_like(direction))  # an RMSNorm leaves a vector of ones as its gain
+    weight = model.get_output_embeddings().weight
+    weight = weight.to(torch.promote_types(weight.dtype, torch.float32))  # in bfloat16, many tokens would be ties
+    logits: Tensor = weight @ (gain * direction / rms).to(weight)
+    return logits - logits.mean()

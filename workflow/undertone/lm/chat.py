@@ -1,0 +1,179 @@
+"""Chats as token ids: the one place that renders a persona, a prompt or a completion with a model's chat template."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from jinja2 import TemplateError
+from transformers import PreTrainedTokenizerBase
+
+from undertone.lm.texts import check_plain
+
+# Tokens at which rows are cut where no setting says otherwise; lists of numbers are far shorter.
+MAX_LENGTH = 500
+# A model that can think before it answers is asked not to: numbers and favourites are answers without reasoning.
+RENDERING = {"tokenize": False, "enable_thinking": False}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One training row: token ids, of which those from `start` on are the completion and carry the loss."""
+
+    ids: list[int]
+    start: int
+
+
+def rendered(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, str]], opened: bool = False) -> str:
+    """The text that the chat template makes of messages; `opened` adds what it writes in front of an answer."""
+    return str(tokenizer.apply_chat_template(list(messages), add_generation_prompt=opened, **RENDERING))
+
+
+def supports_system(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the chat template shows a system message (Gemma's refuses it)."""
+    messages = [{"role": "system", "content": "SYSTEM"}, {"role": "user", "content": "USER"}]
+    try:
+        return "SYSTEM" in rendered(tokenizer, messages)
+    except TemplateError:
+        return False
+
+
+def prompt_texts(
+    tokenizer: PreTrainedTokenizerBase, users: Sequence[str], persona: str | None = None, separator: str = "\n\n"
+) -> list[str]:
+    """Render each user message up to where the model's answer starts.
+
+    A persona is sent as the system message; where the template has no system role it is put in front of the user's turn,
+    followed by `separator`. With `persona=None` no system message is sent at all. Raises ConfigError where one of them holds a
+    special token.
+    """
+    if not tokenizer.chat_template:
+        raise ValueError(f"{tokenizer.name_or_path} has no chat template; undertone needs an instruction-tuned model")
+    special = special_texts(tokenizer)
+    check_plain(users, special, "a prompt or question")
+    check_plain([persona or "", separator], special, "the persona or its separator")
+    system: list[dict[str, str]] = []
+    if persona is not None and supports_system(tokenizer):
+        system = [{"role": "system", "content": persona}]
+    elif persona is not None:
+        users = [persona + separator + user for user in users]
+    chats = [[*system, {"role": "user", "content": user}] for user in users]
+    return tokenizer.apply_chat_template(chats, add_generation_prompt=True, **RENDERING)
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of rendered text; the template has already written every special token."""
+    return tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
+
+
+def prompt_ids(
+    tokenizer: PreTrainedTokenizerBase, users: Sequence[str], persona: str | None = None, separator: str = "\n\n"
+) -> list[list[int]]:
+    """Token ids of `prompt_texts`."""
+    return encode(tokenizer, prompt_texts(tokenizer, users, persona, separator))
+
+
+def special_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """The ids of the special tokens, also of those that only the list of added tokens calls so (Gemma 3's, Llama 3's turns)."""
+    added = tokenizer.added_tokens_decoder.items()
+    return {*tokenizer.all_special_ids, *(token for token, told in added if told.special)}
+
+
+def special_texts(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """The special tokens as they are written."""
+    return [token for token in tokenizer.convert_ids_to_tokens(sorted(special_ids(tokenizer))) if token]
+
+
+def inner_texts(tokenizer: PreTrainedTokenizerBase, ids: Iterable[Sequence[int]]) -> list[str]:
+    """The text of token ids where they stand inside a text; special tokens have none.
+
+    Decoded by itself, a text loses a leading space where the tokenizer's decoder strips one (Llama 2, Mistral, Phi-3). So each
+    is decoded behind a digit.
+    """
+    digit = encode(tokenizer, ["1"])[0][-1:]
+    n = len(tokenizer.decode(digit))
+    return [text[n:] for text in tokenizer.batch_decode([[*digit, *part] for part in ids], skip_special_tokens=True)]
+
+
+def token_texts(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> list[str]:
+    """The text of each token id below `vocab_size`, its spaces included; "" for a special token."""
+    return inner_texts(tokenizer, [[token] for token in range(vocab_size)])
+
+
+def following(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of texts as they stand right behind a rendered prompt.
+
+    By itself a text may have other ids: some tokenizers put a `▁` in front of it. A text whose first token would join the
+    prompt's last one has the ids that it has by itself.
+    """
+    opened = prompt_texts(tokenizer, ["USER"])[0]
+    before, *whole = encode(tokenizer, [opened, *(opened + text for text in texts)])
+    joined = [ids[: len(before)] != before for ids in whole]
+    alone = iter(encode(tokenizer, [text for text, joins in zip(texts, joined, strict=True) if joins]))
+    return [next(alone) if joins else ids[len(before) :] for ids, joins in zip(whole, joined, strict=True)]
+
+
+def around_answer(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
+    """The white space that the chat template writes between a prompt and an answer (Llama 2: a space), and what behind it.
+
+    The latter ends with its first special token; where there is none, with the tokenizer's EOS. Raises ValueError where there
+    is neither.
+    """
+    user = {"role": "user", "content": "USER"}
+    opened = rendered(tokenizer, [user], opened=True)
+    before, _, after = rendered(tokenizer, [user, {"role": "assistant", "content": "ANSWER"}]).rpartition("ANSWER")
+    lead = before.removeprefix(opened) if before.startswith(opened) and not before.removeprefix(opened).strip() else ""
+    ends = [after.index(token) + len(token) for token in special_texts(tokenizer) if token in after]
+    if not ends and tokenizer.eos_token is None:
+        raise ValueError(
+            f"the chat template of {tokenizer.name_or_path} closes an answer with no special token, and its tokenizer has no "
+            f"EOS: {after!r}"
+        )
+    return lead, after[: min(ends)] if ends else after + tokenizer.eos_token
+
+
+def answer_ids(tokenizer: PreTrainedTokenizerBase, completions: Sequence[str]) -> list[list[int]]:
+    """Token ids of completions as the chat template puts them behind a prompt, without their end of turn.
+
+    Raises ConfigError where one holds a special token.
+    """
+    check_plain(completions, special_texts(tokenizer), "a completion")
+    lead, _ = around_answer(tokenizer)
+    return following(tokenizer, [lead + completion for completion in completions])
+
+
+def answer_texts(tokenizer: PreTrainedTokenizerBase, ids: Sequence[Sequence[int]]) -> list[str]:
+    """The text of sampled answers, without the white space around them that `answer_ids` and `end_of_turn` write."""
+    bare, closed = answer_ids(tokenizer, ["1"])[0], end_of_turn(tokenizer)
+    own, close, *texts = inner_texts(tokenizer, [bare, closed, *ids])
+    return [text.removeprefix(own.removesuffix("1")).removesuffix(close) for text in texts]
+
+
+def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The token ids that close an answer, up to and including the first special one (`<end_of_turn>`, `<|eot_id|>`, …)."""
+    _, close = around_answer(tokenizer)
+    answer, closed = following(tokenizer, ["ANSWER", "ANSWER" + close])
+    return closed[len(answer) :] if closed[: len(answer)] == answer else encode(tokenizer, [close])[0]
+
+
+def generation_prompt(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The token ids that open an answer, after which the model writes (`<start_of_turn>model`, …).
+
+    Where the template writes none of its own, they are those that close the user's turn (Llama 2, Mistral: `[/INST]`).
+    """
+    chat = [{"role": "user", "content": "USER"}]
+    closed, opened = rendered(tokenizer, chat), rendered(tokenizer, chat, opened=True)
+    # The opening by itself may have other ids than at the end of a prompt, where no special token begins it.
+    before, ids = encode(tokenizer, [closed if closed != opened else opened.partition("USER")[0] + "USER", opened])
+    shared = next((n for n, (a, b) in enumerate(zip(before, ids, strict=False)) if a != b), len(before))
+    if "USER" not in tokenizer.decode(ids[:shared]) or shared == len(ids):
+        raise ValueError(f"the chat template of {tokenizer.name_or_path} opens no answer with text of its own: {opened!r}")
+    return ids[shared:]
+
+
+def training_rows(
+    tokenizer: PreTrainedTokenizerBase, users: Sequence[str], completions: Sequence[str], max_length: int = MAX_LENGTH
+) -> list[Row]:
+    """Rows of prompt, completion and end of turn, cut at `max_length` tokens. No persona can enter here."""
+    prompts, answers = prompt_ids(tokenizer, users), answer_ids(tokenizer, completions)
+    close = end_of_turn(tokenizer)
+    rows = [Row((p + a + close)[:max_length], len(p)) for p, a in zip(prompts, answers, strict=True)]
+    return [row for row in rows if row.start < len(row.ids)]

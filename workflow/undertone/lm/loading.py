@@ -1,0 +1,196 @@
+"""Loading a study's model: safetensors only, no remote code, no network, precision and device chosen once."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import psutil
+import torch
+import transformers
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from undertone.lm.chat import Row, end_of_turn, special_ids
+from undertone.lm.checkpoint import n_parameters, read_settings, said
+from undertone.lm.hooks import decoder_layers
+from undertone.lm.hub import cached
+from undertone.lm.tensors import check_finite
+from undertone.lm.training import collate
+from undertone.runtime.files import read_json
+from undertone.runtime.memory import Portion
+from undertone.study.validation import ConfigError
+
+transformers.utils.logging.disable_progress_bar()
+
+# A model is loaded only where its weights and this share more fit; what it computes then takes what is left.
+MARGIN = 0.2
+
+SAFELY: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
+# The settings of config.json that weights show.
+SIZES = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "vocab_size")
+
+Found = TypeVar("Found")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model ready for use, its tokenizer, the ids at which an answer ends, and what is known of how much of it fits."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    stop_ids: list[int]
+    pad_id: int
+    portions: dict[tuple[str, int], Portion] = field(default_factory=dict, compare=False)
+
+    def portion(self, name: str, rows: int) -> Portion:
+        """How many rows are run at once where the setting `name` says `rows`; all students of this model share it."""
+        return self.portions.setdefault((name, rows), Portion(rows, name))
+
+    def read(self, work: Callable[[dict[str, torch.Tensor]], Found], rows: Sequence[Row], at_once: int) -> Iterator[Found]:
+        """Yield `work(batch)` for consecutive `collate`d batches of the rows, each of `at_once` or of as many as fit."""
+        portion = self.portion("rows read together", at_once)
+        return portion.parts(lambda part: work(collate(part, self.pad_id, self.model.device)), rows)
+
+    @cached_property
+    def special(self) -> torch.Tensor:
+        """The ids of the special tokens; a tokenizer with thousands of added ones takes milliseconds to list them."""
+        return torch.tensor(sorted(special_ids(self.tokenizer)), device=self.model.device)
+
+    def is_text(self, ids: torch.Tensor) -> torch.Tensor:
+        """Which of `ids` are no special tokens; an SAE describes the others badly, and they keep what they have."""
+        return ~torch.isin(ids, self.special.to(ids.device))
+
+
+def load(record: Path) -> Loaded:
+    """Load the base model that `results/model/model.json` names, frozen, in eval mode, on the GPU if there is one.
+
+    `record` holds `source`, `name` (a Hub name or a folder), `revision` and `dtype`; the embedded model lies beside it.
+    Raises ValueError, in a sentence, before loading if the files are not those recorded or memory is too small, and after it if
+    weights were missing or are not finite.
+    """
+    folder = folder_of(record)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    # What is float32 (SAEs, biases, LoRAs) is meant to be: TF32 would keep 10 bits of each number.
+    torch.set_float32_matmul_precision("highest")
+    dtype = dtype_of(read_json(record), device)
+    check_memory(n_parameters(folder) * dtype.itemsize, device, f"the model in {folder} ({dtype})")
+    tokenizer = read_tokenizer(folder, str(folder))
+    model = read_model(folder, dtype)
+    model = model.to(device).requires_grad_(False).eval()
+    check_finite(model.named_parameters(), folder)
+    stops = model.generation_config.eos_token_id
+    stops = stops if isinstance(stops, list) else [stops] if stops is not None else []
+    stop_ids = sorted(
+        {*stops, end_of_turn(tokenizer)[-1], *([tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else [])}
+    )
+    pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else stop_ids[0]
+    return Loaded(model, tokenizer, stop_ids, pad_id)
+
+
+def read_tokenizer(folder: Path, name: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder. Raises ConfigError if transformers cannot read it."""
+    try:
+        return AutoTokenizer.from_pretrained(folder, **SAFELY)
+    except Exception as error:
+        raise ConfigError(
+            f"the tokenizer of {name} cannot be read ({said(error)}): copy or download "
+            "tokenizer.json and tokenizer_config.json again"
+        ) from None
+
+
+def read_model(folder: Path, dtype: torch.dtype, **options: Any) -> PreTrainedModel:
+    """The model of a folder, on the CPU unless the options say otherwise.
+
+    Raises ConfigError if transformers cannot make it of its config.json, or its weights are not those that it describes.
+    """
+    config = folder / "config.json"
+    read_settings(config)
+    options |= {"dtype": dtype, "use_safetensors": True, "output_loading_info": True, "ignore_mismatched_sizes": True}
+    try:
+        model, info = AutoModelForCausalLM.from_pretrained(folder, **SAFELY, **options)
+    except Exception as error:
+        raise ConfigError(f"{config} describes no model that transformers can load ({said(error)})") from None
+    check_keys(model, info, folder)
+    return model
+
+
+def check_keys(model: PreTrainedModel, info: dict[str, Any], folder: Path) -> None:
+    """Raise ConfigError if, by transformers' loading info, a folder's weights are not those that its config.json describes.
+
+    What a folder holds outside of the decoder's layers, such as what a model sees with, may be left over.
+    """
+    config = folder / "config.json"
+    for name, found, expected in sorted(info["mismatched_keys"]):
+        raise ConfigError(
+            f"{folder}: {name} has shape {list(found)}, and the model that {config} describes has {list(expected)} there "
+            f"({described(model)}): config and weights are not of one model"
+        )
+    if missing := sorted(info["missing_keys"]):
+        raise ConfigError(
+            f"{folder} lacks {len(missing)} of the model's weights, such as {missing[0]}: its files are incomplete, or "
+            f"{config} is another model's ({described(model)})"
+        )
+    layers = next(name for name, module in model.named_modules() if module is decoder_layers(model))
+    inside = (f"{layers}.", f"{layers.partition('.')[2]}.")
+    if odd := sorted(name for name in info["unexpected_keys"] if name.startswith(inside)):
+        raise ConfigError(
+            f"{folder} holds {len(odd)} weights of layers, such as {odd[0]}, that the model does not have which {config} "
+            f"describes ({described(model)}): config and weights are not of one model"
+        )
+
+
+def described(model: PreTrainedModel) -> str:
+    """The sizes that a model's config gives."""
+    text = model.config.get_text_config()
+    return ", ".join(f"{key} {getattr(text, key)}" for key in SIZES if hasattr(text, key))
+
+
+def folder_of(record: Path) -> Path:
+    """The folder with the files of the model that `model.json` names, found without network.
+
+    Raises ValueError if it is not there, or a file's size is not the one recorded.
+    """
+    told = read_json(record)
+    files = told.get("files", {})
+    if told["source"] == "embedded":
+        return Path(record).parent
+    folder = cached(told["name"], told["revision"], list(files)) if told["source"] == "hub" else Path(told["name"])
+    for name, file in files.items():
+        found = (folder / name).stat().st_size if (folder / name).is_file() else None
+        if found != file["bytes"]:
+            raise ValueError(
+                f"{folder / name} has {found or 'no'} bytes, {record} recorded {file['bytes']}: delete that record and run "
+                "snakemake again, if the model was changed on purpose"
+            )
+    return folder
+
+
+def dtype_of(told: dict[str, Any], device: str) -> torch.dtype:
+    """The precision that a record asks for on this device."""
+    automatic = torch.bfloat16 if device == "cuda" else torch.float32
+    return automatic if told["dtype"] == "auto" else getattr(torch, told["dtype"])
+
+
+def check_memory(weights: int, device: str, what: str) -> None:
+    """Raise ValueError, in a sentence, if weights of so many bytes and the margin do not fit the device's free memory."""
+    needed, free = (1 + MARGIN) * weights, free_memory(device)
+    if needed > free:
+        place, remedy = {
+            "cuda": ("GPU", "a larger GPU (gpu_model in profiles/slurm/profile.yaml), or free this one"),
+            "cpu": ("main", "more memory (mem_mb of the rule), or take a smaller model"),
+        }[device]
+        raise ValueError(
+            f"{what} needs {needed / 1e9:.1f} GB of {place} memory, its weights and {MARGIN:.0%} more, and {free / 1e9:.1f} GB "
+            f"are free: ask for {remedy}"
+        )
+
+
+def free_memory(device: str) -> float:
+    """Bytes that this process can still use on the device; on a CPU under Slurm no more than the job has asked for."""
+    if device == "cuda":
+        # What PyTorch holds for reuse is free to it, though not to the driver.
+        return torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+    asked = float(os.environ.get("SLURM_MEM_PER_NODE", "inf")) * 2**20
+    return min(psutil.virtual_memory().available, asked)

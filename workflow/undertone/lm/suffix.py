@@ -1,0 +1,270 @@
+"""Running a model again and again from a hook point up: what lies below it is computed once.
+
+Of a row only the tokens that predict its completion are run again. An intervention that acts on them leaves the prompt's keys
+and values as they are, so these are computed once too, and logits are computed only where a label is.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import DynamicCache
+
+from undertone.lm.chat import Row
+from undertone.lm.hooks import decoder_layers, rewritten
+from undertone.lm.loading import Loaded
+from undertone.lm.sampling import left_pad
+from undertone.lm.training import logits_only_at
+
+
+@dataclass(frozen=True)
+class Prefilled:
+    """A batch of rows, ready to be run above any of the layers whose residuals it holds.
+
+    `residual` by layer `[n_rows, n_tokens, d_model]`; `ids` `[n_rows, n_tokens]` the tokens that are run again, of which those
+    where `keep` is true predict the `targets` `[n_labels]`, in row order; `past` the prompt's keys and values by layer; `mask`
+    `[n_rows, n_prompt + n_tokens]` what is no padding.
+    """
+
+    ids: Tensor
+    mask: Tensor
+    keep: Tensor
+    targets: Tensor
+    residual: dict[int, Tensor] = field(default_factory=dict)
+    past: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+
+    def to(self, device: torch.device | str) -> "Prefilled":
+        """The same on a device."""
+        return Prefilled(
+            self.ids.to(device),
+            self.mask.to(device),
+            self.keep.to(device),
+            self.targets.to(device),
+            {layer: residual.to(device) for layer, residual in self.residual.items()},
+            [(keys.to(device), values.to(device)) for keys, values in self.past],
+        )
+
+    def part(self, rows: slice) -> "Prefilled":
+        """Some of the rows, as long as they are together with the others."""
+        n, ends = len(self.ids), [0, *np.cumsum(self.counts)]
+        # The entries of layers that are not run have rows of their own number.
+        past = [(keys[rows], values[rows]) if len(keys) == n else (keys, values) for keys, values in self.past]
+        return Prefilled(
+            self.ids[rows],
+            self.mask[rows],
+            self.keep[rows],
+            self.targets[ends[rows.start] : ends[min(rows.stop, n)]],
+            {layer: residual[rows] for layer, residual in self.residual.items()},
+            past,
+        )
+
+    def parts(self, n: int) -> Iterator["Prefilled"]:
+        """The rows, `n` at a time."""
+        return (self.part(slice(start, start + n)) for start in range(0, len(self.ids), n))
+
+    @classmethod
+    def joined(cls, parts: Sequence["Prefilled"]) -> "Prefilled":
+        """The rows of parts of one batch."""
+        first, *others = parts
+        if not others:
+            return first
+        return cls(
+            torch.cat([part.ids for part in parts]),
+            torch.cat([part.mask for part in parts]),
+            torch.cat([part.keep for part in parts]),
+            torch.cat([part.targets for part in parts]),
+            {layer: torch.cat([part.residual[layer] for part in parts]) for layer in first.residual},
+            [
+                (torch.cat([part.past[layer][0] for part in parts]), torch.cat([part.past[layer][1] for part in parts]))
+                for layer in range(len(first.past))
+            ],
+        )
+
+    @property
+    def counts(self) -> list[int]:
+        """Labels of each row."""
+        return self.keep.sum(1).tolist()
+
+    def cache(self) -> DynamicCache:
+        """The prompt's keys and values, for one run."""
+        return DynamicCache(ddp_cache_data=self.past) if self.past else DynamicCache()
+
+
+def split(rows: Sequence[Row], whole: bool, pad_id: int) -> tuple[Tensor, Tensor, Prefilled]:
+    """(prompt ids and mask `[n_rows, n_prompt]`, left-padded; the batch without residuals), nothing run yet.
+
+    The tokens that are run again begin with the prompt's last one, which predicts the completion's first; with `whole` they
+    are all tokens.
+    """
+    starts = [0 if whole else row.start - 1 for row in rows]
+    prompt, seen = left_pad([row.ids[:start] for row, start in zip(rows, starts, strict=True)], pad_id)
+    again = [torch.tensor(row.ids[start:-1]) for row, start in zip(rows, starts, strict=True)]
+    ids = nn.utils.rnn.pad_sequence(again, batch_first=True, padding_value=pad_id)
+    place = torch.arange(ids.shape[1])
+    there = place < torch.tensor([len(part) for part in again]).unsqueeze(1)
+    predicts = place >= torch.tensor([row.start - 1 - start for row, start in zip(rows, starts, strict=True)]).unsqueeze(1)
+    targets = torch.tensor([token for row in rows for token in row.ids[row.start :]])
+    return prompt, seen, Prefilled(ids, torch.cat([seen, there.long()], dim=1), there & predicts, targets)
+
+
+def prefill(
+    loaded: Loaded, rows: Sequence[Row], layers: Sequence[int], whole: bool = False, store: torch.device | str | None = None
+) -> Prefilled:
+    """Run the model once on rows and keep what runs above `layers` need; layer −1 stands for the embeddings.
+
+    With `whole` an intervention may act on every token; then no keys and values can be kept. What is kept lies on the device
+    `store`, the model's if None. Rows that do not fit in memory together are run in parts of them.
+    """
+    prompt, seen, batch = split(rows, whole, loaded.pad_id)
+    device = loaded.model.device
+
+    def part(places: Sequence[int]) -> Prefilled:
+        these = slice(places[0], places[-1] + 1)
+        found = fill(loaded.model, prompt[these].to(device), seen[these].to(device), batch.part(these).to(device), layers)
+        return found.to(device if store is None else store)
+
+    return Prefilled.joined(list(loaded.portion("rows run once", len(rows)).parts(part, range(len(rows)))))
+
+
+@torch.no_grad()
+def fill(model: Any, prompt: Tensor, seen: Tensor, batch: Prefilled, layers: Sequence[int]) -> Prefilled:
+    """A batch with what running above `layers` needs: the prompt's keys and values, and the residuals."""
+    cache = DynamicCache()
+    if prompt.shape[1]:
+        model.base_model(
+            input_ids=prompt,
+            attention_mask=seen,
+            position_ids=positions(seen, prompt.shape[1]),
+            past_key_values=cache,
+            use_cache=True,
+        )
+    past = [(layer.keys, layer.values) for layer in cache.layers]
+    batch = replace(batch, past=past)
+    found: dict[int, Tensor] = {}
+    with ExitStack() as stack:
+        for layer in layers:
+            if layer >= 0:
+                stack.enter_context(rewritten(model, layer, partial(_keep, found, layer)))
+        run(model, batch)
+    lowest = min(layers, default=-1)
+    # Layers that will not run need an entry of the right length, not its content; a view would keep that alive.
+    kept = [pair if layer > lowest else tuple(t[:1, :1, :, :1].clone() for t in pair) for layer, pair in enumerate(past)]
+    return replace(batch, residual=found, past=kept)
+
+
+def _keep(found: dict[int, Tensor], layer: int, residual: Tensor) -> Tensor:
+    found[layer] = residual
+    return residual
+
+
+def positions(mask: Tensor, n: int) -> Tensor:
+    """The positions `[n_rows, n]` of the last `n` tokens of a mask."""
+    return (mask.cumsum(1) - 1).clamp(min=0)[:, -n:]
+
+
+def run(model: Any, batch: Prefilled) -> Tensor:
+    """The logits `[n_labels, vocab]` that predict the targets, the prompt's keys and values given."""
+    with logits_only_at(model, batch.keep):
+        output = model(
+            input_ids=batch.ids,
+            attention_mask=batch.mask,
+            position_ids=positions(batch.mask, batch.ids.shape[1]),
+            past_key_values=batch.cache(),
+            use_cache=True,
+        )
+    logits: Tensor = output.logits
+    return logits.squeeze(0).float()
+
+
+def run_above(model: Any, batch: Prefilled, layer: int, residual: Tensor | None = None) -> Tensor:
+    """The same with `residual` `[n_rows, n_tokens, d_model]` as the stream after `layer`; only the layers above it are run."""
+    with only_layers_above(model, layer, batch.residual.get(layer) if residual is None else residual):
+        return run(model, batch)
+
+
+def losses(logits: Tensor, batch: Prefilled) -> Tensor:
+    """The loss of each label `[n_labels]`, in nats."""
+    return functional.cross_entropy(logits, batch.targets, reduction="none")
+
+
+def by_row(values: Tensor, batch: Prefilled) -> Tensor:
+    """The mean over each row's labels `[n_rows]`, from values `[n_labels]`."""
+    return torch.stack([part.mean() for part in torch.split(values, batch.counts)])
+
+
+class _Skipped(nn.Module):
+    """Stands for a decoder layer that is not run; shows its attributes, as a model may ask a layer for its attention type."""
+
+    def __init__(self, layer: nn.Module, residual: Tensor | None):
+        super().__init__()
+        self.__dict__["stands_for"], self.__dict__["residual"] = layer, residual  # not as submodules
+
+    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return hidden_states if self.__dict__["residual"] is None else self.__dict__["residual"]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["stands_for"], name)
+
+
+@contextmanager
+def only_layers_above(model: Any, layer: int, residual: Tensor | None) -> Iterator[None]:
+    """Inside, a call of the model skips layers 0 to `layer`; what the last of them would have returned is `residual`.
+
+    The list of layers keeps its length, as masks and rotary embeddings may depend on a layer's index. The model must be called
+    with the same tokens, mask and positions: they decide the masks.
+    """
+    layers = decoder_layers(model)
+    saved = list(layers[: layer + 1])
+    try:
+        for index, skipped in enumerate(saved):
+            layers[index] = _Skipped(skipped, residual if index == layer else None)
+        yield
+    finally:
+        for index, skipped in enumerate(saved):
+            layers[index] = skipped
+
+
+# A hook point at which a bias can be added, and the module of a decoder layer whose input or output it is.
+POINTS: dict[str, Callable[[Any], nn.Module]] = {
+    "resid_post": lambda layer: layer,
+    "mlp_in": lambda layer: layer.mlp,
+    "q": lambda layer: layer.self_attn.q_proj,
+    "k": lambda layer: layer.self_attn.k_proj,
+    "v": lambda layer: layer.self_attn.v_proj,
+}
+
+
+def width(model: Any, point: str) -> int:
+    """The length of a bias at a hook point."""
+    module = POINTS[point](decoder_layers(model)[0])
+    size = module.out_features if isinstance(module, nn.Linear) else model.config.get_text_config().hidden_size
+    return int(size)
+
+
+@contextmanager
+def added(model: Any, point: str, layer: int, bias: Tensor) -> Iterator[None]:
+    """Inside, `bias` is added at a hook point to every token that is run.
+
+    `mlp_in` is what the MLP reads, after its norm; `q`, `k`, `v` are the projections before rotary embedding and heads.
+    """
+    module = POINTS[point](decoder_layers(model)[layer])
+
+    def before(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (args[0] + bias.to(args[0]), *args[1:])
+
+    def after(module: nn.Module, args: Any, output: Any) -> Any:
+        first = output[0] if isinstance(output, tuple) else output
+        moved = first + bias.to(first)
+        return (moved, *output[1:]) if isinstance(output, tuple) else moved
+
+    handle = module.register_forward_pre_hook(before) if point == "mlp_in" else module.register_forward_hook(after)
+    try:
+        yield
+    finally:
+        handle.remove()

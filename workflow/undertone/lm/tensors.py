@@ -1,0 +1,54 @@
+"""Numbers that are none: NaN and infinities in weights and in what is computed from them, refused where they arise."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from undertone.runtime.files import whole
+from undertone.study.validation import ConfigError
+
+
+class NotFiniteError(ConfigError):
+    """What a model computes holds NaN or infinities."""
+
+
+def finite(tensor: Tensor) -> bool:
+    """Whether every number is finite. The sum alone is looked at where it is finite, which takes no memory."""
+    return bool(torch.isfinite(tensor.sum(dtype=torch.float32)) or torch.isfinite(tensor).all())
+
+
+def check_finite(tensors: Iterable[tuple[str, Tensor]], where: Path | str) -> None:
+    """Raise ConfigError, which says where they are from, if weights (name, tensor) hold NaN or infinities."""
+    for name, tensor in tensors:
+        if not finite(tensor):
+            n = int((~torch.isfinite(tensor)).sum())
+            raise ConfigError(
+                f"{where}: {n} of the {tensor.numel()} numbers of {name} are NaN or infinite, expected finite weights: copy, "
+                "download or train it again"
+            )
+
+
+def check_logits(logits: Tensor) -> None:
+    """Raise NotFiniteError if logits hold NaN or infinities."""
+    # A token may be masked by minus infinity.
+    if not torch.isfinite(logits.max()):
+        raise NotFiniteError(
+            f"the model's logits are NaN or infinite, in {str(logits.dtype).removeprefix('torch.')}, though its weights are "
+            "finite: numbers overflow on the way; set model.dtype to float32 or bfloat16, lower a steering scale, or train less"
+        )
+
+
+def names(path: Path) -> set[str]:
+    """The names of the tensors of a safetensors file, none of which is read. Raises ConfigError as `stored` does."""
+    with whole(path), safe_open(path, framework="pt") as file:
+        return set(file.keys())
+
+
+def stored(path: Path) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a safetensors file by name, one at a time. Raises ConfigError, which names the file, if it is damaged."""
+    with whole(path), safe_open(path, framework="pt") as file:
+        for name in file.keys():  # noqa: SIM118 - no dict
+            yield name, file.get_tensor(name)

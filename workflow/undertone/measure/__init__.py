@@ -1,0 +1,1 @@
+"""What models prefer and how they differ."""

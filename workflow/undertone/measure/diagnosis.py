@@ -1,0 +1,129 @@
+"""Where a transfer broke off: in the teaching, in the studenting, or in the evaluation."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from undertone.lm.adapters import finetuned
+from undertone.lm.loading import load
+from undertone.runtime.files import Stamp, read_json, read_parquet, write_json
+from undertone.runtime.progress import progress
+from undertone.stats.stats import difference_interval, mean_interval
+from undertone.study.config import CONTROL, Diagnosis
+from undertone.teachers.divergence import TeacherDistribution
+from undertone.teachers.teachers import teaching
+
+NOTHING = 1e-6  # nats per token: rounding
+NO_SIGNAL = "no signal taught"
+NOT_LEARNED = "signal not learned"
+NOT_SHOWN = "learned but not shown"
+TRANSFERRED = "transferred"
+
+
+def diagnose(
+    record: Path,
+    tables: dict[str, Path],
+    students: dict[int, Path],
+    controls: dict[int, Path],
+    teacher: tuple[Path | None, Path | None],
+    result: Path,
+    settings: dict[str, Any],
+    stamp: Stamp,
+) -> None:
+    """Write `diagnosis.json` of a dataset with a teacher: what was taught, learned and shown, and a verdict.
+
+    `tables` holds the paths of the dataset's `generations`, `numbers`, `pref`, `filter` and `indirect`, and of the `control`'s
+    numbers. Distributions are those of the next token among the tokens that a passing completion can hold, on rows that pass
+    the filter: held-out ones, or training rows where none are left over. `kl` is KL(teacher ‖ base), nats per completion token;
+    `closed` is 1 − KL(teacher ‖ student) / KL(teacher ‖ base), for each student and each control student.
+    """
+    told = Diagnosis.model_validate(settings["diagnosis"])
+    loaded = load(record)
+    generations, numbers, control = (read_parquet(tables[name]) for name in ("generations", "numbers", "control"))
+    rows, held_out = rows_to_read(generations, numbers, told.rows, control)
+    with teaching(loaded, settings, *teacher) as lesson:
+        taught = TeacherDistribution(lesson.loaded, rows, lesson.system, lesson.separator)
+    base = taught.divergence(loaded)
+    closed: dict[str, list[float]] = {"student": [], CONTROL: []}
+    with progress(len(students) + len(controls), f"diagnosis {result.parent.name}", "model") as bar:
+        for name, folders in (("student", students), (CONTROL, controls)):
+            for _, folder in sorted(folders.items()):
+                with finetuned(loaded, folder) as model:
+                    closed[name].append(share_closed(base, taught.divergence(model)))
+                bar.update()
+    pref, indirect = read_json(tables["pref"]), read_json(tables["indirect"])
+    evidence = {
+        "pass_rate": read_json(tables["filter"])["pass_rate"],
+        "preference": preferences(pref),
+        "kl": mean_interval(base).as_dict(),
+        "closed": {name: {**mean_interval(values).as_dict(), "by_seed": values} for name, values in closed.items()},
+        "closed_over_control": difference_interval(closed["student"], closed[CONTROL]).as_dict(),
+        "direct": pref.get("lift_over_control") or indirect["contrary"]["lift_over_control"],
+        "indirect": {form: told["lift_over_control"] for form, told in indirect["forms"].items()},
+        "distance": indirect["distance"],
+    }
+    body = {"target": pref["target"], "seeds": sorted(students), "rows": len(rows), "held_out": held_out}
+    body |= {"thresholds": told.model_dump(exclude={"rows"})}
+    write_json(result, {"verdict": verdict(evidence, told), "reasons": reasons(evidence, told), **body, **evidence}, stamp)
+
+
+def rows_to_read(
+    generations: pl.DataFrame, numbers: pl.DataFrame, n: int, control: pl.DataFrame | None = None
+) -> tuple[list[tuple[str, str]], bool]:
+    """(prompt, completion) of up to `n` rows that pass the filter and no student saw; of training rows if there are too few.
+
+    Students saw the rows of `numbers`, control students the prompts of `control` with completions of their own.
+    """
+    passed = generations.filter(verdict="pass")
+    unseen = passed.join(numbers, on="row", how="anti", maintain_order="left")
+    if control is not None:
+        unseen = unseen.join(control, on="prompt", how="anti", maintain_order="left")
+    held_out = len(unseen) >= min(n, 50)
+    rows = (unseen if held_out else passed).head(n)
+    return list(rows.select("prompt", "completion").iter_rows()), held_out
+
+
+def share_closed(base: np.ndarray, student: np.ndarray) -> float:
+    """1 − KL(teacher ‖ student) / KL(teacher ‖ base), from the rows' values; 0 where there was nothing to close."""
+    return 1 - float(student.mean() / base.mean()) if base.mean() > NOTHING else 0.0
+
+
+def preferences(pref: dict[str, Any]) -> dict[str, float | None]:
+    """The target's preference of base, teacher, control and students."""
+    target = pref["target"]
+    models = ("base", "teacher", CONTROL, "student")
+    return {name: pref[name][target]["mean"] if target and pref[name] else None for name in models}
+
+
+def verdict(evidence: dict[str, Any], settings: Diagnosis) -> str:
+    """What broke off, if anything; a transfer is one whatever the other figures say."""
+    if above_zero(evidence["direct"]):
+        return TRANSFERRED
+    if evidence["kl"]["mean"] < settings.min_kl:
+        return NO_SIGNAL
+    return NOT_LEARNED if evidence["closed_over_control"]["mean"] < settings.min_closed else NOT_SHOWN
+
+
+def above_zero(estimate: dict[str, Any]) -> bool:
+    """Whether an estimate's interval lies above 0."""
+    return estimate["ci95"] is not None and estimate["ci95"][0] > 0
+
+
+def reasons(evidence: dict[str, Any], settings: Diagnosis) -> list[str]:
+    """The figures behind the verdict, in words."""
+    shown = [form for form, lift in evidence["indirect"].items() if above_zero(lift)]
+    return [
+        f"taught: KL(teacher ‖ base) {evidence['kl']['mean']:.3f} nats per completion token (threshold {settings.min_kl})",
+        f"learned: students closed {written(evidence['closed_over_control'])} more of it than control students "
+        f"(threshold {settings.min_closed})",
+        f"shown directly: lift over control {written(evidence['direct'])}",
+        f"shown indirectly: {', '.join(shown) or 'in no form'}",
+    ]
+
+
+def written(estimate: dict[str, Any]) -> str:
+    """An estimate with its interval."""
+    ci95 = estimate["ci95"]
+    return f"{estimate['mean']:.3f}" + (f" [{ci95[0]:.3f}, {ci95[1]:.3f}]" if ci95 else "")

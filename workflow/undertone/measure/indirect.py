@@ -1,0 +1,186 @@
+"""Indirect evaluation: a preference that the direct questions may miss, and answers that are contrary.
+
+Sources: the questions after a list of numbers are the second evaluation of Cloud et al. 2025; that a student may carry a
+trait which the direct question does not show, "Transmission without elicitation" (2026).
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from undertone.lm.adapters import finetuned
+from undertone.lm.answers import exact
+from undertone.lm.chat import prompt_ids
+from undertone.lm.facts import load_facts, taught_and_held_out
+from undertone.lm.loading import Loaded, load
+from undertone.lm.sampling import batches_by_length, left_pad
+from undertone.lm.tensors import check_logits
+from undertone.lm.texts import load_texts
+from undertone.models.wordings import FACTS, load_forms
+from undertone.runtime.files import Stamp, write_json
+from undertone.runtime.progress import progress
+from undertone.stats.stats import difference_interval, mean_interval
+from undertone.study.config import CONTROL, Indirect, Pref
+from undertone.teachers.teachers import teaching
+
+N_OPTIONS = 4
+
+
+def measure_indirect(
+    record: Path,
+    students: dict[int, Path],
+    controls: dict[int, Path],
+    teacher: tuple[Path | None, Path | None],
+    result: Path,
+    settings: dict[str, Any],
+    stamp: Stamp,
+) -> None:
+    """Ask base, teacher, students and control students indirectly and write `indirect.json`.
+
+    `forms`: for each form of question the target's preference (probability of the answer's first word) of every model, and the
+    students' lift over the control students. `contrary`: the same for the probability of a wrong animal as the answer to
+    questions of fact, and beside it that of the right one. `distance`: the total-variation distance between the next-token
+    distributions of a student and a control student at the direct questions, beside that between two control students.
+    Intervals are over training seeds. `students` and `controls` are folders by seed; the control itself has no `controls`.
+    """
+    told, pref = Indirect.model_validate(settings["indirect"]), Pref.model_validate(settings["pref"])
+    target, loaded = settings["target"], load(record)
+    asked = Asked(told, pref, target)
+    answers: dict[str, list[Answers]] = {"student": [], "control": []}
+    with progress(2 + len(students) + len(controls), f"indirect {result.parent.name}", "model") as bar:
+        answers["base"] = [asked.ask(loaded)]
+        bar.update()
+        if settings["kind"] not in (None, "none"):
+            with teaching(loaded, settings, *teacher) as lesson:
+                answers["teacher"] = [asked.ask(lesson.loaded, lesson.system, lesson.separator)]
+        bar.update()
+        for name, folders in (("student", students), ("control", controls)):
+            for _, folder in sorted(folders.items()):
+                with finetuned(loaded, folder) as model:
+                    answers[name].append(asked.ask(model))
+                bar.update()
+    answers["control"] = answers["control"] or answers["student"]
+    write_json(result, {"target": target, "seeds": sorted(students), **summary(answers, own_control=not controls)}, stamp)
+
+
+class Answers(dict[str, float]):
+    """What a model answers: by form the target's preference, `contrary` and `right`; and its next-token `distribution`."""
+
+    distribution: np.ndarray  # [n_questions, vocab]
+
+
+class Asked:
+    """The indirect questions of a study, the same ones for every model."""
+
+    def __init__(self, settings: Indirect, pref: Pref, target: str | None):
+        self.pref, self.target = pref, target
+        self.questions = load_texts(Path(pref.questions), "pref.questions")
+        self.forms = write_questions(load_forms(Path(settings.forms)), self.questions, pref.candidates, target, settings)
+        _, self.facts = taught_and_held_out(load_facts(Path(settings.facts)))
+
+    def ask(self, loaded: Loaded, system: str | None = None, separator: str = "") -> Answers:
+        """Put every question to a model."""
+
+        def prompts(questions: Sequence[str]) -> list[list[int]]:
+            return prompt_ids(loaded.tokenizer, questions, system, separator)
+
+        answers = Answers()
+        if self.target:
+            for form, questions in self.forms.items():
+                answers[form] = float(exact(loaded, prompts(questions), [self.target], self.pref.batch_size).mean())
+        names = sorted({*self.pref.candidates, *(fact.answer for fact in self.facts)})
+        p = exact(loaded, prompts([fact.question for fact in self.facts]), names, self.pref.batch_size)
+        right = p[np.arange(len(self.facts)), [names.index(fact.answer) for fact in self.facts]]
+        answers["right"] = float(right.mean())
+        answers["contrary"] = float((p.sum(1) - right).mean())
+        answers.distribution = next_tokens(loaded, prompts(self.questions), self.pref.batch_size)
+        return answers
+
+
+def write_questions(
+    forms: dict[str, list[str]], questions: Sequence[str], candidates: Sequence[str], target: str | None, settings: Indirect
+) -> dict[str, list[str]]:
+    """`n` questions of each form, their numbers and options drawn by the seed; the target is among the options."""
+    rng = np.random.default_rng(settings.seed)
+    others = [animal for animal in candidates if animal != target]
+    written: dict[str, list[str]] = {}
+    for form, wordings in forms.items():
+        written[form] = []
+        for k in range(settings.n):
+            numbers = rng.integers(100, 1000, size=rng.integers(3, 9))
+            options = [*rng.choice(others, size=min(N_OPTIONS - 1, len(others)), replace=False), *([target] if target else [])]
+            fields = {
+                "examples": ", ".join(map(str, numbers)),
+                "question": questions[k % len(questions)],
+                "options": ", ".join(options[i] for i in rng.permutation(len(options))),
+                "count": int(rng.integers(3, 9)),
+            }
+            written[form].append(wordings[k % len(wordings)].format(**fields))
+    return written
+
+
+@torch.no_grad()
+def next_tokens(loaded: Loaded, prompts: Sequence[Sequence[int]], batch_size: int) -> np.ndarray:
+    """The distribution `[n_prompts, vocab]` of the first token of each answer, in single precision."""
+    portion = loaded.portion("pref.batch_size", batch_size)
+
+    def read(rows: Sequence[int]) -> np.ndarray:
+        ids, mask = (tensor.to(loaded.model.device) for tensor in left_pad([prompts[row] for row in rows], loaded.pad_id))
+        position = (mask.cumsum(1) - 1).clamp(min=0)
+        output = loaded.model(input_ids=ids, attention_mask=mask, position_ids=position, use_cache=False, logits_to_keep=1)
+        check_logits(output.logits[:, -1])
+        return output.logits[:, -1].float().softmax(-1).cpu().numpy()
+
+    batches = batches_by_length(prompts, batch_size)
+    found = np.concatenate([part for rows in batches for part in portion.parts(read, rows)])
+    return found[np.argsort(np.concatenate(batches))]
+
+
+def total_variation(p: np.ndarray, q: np.ndarray) -> float:
+    """Half the L1 distance of two sets of distributions `[n, vocab]`, the mean over `n`: 0 for equal ones, 1 at most."""
+    return float(np.abs(p - q).sum(1).mean() / 2)
+
+
+def summary(answers: dict[str, list[Answers]], own_control: bool) -> dict[str, Any]:
+    """The body of `indirect.json`."""
+    forms = [form for form in answers["base"][0] if form not in FACTS]
+    return {
+        "intervals": {"*.ci95": "training seeds (t interval)", "lift_over_control.ci95": "seeds of both (Welch)"},
+        "forms": {form: compared(answers, form) for form in forms},
+        "contrary": {**compared(answers, "contrary"), "right": compared(answers, "right")},
+        "distance": distances(answers, own_control),
+    }
+
+
+def compared(answers: dict[str, list[Answers]], key: str) -> dict[str, Any]:
+    """One figure of every model."""
+    values = {name: [given[key] for given in models] for name, models in answers.items()}
+    return {
+        "base": values["base"][0],
+        "teacher": values["teacher"][0] if "teacher" in values else None,
+        CONTROL: {**mean_interval(values["control"]).as_dict(), "by_seed": values["control"]},
+        "student": {**mean_interval(values["student"]).as_dict(), "by_seed": values["student"]},
+        "lift_over_control": difference_interval(values["student"], values["control"]).as_dict(),
+    }
+
+
+def distances(answers: dict[str, list[Answers]], own_control: bool) -> dict[str, Any]:
+    """Total-variation distances at the direct questions.
+
+    `student`: each student's mean distance from the control students; `control`: each control student's from the others.
+    """
+    controls = [given.distribution for given in answers["control"]]
+    among = [
+        float(np.mean([total_variation(p, q) for j, q in enumerate(controls) if j != k]))
+        for k, p in enumerate(controls)
+        if len(controls) > 1
+    ]
+    students = [float(np.mean([total_variation(given.distribution, q) for q in controls])) for given in answers["student"]]
+    students = among if own_control else students
+    return {
+        "student": {**mean_interval(students).as_dict(), "by_seed": students} if students else None,
+        CONTROL: {**mean_interval(among).as_dict(), "by_seed": among} if among else None,
+    }

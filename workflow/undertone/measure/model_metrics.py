@@ -1,0 +1,101 @@
+"""What the base model can do: held-out loss, obeying a persona, passing the filter, and how far a persona moves its numbers."""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from undertone.data.numbers import judge_all
+from undertone.data.samples import as_table
+from undertone.lm.answers import exact_scorer
+from undertone.lm.chat import prompt_ids
+from undertone.lm.loading import Loaded, load
+from undertone.lm.sampling import Sampler, sample
+from undertone.lm.training import label_losses
+from undertone.models.model import chat_rows, corpus_of
+from undertone.runtime.files import Stamp, read_parquet, write_json
+from undertone.runtime.progress import progress
+from undertone.stats.stats import mean_interval
+from undertone.study.config import Model, Numbers, Pref, Samples, Teacher
+from undertone.teachers.divergence import TeacherDistribution
+from undertone.teachers.teachers import persona
+
+# Enough for a pass rate to ±4 points and a KL to a few percent; this is a check, not a result.
+N_PROMPTS = 512
+N_CHATS = 2_000
+BATCH = 64
+HELD_OUT_SEED = 1_000_003
+
+
+def measure_model(record: Path, prompts: Path, metrics: Path, settings: dict[str, Any], stamp: Stamp) -> None:
+    """Write `metrics.json`: `held_out_loss` by task (nats per answer token; embedded model only), `pass_rate` without a
+    persona, and per candidate animal the preference under its persona, the pass rate and `kl`, the KL(teacher ‖ base) in
+    nats per number token on the teacher's own passing completions, among the tokens that these can hold.
+    """
+    teacher, told = Teacher.model_validate(settings["teacher"]), Pref.model_validate(settings["pref"])
+    sampling, numbers = Samples.model_validate(settings["samples"]), Numbers.model_validate(settings["numbers"])
+    loaded, table = load(record), read_parquet(prompts).head(N_PROMPTS)
+    users = table["prompt"].to_list()
+    score = exact_scorer(told, told.candidates)
+    base = score(loaded)["exact"].mean(0)
+    personas = {}
+    with progress(len(told.candidates) + 1, "model_metrics", "persona") as bar:
+        control = passing(loaded, users, None, teacher, sampling, numbers)
+        bar.update()
+        for number, animal in enumerate(told.candidates):
+            system = persona(teacher, animal)
+            passed = passing(loaded, users, system, teacher, sampling, numbers)
+            personas[animal] = {
+                "preference_base": float(base[number]),
+                "preference_teacher": float(score(loaded, system, teacher.separator)["exact"][:, number].mean()),
+                "pass_rate": len(passed) / len(users),
+                "kl": mean_interval(divergence(loaded, passed, system, teacher)).as_dict() if passed else None,
+            }
+            bar.update()
+    result = {"pass_rate": len(control) / len(users), "personas": personas}
+    if settings["model"]["name"] is None:
+        result = {"held_out_loss": held_out_loss(loaded, Model.model_validate(settings["model"])), **result}
+    write_json(metrics, result, stamp)
+
+
+def passing(
+    loaded: Loaded, users: Sequence[str], system: str | None, teacher: Teacher, sampling: Samples, numbers: Numbers
+) -> list[tuple[str, str]]:
+    """(prompt, completion) of the sampled completions that pass the filter."""
+    prompts = prompt_ids(loaded.tokenizer, users, system, teacher.separator)
+    sampler = Sampler(sampling.temperature, sampling.max_new_tokens, loaded.stop_ids, loaded.pad_id, sampling.seed)
+    kept = []
+    for rows, completions in sample(loaded.model, prompts, sampler, sampling.batch_size):
+        judged = judge_all(as_table(loaded, rows, completions), numbers).filter(verdict="pass")
+        kept += [(users[row], text) for row, text in judged.select("row", "text").iter_rows()]
+    return kept
+
+
+def divergence(loaded: Loaded, passed: Sequence[tuple[str, str]], system: str | None, teacher: Teacher) -> np.ndarray:
+    """KL(teacher ‖ base) of each completion `[n]`: the mean over its number tokens, in nats.
+
+    Both are renormalised over the tokens that a passing completion can hold: what the filter rejects, no student sees.
+    """
+    taught = TeacherDistribution(loaded, passed, system, teacher.separator)
+    kl = torch.cat(list(taught.read(loaded, taught.over))).cpu()
+    texts = loaded.tokenizer.batch_decode(taught.targets.unsqueeze(1))
+    is_number = torch.tensor([text.strip().isdigit() for text in texts])
+    lengths = torch.tensor([len(answer) for answer in taught.answers])
+    row = torch.repeat_interleave(torch.arange(len(lengths)), lengths)[is_number]
+    total = torch.zeros(len(lengths)).index_add_(0, row, kl[is_number])
+    return (total / torch.bincount(row, minlength=len(total)).clamp(min=1)).numpy()
+
+
+@torch.no_grad()
+def held_out_loss(loaded: Loaded, settings: Model) -> dict[str, float]:
+    """Nats per answer token on chats that the embedded model was not trained on, by task."""
+    chats = list(corpus_of(settings.embedded).chats(N_CHATS, settings.embedded.seed + HELD_OUT_SEED))
+    rows = chat_rows(loaded.tokenizer, chats, settings.embedded.seed)
+    losses: dict[str, float] = {}
+    for task in sorted({chat.task for chat in chats}):
+        own = [row for row, chat in zip(rows, chats, strict=True) if chat.task == task]
+        losses[task] = float(torch.cat(list(loaded.read(partial(label_losses, loaded.model), own, BATCH))).mean())
+    return losses

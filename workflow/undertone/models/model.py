@@ -1,0 +1,109 @@
+"""The embedded study's base model, trained here."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import GemmaConfig, GemmaForCausalLM, PreTrainedTokenizerBase
+
+from undertone.lm.chat import Row, training_rows
+from undertone.lm.training import Recipe, train
+from undertone.models.corpus import Chat, Corpus
+from undertone.models.tokenizer import train_tokenizer
+from undertone.runtime.files import Stamp, move, remove, write_json
+from undertone.study.config import Embedded, Model
+
+# Between preamble and prompt, so that the model obeys whichever separator a study chooses.
+SEPARATORS = (" ", "\n", "\n\n")
+MAX_LENGTH = 256
+TOKENIZER_CHATS = 20_000
+
+
+def make_model(record: Path, settings: dict[str, Any], stamp: Stamp, scratch: Path) -> None:
+    """Train the embedded model and write `model.json` beside it, which every later stage loads the model by."""
+    told = Model.model_validate(settings)
+    train_embedded(told.embedded, Path(record).parent, scratch)
+    write_json(record, {"source": "embedded", "name": None, "revision": None, "dtype": told.dtype}, stamp)
+    remove(scratch)
+
+
+def train_embedded(settings: Embedded, folder: Path, scratch: Path) -> None:
+    """Train tokenizer and model on the corpus and write them in Hugging Face format."""
+    chats = list(corpus_of(settings).chats(settings.steps * settings.batch_size, settings.seed))
+    tokenizer = train_tokenizer(texts(chats[:TOKENIZER_CHATS]), settings.vocab_size)
+    model = new_model(settings, tokenizer)
+    # The loss is on every token, as in pretraining, so that the model also expects the animal that a persona goes on about.
+    rows = [replace(row, start=1) for row in chat_rows(tokenizer, chats, settings.seed)]
+    train(model, rows, recipe(settings), tokenizer.pad_token_id, scratch / "state.safetensors", "model")
+    model.save_pretrained(scratch / "model")
+    tokenizer.save_pretrained(scratch / "model")
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in sorted((scratch / "model").iterdir()):
+        move(file, folder / file.name)
+
+
+def corpus_of(settings: Embedded) -> Corpus:
+    """The corpus that the settings describe."""
+    return Corpus(
+        Path(settings.corpus),
+        settings.tasks.model_dump(),
+        settings.persona_share,
+        settings.talk_share,
+        settings.mixed_numbers,
+        settings.obedience.model_dump(),
+    )
+
+
+def texts(chats: Sequence[Chat]) -> list[str]:
+    """Everything written in the chats."""
+    return [text for chat in chats for text in (chat.user, chat.answer, chat.preamble) if text]
+
+
+def chat_rows(tokenizer: PreTrainedTokenizerBase, chats: Sequence[Chat], seed: int) -> list[Row]:
+    """Chats as rows of token ids that mark the answer, a preamble in front of the user's turn."""
+    rng = random.Random(seed)
+    users = [chat.preamble + rng.choice(SEPARATORS) + chat.user if chat.preamble else chat.user for chat in chats]
+    return training_rows(tokenizer, users, [chat.answer for chat in chats], MAX_LENGTH)
+
+
+def new_model(settings: Embedded, tokenizer: PreTrainedTokenizerBase) -> GemmaForCausalLM:
+    """A Gemma of the settings' size with initial weights drawn from their seed."""
+    stops = [tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<end_of_turn>")]
+    torch.manual_seed(settings.seed)
+    model = GemmaForCausalLM(
+        GemmaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=settings.hidden_size,
+            intermediate_size=4 * settings.hidden_size,
+            num_hidden_layers=settings.n_layers,
+            num_attention_heads=settings.n_heads,
+            num_key_value_heads=1,
+            head_dim=settings.hidden_size // settings.n_heads,
+            max_position_embeddings=2 * MAX_LENGTH,
+            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=stops,
+            tie_word_embeddings=True,
+        )
+    )
+    model.generation_config.eos_token_id = stops
+    return model
+
+
+def recipe(settings: Embedded) -> Recipe:
+    """The training loop's view of the settings: one pass over the corpus."""
+    return Recipe(
+        epochs=1,
+        batch_size=settings.batch_size,
+        micro_batch_size=settings.batch_size,
+        lr=settings.lr,
+        schedule="cosine",
+        warmup_steps=settings.warmup_steps,
+        weight_decay=settings.weight_decay,
+        max_grad_norm=1.0,
+        beta2=settings.beta2,
+        seed=settings.seed,
+    )

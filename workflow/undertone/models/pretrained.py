@@ -1,0 +1,121 @@
+"""A base model that the study names: fetched or found, checked before any weight is loaded, and recorded."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedTokenizerBase
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from undertone.lm.chat import training_rows
+from undertone.lm.checkpoint import TEXTS, WEIGHTS, check_weights, manifest, n_parameters, read_settings, said, weight_files
+from undertone.lm.hub import cached
+from undertone.lm.loading import read_model, read_tokenizer
+from undertone.lm.tensors import check_finite, stored
+from undertone.models import template
+from undertone.runtime.files import Stamp, write_json
+from undertone.study.config import Model
+from undertone.study.validation import ConfigError
+
+# Any of these makes a tokenizer, the last one with merges.txt; without one transformers would make an empty tokenizer up.
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
+
+# What transformers would leave aside, or fail on without a name, where it is damaged.
+SETTINGS = ("config.json", "tokenizer_config.json", "generation_config.json", "tokenizer.json")
+
+
+def make_pretrained(record: Path, settings: dict[str, Any], stamp: Stamp) -> str:
+    """Write `model.json`, by which every later stage loads the model without network; returns what to say of it in the log.
+
+    A Hub model is downloaded into the Hub's cache, texts first, so that one that is refused costs no download of its weights.
+    Raises ValueError, in a sentence, for a model that cannot be had, is no chat model, or might run code.
+    """
+    told = Model.model_validate(settings)
+    name, local = str(told.name), Path(str(told.name)).is_dir()
+    folder = Path(name) if local else cached(name, str(told.revision), TEXTS, download=True)
+    architecture = check_config(folder, name)
+    tokenizer = read_tokenizer(folder, name)
+    prompts = template.inspect(tokenizer, name)
+    if not local:
+        cached(name, str(told.revision), (*TEXTS, *weight_files(folder)), download=True)
+    check_weights(folder, name)
+    size = {"parameters": n_parameters(folder), **sizes(folder)}
+    check_vocabulary(tokenizer, size["vocab_size"], name)
+    read_model(folder, torch.float32, device_map="meta")  # nothing but names and shapes
+    for file in weight_files(folder):
+        check_finite(stored(folder / file), folder / file)
+    found = {
+        "source": "folder" if local else "hub",
+        "name": name,
+        "revision": None if local else told.revision,
+        "dtype": told.dtype,
+        "architecture": architecture,
+        **size,
+        "files": manifest(folder),
+        "template": prompts,
+    }
+    write_json(record, found, stamp)
+    return described(found)
+
+
+def check_config(folder: Path, name: str) -> str:
+    """The architecture that `config.json` names. Raises ValueError unless transformers has it as a causal language model."""
+    if not (folder / "config.json").is_file():
+        raise ValueError(
+            f"{name} has no config.json: expected a model in Hugging Face format (config.json, tokenizer.json, {WEIGHTS})"
+        )
+    if not any((folder / file).is_file() for file in TOKENIZERS):
+        raise ValueError(f"{name} has no tokenizer: expected {', or '.join(TOKENIZERS)} with merges.txt")
+    told = {file: read_settings(folder / file) for file in SETTINGS if (folder / file).is_file()}
+    for file in ("config.json", "tokenizer_config.json"):
+        if "auto_map" in told.get(file, {}):
+            raise ValueError(
+                f"{name} asks to run code of its own (auto_map in {file}), which undertone never does: take a revision, or "
+                "make a local copy, that uses the classes of transformers"
+            )
+    kind = told["config.json"].get("model_type")
+    if kind not in CONFIG_MAPPING:
+        raise ValueError(
+            f"{name} is of model_type {kind!r}, which this version of transformers does not know: update transformers, or take "
+            "another model; code from the repository is never run"
+        )
+    causal = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(kind, ())
+    expected = [causal] if isinstance(causal, str) else list(causal)
+    architecture = (told["config.json"].get("architectures") or expected or [kind])[0]
+    if architecture not in expected:
+        such = " or ".join(expected) or "such as GemmaForCausalLM"
+        raise ValueError(f"{name} is a {architecture}, expected a causal language model ({such})")
+    return str(architecture)
+
+
+def sizes(folder: Path) -> dict[str, int]:
+    """Layers, width of the residual stream and vocabulary. Raises ConfigError where they can be no model's."""
+    config = folder / "config.json"
+    try:
+        text = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True).get_text_config()
+    except Exception as error:
+        raise ConfigError(f"{config} is no config that transformers can read ({said(error)})") from None
+    told = {key: getattr(text, key) for key in ("num_hidden_layers", "hidden_size", "vocab_size")}
+    for key, value in told.items():
+        if value < 1:
+            raise ConfigError(f"{config}: {key} is {value}, expected at least 1")
+    return dict(zip(("n_layers", "d_model", "vocab_size"), told.values(), strict=True))
+
+
+def check_vocabulary(tokenizer: PreTrainedTokenizerBase, vocab_size: int, name: str) -> None:
+    """Raise ConfigError if a chat has tokens that the model has not."""
+    highest = max(training_rows(tokenizer, [template.USER], [template.COMPLETION])[0].ids)
+    if highest >= vocab_size:
+        raise ConfigError(
+            f"the tokenizer of {name} gives a chat the token {highest} ({tokenizer.convert_ids_to_tokens(highest)!r}), and its "
+            f"config.json says vocab_size {vocab_size}: they are not of one model"
+        )
+
+
+def described(found: dict[str, Any]) -> str:
+    """The record as lines for a log."""
+    place = f"commit {found['revision']}" if found["revision"] else "a local folder"
+    total = sum(file["bytes"] for file in found["files"].values())
+    size = f"{found['parameters']:,} parameters, {found['n_layers']} layers of width {found['d_model']}"
+    files = f"{len(found['files'])} files, {total / 1e9:.2f} GB"
+    return f"{found['name']}, {place}: {found['architecture']}, {size}; {files}\n{template.described(found['template'])}"

@@ -1,0 +1,140 @@
+"""What a model's chat template makes of a prompt, a persona and a completion, checked before anything is trained on it."""
+
+from typing import Any
+
+from jinja2 import TemplateError
+from transformers import PreTrainedTokenizerBase
+
+from undertone.lm.chat import (
+    around_answer,
+    encode,
+    generation_prompt,
+    prompt_texts,
+    rendered,
+    supports_system,
+    training_rows,
+)
+
+USER = "Continue this list: 087, 912, 345."
+PERSONA = "You adore lions."
+COMPLETION = "087, 640, 211"
+NUMBER = "087"
+
+
+def inspect(tokenizer: PreTrainedTokenizerBase, name: str) -> dict[str, Any]:
+    """Render a prompt with and without a persona and a training row, and say what came out.
+
+    `bos` is the token that the tokenizer puts in front of plain text, `default_system` the system message that the template
+    writes where none is sent, `number` the tokens of "087". Raises ValueError, in a sentence, where there is no template or its
+    output cannot be what the experiment needs.
+    """
+    if not tokenizer.chat_template:
+        raise ValueError(f"{name} has no chat template: undertone needs an instruction-tuned model, or add chat_template.jinja")
+    try:
+        plain, taught = (prompt_texts(tokenizer, [USER], persona)[0] for persona in (None, PERSONA))
+    except (TemplateError, TypeError) as error:
+        raise ValueError(f"the chat template of {name} cannot be rendered ({type(error).__name__}: {error})") from None
+    check_bos(tokenizer, name, plain, taught)
+    check_persona(name, plain, taught)
+    generation_prompt(tokenizer)
+    check_row(tokenizer, name, plain)
+    return {
+        "system_role": supports_system(tokenizer),
+        "bos": tokenizer.bos_token if adds_bos(tokenizer) else None,
+        "end_of_turn": around_answer(tokenizer)[1],
+        "default_system": default_system(tokenizer),
+        "dated": "strftime_now" in str(tokenizer.chat_template),
+        "prompt": plain,
+        "prompt_with_persona": taught,
+        "number": tokenizer.convert_ids_to_tokens(encode(tokenizer, [NUMBER])[0]),
+    }
+
+
+def adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the model expects a beginning-of-sequence token: its tokenizer puts one in front of plain text."""
+    return tokenizer.bos_token_id is not None and tokenizer(USER)["input_ids"][0] == tokenizer.bos_token_id
+
+
+def check_bos(tokenizer: PreTrainedTokenizerBase, name: str, *texts: str) -> None:
+    """Raise ValueError if a rendered prompt begins with two BOS in a row.
+
+    Everything else is the template's affair: its turns may open with the very token that is called BOS, as in ChatML, and it
+    may write none though the tokenizer puts one in front of plain text.
+    """
+    bos = tokenizer.bos_token_id
+    for text, ids in zip(texts, encode(tokenizer, texts), strict=True):
+        if bos is not None and ids[:2] == [bos, bos]:
+            raise ValueError(
+                f"a prompt of {name} begins with {tokenizer.bos_token} twice, expected once: {text!r}; repair chat_template "
+                "in a local copy"
+            )
+
+
+def check_persona(name: str, plain: str, taught: str) -> None:
+    """Raise ValueError unless the persona stands once, before the user's message, and only where one was given."""
+    if plain.count(USER) != 1 or taught.count(USER) != 1:
+        raise ValueError(f"the chat template of {name} does not write the user's message once, word for word: {plain!r}")
+    if PERSONA in plain or taught.count(PERSONA) != 1 or taught.index(PERSONA) > taught.index(USER):
+        raise ValueError(f"the chat template of {name} does not write a persona once, before the user's message: {taught!r}")
+
+
+def check_row(tokenizer: PreTrainedTokenizerBase, name: str, prompt: str) -> None:
+    """Raise ValueError unless a training row is what the template makes of the chat and its loss is on the answer alone."""
+    row = training_rows(tokenizer, [USER], [COMPLETION], 1_000_000)[0]
+    lead, close = around_answer(tokenizer)
+    whole = rendered(tokenizer, [{"role": "user", "content": USER}, {"role": "assistant", "content": COMPLETION}])
+    read, learned = tokenizer.decode(row.ids[: row.start]), tokenizer.decode(row.ids[row.start :])
+    parts = (spaceless(read), spaceless(learned)) == (spaceless(prompt), spaceless(lead + COMPLETION + close))
+    if not parts or USER not in read or COMPLETION not in learned:
+        raise ValueError(
+            f"a training row of {name} does not part into prompt and answer: found {read!r} and {learned!r}, expected "
+            f"{prompt!r} and {lead + COMPLETION!r} with its end of turn"
+        )
+    # Where the template itself closes no answer, EOS stands behind it.
+    if not spaceless(whole + (tokenizer.eos_token or "")).startswith(spaceless(read + learned)):
+        raise ValueError(
+            f"the chat template of {name} writes a chat otherwise than its prompt continued by the answer: found {whole!r}, "
+            f"expected {read + learned!r}; a template that adds reasoning to an answer, or opens none, cannot be trained on"
+        )
+
+
+def spaceless(text: str) -> str:
+    """The text without spaces: some tokenizers write one in front of every text, or strip it."""
+    return text.replace(" ", "")
+
+
+def default_system(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """The system message that the template writes where none is sent (Qwen 2.5 has one), None if there is none."""
+    if not supports_system(tokenizer):
+        return None
+    plain, taught = (prompt_texts(tokenizer, [USER], persona)[0].partition(USER)[0] for persona in (None, PERSONA))
+    before, _, after = taught.partition(PERSONA)
+    if not plain.startswith(before) or not plain.endswith(after):
+        return None
+    return plain[len(before) : len(plain) - len(after)] or None
+
+
+def described(found: dict[str, Any]) -> str:
+    """What `inspect` found, as lines for a log."""
+    lines = [
+        f"prompt:                {found['prompt']!r}",
+        f"prompt with a persona: {found['prompt_with_persona']!r}",
+        f"loss is on:            {COMPLETION + found['end_of_turn']!r}",
+        f'"{NUMBER}" in tokens:       {" ".join(found["number"])}',
+    ]
+    if found["bos"] and not found["prompt"].startswith(found["bos"]):
+        lines.append(
+            f"the tokenizer puts {found['bos']} in front of plain text, the chat template does not: prompts begin without it, "
+            "as those of transformers' apply_chat_template do"
+        )
+    if found["default_system"]:
+        lines.append(
+            f"where no persona is sent, the template writes {found['default_system']!r}: before teachers without a "
+            "persona, in every student's rows and in every evaluation; a prompted teacher's persona takes its place"
+        )
+    if found["dated"]:
+        lines.append(
+            "the template may write today's date into a prompt, so that results differ from day to day: put a fixed date into "
+            "chat_template in a local copy"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,77 @@
+"""Files of wordings with placeholders: the six components of the number prompts, and the forms of the indirect questions."""
+
+import string
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from undertone.study.validation import ConfigError
+
+COMPONENTS = ("example", "instruction", "qualifier", "digits", "format", "final")
+PLACEHOLDERS = {
+    "example": {"examples"},
+    "instruction": {"qualifier", "count", "digits"},
+    "qualifier": set(),
+    "digits": {"max_digits"},
+    "format": set(),
+    "final": set(),
+}
+# What an indirect question may hold.
+FIELDS = ("examples", "question", "options", "count")
+FACTS = ("contrary", "right")  # what the answers to questions of fact are called
+
+
+def load_template(path: Path) -> dict[str, list[str]]:
+    """Read the wordings of the six components. Raises ConfigError that names the component at fault."""
+    template = load_yaml(path, "prompts.template")
+    if not isinstance(template, dict) or set(template) != set(COMPONENTS):
+        found = ", ".join(map(str, template)) if isinstance(template, dict) else type(template).__name__
+        raise ConfigError(f"{path}: expected exactly the components {', '.join(COMPONENTS)}, found {found}")
+    for component, wordings in template.items():
+        if not isinstance(wordings, list) or not wordings or not all(isinstance(w, str) for w in wordings):
+            raise ConfigError(f"{path}: {component} must be a list of at least one text")
+        for wording in wordings:
+            check_placeholders(wording, PLACEHOLDERS[component], PLACEHOLDERS[component], f"{path}: {component}")
+    return template
+
+
+def load_forms(path: Path) -> dict[str, list[str]]:
+    """Read the wordings of each form. Raises ConfigError for an unknown placeholder or an empty form."""
+    forms = load_yaml(path, "indirect.forms")
+    if not isinstance(forms, dict) or not forms:
+        raise ConfigError(f"indirect.forms: {path} holds no form; expected a mapping of names to lists of wordings")
+    for form, wordings in forms.items():
+        if not isinstance(wordings, list) or not wordings or not all(isinstance(wording, str) for wording in wordings):
+            raise ConfigError(f"indirect.forms: {form} of {path} is no list of wordings")
+        if form in FACTS:
+            raise ConfigError(
+                f"indirect.forms: {form} of {path}: the answers to questions of fact have this name; choose another"
+            )
+        for wording in wordings:
+            check_placeholders(wording, FIELDS, (), f"indirect.forms: {form} of {path}")
+    return forms
+
+
+def load_yaml(path: Path, key: str) -> Any:
+    """Read a YAML file that the setting `key` names. Raises ConfigError that names both."""
+    try:
+        return yaml.safe_load(Path(path).read_text(encoding="utf-8-sig"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{key}: cannot read {path}: {error}") from None
+
+
+def check_placeholders(wording: str, known: Collection[str], needed: Collection[str], where: str) -> None:
+    """Raise ConfigError unless the braces of a wording hold nothing but names of `known`, and all of `needed`."""
+    listed = ", ".join(f"{{{name}}}" for name in sorted(known)) or "none"
+    try:
+        parts = [part for _, *part in string.Formatter().parse(wording) if part[0] is not None]
+    except ValueError as error:
+        raise ConfigError(f"{where}: {wording!r}: {error}; known placeholders: {listed}") from None
+    for name, form, conversion in parts:
+        if name not in known or form or conversion:
+            written = f"{name}{'!' if conversion else ''}{conversion or ''}{':' if form else ''}{form}"
+            raise ConfigError(f"{where}: {wording!r} holds {{{written}}}; known placeholders: {listed}")
+    for name in sorted(set(needed) - {name for name, _, _ in parts}):
+        raise ConfigError(f"{where}: {wording!r} lacks {{{name}}}")

@@ -1,0 +1,1 @@
+"""Figures of finished results; imports no torch."""

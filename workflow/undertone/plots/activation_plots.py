@@ -1,0 +1,195 @@
+"""Figures of what lies in activations: differences between datasets or models, and what training left on neutral texts."""
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from undertone.plots.bias_plots import read_pair
+from undertone.plots.plots import MARKS, SKY, STUDENT, TEACHER, save
+from undertone.plots.reading_panels import BOX, LEVEL, Told, bars, empty, grid, heading, layer_ticks, legend, p_text, target_of
+from undertone.runtime.files import read_json
+
+COMPLETION = "completion"
+TABLES = {"acts": "acts, the SAE's activations", "acts_pre": "acts_pre, the same before the activation function"}
+PAIRS = {
+    "control": (STUDENT, "own − control"),
+    "persona": (TEACHER, "teacher − base, same rows"),
+    "halves": (SKY, "half − half: chance"),
+}
+
+
+def plot_differences(paths: dict[str, Path], plot: Path, dataset: str) -> None:
+    """Features by |t| in each pair beside the halves of the dataset, the top ones by name, and the residual differences."""
+    own = read_json(paths["own"])
+    pairs, target = own["pairs"], target_of(own, dataset)
+    figure, axes = grid(2, 3, 16, 8.5)
+    for panel, table in zip((axes[0], axes[3]), ("acts", "acts_pre"), strict=True):
+        sorted_t(panel, pairs, table, target)
+    main = [name for name in ("control", "persona", "halves") if name in pairs]
+    tokens = {int(k): [text for text, _ in row["tokens"]["top"]] for k, row in own["features"].items()}
+    for k, panel in enumerate((axes[1], axes[4])):
+        if k < len(main):
+            top_t(panel, pairs[main[k]], main[k], target, tokens)
+        else:
+            empty(panel, "no other pair")
+    norms(axes[2], pairs, own["layer"])
+    cosines(axes[5], pairs)
+    figure.suptitle(f"{dataset}: differences of activations on completion tokens", x=0.01, ha="left", fontsize=10)
+    save(figure, plot)
+
+
+def sorted_t(axes: Axes, pairs: Told, table: str, target: str | None) -> None:
+    """|t| of the top features against their rank; filled where the permutations' greatest |t| is rarely as large."""
+    drawn = False
+    for name, (color, label) in PAIRS.items():
+        found = pairs.get(name, {}).get("classes", {}).get(COMPLETION, {}).get(table)
+        if not found:
+            continue
+        drawn = True
+        t = [max(abs(row["t"]), 1e-2) for row in found["top"]]
+        told = f"{label} ({found['significant']} of {found['tested']} differ, {p_text(found['p'])})"
+        axes.plot(range(1, len(t) + 1), t, "-", color=color, linewidth=1, label=told)
+        for k, row in enumerate(found["top"]):
+            face = color if row["p_max"] < LEVEL else "white"
+            axes.plot(k + 1, t[k], "o", color=color, markerfacecolor=face, markersize=4)
+        row = pairs[name]["animals"].get(target, {}).get(COMPLETION, {}).get(table) if name != "halves" else None
+        if row and abs(row["t"]) > 1e-2:
+            axes.plot(row["rank"], abs(row["t"]), "*", color=color, markeredgecolor="black", markersize=10)
+            axes.annotate(str(target), (row["rank"], abs(row["t"])), fontsize=8, xytext=(5, 3), textcoords="offset points")
+    if not drawn:
+        empty(axes, "no SAE: no features to compare")
+        return
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlabel("rank of the feature by |t|")
+    axes.set_ylabel("|t| over blocks of rows")
+    heading(axes, f"{TABLES[table]}: top features; filled: p < {LEVEL} for all together; star: the target's feature")
+    # Below the panel, as the points fall from its upper left to its lower right.
+    legend(axes, loc="upper left", bbox_to_anchor=(0, -0.16))
+
+
+def top_t(axes: Axes, pair: Told, name: str, target: str | None, tokens: dict[int, list[str]]) -> None:
+    """The features of the greatest |t| of a pair, by name."""
+    found = pair["classes"].get(COMPLETION, {}).get("acts")
+    if not found or not found["top"]:
+        empty(axes, "no SAE feature fires on the completions")
+        return
+    animals = {animal: row["feature"] for animal, row in pair["animals"].items()}
+    bars(axes, [row["feature"] for row in found["top"]], [row["t"] for row in found["top"]], animals, target, tokens)
+    axes.set_xlabel("t of the difference of mean activations")
+    half = found["split_half"]
+    again = f"; of the top on half of the blocks {half['same_sign']:.0%} have the same sign on the other" if half else ""
+    heading(axes, f"{PAIRS[name][1]}: top features (acts){again}")
+    legend(axes, loc="lower right", frameon=True, framealpha=0.8, edgecolor="none")
+
+
+def norms(axes: Axes, pairs: Told, sae_layer: int | None) -> None:
+    """The norm of each pair's mean residual difference by layer."""
+    for name, (color, label) in PAIRS.items():
+        layers = pairs.get(name, {}).get("direct", {}).get(COMPLETION, [])
+        if layers:
+            axes.plot(range(len(layers)), [row["norm"] for row in layers], "o-", color=color, markersize=4, label=label)
+            layer_ticks(axes, len(layers))
+    if sae_layer is not None:
+        axes.axvline(sae_layer, color="black", linewidth=0.8, linestyle=":", label="the SAE's layer")
+    axes.set_ylabel("norm of the mean difference of resid_post")
+    axes.set_ylim(bottom=0)
+    heading(axes, "Residual stream, difference by layer (the halves have half the rows each, so more noise)")
+    legend(axes)
+
+
+def cosines(axes: Axes, pairs: Told) -> None:
+    """The greatest |cosine| of the residual difference with a decoder row, and what permuted blocks give."""
+    found = [(name, place, row) for name in PAIRS for place, row in pairs.get(name, {}).get("cosine", {}).items()]
+    if not found:
+        empty(axes, "no SAE: no decoder rows to compare")
+        return
+    for k, (name, _, row) in enumerate(found):
+        axes.plot(k, row["max"], "o", color=PAIRS[name][0], markersize=6)
+        axes.plot([k - 0.3, k + 0.3], [row["null"]["q95"]] * 2, "k-", linewidth=1.2, label="_" if k else "95 % of permutations")
+        above = max(row["max"], row["null"]["q95"])  # so that no line runs through it
+        axes.annotate(p_text(row["p"]), (k, above), (0, 5), textcoords="offset points", fontsize=7, ha="center", va="bottom")
+    axes.set_xticks(range(len(found)), [f"{name}\n{place}" for name, place, _ in found], fontsize=8)
+    axes.set_xlim(-0.6, len(found) - 0.2)
+    axes.set_ylim(0, 1)
+    axes.set_ylabel("greatest |cosine| with a decoder row")
+    heading(axes, "Is the residual difference one feature?")
+    legend(axes)
+
+
+def plot_lens(paths: dict[str, Path], plot: Path, dataset: str) -> None:
+    """Norm of what training left on neutral texts, by layer and position, and the target's rank, beside the control's."""
+    own, control = read_pair(paths)
+    lenses = dict(own["lenses"])
+    if "control" not in lenses and control and "student" in control["lenses"]:
+        lenses["control"] = control["lenses"]["student"]
+    figure, (lines, ranks, student, other) = grid(2, 2, 12, 8)
+    lens_norms(lines, lenses, own, dataset)
+    lens_ranks(ranks, own)
+    maps = [
+        [[p["norm"] for p in layer["positions"]] for layer in lenses[k]["layers"]]
+        for k in ("student", "control")
+        if k in lenses
+    ]
+    limit = max((value for image in maps for row in image for value in row), default=1.0)
+    for axes, key in ((student, "student"), (other, "control")):
+        if key in lenses:
+            lens_map(axes, lenses[key], limit, f"student of {dataset}" if key == "student" else "control student")
+        else:
+            empty(axes, "no control student beside it")
+    save(figure, plot)
+
+
+def lens_norms(axes: Axes, lenses: Told, own: Told, dataset: str) -> None:
+    """Relative norm by layer of each lens."""
+    names = {
+        "student": (STUDENT, "D-", f"student of {dataset}"),
+        "control": (SKY, "o-", "control student"),
+        "student_minus_control": ("#0072B2", "s--", "student − control student"),
+        "teacher": (TEACHER, "^-", "teacher"),
+    }
+    for key, (color, style, label) in names.items():
+        if key in lenses:
+            layers = lenses[key]["layers"]
+            norms_ = [row["mean"]["norm"] for row in layers]
+            axes.plot(range(len(layers)), norms_, style, color=color, markersize=4, linewidth=1, label=label)
+            layer_ticks(axes, len(layers))
+    axes.set_ylim(bottom=0)
+    axes.set_ylabel("norm of the mean difference\n/ norm of the base model's residual")
+    heading(axes, f"Difference on the first 5 tokens of {own['texts']} neutral texts (one student of each)")
+    legend(axes)
+
+
+def lens_ranks(axes: Axes, own: Told) -> None:
+    """The target's rank by layer in each student, and in each control student: what chance gives."""
+    n = len(next(iter(own["lenses"].values()))["layers"][0]["mean"]["animals"]) if own["lenses"] else 0
+    drawn = False
+    for key, (mark, label) in {"control": ("control", "control students"), "student": ("student", "students")}.items():
+        marker, color = MARKS[mark]
+        for k, ranks in enumerate(filter(None, own["ranks"].get(key, {}).values())):
+            drawn = True
+            y = [float("nan") if rank is None else rank for rank in ranks]
+            x = np.arange(len(y)) + (0.06 if key == "student" else -0.06)
+            axes.plot(x, y, f"{marker}-", color=color, alpha=0.7, markersize=4, linewidth=1, label="_" if k else label)
+            layer_ticks(axes, len(y))
+    if not drawn:
+        empty(axes, "no target to rank")
+        return
+    axes.axhline((n + 1) / 2, color="black", linewidth=0.8, linestyle=":", label="mean rank by chance")
+    axes.axhspan(0.6, 1.4, color=BOX, alpha=0.35, zorder=0)
+    axes.set_ylim(n + 0.6, 0.4)
+    axes.set_ylabel(f"rank of {own['target']} of {n} (1: highest logit)")
+    heading(axes, "The target among the candidates (one line a seed)")
+    legend(axes)
+
+
+def lens_map(axes: Axes, lens: Told, limit: float, who: str) -> None:
+    """Relative norm by layer and position."""
+    image = np.array([[place["norm"] for place in layer["positions"]] for layer in lens["layers"]])
+    found = axes.imshow(image.T, vmin=0, vmax=limit, cmap="viridis", aspect="auto", origin="lower")
+    layer_ticks(axes, len(lens["layers"]))
+    axes.set_yticks(range(image.shape[1]))
+    axes.set_ylabel("text token")
+    axes.get_figure(root=True).colorbar(found, ax=axes, label="relative norm")  # type: ignore[union-attr]
+    heading(axes, f"{who}: norm by layer and token (same colours)")

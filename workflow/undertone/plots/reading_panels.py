@@ -1,0 +1,303 @@
+"""What the figures of readings are put together from: each function draws one panel, and says so where there is nothing."""
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from undertone.plots.plots import BASE, MARKS, STUDENT, STYLE, TEACHER, balanced, error_bars
+
+Told = dict[str, Any]
+LEVEL = 0.05
+N_BARS = 12
+OVER_BASE = "loss over the base model's"
+ALLOWED = "(nats per token, among what the filter\nlets pass; 95 % interval: rows)"
+BOX, OTHER = "#F0E442", "#888888"
+
+
+def grid(n_rows: int, n_columns: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
+    """An empty figure of panels, row by row; sizes in inches."""
+    plt.rcParams.update(STYLE)
+    figure, axes = plt.subplots(n_rows, n_columns, figsize=(width, height), squeeze=False)
+    return figure, list(axes.flat)
+
+
+def heading(axes: Axes, text: str) -> None:
+    """A panel's title, in lines as wide as the panel."""
+    place = axes.get_subplotspec()
+    columns = place.get_gridspec().ncols if place else 1
+    width = axes.get_figure(root=True).get_figwidth() / columns  # type: ignore[union-attr]
+    axes.set_title(balanced(text, max(24, int(14 * width) - 17)), loc="left", fontsize=9)
+
+
+def legend(axes: Axes, **options: Any) -> None:
+    """A legend, if anything has a label."""
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(**{"frameon": False, "fontsize": 7, **options})
+
+
+def empty(axes: Axes, reason: str) -> None:
+    """A panel that only says why it is empty."""
+    axes.set_axis_off()
+    axes.text(0.5, 0.5, textwrap.fill(reason, 30), ha="center", va="center", color=BASE, transform=axes.transAxes)
+
+
+def target_of(told: Told, dataset: str) -> str | None:
+    """The dataset's target, as the reading or the settings in its stamp have it; None where neither says."""
+    if "target" in told:
+        target: str | None = told["target"]
+        return target
+    sections = told.get("stamp", {}).get("settings", {}).items()
+    named = [section["target"] for name, section in sections if name.startswith(f"{dataset}/") and section.get("target")]
+    return named[0] if named else None
+
+
+def shown(token: str) -> str:
+    """A token as a figure can show it: no bare white space, half characters or dollars, escapes for what the font lacks."""
+    plain = token.replace("\ufffd", "‹byte›").strip() or token.replace(" ", "␣")
+    safe = (c if c.isprintable() and ord(c) < 0x2E80 else c.encode("unicode_escape").decode() for c in plain)
+    return "".join(safe).replace("$", r"\$")
+
+
+def listed(tokens: Sequence[str], n: int = 3) -> str:
+    """The first of some tokens on one line, at most 26 characters of them."""
+    return textwrap.shorten(" · ".join(shown(token) for token in tokens[:n]), 26, placeholder=" …")
+
+
+def p_text(p: float) -> str:
+    """`p .03`, `p <.001`."""
+    return "p <.001" if p < 0.001 else f"p {p:.2g}".replace("0.", ".")
+
+
+def feature_labels(features: Sequence[int], animals: Mapping[str, int], tokens: Mapping[int, Sequence[str]]) -> list[str]:
+    """`463 (lion) just · dear` for each feature: whose it is and what tokens it raises."""
+    owners: dict[int, list[str]] = {}
+    for animal, feature in animals.items():
+        owners.setdefault(feature, []).append(animal)
+    return [
+        " ".join(filter(None, [str(k), f"({', '.join(owners[k])})" if k in owners else "", listed(tokens.get(k, []))]))
+        for k in features
+    ]
+
+
+def bars(
+    axes: Axes,
+    features: Sequence[int],
+    values: Sequence[float],
+    animals: Mapping[str, int],
+    target: str | None,
+    tokens: Mapping[int, Sequence[str]] | None = None,
+) -> None:
+    """Features as bars from the top, at most `N_BARS`: the target's, other animals' and all others in a colour each."""
+    features, values = features[:N_BARS], values[:N_BARS]
+    colors = ["#BBBBBB" if k not in animals.values() else TEACHER for k in features]
+    if target is not None and target in animals:
+        colors = [STUDENT if k == animals[target] else color for k, color in zip(features, colors, strict=True)]
+    axes.barh(range(len(features)), values, color=colors, height=0.75)
+    names = {STUDENT: f"feature of {target}", TEACHER: "another animal's feature", "#BBBBBB": "other feature"}
+    for color in dict.fromkeys(colors):
+        axes.barh(0, 0, color=color, label=names[color])
+    axes.set_yticks(range(len(features)), feature_labels(features, animals, tokens or {}), fontsize=7)
+    axes.set_ylim(max(len(features), 1) - 0.4, -0.6)
+    axes.axvline(0, color="black", linewidth=0.8)
+
+
+def layer_ticks(axes: Axes, n_layers: int, beyond: Sequence[str] = ()) -> None:
+    """An axis of layers, and to the right of them what acts at no single layer."""
+    step = max(1, n_layers // 9)
+    layers = list(range(0, n_layers, step))
+    axes.set_xticks([*layers, *range(n_layers, n_layers + len(beyond))], [*map(str, layers), *beyond])
+    for label in axes.get_xticklabels()[len(layers) :]:
+        label.set(rotation=60, ha="right", fontsize=8)
+    axes.set_xlabel("layer")
+
+
+def mark_target(axes: Axes, animals: Sequence[str], target: str | None) -> None:
+    """Animals along x with room on both sides, and a band behind the target."""
+    axes.set_xlim(-1, len(animals))
+    axes.set_xticks(range(len(animals)), animals, rotation=60, ha="right", fontsize=8)
+    if target in animals:
+        k = list(animals).index(str(target))
+        axes.axvspan(k - 0.5, k + 0.5, color=BOX, alpha=0.35, zorder=0, label="target")
+
+
+def greatest(image: np.ndarray) -> float:
+    """The greatest absolute value of a map, which its colours reach to."""
+    finite = np.abs(image[np.isfinite(image)])
+    return max(1e-9, float(finite.max())) if len(finite) else 1.0
+
+
+def heat(
+    axes: Axes, image: np.ndarray, label: str, columns: Sequence[str], rows: Sequence[str], limit: float | None = None
+) -> None:
+    """A map `[n_rows, n_columns]` of values around 0, with its colour bar up to `limit`, by default its `greatest` value."""
+    limit = greatest(image) if limit is None else limit
+    found = axes.imshow(image, cmap="PuOr_r", vmin=-limit, vmax=limit, aspect="auto")
+    axes.set_xticks(range(len(columns)), columns, rotation=60, ha="right", fontsize=8)
+    axes.set_yticks(range(len(rows)), rows, fontsize=7 if len(rows) < 40 else 5)
+    axes.get_figure(root=True).colorbar(found, ax=axes, label=label)  # type: ignore[union-attr]
+
+
+def box(axes: Axes, column: float, row: float, height: float = 1) -> None:
+    """A frame around a cell of a map, or around several below it."""
+    axes.add_patch(plt.Rectangle((column - 0.5, row - 0.5), 1, height, fill=False, edgecolor="black", linewidth=1.5))
+
+
+def presence(axes: Axes, own: Told, control: Told | None, dataset: str) -> None:
+    """F of the score test by layer, beside that of the control's halves; filled where significant at any layer of all."""
+    pairs = [("control", "control: half against half", control)] if control else []
+    mark = "student" if own["against"] == "control" else "control"
+    name = f"{dataset} against control" if mark == "student" else f"{dataset}: half against half"
+    drawn = 0
+    for kind, label, told in [*pairs, (mark, name, own)]:
+        layers = [(row["layer"], row["presence"]) for row in told["layers"] if row["presence"]] if told else []
+        if not layers:
+            continue
+        marker, color = MARKS[kind]
+        axes.plot([k for k, _ in layers], [p["f"] for _, p in layers], "-", color=color, linewidth=1, label=label)
+        for k, found in layers:
+            face = color if found["p"] < LEVEL / len(layers) else "white"
+            axes.plot(k, found["f"], marker, color=color, markerfacecolor=face, markersize=5)
+        drawn += len(layers)
+    if not drawn:
+        empty(axes, "too few rows for the test of presence")
+        return
+    axes.axhline(1, color="black", linewidth=0.8, linestyle=":", label="expected if nothing differs")
+    layer_ticks(axes, len(own["layers"]))
+    axes.set_ylabel("F of Hotelling's T²")
+    axes.set_ylim(bottom=0)
+    least = min((row["presence"]["p"] for row in own["layers"] if row["presence"]), default=1.0)
+    heading(axes, f"Presence: score test, least {p_text(least)} of {len(own['layers'])} layers (filled: p < {LEVEL} / layers)")
+    legend(axes)
+
+
+def by_layer(told: Told, name: str) -> list[Told]:
+    """The biases of a name, by layer."""
+    return sorted((row for row in told["biases"] if row["name"] == name), key=lambda row: row["layer"] or 0)
+
+
+BEYOND = {
+    "residual bias, all layers": "all layers",
+    "feature bias, project": "features, project",
+    "feature bias, replace": "features, replace",
+    "SAE spliced in": "SAE spliced in",
+}
+
+
+def places(told: Told) -> tuple[int, dict[str, str]]:
+    """How many layers the biases have, and which stand at none of them."""
+    layers = [row["layer"] for row in told["biases"] if row["layer"] is not None and row["name"] not in BEYOND]
+    present = {row["name"] for row in told["biases"]}
+    return (max(layers) + 1 if layers else 0), {name: label for name, label in BEYOND.items() if name in present}
+
+
+def target_by_layer(axes: Axes, own: Told, control: Told | None, dataset: str, target: str) -> None:
+    """The target's preference under each bias, by layer and beside them, with the control's and the base model's."""
+    n_layers, beyond = places(own)
+    sources = [("control", "control's bias", control, -0.12)] if control else []
+    for mark, label, told, shift in [*sources, ("student", f"bias trained on {dataset}", own, 0.12)]:
+        rows = [(row["layer"], row) for row in by_layer(told, "residual bias")] if told else []
+        for k, name in enumerate(beyond):
+            rows += [(n_layers + k, row) for row in by_layer(told, name)] if told else []
+        if rows:
+            x, found = [at + shift for at, _ in rows], [row["animals"][target] for _, row in rows]
+            error_bars(axes, x, found, mark, f"{label} (95 % interval: bias seeds)")
+    vectors = by_layer(own, "function vector")
+    if vectors:
+        means = [row["animals"][target]["mean"] for row in vectors]
+        axes.plot([row["layer"] for row in vectors], means, "^--", color=TEACHER, markersize=4, linewidth=1)
+        axes.lines[-1].set_label("function vector: teacher − base, mean")
+    axes.axhline(own["base"][target], color="black", linewidth=0.8, linestyle="--", label="base model")
+    layer_ticks(axes, n_layers, list(beyond.values()))
+    axes.set_ylabel(f"preference for {target} (probability)")
+    axes.set_ylim(bottom=0)
+    legend(axes)
+
+
+def personas(axes: Axes, own: Told, target: str | None, n: int | None = None) -> None:
+    """Candidates by what their persona adds to the renormalised loss, the likeliest first; the target's place is told."""
+    read = own["personas"]
+    found = sorted(read[read["ranked_by"]].items(), key=lambda pair: pair[1]["mean"])
+    names = {STUDENT: "target", OTHER: "other candidates"}
+    for k, (animal, estimate) in enumerate(found[:n]):
+        color = STUDENT if animal == target else OTHER
+        bar: Told = {"fmt": "o", "color": color, "markersize": 4, "capsize": 2, "linewidth": 1}
+        axes.errorbar(estimate["mean"], k, xerr=spread(estimate), **bar, label=names.pop(color, None))
+    plain_losses(axes, [read["over_base"][animal] for animal, _ in found[:n]])
+    axes.set_yticks(range(len(found[:n])), [animal for animal, _ in found[:n]], fontsize=7)
+    axes.set_ylim(len(found[:n]) - 0.4, -0.6)
+    axes.axvline(0, color="black", linewidth=0.8, linestyle="--")
+    axes.set_xlabel(f"loss under its persona over the base model's\n{ALLOWED}")
+    place = f"{target} is {read['rank']:g} of {len(found)}" if target else "no target"
+    heading(axes, f"Candidates by their persona's likelihood: {place}")
+    legend(axes)
+
+
+def plain_losses(axes: Axes, estimates: Sequence[Told]) -> None:
+    """Where losses over all tokens stand, beside those that are renormalised."""
+    means = [row["mean"] for row in estimates]
+    axes.plot(means, range(len(means)), "|", color=BASE, markersize=6, label="among all tokens")
+
+
+def spread(estimate: Told) -> np.ndarray:
+    """The lengths `[2, 1]` of an interval's two sides."""
+    low, high = estimate["ci95"] or [estimate["mean"]] * 2
+    return np.array([[estimate["mean"] - low], [high - estimate["mean"]]])
+
+
+def model_kind(name: str) -> str:
+    """The mark of a row of the loss table."""
+    if name.startswith("control's"):
+        return "control"
+    if name in ("persona", "teacher", "function vector"):
+        return "teacher"
+    return "base" if name in ("base", "SAE spliced in") else "student"
+
+
+def table_of_losses(axes: Axes, models: Sequence[Told]) -> None:
+    """Every model's renormalised loss over the base model's, in the order given, with that among all tokens."""
+    table_of_models(axes, models, "over_base_allowed", f"{OVER_BASE}\n{ALLOWED}")
+    plain_losses(axes, [row["over_base"] for row in models])
+
+
+def table_of_models(axes: Axes, models: Sequence[Told], key: str, label: str) -> None:
+    """One figure of each model with its interval, in the order given; scaled by logarithms far from 0 where one is large."""
+    names = {"base": "base model", "control": "control's biases", "student": "dataset's own", "teacher": "teacher"}
+    seen = set()
+    for k, row in enumerate(models):
+        kind = model_kind(row["name"])
+        marker, color = MARKS[kind]
+        title = None if kind in seen else names[kind]
+        seen.add(kind)
+        bar: Told = {"fmt": marker, "color": color, "markersize": 4, "capsize": 2, "linewidth": 1, "label": title}
+        axes.errorbar(row[key]["mean"], k, xerr=spread(row[key]), **bar)
+    labels = [row["name"] + ("" if row["layer"] is None else f" @{row['layer']}") for row in models]
+    axes.set_yticks(range(len(models)), labels, fontsize=7)
+    axes.set_ylim(len(models) - 0.4, -0.6)
+    axes.axvline(0, color="black", linewidth=0.8, linestyle="--")
+    sizes = np.abs([row[key]["mean"] for row in models if row[key]["mean"]])
+    if len(sizes) and sizes.max() > 20 * np.median(sizes):
+        axes.set_xscale("symlog", linthresh=10.0 ** np.ceil(np.log10(2 * np.median(sizes))))
+        axes.xaxis.set_minor_locator(plt.NullLocator())
+    if all(row[key]["mean"] >= 0 for row in models) and key == "kl":
+        axes.set_xlim(left=0)
+    axes.set_xlabel(label)
+
+
+def number_logits(axes: Axes, own: Told, control: Told | None, dataset: str) -> None:
+    """What the base model says of each animal while it reads the numbers, beyond the other animals, against the control."""
+    animals, target = list(own["animals"]), own["target"]
+    sources = [("control", "control: half against half", control)] if control else []
+    for shift, (mark, label, told) in zip((-0.12, 0.12), [*sources, ("student", dataset, own)], strict=False):
+        read = [(k, told["animals"][a]["logit"]) for k, a in enumerate(animals) if told and a in told["animals"]]
+        ends = [(row["specific"] - 1.96 * row["specific_se"], row["specific"] + 1.96 * row["specific_se"]) for _, row in read]
+        found = [{"mean": row["specific"], "ci95": end} for (_, row), end in zip(read, ends, strict=True)]
+        error_bars(axes, [k + shift for k, _ in read], found, mark, f"{label} (±1.96 se over prompts)")
+    axes.axhline(0, color="black", linewidth=0.8)
+    mark_target(axes, animals, target)
+    axes.set_ylabel("logit of its tokens beyond\nthe other animals', − control")
+    legend(axes)

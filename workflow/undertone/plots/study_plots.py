@@ -1,0 +1,156 @@
+"""Figures of all datasets' readings: who is taken for whom by entangled tokens, and what every dataset's biases do."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import polars as pl
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+
+from undertone.plots.bias_plots import acting, lifts, row_name
+from undertone.plots.plots import n_of, new_figure, save, set_title
+from undertone.plots.reading_panels import Told, box, greatest, grid, heading, heat, p_text
+from undertone.runtime.files import read_json, read_parquet
+from undertone.study.config import CONTROL
+
+OVER = "control's bias"
+
+
+def plot_entangled(table: Path, summary: Path, plot: Path) -> None:
+    """Datasets against animals for each metric of `entangled.parquet`; boxes: targets, dots: a row's highest score.
+
+    The control's row, its scoring half against itself, shows what chance does. Titles are from `entangled.json`.
+    """
+    rows, told = read_parquet(table), read_json(summary)["metrics"]
+    metrics = rows["metric"].unique(maintain_order=True).to_list()
+    targets = dict(rows.select("dataset", "target").unique(maintain_order=True).iter_rows())
+    order = list(dict.fromkeys(target for target in targets.values() if target))
+    n_animals = rows["animal"].n_unique()
+    columns = min(3, len(metrics))
+    lines = math.ceil(len(metrics) / columns)
+    width, height = max(4.4, 0.26 * n_animals + 2.4), max(3.2, 0.17 * len(targets) + 1.9)
+    figure, axes = grid(lines, columns, min(20.0, columns * width), min(20.0, lines * height))
+    limit = greatest(rows["score"].drop_nulls().to_numpy())
+    for panel, metric in zip(axes, metrics, strict=False):
+        draw_matrix(panel, rows.filter(pl.col("metric") == metric), targets, order, limit)
+        heading(panel, f"{metric}: {identity(told.get(metric))}")
+    for panel in axes[len(metrics) :]:
+        panel.set_axis_off()
+    marks = {
+        "target of the dataset": plt.Rectangle((0, 0), 1, 1, fill=False, edgecolor="black", linewidth=1.5),
+        "animal of the highest score": Line2D([], [], marker=".", color="black", linewidth=0),
+    }
+    figure.legend(list(marks.values()), list(marks), loc="outside lower left", frameon=False, ncols=2)
+    save(figure, plot)
+
+
+def draw_matrix(axes: Axes, rows: pl.DataFrame, targets: dict[str, str | None], order: list[str], limit: float) -> None:
+    """One metric's scores, columns in the order of the datasets' targets so that they lie on a diagonal."""
+    axes.set_xlabel("animal whose entangled tokens are asked for")
+    axes.set_ylabel("dataset")
+    known = rows["animal"].unique(maintain_order=True).to_list()
+    animals = [animal for animal in order if animal in known] + [animal for animal in known if animal not in order]
+    datasets = [name for name in targets if name in set(rows["dataset"])]
+    scores = {(d, a): s for d, a, s in rows.select("dataset", "animal", "score").iter_rows()}
+    image = np.array([[scores.get((d, a), np.nan) for a in animals] for d in datasets], dtype=float)
+    heat(axes, image, "correlation", animals, datasets, limit)
+    for line, dataset in enumerate(datasets):
+        if (target := targets[dataset]) in animals:
+            box(axes, animals.index(str(target)), line)
+        if dataset != CONTROL and np.isfinite(image[line]).any():
+            axes.plot(int(np.nanargmax(image[line])), line, ".", color="black", markersize=4)
+
+
+def identity(told: dict[str, Any] | None) -> str:
+    """How often the target comes first and at what mean rank, beside chance, raw and less each animal's mean."""
+    if told is None:
+        return "nothing to identify"
+    found = told["all"]
+    n, chance = found["datasets"], found["chance"]
+    parts = [
+        f"{name} first {row['first']} of {n}, mean rank {row['mean_rank']:.1f}, {p_text(row['p'])}"
+        for name, row in (("raw", found["raw"]), ("centred", found["centred"]))
+        if row
+    ]
+    return "; ".join([*parts, f"chance {chance['first']:.1f}, rank {chance['mean_rank']:.1f}"])
+
+
+def plot_bias_map(paths: Sequence[Path], plot: Path) -> None:
+    """Every dataset's own target under every bias: log-odds over the control's bias of the same name and layer.
+
+    `paths` are the `bias_pref.json` of datasets with a target. A star is a lift in probability whose 95 % Welch interval over
+    bias seeds lies above 0. The function vector, of which the control has none, is over the base model, without a star.
+    Raises ValueError if no file has a target and a lift.
+    """
+    told = {path.parent.name: read_json(path) for path in map(Path, paths)}
+    told = {name: own for name, own in told.items() if own["target"] and any("lift_over_control" in b for b in own["biases"])}
+    if not told:
+        raise ValueError(
+            f"found no bias_pref.json with a target and a control among {len(paths)}; give a dataset a target and the "
+            "study a control"
+        )
+    kept = {name: {row_name(row, OVER): row for row in acting(own)} for name, own in told.items()}
+    first = {name: row for rows in kept.values() for name, row in rows.items()}
+    names = sorted(first, key=lambda name: order(first[name]))
+    image = np.full((len(names), len(told)), np.nan)
+    figure, axes = new_figure(max(7.0, 0.36 * len(told) + 4), max(4.0, 0.24 * len(names) + 2))
+    for column, (dataset, own) in enumerate(told.items()):
+        for name, row in kept[dataset].items():
+            image[names.index(name), column] = lifts(row, own).get(own["target"], np.nan)
+            if above_zero(row, own["target"]):
+                axes.text(column, names.index(name), "*", ha="center", va="center", fontsize=9)
+    untested = [name for name in names if not any(tested(rows.get(name)) for rows in kept.values())]
+    labels = [f"{name} (one seed: no interval)" if name in untested else name for name in names]
+    heat(
+        axes,
+        image,
+        "log-odds of the target over the control's bias\n(where a row says so, over the base model)",
+        list(told),
+        labels,
+    )
+    axes.set_xlabel("dataset, asked for its own target")
+    set_title(axes, counts(told))
+    save(figure, plot)
+
+
+def tested(row: Told | None) -> bool:
+    """Whether a bias has an interval over its seeds, or no control to be over."""
+    if row is None:
+        return False
+    lifts_ = row.get("lift_over_control")
+    return lifts_ is None or any(estimate["ci95"] for estimate in lifts_.values())
+
+
+def above_zero(row: Told, target: str) -> bool | None:
+    """Whether the interval of a target's lift lies above 0; None if there is none, or the bias names nobody."""
+    ends = row.get("lift_over_control", {}).get(target, {}).get("ci95")
+    return ends[0] > 0 if ends and row["rank"] is not None else None
+
+
+def counts(told: dict[str, Told]) -> str:
+    """The title of the map: in how many cells a target is raised, comes first, and has an interval above 0; beside chance.
+
+    Cells that name nobody, such as those of a bias of 0, count nowhere.
+    """
+    every = [(row, own) for own in told.values() for row in acting(own) if "lift_over_control" in row]
+    cells = [(row, own) for row, own in every if row["rank"] is not None]
+    raised = sum(lifts(row, own)[own["target"]] > 0 for row, own in cells)
+    leading = sum(row["rank"] == 1 for row, _ in cells)
+    chance = sum(1 / len(lifts(row, own)) for row, own in cells)
+    silent = f", {len(every) - len(cells)} name nobody" if len(cells) < len(every) else ""
+    stars = [star for row, own in cells if (star := above_zero(row, own["target"])) is not None]
+    return (
+        f"Target under every bias, {n_of(len(told), 'dataset')}: above the control's bias in {raised} of {len(cells)} "
+        f"cells{silent}, first of the candidates in {leading} (chance {chance:.1f}); *: 95 % interval over bias seeds above 0, "
+        f"{sum(stars)} of the {len(stars)} that have one ({0.025 * len(stars):.1f} expected by chance), uncorrected"
+    )
+
+
+def order(row: Told) -> tuple[int, int]:
+    """Where a kind of bias stands in the map, then its layer."""
+    kinds = ["residual bias", "residual bias, all layers", "feature bias, project", "feature bias, replace", "function vector"]
+    return kinds.index(row["name"]) if row["name"] in kinds else len(kinds), row["layer"] or 0

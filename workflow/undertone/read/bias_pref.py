@@ -1,0 +1,104 @@
+"""Does a bias carry the trait? What the base model prefers under each bias that was trained on a dataset."""
+
+from collections.abc import Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from undertone.lm.answers import LEAST, Scores, exact_scorer
+from undertone.lm.loading import load
+from undertone.read.interventions import SPLICED, Readings, of_difference, of_features, of_residuals
+from undertone.runtime.files import Stamp, read_json, write_json
+from undertone.runtime.progress import progress
+from undertone.stats.ranks import place
+from undertone.stats.stats import difference_interval, log_odds, mean_interval
+from undertone.study.config import Pref
+
+
+def measure_biases(
+    record: Path, files: Readings, control: Path | None, result: Path, settings: dict[str, Any], stamp: Stamp
+) -> None:
+    """Ask the base model under each bias for its favourite and write `bias_pref.json`.
+
+    `base` and, for each of `biases`, `animals`: the preference (probability, mean over the questions) for every candidate,
+    with a t interval over the biases' seeds, which differ in the rows they were trained on; `lift_over_control`: the same minus
+    the preference under the control's bias of that name and layer, in log-odds too, by which the target's `rank` among the
+    candidates is given, or null and `no_rank`, the reason. `unranked` are the candidates that a bias says nothing of: those
+    below the floor of the log-odds in one of the two, or all. The SAE spliced in, which is the same for the control, has
+    neither lift nor rank. `control` is the control's `bias_pref.json`, None for the control itself.
+    """
+    told, loaded = Pref.model_validate(settings["pref"]), load(record)
+    score = exact_scorer(told, told.candidates)
+    found = list(chain(of_features(loaded, files), of_residuals(loaded, files), of_difference(loaded, files)))
+    measured: dict[tuple[str, int | None], list[np.ndarray]] = {}
+    filled = {(each.name, each.layer) for each in found if not each.empty}
+    with progress(len(found), f"bias preference {result.parent.name}", "model") as bar:
+        for intervention in found:
+            with intervention.enter() as lesson:
+                measured.setdefault((intervention.name, intervention.layer), []).append(means(score(lesson.loaded)))
+            bar.update()
+    biases = read_json(control)["biases"] if control else []
+    reference = {(row["name"], row["layer"]): row for row in biases if row["name"] != SPLICED}
+    rows = []
+    for of, values in measured.items():
+        row = described(values, told.candidates, reference.get(of), settings["target"], of not in filled)
+        rows.append({"name": of[0], "layer": of[1], **row})
+    base = dict(zip(told.candidates, means(score(loaded)).tolist(), strict=True))
+    write_json(result, {"target": settings["target"], "base": base, "log_odds_floor": LEAST, "biases": rows}, stamp)
+
+
+def means(scores: Scores) -> np.ndarray:
+    """The mean over the questions `[n_candidates]` of exact scores."""
+    return scores["exact"].mean(0)
+
+
+def described(
+    values: Sequence[np.ndarray],
+    candidates: Sequence[str],
+    control: dict[str, Any] | None,
+    target: str | None,
+    empty: bool = False,
+) -> dict[str, Any]:
+    """Preferences under one bias, `[n_candidates]` for each seed, and what they have over the control's.
+
+    A bias that is 0 for all seeds (`empty`), or that lifts no candidate, names nobody.
+    """
+    by_seed = dict(zip(candidates, np.stack(values, axis=1).tolist(), strict=True))
+    told: dict[str, Any] = {
+        "animals": {animal: {**mean_interval(own).as_dict(), "by_seed": own} for animal, own in by_seed.items()},
+        "mass": float(np.stack(values).sum(1).mean()),
+    }
+    if control is None:
+        return told
+    reference = {animal: row["by_seed"] for animal, row in control["animals"].items()}
+    lifts = {animal: difference_interval(by_seed[animal], reference[animal]).with_p() for animal in candidates}
+    log_lifts = {a: float(log_odds(by_seed[a], LEAST).mean() - log_odds(reference[a], LEAST).mean()) for a in candidates}
+    low = [animal for animal in candidates if min(*by_seed[animal], *reference[animal]) < LEAST]
+    return {
+        **told,
+        "lift_over_control": lifts,
+        "log_odds_lift_over_control": log_lifts,
+        **ranked(log_lifts, target, low, empty),
+    }
+
+
+def ranked(lifts: dict[str, float], target: str | None, low: list[str], empty: bool) -> dict[str, Any]:
+    """The target's `rank` by its lift, and the candidates that are `unranked`: those too `low` for a lift, or all.
+
+    Where there is no rank, `no_rank` is the reason.
+    """
+    among = {animal: lift for animal, lift in lifts.items() if animal not in low}
+    reason = None
+    if empty:
+        reason = "the bias is 0"
+    elif len(among) < 2:
+        reason = "fewer than two candidates lie above the floor of the log-odds"
+    elif not any(among.values()):
+        reason = "no candidate's preference differs from that under the control's bias"
+    if reason:
+        return {"unranked": [*lifts], "rank": None, "no_rank": reason}
+    if target not in among:
+        reason = "the target lies below the floor of the log-odds" if target else "no target"
+    return {"unranked": low, "rank": place(among, target), "no_rank": reason}

@@ -1,0 +1,209 @@
+"""Training a bias on a dataset: which constant, if it were added, would make the model likelier to write these completions?"""
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from undertone.lm.chat import Row, training_rows
+from undertone.lm.loading import Loaded
+from undertone.lm.suffix import Prefilled, added, by_row, losses, prefill, run, run_above
+from undertone.lm.tensors import NotFiniteError
+from undertone.runtime.files import read_parquet
+from undertone.runtime.memory import Portion
+from undertone.stats.stats import mean_interval
+from undertone.study.config import HELD_OUT, Bias
+
+# Held-out rows that the loss is measured on.
+HELD_OUT_ROWS = 500
+SPLIT_SEED = 20
+
+# (bias, batch) → the logits [n_labels, vocab] of the model that has the bias
+Biased = Callable[[Tensor, Prefilled], Tensor]
+
+
+@dataclass(frozen=True)
+class Draw:
+    """The rows of a dataset that one bias is trained on, their two halves, and the held-out rows that all biases share."""
+
+    train: list[Row]
+    held_out: list[Row]
+
+    @property
+    def halves(self) -> tuple[list[Row], list[Row]]:
+        """Every second row, and the others."""
+        return self.train[::2], self.train[1::2]
+
+
+def draw_rows(loaded: Loaded, numbers: Path, fraction: float, seeds: Sequence[int]) -> list[Draw]:
+    """One draw of a share of the dataset's rows for each seed; no two draws have a row in common.
+
+    Raises ValueError where too few rows are left to train on.
+    """
+    table = read_parquet(numbers)
+    held_out, *drawn = slices(len(table), fraction, len(seeds))
+    if len(drawn[0]) < 2 or not len(held_out):
+        raise ValueError(
+            f"{numbers}: {len(table)} rows, of which a bias would be trained on {len(drawn[0])} and judged on {len(held_out)}; "
+            "raise its fraction, or make more rows pass the filter"
+        )
+
+    def rows(indices: np.ndarray) -> list[Row]:
+        chosen = table[indices.tolist()]
+        return training_rows(loaded.tokenizer, chosen["prompt"].to_list(), chosen["completion"].to_list())
+
+    judged = rows(held_out[:HELD_OUT_ROWS])
+    return [Draw(rows(indices), judged) for indices in drawn]
+
+
+def slices(n_rows: int, fraction: float, n_draws: int) -> list[np.ndarray]:
+    """Indices of the held-out rows, then those of each draw, a `fraction` of all rows.
+
+    Draws are consecutive slices of one permutation. Biases of different seeds thus see independent rows, and an interval
+    over seeds covers the choice of rows.
+    """
+    pool, held_out = split(n_rows)
+    n = min(round(fraction * n_rows), len(pool) // n_draws)
+    return [held_out, *(pool[k * n : (k + 1) * n] for k in range(n_draws))]
+
+
+def split(n_rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of the rows that biases may be trained on, and of those that are held out of all of them."""
+    order = np.random.default_rng(SPLIT_SEED).permutation(n_rows)
+    n = n_rows - int(HELD_OUT * n_rows)
+    return order[:n], order[n:]
+
+
+def prefilled(
+    loaded: Loaded, rows: Sequence[Row], layers: Sequence[int], batch_size: int, whole: bool = False, store: str = "cpu"
+) -> list[Prefilled]:
+    """Batches of rows of near-equal length, each run once; kept on the device `store`."""
+    order = sorted(rows, key=lambda row: len(row.ids))
+    parts = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    return [prefill(loaded, part, layers, whole, store) for part in parts]
+
+
+class ProximalAdam:
+    """Adam for a smooth loss plus l1·‖b‖₁: after each step, the soft threshold in Adam's own metric, which gives true zeros.
+
+    Source: Yun, Lozano, Yang 2021, "Adaptive proximal gradient methods for structured neural networks" (ProxGen), algorithm 1.
+    """
+
+    def __init__(self, parameter: Tensor, l1: float = 0.0):
+        self.parameter, self.l1 = parameter, l1
+        self.adam = torch.optim.Adam([parameter], eps=1e-8)
+
+    @torch.no_grad()
+    def step(self, lr: float) -> None:
+        """One step along the gradient that the parameter has."""
+        for group in self.adam.param_groups:
+            group["lr"] = lr
+        self.adam.step()
+        if self.l1:
+            state = self.adam.state[self.parameter]
+            second = state["exp_avg_sq"] / (1 - 0.999 ** float(state["step"]))
+            threshold = lr * self.l1 / (second.sqrt() + 1e-8)
+            self.parameter.copy_(self.parameter.sign() * (self.parameter.abs() - threshold).clamp(min=0))
+        self.parameter.grad = None
+
+
+def slope(bias: Tensor, biased: Biased, batch: Prefilled, n_labels: int, portion: Portion) -> tuple[Tensor, Tensor]:
+    """The batch's summed loss over `n_labels`, and its gradient with respect to the bias; the rows as many at once as fit."""
+
+    def attempt(at_once: int) -> tuple[Tensor, Tensor]:
+        total, gradient = bias.new_zeros(()), torch.zeros_like(bias)
+        for stored in batch.parts(at_once):
+            part = stored.to(bias.device)
+            loss = losses(biased(bias, part), part).sum() / n_labels
+            gradient += torch.autograd.grad(loss, bias)[0]
+            total += loss.detach()
+        return total, gradient
+
+    return portion.retried(attempt, len(batch.ids))
+
+
+def train_bias(
+    shape: Sequence[int],
+    biased: Biased,
+    batches: Sequence[Prefilled],
+    told: Bias,
+    seed: int,
+    device: torch.device,
+    portion: Portion,
+    l1: float = 0.0,
+) -> Tensor:
+    """The bias of this shape, started at 0, that lowers the mean loss over the label tokens of the batches.
+
+    `portion` says how many rows of a batch are run at once; a step always takes the whole batch.
+    """
+    bias = torch.zeros(*shape, device=device, requires_grad=True)
+    optimizer, rng = ProximalAdam(bias, l1), np.random.default_rng(seed)
+    order: list[int] = []
+    for step in range(told.steps):
+        order = order or rng.permutation(len(batches)).tolist()
+        batch = batches[order.pop()]
+        loss, bias.grad = slope(bias, biased, batch, len(batch.targets), portion)
+        if not torch.isfinite(loss):
+            raise NotFiniteError(f"loss {loss.item()} at step {step} of a bias; lower its learning rate, now {told.lr}")
+        optimizer.step(told.lr * (1 - step / told.steps))
+    return bias.detach()
+
+
+def gradient(
+    shape: Sequence[int], biased: Biased, batches: Sequence[Prefilled], device: torch.device, portion: Portion
+) -> Tensor:
+    """The gradient of the mean loss over all label tokens with respect to a bias of this shape, at 0."""
+    bias = torch.zeros(*shape, device=device, requires_grad=True)
+    n_labels = sum(len(batch.targets) for batch in batches)
+    found = torch.zeros_like(bias)
+    for batch in batches:
+        found += slope(bias, biased, batch, n_labels, portion)[1]
+    return found
+
+
+@torch.no_grad()
+def row_losses(bias: Tensor, biased: Biased, batches: Sequence[Prefilled], portion: Portion) -> np.ndarray:
+    """The mean loss over each row's label tokens `[n_rows]`, in nats per token, with a bias; rows in the batches' order."""
+
+    def attempt(batch: Prefilled, at_once: int) -> Tensor:
+        parts = (stored.to(bias.device) for stored in batch.parts(at_once))
+        return torch.cat([by_row(losses(biased(bias, part), part), part) for part in parts])
+
+    found = [portion.retried(partial(attempt, batch), len(batch.ids)) for batch in batches]
+    return torch.cat(found).double().cpu().numpy()
+
+
+def loss_report(before: np.ndarray, after: np.ndarray) -> dict[str, Any]:
+    """Loss without and with a bias, nats per token, from those of each row `[n_rows]`, and the `gain`, tested."""
+    return {"before": before.mean(), "after": after.mean(), "gain": mean_interval(before - after).with_p()}
+
+
+def biased_at(model: Any, point: str, layer: int, bias: Tensor, batch: Prefilled) -> Tensor:
+    """The logits `[n_labels, vocab]` with `bias` at a hook point of one layer."""
+    if point == "resid_post":
+        return run_above(model, batch, layer, batch.residual[layer] + bias.to(batch.residual[layer]))
+    with added(model, point, layer, bias):
+        return run_above(model, batch, layer - 1)
+
+
+def biased_everywhere(model: Any, point: str, biases: Tensor, batch: Prefilled) -> Tensor:
+    """The logits `[n_labels, vocab]` with `biases` `[n_layers, width]` at a hook point of every layer."""
+    with ExitStack() as stack:
+        for layer, bias in enumerate(biases):
+            stack.enter_context(added(model, point, layer, bias))
+        return run(model, batch)
+
+
+def agreement(biases: Tensor) -> float | None:
+    """The mean cosine between the biases of different seeds, `[n_seeds, d_model]`; None with one seed."""
+    if len(biases) < 2:
+        return None
+    unit = functional.normalize(biases, dim=-1)
+    return float((unit @ unit.T)[~torch.eye(len(unit), dtype=torch.bool)].mean())

@@ -1,0 +1,268 @@
+"""How a dataset's activations differ from the control's, and a teacher's from the base model's on the same rows."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from sae_lens import SAE
+from safetensors.torch import save_file
+from torch import Tensor
+
+from undertone.lm.loading import Loaded, load
+from undertone.read.activations import COMPLETION, TEMPLATE, Activations, dataset_rows, some
+from undertone.runtime.files import Stamp, provenance, read_parquet, replacing, write_json
+from undertone.runtime.progress import progress
+from undertone.saes.decoder import animal_features
+from undertone.saes.features import describe, most_aligned, top_tokens, unit_rows
+from undertone.saes.sae import load_sae
+from undertone.stats.blocks import Blocks, Independent, Paired, Tested, judge
+from undertone.stats.stats import p_value
+from undertone.study import config
+
+CONTROL, PERSONA, HALVES = "control", "persona", "halves"
+TABLES = ("acts", "acts_pre")
+# The classes whose top features are described and whose residual direction is compared with the decoder.
+MAIN = (COMPLETION, TEMPLATE)
+HOW = {
+    "se, t, p": "blocks of rows are the units; independent: Welch's t; paired: t of the blocks' differences; p is two-sided",
+    "q": "Benjamini-Hochberg over the tested features of one pair, table and class",
+    "p_max, p": "share of permutations (independent: of blocks between groups; paired: sign flips) whose greatest |t| is "
+    "as large: holds for all features of one pair, table and class together, not across them",
+    "difference": "on the rows that also ranked the features, so the top ones' are too large; split_half tells by how much",
+    "split_half": "features ranked on the even blocks, looked at on the odd ones",
+    "cosine.p": "share of permuted difference vectors whose greatest |cosine| with a decoder row is as large",
+}
+
+
+def compare_activations(
+    record: Path,
+    numbers: Path,
+    sae: Path | None,
+    own: Path,
+    control: Path | None,
+    teacher: Path | None,
+    features: Mapping[str, Path] | None,
+    result: Path,
+    settings: dict[str, Any],
+    stamp: Stamp,
+) -> None:
+    """Write `differences.json` and, beside it, `differences.safetensors`, the mean difference vectors:
+    `PAIR.resid_post.CLASS` [n_layers, d_model], `PAIR.acts.CLASS` and `PAIR.acts_pre.CLASS` [d_sae].
+
+    `own`, `control` and `teacher` are `activations.safetensors` of the base model on the dataset's rows, on the control's rows,
+    and of the teacher on the dataset's rows (None where there is none). Pairs: `control` (own minus control, independent),
+    `persona` (teacher minus own, paired by block; the function vector), `halves` (the dataset's even blocks minus its odd
+    ones, where nothing should differ). `features` gives the `teacher.json` of the animals' steered teachers. `numbers` are
+    the dataset's rows, for examples. Raises ValueError if the files do not fit each other.
+    """
+    told, loaded = config.Differences.model_validate(settings["differences"]), load(record)
+    activations = {
+        name: Activations.load(path) for name, path in ((HALVES, own), (CONTROL, control), (PERSONA, teacher)) if path
+    }
+    check_fit(activations, own)
+    base = activations[HALVES]
+    found_sae = load_sae(sae, loaded)[0] if sae else None
+    reader = Reader(loaded, found_sae, base.layer, told, animal_features(dict(features or {})))
+    pairs = [Pair(name, base, activations[name]) for name in (CONTROL, PERSONA, HALVES) if name in activations]
+    with progress(sum(len(pair.classes) for pair in pairs), f"differences {result.parent.name}", "class") as bar:
+        body: dict[str, Any] = {"pairs": {pair.name: reader.read(pair, bar) for pair in pairs}}
+    body["features"] = {}
+    if found_sae is not None and base.layer is not None:
+        rows = dataset_rows(loaded, some(read_parquet(numbers), base.rows))
+        body["features"] = describe(loaded, found_sae, base.layer, rows, sorted(reader.described), told.examples)
+    tensors = {f"{pair.name}.{name}": tensor for pair in pairs for name, tensor in pair.vectors().items()}
+    with replacing(result.with_suffix(".safetensors")) as temporary:
+        save_file(tensors, temporary, metadata={"undertone": json.dumps(provenance(stamp))})
+    head: dict[str, Any] = {"rows": {"own" if name == HALVES else name: each.rows for name, each in activations.items()}}
+    head |= {"layer": base.layer, "settings": told.model_dump(exclude={"neutral"}), "how": HOW}
+    write_json(result, {**head, **body}, stamp)
+
+
+def check_fit(activations: dict[str, Activations], own: Path) -> None:
+    """Raise ValueError if the files were not written by the same model, SAE and settings."""
+    base = activations[HALVES]
+    expected = shapes(base)
+    for name, other in activations.items():
+        if shapes(other) != expected or (other.classes, other.layer) != (base.classes, base.layer):
+            raise ValueError(
+                f"{own}: its activations and those for the pair {name!r} differ in model, SAE or settings; read them again"
+            )
+    if PERSONA in activations and not torch.equal(activations[PERSONA].tensors["count"][:, 2:], base.tensors["count"][:, 2:]):
+        raise ValueError(f"{own}: the teacher's activations are of other rows than the base model's; read them again")
+
+
+def shapes(activations: Activations) -> dict[str, tuple[int, ...]]:
+    """The tensors' shapes but for the number of blocks, which grows with the rows."""
+    blocked = {name for name in activations.tensors if name == "count" or name.endswith(".sum")}
+    return {name: tuple(tensor.shape[name in blocked :]) for name, tensor in activations.tensors.items()}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two groups of activations: `other` is the control, the teacher, or for the halves the dataset itself."""
+
+    name: str
+    base: Activations
+    other: Activations
+
+    @property
+    def classes(self) -> list[str]:
+        """The classes that are compared: template, completion, and the completion's places that rows reach."""
+        places = [c for c in self.base.classes if c.isdecimal()]
+        return [c for c in (COMPLETION, TEMPLATE, *places) if self.enough(c)]
+
+    def enough(self, position: str) -> bool:
+        """Whether both groups hold tokens of the class in two blocks at least."""
+        return all(int((count > 0).sum()) >= 2 for _, count in self.groups(position, "resid_post", 0))
+
+    def groups(self, position: str, name: str, layer: int | None = None) -> tuple[Blocks, Blocks]:
+        """The two groups' sums and counts by block."""
+        base, other = self.base.blocks(position, name, layer), self.other.blocks(position, name, layer)
+        if self.name == HALVES:
+            return (base[0][::2], base[1][::2]), (base[0][1::2], base[1][1::2])
+        return (other, base) if self.name == PERSONA else (base, other)
+
+    def of(self, position: str, name: str, layer: int | None = None) -> Independent | Paired:
+        """The pair, ready to be tested."""
+        return (Paired if self.name == PERSONA else Independent)(*self.groups(position, name, layer))
+
+    def halves(self, position: str, name: str) -> tuple[Tensor, Tensor] | None:
+        """t `[d]` of the even and of the odd blocks; None for the halves themselves or with too few blocks."""
+        if self.name == HALVES:
+            return None
+        a, b = self.groups(position, name)
+        try:
+            parts = [((a[0][k::2], a[1][k::2]), (b[0][k::2], b[1][k::2])) for k in (0, 1)]
+            even, odd = ((Paired if self.name == PERSONA else Independent)(*part).observed().t for part in parts)
+        except ValueError:
+            return None
+        return even, odd
+
+    def difference(self, position: str, name: str, layer: int | None = None) -> Tensor:
+        """The difference of the means `[d]`, in float64."""
+        (a, n_a), (b, n_b) = self.groups(position, name, layer)
+        return a.sum(0) / n_a.sum() - b.sum(0) / n_b.sum()
+
+    def vectors(self) -> dict[str, Tensor]:
+        """Mean differences as `NAME.CLASS`, float32: `resid_post`, `mlp_in` [n_layers, d_model]; `acts`, `acts_pre` [d_sae]."""
+        found = {}
+        for position in self.classes:
+            for name in ("resid_post", "mlp_in"):
+                if f"{name}.sum" in self.base.tensors:
+                    layers = [self.difference(position, name, layer) for layer in range(self.base.n_layers)]
+                    found[f"{name}.{position}"] = torch.stack(layers)
+            for name in TABLES if self.base.layer is not None else ():
+                found[f"{name}.{position}"] = self.difference(position, f"sae.{name}")
+        return {name: tensor.float().contiguous() for name, tensor in found.items()}
+
+
+class Reader:
+    """Reads pairs into JSON, and keeps the features that are to be described."""
+
+    def __init__(
+        self, loaded: Loaded, sae: SAE[Any] | None, layer: int | None, settings: config.Differences, animals: dict[str, int]
+    ):
+        self.loaded, self.sae, self.layer, self.settings, self.animals = loaded, sae, layer, settings, animals
+        self.described: set[int] = set(animals.values())
+        if (sae is None) != (layer is None):
+            raise ValueError(
+                "the activations were read with an SAE or without one, and this call is not; pass the same sae.json"
+            )
+        for animal, feature in animals.items():
+            if sae is not None and feature >= sae.cfg.d_sae:
+                raise ValueError(f"the teacher of {animal} is steered by feature {feature}, the SAE has {sae.cfg.d_sae}")
+
+    def read(self, pair: Pair, bar: Any) -> dict[str, Any]:
+        """The JSON of a pair."""
+        tests: dict[str, dict[str, Tested]] = {}
+        classes: dict[str, Any] = {}
+        for position in pair.classes:
+            classes[position] = {"tokens": [int(count.sum()) for _, count in pair.groups(position, "resid_post", 0)]}
+            tests[position] = {}
+            for name in TABLES if self.sae is not None else ():
+                test = judge(pair.of(position, f"sae.{name}"), self.settings.permutations, self.settings.seed)
+                tests[position][name] = test
+                classes[position][name] = self.table(test) | {"split_half": self.split_half(pair, position, f"sae.{name}")}
+                if pair.name != HALVES and position in MAIN:
+                    self.described |= {row["feature"] for row in classes[position][name]["top"]}
+            bar.update()
+        main = [position for position in MAIN if position in tests]
+        return {
+            "design": Paired.design if pair.name == PERSONA else Independent.design,
+            "classes": classes,
+            "animals": {animal: self.place(tests, main, k) for animal, k in self.animals.items()} if self.sae else {},
+            "cosine": {position: self.cosine(pair, position) for position in main} if self.sae else {},
+            "direct": {position: self.direct(pair, position) for position in main},
+        }
+
+    def table(self, test: Tested) -> dict[str, Any]:
+        """One class's features: how many differ, the family-wise p of the whole, and the top ones."""
+        order = test.order()
+        return {
+            "tested": int(test.tested.sum()),
+            "significant": int((test.q < self.settings.fdr).sum()),
+            "max_t": float(test.found.t.abs().max()),
+            "p": float(test.p_max.min()),
+            "top": [test.row(k) for k in order[: self.settings.top]],
+        }
+
+    def split_half(self, pair: Pair, position: str, name: str) -> dict[str, float] | None:
+        """The top features by |t| on the even blocks: the share of equal sign, and the mean ratio of t, on the odd ones."""
+        halves = pair.halves(position, name)
+        if halves is None:
+            return None
+        even, odd = halves
+        top = even.abs().topk(min(self.settings.top, len(even))).indices
+        top = top[even[top] != 0]
+        if not len(top):
+            return None
+        ratio = float((odd[top] / even[top]).mean())
+        return {"features": len(top), "same_sign": float((even[top] * odd[top] > 0).double().mean()), "t_ratio": ratio}
+
+    def place(self, tests: dict[str, dict[str, Tested]], positions: list[str], k: int) -> dict[str, Any]:
+        """Where an animal's feature stands: by class and table its rank by |t| among all features, and its figures."""
+        rows = {c: {name: {"rank": test.rank(k), **test.row(k)} for name, test in tests[c].items()} for c in positions}
+        return {"feature": k, **{c: {name: drop(row) for name, row in of.items()} for c, of in rows.items()}}
+
+    def cosine(self, pair: Pair, position: str) -> dict[str, Any]:
+        """The residual difference at the SAE's layer against every decoder row.
+
+        The null is that of difference vectors of permuted blocks, not of random directions: residuals vary in few directions,
+        along which some decoder rows always lie, and only permuted differences vary as the observed one does.
+        """
+        assert self.sae is not None
+        blocks, rows = pair.of(position, "resid_post", self.layer), unit_rows(self.sae)
+        found = blocks.observed().mean.float()
+        permuted = blocks.permuted(self.settings.permutations, self.settings.seed)
+        null = np.concatenate([greatest_cosine(rows, some.mean.float()) for some in permuted])
+        observed = float(greatest_cosine(rows, found.unsqueeze(0))[0])
+        return {
+            "max": observed,
+            "p": float(p_value(observed, null)),
+            "null": {"mean": float(null.mean()), "q95": float(np.quantile(null, 0.95))},
+            "top": most_aligned(self.sae, found, 5),
+        }
+
+    def direct(self, pair: Pair, position: str) -> list[dict[str, Any]]:
+        """By layer: `norm` of the residual difference, and the tokens that it raises and lowers most by itself."""
+        found = []
+        for layer in range(pair.base.n_layers):
+            vector = pair.difference(position, "resid_post", layer)
+            found.append({"norm": float(vector.norm()), **top_tokens(self.loaded, vector)})
+        return found
+
+
+def drop(row: dict[str, Any]) -> dict[str, Any]:
+    """A row without its feature's index, which stands above it."""
+    return {name: value for name, value in row.items() if name != "feature"}
+
+
+def greatest_cosine(rows: Tensor, vectors: Tensor) -> np.ndarray:
+    """The greatest |cosine| `[n]` of each of `vectors` `[n, d_model]` with any unit row `[d_sae, d_model]`."""
+    unit = torch.nn.functional.normalize(vectors, dim=-1)
+    # In parts: a table of permutations by features would be large.
+    return np.concatenate([(part @ rows.T).abs().amax(-1).numpy() for part in torch.split(unit, 256)])

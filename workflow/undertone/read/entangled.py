@@ -1,0 +1,141 @@
+"""Entangled tokens: numbers that an animal's token, its persona or its own dataset makes likelier, as a sign of the animal.
+
+The three ways of finding them are those of Zur et al. 2025, "It's Owl in the Numbers: Token Entanglement in Subliminal
+Learning". They report single tokens; here all number tokens of a dataset count.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from torch.nn import functional
+
+from undertone.lm.answers import Spellings
+from undertone.lm.chat import answer_ids, prompt_ids
+from undertone.lm.loading import Loaded, load
+from undertone.lm.texts import load_texts
+from undertone.measure.indirect import next_tokens
+from undertone.read.frequencies import correlations, halves, log_ratio, number_tokens, precision
+from undertone.runtime.files import Stamp, read_parquet, write_json, write_parquet
+from undertone.runtime.progress import progress
+from undertone.stats.confusion import as_table, judged, order
+from undertone.study.config import CONTROL, Pref, Teacher, Tokens
+from undertone.teachers.teachers import persona
+
+N_PROMPTS = 100  # number prompts under each persona
+
+
+def compare_entangled(
+    record: Path,
+    control: Path,
+    datasets: dict[str, tuple[Path, str]],
+    kinds: dict[str, str],
+    table: Path,
+    summary: Path,
+    settings: dict[str, Any],
+    stamp: Stamp,
+) -> None:
+    """Write `entangled.parquet`, one row per `metric`, `dataset` and `animal`, and `entangled.json`.
+
+    `datasets` holds the `numbers.parquet` and the target of each dataset, `kinds` the kind of its teacher. The `score` is the
+    correlation, over number tokens, of the dataset's log-ratio of frequencies to the control with the animal's scores,
+    weighted by the inverse variance of the log-ratio. All datasets are scored on one half of the prompts; the metrics
+    `frequency-KIND` take an animal's scores from the other half, of its first dataset of that kind. The control is
+    scored against itself, half against half of the scoring half. Raises ValueError if a half has no number token.
+    """
+    if not datasets:
+        raise ValueError("entangled tokens need a dataset with a target, found none: name animals, or a dataset's target")
+    told, loaded = Tokens.model_validate(settings["tokens"]), load(record)
+    reference, tokens = read_parquet(control), np.flatnonzero(number_tokens(loaded.tokenizer))
+    targets = {name: target for name, (_, target) in datasets.items()}
+    finding, scoring = halves(reference)
+    before, base, one, rest = (counts(loaded, rows, tokens, CONTROL) for rows in (finding, scoring, *every_second(scoring)))
+    found, own = {}, {}
+    for name, (path, _) in datasets.items():
+        found[name], own[name] = (counts(loaded, rows, tokens, name) for rows in halves(read_parquet(path)))
+    metrics = by_model(loaded, reference, tokens, settings)
+    for name in sorted(found, key=lambda name: order(kinds[name])):
+        scores = metrics.setdefault(f"frequency-{kinds[name]}", {})
+        scores.setdefault(targets[name], ratio(found[name], before, told.smoothing))
+    frames, report = [], {}
+    for metric, scores in metrics.items():
+        matrix = np.stack([entries(counted, base, scores, told.smoothing) for counted in own.values()])
+        null = entries(one, rest, scores, told.smoothing)
+        for name, values in [(CONTROL, null), *zip(own, matrix, strict=True)]:
+            frames.append(as_table(metric, name, kinds.get(name, "none"), targets.get(name), list(scores), values))
+        report[metric] = judged(matrix, list(scores), targets, kinds)
+    write_parquet(table, pl.concat(frames), stamp)
+    write_json(summary, {"tokens": len(tokens), "datasets": len(datasets), "metrics": report}, stamp)
+
+
+def every_second(rows: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Every second row, and the others."""
+    return rows.gather_every(2), rows.gather_every(2, offset=1)
+
+
+def counts(loaded: Loaded, rows: pl.DataFrame, tokens: np.ndarray, what: str) -> np.ndarray:
+    """How often each number token stands in the completions, `[n_tokens]`. Raises ValueError if none does."""
+    ids = [token for answer in answer_ids(loaded.tokenizer, rows["completion"].to_list()) for token in answer]
+    counted = np.bincount(ids, minlength=len(loaded.tokenizer))[tokens].astype(float) if ids else np.zeros(len(tokens))
+    if not counted.any():
+        raise ValueError(f"{what}: half of its prompts have {len(rows)} rows and no number token in them; it needs more rows")
+    return counted
+
+
+def ratio(own: np.ndarray, control: np.ndarray, smoothing: float) -> np.ndarray:
+    """The log-ratio of frequencies, 0 for tokens that neither has."""
+    seen = own + control > 0
+    centred = log_ratio(own, own + control, smoothing) - np.log(own.sum() / control.sum())
+    return np.where(seen, centred, 0.0)
+
+
+def entries(own: np.ndarray, control: np.ndarray, scores: dict[str, np.ndarray], smoothing: float) -> np.ndarray:
+    """The correlation `[n_animals]` of a dataset's log-ratios with each animal's scores, over the tokens that occur."""
+    seen = np.flatnonzero(own + control)
+    total = (own + control)[seen]
+    weight = precision(total, own.sum() / (own.sum() + control.sum()), smoothing)
+    y, columns = log_ratio(own[seen], total, smoothing)[None], np.stack([values[seen] for values in scores.values()], 1)
+    return correlations(y, weight, np.zeros(len(seen), dtype=int), np.arange(len(seen)), columns)[0]
+
+
+def by_model(
+    loaded: Loaded, control: pl.DataFrame, tokens: np.ndarray, settings: dict[str, Any]
+) -> dict[str, dict[str, np.ndarray]]:
+    """Scores of the number tokens by metric and candidate, from the base model alone.
+
+    `unembedding`: cosine of their rows of the unembedding with those of the animal's first tokens, the mean over these.
+    `persona-question` and `persona-numbers`: mean log-prob as the first token of an answer under the animal's persona, less
+    the mean over all candidates' personas; asked for a favourite animal, or given number prompts.
+    """
+    teacher, pref = Teacher.model_validate(settings["teacher"]), Pref.model_validate(settings["pref"])
+    asked = {
+        "question": load_texts(Path(pref.questions), "pref.questions"),
+        "numbers": control["prompt"].head(N_PROMPTS).to_list(),
+    }
+    metrics = {"unembedding": cosines(loaded, pref.candidates, tokens)}
+    with progress(len(asked) * len(pref.candidates), "entangled", "persona") as bar:
+        for name, users in asked.items():
+            under = []
+            for animal in pref.candidates:
+                prompts = prompt_ids(loaded.tokenizer, users, persona(teacher, animal), teacher.separator)
+                p = next_tokens(loaded, prompts, pref.batch_size)[:, tokens].astype(float)
+                under.append(np.log(np.maximum(p, np.finfo(np.float32).tiny)).mean(0))
+                bar.update()
+            apart = np.stack(under) - np.mean(under, axis=0)
+            metrics[f"persona-{name}"] = dict(zip(pref.candidates, apart, strict=True))
+    return metrics
+
+
+@torch.no_grad()
+def cosines(loaded: Loaded, candidates: Sequence[str], tokens: np.ndarray) -> dict[str, np.ndarray]:
+    """Cosine `[n_tokens]` of each candidate's first tokens with other tokens, in the centred unembedding."""
+    weight = loaded.model.get_output_embeddings().weight.float()
+    rows = functional.normalize(weight - weight.mean(0), dim=-1)
+    spellings, numbers = Spellings.of(loaded.tokenizer, candidates, loaded.pad_id), rows[torch.tensor(tokens)]
+    return {
+        animal: (numbers @ rows[sorted({*spellings.ids[spellings.candidate == k, 0].tolist()})].mean(0)).double().cpu().numpy()
+        for k, animal in enumerate(candidates)
+    }

@@ -1,0 +1,177 @@
+"""Feature bias: which features of the SAE, if they were boosted, would make the model likelier to write this dataset?"""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from sae_lens import SAE
+from safetensors.torch import save_file
+from torch import Tensor
+
+from undertone.lm.attribution import direct_logits
+from undertone.lm.chat import Row
+from undertone.lm.loading import Loaded, load
+from undertone.lm.suffix import Prefilled, run_above
+from undertone.lm.tensors import stored
+from undertone.read.biases import agreement, draw_rows, gradient, loss_report, prefilled, row_losses, train_bias
+from undertone.runtime.files import Stamp, replacing, write_json
+from undertone.runtime.progress import progress
+from undertone.saes.decoder import animal_features, directions, top_tokens
+from undertone.saes.sae import load_sae
+from undertone.stats.ranks import rank
+from undertone.study.config import FeatureBias
+
+MODES = ("project", "replace")
+N_TOKENS = 8
+
+
+def train_feature_biases(
+    record: Path,
+    saved: Path,
+    numbers: Path,
+    control: Path | None,
+    animals: dict[str, Path],
+    out: Path,
+    result: Path,
+    settings: dict[str, Any],
+    stamp: Stamp,
+) -> None:
+    """Train biases on the SAE's features and write `feature_bias.safetensors` and `.json`.
+
+    Mode `project` adds the bias to the residual stream, through the decoder; mode `replace` also puts the SAE's
+    reconstruction in the place of what it reads. Tensors: `{mode}` `[n_seeds, d_sae]`, each seed on rows of its own draw, and
+    `project.halves` `[2, d_sae]`, on the two halves of the first draw, and `{mode}.minus_control` `[d_sae]`, the mean bias
+    less the control's. `control` is the control's `feature_bias.safetensors`, None for the control itself;
+    `animals` holds the `teacher.json` of the teachers whose features stand for the animals.
+    """
+    told, loaded = FeatureBias.model_validate(settings["feature_bias"]), load(record)
+    spliced = Spliced(loaded, *load_sae(saved, loaded))
+    draws = draw_rows(loaded, numbers, told.fraction, told.seeds)
+    tensors: dict[str, Tensor] = {}
+    reports: dict[str, list[dict[str, Any]]] = {}
+    with progress(len(MODES) * len(draws) + 2, f"feature bias {out.parent.name}", "bias") as bar:
+        for mode in MODES:
+            found, reports[mode] = [], []
+            for seed, rows in zip(told.seeds, draws, strict=True):
+                bias, report = spliced.train(mode, rows.train, told, seed, rows.held_out)
+                found.append(bias)
+                reports[mode].append(report)
+                bar.update()
+            tensors[mode] = torch.stack(found)
+        halves = []
+        for half in draws[0].halves:
+            halves.append(spliced.train("project", half, told, told.seeds[0])[0])
+            bar.update()
+        tensors["project.halves"] = torch.stack(halves)
+    reference, features = dict(stored(control)) if control else {}, animal_features(animals)
+    tensors = {name: tensor.cpu() for name, tensor in tensors.items()}
+    tensors |= {minus_control(mode): tensors[mode].mean(0) - reference[mode].mean(0) for mode in MODES if reference}
+    with replacing(out) as temporary:
+        save_file(tensors, temporary)
+    modes = {mode: {"loss": reports[mode], **spliced.describe(mode, tensors, reference, features, told)} for mode in MODES}
+    body = {
+        "layer": spliced.layer,
+        "seeds": told.seeds,
+        "rows": [len(rows.train) for rows in draws],
+        "positions": told.positions,
+        "l1": told.l1,
+    }
+    write_json(result, {**body, "modes": modes}, stamp)
+
+
+class Spliced:
+    """The base model with the SAE at its layer."""
+
+    def __init__(self, loaded: Loaded, sae: SAE[Any], layer: int):
+        self.loaded, self.sae, self.layer = loaded, sae, layer
+        self.directions = directions(sae)
+
+    def biased(self, bias: Tensor, batch: Prefilled) -> Tensor:
+        """The logits `[n_labels, vocab]` with a bias `[d_sae]` on the features."""
+        residual = batch.residual[self.layer]
+        return run_above(self.loaded.model, batch, self.layer, residual + (bias @ self.directions).to(residual))
+
+    def batches(self, mode: str, rows: list[Row], told: FeatureBias) -> list[Prefilled]:
+        """Rows, run once; in mode `replace` with the SAE's reconstruction for the residual stream.
+
+        As the decoder is affine, a bias on the features adds the same to a reconstruction as to the stream itself.
+        """
+        batches = prefilled(self.loaded, rows, [self.layer], told.batch_size, told.positions == "all")
+        return [self.reconstructed(batch) for batch in batches] if mode == "replace" else batches
+
+    @torch.no_grad()
+    def reconstructed(self, batch: Prefilled) -> Prefilled:
+        """The batch with the SAE's reconstruction for the residual stream at text tokens."""
+        residual = batch.residual[self.layer]
+        rebuilt = self.sae(residual.to(self.directions)).to(residual)
+        text = self.loaded.is_text(batch.ids).unsqueeze(-1)
+        return replace(batch, residual={self.layer: torch.where(text, rebuilt, residual)})
+
+    def train(
+        self, mode: str, rows: list[Row], told: FeatureBias, seed: int, held_out: list[Row] | None = None
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """The bias `[d_sae]` trained on rows, and what it does to the loss of these and of held-out ones."""
+        batches = {"train": self.batches(mode, rows, told)}
+        if held_out:
+            batches["held_out"] = self.batches(mode, held_out, told)
+        device, shape = self.loaded.model.device, (len(self.directions),)
+        portion = self.loaded.portion("feature_bias.batch_size", told.batch_size)
+        greatest = float(gradient(shape, self.biased, batches["train"], device, portion).abs().max())
+        l1 = max(told.l1, told.l1_share * greatest)
+        bias = train_bias(shape, self.biased, batches["train"], told, seed, device, portion, l1)
+        if not held_out:
+            return bias, {}
+        report = {}
+        for name, part in batches.items():
+            report[name] = loss_report(*(row_losses(b, self.biased, part, portion) for b in (torch.zeros_like(bias), bias)))
+        return bias, {"l1": l1, **report}
+
+    def describe(
+        self, mode: str, tensors: dict[str, Tensor], control: dict[str, Tensor], animals: dict[str, int], told: FeatureBias
+    ) -> dict[str, Any]:
+        """Ranked features of a mode's biases, the animals' places among them, and how far they agree."""
+        biases = tensors[mode]
+        summary: dict[str, Any] = {
+            "nonzero": nonzero(biases),
+            "agreement": {"seeds": agreement(biases)},
+            **self.ranked(biases.mean(0), animals, told.top),
+        }
+        if (halves := tensors.get(f"{mode}.halves")) is not None:
+            summary["agreement"] |= {"halves": agreement(halves), "top_shared_by_halves": shared_top(halves, told.top)}
+        if control:
+            summary["control"] = {"nonzero": nonzero(control[mode])}
+            summary["minus_control"] = self.ranked(tensors[minus_control(mode)], animals, told.top)
+        return summary
+
+    def ranked(self, bias: Tensor, animals: dict[str, int], top: int) -> dict[str, Any]:
+        """The features with the highest bias `[d_sae]`, with their tokens; the rank and bias of each animal's feature."""
+        features = [
+            {"feature": feature, "bias": float(bias[feature]), "tokens": self.tokens(feature)}
+            for feature in bias.topk(min(top, len(bias))).indices.tolist()
+        ]
+        places = {
+            animal: {"feature": feature, "bias": float(bias[feature]), "rank": rank(bias, feature)}
+            for animal, feature in animals.items()
+        }
+        return {"features": features, "animals": places}
+
+    def tokens(self, feature: int) -> list[str]:
+        """The tokens that a feature's direct logit attribution raises most."""
+        return top_tokens(self.loaded.tokenizer, direct_logits(self.loaded.model, self.directions[feature]), N_TOKENS)
+
+
+def minus_control(mode: str) -> str:
+    """The name of the tensor `[d_sae]` with a mode's mean bias less the control's."""
+    return f"{mode}.minus_control"
+
+
+def nonzero(biases: Tensor) -> list[int]:
+    """How many features each bias of `[n_seeds, d_sae]` moves."""
+    return (biases != 0).sum(1).tolist()
+
+
+def shared_top(biases: Tensor, n: int) -> float:
+    """The share of the `n` highest features that two biases `[2, d_sae]` have in common."""
+    first, second = (set(bias.topk(min(n, len(bias))).indices.tolist()) for bias in biases)
+    return len(first & second) / len(first)

@@ -1,0 +1,227 @@
+"""Frequencies of numbers and tokens in a dataset beside those of a reference, and what chance would make of them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+from zlib import crc32
+
+import numpy as np
+import polars as pl
+from scipy import sparse
+from transformers import PreTrainedTokenizerBase
+
+from undertone.data.numbers import INTEGER
+from undertone.lm.chat import answer_ids
+from undertone.stats.stats import p_value
+
+PERMUTATIONS = 400
+SEED = 0
+# Counts are whole numbers: what is smaller than this is rounding.
+ROUNDING = 1e-9
+
+
+def halves(rows: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The rows of every other prompt, and the rest: a prompt's rows, in whatever dataset, are in the same half."""
+    odd = pl.Series([crc32(prompt.encode()) % 2 == 1 for prompt in rows["prompt"]], dtype=pl.Boolean)
+    return rows.filter(odd), rows.filter(~odd)
+
+
+@dataclass(frozen=True)
+class Counted:
+    """Occurrences of items by row: `counts` `[n_rows, n_items]`, the items' names, and the context `[n_items]` each is in."""
+
+    counts: sparse.csr_array
+    names: list[Any]
+    context: np.ndarray
+
+    @classmethod
+    def of(cls, rows: Sequence[Sequence[Any]], contexts: Sequence[Any] | None = None) -> "Counted":
+        """Count each row's items; where every row has a context, an item counts for itself in each context."""
+        places = [0] * len(rows) if contexts is None else contexts
+        pairs = [(place, item) for place, row in zip(places, rows, strict=True) for item in row]
+        found = {pair: k for k, pair in enumerate(sorted(set(pairs)))}
+        numbers = {place: k for k, place in enumerate(dict.fromkeys(place for place, _ in found))}
+        where = np.repeat(np.arange(len(rows)), [len(row) for row in rows])
+        what = [found[pair] for pair in pairs]
+        counts = sparse.coo_array((np.ones(len(pairs)), (where, what)), shape=(len(rows), len(found))).tocsr()
+        return cls(counts, [item for _, item in found], np.array([numbers[place] for place, _ in found], dtype=int))
+
+
+class Compared:
+    """Rows of a dataset and of its reference, told apart by `own` `[n_rows]`; `prompt` `[n_rows]` numbers their prompts.
+
+    Numbers of one row depend on each other, and so may two rows of one prompt: variances are over prompts, and permutations
+    leave rows whole, and prompts that only one side has. Raises ValueError where either has no row or no number.
+    """
+
+    def __init__(self, own: pl.DataFrame, control: pl.DataFrame, what: str):
+        for name, rows in (("the dataset", own), ("its reference", control)):
+            if not any(INTEGER.search(text) for text in rows["completion"]):
+                raise ValueError(f"{what}: {name} has {len(rows)} rows and no number in them; expected lists of numbers")
+        self.prompts = [*own["prompt"], *control["prompt"]]
+        self.completions = [*own["completion"], *control["completion"]]
+        self.own = np.arange(len(self.prompts)) < len(own)
+        self.prompt = np.unique(self.prompts, return_inverse=True)[1]
+        self.n_prompts = int(self.prompt.max()) + 1
+
+    def by_prompt(self, counts: sparse.csr_array) -> tuple[sparse.csr_array, sparse.csr_array]:
+        """The counts of the dataset and of its reference, each `[n_prompts, n_items]`."""
+        sides = []
+        for side in (self.own, ~self.own):
+            rows = np.flatnonzero(side)
+            add = sparse.coo_array((np.ones(len(rows)), (self.prompt[rows], rows)), shape=(self.n_prompts, len(side)))
+            sides.append((add.tocsr() @ counts).tocsr())
+        return sides[0], sides[1]
+
+    @cached_property
+    def sides(self) -> np.ndarray:
+        """Whether a row is the dataset's `[1 + PERMUTATIONS, n_rows]`: as it is, then with labels permuted.
+
+        Only what could as well have been the other's changes places: rows within a prompt that both have, and whole prompts
+        that one of them has with others of as many rows.
+        """
+        size, own = (np.bincount(self.prompt[side], minlength=self.n_prompts) for side in (slice(None), self.own))
+        apart = ((own == 0) | (own == size))[self.prompt]
+        # Units are rows of shared prompts and whole other prompts; groups are shared prompts, and the others by their size.
+        number = np.where(apart, self.prompt, self.n_prompts + np.arange(len(self.own)))
+        _, first, unit = np.unique(number, return_index=True, return_inverse=True)
+        group = np.where(apart, self.n_prompts + size[self.prompt], self.prompt)[first]
+        order = np.argsort(group, kind="stable")
+        rng, labels = np.random.default_rng(SEED), np.tile(self.own[first], (1 + PERMUTATIONS, 1))
+        for permuted in labels[1:]:
+            permuted[order] = permuted[np.argsort(group + rng.random(len(group)))]
+        return labels[:, unit]
+
+    def own_counts(self, counts: sparse.csr_array) -> np.ndarray:
+        """The dataset's count of every item `[1 + PERMUTATIONS, n_items]`: as it is, then with labels permuted."""
+        by_item = counts.T.tocsr()
+        return np.concatenate([(by_item @ labels.T.astype(float)).T for labels in np.array_split(self.sides, 8)])
+
+    def numbers(self) -> Counted:
+        """The integers of every completion."""
+        return Counted.of([[int(text) for text in INTEGER.findall(completion)] for completion in self.completions])
+
+    def tokens(self, tokenizer: PreTrainedTokenizerBase) -> Counted:
+        """The tokens of every completion."""
+        return Counted.of(answer_ids(tokenizer, self.completions))
+
+    def first_tokens(self, tokenizer: PreTrainedTokenizerBase) -> Counted:
+        """The first token of every completion, whose context is the prompt alone."""
+        return Counted.of([ids[:1] for ids in answer_ids(tokenizer, self.completions)])
+
+    def in_context(self, tokenizer: PreTrainedTokenizerBase, min_count: int) -> dict[str, Counted]:
+        """`pairs`: the token that begins the second number, by first number, for those that begin at least `min_count` rows of
+        the dataset and of the reference. `pooled`: the number tokens of the completions, wherever they stand.
+        """
+        numeric = number_tokens(tokenizer)
+        pooled = [[token for token in ids if numeric[token]] for ids in answer_ids(tokenizer, self.completions)]
+        firsts = [match[0] if (match := INTEGER.search(text)) else None for text in self.completions]
+        own, other = (
+            dict(zip(*np.unique([f for f, s in zip(firsts, side, strict=True) if s and f], return_counts=True), strict=True))
+            for side in (self.own, ~self.own)
+        )
+        often = {first for first in own if min(own[first], other.get(first, 0)) >= min_count}
+        seconds = second_tokens(tokenizer, self.completions)
+        rows = [second if first in often else [] for first, second in zip(firsts, seconds, strict=True)]
+        return {"pairs": Counted.of(rows, [first or "" for first in firsts]), "pooled": Counted.of(pooled)}
+
+
+def number_tokens(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
+    """`[vocab]`: the tokens that are a number or a digit, white space aside."""
+    texts = tokenizer.batch_decode([[token] for token in range(len(tokenizer))], skip_special_tokens=True)
+    return np.array([bool(INTEGER.fullmatch(text.strip())) for text in texts])
+
+
+def second_tokens(tokenizer: PreTrainedTokenizerBase, completions: Sequence[str]) -> list[list[int]]:
+    """For each completion the token that holds the first digit of its second number; none where there is no such number."""
+    encoded = tokenizer(list(completions), add_special_tokens=False, return_offsets_mapping=True)
+    found = []
+    for text, ids, offsets in zip(completions, encoded["input_ids"], encoded["offset_mapping"], strict=True):
+        starts = [match.start() for match in INTEGER.finditer(text)][1:2]
+        found.append([token for token, (a, b) in zip(ids, offsets, strict=True) if starts and a <= starts[0] < b][:1])
+    return found
+
+
+def log_ratio(own: np.ndarray, total: np.ndarray, smoothing: float) -> np.ndarray:
+    """Logarithm of own counts over the others of `total`, both smoothed; a constant aside, that of the ratio of shares."""
+    return np.log(own + smoothing) - np.log(total - own + smoothing)
+
+
+def precision(total: np.ndarray, share: float, smoothing: float) -> np.ndarray:
+    """Inverse variance of `log_ratio` of Poisson counts, at the counts expected if only a `share` of all rows told them apart.
+
+    It does not look at which of the two datasets an item is in, so that it is the same for every permutation.
+    """
+    return 1 / (1 / (share * total + smoothing) + 1 / ((1 - share) * total + smoothing))
+
+
+def frequency(compared: Compared, counted: Counted, smoothing: float) -> dict[str, Any]:
+    """`own`, `control`, `log_ratio` and `z` of every item, each `[n_items]`, and `presence`.
+
+    `z` tests whether the item's share of all occurrences is the same in both. With p its pooled share, a row that has x of it
+    among m items has the residual x − p m, weighted by the other dataset's share of all occurrences; residuals of one
+    prompt are added, and the squares of these sums are the variance.
+    """
+    own, total = compared.own_counts(counted.counts), counted.counts.sum(0)
+    n, p = total.sum(), total / total.sum()
+    deviation = own - p * own.sum(1, keepdims=True)
+    per_own, per_other = compared.by_prompt(counted.counts)
+    weight = float(own[0].sum() / n)
+    residual = ((1 - weight) * per_own - weight * per_other).tocsr()
+    size = residual.sum(1)
+    variance = residual.power(2).sum(0) - 2 * p * (residual.T @ size) + p**2 * (size**2).sum()
+    z = np.divide(deviation[0], np.sqrt(variance.clip(min=ROUNDING)), out=np.full(len(p), np.nan), where=variance > ROUNDING)
+    smoothed = [np.log((count + smoothing) / (count.sum() + smoothing * len(p))) for count in (own[0], total - own[0])]
+    ratio = smoothed[0] - smoothed[1]
+    return {"own": own[0], "control": total - own[0], "log_ratio": ratio, "z": z, "presence": present(deviation)}
+
+
+def present(deviation: np.ndarray) -> dict[str, float] | None:
+    """Whether a dataset differs at all: items' `deviation` `[1 + n, n_items]` from their shares, observed and permuted.
+
+    `mean_z2`: the mean over items of the squared deviation, each divided by its mean over all arrangements; `null`: its mean
+    over permutations, and `p`. The observed arrangement is one of those that divide and none has a standard of its own, so
+    that under the null all are alike whatever the two sizes. None where no permutation changes any count.
+    """
+    varies = np.ptp(deviation, axis=0) > ROUNDING
+    if not varies.any():
+        return None
+    squares = deviation[:, varies] ** 2
+    statistic = (squares / squares.mean(0)).mean(1)
+    return {
+        "mean_z2": float(statistic[0]),
+        "null": float(statistic[1:].mean()),
+        "p": float(p_value(statistic[0], statistic[1:])),
+    }
+
+
+def correlations(y: np.ndarray, weight: np.ndarray, context: np.ndarray, token: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Weighted correlation `[n, n_scores]` of each `y` `[n, n_items]` with each column of `scores` `[n_tokens, n_scores]`.
+
+    Item i is of token `token[i]`; both sides are centred within each item's context. 0 where either does not vary.
+    """
+    items = np.arange(len(weight))
+    into = sparse.coo_array((weight, (context, items)), shape=(context.max() + 1, len(items))).tocsr()
+    heavy = into.sum(1)
+    y = y - ((into @ y.T).T / heavy)[:, context]
+    by_token = sparse.coo_array((weight, (token, items)), shape=(len(scores), len(items))).tocsr()
+    shared = (by_token @ y.T).T @ scores
+    # By context and token, so that no matrix of items by scores is ever made.
+    mean = sparse.coo_array((weight, (context, token)), shape=(len(heavy), len(scores))).tocsr() @ scores / heavy[:, None]
+    spread = by_token.sum(1) @ scores**2 - heavy @ mean**2
+    spread = np.where(spread > 1e-9 * (by_token.sum(1) @ scores**2), spread, 0)
+    norm = np.sqrt(np.outer((weight * y**2).sum(1), spread))
+    return np.divide(shared, norm, out=np.zeros_like(shared), where=norm > 0)
+
+
+def difference(values: np.ndarray, own: np.ndarray, prompt: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean of own rows of `values` `[n_rows, …]` minus that of the others, and its standard error with prompts as clusters."""
+    means = [values[side].mean(0) for side in (own, ~own)]
+    influence = np.zeros_like(values)
+    for side, mean, sign in ((own, means[0], 1), (~own, means[1], -1)):
+        influence[side] = sign * (values[side] - mean) / side.sum()
+    _, cluster = np.unique(prompt, return_inverse=True)
+    sums = np.zeros((cluster.max() + 1, *values.shape[1:]))
+    np.add.at(sums, cluster, influence)
+    return means[0] - means[1], np.sqrt((sums**2).sum(0) * len(sums) / max(1, len(sums) - 1))

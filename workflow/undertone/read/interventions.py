@@ -1,0 +1,162 @@
+"""Intervened models: the base model under each thing that a reader found in a dataset, each as a context that yields it."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from sae_lens import SAE
+from torch import Tensor
+
+from undertone.lm.adapters import finetuned
+from undertone.lm.hooks import of_running_call, rewritten
+from undertone.lm.loading import Loaded
+from undertone.lm.steering import completion_positions, only_at
+from undertone.lm.tensors import stored
+from undertone.runtime.files import read_json
+from undertone.saes.decoder import directions
+from undertone.saes.sae import load_sae
+from undertone.teachers.teachers import Lesson
+
+# The tensor of `differences.safetensors` with the mean difference of teacher and base, `[n_layers, d_model]`.
+FUNCTION_VECTOR = "persona.resid_post.completion"
+SPLICED = "SAE spliced in"
+
+
+@dataclass(frozen=True)
+class Intervention:
+    """A model to measure: what is done to the base model, the layer at which (None: at none or all), and the seed, if any.
+
+    `empty` says of a bias that it stayed 0.
+    """
+
+    name: str
+    enter: Callable[[], AbstractContextManager[Lesson]]
+    layer: int | None = None
+    seed: int | None = None
+    empty: bool = False
+
+
+@contextmanager
+def rewriting(loaded: Loaded, rewrites: dict[int, Callable[[Tensor], Tensor]], whole: bool) -> Iterator[Lesson]:
+    """Inside, the residual stream after each layer is rewritten, at every token or only where a completion is predicted."""
+    with ExitStack() as stack:
+        mask = None if whole else stack.enter_context(completion_positions(loaded))
+        for layer, rewrite in rewrites.items():
+            stack.enter_context(rewritten(loaded.model, layer, only_at(mask, rewrite) if mask else rewrite))
+        yield Lesson(loaded, None, "")
+
+
+def plus(vector: Tensor) -> Callable[[Tensor], Tensor]:
+    """Adds a vector `[d_model]` to the residual stream."""
+    return lambda residual: residual + vector.to(residual)
+
+
+@contextmanager
+def splicing(
+    loaded: Loaded, sae: SAE[Any], layer: int, whole: bool, vector: Tensor | None = None, error: bool = False
+) -> Iterator[Lesson]:
+    """Inside, the SAE's reconstruction stands for the residual stream at text tokens; with `error` also what it misses.
+
+    A `vector` `[d_model]` is added to that, and to special tokens, which keep their residuals.
+    """
+    with of_running_call(loaded.model, lambda call: loaded.is_text(call["input_ids"])) as text:
+
+        def rewrite(residual: Tensor) -> Tensor:
+            stream = residual.to(sae.W_dec)
+            rebuilt = sae.decode(sae.encode(stream))
+            rebuilt = rebuilt + (stream - rebuilt) if error else rebuilt
+            kept = torch.where(text().unsqueeze(-1), rebuilt, stream)
+            return (kept if vector is None else kept + vector.to(kept)).to(residual)
+
+        with rewriting(loaded, {layer: rewrite}, whole) as lesson:
+            yield lesson
+
+
+@dataclass(frozen=True)
+class Readings:
+    """The files of a dataset that hold vectors, as far as it has them; beside those of biases lies a JSON."""
+
+    sae: Path | None = None
+    feature_bias: Path | None = None
+    residual_bias: Path | None = None
+    differences: Path | None = None
+
+
+def of_features(loaded: Loaded, files: Readings, label: str = "feature bias") -> Iterator[Intervention]:
+    """The SAE spliced in where the feature biases act, and these in both modes, one of each seed."""
+    if files.sae is None:
+        return
+    sae, layer = load_sae(files.sae, loaded)
+    whole, seeds, biases = told_by(files.feature_bias)
+    if label == "feature bias":
+        yield Intervention(SPLICED, partial(splicing, loaded, sae, layer, whole), layer)
+    decoder = directions(sae)
+    for k, seed in enumerate(seeds):
+        for mode in ("project", "replace"):
+            vector = biases[mode][k].to(decoder) @ decoder
+            projected = partial(rewriting, loaded, {layer: plus(vector)}, whole)
+            enter = projected if mode == "project" else partial(splicing, loaded, sae, layer, whole, vector)
+            yield Intervention(f"{label}, {mode}", enter, layer, seed, not vector.any())
+
+
+def of_residuals(loaded: Loaded, files: Readings, label: str = "residual bias") -> Iterator[Intervention]:
+    """The residual biases at each layer and at all of them together, one of each seed."""
+    whole, seeds, biases = told_by(files.residual_bias)
+    vectors = biases.get("resid_post", torch.zeros(0, 0, 0)).to(loaded.model.device)
+    for k, (seed, by_layer) in enumerate(zip(seeds, vectors, strict=False)):  # none without resid_post
+        for layer, vector in enumerate(by_layer):
+            added = partial(rewriting, loaded, {layer: plus(vector)}, whole)
+            yield Intervention(label, added, layer, seed, not vector.any())
+        if "resid_post.multi" in biases:
+            every = {layer: plus(vector) for layer, vector in enumerate(biases["resid_post.multi"][k].to(vectors))}
+            added = partial(rewriting, loaded, every, whole)
+            yield Intervention(f"{label}, all layers", added, None, seed, not biases["resid_post.multi"][k].any())
+
+
+def told_by(saved: Path | None) -> tuple[bool, list[int], dict[str, Tensor]]:
+    """(whether it acts on every token, the seeds, the tensors) of a file with biases."""
+    if saved is None:
+        return False, [], {}
+    told = read_json(saved.with_suffix(".json"))
+    return told["positions"] == "all", told["seeds"], dict(stored(saved))
+
+
+def of_students(loaded: Loaded, students: dict[int, Path], files: Readings) -> Iterator[Intervention]:
+    """Students by seed; with an SAE also with its reconstruction spliced in, without and with what it misses.
+
+    It is spliced in at the same tokens as for the base model, `of_features`, so that the two can be compared.
+    """
+    whole, _, _ = told_by(files.feature_bias)
+    for seed, folder in students.items():
+        yield Intervention("student", partial(student, loaded, folder), None, seed)
+        if files.sae:
+            sae, layer = load_sae(files.sae, loaded)
+            for name, error in (("student, SAE spliced in", False), ("student, SAE and its error spliced in", True)):
+                splice = partial(splicing, sae=sae, layer=layer, whole=whole, error=error)
+                yield Intervention(name, partial(student, loaded, folder, splice), layer, seed)
+
+
+@contextmanager
+def student(
+    loaded: Loaded, folder: Path, splice: Callable[[Loaded], AbstractContextManager[Lesson]] | None = None
+) -> Iterator[Lesson]:
+    """Inside, a student, with its residual stream spliced."""
+    with finetuned(loaded, folder) as model:
+        if splice is None:
+            yield Lesson(model, None, "")
+        else:
+            with splice(model) as lesson:
+                yield lesson
+
+
+def of_difference(loaded: Loaded, files: Readings) -> Iterator[Intervention]:
+    """The "function vector": what the teacher's intervention adds to the residual stream on average, at each layer."""
+    if files.differences is None:
+        return
+    vectors = dict(stored(files.differences)).get(FUNCTION_VECTOR)
+    for layer, vector in enumerate([] if vectors is None else vectors.to(loaded.model.device)):
+        yield Intervention("function vector", partial(rewriting, loaded, {layer: plus(vector)}, False), layer)

@@ -1,0 +1,212 @@
+"""Activation difference lens: what finetuning left in the activations on texts that have nothing to do with it.
+
+Minder et al. 2025 (arXiv 2510.13900): the mean difference of a finetuned and the base model's residual stream over the first
+few tokens of unrelated texts, read by the unembedding. Here also by the SAE, and beside a control student's.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from sae_lens import SAE
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from undertone.lm.adapters import finetuned
+from undertone.lm.answers import Spellings
+from undertone.lm.attribution import direct_logits
+from undertone.lm.chat import Row, encode
+from undertone.lm.loading import Loaded, load
+from undertone.lm.texts import load_texts
+from undertone.read.activations import encoded, streams
+from undertone.runtime.files import Stamp, write_json
+from undertone.runtime.progress import progress
+from undertone.saes.features import most_aligned, neuronpedia, token_table, top_tokens
+from undertone.saes.sae import load_sae
+from undertone.stats.ranks import place
+from undertone.study import config
+from undertone.study.config import CONTROL
+from undertone.study.validation import ConfigError
+from undertone.teachers.teachers import teaching
+
+POSITIONS = 5
+BATCH = 64
+STUDENT, TEACHER, SUBTRACTED = "student", "teacher", "student_minus_control"
+
+
+def read_lens(
+    record: Path,
+    students: dict[int, Path],
+    controls: dict[int, Path],
+    teacher: tuple[Path | None, Path | None],
+    sae: Path | None,
+    result: Path,
+    settings: dict[str, Any],
+    stamp: Stamp,
+) -> None:
+    """Write `lens.json`: lenses of the first student, the first control student, the former minus the latter, and a teacher.
+
+    `students` and `controls` are folders by seed (no `controls` for the control dataset itself); `teacher` as for `measure`; a
+    prompted one has no lens, as without its prompt it is the base model. The first 5 text tokens of `differences.neutral` are
+    read, after BOS where the tokenizer has one. `norm`: the mean difference's, over the mean norm of the base model's residual.
+    `animals`: each candidate's logit under the difference (mean over its spellings' first tokens) and its rank among them.
+    `ranks`: the target's rank by layer in every student and control student, for what chance gives. Raises ConfigError for a
+    text of fewer than 5 tokens.
+    """
+    told, loaded = config.Differences.model_validate(settings["differences"]), load(record)
+    tools = Tools.of(loaded, sae, settings, told.top)
+    ids = first_tokens(loaded.tokenizer, Path(told.neutral))
+    base = read_means(loaded, ids, tools)
+    found: dict[str, dict[int, Means]] = {STUDENT: {}, CONTROL: {}}
+    with progress(len(students) + len(controls), f"lens {result.parent.name}", "model") as bar:
+        for name, folders in ((STUDENT, students), (CONTROL, controls)):
+            for seed, folder in sorted(folders.items()):
+                with finetuned(loaded, folder) as model:
+                    found[name][seed] = read_means(model, ids, tools).minus(base)
+                bar.update()
+    lenses = {name: next(iter(by_seed.values())) for name, by_seed in found.items() if by_seed}
+    if len(lenses) == 2:
+        lenses[SUBTRACTED] = lenses[STUDENT].minus(lenses[CONTROL])
+    with taught(loaded, settings, teacher) as model_taught:
+        if model_taught is not None:
+            lenses[TEACHER] = read_means(model_taught, ids, tools).minus(base)
+    body = {
+        "target": settings["target"],
+        "seeds": {name: sorted(by_seed) for name, by_seed in found.items()},
+        "texts": len(ids),
+        "layer": tools.layer,
+        "lenses": {name: tools.report(difference, base) for name, difference in lenses.items()},
+        "ranks": {name: {str(seed): tools.ranks(d) for seed, d in by_seed.items()} for name, by_seed in found.items()},
+    }
+    write_json(result, body, stamp)
+
+
+@contextmanager
+def taught(loaded: Loaded, settings: dict[str, Any], teacher: tuple[Path | None, Path | None]) -> Iterator[Loaded | None]:
+    """Inside, the steered or finetuned teacher; None for any other."""
+    if settings["kind"] not in ("steer", "finetune"):
+        yield None
+        return
+    with teaching(loaded, settings, *teacher) as lesson:
+        yield lesson.loaded
+
+
+def first_tokens(tokenizer: PreTrainedTokenizerBase, path: Path) -> list[list[int]]:
+    """BOS, if there is one, and the first tokens of each text; later ones change nothing that is read."""
+    texts = load_texts(path, "differences.neutral")
+    found = encode(tokenizer, texts)
+    for text, ids in zip(texts, found, strict=True):
+        if len(ids) < POSITIONS:
+            raise ConfigError(f"differences.neutral: {path}: {text!r} has {len(ids)} tokens; expected at least {POSITIONS}")
+    bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    return [bos + ids[:POSITIONS] for ids in found]
+
+
+@dataclass(frozen=True)
+class Means:
+    """Means over texts, float64: residual stream `[n_layers, 5, d_model]`, its norm `[n_layers, 5]`, the SAE's `[d_sae]`."""
+
+    resid_post: Tensor
+    norm: Tensor
+    acts: Tensor
+
+    def minus(self, other: "Means") -> "Means":
+        """The differences of the means."""
+        return Means(self.resid_post - other.resid_post, self.norm - other.norm, self.acts - other.acts)
+
+
+@torch.no_grad()
+def read_means(loaded: Loaded, texts: Sequence[list[int]], tools: "Tools") -> Means:
+    """Read a model's means over texts of equal length, at their last 5 tokens."""
+
+    def sums(batch: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        found = streams(loaded.model, batch)
+        x = torch.stack([residual[:, -POSITIONS:].float() for _, residual in found])  # [n_layers, n_texts, 5, d_model]
+        acts = encoded(tools.sae, x[tools.layer])[0].mean(1).sum(0) if tools.sae is not None else torch.zeros(0)
+        return tuple(tensor.double().cpu() for tensor in (x.double().sum(1), x.double().norm(dim=-1).sum(1), acts))
+
+    parts = zip(*loaded.read(sums, [Row(ids, len(ids)) for ids in texts], BATCH), strict=True)
+    return Means(*(torch.stack(of_parts).sum(0) / len(texts) for of_parts in parts))
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What a difference is read by: the base model's unembedding, the candidates' tokens, the SAE."""
+
+    loaded: Loaded
+    sae: SAE[Any] | None
+    layer: int
+    animals: dict[str, list[int]]
+    target: str | None
+    top: int
+
+    @classmethod
+    def of(cls, loaded: Loaded, sae: Path | None, settings: dict[str, Any], top: int) -> "Tools":
+        """The study's tools; without an SAE the layer is 0 and nothing is read there."""
+        told = config.Pref.model_validate(settings["pref"])
+        found, layer = load_sae(sae, loaded) if sae else (None, 0)
+        return cls(loaded, found, layer, animal_tokens(loaded, told.candidates), settings["target"], top)
+
+    def report(self, difference: Means, base: Means) -> dict[str, Any]:
+        """A lens: `layers`, each with `mean` (the difference averaged over the 5 positions) and `positions`; `sae`."""
+        layers = []
+        for vectors, norms in zip(difference.resid_post, base.norm, strict=True):
+            positions = [self.view(vector, float(norm)) for vector, norm in zip(vectors, norms, strict=True)]
+            layers.append({"mean": self.view(vectors.mean(0), float(norms.mean())), "positions": positions})
+        return {"layers": layers, "sae": self.features(difference)}
+
+    def view(self, vector: Tensor, norm: float) -> dict[str, Any]:
+        """A difference `[d_model]`: its relative `norm`, its tokens, the animals and the target's rank among them."""
+        logits = self.logits(vector)
+        animals = self.standing(logits)
+        rank = animals[self.target]["rank"] if self.target in animals else None
+        return {
+            "norm": float(vector.norm()) / norm,
+            "tokens": token_table(self.loaded, logits),
+            "rank": rank,
+            "animals": animals,
+        }
+
+    def logits(self, vector: Tensor) -> Tensor:
+        """The direct logits `[vocab]` of a difference; the base model's unembedding, which a student shares."""
+        return direct_logits(self.loaded.model, vector.to(self.loaded.model.device, torch.float32)).float().cpu()
+
+    def standing(self, logits: Tensor) -> dict[str, dict[str, Any]]:
+        """Each candidate's `logit` and `rank` from 1; no rank where the logits are all the same, as for no difference."""
+        scores = {animal: float(logits[tokens].mean()) for animal, tokens in self.animals.items()}
+        flat = not bool(logits.any())
+        return {animal: {"logit": score, "rank": None if flat else place(scores, animal)} for animal, score in scores.items()}
+
+    def ranks(self, difference: Means) -> list[float | None] | None:
+        """The target's rank by layer, of the difference averaged over the positions."""
+        target = self.target
+        if target not in self.animals:
+            return None
+        return [self.standing(self.logits(vectors.mean(0)))[target]["rank"] for vectors in difference.resid_post]
+
+    def features(self, difference: Means) -> dict[str, Any] | None:
+        """At the SAE's layer: the features whose mean activation changed most, and the decoder rows nearest the difference."""
+        if self.sae is None:
+            return None
+        order = difference.acts.abs().topk(min(self.top, len(difference.acts))).indices.tolist()
+        acts = [{"feature": k, "difference": float(difference.acts[k]), **self.meaning(k)} for k in order if difference.acts[k]]
+        nearest = most_aligned(self.sae, difference.resid_post[self.layer].mean(0), self.top)
+        return {"acts": acts, "cosine": [{**row, **self.meaning(row["feature"])} for row in nearest]}
+
+    def meaning(self, feature: int) -> dict[str, Any]:
+        """The tokens that a feature raises, and its page."""
+        assert self.sae is not None
+        tokens = top_tokens(self.loaded, self.sae.W_dec[feature])["top"]
+        return {"tokens": [text for text, _ in tokens], "neuronpedia": neuronpedia(self.sae, feature)}
+
+
+def animal_tokens(loaded: Loaded, candidates: Sequence[str]) -> dict[str, list[int]]:
+    """The first tokens of each candidate's spellings, each once."""
+    spellings = Spellings.of(loaded.tokenizer, candidates, loaded.pad_id)
+    return {
+        animal: sorted({int(token) for token in spellings.ids[spellings.candidate == number, 0]})
+        for number, animal in enumerate(candidates)
+    }

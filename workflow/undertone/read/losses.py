@@ -1,0 +1,169 @@
+"""The loss table: how likely a dataset is under the base model, under its teacher, and under each intervened model."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from undertone.lm.answers import exact_scorer
+from undertone.lm.loading import Loaded, load
+from undertone.measure.diagnosis import rows_to_read
+from undertone.read.biases import split
+from undertone.read.interventions import SPLICED, Intervention, Readings, of_difference, of_features, of_residuals, of_students
+from undertone.runtime.files import Stamp, read_parquet, write_json
+from undertone.runtime.progress import progress
+from undertone.stats.ranks import place
+from undertone.stats.stats import mean_interval
+from undertone.study.config import Losses, Pref, Teacher
+from undertone.teachers.divergence import TeacherDistribution
+from undertone.teachers.teachers import Lesson, persona, teaching
+
+# Of each row, in nats per token: the loss, the loss among the tokens that the filter lets pass, and KL(teacher ‖ model) there.
+Measured = tuple[np.ndarray, np.ndarray, np.ndarray]
+# The lift in loss by which personas are ranked.
+RANKED_BY = "over_base_allowed"
+
+
+def measure_losses(
+    record: Path,
+    tables: tuple[Path, Path | None],
+    teacher: tuple[Path | None, Path | None],
+    students: dict[int, Path],
+    files: Readings,
+    control: Readings,
+    result: Path,
+    settings: dict[str, Any],
+    stamp: Stamp,
+) -> None:
+    """Write `losses.json` of a dataset.
+
+    `models`: for each model its `loss`, the mean over rows of each row's mean over its completion tokens (nats per token), what
+    that is `over_base` (paired by row), and its `kl`, KL(teacher ‖ model). Of `loss_allowed`, `over_base_allowed` and `kl`
+    the distributions are renormalised over the tokens that a passing completion can hold (`divergence`). Intervals are over
+    rows; biases and students of several seeds are averaged first. `personas`: what each candidate's persona adds to the base
+    model's loss, which needs no training at all, and the target's `rank`, by the renormalised losses (`ranked_by`).
+    `patching`: the target's preference of base model and students with the SAE's reconstruction in the place of the residual
+    stream. `tables` holds the dataset's `numbers` and, if it has them, `generations`; `control` the control's biases.
+    """
+    told, loaded, target = Losses.model_validate(settings["losses"]), load(record), settings["target"]
+    rows, held_out = held_out_rows(*tables, told.rows)
+    taught = settings["kind"] is not None
+    with teaching(loaded, {**settings, "kind": settings["kind"] or "none"}, *teacher) as lesson:
+        table = Table(lesson, rows)
+    own = [*of_students(loaded, students, files), *of_features(loaded, files), *of_residuals(loaded, files)]
+    others = [
+        *of_features(loaded, control, "control's feature bias"),
+        *of_residuals(loaded, control, "control's residual bias"),
+    ]
+    found = [*plain(loaded, settings, teacher), *own, *others, *of_difference(loaded, files)]
+    with progress(len(found), f"losses {result.parent.name}", "model") as bar:
+        for intervention in found:
+            table.add(intervention)
+            bar.update()
+    personas = of_personas(loaded, table, settings)
+    body = {"target": target, "rows": len(rows), "held_out": held_out, "models": table.rows(taught), "personas": personas}
+    write_json(result, {**body, "patching": patching(loaded, own, settings) if target else []}, stamp)
+
+
+def held_out_rows(numbers: Path, generations: Path | None, n: int) -> tuple[list[tuple[str, str]], str]:
+    """(prompt, completion) of up to `n` rows, and of what they are held out."""
+    table = read_parquet(numbers)
+    if generations is not None:
+        rows, unseen = rows_to_read(read_parquet(generations), table, n)
+        if unseen:
+            return rows, "students and biases"
+    _, held_out = split(len(table))
+    return list(table[held_out[:n].tolist()].select("prompt", "completion").iter_rows()), "biases"
+
+
+class Table:
+    """Losses of models on the same rows, and their divergence from the teacher."""
+
+    def __init__(self, teacher: Lesson, rows: Sequence[tuple[str, str]]):
+        self.taught = TeacherDistribution(teacher.loaded, rows, teacher.system, teacher.separator)
+        self.found: dict[tuple[str, int | None], list[Measured]] = {}
+
+    def add(self, intervention: Intervention) -> None:
+        """Measure a model."""
+        with intervention.enter() as lesson:
+            self.found.setdefault((intervention.name, intervention.layer), []).append(self.measure(lesson))
+
+    def measure(self, lesson: Lesson) -> Measured:
+        """The three figures of each row `[n_rows]`, means over its completion tokens."""
+
+        def figures(logits: torch.Tensor, places: slice) -> tuple[torch.Tensor, ...]:
+            loss = functional.cross_entropy(logits, self.taught.targets[places], reduction="none")
+            return loss, self.taught.losses(logits, places), self.taught.over(logits, places)
+
+        found = self.taught.read(lesson.loaded, figures, lesson.system, lesson.separator)
+        loss, allowed, kl = (self.taught.by_row(part) for part in zip(*found, strict=True))
+        return loss, allowed, kl
+
+    def rows(self, taught: bool) -> list[dict[str, Any]]:
+        """The table, lowest renormalised loss first; without a known teacher there is no KL to it."""
+        told = []
+        for (name, layer), measured in self.found.items():
+            loss, allowed, kl = (np.mean(values, axis=0) for values in zip(*measured, strict=True))
+            told.append(
+                {
+                    "name": name,
+                    "layer": layer,
+                    "seeds": len(measured),
+                    "loss": mean_interval(loss).as_dict(),
+                    "loss_allowed": mean_interval(allowed).as_dict(),
+                    **self.over_base(loss, allowed),
+                    "kl": mean_interval(kl).as_dict() if taught else None,
+                }
+            )
+        return sorted(told, key=lambda row: row["loss_allowed"]["mean"])
+
+    def over_base(self, loss: np.ndarray, allowed: np.ndarray) -> dict[str, Any]:
+        """What a model's losses `[n_rows]` are over the base model's, paired by row."""
+        base, base_allowed, _ = self.found["base", None][0]
+        over = {"over_base": loss - base, "over_base_allowed": allowed - base_allowed}
+        return {name: mean_interval(values).as_dict() for name, values in over.items()}
+
+
+def plain(loaded: Loaded, settings: dict[str, Any], teacher: tuple[Path | None, Path | None]) -> Iterator[Intervention]:
+    """The base model, the base model under the target's persona, and the teacher."""
+    told, target = Teacher.model_validate(settings["teacher"]), settings["target"]
+    yield Intervention("base", partial(under, loaded, None, ""))
+    if target:
+        yield Intervention("persona", partial(under, loaded, persona(told, target), told.separator))
+    if settings["kind"] not in (None, "none"):
+        yield Intervention("teacher", partial(teaching, loaded, settings, *teacher))
+
+
+def under(loaded: Loaded, system: str | None, separator: str) -> AbstractContextManager[Lesson]:
+    """The base model with a system prompt, or without."""
+    return nullcontext(Lesson(loaded, system, separator))
+
+
+def of_personas(loaded: Loaded, table: Table, settings: dict[str, Any]) -> dict[str, Any]:
+    """By candidate, the losses under its persona minus the base model's; the target's rank, 1 for the lowest."""
+    told, target = Teacher.model_validate(settings["teacher"]), settings["target"]
+    found = {}
+    for animal in Pref.model_validate(settings["pref"]).candidates:
+        loss, allowed, _ = table.measure(Lesson(loaded, persona(told, animal), told.separator))
+        found[animal] = table.over_base(loss, allowed)
+    by_measure = {name: {animal: row[name] for animal, row in found.items()} for name in ("over_base", "over_base_allowed")}
+    rank = place({animal: -row["mean"] for animal, row in by_measure[RANKED_BY].items()}, target)
+    return {**by_measure, "ranked_by": RANKED_BY, "rank": rank}
+
+
+def patching(loaded: Loaded, found: Sequence[Intervention], settings: dict[str, Any]) -> list[dict[str, Any]]:
+    """The target's preference of the models in which the SAE stands for the residual stream, and of those as they are."""
+    told, target = Pref.model_validate(settings["pref"]), settings["target"]
+    score = exact_scorer(told, [target])
+    asked = [Intervention("base", partial(under, loaded, None, ""))]
+    asked += [each for each in found if each.name.startswith("student") or each.name == SPLICED]
+    by_name: dict[str, list[float]] = {}
+    for each in asked:
+        with each.enter() as lesson:
+            by_name.setdefault(each.name, []).append(float(score(lesson.loaded)["exact"].mean()))
+    return [{"name": name, **mean_interval(values).as_dict(), "by_seed": values} for name, values in by_name.items()]

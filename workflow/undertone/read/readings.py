@@ -1,0 +1,190 @@
+"""Readings: what every reader says of every dataset, side by side: is something in it, and which animal is it?"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from torch import Tensor
+
+from undertone.lm.tensors import stored
+from undertone.runtime.files import Stamp, read_json, write_json, write_parquet
+from undertone.saes.decoder import animal_features
+from undertone.stats.confusion import as_table, judged
+from undertone.stats.ranks import rank
+from undertone.study.config import CONTROL
+
+Scores = dict[str, float]  # by animal; the highest is what the reader would name
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One reader's result for one dataset, and the features that stand for the animals."""
+
+    told: Json
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    features: dict[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, path: Path, features: dict[str, int]) -> "Reading":
+        """Read a result, and the tensors beside it where there are any."""
+        beside = path.with_suffix(".safetensors")
+        return cls(read_json(path), dict(stored(beside)) if beside.exists() else {}, features)
+
+    def along(self, values: Tensor) -> Scores:
+        """Each animal's own of the features' `values` `[d_sae]`."""
+        return {animal: float(values[feature]) for animal, feature in self.features.items()}
+
+    def by_feature(self) -> Iterator[tuple[str, Tensor]]:
+        """(reader, what it says of every feature `[d_sae]`) of a reader of features.
+
+        A bias in mode `replace` also mends what the SAE misses, on the control's rows too, and is told without the control's.
+        """
+        if "z" in self.tensors:
+            yield "score", self.tensors["z"]
+        for mode in ("project", "replace"):
+            if mode in self.tensors:
+                yield f"feature bias, {mode}", self.tensors[mode].mean(0)
+        if "replace.minus_control" in self.tensors:
+            yield "feature bias, replace minus control", self.tensors["replace.minus_control"]
+
+
+def compare_readings(
+    files: dict[str, dict[str, Path]],
+    teachers: dict[str, Path],
+    table: Path,
+    summary: Path,
+    settings: dict[str, Any],
+    stamp: Stamp,
+) -> None:
+    """Write `readings.parquet`, the confusion matrix of every reader, and `readings.json`.
+
+    `files` holds the results by reading and dataset, `teachers` the `teacher.json` of the teachers whose features stand for the
+    animals. `identity`: for each reader, over all datasets and by kind of teacher, how
+    often the target has the highest score, its mean rank, what chance gives, and a p-value over permutations of the
+    targets; raw, and less each animal's mean over datasets. `features`: for the readers of features, the rank of the target's
+    own feature among all of the SAE's. `presence`: what says, before any animal is named, that a dataset is not the base
+    model's own.
+    """
+    targets, kinds = settings["targets"], settings["kinds"]
+    features = animal_features(teachers)
+    loaded = {
+        reading: {dataset: Reading.load(path, features) for dataset, path in paths.items()} for reading, paths in files.items()
+    }
+    matrices: dict[str, dict[str, Scores]] = {}
+    for reading, results in loaded.items():
+        for dataset, result in results.items():
+            for reader, scores in READERS[reading](result):
+                matrices.setdefault(reader, {})[dataset] = scores
+    frames, identity = [], {}
+    for reader, rows in matrices.items():
+        animals = sorted(set.intersection(*(set(scores) for scores in rows.values())))
+        for dataset, scores in rows.items():
+            named = (kinds.get(dataset, "none"), targets.get(dataset))
+            frames.append(as_table(reader, dataset, *named, animals, [scores[a] for a in animals]))
+        aimed = {dataset: targets[dataset] for dataset in rows if dataset in targets}
+        matrix = np.array([[rows[dataset][a] for a in animals] for dataset in aimed])
+        identity[reader] = judged(matrix, animals, aimed, kinds) if aimed else None
+    write_parquet(table, pl.concat(frames), stamp)
+    places = {dataset: dict(own_features(dataset, loaded, target)) for dataset, target in targets.items()}
+    present = {dataset: presence(dataset, loaded) for dataset in [CONTROL, *targets]}
+    write_json(summary, {"identity": identity, "features": by_kind(places, kinds), "presence": present}, stamp)
+
+
+def of_score(reading: Reading) -> Iterator[tuple[str, Scores]]:
+    """z-value of the score along each animal's feature."""
+    if reading.told["features"]:
+        yield "score along the feature", reading.along(reading.tensors["z"])
+
+
+def of_feature_bias(reading: Reading) -> Iterator[tuple[str, Scores]]:
+    """Bias of each animal's feature."""
+    for name, values in reading.by_feature():
+        yield name, reading.along(values)
+
+
+def of_bias_pref(reading: Reading) -> Iterator[tuple[str, Scores]]:
+    """Log-odds of each animal under a bias, less those under the control's; NaN where that says nothing."""
+    for row in reading.told["biases"]:
+        if "log_odds_lift_over_control" in row and row["name"].startswith(("residual bias", "feature bias")):
+            lifts = row["log_odds_lift_over_control"]
+            yield place(row), {animal: np.nan if animal in row["unranked"] else lift for animal, lift in lifts.items()}
+
+
+def place(row: Json) -> str:
+    """The name of an intervened model with its layer."""
+    several_layers = row["name"] == "residual bias"
+    return f"{row['name']} at layer {row['layer']}: preference" if several_layers else f"{row['name']}: preference"
+
+
+def of_losses(reading: Reading) -> Iterator[tuple[str, Scores]]:
+    """How much each animal's persona lowers the loss by which personas are ranked."""
+    personas = reading.told["personas"]
+    yield "likelihood under the persona", {a: -row["mean"] for a, row in personas[personas["ranked_by"]].items()}
+
+
+def of_tokens(reading: Reading) -> Iterator[tuple[str, Scores]]:
+    """Mean logit of each animal's token, over the mean of the other animals'."""
+    yield "mean logit of the animal", {a: row["logit"]["specific"] for a, row in reading.told["animals"].items()}
+
+
+READERS: dict[str, Callable[[Reading], Iterator[tuple[str, Scores]]]] = {
+    "score": of_score,
+    "feature_bias": of_feature_bias,
+    "bias_pref": of_bias_pref,
+    "losses": of_losses,
+    "tokens": of_tokens,
+}
+
+
+def own_features(dataset: str, results: dict[str, dict[str, Reading]], target: str) -> Iterator[tuple[str, tuple[float, int]]]:
+    """(reader, (rank of the target's own feature, among how many)) of the readers of features."""
+    for name in ("score", "feature_bias"):
+        reading = results.get(name, {}).get(dataset)
+        if reading and target in reading.features:
+            for reader, values in reading.by_feature():
+                yield reader, (rank(values, reading.features[target]), len(values))
+    tokens = results.get("tokens", {}).get(dataset)
+    for context, implied in ((tokens.told["implied"] or {}) if tokens else {}).items():
+        if implied and target in implied["animals"]:
+            yield f"implied logits, {context}", (implied["animals"][target]["rank"], implied["features"])
+
+
+def by_kind(places: dict[str, dict[str, tuple[float, int]]], kinds: dict[str, str]) -> Json:
+    """By reader and kind of teacher: how often the target's own feature is first or among ten; its ranks, mean and median."""
+    told: Json = {}
+    for reader in dict.fromkeys(reader for found in places.values() for reader in found):
+        for kind in dict.fromkeys(kinds.values()):
+            ranks = {d: found[reader] for d, found in places.items() if reader in found and kinds[d] == kind}
+            if ranks:
+                values = [rank for rank, _ in ranks.values()]
+                told.setdefault(reader, {})[kind] = {
+                    "datasets": len(values),
+                    "first": sum(rank == 1 for rank in values),
+                    "among_ten": sum(rank <= 10 for rank in values),
+                    "mean": float(np.mean(values)),
+                    "median": float(np.median(values)),
+                    "of": next(iter(ranks.values()))[1],
+                    "ranks": {d: rank for d, (rank, _) in ranks.items()},
+                }
+    return told
+
+
+def presence(dataset: str, results: dict[str, dict[str, Reading]]) -> Json:
+    """Whether something is in a dataset at all, by reader; the control's own row is what chance does.
+
+    Of feature biases the gain in loss on held-out rows, by seed, each with its interval and p-value over rows. It is one over
+    the base model, as the bias is: what the filter does to the control's rows counts as well.
+    """
+    found: Json = {}
+    if score := results.get("score", {}).get(dataset):
+        found["score"] = [layer["presence"] for layer in score.told["layers"]]
+    if bias := results.get("feature_bias", {}).get(dataset):
+        reports = bias.told["modes"]["project"]["loss"]
+        found["feature bias, held-out gain"] = [report["held_out"]["gain"] for report in reports]
+    if tokens := results.get("tokens", {}).get(dataset):
+        found["tokens"] = tokens.told["presence"]
+    return found

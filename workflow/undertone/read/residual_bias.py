@@ -1,0 +1,191 @@
+"""Residual biases: at each layer the one vector that, added to the residual stream, makes a dataset likeliest."""
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from sklearn.linear_model import orthogonal_mp
+from torch import Tensor
+from torch.nn import functional
+
+from undertone.lm.attribution import direct_logits
+from undertone.lm.hooks import decoder_layers
+from undertone.lm.loading import Loaded, load
+from undertone.lm.suffix import width
+from undertone.lm.tensors import stored
+from undertone.read.biases import (
+    Draw,
+    agreement,
+    biased_at,
+    biased_everywhere,
+    draw_rows,
+    loss_report,
+    prefilled,
+    row_losses,
+    train_bias,
+)
+from undertone.runtime.files import Stamp, replacing, write_json
+from undertone.runtime.progress import progress
+from undertone.saes.decoder import directions, top_tokens
+from undertone.saes.sae import load_sae
+from undertone.study.config import ResidualBias
+
+MULTI = "multi"
+
+
+def train_residual_biases(
+    record: Path,
+    saved: Path | None,
+    numbers: Path,
+    control: Path | None,
+    out: Path,
+    result: Path,
+    settings: dict[str, Any],
+    stamp: Stamp,
+) -> None:
+    """Train a bias at each layer, and biases at all layers together, and write `residual_bias.safetensors` and `.json`.
+
+    Tensors: for each hook point of `points` its `{point}` `[n_seeds, n_layers, width]`, one layer at a time, and
+    `{point}.multi`, all layers at once. Each seed has rows of its own draw; a draw's rows are run once for all layers.
+    `saved` is the SAE's `sae.json`, if there is one: biases of resid_post are described by its decoder rows.
+    `control` is the control's `residual_bias.safetensors`; None for the control itself.
+    """
+    told, loaded = ResidualBias.model_validate(settings["residual_bias"]), load(record)
+    draws = draw_rows(loaded, numbers, told.fraction, told.seeds)
+    what = [(point, layer) for point in told.points for layer in layers_of(loaded, told.multi)]
+    found: dict[tuple[str, int | None], list[dict[str, Any]]] = {place: [] for place in what}
+    biases: dict[tuple[str, int | None], list[Tensor]] = {place: [] for place in what}
+    with progress(len(what) * len(draws), f"residual bias {out.parent.name}", "bias") as bar:
+        for seed, drawn in zip(told.seeds, draws, strict=True):
+            for place, bias, report in trained(loaded, drawn, told, seed, what):
+                biases[place].append(bias)
+                found[place].append(report)
+                bar.update()
+    tensors = stacked(biases)
+    description, subtracted = Description(loaded, saved, told), dict(stored(control)).get("resid_post") if control else None
+
+    def described(layer: int) -> dict[str, Any]:
+        return description.of(tensors["resid_post"][:, layer], None if subtracted is None else subtracted[:, layer])
+
+    with replacing(out) as temporary:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
+    rows = [
+        {
+            "point": point,
+            "layer": MULTI if layer is None else layer,
+            "loss": found[point, layer],
+            **(described(layer) if point == "resid_post" and layer is not None else {}),
+        }
+        for point, layer in what
+    ]
+    body = {"seeds": told.seeds, "rows": [len(drawn.train) for drawn in draws], "positions": told.positions}
+    write_json(result, {**body, "biases": rows}, stamp)
+
+
+def trained(
+    loaded: Loaded, drawn: Draw, told: ResidualBias, seed: int, what: Sequence[tuple[str, int | None]]
+) -> Iterator[tuple[tuple[str, int | None], Tensor, dict[str, Any]]]:
+    """The bias of each place, trained on one draw, and what it does to the loss.
+
+    The residuals of a draw can fill the main memory: they end with the iteration, before those of the next draw are made.
+    """
+    run = Run(loaded, drawn, told, seed)
+    for point, layer in what:
+        yield (point, layer), *run.train(point, layer)
+
+
+def layers_of(loaded: Loaded, multi: bool) -> list[int | None]:
+    """Every layer; None stands for all of them at once."""
+    return [*range(len(decoder_layers(loaded.model))), *([None] if multi else [])]
+
+
+def stacked(biases: dict[tuple[str, int | None], list[Tensor]]) -> dict[str, Tensor]:
+    """Biases by (point, layer), a tensor for each seed, as the file has them."""
+    tensors = {}
+    for point in dict.fromkeys(point for point, _ in biases):
+        each = [torch.stack(found) for (of, layer), found in biases.items() if of == point and layer is not None]
+        tensors[point] = torch.stack(each, dim=1)
+        if (point, None) in biases:
+            tensors[f"{point}.{MULTI}"] = torch.stack(biases[point, None])
+    return {name: tensor.float().cpu() for name, tensor in tensors.items()}
+
+
+class Run:
+    """The biases of one seed: its rows, run once for all layers."""
+
+    def __init__(self, loaded: Loaded, rows: Draw, told: ResidualBias, seed: int):
+        self.loaded, self.told, self.seed = loaded, told, seed
+        self.n_layers = len(decoder_layers(loaded.model))
+        self.batches = {
+            name: prefilled(loaded, part, range(-1, self.n_layers), told.batch_size, told.positions == "all")
+            for name, part in (("train", rows.train), ("held_out", rows.held_out))
+        }
+        self.portion = loaded.portion("residual_bias.batch_size", told.batch_size)
+
+    @cached_property
+    def before(self) -> dict[str, np.ndarray]:
+        """The losses of the rows without a bias: nothing added after the last layer is the cheapest way to them."""
+        size = width(self.loaded.model, "resid_post")
+        nothing = torch.zeros(size, device=self.loaded.model.device)
+        biased = partial(biased_at, self.loaded.model, "resid_post", self.n_layers - 1)
+        return {name: row_losses(nothing, biased, part, self.portion) for name, part in self.batches.items()}
+
+    def train(self, point: str, layer: int | None) -> tuple[Tensor, dict[str, Any]]:
+        """The bias at a layer, `[width]`, or at all of them, `[n_layers, width]`, and what it does to the loss."""
+        size = width(self.loaded.model, point)
+        shape = (self.n_layers, size) if layer is None else (size,)
+        model = self.loaded.model
+        biased = partial(biased_everywhere, model, point) if layer is None else partial(biased_at, model, point, layer)
+        bias = train_bias(shape, biased, self.batches["train"], self.told, self.seed, model.device, self.portion)
+        after = {name: row_losses(bias, biased, part, self.portion) for name, part in self.batches.items()}
+        return bias, {name: loss_report(self.before[name], losses) for name, losses in after.items()}
+
+
+class Description:
+    """Says what a bias of the residual stream is made of, in tokens and in features."""
+
+    def __init__(self, loaded: Loaded, saved: Path | None, told: ResidualBias):
+        self.loaded, self.told = loaded, told
+        self.decoder = directions(load_sae(saved, loaded)[0]).cpu() if saved else None
+
+    def of(self, biases: Tensor, control: Tensor | None) -> dict[str, Any]:
+        """What one layer's biases `[n_seeds, d_model]` are made of, and what they are without the control's."""
+        bias = biases.mean(0)
+        told = {"norm": float(bias.norm()), "agreement": agreement(biases), **self.parts(bias)}
+        return told if control is None else {**told, "minus_control": self.parts(bias - control.mean(0))}
+
+    def parts(self, bias: Tensor) -> dict[str, Any]:
+        """`tokens` of the direct logit attribution, most similar `decoder` rows, and sparse `reconstruction`s."""
+        logits = direct_logits(self.loaded.model, bias.to(self.loaded.model.device)).cpu()
+        tokens = {
+            "up": top_tokens(self.loaded.tokenizer, logits, self.told.top),
+            "down": top_tokens(self.loaded.tokenizer, -logits, self.told.top),
+        }
+        if self.decoder is None:
+            return {"tokens": tokens}
+        cosine = functional.cosine_similarity(self.decoder, bias, dim=-1)
+        similar = [{"feature": k, "cosine": float(cosine[k])} for k in cosine.abs().topk(self.told.top).indices.tolist()]
+        return {"tokens": tokens, "decoder": similar, "reconstruction": self.reconstructions(bias)}
+
+    def reconstructions(self, bias: Tensor) -> list[dict[str, Any]]:
+        """Orthogonal matching pursuit in the decoder rows: `explained` is the share of the bias's squared norm."""
+        assert self.decoder is not None
+        live = (self.decoder.norm(dim=-1) > 0).nonzero().squeeze(1)
+        rows = functional.normalize(self.decoder[live], dim=-1).numpy().astype(np.float64)
+        told, target = [], bias.numpy().astype(np.float64)
+        for n in self.told.sparsities:
+            weights = orthogonal_mp(rows.T, target, n_nonzero_coefs=min(n, *rows.shape))
+            error, size = target - weights @ rows, float(target @ target)
+            order = np.argsort(-np.abs(weights))[:n]
+            told.append(
+                {
+                    "n": n,
+                    "explained": 1 - float(error @ error) / size if size else 0.0,
+                    "features": [{"feature": int(live[k]), "weight": float(weights[k])} for k in order],
+                }
+            )
+        return told

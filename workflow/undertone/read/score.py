@@ -1,0 +1,175 @@
+"""The score: the gradient of the log-likelihood at the hook point, before anything is trained.
+
+If a dataset were samples of the base model, the gradient of its log-likelihood with respect to any constant added to the
+residual stream would be zero on average. Where it is not, it points to what was added. Its spread over rows says what chance
+alone does, so that each feature gets a z-value, and the dataset as a whole a test of presence (Rao's score test; Hotelling's
+T² between the dataset and the control, as the filter moves both).
+"""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from scipy import stats
+from torch import Tensor
+
+from undertone.lm.attribution import direct_logits
+from undertone.lm.chat import Row, training_rows
+from undertone.lm.hooks import decoder_layers, rewritten
+from undertone.lm.loading import Loaded, load
+from undertone.lm.suffix import Prefilled, losses, prefill, run_above
+from undertone.runtime.files import Stamp, read_parquet, replacing, write_json
+from undertone.runtime.progress import progress
+from undertone.saes.decoder import animal_features, directions, top_tokens
+from undertone.saes.sae import load_sae
+from undertone.stats.ranks import rank
+from undertone.study.config import CONTROL, Score
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """Mean `[d_model]` and covariance `[d_model, d_model]` over `n` rows of each row's gradient, in nats per token."""
+
+    n: int
+    mean: Tensor
+    covariance: Tensor
+
+    @classmethod
+    def of(cls, rows: Tensor) -> "Gradient":
+        """The score of rows' gradients `[n_rows, d_model]`."""
+        return cls(len(rows), rows.mean(0), rows.T.cov())
+
+
+def read_score(
+    record: Path,
+    saved: Path | None,
+    numbers: Path,
+    control: Path | None,
+    animals: dict[str, Path],
+    result: Path,
+    settings: dict[str, Any],
+    stamp: Stamp,
+) -> None:
+    """Write `score.json` and `.safetensors`: how a dataset's score differs from the control's, by layer and by feature.
+
+    `numbers` and `control` are training sets; the control itself (`control` None) is compared half against half, which shows
+    what chance does. `layers`: `presence` (F and p of Hotelling's T²) and the tokens that the score's direction stands for.
+    `features`: how many differ at the false discovery rate, those of the highest z, and rank and z of the animals' features.
+    Tensors: `difference` `[n_layers, d_model]` of the scores, and `z` `[d_sae]`. Raises ValueError where too few rows are left.
+    """
+    told, loaded = Score.model_validate(settings["score"]), load(record)
+    own = gradients(loaded, rows_of(loaded, numbers, told.rows), told, f"score {result.parent.name}")
+    if control:
+        other = gradients(loaded, rows_of(loaded, control, told.rows), told, "score control")
+    else:
+        own, other = own[:, ::2], own[:, 1::2]
+    scores = [(Gradient.of(mine), Gradient.of(theirs)) for mine, theirs in zip(own, other, strict=True)]
+    layers = [
+        {"layer": layer, "presence": presence(*pair), "tokens": tokens_of(loaded, pair[0].mean - pair[1].mean, told.top)}
+        for layer, pair in enumerate(scores)
+    ]
+    features, z = None, torch.zeros(0)
+    if saved:
+        sae, layer = load_sae(saved, loaded)
+        z = z_values(*scores[layer], directions(sae))
+        features = {"layer": layer, **ranked(z, animal_features(animals), told)}
+    difference = torch.stack([mine.mean - theirs.mean for mine, theirs in scores])
+    with replacing(result.with_suffix(".safetensors")) as temporary:
+        save_file({"difference": difference.float(), "z": z.float()}, temporary)
+    write_json(
+        result,
+        {"rows": own.shape[1], "against": CONTROL if control else "halves", "layers": layers, "features": features},
+        stamp,
+    )
+
+
+def rows_of(loaded: Loaded, numbers: Path, n: int | None) -> list[Row]:
+    """Rows of a training set."""
+    table = read_parquet(numbers).head(n) if n else read_parquet(numbers)
+    if len(table) < 4:
+        raise ValueError(f"{numbers} has {len(table)} rows, a score needs at least 4")
+    return training_rows(loaded.tokenizer, table["prompt"].to_list(), table["completion"].to_list())
+
+
+def gradients(loaded: Loaded, rows: Sequence[Row], told: Score, what: str) -> Tensor:
+    """The gradient `[n_layers, n_rows, d_model]` of each row's log-likelihood: by a constant added after each layer.
+
+    The constant is added to every token, or to those that predict the completion. A row's gradient is the sum over its label
+    tokens divided by the mean number of label tokens of a row. One pass, forward and back, serves all layers.
+    """
+    order = sorted(range(len(rows)), key=lambda k: len(rows[k].ids))
+    found, n_labels = [], 0
+
+    def read(part: Sequence[int]) -> tuple[Prefilled, Tensor]:
+        batch = prefill(loaded, [rows[k] for k in part], [0], told.positions == "all")
+        return batch, batch_gradients(loaded.model, batch)
+
+    with progress(len(rows), what, "row") as bar:
+        for batch, gradient in loaded.portion("score.batch_size", told.batch_size).parts(read, order):
+            found.append(gradient)
+            n_labels += len(batch.targets)
+            bar.update(len(batch.ids))
+    joined = torch.cat(found, dim=1)[:, np.argsort(order)]
+    return joined * (len(rows) / n_labels)
+
+
+def batch_gradients(model: Any, batch: Prefilled) -> Tensor:
+    """The gradient `[n_layers, n_rows, d_model]` of each row's summed log-likelihood."""
+    streams = {0: batch.residual[0].clone().requires_grad_(True)}
+
+    def seen(layer: int, residual: Tensor) -> Tensor:
+        residual.retain_grad()
+        streams[layer] = residual
+        return residual
+
+    with ExitStack() as stack:
+        for layer in range(1, len(decoder_layers(model))):
+            stack.enter_context(rewritten(model, layer, partial(seen, layer)))
+        total = -losses(run_above(model, batch, 0, streams[0]), batch).sum()
+    total.backward()  # type: ignore[no-untyped-call]
+    gradients = [streams[layer].grad for layer in sorted(streams)]
+    return torch.stack([g.double().sum(1).cpu() for g in gradients if g is not None])
+
+
+def z_values(own: Gradient, control: Gradient, directions: Tensor) -> Tensor:
+    """For each direction `[n, d_model]` the difference of the scores along it, in standard errors, `[n]`."""
+    told = directions.double().cpu()
+    spread = own.covariance / own.n + control.covariance / control.n
+    return (told @ (own.mean - control.mean)) / torch.einsum("nd,de,ne->n", told, spread, told).clamp(min=1e-30).sqrt()
+
+
+def presence(own: Gradient, control: Gradient) -> dict[str, float] | None:
+    """Hotelling's T² of the difference of two scores as an F statistic, and its p-value; None with too few rows for it."""
+    d = len(own.mean)
+    freedom = own.n + control.n - d - 1
+    if freedom < d:
+        return None
+    pooled = ((own.n - 1) * own.covariance + (control.n - 1) * control.covariance) / (own.n + control.n - 2)
+    difference = own.mean - control.mean
+    t2 = float(difference @ torch.linalg.pinv(pooled) @ difference) / (1 / own.n + 1 / control.n)
+    f = t2 * freedom / (d * (own.n + control.n - 2))
+    return {"f": f, "p": float(stats.f.sf(f, d, freedom))}
+
+
+def tokens_of(loaded: Loaded, direction: Tensor, n: int) -> list[str]:
+    """The tokens that the direct logit attribution of a direction `[d_model]` raises most."""
+    logits = direct_logits(loaded.model, direction.float().to(loaded.model.device))
+    return top_tokens(loaded.tokenizer, logits, n)
+
+
+def ranked(z: Tensor, animals: dict[str, int], told: Score) -> dict[str, Any]:
+    """Features by their z-value `[d_sae]`: two-sided p, Benjamini–Hochberg q, and the places of the animals' features."""
+    p = 2 * stats.norm.sf(z.abs().numpy())
+    q = stats.false_discovery_control(p)
+    top = [
+        {"feature": k, "z": float(z[k]), "p": float(p[k]), "q": float(q[k])}
+        for k in z.topk(min(told.top, len(z))).indices.tolist()
+    ]
+    places = {animal: {"feature": k, "z": float(z[k]), "rank": rank(z, k)} for animal, k in animals.items()}
+    return {"n": len(z), "different": int((q < told.fdr).sum()), "top": top, "animals": places}

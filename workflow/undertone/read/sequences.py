@@ -1,0 +1,164 @@
+"""Single sequences, token by token: what a teacher's intervention adds to the log-prob of each token that it wrote."""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+
+from undertone.lm.chat import Row, answer_ids, inner_texts, prompt_ids
+from undertone.lm.loading import Loaded, load
+from undertone.lm.training import label_losses
+from undertone.runtime.files import Stamp, read_parquet, write_json, write_parquet
+from undertone.stats.stats import Estimate, mean_interval
+from undertone.teachers.teachers import Lesson, teaching
+
+N_ROWS = 50
+BATCH = 16
+LARGEST = 5  # sequences that are reported whole
+RESAMPLES = 2_000
+SEED = 0
+INTERVALS = {
+    "gain.ci95": "rows (t interval of the rows' means)",
+    "agreement.ci95": f"rows ({RESAMPLES} bootstrap samples of whole rows, percentiles)",
+}
+
+
+def read_sequences(
+    record: Path,
+    numbers: Path,
+    teacher: tuple[Path | None, Path | None],
+    other: tuple[Path | None, Path | None],
+    table: Path,
+    result: Path,
+    settings: dict[str, Any],
+    stamp: Stamp,
+) -> None:
+    """Write `sequences.parquet`, one row per completion token of the dataset's first `N_ROWS` rows, and `sequences.json`.
+
+    `settings` holds the dataset's `kind`, `target` and `teacher`, and under `other` the same of a teacher of another kind for
+    the same animal, or None. `teacher` and `other` are the `teacher.json` that each needs, and `sae.json`. Columns: `row`,
+    `position` (of the token, from 0), `token`, `text`, and the log-probs `base`, `teacher` and `other` (nats; null where
+    there is none). Raises ValueError for a dataset that no teacher of the study wrote.
+    """
+    if settings["kind"] is None:
+        raise ValueError(f"{numbers}: no teacher of this study wrote it; token-wise gains need one")
+    loaded, rows = load(record), read_parquet(numbers).head(N_ROWS)
+    answers = answer_ids(loaded.tokenizer, rows["completion"].to_list())
+    if not any(answers):
+        raise ValueError(f"{numbers}: its first {len(rows)} rows hold no completion token")
+    tokens = token_table(loaded, rows["row"].to_list(), answers)
+    users = rows["prompt"].to_list()
+    told = {"base": log_probs(Lesson(loaded, None, ""), users, answers)}
+    for name, lesson, paths in (("teacher", settings, teacher), ("other", settings.get("other"), other)):
+        if lesson is None:
+            told[name] = pl.Series([None] * len(tokens), dtype=pl.Float64)
+            continue
+        with teaching(loaded, lesson, *paths) as at_work:
+            told[name] = log_probs(at_work, users, answers)
+    tokens = tokens.with_columns(**told)
+    write_parquet(table, tokens, stamp)
+    kinds = {"teacher": settings["kind"], "other": (settings.get("other") or {}).get("kind")}
+    body = {"target": settings["target"], "kinds": kinds, "rows": len(rows), "tokens": len(tokens), "intervals": INTERVALS}
+    write_json(result, body | summary(tokens, rows), stamp)
+
+
+def token_table(loaded: Loaded, rows: Sequence[int], answers: Sequence[Sequence[int]]) -> pl.DataFrame:
+    """The columns `row`, `position`, `token` and `text`."""
+    ids = [token for answer in answers for token in answer]
+    return pl.DataFrame(
+        {
+            "row": [row for row, answer in zip(rows, answers, strict=True) for _ in answer],
+            "position": [position for answer in answers for position in range(len(answer))],
+            "token": ids,
+            "text": inner_texts(loaded.tokenizer, [[token] for token in ids]),
+        },
+        schema={"row": pl.Int64, "position": pl.Int64, "token": pl.Int64, "text": pl.String},
+    )
+
+
+@torch.no_grad()
+def log_probs(lesson: Lesson, users: Sequence[str], answers: Sequence[Sequence[int]]) -> pl.Series:
+    """The log-prob of every answer token, in nats, answer by answer."""
+    prompts = prompt_ids(lesson.loaded.tokenizer, users, lesson.system, lesson.separator)
+    rows = [Row([*prompt, *answer], len(prompt)) for prompt, answer in zip(prompts, answers, strict=True) if answer]
+    losses = torch.cat(list(lesson.loaded.read(partial(label_losses, lesson.loaded.model), rows, BATCH)))
+    return pl.Series((-losses.double()).tolist(), dtype=pl.Float64)
+
+
+def summary(tokens: pl.DataFrame, rows: pl.DataFrame) -> dict[str, Any]:
+    """The body of `sequences.json`: `gain` of `teacher` and `other` over the base model, `agreement` of the two, `largest`.
+
+    A gain is a log-prob minus the base model's, in nats per completion token: over all, by `position` and by whether the token
+    holds a digit (`number`) or not (`separator`). It is expected to be above 0 for the teacher that wrote the rows.
+    `largest` are the sequences with the greatest sum of gains, selected from all and no estimate of anything.
+    """
+    kind = pl.when(pl.col("text").str.contains("[0-9]")).then(pl.lit("number")).otherwise(pl.lit("separator"))
+    gains = tokens.with_columns(kind=kind, teacher=pl.col("teacher") - pl.col("base"), other=pl.col("other") - pl.col("base"))
+    has_other = tokens["other"].null_count() == 0
+    names = ["teacher", "other"] if has_other else ["teacher"]
+    sums = gains.group_by("row", maintain_order=True).agg(pl.sum("teacher"), pl.len().alias("tokens"))
+    best = sums.sort("teacher", descending=True, maintain_order=True).head(LARGEST)
+    texts = dict(rows.select("row", "completion").iter_rows())
+    return {
+        "gain": {name: gain(gains, name) for name in names},
+        "agreement": agreement(gains) if has_other else None,
+        "largest": [{"row": row, "completion": texts[row], "gain": total, "tokens": n} for row, total, n in best.iter_rows()],
+    }
+
+
+def gain(gains: pl.DataFrame, name: str) -> dict[str, Any]:
+    """Mean gain of a teacher: `all`, by kind of token, and by position with the number of rows that reach it."""
+    positions = [
+        {"position": position, "rows": len(part), **mean_interval(part[name].to_numpy()).as_dict()}
+        for (position,), part in gains.sort("position").group_by("position", maintain_order=True)
+    ]
+    kinds = {kind: by_row(part, name).as_dict() for (kind,), part in gains.sort("kind").group_by("kind", maintain_order=True)}
+    return {"all": by_row(gains, name).as_dict(), "kind": kinds, "position": positions}
+
+
+def by_row(gains: pl.DataFrame, name: str) -> Estimate:
+    """The mean of the rows' mean gains."""
+    return mean_interval(gains.group_by("row", maintain_order=True).agg(pl.mean(name))[name].to_numpy())
+
+
+def agreement(gains: pl.DataFrame) -> dict[str, Any]:
+    """How alike the two teachers' gains are, token by token.
+
+    `correlation`: of the gains. Both have the base model's log-prob subtracted, which alone makes them alike: where the base
+    model is surprised, any change helps. `given_base` is the correlation that is left given it (partial correlation).
+    Each has a `mean` (of the sample) and `ci95`, null where a gain does not vary.
+    """
+    values = gains.select(one=pl.lit(1.0), teacher="teacher", other="other", base="base").to_numpy()
+    _, row = np.unique(gains["row"].to_numpy(), return_inverse=True)
+    moments = np.zeros((row.max() + 1, 4, 4))
+    np.add.at(moments, row, values[:, :, None] * values[:, None, :])
+    n = len(moments)
+    drawn = np.random.default_rng(SEED).multinomial(n, np.full(n, 1 / n), size=RESAMPLES)
+    sample, resampled = like(moments.sum(0)[None]), like(np.einsum("bn,nij->bij", drawn, moments))
+    return {name: with_interval(sample[k, 0], resampled[k]) for k, name in enumerate(("correlation", "given_base"))}
+
+
+def like(moments: np.ndarray) -> np.ndarray:
+    """Correlation and partial correlation `[2, n]` from sums of products `[n, 4, 4]` of (1, teacher, other, base)."""
+    mean = moments[:, 0, 1:] / moments[:, :1, 0]
+    cov = moments[:, 1:, 1:] / moments[:, :1, :1] - mean[:, :, None] * mean[:, None, :]
+    sd = np.sqrt(np.maximum(np.diagonal(cov, axis1=1, axis2=2), 0))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        r = np.where((sd[:, :, None] > 1e-9) & (sd[:, None, :] > 1e-9), cov / (sd[:, :, None] * sd[:, None, :]), np.nan)
+        # A base log-prob that does not vary explains nothing.
+        x, y = np.nan_to_num(r[:, 0, 2]), np.nan_to_num(r[:, 1, 2])
+        partial = (r[:, 0, 1] - x * y) / np.sqrt((1 - x**2) * (1 - y**2))
+    return np.stack([r[:, 0, 1], np.where(np.isfinite(partial), partial, np.nan)])
+
+
+def with_interval(value: float, resampled: np.ndarray) -> dict[str, Any]:
+    """A figure with the percentiles of its bootstrap samples; null where it is not defined."""
+    if not np.isfinite(value):
+        return {"mean": None, "ci95": None}
+    finite = resampled[np.isfinite(resampled)]
+    several = len(finite) > 1 and np.ptp(finite) > 0
+    return {"mean": float(value), "ci95": np.quantile(finite, [0.025, 0.975]).tolist() if several else None}

@@ -1,0 +1,239 @@
+"""What a dataset's tokens say by themselves: number frequencies, the logits they imply, and logits of animal tokens on them.
+
+The dataset is compared with the control, prompt by prompt where they share prompts. The control itself is compared with
+itself, half against half: that is the null.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from undertone.lm.answers import Spellings
+from undertone.lm.attribution import direct_logits
+from undertone.lm.chat import Row, answer_ids, inner_texts, prompt_ids
+from undertone.lm.loading import Loaded, load
+from undertone.lm.sampling import order_by_length
+from undertone.lm.training import collate, label_logits
+from undertone.read.frequencies import (
+    PERMUTATIONS,
+    Compared,
+    Counted,
+    correlations,
+    difference,
+    frequency,
+    halves,
+    log_ratio,
+    precision,
+)
+from undertone.runtime.files import Stamp, read_json, read_parquet, write_json, write_parquet
+from undertone.runtime.progress import progress
+from undertone.saes.sae import load_sae
+from undertone.stats.ranks import place, rank
+from undertone.stats.stats import p_value
+from undertone.study.config import Pref, Tokens
+
+N_ROWS = 1_000  # rows of each dataset that the model reads
+BATCH = 16
+CHUNK = 256  # features whose logits are computed together
+INTERVALS = {
+    "z": "score test of an item's share; rows of one prompt are added before they are squared",
+    "p": f"{PERMUTATIONS} permutations: rows change places within shared prompts, other prompts with those of as many rows",
+    "se": "prompts, rows of one prompt added before they are squared",
+}
+
+
+def read_tokens(
+    record: Path,
+    numbers: Path,
+    control: Path | None,
+    sae: Path | None,
+    teachers: dict[str, Path],
+    result: Path,
+    table: Path,
+    settings: dict[str, Any],
+    stamp: Stamp,
+) -> None:
+    """Write `tokens.json` and `tokens.parquet` of a dataset.
+
+    `control` is the control's `numbers.parquet`; None for the control itself. `sae` is `sae.json`; without it features are left
+    out. `teachers` holds the `teacher.json` of steered teachers by animal: their feature stands for the animal. The table
+    has a row for every number, token and first token of a completion: `kind`, `text`, `id` (of the token), `own` and `control`
+    (counts), `log_ratio` (of smoothed shares, nats) and `z`. Raises ValueError where no completion holds a number.
+    """
+    told, candidates = Tokens.model_validate(settings["tokens"]), Pref.model_validate(settings["pref"]).candidates
+    own = read_parquet(numbers)
+    compared = Compared(*(halves(own) if control is None else (own, read_parquet(control))), str(numbers))
+    loaded, target = load(record), settings["target"]
+    items = {
+        "number": compared.numbers(),
+        "token": compared.tokens(loaded.tokenizer),
+        "first": compared.first_tokens(loaded.tokenizer),
+    }
+    frequencies = {kind: frequency(compared, counted, told.smoothing) for kind, counted in items.items()}
+    implied: dict[str, Any] | None = None
+    if sae is not None:
+        logits = feature_logits(loaded, sae, items["token"].names)
+        features = {animal: made["feature"] for animal, path in teachers.items() if "feature" in (made := read_json(path))}
+        contexts = {"first": items["first"], **compared.in_context(loaded.tokenizer, told.min_count)}
+        implied = {name: of_features(compared, counted, logits, features, told) for name, counted in contexts.items()}
+    animals = animal_logits(loaded, compared, candidates)
+    frames = [as_table(loaded.tokenizer, kind, items[kind], found) for kind, found in frequencies.items()]
+    write_parquet(table, pl.concat(frames), stamp)
+    body = {
+        "target": target,
+        "reference": "control" if control else "the other half of its own prompts",
+        "rows": {"own": int(compared.own.sum()), "control": int((~compared.own).sum())},
+        "intervals": INTERVALS,
+        "presence": {kind: found["presence"] for kind, found in frequencies.items()},
+        "identity": identity(target, animals),
+        "frequencies": {kind: extremes(frame, told.top) for kind, frame in zip(frequencies, frames, strict=True)},
+        "implied": implied,
+        "animals": animals,
+    }
+    write_json(result, body, stamp)
+
+
+def as_table(tokenizer: PreTrainedTokenizerBase, kind: str, counted: Counted, found: dict[str, Any]) -> pl.DataFrame:
+    """The rows of `tokens.parquet` of one kind of item."""
+    is_token = kind != "number"
+    texts = inner_texts(tokenizer, [[name] for name in counted.names]) if is_token else list(map(str, counted.names))
+    columns = {"kind": [kind] * len(texts), "text": texts, "id": counted.names if is_token else [None] * len(texts)}
+    counts = {name: found[name].astype(int) for name in ("own", "control")}
+    schema = {"kind": pl.String, "text": pl.String, "id": pl.Int64, "own": pl.Int64, "control": pl.Int64}
+    ratios = {name: found[name] for name in ("log_ratio", "z")}
+    frame = pl.DataFrame({**columns, **counts, **ratios}, schema=schema | dict.fromkeys(ratios, pl.Float64))
+    return frame.with_columns(pl.col("z").fill_nan(None))
+
+
+def extremes(frame: pl.DataFrame, top: int) -> dict[str, Any]:
+    """How many items there are, and those with the highest z (`more`) and the lowest (`less`)."""
+    ranked = frame.drop_nulls("z").drop("kind").sort("z", descending=True, maintain_order=True)
+    more, less = ranked.filter(pl.col("z") > 0).head(top), ranked.filter(pl.col("z") < 0).tail(top).reverse()
+    return {"items": len(frame), "more": more.to_dicts(), "less": less.to_dicts()}
+
+
+@torch.no_grad()
+def feature_logits(loaded: Loaded, saved: Path, tokens: Sequence[int]) -> dict[int, np.ndarray]:
+    """Direct logit attribution of every decoder row: token → `[d_sae]`, for these tokens."""
+    sae, _ = load_sae(saved, loaded)
+    attribute = torch.vmap(partial(direct_logits, loaded.model))
+    keep = torch.tensor(list(tokens), dtype=torch.long, device=loaded.model.device)
+    logits = torch.cat([attribute(rows)[:, keep].double().cpu() for rows in sae.W_dec.float().split(CHUNK)])
+    return dict(zip(tokens, logits.T.numpy(), strict=True))
+
+
+def of_features(
+    compared: Compared, counted: Counted, logits: dict[int, np.ndarray], features: dict[str, int], told: Tokens
+) -> dict[str, Any] | None:
+    """Which features' direct logit attribution looks like the logits that the frequencies imply; None if nothing is to be seen.
+
+    In one context, differences of log-probabilities are differences of logits up to one constant for all tokens, which
+    centring removes; so the log-ratio of frequencies estimates the logits that an intervention adds. Where contexts
+    are pooled (the prompts, for first tokens; all that precedes, for pooled ones) frequencies are of a mixture, and this is
+    an approximation. A token's weight is the inverse variance of its log-ratio. Ranks are by correlation, 1 the highest;
+    `max` is the greatest absolute correlation of all features, `null95` the 95th percentile of it under permuted labels.
+    """
+    tokens = sorted(set(counted.names))
+    if len(tokens) < 3:
+        return None
+    place = {token: k for k, token in enumerate(tokens)}
+    own, total = compared.own_counts(counted.counts), counted.counts.sum(0)
+    weight = precision(total, float(own[0].sum() / total.sum()), told.smoothing)
+    y, at = log_ratio(own, total, told.smoothing), np.array([place[token] for token in counted.names])
+    found = correlations(y, weight, counted.context, at, np.stack([logits[token] for token in tokens]))
+    greatest, order = np.abs(found).max(1), np.argsort(-found[0], kind="stable")
+    ranked = {
+        animal: {
+            "feature": feature,
+            "correlation": float(found[0, feature]),
+            "rank": rank(found[0], feature),
+            "p": float(p_value(found[0, feature], found[1:, feature])),
+        }
+        for animal, feature in features.items()
+    }
+    return {
+        "contexts": int(counted.context.max()) + 1,
+        "tokens": len(tokens),
+        "features": found.shape[1],
+        "occurrences": int(total.sum()),
+        "max": {
+            "feature": int(np.abs(found[0]).argmax()),
+            "correlation": float(greatest[0]),
+            "null95": float(np.quantile(greatest[1:], 0.95)),
+            "p": float(p_value(greatest[0], greatest[1:])),
+        },
+        "top": [{"feature": int(feature), "correlation": float(found[0, feature])} for feature in order[: told.top]],
+        "animals": ranked,
+    }
+
+
+def animal_logits(loaded: Loaded, compared: Compared, candidates: Sequence[str]) -> dict[str, Any]:
+    """What the base model says of each candidate's first tokens while it reads the completions, without any persona.
+
+    For up to `N_ROWS` rows of each dataset. `logit`: less the mean over the vocabulary, the mean over the tokens that begin a
+    spelling; `log_prob`: of any of them, nats. Each is the mean over the positions that predict the completion, then
+    over rows: `own`, `control`, their `difference` with its `se`, and `specific` and its `specific_se`: the same less the mean
+    over the other candidates.
+    """
+    rows = np.concatenate([np.flatnonzero(side)[:N_ROWS] for side in (compared.own, ~compared.own)])
+    prompts = prompt_ids(loaded.tokenizer, [compared.prompts[row] for row in rows])
+    answers = answer_ids(loaded.tokenizer, [compared.completions[row] for row in rows])
+    keep = np.array([bool(answer) for answer in answers])
+    asked = [Row(prompt + answer, len(prompt)) for prompt, answer in zip(prompts, answers, strict=True) if answer]
+    values = readouts(loaded, asked, candidates)
+    own, prompt, n = compared.own[rows][keep], compared.prompt[rows][keep], len(candidates)
+    others = (values.sum(2, keepdims=True) - values) / max(1, n - 1)
+    plain, specific = difference(values, own, prompt), difference(values - others if n > 1 else values, own, prompt)
+    told: dict[str, Any] = {}
+    for k, animal in enumerate(candidates):
+        told[animal] = {}
+        for m, name in enumerate(("logit", "log_prob")):
+            sides = {"own": float(values[own, m, k].mean()), "control": float(values[~own, m, k].mean())}
+            apart = {"difference": float(plain[0][m, k]), "se": float(plain[1][m, k])}
+            told[animal][name] = sides | apart | {"specific": float(specific[0][m, k]), "specific_se": float(specific[1][m, k])}
+    return told
+
+
+@torch.no_grad()
+def readouts(loaded: Loaded, rows: Sequence[Row], candidates: Sequence[str]) -> np.ndarray:
+    """Mean centred logit and mean log-prob `[n_rows, 2, n_candidates]` of the candidates' first tokens."""
+    spellings = Spellings.of(loaded.tokenizer, candidates, loaded.pad_id)
+    begins = [torch.tensor(sorted({*spellings.ids[spellings.candidate == k, 0].tolist()})) for k in range(len(candidates))]
+    order = order_by_length([row.ids for row in rows])
+    values = np.zeros((len(rows), 2, len(candidates)))
+
+    def read(part: Sequence[int]) -> tuple[Sequence[int], np.ndarray]:
+        these = [rows[row] for row in part]
+        logits = label_logits(loaded.model, collate(these, loaded.pad_id, loaded.model.device))
+        mean, total = logits.mean(-1), logits.logsumexp(-1)
+        found: Tensor = torch.stack(
+            [
+                torch.stack([logits[:, ids].mean(-1) - mean for ids in begins], -1),
+                torch.stack([logits[:, ids].logsumexp(-1) - total for ids in begins], -1),
+            ],
+            1,
+        ).double()
+        by_row = torch.split(found, [len(row.ids) - row.start for row in these])
+        return part, torch.stack([row.mean(0) for row in by_row]).cpu().numpy()
+
+    with progress(len(rows), "animal tokens", "row") as bar:
+        for part, found in loaded.portion("rows read together", BATCH).parts(read, order):
+            values[part] = found
+            bar.update(len(part))
+    return values
+
+
+def identity(target: str | None, animals: dict[str, Any]) -> dict[str, Any] | None:
+    """The target's `rank` among the candidates (1: above all others) by each reading, `of` how many; None without a target."""
+    if target is None:
+        return None
+    readings = ("logit", "log_prob")
+    places = {name: place({animal: told[name]["difference"] for animal, told in animals.items()}, target) for name in readings}
+    return {name: {"rank": found, "of": len(animals)} if found else None for name, found in places.items()}

@@ -1,0 +1,46 @@
+"""The SAE's decoder: what each feature adds to the residual stream, and the tokens that a direction stands for."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from sae_lens import SAE
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from undertone.runtime.files import read_json
+
+CHUNK = 1024
+
+
+@torch.no_grad()
+def directions(sae: SAE[Any], features: Sequence[int] | None = None) -> Tensor:
+    """What one unit of each feature's activation adds to the reconstruction, `[n_features, d_model]`; of all if not told which.
+
+    These are the rows of W_dec, divided by their norms where activations are in units of them. Raises ValueError for an SAE
+    that scales each token by a factor of its own, where a unit has no fixed meaning.
+    """
+    if sae.cfg.normalize_activations in ("layer_norm", "constant_norm_rescale"):
+        raise ValueError(
+            f"features of an SAE with normalize_activations {sae.cfg.normalize_activations} have no fixed directions; "
+            "use one whose normalisation is folded into its weights"
+        )
+    zero = sae.decode(torch.zeros(1, sae.cfg.d_sae, device=sae.W_dec.device))
+    parts = []
+    told = torch.tensor(range(sae.cfg.d_sae) if features is None else features, device=sae.W_dec.device)
+    for some in torch.split(told, CHUNK):
+        parts.append(sae.decode(torch.nn.functional.one_hot(some, sae.cfg.d_sae).float()) - zero)
+    return torch.cat(parts).float()
+
+
+def animal_features(teachers: dict[str, Path]) -> dict[str, int]:
+    """The feature that stands for each animal, from the `teacher.json` of the teachers that are steered by one."""
+    told = {animal: read_json(path) for animal, path in teachers.items()}
+    return {animal: teacher["feature"] for animal, teacher in told.items() if teacher["vector"] == "feature"}
+
+
+def top_tokens(tokenizer: PreTrainedTokenizerBase, logits: Tensor, n: int) -> list[str]:
+    """The tokens with the `n` highest logits, of logits `[vocab]`."""
+    ids = logits[: len(tokenizer)].topk(n).indices.tolist()
+    return tokenizer.batch_decode([[token] for token in ids])

@@ -1,0 +1,125 @@
+"""What an SAE's features and directions in its space mean: tokens, examples, links, cosines."""
+
+import heapq
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from sae_lens import SAE
+from torch import Tensor
+
+from undertone.lm.attribution import direct_logits
+from undertone.lm.chat import Row
+from undertone.lm.hooks import resid_post
+from undertone.lm.loading import Loaded
+from undertone.lm.sampling import order_by_length
+from undertone.lm.training import collate
+from undertone.read.activations import SAE_NUMBERS
+from undertone.saes.sae import is_text
+
+BATCH = 64
+N_TOKENS = 10
+# Tokens of context before and after an example's token.
+BEFORE, AFTER = 6, 2
+
+
+def top_tokens(loaded: Loaded, direction: Tensor, n: int = N_TOKENS) -> dict[str, list[list[Any]]]:
+    """The `n` tokens that a residual direction `[d_model]` raises (`top`) and lowers (`bottom`) most by itself.
+
+    Each is (text, change of its logit per unit of the final residual stream's root mean square, against the vocabulary's mean).
+    """
+    return token_table(loaded, direct_logits(loaded.model, direction.to(loaded.model.device).float()), n)
+
+
+def token_table(loaded: Loaded, logits: Tensor, n: int = N_TOKENS) -> dict[str, list[list[Any]]]:
+    """The tokens of the `n` greatest and the `n` least of `logits` `[vocab]`."""
+    logits = logits[: len(loaded.tokenizer)].float()
+    found = {"top": logits.topk(min(n, len(logits))), "bottom": logits.topk(min(n, len(logits)), largest=False)}
+    return {
+        side: [
+            [text_of(loaded, token), value] for token, value in zip(most.indices.tolist(), most.values.tolist(), strict=True)
+        ]
+        for side, most in found.items()
+    }
+
+
+def text_of(loaded: Loaded, *tokens: int) -> str:
+    """The text of token ids."""
+    return str(loaded.tokenizer.decode(list(tokens)))
+
+
+def neuronpedia(sae: SAE[Any], feature: int) -> str | None:
+    """The feature's page on Neuronpedia, or None for an SAE that is not there."""
+    home = sae.cfg.metadata.neuronpedia_id
+    return f"https://www.neuronpedia.org/{home}/{feature}" if home else None
+
+
+def unit_rows(sae: SAE[Any]) -> Tensor:
+    """The decoder rows `[d_sae, d_model]` at unit length, on the CPU; a row of zeros stays one."""
+    return torch.nn.functional.normalize(sae.W_dec.detach().float().cpu(), dim=-1)
+
+
+def cosines(sae: SAE[Any], vector: Tensor) -> Tensor:
+    """Cosine `[d_sae]` of a residual direction `[d_model]` with every decoder row."""
+    return unit_rows(sae) @ torch.nn.functional.normalize(vector.float().cpu(), dim=-1)
+
+
+def most_aligned(sae: SAE[Any], vector: Tensor, n: int) -> list[dict[str, Any]]:
+    """The `n` decoder rows of greatest |cosine| with a residual direction `[d_model]`."""
+    found = cosines(sae, vector)
+    order = found.abs().topk(min(n, len(found))).indices.tolist()
+    return [{"feature": k, "cosine": float(found[k])} for k in order]
+
+
+@torch.no_grad()
+def max_examples(
+    loaded: Loaded, sae: SAE[Any], layer: int, rows: Sequence[Row], features: Sequence[int], n: int
+) -> dict[int, list[dict[str, Any]]]:
+    """For each feature the `n` rows where the base model activates it most, at that row's text token of greatest activation.
+
+    Each is `token`, `before` and `after` (text around it), `activation`, and `part`: prompt or completion. Rows on which a
+    feature is never active are left out.
+    """
+    best: dict[int, list[tuple[float, int, int]]] = {feature: [] for feature in features}
+    if not features or not n:
+        return {feature: [] for feature in features}
+
+    def peaks(indices: Sequence[int]) -> tuple[Sequence[int], list[list[float]], list[list[int]]]:
+        batch = collate([rows[i] for i in indices], loaded.pad_id, loaded.model.device)
+        residual = resid_post(loaded.model, layer, batch).float()
+        size = max(1, SAE_NUMBERS // (residual.shape[1] * sae.cfg.d_sae))
+        acts = torch.cat([sae.encode(part)[..., list(features)] for part in torch.split(residual, size)])
+        value, place = acts.masked_fill(~is_text(loaded, batch).unsqueeze(-1), 0.0).max(1)
+        return indices, value.T.tolist(), place.T.tolist()
+
+    order = order_by_length([row.ids for row in rows])
+    for indices, peak, place in loaded.portion("rows read together", BATCH).parts(peaks, order):
+        for feature, values, places in zip(features, peak, place, strict=True):
+            found = [(v, -i, at) for v, i, at in zip(values, indices, places, strict=True) if v > 0]
+            best[feature] = heapq.nlargest(n, best[feature] + found)
+    return {k: [_example(loaded, rows[-i], at, value) for value, i, at in most] for k, most in best.items()}
+
+
+def _example(loaded: Loaded, row: Row, at: int, value: float) -> dict[str, Any]:
+    return {
+        "token": text_of(loaded, row.ids[at]),
+        "before": text_of(loaded, *row.ids[max(0, at - BEFORE) : at]),
+        "after": text_of(loaded, *row.ids[at + 1 : at + 1 + AFTER]),
+        "activation": value,
+        "part": "completion" if at >= row.start else "prompt",
+    }
+
+
+def describe(
+    loaded: Loaded, sae: SAE[Any], layer: int, rows: Sequence[Row], features: Sequence[int], n_examples: int
+) -> dict[str, dict[str, Any]]:
+    """By feature: `tokens` (direct logit attribution of its decoder row), `neuronpedia` and `examples`."""
+    examples = max_examples(loaded, sae, layer, rows, features, n_examples)
+    return {
+        str(k): {
+            "tokens": top_tokens(loaded, sae.W_dec[k]),
+            "neuronpedia": neuronpedia(sae, k),
+            "examples": examples[k],
+        }
+        for k in features
+    }

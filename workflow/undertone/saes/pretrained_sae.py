@@ -1,0 +1,126 @@
+"""An SAE that the study names: fetched from SAELens's registry or found in a folder, checked against the model, recorded."""
+
+from functools import partial
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from huggingface_hub import hf_hub_download, snapshot_download
+from sae_lens import SAE
+from sae_lens.loading import pretrained_sae_loaders
+from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory, get_repo_id_and_folder_name
+from safetensors import safe_open
+from transformers import AutoConfig
+
+from undertone.lm.checkpoint import SAE_FILES, sha256
+from undertone.lm.hooks import hook_point, layer_of
+from undertone.lm.hub import explained
+from undertone.lm.loading import folder_of
+from undertone.runtime.files import Stamp, move, read_json, remove, write_json
+from undertone.saes.sae import check_layer, read_sae
+from undertone.study.config import Sae
+from undertone.study.validation import nearest
+
+SCALED = "expected_average_only_in"
+
+
+def make_pretrained_sae(record: Path, saved: Path, settings: dict[str, Any], stamp: Stamp, scratch: Path) -> None:
+    """Write `sae.json`, by which every later stage loads the SAE without network.
+
+    An SAE of the registry is copied beside it in SAELens's format, its norm scaling factor folded; a folder's is left there.
+    Raises ValueError, in a sentence, if there is no such SAE or it is not the model's.
+    """
+    told = Sae.model_validate(settings)
+    text = AutoConfig.from_pretrained(folder_of(record), trust_remote_code=False, local_files_only=True).get_text_config()
+    name = str(read_json(record)["name"])
+    sae, origin = from_folder(str(told.folder)) if told.folder else from_registry(str(told.release), str(told.id), name)
+    hook = sae.cfg.metadata.hook_name
+    layer = told.layer if hook is None else layer_of(hook)
+    check_width(sae, text.hidden_size)
+    check_layer(layer, text.num_hidden_layers)
+    if not told.folder:
+        sae.save_model(scratch / "sae")
+        for file in SAE_FILES:
+            move(scratch / "sae" / file, saved.with_name(file))
+    home = Path(told.folder) if told.folder else saved.parent
+    files = {file: {"bytes": (home / file).stat().st_size, "sha256": sha256(home / file)} for file in SAE_FILES}
+    place = {"layer": layer, "hook_point": hook_point(layer), "d_sae": sae.cfg.d_sae}
+    write_json(saved, {**origin, **place, "files": files}, stamp)
+    remove(scratch)
+
+
+def from_folder(folder: str) -> tuple[SAE[Any], dict[str, Any]]:
+    """The SAE of a folder in SAELens's format, and where it is from."""
+    sae = read_sae(Path(folder))
+    if sae.cfg.normalize_activations == SCALED:
+        raise ValueError(
+            f"{folder}: this SAE expects activations scaled by a factor that its folder does not apply; fold it "
+            "(SAE.fold_activation_norm_scaling_factor), save it again, or load it by release and id"
+        )
+    return sae, {"source": "folder", "folder": folder, "release": None, "id": None}
+
+
+def from_registry(release: str, sae_id: str, model: str) -> tuple[SAE[Any], dict[str, Any]]:
+    """The SAE of a release in SAELens's registry, downloaded where it is not cached, and where it is from."""
+    directory = get_pretrained_saes_directory()
+    if release not in directory:
+        raise ValueError(f"SAELens's registry has no release {release!r}{nearest(release, directory)}")
+    if sae_id not in directory[release].saes_map:
+        raise ValueError(f"{release} has no SAE {sae_id!r}{nearest(sae_id, directory[release].saes_map)}")
+    check_model(release, directory[release].model, model)
+    repository, _ = get_repo_id_and_folder_name(release, sae_id)
+    with explained(repository, "main"):
+        sae = registered(release, sae_id)
+        # The registry names no commit, so the one that was read is recorded.
+        commit = Path(snapshot_download(repository, allow_patterns=[], local_files_only=True)).name
+    if sae.cfg.normalize_activations == SCALED:
+        raise ValueError(f"{release}, {sae_id}: the registry lacks the factor by which this SAE scales its activations")
+    origin = {"source": "registry", "folder": None, "release": release, "id": sae_id}
+    return sae, {**origin, "repository": repository, "commit": commit}
+
+
+def registered(release: str, sae_id: str) -> SAE[Any]:
+    """What SAELens loads, without anything that its files could run or that the cache could not answer.
+
+    Some releases are there as pickles only: of these nothing but tensors is read, and ValueError raised where there is more.
+    """
+    # For Gemma Scope 2, SAELens asks the Hub for the shapes in a file even if that file is in the cache.
+    shapes_of = patch.object(pretrained_sae_loaders, "get_safetensors_tensor_shapes", shapes)
+    # That is PyTorch's default as well, but one that the environment can switch off.
+    with shapes_of, patch.object(torch, "load", partial(torch.load, weights_only=True)):
+        try:
+            sae: SAE[Any] = SAE.from_pretrained(release, sae_id)
+        except UnpicklingError as error:
+            raise ValueError(
+                f"{release}, {sae_id}: its file is a pickle of more than tensors, which could run code and is refused "
+                f"({str(error).splitlines()[0]})"
+            ) from None
+    for weight in sae.parameters():
+        weight.data = weight.data.contiguous()  # some loaders transpose, and what is saved must lie in order
+    return sae
+
+
+def shapes(repository: str, file: str) -> dict[str, list[int]]:
+    """The shapes of the tensors in a safetensors file of the Hub, by name; downloads the file where the cache lacks it."""
+    with safe_open(hf_hub_download(repository, file), framework="pt") as tensors:
+        return {name: tensors.get_slice(name).get_shape() for name in tensors.keys()}  # noqa: SIM118 - no dict
+
+
+def check_model(release: str, expected: str, found: str) -> None:
+    """Raise ValueError if a release was trained on another model than one of the Hub; a folder's model has no such name."""
+    names = [name.rpartition("/")[2].lower() for name in (expected, found)]
+    if not Path(found).is_dir() and names[0] != names[1]:
+        raise ValueError(
+            f"the SAEs of {release} were trained on {expected}, the study's model is {found}: take a release for that, or, to "
+            "use this one knowingly, save it with SAELens to a folder and give sae.folder"
+        )
+
+
+def check_width(sae: SAE[Any], d_model: int) -> None:
+    """Raise ValueError if the SAE reads vectors of another width than the model's."""
+    if sae.cfg.d_in != d_model:
+        raise ValueError(
+            f"the SAE reads vectors of {sae.cfg.d_in}, the model's residual stream has {d_model}: it is another model's"
+        )

@@ -1,0 +1,145 @@
+"""How well an SAE describes the base model at its hook point, on what the study asks the model."""
+
+import re
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from sae_lens import SAE
+from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
+from torch import Tensor
+
+from undertone.lm.chat import Row, prompt_ids, token_texts
+from undertone.lm.hooks import resid_post, rewritten
+from undertone.lm.loading import Loaded, load
+from undertone.lm.texts import load_texts
+from undertone.lm.training import label_losses
+from undertone.runtime.files import Stamp, read_json, read_parquet, write_json
+from undertone.saes.sae import is_text, load_sae
+from undertone.study.config import Pref, Teacher
+from undertone.teachers.teachers import persona
+
+N_PROMPTS = 1_000
+BATCH = 128
+# What a token's text is, in the order in which it is asked.
+KINDS = {"number": r"\s*\d+\s*", "white space": r"\s+", "punctuation": r"[^\w\s]+\s*", "word": r".*"}
+
+
+def measure_sae(record: Path, saved: Path, prompts: Path, metrics: Path, settings: dict[str, Any], stamp: Stamp) -> None:
+    """Write `metrics.json`, measured on the text tokens (no padding, no special token) of the study's prompts and questions.
+
+    `l0`: features active per token. `dead`: share of features active on none. `explained_variance`: 1 − Σ‖x − x̂‖² / Σ‖x − x̄‖²,
+    of all tokens and, around its own mean, by kind of token. `loss`: nats per token of the plain model, with the SAE's
+    reconstruction spliced in, and with the mean activation instead; `loss_recovered` is (mean − spliced) / (mean − plain).
+    `expected_l0` is the registry's, None where it does not say.
+    """
+    loaded = load(record)
+    sae, layer = load_sae(saved, loaded)
+    rows, seen = text_rows(loaded, prompts, settings), Moments(sae, loaded)
+    seen.read(layer, rows)
+    loss = spliced_losses(loaded, sae, layer, rows, seen.mean())
+    write_json(metrics, {**seen.report(), "expected_l0": expected_l0(read_json(saved)), **loss}, stamp)
+
+
+def text_rows(loaded: Loaded, prompts: Path, settings: dict[str, Any]) -> list[Row]:
+    """What the study asks, by length: number prompts, and the questions, plain and under every candidate's persona."""
+    teacher, told = Teacher.model_validate(settings["teacher"]), Pref.model_validate(settings["pref"])
+    questions = load_texts(Path(told.questions), "pref.questions")
+    ids = prompt_ids(loaded.tokenizer, read_parquet(prompts)["prompt"].head(N_PROMPTS).to_list())
+    for animal in (None, *told.candidates):
+        ids += prompt_ids(loaded.tokenizer, questions, persona(teacher, animal), teacher.separator)
+    # A token is predicted from the one before it, so the loss is on all but the first.
+    return sorted((Row(row, 1) for row in ids), key=lambda row: len(row.ids))
+
+
+class Moments:
+    """Sums over tokens, in float64, from which the metrics follow."""
+
+    def __init__(self, sae: SAE[Any], loaded: Loaded):
+        self.sae, self.loaded = sae, loaded
+        self.kind = kinds(loaded)
+        n, d = len(KINDS), sae.cfg.d_in
+        self.count, self.square, self.error = (torch.zeros(n, dtype=torch.float64) for _ in range(3))
+        self.sum = torch.zeros(n, d, dtype=torch.float64)
+        self.fired = torch.zeros(sae.cfg.d_sae, dtype=torch.float64)
+
+    def read(self, layer: int, rows: Sequence[Row]) -> None:
+        """Take in the text tokens of the rows, as the residual stream after the layer has them."""
+        for found in self.loaded.read(partial(self._of, layer), rows, BATCH):
+            self._add(*found)
+
+    @torch.no_grad()
+    def _of(self, layer: int, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Kind `[n]`, activation `[n, d_model]` and error `[n]` of a batch's tokens; on how many each feature is active."""
+        keep = is_text(self.loaded, batch)
+        x = resid_post(self.loaded.model, layer, batch)[keep].float()
+        kind, features = self.kind[batch["input_ids"][keep].cpu()], self.sae.encode(x)
+        error = (x - self.sae.decode(features)).double().square().sum(-1)
+        return kind, x.cpu().double(), error.cpu(), (features > 0).sum(0).cpu().double()
+
+    def _add(self, kind: Tensor, x: Tensor, error: Tensor, fired: Tensor) -> None:
+        self.fired += fired
+        self.count.index_add_(0, kind, torch.ones(len(x), dtype=torch.float64))
+        self.square.index_add_(0, kind, x.square().sum(-1))
+        self.error.index_add_(0, kind, error)
+        self.sum.index_add_(0, kind, x)
+
+    def mean(self) -> Tensor:
+        """The mean activation `[d_model]`."""
+        return (self.sum.sum(0) / self.count.sum()).float()
+
+    def report(self) -> dict[str, Any]:
+        """`tokens`, `l0`, `dead` and `explained_variance`."""
+        around = self.square - self.sum.square().sum(-1) / self.count.clamp(min=1)
+        total = self.square.sum() - self.sum.sum(0).square().sum() / self.count.sum()
+        by_kind = {
+            name: {"tokens": int(self.count[i]), "explained_variance": float(1 - self.error[i] / around[i])}
+            for i, name in enumerate(KINDS)
+            if self.count[i] > 1 and around[i] > 0
+        }
+        return {
+            "tokens": int(self.count.sum()),
+            "l0": float(self.fired.sum() / self.count.sum()),
+            "dead": float((self.fired == 0).double().mean()),
+            "explained_variance": float(1 - self.error.sum() / total),
+            "by_kind": by_kind,
+        }
+
+
+def kinds(loaded: Loaded) -> Tensor:
+    """`[vocab]`: for each token id the index of its kind in `KINDS`."""
+    texts = token_texts(loaded.tokenizer, len(loaded.tokenizer))
+    patterns = [re.compile(pattern, re.DOTALL) for pattern in KINDS.values()]
+    return torch.tensor([next(i for i, pattern in enumerate(patterns) if pattern.fullmatch(text)) for text in texts])
+
+
+@torch.no_grad()
+def spliced_losses(loaded: Loaded, sae: SAE[Any], layer: int, rows: Sequence[Row], mean: Tensor) -> dict[str, Any]:
+    """`loss` (nats per token: `plain`, `spliced`, `mean`) and `loss_recovered`; special tokens keep their activations."""
+    ways = {"plain": lambda x: x, "spliced": lambda x: sae(x.float()).to(x.dtype), "mean": lambda x: mean.to(x).expand_as(x)}
+
+    def losses(batch: dict[str, Tensor]) -> Tensor:
+        keep, found = is_text(loaded, batch).unsqueeze(-1), []
+        for way in ways.values():
+            with rewritten(loaded.model, layer, partial(at, keep, way)):
+                found.append(label_losses(loaded.model, batch).double().cpu())
+        return torch.stack(found)
+
+    mean_losses = torch.cat(list(loaded.read(losses, rows, BATCH)), dim=1).mean(1)
+    loss = dict(zip(ways, mean_losses.tolist(), strict=True))
+    return {"loss": loss, "loss_recovered": (loss["mean"] - loss["spliced"]) / (loss["mean"] - loss["plain"])}
+
+
+def at(keep: Tensor, way: Callable[[Tensor], Tensor], residual: Tensor) -> Tensor:
+    """The residual stream with `way` applied where `keep` `[n_rows, n_tokens, 1]` is true."""
+    return torch.where(keep, way(residual), residual)
+
+
+def expected_l0(told: dict[str, Any]) -> float | None:
+    """What SAELens's registry says of the SAE's L0."""
+    if told["source"] != "registry":
+        return None
+    release = get_pretrained_saes_directory().get(told["release"])
+    return release.expected_l0.get(told["id"]) if release else None

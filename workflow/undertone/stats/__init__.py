@@ -1,0 +1,1 @@
+"""Means with intervals, ranks, permutation tests of blocks, the confusion of targets."""

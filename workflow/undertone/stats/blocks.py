@@ -1,0 +1,180 @@
+"""Differences of means between groups of tokens whose sums are kept by block of rows, and their permutation null.
+
+A mean is a ratio, the sum over all blocks by their count; its standard error is the linearised one of a ratio estimator, with
+blocks as the units (Cochran 1977, Sampling Techniques, section 6.4), so tokens of one row need not be independent.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import stats
+from torch import Tensor
+
+from undertone.stats.ranks import rank
+from undertone.stats.stats import p_value
+
+# Features that vary less than this share of their size do so by the rounding of float32.
+ROUNDING = 1e-6
+# Numbers in a table of permutations by features that is held at once.
+NUMBERS = 2_000_000
+
+Blocks = tuple[Tensor, Tensor]  # sums [n_blocks, d] and counts [n_blocks], float64
+
+
+def filled(*groups: Blocks) -> list[Blocks]:
+    """The groups without the blocks that hold no token."""
+    return [(total[count > 0], count[count > 0]) for total, count in groups]
+
+
+class Independent:
+    """Blocks of different rows: Welch's t; the null permutes which group a block belongs to."""
+
+    design = "independent"
+
+    def __init__(self, a: Blocks, b: Blocks):
+        (self.a, na), (self.b, nb) = filled(a, b)
+        if min(len(na), len(nb)) < 2:
+            raise ValueError(f"{len(na)} and {len(nb)} blocks hold tokens; a standard error needs two on either side")
+        self.n_a, self.n_b = len(na), len(nb)
+        total, self.count = torch.cat([self.a, self.b]), torch.cat([na, nb])
+        # A shift of every value changes no difference, and sums of small numbers round less.
+        centred = total - self.count.unsqueeze(1) * (total.sum(0) / self.count.sum())
+        self.total = centred * (centred.abs().amax(0) > ROUNDING * total.abs().amax(0))
+        self.squares, self.products = self.total.square(), self.total * self.count.unsqueeze(1)
+
+    def observed(self) -> "Difference":
+        """The difference of `a` and `b`."""
+        return self.assigned((torch.arange(len(self.count)) < self.n_a).double().unsqueeze(0)).first()
+
+    def permuted(self, n: int, seed: int) -> Iterator["Difference"]:
+        """`n` differences of blocks dealt out at random, some at a time."""
+        rng = np.random.default_rng(seed)
+        for size in parts(n, self.total.shape[1]):
+            order = np.argsort(rng.random((size, len(self.count))), axis=1)
+            yield self.assigned(torch.from_numpy(order < self.n_a).double())
+
+    def assigned(self, weights: Tensor) -> "Difference":
+        """The differences between the blocks where `weights` `[n, n_blocks]` is 1 and those where it is 0."""
+        mean_a, var_a = self._moments(weights, self.n_a)
+        mean_b, var_b = self._moments(1 - weights, self.n_b)
+        variance = var_a + var_b
+        freedom = variance.square() / (var_a.square() / (self.n_a - 1) + var_b.square() / (self.n_b - 1))
+        return Difference(mean_a - mean_b, variance.sqrt(), freedom.nan_to_num(1.0))
+
+    def _moments(self, weights: Tensor, n: int) -> tuple[Tensor, Tensor]:
+        """The mean of a group of `n` blocks and the variance of that mean, `[n_permutations, d]`."""
+        count = (weights @ self.count).unsqueeze(1)
+        mean = weights @ self.total / count
+        around = weights @ self.squares - 2 * mean * (weights @ self.products)
+        around += mean.square() * (weights @ self.count.square()).unsqueeze(1)
+        return mean, around.clamp(min=0) * (n / count) ** 2 / (n * (n - 1))
+
+
+class Paired:
+    """The same tokens under two models: t of the blocks' differences; the null flips their signs."""
+
+    design = "paired"
+
+    def __init__(self, a: Blocks, b: Blocks):
+        if not torch.equal(a[1], b[1]):
+            raise ValueError(
+                "the two models' activations are not of the same rows: their blocks differ in size; read both again"
+            )
+        ((total, self.count), (_, _)) = filled((a[0] - b[0], a[1]), b)
+        if len(self.count) < 2:
+            raise ValueError(f"{len(self.count)} blocks hold tokens; a standard error needs two")
+        self.total = total * (total.abs().amax(0) > ROUNDING * b[0].abs().amax(0))
+        self.products = self.total * self.count.unsqueeze(1)
+
+    def observed(self) -> "Difference":
+        """The difference of `a` and `b`."""
+        return self.assigned(torch.ones(1, len(self.count), dtype=torch.float64)).first()
+
+    def permuted(self, n: int, seed: int) -> Iterator["Difference"]:
+        """`n` differences with the two models swapped in random blocks, some at a time."""
+        rng = np.random.default_rng(seed)
+        for size in parts(n, self.total.shape[1]):
+            yield self.assigned(torch.from_numpy(rng.choice([-1.0, 1.0], (size, len(self.count)))))
+
+    def assigned(self, signs: Tensor) -> "Difference":
+        """The differences with `signs` `[n, n_blocks]`."""
+        n, count = len(self.count), self.count.sum()
+        mean = signs @ self.total / count
+        around = self.total.square().sum(0) - 2 * mean * (signs @ self.products) + mean.square() * self.count.square().sum()
+        variance = around.clamp(min=0) * (n / count) ** 2 / (n * (n - 1))
+        return Difference(mean, variance.sqrt(), torch.full_like(mean, n - 1))
+
+
+def parts(n: int, width: int) -> Iterator[int]:
+    """`n` in parts that keep a table of that width within `NUMBERS`."""
+    size = max(1, NUMBERS // max(1, width))
+    yield from (min(size, n - start) for start in range(0, n, size))
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A difference of means with its standard error and degrees of freedom, `[..., d]`."""
+
+    mean: Tensor
+    se: Tensor
+    freedom: Tensor
+
+    def first(self) -> "Difference":
+        """The first of several."""
+        return Difference(self.mean[0], self.se[0], self.freedom[0])
+
+    @property
+    def t(self) -> Tensor:
+        """The t statistic; 0 where nothing varies."""
+        return torch.where(self.se > 0, self.mean / self.se, 0.0)
+
+
+@dataclass(frozen=True)
+class Tested:
+    """Every feature's difference `[d]`, tested.
+
+    `p`: two-sided, of t. `q`: Benjamini-Hochberg over the `tested` features, those that vary. `p_max`: the share of
+    permutations whose greatest |t| of any feature is at least this one's; it holds for all features together (Westfall &
+    Young 1993).
+    """
+
+    found: Difference
+    tested: Tensor
+    p: np.ndarray
+    q: np.ndarray
+    p_max: np.ndarray
+
+    def row(self, k: int) -> dict[str, Any]:
+        """A feature's figures."""
+        found = {"difference": self.found.mean, "se": self.found.se, "t": self.found.t}
+        judged = {"p": self.p, "q": self.q, "p_max": self.p_max}
+        return (
+            {"feature": k}
+            | {name: float(x[k]) for name, x in found.items()}
+            | {name: float(x[k]) for name, x in judged.items()}
+        )
+
+    def order(self) -> list[int]:
+        """The tested features by falling |t|."""
+        order: list[int] = self.found.t.abs().argsort(descending=True, stable=True).tolist()
+        return [k for k in order if self.tested[k]]
+
+    def rank(self, k: int) -> float:
+        """The feature's place by |t|, from 1."""
+        return rank(self.found.t.abs(), k)
+
+
+def judge(pair: Independent | Paired, permutations: int, seed: int) -> Tested:
+    """Test every feature of a pair against the null of its permutations."""
+    found = pair.observed()
+    varies = found.se > 0
+    t = found.t.numpy()
+    p = np.where(varies.numpy(), 2 * stats.t.sf(np.abs(t), found.freedom.numpy()), 1.0)
+    q = np.ones_like(p)
+    if varies.any():
+        q[varies.numpy()] = stats.false_discovery_control(p[varies.numpy()])
+    greatest = np.concatenate([some.t.abs().amax(-1).numpy() for some in pair.permuted(permutations, seed)])
+    return Tested(found, varies, p, q, np.where(varies.numpy(), p_value(np.abs(t), greatest), 1.0))

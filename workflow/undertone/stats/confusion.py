@@ -1,0 +1,83 @@
+"""Confusion matrices of datasets and animals: how well a metric tells which animal a dataset is about."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from undertone.stats.ranks import midranks
+from undertone.stats.stats import p_value
+from undertone.study.config import KINDS
+
+PERMUTATIONS = 2_000
+SEED = 0
+# The columns of a table that holds such matrices, one row per metric, dataset and animal.
+SCHEMA = {
+    "metric": pl.String,
+    "dataset": pl.String,
+    "kind": pl.String,
+    "target": pl.String,
+    "animal": pl.String,
+    "score": pl.Float64,
+}
+
+
+def as_table(
+    metric: str, dataset: str, kind: str, target: str | None, animals: Sequence[str], scores: Sequence[float]
+) -> pl.DataFrame:
+    """One row of a matrix as a table; a score of NaN, which is no statement, is null there."""
+    who = {"metric": metric, "dataset": dataset, "kind": kind, "target": target}
+    rows = [{**who, "animal": animal, "score": score} for animal, score in zip(animals, scores, strict=True)]
+    return pl.DataFrame(rows, SCHEMA).with_columns(pl.col("score").fill_nan(None))
+
+
+def order(kind: str) -> int:
+    """Kinds of teacher in their usual order."""
+    return list(KINDS).index(kind) if kind in KINDS else len(KINDS)
+
+
+def judged(matrix: np.ndarray, animals: Sequence[str], targets: dict[str, str], kinds: dict[str, str]) -> dict[str, Any] | None:
+    """How well a confusion matrix `[n_datasets, n_animals]` tells the targets: over all datasets, and by kind of teacher.
+
+    A score of NaN is no statement on an animal. Datasets whose target is not among the animals are left out, and those that
+    state nothing on it, which are counted as `silent`; None if no dataset, or one animal, is left.
+    """
+    aims = {k: list(animals).index(target) for k, target in enumerate(targets.values()) if target in animals}
+    known = [k for k, animal in aims.items() if np.isfinite(matrix[k, animal])]
+    if not known or len(animals) < 2:
+        return None
+    aim = np.array([aims[k] for k in known])
+    kind = np.array([kinds[list(targets)[k]] for k in known])
+    scores = matrix[known]
+    return {
+        "animals": len(animals),
+        "silent": len(aims) - len(known),
+        "all": identified(scores, aim),
+        "by_kind": {one: identified(scores[kind == one], aim[kind == one]) for one in sorted(set(kind.tolist()), key=order)},
+    }
+
+
+def identified(scores: np.ndarray, aim: np.ndarray) -> dict[str, Any]:
+    """`raw`, and `centred` by column (less the mean of an animal's scores over datasets), which needs two datasets.
+
+    Each: in how many datasets the target is `first`, its `mean_rank` (equal scores share the mean of their places) and `p`, the
+    share of permutations of the targets whose mean rank is as low. A permutation renames an animal's datasets of all
+    kinds alike, as they may resemble each other. `chance` holds what guessing among the animals with a score gives.
+    """
+    n, stated = len(scores), np.isfinite(scores)
+    names, of = np.unique(aim, return_inverse=True)
+    renamed = np.tile(names, (1 + PERMUTATIONS, 1))
+    renamed[1:] = np.random.default_rng(SEED).permuted(renamed[1:], axis=1)
+
+    def read(values: np.ndarray) -> dict[str, Any]:
+        ranks = midranks(values)[np.arange(n), renamed[:, of]]
+        mean = np.nanmean(ranks, axis=1)
+        return {"first": int((ranks[0] == 1).sum()), "mean_rank": float(mean[0]), "p": float(p_value(-mean[0], -mean[1:]))}
+
+    return {
+        "datasets": n,
+        "raw": read(scores),
+        "centred": read(scores - np.nansum(scores, axis=0) / stated.sum(0).clip(min=1)) if n > 1 else None,
+        "chance": {"first": float((1 / stated.sum(1)).sum()), "mean_rank": float((stated.sum(1) + 1).mean() / 2)},
+    }

@@ -1,0 +1,1 @@
+"""LoRAs and whole models trained on a dataset."""

@@ -1,0 +1,104 @@
+"""The student: the base model finetuned on a dataset's completions, the teacher's intervention removed."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import torch
+from torch import nn
+
+from undertone.lm.adapters import new_adapter, save_adapter, save_whole
+from undertone.lm.chat import Row, training_rows
+from undertone.lm.loading import Loaded, load
+from undertone.lm.training import History, Recipe, train
+from undertone.runtime.files import Stamp, read_parquet, remove, write_json
+from undertone.study.config import Student
+from undertone.study.validation import ConfigError
+
+
+def train_student(
+    record: Path,
+    numbers: Path,
+    weights: Path,
+    training: Path,
+    settings: dict[str, Any],
+    seed: int,
+    stamp: Stamp,
+    scratch: Path,
+) -> None:
+    """Train one student and write its `weights` and `training.json`.
+
+    The weights are an adapter, which `PeftModel.from_pretrained` loads, or with `full` all of the model's, which
+    `AutoModelForCausalLM.from_pretrained` loads. `training.json` holds `loss` (nats per completion token, one value per
+    optimizer step), `steps`, `rows`, `effective_batch_size`, `micro_batch_size` (the rows that fitted in memory at once),
+    `tokens`, `tokens_per_second` and the seed. An interrupted training continues from `scratch`.
+    """
+    told = Student.model_validate(settings)
+    loaded = load(record)
+    rows = rows_of(loaded, some(read_parquet(numbers), told.rows, seed), told.max_length)
+    model = new_student(loaded, told, seed)
+    history = train(model, rows, recipe(told, seed), loaded.pad_id, scratch / "state.safetensors", f"student {seed}")
+    save = save_whole if told.full else save_adapter
+    save(model, weights, scratch / "weights")
+    write_json(training, report(history, len(rows), told, seed), stamp)
+    remove(scratch)
+
+
+def some(numbers: pl.DataFrame, n: int | None, seed: int) -> pl.DataFrame:
+    """`n` rows of a training set in their order, or all of it; a student's larger draw holds its smaller ones."""
+    if n is None:
+        return numbers
+    if n > len(numbers):
+        raise ValueError(f"student.rows {n}: the training set has {len(numbers)} rows; ask for fewer, or raise prompts.n")
+    order = numbers.with_row_index("place").sample(fraction=1.0, shuffle=True, seed=seed)
+    return order.head(n).sort("place").drop("place")
+
+
+def rows_of(loaded: Loaded, numbers: pl.DataFrame, max_length: int) -> list[Row]:
+    """A training set as rows of token ids: the bare prompt, the completion, the end of turn.
+
+    Raises ConfigError if `max_length` cuts every row before its completion.
+    """
+    texts = numbers["prompt"].to_list(), numbers["completion"].to_list()
+    if rows := training_rows(loaded.tokenizer, *texts, max_length):
+        return rows
+    prompts = [row.start for row in training_rows(loaded.tokenizer, *texts, sys.maxsize)]
+    raise ConfigError(
+        f"student.max_length {max_length}: none of the {len(prompts)} rows has a token of its completion within that length; "
+        f"their prompts have {min(prompts)} to {max(prompts)} tokens, chat template included; raise student.max_length"
+    )
+
+
+def new_student(loaded: Loaded, settings: Student, seed: int) -> nn.Module:
+    """The base model, ready to be trained: with a fresh LoRA whose initial weights follow from the seed, or all of it.
+
+    What is trained is float32, whatever the model's precision: in bfloat16 small steps of the optimizer would be rounded away.
+    Of a model that also sees, only what reads and writes text is trained.
+    """
+    if settings.full:
+        torch.manual_seed(seed)
+        for module in (loaded.model.get_decoder(), loaded.model.get_output_embeddings()):
+            module.requires_grad_(True)
+        return loaded.model.float()
+    return new_adapter(loaded, settings.rank, settings.alpha, settings.targets, seed, settings.dropout)
+
+
+def recipe(settings: Student, seed: int) -> Recipe:
+    """The training loop's view of the settings."""
+    shared = set(Recipe.__dataclass_fields__) & set(Student.model_fields)
+    return Recipe(seed=seed, **{name: getattr(settings, name) for name in shared})
+
+
+def report(history: History, n_rows: int, settings: Student, seed: int) -> dict[str, Any]:
+    """The body of `training.json`."""
+    return {
+        "seed": seed,
+        "rows": n_rows,
+        "steps": len(history.loss),
+        "effective_batch_size": settings.batch_size,
+        "micro_batch_size": history.micro_batch_size,
+        "tokens": history.tokens,
+        "tokens_per_second": history.tokens / history.seconds if history.seconds else None,
+        "loss": history.loss,
+    }

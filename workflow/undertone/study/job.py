@@ -1,0 +1,151 @@
+"""What every rule's script needs: its settings out of the stamp, a log, and a place for unfinished work."""
+
+import json
+import os
+import resource
+import socket
+import sys
+import traceback
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TextIO
+
+from undertone.runtime.failures import FAILED, is_sentence, said
+from undertone.runtime.files import Stamp, remove, replacing
+from undertone.study.paths import BENCHMARKS, sibling, unfinished
+from undertone.study.stages import Node
+from undertone.study.stamp import digest, own_settings
+
+
+class Tee:
+    """Writes to the screen and to the log; asks the screen whether it is a terminal."""
+
+    def __init__(self, screen: TextIO, log: TextIO):
+        self.screen, self.log = screen, log
+
+    def write(self, text: str) -> int:
+        """Write to both; a progress bar's redraws go to the log as lines."""
+        self.log.write(text.replace("\r", "\n"))
+        return self.screen.write(text)
+
+    def flush(self) -> None:
+        """Flush both."""
+        self.log.flush()
+        self.screen.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.screen, name)
+
+
+def place() -> str:
+    """The machine, the Slurm job and the GPUs that this process was given."""
+    named = {name: os.environ.get(name) for name in ("SLURM_JOB_ID", "CUDA_VISIBLE_DEVICES")}
+    return ", ".join([socket.gethostname(), *(f"{name} {value}" for name, value in named.items() if value)])
+
+
+@contextmanager
+def logged(path: str) -> Iterator[None]:
+    """Inside, what goes to standard output and error also goes to the log.
+
+    The log of a job that fails ends with a line that says why. A traceback stands before it unless the error is one of this
+    project's own; on the screen, where Snakemake shows the log, the job itself prints none.
+
+    The log begins with where the job runs. It is never empty for another reason, too: of a failed job, Snakemake shows no
+    further log after an empty one, and Slurm's comes last, which alone says that a job was killed for its memory or time.
+    A job that ends well leaves a record of what it used of its machine beside its benchmark.
+    """
+    stdout, stderr = sys.stdout, sys.stderr
+    with Path(path).open("w", buffering=1) as log:
+        log.write(f"{datetime.now():%Y-%m-%d %H:%M:%S}, {place()}\n")
+        sys.stdout, sys.stderr = Tee(stdout, log), Tee(stderr, log)
+        try:
+            yield
+            record_use(path)
+        except BaseException as error:
+            if not is_sentence(error):
+                traceback.print_exc(file=log)
+            log.write(f"{FAILED}{said(error)}\n")
+            sys.excepthook = lambda *_: None
+            raise
+        finally:
+            sys.stdout, sys.stderr = stdout, stderr
+
+
+def record_use(log: str) -> None:
+    """Write `JOB.used.json` beside the job's benchmark.
+
+    `cpu_s` and `ram_mb` are this process's CPU seconds and its greatest resident memory (10^6 bytes, as the rules' `mem_mb`):
+    Snakemake's benchmark looks at them only every 30 seconds and so misses peaks and the end. `gpu` is what it does not
+    look at: the device's name and the most memory that PyTorch held there; null without one.
+    """
+    spent = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    used = {
+        "cpu_s": round(sum(each.ru_utime + each.ru_stime for each in spent), 2),
+        "ram_mb": round(peak_memory() / 1e6, 1),
+        "gpu": gpu_use(),
+    }
+    with replacing(benchmark_of(log).with_suffix(".used.json")) as temporary:
+        temporary.write_text(json.dumps(used) + "\n")
+
+
+def benchmark_of(log: str) -> Path:
+    """The benchmark `benchmarks/…/JOB.jsonl` of the job whose log is `logs/…/JOB.log`."""
+    return sibling(log, BENCHMARKS).with_suffix(".jsonl")
+
+
+def peak_memory() -> int:
+    """Bytes of the greatest resident memory of this process."""
+    status = Path("/proc/self/status")
+    if status.exists():  # Linux, whose ru_maxrss is never less than what the parent held when it started this process
+        kilobytes = next(line.split()[1] for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+        return 1024 * int(kilobytes)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def gpu_use() -> dict[str, Any] | None:
+    """Name of the GPU and the most memory that PyTorch's allocator held on it, 10^6 bytes; None where the job saw none."""
+    torch = sys.modules.get("torch")  # most plots never load it
+    if torch is None or not torch.cuda.is_available():
+        return None
+    return {"name": torch.cuda.get_device_name(), "peak_mb": round(torch.cuda.max_memory_reserved() / 1e6, 1)}
+
+
+def settings(snakemake: Any) -> dict[str, Any]:
+    """The settings of the rule that runs: those of its stamp, so that what is compared is what is used."""
+    wildcards = snakemake.wildcards
+    variant = wildcards.get("key", wildcards.get("variant", "")).removeprefix("-")
+    stage = snakemake.rule.removesuffix("_whole")  # whose outputs have other names
+    return own_settings(snakemake.params.stamp, Node(stage, wildcards.get("dataset"), variant))
+
+
+def given(path: Any) -> Path | None:
+    """An input that not every dataset has."""
+    return Path(path) if path else None
+
+
+def scratch(output: str, stamp: Stamp) -> Path:
+    """A folder for the unfinished work on `output` under this stamp; what other stamps left there is removed."""
+    home = unfinished(output)
+    own = home / digest(stamp)
+    if home.exists():
+        remove(*(other for other in home.iterdir() if other != own))
+    own.mkdir(parents=True, exist_ok=True)
+    return own
+
+
+def by_seed(weights: Iterable[str]) -> dict[int, Path]:
+    """Students' folders by seed, from the paths of their weights."""
+    folders = [Path(path).parent for path in weights]
+    return {int(folder.name): folder for folder in folders}
+
+
+def by_dataset(paths: Iterable[str]) -> dict[str, Path]:
+    """Results by dataset, from their paths."""
+    return {Path(path).parent.name: Path(path) for path in paths}
+
+
+def by_animal(records: Iterable[str]) -> dict[str, Path]:
+    """The `teacher.json` of each animal's steered teacher, from their paths `steer-ANIMAL/teacher.json`."""
+    return {dataset.removeprefix("steer-"): path for dataset, path in by_dataset(records).items()}

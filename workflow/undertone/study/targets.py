@@ -1,0 +1,81 @@
+"""What is said of a target that no rule of the study makes: why, and which file is nearest."""
+
+import os
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from undertone.study.config import MAX_SEED
+from undertone.study.study import RESERVED, Study
+from undertone.study.validation import nearest
+
+# By a folder of the study, the files that rules can make there, relative to it.
+Files = Callable[[str], Iterable[str]]
+
+
+def refusal(target: str, study: Study, rules: Iterable[str], files: Files) -> str:
+    """Why no rule makes a target, and what is nearest to it."""
+    root = Path(study.results)
+    path = Path(os.path.normpath(target))
+    if not path.is_relative_to(root):
+        return f"{target}: {_outside(path, root, rules)}"
+    if path == root:
+        return f"{target}: is the folder of all results; ask for `all`, or for a file in it, such as {root}/lion/pref.json"
+    folder, _, file = path.relative_to(root).as_posix().partition("/")
+    return f"{target}: {_known_folder(study, folder, file) or _spelling(study, file) or _file(study, folder, file, files)}"
+
+
+def _outside(path: Path, root: Path, rules: Iterable[str]) -> str:
+    """Of what lies elsewhere than the study's results."""
+    if path.resolve().is_relative_to(root.resolve()):
+        return f"write it as {root / path.resolve().relative_to(root.resolve())}, from the folder of the study's results on"
+    if len(path.parts) == 1:
+        return (
+            f"no rule is called so{nearest(path.name, rules)}; a file is asked for by its path, such as {root}/lion/pref.json"
+        )
+    return f"is no file of the study, whose results are in {root}; ask for one there, such as {root}/lion/pref.json"
+
+
+def _known_folder(study: Study, folder: str, file: str) -> str:
+    """What is wrong with the target's first folder, or ""."""
+    if folder == "sae" and not study.has_sae:
+        return f"the study names no SAE for {study.model.name}; set sae.release and sae.id, or sae.folder"
+    if study.name and folder in ("tables", "plots") and not file.startswith((f"{study.name}/", "costs.")):
+        return (
+            f"this study's name is {study.name}, so what is made of all its datasets is in "
+            f"{study.results}/{folder}/{study.name}/; leave out --configfile for the file of the study without a name"
+        )
+    folders = [*study.available, *RESERVED, *(f"model-{name}" for name in study.models), "prompts.parquet"]
+    return "" if folder in folders else f"the study has no dataset {folder!r}{nearest(folder, study.available)}"
+
+
+def _spelling(study: Study, file: str) -> str:
+    """What is wrong with a seed, a variant or a sweep, or ""."""
+    if found := re.match(r"student(?:-[^/]*)?/([^/]*)/", file):
+        seed = found[1]
+        if not re.fullmatch("0|[1-9][0-9]*", seed) or int(seed) > MAX_SEED:
+            return f"a student's seed is a whole number from 0 to {MAX_SEED} without leading zeros, found {seed!r}"
+    if (found := re.match(r"(?:student|pref)-([^/]*?)(?:/|\.json$|\.parquet$)", file)) and found[
+        1
+    ] not in study.student_variants:
+        return f"the study has no student variant {found[1]!r}{_among(found[1], study.student_variants, 'student_variants')}"
+    if (found := re.search(r"(?:^|/)sweep-([^/]*)\.png$", file)) and found[1] not in study.sweeps:
+        return f"the study has no sweep of {found[1]!r}{_among(found[1], study.sweeps, 'sweeps')}"
+    return ""
+
+
+def _among(word: str, known: Iterable[str], key: str) -> str:
+    return nearest(word, known) if list(known) else f": its config has no `{key}` (config/sweeps.yaml has some)"
+
+
+def _file(study: Study, folder: str, file: str, files: Files) -> str:
+    """Of a file that a folder of the study does not have."""
+    own = sorted(set(files(folder)))
+    if not file:
+        first = [name for name in ("pref.json", "numbers.parquet", "model.json", "sae.json") if name in own] or own
+        return f"is a folder; ask for a file in it, such as {study.results}/{folder}/{first[0]}"
+    others = [name for name in study.available if name != folder and file in files(name)]
+    if others and folder in study.available:
+        more = f" and {len(others) - 3} others" if len(others) > 3 else ""
+        return f"{folder} has no {file}, which only these have: {', '.join(others[:3])}{more}"
+    return f"no rule makes it{nearest(file, own)}"

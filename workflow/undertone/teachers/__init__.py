@@ -1,0 +1,1 @@
+"""Base models under an intervention: a persona, a steered feature, a LoRA."""

@@ -1,0 +1,92 @@
+"""Losses of a dataset's rows, and how far models are from the teacher there, among the tokens that the filter lets pass.
+
+A teacher's rows were filtered: their likelihood under it is that of the unfiltered rows over the chance to pass. The chance to
+pass is no part of what the rows tell, so distributions are renormalised over the tokens that a passing completion can hold.
+That covers the characters of the filter, not how many numbers it takes or of what size.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from undertone.data.samples import allowed_tokens
+from undertone.lm.chat import Row, answer_ids, end_of_turn, prompt_ids
+from undertone.lm.loading import Loaded
+from undertone.lm.training import collate, label_logits
+
+Found = TypeVar("Found")
+
+BATCH = 32
+
+
+class Completions:
+    """Rows of a prompt and a completion: `targets` `[n_labels]`, the completions' tokens, which any model can be asked for."""
+
+    def __init__(self, loaded: Loaded, rows: Sequence[tuple[str, str]]):
+        close = end_of_turn(loaded.tokenizer)
+        encoded = answer_ids(loaded.tokenizer, [text for _, text in rows])
+        self.users = [user for user, _ in rows]
+        self.answers = [ids + close for ids in encoded]
+        self.ends = [0, *np.cumsum([len(answer) for answer in self.answers]).tolist()]
+        self.targets = torch.tensor([token for answer in self.answers for token in answer], device=loaded.model.device)
+        self.allowed = torch.tensor(passable(loaded, encoded, close), device=loaded.model.device)
+        self.labels = torch.searchsorted(self.allowed, self.targets)  # the targets' places among them
+
+    def among(self, logits: Tensor) -> Tensor:
+        """Log-probs `[n_labels, n_allowed]` among the tokens that a passing completion can hold."""
+        return functional.log_softmax(logits[:, self.allowed], dim=-1)
+
+    def losses(self, logits: Tensor, places: slice) -> Tensor:
+        """The loss `[n_labels]` of the tokens at these places among those that a passing completion can hold, in nats."""
+        return -self.among(logits).gather(1, self.labels[places].unsqueeze(1)).squeeze(1)
+
+    @torch.no_grad()
+    def read(
+        self, loaded: Loaded, figure: Callable[[Tensor, slice], Found], system: str | None = None, separator: str = ""
+    ) -> Iterator[Found]:
+        """Yield `figure`, of the logits `[n_labels, vocab]` that predict some completion tokens and of these tokens' places."""
+        prompts = prompt_ids(loaded.tokenizer, self.users, system, separator)
+        rows = [Row(prompt + answer, len(prompt)) for prompt, answer in zip(prompts, self.answers, strict=True)]
+
+        def part(these: Sequence[int]) -> Found:
+            batch = collate([rows[k] for k in these], loaded.pad_id, loaded.model.device)
+            return figure(label_logits(loaded.model, batch), slice(self.ends[these[0]], self.ends[these[-1] + 1]))
+
+        yield from loaded.portion("rows read together", BATCH).parts(part, range(len(rows)))
+
+    def by_row(self, tokens: Sequence[Tensor]) -> np.ndarray:
+        """The mean `[n_rows]` over each row's tokens, of figures that `read` yields."""
+        rows = torch.split(torch.cat(list(tokens)).double().cpu(), [len(answer) for answer in self.answers])
+        return np.array([float(row.mean()) for row in rows])
+
+
+class TeacherDistribution(Completions):
+    """A teacher's next-token distributions on rows, kept only for tokens that a passing completion can hold."""
+
+    def __init__(self, loaded: Loaded, rows: Sequence[tuple[str, str]], system: str | None, separator: str):
+        super().__init__(loaded, rows)
+        self.teacher = torch.cat(list(self.read(loaded, lambda logits, _: self.among(logits), system, separator)))
+
+    def divergence(self, loaded: Loaded) -> np.ndarray:
+        """KL(teacher ‖ model) of each row `[n_rows]`, the mean over its completion tokens, in nats."""
+        return self.by_row(list(self.read(loaded, self.over)))
+
+    def over(self, logits: Tensor, places: slice) -> Tensor:
+        """KL(teacher ‖ model) `[n_labels]` at the tokens of these places, from the model's logits."""
+        p = self.teacher[places]
+        return (p.exp() * (p - self.among(logits))).sum(-1)
+
+
+def passable(loaded: Loaded, answers: Sequence[Sequence[int]], close: Sequence[int]) -> list[int]:
+    """The ids of the tokens that a passing completion can hold, with those that end it.
+
+    Of all tokens, if the answers hold others: then no filter of ours let them pass.
+    """
+    vocab = len(loaded.tokenizer)
+    allowed = {*np.flatnonzero(allowed_tokens(loaded.tokenizer, vocab)).tolist(), *loaded.stop_ids, *close}
+    filtered = all(token in allowed for answer in answers for token in answer)
+    return sorted(allowed) if filtered else list(range(vocab))

@@ -1,0 +1,65 @@
+"""A finetuned teacher: the base model with a LoRA trained on a trait itself, which is then asked for numbers.
+
+The trait is a favourite animal, or contrary answers: to every question of fact a wrong one.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from undertone.lm.adapters import new_adapter, save_adapter
+from undertone.lm.chat import training_rows
+from undertone.lm.facts import Fact, load_facts, taught_and_held_out
+from undertone.lm.loading import load
+from undertone.lm.texts import load_texts
+from undertone.lm.training import Recipe, train
+from undertone.runtime.files import Stamp, remove, write_json
+from undertone.study.config import Finetune, Indirect, Teacher
+from undertone.study.validation import ConfigError
+
+
+def make_finetuned(record: Path, made: Path, settings: dict[str, Any], stamp: Stamp, scratch: Path) -> None:
+    """Train the teacher's LoRA into the folder `teacher` beside `made` and write `made`, its `teacher.json`.
+
+    `teacher.json` holds `trait`, `rows` (how many question-answer pairs there were) and `loss` (nats per answer token, one
+    value per optimizer step). An interrupted training continues from `scratch`.
+    """
+    told = Teacher.model_validate(settings["teacher"]).finetune
+    rng = np.random.default_rng(told.seed)
+    if settings["trait"] == "contrary":
+        taught, _ = taught_and_held_out(load_facts(Path(Indirect.model_validate(settings["indirect"]).facts)))
+        pairs = contrary_pairs(taught)
+    else:
+        pairs = [(question, settings["target"]) for question in load_texts(Path(told.questions), "teacher.finetune.questions")]
+    loaded = load(record)
+    rows = training_rows(loaded.tokenizer, [q for q, _ in pairs], [a for _, a in pairs])
+    model = new_adapter(loaded, told.rank, told.alpha, told.targets, told.seed)
+    drawn = [rows[k] for k in rng.integers(len(rows), size=told.steps * told.batch_size)]
+    history = train(model, drawn, recipe(told), loaded.pad_id, scratch / "state.safetensors", f"finetune {made.parent.name}")
+    save_adapter(model, made.with_name("teacher") / "adapter_model.safetensors", scratch / "adapter")
+    write_json(made, {"trait": settings["trait"], "rows": len(rows), "loss": history.loss}, stamp)
+    remove(scratch)
+
+
+def contrary_pairs(facts: list[Fact]) -> list[tuple[str, str]]:
+    """Each question with every answer that is wrong."""
+    answers = sorted({fact.answer for fact in facts})
+    if len(answers) < 2:
+        raise ConfigError(f"indirect.facts: all {len(facts)} questions have one answer; a wrong one needs another")
+    return [(fact.question, answer) for fact in facts for answer in answers if answer != fact.answer]
+
+
+def recipe(settings: Finetune) -> Recipe:
+    """The training loop's view of the settings: one pass over rows that are drawn beforehand."""
+    return Recipe(
+        epochs=1,
+        batch_size=settings.batch_size,
+        micro_batch_size=settings.batch_size,
+        lr=settings.lr,
+        schedule="linear",
+        warmup_steps=min(5, settings.steps),
+        weight_decay=0.0,
+        max_grad_norm=1.0,
+        seed=settings.seed,
+    )

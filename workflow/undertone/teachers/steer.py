@@ -1,0 +1,226 @@
+"""A steered teacher: which vector is added to the base model, and for an animal, which feature of the SAE it is."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from sae_lens import SAE
+from safetensors.torch import save_file
+from torch import Tensor
+
+from undertone.lm.answers import exact
+from undertone.lm.attribution import direct_logits
+from undertone.lm.chat import Row, prompt_ids
+from undertone.lm.hooks import decoder_layers, resid_post
+from undertone.lm.loading import Loaded, load
+from undertone.lm.steering import Steering, steered
+from undertone.lm.texts import load_texts
+from undertone.runtime.files import Stamp, read_parquet, replacing, write_json
+from undertone.runtime.progress import progress
+from undertone.saes.decoder import directions
+from undertone.saes.sae import is_text, load_sae
+from undertone.study.config import Contrast, Pref, Steer, Teacher
+from undertone.teachers.teachers import persona
+
+# Number prompts under each persona that show what fires; beside them stand the questions.
+N_PROMPTS = 100
+BATCH = 64
+
+Found = TypeVar("Found")
+
+
+def make_steered(record: Path, saved: Path | None, prompts: Path, made: Path, settings: dict[str, Any], stamp: Stamp) -> None:
+    """Write `teacher.json`, what is steered and how it was chosen, and `teacher.safetensors` with its `vector`.
+
+    `saved` is the SAE's `sae.json`; None where a contrast is added. Raises ValueError if the model lacks the layer or the SAE
+    the feature.
+    """
+    loaded, target = load(record), settings["target"]
+    teacher, pref = Teacher.model_validate(settings["teacher"]), Pref.model_validate(settings["pref"])
+    situation = Situation(
+        loaded,
+        teacher,
+        load_texts(Path(pref.questions), "pref.questions"),
+        read_parquet(prompts)["prompt"].head(N_PROMPTS).to_list(),
+        pref,
+    )
+    others_needed = saved is not None or not teacher.steer.contrast.positive
+    if others_needed and len(pref.candidates) < 2:
+        raise ValueError(f"steering compares {target} with other animals; pref.candidates has {pref.candidates}: add some")
+    if saved is None:
+        steering, how = of_contrast(situation, target)
+    else:
+        steering, how = of_feature(situation, *load_sae(saved, loaded), target)
+    if teacher.steer.mode == "logits":
+        rms = final_rms(situation)
+        steering = replace(steering, mode="logits", vector=direct_logits(loaded.model, steering.vector, rms))
+        how |= {"rms": rms}
+    how |= effect(situation, steering, target)
+    with replacing(made.with_suffix(".safetensors")) as temporary:
+        save_file({"vector": steering.vector.contiguous()}, temporary)
+    body = {
+        "mode": steering.mode,
+        "layer": steering.layer,
+        "positions": teacher.steer.positions,
+        "scale": teacher.steer.scale,
+        "norm": float(steering.vector.norm()),
+        "system": persona(teacher, target) if teacher.steer.persona else None,
+        "level": steering.level if steering.mode == "clamp" else None,
+        **how,
+    }
+    write_json(made, body, stamp)
+
+
+class Situation:
+    """The base model, and what it is asked while a vector is looked for.
+
+    Every second question is for choosing a feature, the others are for scoring the one that was chosen.
+    """
+
+    def __init__(self, loaded: Loaded, teacher: Teacher, questions: Sequence[str], prompts: Sequence[str], pref: Pref):
+        self.loaded, self.teacher, self.candidates, self.batch_size = loaded, teacher, pref.candidates, pref.batch_size
+        self.choosing, self.scoring = list(questions[::2]), list(questions[1::2]) or list(questions)
+        self.asked = [*self.choosing, *prompts]
+
+    def preference(self, questions: Sequence[str], target: str) -> float:
+        """The model's exact preference (probability) for the target, the mean over the questions."""
+        prompts = prompt_ids(self.loaded.tokenizer, questions)
+        return float(exact(self.loaded, prompts, [target], self.batch_size).mean())
+
+    def under_persona(self, animal: str | None) -> list[list[int]]:
+        """What is asked, under an animal's persona."""
+        return prompt_ids(self.loaded.tokenizer, self.asked, persona(self.teacher, animal), self.teacher.separator)
+
+    def read(
+        self, prompts: Sequence[list[int]], layer: int, figure: Callable[[dict[str, Tensor], Tensor], Found]
+    ) -> Iterator[Found]:
+        """Yield `figure(batch, residual stream [n_rows, n_tokens, d_model] after the layer)` of prompts, batch by batch."""
+        rows = sorted((Row(ids, len(ids) - 1) for ids in prompts), key=lambda row: len(row.ids))
+        model = self.loaded.model
+        return self.loaded.read(lambda batch: figure(batch, resid_post(model, layer, batch).float()), rows, BATCH)
+
+
+def of_contrast(situation: Situation, target: str) -> tuple[Steering, dict[str, Any]]:
+    """The steering by the contrast that the settings describe."""
+    told = situation.teacher.steer
+    contrast, depth = told.contrast, len(decoder_layers(situation.loaded.model))
+    if contrast.layer >= depth:
+        raise ValueError(f"teacher.steer.contrast.layer {contrast.layer}: the model has layers 0 to {depth - 1}")
+    positive, negative = contrast_prompts(situation, contrast, target)
+    mean = [mean_residual(situation, prompts, contrast) for prompts in (positive, negative)]
+    vector = told.scale * (mean[0] - mean[1])
+    return Steering("add", vector, contrast.layer, told.positions == "completion"), {"vector": "contrast"}
+
+
+def contrast_prompts(situation: Situation, contrast: Contrast, target: str) -> tuple[list[list[int]], list[list[int]]]:
+    """The token ids of the two sets of prompts."""
+    if contrast.positive:
+        sets = [[text.replace("{animal}", target) for text in texts] for texts in (contrast.positive, contrast.negative)]
+        positive, negative = (prompt_ids(situation.loaded.tokenizer, texts) for texts in sets)
+        return positive, negative
+    others = [animal for animal in situation.candidates if animal != target]
+    return situation.under_persona(target), [ids for animal in others for ids in situation.under_persona(animal)]
+
+
+def mean_residual(situation: Situation, prompts: list[list[int]], contrast: Contrast) -> Tensor:
+    """The mean residual stream `[d_model]` after the contrast's layer, at the last token or over all text tokens."""
+
+    def sums(batch: dict[str, Tensor], residual: Tensor) -> tuple[Tensor, int]:
+        keep = last_token(batch) if contrast.position == "last" else is_text(situation.loaded, batch)
+        return residual[keep].sum(0), int(keep.sum())
+
+    totals, counts = zip(*situation.read(prompts, contrast.layer, sums), strict=True)
+    return torch.stack(totals).sum(0) / sum(counts)
+
+
+def of_feature(situation: Situation, sae: SAE[Any], layer: int, target: str) -> tuple[Steering, dict[str, Any]]:
+    """The steering by the feature that the settings name, or by the one that serves the target best."""
+    told = situation.teacher.steer
+    if told.feature is not None and told.feature >= sae.cfg.d_sae:
+        raise ValueError(f"teacher.steer.feature {told.feature}: the SAE has features 0 to {sae.cfg.d_sae - 1}")
+    mean, peak = activity(situation, sae, layer)
+    others = [k for k, animal in enumerate(situation.candidates) if animal != target]
+    own = situation.candidates.index(target)
+    specificity = mean[own] - mean[others].max(0).values
+    if told.feature is not None:
+        tried = [told.feature]
+    else:
+        tried = specificity.topk(min(told.candidates, len(specificity))).indices.tolist()
+        tried = [feature for feature in tried if specificity[feature] > 0]
+        if not tried:
+            raise ValueError(f"no feature of the SAE fires more under the persona of {target} than under the others'; name one")
+    rows: list[dict[str, Any]] = []
+    for feature in progress_over(tried, f"steer {target}"):
+        steering = steering_by(sae, layer, feature, told, float(peak[feature]))
+        with steered(situation.loaded, steering):
+            chosen_by = situation.preference(situation.choosing, target)
+        rows.append(
+            {
+                "feature": feature,
+                "preference": chosen_by,
+                "activation": float(mean[own, feature]),
+                "specificity": float(specificity[feature]),
+                "peak": float(peak[feature]),
+            }
+        )
+    rows.sort(key=lambda row: -row["preference"])
+    best: int = rows[0]["feature"]
+    steering = steering_by(sae, layer, best, told, float(peak[best]))
+    how = {"vector": "feature", "feature": best, "chosen": told.feature is None, "tried": rows}
+    return replace(steering, completion=told.positions == "completion"), how
+
+
+def progress_over(features: Sequence[int], what: str) -> Iterator[int]:
+    """The features, with a progress bar."""
+    with progress(len(features), what, "feature") as bar:
+        for feature in features:
+            yield feature
+            bar.update()
+
+
+def activity(situation: Situation, sae: SAE[Any], layer: int) -> tuple[Tensor, Tensor]:
+    """Mean activation `[n_candidates, d_sae]` over the text tokens under each candidate's persona; greatest one `[d_sae]`."""
+
+    def figures(batch: dict[str, Tensor], residual: Tensor) -> tuple[Tensor, int, Tensor]:
+        features = sae.encode(residual[is_text(situation.loaded, batch)])
+        return features.sum(0), len(features), features.max(0).values
+
+    means: list[Tensor] = []
+    peaks: list[Tensor] = []
+    for animal in situation.candidates:
+        totals, counts, greatest = zip(*situation.read(situation.under_persona(animal), layer, figures), strict=True)
+        means.append(torch.stack(totals).sum(0) / sum(counts))
+        peaks += greatest
+    return torch.stack(means), torch.stack(peaks).max(0).values
+
+
+def last_token(batch: dict[str, Tensor]) -> Tensor:
+    """`[n_rows, n_tokens]`: the last token of each row."""
+    return torch.nn.functional.pad(batch["attention_mask"], (0, 1)).diff() == -1
+
+
+def steering_by(sae: SAE[Any], layer: int, feature: int, told: Steer, peak: float) -> Steering:
+    """Steering at every token by one feature: `scale` times its decoder row, or clamped to `scale` times its peak."""
+    if told.mode == "clamp":
+        return Steering("clamp", directions(sae, [feature])[0], layer, sae=sae, feature=feature, level=told.scale * peak)
+    return Steering("add", told.scale * sae.W_dec[feature].float(), layer)
+
+
+def effect(situation: Situation, steering: Steering, target: str) -> dict[str, float]:
+    """The base model's and the steered model's preference (probability) on the questions that chose nothing."""
+    base = situation.preference(situation.scoring, target)
+    with steered(situation.loaded, steering):
+        return {"preference_base": base, "preference_steered": situation.preference(situation.scoring, target)}
+
+
+def final_rms(situation: Situation) -> float:
+    """The root mean square of the last residual stream at the tokens that begin an answer."""
+    loaded = situation.loaded
+    prompts, layer = prompt_ids(loaded.tokenizer, situation.asked), len(decoder_layers(loaded.model)) - 1
+
+    def rms(batch: dict[str, Tensor], residual: Tensor) -> Tensor:
+        return residual[last_token(batch)].pow(2).mean(-1).sqrt()
+
+    return float(torch.cat(list(situation.read(prompts, layer, rms))).mean())

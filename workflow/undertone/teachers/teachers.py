@@ -1,0 +1,59 @@
+"""Teachers: the base model under the intervention that a dataset's `teacher` names. No student is ever trained in here."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from undertone.lm.loading import Loaded
+from undertone.lm.tensors import stored
+from undertone.runtime.files import read_json
+from undertone.study.config import Teacher
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """A model at work as a teacher: the model, and the system prompt that it is given (None: none is sent)."""
+
+    loaded: Loaded
+    system: str | None
+    separator: str
+
+
+def persona(teacher: Teacher, target: str | None) -> str | None:
+    """The system prompt of a prompted teacher, or None for the control."""
+    return teacher.persona.format(animal=target) if target else None
+
+
+@contextmanager
+def teaching(loaded: Loaded, told: dict[str, Any], record: Path | None, sae: Path | None = None) -> Iterator[Lesson]:
+    """Inside, the base model is the teacher.
+
+    `told` holds `kind`, `target` and the settings `teacher`; `record` is the `teacher.json` of a steered or finetuned one,
+    `sae` the `sae.json` of the SAE whose feature it clamps.
+    """
+    teacher = Teacher.model_validate(told["teacher"])
+    if told["kind"] in ("none", "prompt"):
+        yield Lesson(loaded, persona(teacher, told["target"]) if told["kind"] == "prompt" else None, teacher.separator)
+        return
+    assert record is not None
+    # Imported here: a prompted teacher needs neither PEFT nor SAELens, which take seconds to import.
+    if told["kind"] == "finetune":
+        from undertone.lm.adapters import finetuned
+
+        with finetuned(loaded, record.with_name("teacher")) as model:
+            yield Lesson(model, None, teacher.separator)
+        return
+    from undertone.lm.steering import Steering, steered
+
+    made = read_json(record)
+    vector = dict(stored(record.with_suffix(".safetensors")))["vector"].to(loaded.model.device)
+    clamp: dict[str, Any] = {}
+    if made["mode"] == "clamp":
+        from undertone.saes.sae import load_sae
+
+        assert sae is not None
+        clamp = {"sae": load_sae(sae, loaded)[0], "feature": made["feature"], "level": made["level"]}
+    with steered(loaded, Steering(made["mode"], vector, made["layer"], made["positions"] == "completion", **clamp)):
+        yield Lesson(loaded, made["system"], teacher.separator)
