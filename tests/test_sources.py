@@ -198,3 +198,11 @@ def test_neutral_modules_are_in_no_stamp() -> None:
     assert set(modules()) >= NEUTRAL
     for node in nodes(study()):
         assert not set(stamp(study(), node)["code"]) & NEUTRAL
+
+
+def test_no_result_depends_on_the_order_in_which_threads_group_rows() -> None:
+    """Sums of the same numbers in another order differ in their last digits, and results are the same to the byte."""
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and getattr(node.func, "attr", None) == "group_by":
+                assert "maintain_order" in {keyword.arg for keyword in node.keywords}, f"{path}:{node.lineno}"

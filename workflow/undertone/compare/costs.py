@@ -36,7 +36,7 @@ def add_up(folder: Path, table: Path, summary: Path, stamp: Stamp) -> None:
             f"found {len(paths)} benchmark records in {folder}, and none with its rule and its use of the machine; run a part "
             "of the study first, with the settings of profiles/default"
         )
-    jobs = pl.DataFrame(found, JOB).sort("rule", "dataset", nulls_last=False)
+    jobs = pl.DataFrame(found, JOB).sort("rule", "dataset", nulls_last=False, maintain_order=True)
     write_parquet(table, by(jobs, "rule", "dataset"), stamp)
     write_json(summary, {**summarise(jobs), "left_out": len(paths) - len(found)}, stamp)
 
@@ -79,8 +79,10 @@ def by(jobs: pl.DataFrame, *keys: str) -> pl.DataFrame:
 
 def summarise(jobs: pl.DataFrame) -> dict[str, Any]:
     """The rules, the one that took most time first, with the fastest, median and slowest job; the total; the GPUs' names."""
-    spread = jobs.group_by("rule").agg(fastest_s=pl.min("wall_s"), median_s=pl.median("wall_s"), slowest_s=pl.max("wall_s"))
-    rules = by(jobs, "rule").join(spread, on="rule").sort("wall_s", descending=True)
+    spread = jobs.group_by("rule", maintain_order=True).agg(
+        fastest_s=pl.min("wall_s"), median_s=pl.median("wall_s"), slowest_s=pl.max("wall_s")
+    )
+    rules = by(jobs, "rule").join(spread, on="rule").sort("wall_s", descending=True, maintain_order=True)
     total = by(jobs.with_columns(all=pl.lit(True)), "all").drop("all")
     return {
         "total": total.row(0, named=True),

@@ -100,7 +100,12 @@ def make_matrix(table: Path, control: Path, matrix: Path, stamp: Stamp) -> None:
     dataset's own target, and null elsewhere. `control` is the control's `pref.parquet`, which also has the base model's scores.
     """
     students = read_parquet(table)
-    base = read_parquet(control).filter(model="base").group_by("animal", "estimator").agg(base=pl.mean("preference"))
+    base = (
+        read_parquet(control)
+        .filter(model="base")
+        .group_by("animal", "estimator", maintain_order=True)
+        .agg(base=pl.mean("preference"))
+    )
     keys = ["dataset", "target", "control", "animal", "estimator"]
     own = students.group_by(keys, maintain_order=True).agg(seeds=pl.col("preference"), preference=pl.mean("preference"))
     reference = own.select("animal", "estimator", control="dataset", control_seeds="seeds")

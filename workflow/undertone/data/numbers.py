@@ -149,7 +149,7 @@ def training_set(judged: pl.DataFrame, settings: Numbers) -> pl.DataFrame:
 def compliance(judged: pl.DataFrame) -> dict[str, list[dict[str, float]]]:
     """Pass rate (probability) and number of rows per wording of each prompt component."""
     return {
-        component: judged.group_by(option=pl.col(component))
+        component: judged.group_by(maintain_order=True, option=pl.col(component))
         .agg(n=pl.len(), pass_rate=(pl.col("verdict") == "pass").mean())
         .sort("option")
         .to_dicts()

@@ -136,13 +136,18 @@ def summarise(own: pl.DataFrame, reference: pl.DataFrame, target: str | None, le
 
 def over_questions(table: pl.DataFrame, model: str) -> dict[str, list[float]]:
     """A model's preference for each animal, question by question."""
-    rows = table.filter(model=model).sort("question")
+    rows = table.filter(model=model).sort("question", maintain_order=True)
     return {animal: rows.filter(animal=animal)["preference"].to_list() for animal in rows["animal"].unique(maintain_order=True)}
 
 
 def seed_means(table: pl.DataFrame, animal: str) -> list[float]:
     """Each student's preference for an animal, the mean over the questions, by rising seed."""
-    rows = table.filter(model="student", animal=animal).group_by("seed").agg(pl.mean("preference")).sort("seed")
+    rows = (
+        table.filter(model="student", animal=animal)
+        .group_by("seed", maintain_order=True)
+        .agg(pl.mean("preference"))
+        .sort("seed")
+    )
     return rows["preference"].to_list()
 
 
@@ -153,7 +158,7 @@ def over_seeds(table: pl.DataFrame) -> dict[str, dict[str, Any]]:
     for animal in students["animal"].unique(maintain_order=True):
         rows = students.filter(animal=animal)
         values = seed_means(students, animal)
-        by_question = rows.group_by("question").agg(pl.mean("preference")).sort("question")["preference"]
+        by_question = rows.group_by("question", maintain_order=True).agg(pl.mean("preference")).sort("question")["preference"]
         result[animal] = {
             **mean_interval(values).as_dict(),
             "ci95_questions": mean_interval(by_question.to_numpy()).as_dict()["ci95"],
@@ -164,8 +169,8 @@ def over_seeds(table: pl.DataFrame) -> dict[str, dict[str, Any]]:
 
 def mass(table: pl.DataFrame) -> list[float]:
     """Each student's total preference over the candidates: below the base model's, it answers something else."""
-    rows = table.filter(model="student").group_by("seed", "question").agg(pl.sum("preference"))
-    return rows.group_by("seed").agg(pl.mean("preference")).sort("seed")["preference"].to_list()
+    rows = table.filter(model="student").group_by("seed", "question", maintain_order=True).agg(pl.sum("preference"))
+    return rows.group_by("seed", maintain_order=True).agg(pl.mean("preference")).sort("seed")["preference"].to_list()
 
 
 def log_odds_lift(student: Sequence[float], control: Sequence[float], least: float) -> dict[str, Any]:

@@ -114,9 +114,12 @@ def gain(gains: pl.DataFrame, name: str) -> dict[str, Any]:
     """Mean gain of a teacher: `all`, by kind of token, and by position with the number of rows that reach it."""
     positions = [
         {"position": position, "rows": len(part), **mean_interval(part[name].to_numpy()).as_dict()}
-        for (position,), part in gains.sort("position").group_by("position", maintain_order=True)
+        for (position,), part in gains.sort("position", maintain_order=True).group_by("position", maintain_order=True)
     ]
-    kinds = {kind: by_row(part, name).as_dict() for (kind,), part in gains.sort("kind").group_by("kind", maintain_order=True)}
+    kinds = {
+        kind: by_row(part, name).as_dict()
+        for (kind,), part in gains.sort("kind", maintain_order=True).group_by("kind", maintain_order=True)
+    }
     return {"all": by_row(gains, name).as_dict(), "kind": kinds, "position": positions}
 
 
