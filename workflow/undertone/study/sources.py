@@ -9,12 +9,9 @@ from typing import NamedTuple
 
 PACKAGE = Path(__file__).parents[1]
 SCRIPTS = PACKAGE.parent / "scripts"
-# Modules that say what is compared, how it is written and how much is run at once, not what is computed: the settings that
+# Packages that say what is compared, how it is written and how much is run at once, not what is computed: the settings that
 # count are in the stamp itself, and a new key, message or progress bar must not cost a GPU-week.
-NEUTRAL = {
-    *("config", "study", "validation", "paths", "sizes", "stages", "stamp", "sources"),
-    *("files", "memory", "progress", "job", "failures"),
-}
+NEUTRAL = ("runtime", "study")
 
 
 class Import(NamedTuple):
@@ -37,7 +34,7 @@ def code_of(stage: str) -> dict[str, str]:
 def sources(stage: str) -> list[Path]:
     """The files that a stage's code is made of: its script and every module of the package that it imports, directly or not.
 
-    Neutral modules are left out, and with them what they alone import.
+    Neutral packages are left out, and with them what they alone import.
     """
     found: list[Path] = []
     pending = [SCRIPTS / f"{stage}.py"]
@@ -51,7 +48,7 @@ def sources(stage: str) -> list[Path]:
 
 def is_neutral(path: Path) -> bool:
     """Whether no result depends on a file's code."""
-    return path.is_relative_to(PACKAGE) and path.stem in NEUTRAL
+    return any(path.is_relative_to(PACKAGE / package) for package in NEUTRAL)
 
 
 @functools.cache
