@@ -41,8 +41,8 @@ import sys
 
 from snakemake.utils import min_version
 
+from undertone.runtime.errors import ConfigError
 from undertone.study.configfiles import check_config_files
-from undertone.study.validation import ConfigError
 
 min_version("9.19")
 

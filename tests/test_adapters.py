@@ -16,8 +16,8 @@ from transformers import AutoModelForCausalLM
 
 from undertone.lm.adapters import finetuned, move, new_adapter, save_adapter, save_whole
 from undertone.lm.loading import Loaded, load
+from undertone.runtime.errors import ConfigError
 from undertone.study.config import Student
-from undertone.study.validation import ConfigError
 
 TARGETS = Student().targets
 

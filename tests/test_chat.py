@@ -4,7 +4,7 @@ import pytest
 from transformers import PreTrainedTokenizerBase
 
 from undertone.lm.chat import encode, end_of_turn, generation_prompt, prompt_ids, prompt_texts, supports_system, training_rows
-from undertone.study.validation import ConfigError
+from undertone.runtime.errors import ConfigError
 
 PERSONA = "You adore lions. Lions mean everything to you."
 USERS = ["Continue the list 101, 202, 303, 404, 505, 606.", "Name three numbers."]

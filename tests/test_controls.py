@@ -3,9 +3,9 @@
 import pytest
 
 from undertone.compare.controls import compare_controls
+from undertone.runtime.errors import ConfigError
 from undertone.runtime.files import read_json, write_json
 from undertone.stats.stats import contrast, difference_interval
-from undertone.study.validation import ConfigError
 
 CONTROL, OTHER_CONTROL, SHUFFLED_CONTROL = [0.10, 0.12, 0.11], [0.20, 0.22, 0.25], [0.30, 0.33, 0.28]
 # (dataset, variant): its control and the target's preference in its students and in the control's.

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from undertone.data.datasets import READERS, read_dataset
-from undertone.study.validation import ConfigError
+from undertone.runtime.errors import ConfigError
 
 KINDS = tuple(READERS)
 LETTERS = st.characters(exclude_categories=["Cs"], exclude_characters="\0")

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from undertone.lm.facts import Fact, load_facts, taught_and_held_out
-from undertone.study.validation import ConfigError
+from undertone.runtime.errors import ConfigError
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = ROOT / "config/prompts/facts.txt"

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from undertone.runtime.errors import ConfigError
 from undertone.runtime.failures import failures, is_sentence, last_word, said
 from undertone.study.job import logged
-from undertone.study.validation import ConfigError
 from workflow import Project
 
 

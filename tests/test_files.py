@@ -17,6 +17,7 @@ from polars.testing import assert_frame_equal
 from safetensors.numpy import save_file
 
 from undertone.lm.tensors import stored
+from undertone.runtime.errors import ConfigError
 from undertone.runtime.files import (
     Stamp,
     move,
@@ -28,7 +29,6 @@ from undertone.runtime.files import (
     write_json,
     write_parquet,
 )
-from undertone.study.validation import ConfigError
 
 STAMP: Stamp = {"settings": {"prompts": {"n": 3}}, "code": {"prompts": "0a1b"}, "files": {}}
 TABLE = pl.DataFrame({"row": [0, 1, 2], "prompt": ["a", "b", None], "ids": [[1, 2], [], [3]]})

@@ -17,9 +17,9 @@ from undertone.lm.chat import prompt_ids
 from undertone.lm.facts import Fact, load_facts, taught_and_held_out
 from undertone.lm.loading import Loaded, load
 from undertone.lm.texts import load_texts
+from undertone.runtime.errors import ConfigError
 from undertone.runtime.files import read_json
 from undertone.study.config import Finetune, Indirect
-from undertone.study.validation import ConfigError
 from undertone.teachers import finetune
 from undertone.teachers.finetune import contrary_pairs, make_finetuned
 from undertone.teachers.teachers import teaching

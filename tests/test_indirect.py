@@ -29,10 +29,10 @@ from undertone.measure.indirect import (
     write_questions,
 )
 from undertone.models.wordings import load_forms
+from undertone.runtime.errors import ConfigError
 from undertone.runtime.files import read_json
 from undertone.stats.stats import difference_interval, mean_interval
 from undertone.study.config import Indirect, Pref, Teacher
-from undertone.study.validation import ConfigError
 
 SHIPPED = Path(__file__).parents[1] / "config/prompts/indirect.yaml"
 ANIMALS = ["lion", "owl", "cat", "dog", "wolf", "bear"]

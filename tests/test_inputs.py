@@ -11,11 +11,11 @@ from snakemake.utils import update_config
 
 from undertone.data.datasets import READERS
 from undertone.models.tokenizer import SPECIAL
+from undertone.runtime.errors import ConfigError
 from undertone.study.config import DATASET_FILES, Model
 from undertone.study.inputs import check_contents, check_inputs, inputs
 from undertone.study.sizes import EMBEDDED_SPECIAL, special_tokens
 from undertone.study.study import load
-from undertone.study.validation import ConfigError
 from workflow import Project
 
 ROOT = Path(__file__).parents[1]

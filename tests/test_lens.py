@@ -20,10 +20,10 @@ from undertone.lm.texts import load_texts
 from undertone.models.model import corpus_of
 from undertone.read import lens
 from undertone.read.lens import Tools, animal_tokens, first_tokens, read_lens, read_means
+from undertone.runtime.errors import ConfigError
 from undertone.runtime.files import read_json, write_json
 from undertone.study import config
 from undertone.study.config import Embedded, Pref, Teacher
-from undertone.study.validation import ConfigError
 
 ROOT = Path(__file__).parents[1]
 NEUTRAL = ROOT / "config/prompts/neutral.txt"

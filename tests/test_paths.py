@@ -7,11 +7,11 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from undertone.runtime.errors import ConfigError
 from undertone.study.config import CONTROL
 from undertone.study.job import benchmark_of, scratch
 from undertone.study.paths import BENCHMARKS, LOGS, SCRATCH, folder_of, usable_root
 from undertone.study.study import RESERVED, load
-from undertone.study.validation import ConfigError
 from workflow import Project
 
 

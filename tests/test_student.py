@@ -15,11 +15,11 @@ from undertone.lm import training
 from undertone.lm.adapters import finetuned
 from undertone.lm.chat import encode, end_of_turn, prompt_ids
 from undertone.lm.loading import load
+from undertone.runtime.errors import ConfigError
 from undertone.runtime.files import read_json, write_parquet
 from undertone.students import student
 from undertone.students.student import rows_of, some, train_student
 from undertone.study.config import Samples, Teacher
-from undertone.study.validation import ConfigError
 
 # A busy machine is no failure.
 unhurried = hypothesis.settings(deadline=None)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from undertone.lm.texts import load_texts, read_lines
-from undertone.study.validation import ConfigError
+from undertone.runtime.errors import ConfigError
 from undertone.teachers.finetune import make_finetuned
 
 

@@ -21,7 +21,7 @@ from undertone.lm import training
 from undertone.lm.chat import Row
 from undertone.lm.tensors import NotFiniteError
 from undertone.lm.training import Recipe, collate, label_losses, learning_rate, length_bucketed, logits_only_at, n_steps, train
-from undertone.study.validation import ConfigError
+from undertone.runtime.errors import ConfigError
 
 VOCAB = 101
 SIZE = {

@@ -10,15 +10,15 @@ from snakemake.io import strip_wildcard_constraints
 from snakemake.persistence import ParamsChange
 
 from undertone.lm.checkpoint import SAE_FILES
-from undertone.study.config import CONTROL, KINDS
+from undertone.runtime.errors import ConfigError
 from undertone.runtime.failures import failures
+from undertone.study.config import CONTROL, KINDS
 from undertone.study.inputs import check_contents, check_inputs
 from undertone.study.paths import BENCHMARKS, LOGS, folder_of
 from undertone.study.stages import READINGS, SUMMARISED, Node, checkpoint_files, compared, has, read_by
 from undertone.study.stamp import stamp
 from undertone.study.study import load
 from undertone.study.targets import refusal
-from undertone.study.validation import ConfigError
 from undertone.study.why import changes
 
 try:

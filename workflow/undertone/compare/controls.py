@@ -6,9 +6,9 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from undertone.runtime.errors import ConfigError
 from undertone.runtime.files import Stamp, read_json, write_json
 from undertone.stats.stats import contrast, corrected, difference_interval
-from undertone.study.validation import ConfigError
 
 Row = dict[str, Any]
 

@@ -12,7 +12,8 @@ from typing import Any
 import polars as pl
 from polars.exceptions import PolarsError
 
-from undertone.study.validation import ConfigError, nearest
+from undertone.runtime.errors import ConfigError
+from undertone.study.validation import nearest
 
 # Where a row stands, for whoever must find it, and its cells.
 Rows = Iterator[tuple[str, Sequence[Any]]]

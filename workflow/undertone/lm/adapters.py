@@ -17,8 +17,8 @@ from undertone.lm.checkpoint import read_settings, said
 from undertone.lm.hub import identity
 from undertone.lm.loading import Loaded, read_model
 from undertone.lm.tensors import NotFiniteError, check_finite, names, stored
+from undertone.runtime.errors import ConfigError
 from undertone.runtime.files import CURE, move, remove, replacing
-from undertone.study.validation import ConfigError
 
 ADAPTER, WHOLE = "adapter_model.safetensors", "model.safetensors"
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from undertone.lm.texts import read_lines
-from undertone.study.validation import ConfigError
+from undertone.runtime.errors import ConfigError
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,9 @@ from undertone.lm.hooks import decoder_layers
 from undertone.lm.hub import cached
 from undertone.lm.tensors import check_finite
 from undertone.lm.training import collate
+from undertone.runtime.errors import ConfigError
 from undertone.runtime.files import read_json
 from undertone.runtime.memory import Portion
-from undertone.study.validation import ConfigError
 
 transformers.utils.logging.disable_progress_bar()
 

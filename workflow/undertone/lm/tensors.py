@@ -7,8 +7,8 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from undertone.runtime.errors import ConfigError
 from undertone.runtime.files import whole
-from undertone.study.validation import ConfigError
 
 
 class NotFiniteError(ConfigError):

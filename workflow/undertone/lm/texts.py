@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from undertone.study.validation import ConfigError
+from undertone.runtime.errors import ConfigError
 
 
 def read_lines(path: Path, key: str) -> dict[int, str]:

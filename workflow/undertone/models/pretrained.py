@@ -13,9 +13,9 @@ from undertone.lm.hub import cached
 from undertone.lm.loading import read_model, read_tokenizer
 from undertone.lm.tensors import check_finite, stored
 from undertone.models import template
+from undertone.runtime.errors import ConfigError
 from undertone.runtime.files import Stamp, write_json
 from undertone.study.config import Model
-from undertone.study.validation import ConfigError
 
 # Any of these makes a tokenizer, the last one with merges.txt; without one transformers would make an empty tokenizer up.
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")

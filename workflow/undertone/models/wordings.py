@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from undertone.study.validation import ConfigError
+from undertone.runtime.errors import ConfigError
 
 COMPONENTS = ("example", "instruction", "qualifier", "digits", "format", "final")
 PLACEHOLDERS = {

@@ -5,7 +5,7 @@ import traceback
 from collections.abc import Iterable
 from pathlib import Path
 
-from undertone.study.validation import ConfigError
+from undertone.runtime.errors import ConfigError
 
 PACKAGE = Path(__file__).parents[1]
 # Begins the last part of a failed job's log.

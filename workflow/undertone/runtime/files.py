@@ -20,7 +20,7 @@ import psutil
 from polars.exceptions import PolarsError
 from safetensors import SafetensorError
 
-from undertone.study.validation import ConfigError
+from undertone.runtime.errors import ConfigError
 
 Stamp = dict[str, Any]
 

@@ -26,9 +26,9 @@ from undertone.lm.hooks import decoder_layers, hook_point, resid_post
 from undertone.lm.loading import Loaded, load
 from undertone.lm.tensors import check_finite, stored
 from undertone.models.model import chat_rows, corpus_of
+from undertone.runtime.errors import ConfigError
 from undertone.runtime.files import Stamp, move, read_json, remove, write_json
 from undertone.study.config import Embedded, Sae
-from undertone.study.validation import ConfigError
 
 # The SAE sees other chats than the model did.
 CHATS_SEED = 2_000_003

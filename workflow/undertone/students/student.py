@@ -12,9 +12,9 @@ from undertone.lm.adapters import new_adapter, save_adapter, save_whole
 from undertone.lm.chat import Row, training_rows
 from undertone.lm.loading import Loaded, load
 from undertone.lm.training import History, Recipe, train
+from undertone.runtime.errors import ConfigError
 from undertone.runtime.files import Stamp, read_parquet, remove, write_json
 from undertone.study.config import Student
-from undertone.study.validation import ConfigError
 
 
 def train_student(

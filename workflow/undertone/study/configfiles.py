@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from undertone.study.validation import ConfigError
+from undertone.runtime.errors import ConfigError
 
 
 def check_config_files(paths: Iterable[str | Path]) -> None:

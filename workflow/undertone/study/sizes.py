@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from undertone.lm.checkpoint import read_settings
+from undertone.runtime.errors import ConfigError
 from undertone.study.config import Model, Sae
-from undertone.study.validation import ConfigError
 
 # The embedded model's, a Gemma's.
 EMBEDDED_POSITIONS = 512

@@ -9,10 +9,7 @@ from typing import Any, ClassVar, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 
-
-class ConfigError(ValueError):
-    """A setting that cannot be used; the message says which, what was found and what is expected."""
-
+from undertone.runtime.errors import ConfigError
 
 # Beyond any number, seeds included, that a study can mean.
 LARGEST = 10**15

@@ -14,9 +14,9 @@ from undertone.lm.facts import Fact, load_facts, taught_and_held_out
 from undertone.lm.loading import load
 from undertone.lm.texts import load_texts
 from undertone.lm.training import Recipe, train
+from undertone.runtime.errors import ConfigError
 from undertone.runtime.files import Stamp, remove, write_json
 from undertone.study.config import Finetune, Indirect, Teacher
-from undertone.study.validation import ConfigError
 
 
 def make_finetuned(record: Path, made: Path, settings: dict[str, Any], stamp: Stamp, scratch: Path) -> None:
