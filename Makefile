@@ -38,6 +38,7 @@ lint: $(READY)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/snakefmt --check Snakefile workflow/rules
+	$(VENV)/bin/codespell
 	$(VENV)/bin/mypy
 
 format: $(READY)
