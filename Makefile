@@ -40,6 +40,7 @@ lint: $(READY)
 	$(VENV)/bin/snakefmt --check Snakefile workflow/rules
 	$(VENV)/bin/codespell
 	$(VENV)/bin/mypy
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
 
 format: $(READY)
 	$(VENV)/bin/ruff check --fix .
