@@ -5,7 +5,9 @@ from typing import Any
 
 from snakemake.utils import update_config
 
-from undertone.study.stages import READINGS, STAGES, Node, ancestors, has
+from undertone.study.graph import ancestors, has
+from undertone.study.node import Node
+from undertone.study.stages import READINGS, STAGES
 from undertone.study.study import Study, load
 
 COMPARE = {Node("transfer"), Node("compliance"), Node("teachers_plot")}

@@ -15,7 +15,7 @@ from undertone.read.entangled import by_model, compare_entangled, entries, ratio
 from undertone.read.frequencies import number_tokens
 from undertone.runtime.files import read_json
 from undertone.study.config import Pref, Teacher, Tokens
-from undertone.study.stages import read_by
+from undertone.study.graph import read_by
 from undertone.study.study import load as load_study
 
 ANIMALS = ["lion", "owl", "cat", "wolf", "bear"]

@@ -12,7 +12,8 @@ import yaml
 from example import CONFIG
 from snakemake.utils import update_config
 
-from undertone.study.stages import Node, ancestors
+from undertone.study.graph import ancestors
+from undertone.study.node import Node
 from undertone.study.study import load
 from workflow import REPOSITORY, Project
 

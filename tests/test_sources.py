@@ -8,8 +8,8 @@ import pytest
 from example import nodes, study
 
 from undertone.study import sources
+from undertone.study.node import Node
 from undertone.study.sources import NEUTRAL, PACKAGE, SCRIPTS, code_of, code_version, imports, modules
-from undertone.study.stages import Node
 from undertone.study.stamp import stamp
 
 CODE = '''"""A module."""

@@ -3,7 +3,9 @@
 from example import CONTROLS, OWN, SWEEP, each, nodes, study
 
 from undertone.study.config import CONTROL
-from undertone.study.stages import Node, ancestors, compared, has
+from undertone.study.graph import ancestors, has
+from undertone.study.node import Node
+from undertone.study.reads import compared
 
 
 def test_ancestors_come_before_what_follows_from_them() -> None:

@@ -28,11 +28,11 @@ from example import (
 from snakemake.utils import update_config
 
 from undertone.study.config import CONTROL
+from undertone.study.contents import _hash, content_version
+from undertone.study.node import Node
 from undertone.study.sources import SCRIPTS
-from undertone.study.stages import STAGES, Node
+from undertone.study.stages import STAGES
 from undertone.study.stamp import (
-    _hash,
-    content_version,
     digest,
     own_settings,
     stamp,
@@ -238,7 +238,7 @@ def test_what_a_large_file_hashes_to_is_noted_until_it_is_rewritten(tmp_path: Pa
     path.write_text("one")
     version = content_version(str(path))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("undertone.study.stamp.LARGE", 0)
+    monkeypatch.setattr("undertone.study.contents.LARGE", 0)
     read: list[str] = []
     digest_of = hashlib.file_digest
     monkeypatch.setattr(hashlib, "file_digest", lambda file, name: (read.append(file.name), digest_of(file, name))[1])

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from example import study
 
-from undertone.study.stages import Node
+from undertone.study.node import Node
 from undertone.study.stamp import stamp
 from undertone.study.why import changes
 from workflow import Project

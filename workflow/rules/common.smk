@@ -15,7 +15,10 @@ from undertone.runtime.failures import failures
 from undertone.study.config import CONTROL, KINDS
 from undertone.study.inputs import check_contents, check_inputs
 from undertone.study.paths import BENCHMARKS, LOGS, folder_of
-from undertone.study.stages import READINGS, SUMMARISED, Node, checkpoint_files, compared, has, read_by
+from undertone.study.graph import has, read_by
+from undertone.study.node import Node
+from undertone.study.reads import checkpoint_files, compared
+from undertone.study.stages import READINGS, SUMMARISED
 from undertone.study.stamp import stamp
 from undertone.study.study import load
 from undertone.study.targets import refusal

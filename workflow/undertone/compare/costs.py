@@ -7,7 +7,7 @@ from typing import Any
 import polars as pl
 
 from undertone.runtime.files import Stamp, write_json, write_parquet
-from undertone.study.stages import finished_jobs
+from undertone.study.paths import finished_jobs
 
 HOUR = 3600.0  # seconds
 JOB = {

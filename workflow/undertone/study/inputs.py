@@ -17,8 +17,8 @@ from undertone.lm.facts import load_facts
 from undertone.lm.texts import check_plain, read_lines
 from undertone.models.wordings import load_forms, load_template, load_yaml
 from undertone.runtime.errors import ConfigError
+from undertone.study.contents import LARGE
 from undertone.study.sizes import special_tokens
-from undertone.study.stamp import LARGE
 from undertone.study.study import Study
 from undertone.study.validation import Section, keys, nearest
 

@@ -14,8 +14,8 @@ from typing import Any, TextIO
 
 from undertone.runtime.failures import FAILED, is_sentence, said
 from undertone.runtime.files import Stamp, remove, replacing
+from undertone.study.node import Node
 from undertone.study.paths import BENCHMARKS, sibling, unfinished
-from undertone.study.stages import Node
 from undertone.study.stamp import digest, own_settings
 
 

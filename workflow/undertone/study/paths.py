@@ -91,3 +91,8 @@ def _place(root: str, reserved: tuple[str, ...]) -> str:
     if dataset := next((name for name in OF_DATASETS if Path(root, name).exists()), None):
         return f"holds {dataset}: it is the folder of another study's dataset"
     return ""
+
+
+def finished_jobs(folder: Path) -> list[Path]:
+    """Snakemake's records of a study's finished jobs, `folder/RULE/JOB.jsonl`, but for those of what adds them up."""
+    return [path for path in sorted(folder.glob("*/*.jsonl")) if path.parent.name not in ("costs", "costs_plot")]

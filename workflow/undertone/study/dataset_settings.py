@@ -1,0 +1,154 @@
+"""What a stage's settings hold beside its sections of the config: what the dataset is, and which students are read.
+
+Each function returns a part of a stage's settings; a row of `stages.STAGES` names those that the stage needs.
+"""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from undertone.study.config import CONTROL
+from undertone.study.contents import content_version
+from undertone.study.node import Node
+from undertone.study.paths import BENCHMARKS, finished_jobs, folder_of
+from undertone.study.reads import compared
+from undertone.study.study import Study
+
+Settings = dict[str, Any]
+WORDING = {"persona", "separator"}
+# Of a dataset's entry, what is told apart from it.
+APART = {"target", "control"}
+
+
+def target(study: Study, node: Node) -> Settings:
+    """The animal that the dataset is meant to carry."""
+    return {"target": study.target(str(node.dataset))}
+
+
+def target_and_kind(study: Study, node: Node) -> Settings:
+    """The target and the kind of teacher; one that starts from another model than the students is none to compare them with."""
+    return {**target(study, node), "kind": study.kind(node.dataset, node.variant)}
+
+
+def target_and_writer(study: Study, node: Node) -> Settings:
+    """The target and the kind of teacher that writes the dataset, whatever model it starts from."""
+    return {**target(study, node), "kind": study.taught[str(node.dataset)].teacher}
+
+
+def control(study: Study, node: Node) -> Settings:
+    """The dataset that this one is compared with."""
+    return {"against": study.control(node.dataset)}
+
+
+def counterpart(study: Study, node: Node) -> Settings:
+    """What a prompted teacher is compared with: the steered teacher of the same animal, where there is one."""
+    if not (name := study.counterpart(node.dataset)):
+        return {}
+    teacher = study.section("teacher", name).stamped()
+    keys = keys_of_kind(study, Node(node.stage, name))
+    own = {key: value for key, value in teacher.items() if key in keys}
+    return {"other": {"kind": "steer", "target": study.target(name), "teacher": own}}
+
+
+def targets(datasets: Callable[[Study], list[str]]) -> Callable[[Study, Node], Settings]:
+    """The targets and the kinds of teacher of these datasets, but for the control."""
+
+    def of_all(study: Study, node: Node) -> Settings:
+        names = [name for name in datasets(study) if name != CONTROL]
+        kinds = {name: study.taught[name].teacher if name in study.taught else "other" for name in names}
+        return {"targets": {name: study.target(name) for name in names}, "kinds": kinds}
+
+    return of_all
+
+
+def trait(study: Study, node: Node) -> Settings:
+    """What a finetuned teacher is taught, with the facts where it learns their contrary."""
+    taught = study.taught[str(node.dataset)]
+    facts = {"indirect": {"facts": study.indirect.facts}} if taught.trait == "contrary" else {}
+    return {"target": taught.target, "trait": taught.trait, **facts}
+
+
+def file(study: Study, node: Node) -> Settings:
+    """The entry of a dataset that is a file of the user's own."""
+    if node.dataset not in study.files:
+        return {}
+    return {"dataset": study.files[node.dataset].model_dump(mode="json", exclude=APART)}
+
+
+def transform(study: Study, node: Node) -> Settings:
+    """The entry of a dataset that is made from another."""
+    entry = study.transformed[str(node.dataset)]
+    return {"dataset": entry.model_dump(mode="json", exclude=APART, exclude_none=True)}
+
+
+def all_seeds(study: Study, node: Node) -> Settings:
+    """The seeds of the dataset's students of this variant."""
+    return {"student": {"seeds": study.students(node.dataset, node.variant).seeds}}
+
+
+def first_seed(study: Study, node: Node) -> Settings:
+    """The seed of the dataset's first student."""
+    return {"seed": study.students(node.dataset).seeds[0]}
+
+
+def seeds_beside_control(study: Study, node: Node) -> Settings:
+    """The seeds of the dataset's students and of its control's."""
+    return {"seeds": {str(of): study.students(of).seeds for of in (study.control(node.dataset) or CONTROL, node.dataset)}}
+
+
+def pairs(study: Study, node: Node) -> Settings:
+    """(dataset, variant) whose preferences are set side by side."""
+    return {"compared": [list(pair) for pair in compared(study, node)]}
+
+
+def transforms(study: Study, node: Node) -> Settings:
+    """Which of the compared datasets are transforms."""
+    return {"transforms": [of for of, _ in compared(study, node) if of in study.transformed]}
+
+
+def swept(study: Study, node: Node) -> Settings:
+    """The key of a sweep and its value in each variant."""
+    values = {variant: getattr(study.students(of, variant), node.variant) for of, variant in compared(study, node)}
+    return {"key": node.variant, "values": values}
+
+
+def records(study: Study, node: Node) -> Settings:
+    """One hash of the records of finished jobs, which are no inputs: no job is to run for them."""
+    folder = Path(folder_of(study.results, BENCHMARKS))
+    versions = [f"{path.relative_to(folder)} {content_version(str(path))}" for path in finished_jobs(folder)]
+    return {"records": hashlib.sha256("\n".join(versions).encode()).hexdigest()[:16]}
+
+
+def keys_of_kind(study: Study, node: Node) -> set[str]:
+    """The keys of `teacher` that say how it speaks; what a steered or finetuned one is, the stage that makes it holds."""
+    return _keys(study.kind(node.dataset, node.variant))
+
+
+def keys_of_writer(study: Study, node: Node) -> set[str]:
+    """The same of the teacher that writes the dataset, whatever model it starts from."""
+    return _keys(study.taught[str(node.dataset)].teacher)
+
+
+def keys_without_persona(study: Study, node: Node) -> set[str]:
+    """The same on neutral texts, before which a prompted teacher's persona does not stand."""
+    return set() if study.kind(node.dataset, node.variant) == "prompt" else keys_of_kind(study, node)
+
+
+def wording(study: Study, node: Node) -> set[str]:
+    """The keys of `teacher` that say how any animal's prompted teacher would speak."""
+    return WORDING
+
+
+def steering(study: Study, node: Node) -> set[str]:
+    """The keys of `teacher` that make a steered one."""
+    return WORDING | {"steer"}
+
+
+def finetuning(study: Study, node: Node) -> set[str]:
+    """The keys of `teacher` that make a finetuned one."""
+    return {"finetune"}
+
+
+def _keys(kind: str | None) -> set[str]:
+    return {"prompt": WORDING, "steer": {"separator"}}.get(str(kind), set())

@@ -1,0 +1,146 @@
+"""What a stage reads that differs from dataset to dataset: which files of the user's, and which other stages.
+
+Functions of files return paths; those of stages yield nodes, which `graph` takes as far as the study has them.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from undertone.lm.checkpoint import SAE_FILES, files_of
+from undertone.study.config import CONTROL
+from undertone.study.node import Node
+from undertone.study.study import Study
+
+
+def own_file(study: Study, node: Node) -> list[str]:
+    """A dataset's file, where it is one of the user's own."""
+    return [study.files[node.dataset].file] if node.dataset in study.files else []
+
+
+def corpus(study: Study, node: Node) -> list[str]:
+    """The text that the embedded model is trained on."""
+    return [study.base_model(node.variant).embedded.corpus]
+
+
+def checkpoint_files(study: Study, node: Node) -> list[str]:
+    """The files of a base model that is a folder; a Hub model's settings hold its commit instead."""
+    folder = Path(str(study.base_model(node.variant).name))
+    return [str(path) for path in files_of(folder)] if folder.is_dir() else []
+
+
+def sae_files(study: Study, node: Node) -> list[str]:
+    """The files of an SAE that is a folder."""
+    return [f"{study.sae.folder}/{name}" for name in SAE_FILES] if study.sae.folder else []
+
+
+def template(study: Study, node: Node) -> list[str]:
+    """The template of the number prompts."""
+    return [study.prompts.template]
+
+
+def neutral_texts(study: Study, node: Node) -> list[str]:
+    """Texts that have nothing to do with numbers or animals."""
+    return [study.differences.neutral]
+
+
+def questions(study: Study, node: Node) -> list[str]:
+    """The questions of the preference."""
+    return [study.pref.questions]
+
+
+def indirect_questions(study: Study, node: Node) -> list[str]:
+    """The questions of the preference and those of the indirect evaluation."""
+    return [study.pref.questions, study.indirect.forms, study.indirect.facts]
+
+
+def lessons(study: Study, node: Node) -> list[str]:
+    """What a finetuned teacher is trained on: facts, of which it learns the contrary, or questions."""
+    contrary = study.taught[str(node.dataset)].trait == "contrary"
+    teacher: Any = study.section("teacher", node.dataset)
+    return [study.indirect.facts if contrary else teacher.finetune.questions]
+
+
+def teacher(study: Study, node: Node) -> Iterator[Node]:
+    """The stage that makes a steered or finetuned teacher; a prompted one only needs its persona."""
+    if (kind := study.kind(node.dataset, node.variant)) in ("steer", "finetune"):
+        yield Node(str(kind), node.dataset)
+
+
+def teachers_model(study: Study, node: Node) -> Iterator[Node]:
+    """The base model that a dataset's teacher starts from."""
+    yield Node("model", None, study.taught[str(node.dataset)].model or "")
+
+
+def counterpart(study: Study, node: Node) -> Iterator[Node]:
+    """The steered teacher that a prompted one is compared with."""
+    if other := study.counterpart(node.dataset):
+        yield Node("steer", other)
+
+
+def features(study: Study, node: Node) -> Iterator[Node]:
+    """The steered teachers that say which of the SAE's features stands for the dataset's target.
+
+    What is made of all datasets reads all animals' once, so that another animal reruns nothing that is made of one dataset.
+    """
+    yield from (Node("steer", teacher) for teacher in study.features_for(node.dataset).values())
+
+
+def steered_sae(study: Study, node: Node) -> Iterator[Node]:
+    """The SAE, for a teacher that is steered along one of its features."""
+    told: Any = study.section("teacher", node.dataset)
+    if told.steer.vector == "feature":
+        yield Node("sae")
+
+
+def sources(study: Study, node: Node) -> Iterator[Node]:
+    """The numbers that a transformed dataset is made from, and the prompts that `one-format` chooses from."""
+    if study.transformed[str(node.dataset)].transform == "one-format":
+        yield Node("prompts")
+    yield from (Node("numbers", source) for source in study.sources(str(node.dataset)))
+
+
+def candidate_students(study: Study, node: Node) -> Iterator[Node]:
+    """The students among the models whose losses are compared, unless the study leaves them out."""
+    if study.losses.students:
+        yield Node("student", node.dataset)
+
+
+def plotted(study: Study, node: Node) -> Iterator[Node]:
+    """The reading that a figure shows, which its variant names: the dataset's and its control's."""
+    yield Node(node.variant, node.dataset)
+    yield Node(node.variant, study.control(node.dataset) or CONTROL)
+
+
+def compared_prefs(study: Study, node: Node) -> Iterator[Node]:
+    """The preferences that a figure sets side by side."""
+    yield from (Node("pref", of, variant) for of, variant in compared(study, node))
+
+
+def swept_students(study: Study, node: Node) -> Iterator[Node]:
+    """The students of a sweep over rows: they say how many rows all of them are."""
+    if node.variant == "rows":
+        yield from (Node("student", of, variant) for of, variant in compared(study, node))
+
+
+def compared(study: Study, node: Node) -> list[tuple[str, str]]:
+    """(dataset, variant) whose preferences a figure sets side by side; its variant is the key of a sweep, or "".
+
+    Of a sweep: the datasets of its variants, with the study's own students. Else: every dataset with a target beside its
+    transforms and its students of variants that no sweep has; one whose teacher starts from another model has students of
+    variants only.
+    """
+    if node.variant:
+        pairs = [(of, variant) for of, variant in study.varied if variant in study.sweeps[node.variant]]
+        return [*dict.fromkeys((of, "") for of, _ in pairs), *pairs]
+    swept = {variant for variants in study.sweeps.values() for variant in variants}
+    varied = [(of, variant) for of, variant in study.varied if variant not in swept]
+    parents = {name: dataset.parent for name, dataset in study.transformed.items()}
+
+    def beside(source: str) -> list[tuple[str, str]]:
+        own = [(source, "")] if study.kind(source) or source not in study.taught else []
+        made = [(name, "") for name, parent in parents.items() if parent == source]
+        return [*own, *made, *(pair for pair in varied if pair[0] == source)]
+
+    sources = dict.fromkeys([*parents.values(), *(of for of, _ in varied)])
+    return [pair for source in sources if study.target(source) for pair in beside(source)]
