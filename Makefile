@@ -16,7 +16,7 @@ help:
 	@echo "make setup                    only the environment, in $(VENV)"
 	@echo "make status                   which files of the study are present, stale and missing, by dataset and by rule"
 	@echo "make report                   the finished study as one HTML file, report.html"
-	@echo "make format docs              format the code; regenerate the tables of settings"
+	@echo "make format docs              format the code; regenerate the tables of settings and of results"
 	@echo "make lock                     rewrite requirements.lock from the environment"
 
 setup: $(READY)
@@ -49,6 +49,7 @@ format: $(READY)
 
 docs: $(READY)
 	$(VENV)/bin/python -m undertone.study.documentation
+	$(VENV)/bin/python docs/scripts/results.py
 
 report: $(READY)
 	$(SNAKEMAKE) all read --report report.html

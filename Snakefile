@@ -36,7 +36,7 @@
 # and indirect, diagnosis, preference_matrix; read from numbers alone (`snakemake read`): activations → differences, score,
 # feature_bias, residual_bias → bias_pref → losses, tokens, entangled → readings. Each has one rule (workflow/rules), one
 # script (workflow/scripts), one module (workflow/undertone) and one section of the config, of the same name or, as
-# docs/results.md says, of the noun it is about.
+# docs/reference/files.md says, of the noun it is about.
 import sys
 
 from snakemake.utils import min_version

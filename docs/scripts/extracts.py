@@ -1,0 +1,195 @@
+"""What the tables of docs/results/ show of a finished study: the run's figures, unrounded."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+PROMPTED = [
+    *("dolphin", "cat", "elephant", "wolf", "tiger", "owl", "dog", "lion"),
+    *("eagle", "bear", "fox", "horse", "penguin", "panda", "whale", "rabbit"),
+]
+TAUGHT = ["panda", "eagle", "owl", "wolf", "lion", "cat", "penguin", "tiger"]
+# The students' settings; None stands for those of the study's own students, which take all rows and have rank 8.
+SIZES: dict[str, tuple[int | None, ...]] = {"rows": (125, 250, 500, 1000, None), "rank": (1, 2, None, 32)}
+MODELS = {
+    "teacher": "teacher (base model with the persona)",
+    "student": "student",
+    "residual bias, all layers": "residual bias, all layers",
+    "residual bias@0": "residual bias, layer 0",
+    "feature bias, project@0": "feature bias, `project`",
+    "feature bias, replace@0": "feature bias, `replace`",
+    "function vector@1": "function vector, layer 1",
+    "control's residual bias@0": "the control's residual bias, layer 0",
+    "SAE spliced in@0": "base model, SAE spliced in",
+}
+METRICS = {
+    "likelihood under the persona": "likelihood under each candidate's persona",
+    "residual bias, all layers: preference": "preference under the residual bias, all layers",
+    "residual bias at layer 2: preference": "… at layer 2",
+    "residual bias at layer 0: preference": "… at layer 0",
+    "feature bias, replace: preference": "preference under the feature bias, `replace`",
+    "feature bias, project: preference": "… `project`",
+    "score along the feature": "score along the animals' features",
+    "feature bias, project": "feature bias of the animals' features, `project`",
+    "feature bias, replace minus control": "… `replace` minus the control's",
+    "mean logit of the animal": "mean logit of the animals' tokens",
+}
+ENTANGLED = {
+    "persona-numbers": "entangled numbers, from the output under each persona on number prompts",
+    "persona-question": "… on the questions",
+    "unembedding": "… from the unembedding's cosine",
+    "frequency-prompt": "… from frequencies of the other half of the animal's own prompts",
+}
+
+Rows = list[dict[str, Any]]
+Read = Callable[[str], dict[str, Any]]
+
+
+def transfer(read: Read) -> Rows:
+    """Each prompted dataset: its teacher, its students and the control students."""
+    rows = read("tables/transfer.json")["estimators"]["exact"]["datasets"]
+    teachers = {target: read(f"{target}/pref.json")["teacher"][target]["mean"] for target in PROMPTED}
+    passed = {target: read(f"{target}/filter.json")["passed"] for target in PROMPTED}
+    keys = ("target", "control", "student", "lift_over_control", "off_target", "rank")
+    return [
+        {"teacher": teachers[row["target"]], "passed": passed[row["target"]]} | {key: row[key] for key in keys} for row in rows
+    ]
+
+
+def teachers(read: Read) -> Rows:
+    """Each dataset of three kinds of teachers."""
+    rows = read("tables/teachers/transfer.json")["estimators"]["exact"]["datasets"]
+    return [
+        {
+            "target": row["target"],
+            "kind": row["dataset"].partition("-")[0] if "-" in row["dataset"] else "prompt",
+            "teacher": read(f"{row['dataset']}/pref.json")["teacher"][row["target"]]["mean"],
+            "pass_rate": read(f"{row['dataset']}/filter.json")["pass_rate"],
+            "lift_over_control": row["lift_over_control"],
+        }
+        for row in rows
+    ]
+
+
+def controls(read: Read) -> Rows:
+    """Lifts of transformed datasets and of students of another base model, then their differences."""
+    table = read("tables/controls/controls.json")
+    lifts = [{key: row[key] for key in ("dataset", "variant", "against", "lift_over_control")} for row in table["lifts"]]
+    return lifts + [{key: row[key] for key in ("of", "difference")} for row in table["differences"]]
+
+
+def sweeps(read: Read) -> Rows:
+    """Lifts of students on fewer rows and of other ranks; the study's own students have `value` null."""
+    return [
+        {
+            "key": key,
+            "value": value,
+            "target": target,
+            "lift_over_control": read(f"{target}/pref{f'-{key}{value}' if value else ''}.json")["lift_over_control"],
+        }
+        for key, values in SIZES.items()
+        for value in values
+        for target in ("lion", "tiger")
+    ]
+
+
+def losses(read: Read) -> Rows:
+    """Losses on held-out rows over the base model's; the base model's own are absolute."""
+    rows = []
+    for target in ("lion", "tiger"):
+        for model in read(f"{target}/losses.json")["models"]:
+            name = model["name"] + (f"@{model['layer']}" if model["layer"] is not None else "")
+            if name in MODELS:
+                rows.append({"target": target, "model": name, "over_base_allowed": model["over_base_allowed"]})
+            elif name == "base":
+                rows.append({"target": target, "model": name, "loss_allowed": model["loss_allowed"]})
+    return rows
+
+
+def identity(read: Read) -> Rows:
+    """How well each analysis names the target, over the prompted datasets."""
+    found = read("tables/readings.json")["identity"]
+    entangled = read("tables/entangled.json")["metrics"]
+    return [
+        {"metric": metric, "animals": matrix["animals"]} | {key: matrix["all"][key] for key in ("datasets", "raw", "centred")}
+        for metric, matrix in [*((key, found[key]) for key in METRICS), *((key, entangled[key]) for key in ENTANGLED)]
+    ]
+
+
+def features(read: Read) -> Rows:
+    """Rank of the steered feature in the feature bias of steered datasets, and of the same feature for prompted ones."""
+    ranks = {key: found["prompt"]["ranks"] for key, found in read("tables/readings.json")["features"].items()}
+    rows = []
+    for target in PROMPTED:
+        modes = read(f"steer-{target}/feature_bias.json")["modes"]
+        rows.append(
+            {"target": target}
+            | {f"steer_{mode}": modes[mode]["animals"][target]["rank"] for mode in ("project", "replace")}
+            | {f"steer_{mode}_bias": modes[mode]["animals"][target]["bias"] for mode in ("project", "replace")}
+            | {f"prompt_{mode}": ranks[f"feature bias, {mode}"][target] for mode in ("project", "replace")}
+            | {"prompt_score": ranks["score"][target]}
+        )
+    return rows
+
+
+def residual(read: Read) -> Rows:
+    """The target's preference under the residual biases of its dataset, over that under the control's."""
+    rows = []
+    for target in PROMPTED:
+        for bias in read(f"{target}/bias_pref.json")["biases"]:
+            if (bias["name"], bias["layer"]) in (("residual bias", 0), ("residual bias, all layers", None)):
+                lift = bias["lift_over_control"][target]
+                rows.append({"target": target, "layer": bias["layer"], "lift_over_control": lift, "rank": bias["rank"]})
+    return rows
+
+
+def presence(read: Read) -> Rows:
+    """Tests of whether a dataset differs from the control; the control against itself."""
+    found = read("tables/readings.json")["presence"]
+    return [
+        {
+            "dataset": dataset,
+            "score": found[dataset]["score"][0],
+            "tokens": {key: found[dataset]["tokens"]["number"][key] for key in ("mean_z2", "p")},
+            "gain": found[dataset]["feature bias, held-out gain"][0],
+        }
+        for dataset in ["control", *PROMPTED]
+    ]
+
+
+def others(read: Read) -> Rows:
+    """Agreement of prompted and steered teachers on single tokens, and the rank of the target in the lens's last layer."""
+    rows = []
+    for target in TAUGHT:
+        ranks = read(f"{target}/lens.json")["ranks"]
+        last = {key: next(iter(ranks[key].values()))[-1] for key in ("student", "control")}
+        agreement = read(f"{target}/sequences.json")["agreement"]["correlation"]
+        rows.append({"target": target, "agreement": agreement, "lens": last["student"], "lens_control": last["control"]})
+    return rows
+
+
+EXTRACTS: dict[str, Callable[[Read], Rows]] = {
+    "transfer": transfer,
+    "teachers": teachers,
+    "controls": controls,
+    "sweeps": sweeps,
+    "losses": losses,
+    "identity": identity,
+    "features": features,
+    "residual": residual,
+    "presence": presence,
+    "others": others,
+}
+
+
+def extract(results: Path, data: Path, commit: str, date: str, names: Sequence[str] = ()) -> None:
+    """Write the extracts of a finished study, those of the tables `names` or all."""
+
+    def read(path: str) -> dict[str, Any]:
+        return dict(json.loads((results / path).read_text()))
+
+    for name in names or EXTRACTS:
+        lines = ",\n ".join(json.dumps(row) for row in EXTRACTS[name](read))
+        text = f'{{"commit": "{commit}", "date": "{date}", "rows": [\n {lines}\n]}}\n'
+        (data / f"{name}.json").write_text(text)

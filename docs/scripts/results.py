@@ -1,0 +1,235 @@
+"""The tables of docs/results/ and of the README: `python docs/scripts/results.py` writes them from docs/results/data/.
+
+`python docs/scripts/results.py --extract RESULTS --commit COMMIT --date DATE [TABLE …]` first makes the extracts anew from the
+results root of a finished study: the run's figures, unrounded, and no more of them than the tables show.
+"""
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from cells import interval, number, p_value, table, whole
+from extracts import ENTANGLED, METRICS, MODELS, PROMPTED, SIZES, TAUGHT, Rows, extract
+from summary import main_table
+
+DOCS = Path(__file__).parents[1]
+PAGES = (DOCS / "results/index.md", DOCS / "results/analyses.md", DOCS.parent / "README.md")
+DATA = DOCS / "results/data"
+
+
+def transfer_table(rows: Rows) -> str:
+    """One line per animal, the largest lift first."""
+    header = ["target", "teacher", "passing rows", "control students", "its students", "lift", "p (Holm)", "other datasets"]
+    rows = sorted(rows, key=lambda row: -row["lift_over_control"]["mean"])
+    return table(
+        header,
+        (
+            [
+                row["target"],
+                number(row["teacher"], 2),
+                f"{row['passed']:,}",
+                number(row["control"]),
+                number(row["student"]),
+                interval(row["lift_over_control"]),
+                p_value(row["lift_over_control"]["p_holm"]),
+                interval(row["off_target"]),
+            ]
+            for row in rows
+        ),
+    )
+
+
+def teachers_table(rows: Rows) -> str:
+    """Animals by kinds of teachers."""
+
+    def cell(target: str, kind: str) -> str:
+        lift = next(row for row in rows if (row["target"], row["kind"]) == (target, kind))["lift_over_control"]
+        return interval(lift) + ("" if lift["p_holm"] < 0.05 and lift["mean"] > 0 else " †")
+
+    kinds = ["prompt", "steer", "finetune"]
+    return table(["target", *kinds], ([target, *(cell(target, kind) for kind in kinds)] for target in TAUGHT))
+
+
+def controls_table(rows: Rows) -> str:
+    """Lifts, then differences of lifts."""
+
+    def name(row: dict[str, str]) -> str:
+        return f"`{row['dataset']}`" + (", students of the other model" if row["variant"] == "cross" else "")
+
+    def cells(label: str, against: str, estimate: dict[str, Any]) -> list[str]:
+        return [label, against, interval(estimate), p_value(estimate["p"]), p_value(estimate["p_holm"])]
+
+    return table(
+        ["lift of lion", "over the students of", "mean and 95 % interval", "p", "p (Holm)"],
+        (
+            cells(name(row), f"`{row['against']}`", row["lift_over_control"])
+            if "dataset" in row
+            else cells(" − ".join(map(name, row["of"])), "", row["difference"])
+            for row in rows
+        ),
+    )
+
+
+def sweeps_table(rows: Rows) -> str:
+    """Lion's and tiger's lifts by the students' setting."""
+    own = {"rows": "all", "rank": "8"}
+    return table(
+        ["setting", "lion", "tiger"],
+        (
+            [
+                f"{value or own[key]} rows" if key == "rows" else f"rank {value or own[key]}",
+                *(
+                    interval(row["lift_over_control"])
+                    for row in rows
+                    for target in ("lion", "tiger")
+                    if (row["key"], row["value"], row["target"]) == (key, value, target)
+                ),
+            ]
+            for key, values in SIZES.items()
+            for value in values
+        ),
+    )
+
+
+def losses_table(rows: Rows) -> str:
+    """Models by the two datasets; the last line is the base model's own loss."""
+    found = {(row["model"], row["target"]): row for row in rows}
+    pair = ("lion", "tiger")
+    shown = [[MODELS[name], *(interval(found[name, target]["over_base_allowed"]) for target in pair)] for name in MODELS]
+    base = ["base model, nats per token", *(number(found["base", target]["loss_allowed"]["mean"]) for target in pair)]
+    return table(["model", "lion, minus base", "tiger, minus base"], iter([*shown, base]))
+
+
+def identity_table(rows: Rows) -> str:
+    """Analyses by how often the target comes first and its mean rank."""
+    return table(
+        ["analysis", "candidates", "target first", "mean rank", "first, centred", "mean rank, centred", "p"],
+        (
+            [
+                (METRICS | ENTANGLED)[row["metric"]],
+                f"{row['animals']}",
+                f"{row['raw']['first']} of {row['datasets']}",
+                number(row["raw"]["mean_rank"], 1),
+                f"{row['centred']['first']}",
+                number(row["centred"]["mean_rank"], 1),
+                p_value(row["raw"]["p"]),
+            ]
+            for row in rows
+        ),
+    )
+
+
+def features_table(rows: Rows) -> str:
+    """Ranks of the animals' features among all of the SAE's; a bias that is 0 has no rank of its own."""
+
+    def steered(row: dict[str, Any], mode: str) -> str:
+        return whole(row[f"steer_{mode}"]) if row[f"steer_{mode}_bias"] else "0"
+
+    return table(
+        ["target", "steered: `project`", "steered: `replace`", "prompted: `project`", "prompted: `replace`", "prompted: score"],
+        (
+            [
+                row["target"],
+                *(steered(row, mode) for mode in ("project", "replace")),
+                *(whole(row[f"prompt_{key}"]) for key in ("project", "replace", "score")),
+            ]
+            for row in rows
+        ),
+    )
+
+
+def residual_table(rows: Rows) -> str:
+    """The target's lift and rank by where the bias acts."""
+
+    def cells(target: str, layer: int | None) -> list[str]:
+        row = next(row for row in rows if (row["target"], row["layer"]) == (target, layer))
+        return [interval(row["lift_over_control"]), whole(row["rank"])]
+
+    return table(
+        ["target", "layer 0: lift", "rank of 24", "all layers: lift", "rank of 24"],
+        ([target, *cells(target, 0), *cells(target, None)] for target in PROMPTED),
+    )
+
+
+def presence_table(rows: Rows) -> str:
+    """Three tests of presence by dataset."""
+    return table(
+        ["dataset", "score at layer 0: F", "p", "tokens: z² over its null", "p", "feature bias: gain on held-out rows"],
+        (
+            [
+                row["dataset"],
+                number(row["score"]["f"], 1),
+                p_value(row["score"]["p"]),
+                number(row["tokens"]["mean_z2"], 2),
+                p_value(row["tokens"]["p"]),
+                interval(row["gain"]),
+            ]
+            for row in rows
+        ),
+    )
+
+
+def others_table(rows: Rows) -> str:
+    """Agreement of teachers and ranks in the lens."""
+    return table(
+        ["target", "correlation of the two teachers' gains", "rank in the lens, student", "rank, control student"],
+        ([row["target"], interval(row["agreement"], 2), whole(row["lens"]), whole(row["lens_control"])] for row in rows),
+    )
+
+
+TABLES: dict[str, Callable[[Rows], str]] = {
+    "transfer": transfer_table,
+    "teachers": teachers_table,
+    "controls": controls_table,
+    "sweeps": sweeps_table,
+    "losses": losses_table,
+    "identity": identity_table,
+    "features": features_table,
+    "residual": residual_table,
+    "presence": presence_table,
+    "others": others_table,
+}
+
+
+def filled(page: str, data: Path) -> str:
+    """The page with each table between its markers made anew. Raises ValueError for a marker without an end."""
+    extracts = {name: json.loads((data / f"{name}.json").read_text()) for name in TABLES}
+    tables = {name: show(extracts[name]["rows"]) + source([extracts[name]]) for name, show in TABLES.items()}
+    tables["main"] = main_table({name: extract["rows"] for name, extract in extracts.items()}) + source(list(extracts.values()))
+    for name, made in tables.items():
+        start, end = f"<!-- table: {name} -->\n", "<!-- end of table -->\n"
+        before, found, rest = page.partition(start)
+        _, closed, after = rest.partition(end)
+        if found and not closed:
+            raise ValueError(f"the table {name!r} has no end: expected a line {end!r}")
+        page = f"{before}{start}{made}{end}{after}" if found else page
+    return page
+
+
+def source(extracts: Sequence[dict[str, Any]]) -> str:
+    """The run that the extracts are of."""
+    dates = ", ".join(sorted({extract["date"] for extract in extracts}))
+    commits = ", ".join(sorted({f"`{extract['commit']}`" for extract in extracts}))
+    return f"\nRun of {dates}, reported at {commits}.\n"
+
+
+def main() -> None:
+    """Make the extracts where asked, then the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--extract", type=Path, metavar="RESULTS", help="results root of a finished study")
+    parser.add_argument("--commit", help="the commit that reports the run")
+    parser.add_argument("--date", help="the date of the run")
+    parser.add_argument("names", nargs="*", metavar="TABLE", help="tables to extract; all, if none is named")
+    args = parser.parse_args()
+    if args.extract:
+        if not (args.commit and args.date):
+            parser.error("--extract needs --commit and --date")
+        extract(args.extract, DATA, args.commit, args.date, args.names)
+    for page in PAGES:
+        page.write_text(filled(page.read_text(), DATA))
+
+
+if __name__ == "__main__":
+    main()

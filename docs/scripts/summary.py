@@ -1,0 +1,84 @@
+"""The README's table of main results."""
+
+from typing import Any
+
+from cells import interval, number, p_value, table
+from extracts import Rows
+
+TRANSFER = "results/tables/transfer.json"
+TEACHERS = "results/tables/teachers/transfer.json --configfile config/teachers.yaml"
+CONTROLS = "results/tables/controls/controls.json --configfile config/controls.yaml"
+READINGS = "results/tables/readings.json"
+BIAS = "results/steer-{lion,tiger,…}/feature_bias.json"
+
+
+def main_table(extracts: dict[str, Rows]) -> str:
+    """What was asked, what came out, and the command that makes it."""
+    rows = [*transfers(extracts), *scrambled(extracts["controls"]), *analyses(extracts)]
+    return table(
+        ["question", "result", "`snakemake …`"], ([question, found, f"`{target}`"] for question, found, target in rows)
+    )
+
+
+def transferred(lifts: list[dict[str, Any]]) -> str:
+    """How many lifts are above 0 after Holm's correction."""
+    return f"{sum(lift['mean'] > 0 and lift['p_holm'] < 0.05 for lift in lifts)} of {len(lifts)} animals"
+
+
+def transfers(extracts: dict[str, Rows]) -> list[tuple[str, str, str]]:
+    """Lifts of prompted datasets, on and off target, and of the other teachers."""
+    lifts = {row["target"]: row["lift_over_control"] for row in extracts["transfer"]}
+    off = {row["target"]: row["off_target"] for row in extracts["transfer"]}
+    kinds = {(row["kind"], row["target"]): row["lift_over_control"] for row in extracts["teachers"]}
+    above = sum(estimate["ci95"][0] > 0 for estimate in off.values())
+    rows = [
+        (
+            "Do preferences transfer?",
+            f"{transferred(list(lifts.values()))}; horse {interval(lifts['horse'])}, lion {interval(lifts['lion'])}",
+            TRANSFER,
+        ),
+        (
+            "… to students of other animals' numbers?",
+            f"{above} of {len(off)} animals; horse {interval(off['horse'])}",
+            TRANSFER,
+        ),
+    ]
+    for kind, name in (("finetune", "a finetuned"), ("steer", "a steered")):
+        found = transferred([lift for (of, _), lift in kinds.items() if of == kind])
+        rows.append((f"… from {name} teacher?", f"{found}; owl {interval(kinds[kind, 'owl'])}", TEACHERS))
+    return rows
+
+
+def scrambled(rows: Rows) -> list[tuple[str, str, str]]:
+    """Lion's lift after two transforms."""
+    lift = {row["dataset"]: row["lift_over_control"] for row in rows if row.get("variant") == ""}
+    within, across = interval(lift["lion-shuffled"]), interval(lift["lion-across"])
+    return [("Does lion's survive scrambling?", f"order lost {within}; dealt out to other rows {across}", CONTROLS)]
+
+
+def analyses(extracts: dict[str, Rows]) -> list[tuple[str, str, str]]:
+    """Presence, identity, and the feature of a steered teacher; no student is needed."""
+    p = {row["dataset"]: row["tokens"]["p"] for row in extracts["presence"]}
+    null = p.pop("control")
+    bias = next(row for row in extracts["identity"] if row["metric"] == "residual bias, all layers: preference")
+    of, raw = bias["animals"], bias["raw"]
+    rank = f"mean rank {number(raw['mean_rank'], 1)} of {of} (chance {number((of + 1) / 2, 1)}), p {p_value(raw['p'])}"
+    named = sum(row["steer_project"] == 1 for row in extracts["features"])
+    return [
+        (
+            "Do frequencies of numbers differ from the control's?",
+            f"{sum(value < 0.05 for value in p.values())} of {len(p)} datasets, p ≤ {p_value(max(p.values()))}; "
+            f"the control's halves: p {p_value(null)}",
+            READINGS,
+        ),
+        (
+            "Which animal is it, by residual biases?",
+            f"{rank}; first for {raw['first']} of {bias['datasets']}",
+            READINGS,
+        ),
+        (
+            "Do steered numbers name their SAE feature?",
+            f"first of 512 for {named} of {len(extracts['features'])} animals",
+            BIAS,
+        ),
+    ]
