@@ -10,6 +10,7 @@ from sae_lens import StandardSAE, StandardSAEConfig
 from safetensors.torch import save_file
 from torch import Tensor
 
+from undertone.lm.chat import persona
 from undertone.lm.hooks import hook_point
 from undertone.lm.loading import Loaded, load
 from undertone.lm.steering import Steering, steered
@@ -17,7 +18,7 @@ from undertone.runtime.files import write_json
 from undertone.saes.decoder import directions
 from undertone.saes.sae import load_sae
 from undertone.study.config import Teacher
-from undertone.teachers.teachers import persona, teaching
+from undertone.teachers.teachers import teaching
 
 TEACHER = Teacher(persona="You adore {animal}s.", separator=" | ")
 FEATURE, LEVEL = 3, 20.0

@@ -8,10 +8,9 @@ import yaml
 from timing import ROOT, interleaved, parser, report, start
 
 from undertone.lm.answers import exact, sampled_answers, shares
-from undertone.lm.chat import prompt_ids
+from undertone.lm.chat import persona, prompt_ids
 from undertone.lm.texts import load_texts
 from undertone.study.config import Pref, Teacher
-from undertone.teachers.teachers import persona
 
 
 def main() -> None:

@@ -10,11 +10,11 @@ import yaml
 from timing import ROOT, parser, report, start
 
 from undertone.lm.answers import scorer
+from undertone.lm.chat import persona
 from undertone.lm.texts import load_texts
 from undertone.measure.model_metrics import divergence, passing
 from undertone.study.config import Teacher
 from undertone.study.study import load
-from undertone.teachers.teachers import persona
 
 WORDINGS = {
     "the study's": Teacher().persona,

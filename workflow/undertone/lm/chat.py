@@ -7,6 +7,7 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from undertone.lm.texts import check_plain
+from undertone.study.config import Teacher
 
 # Tokens at which rows are cut where no setting says otherwise; lists of numbers are far shorter.
 MAX_LENGTH = 500
@@ -34,6 +35,11 @@ def supports_system(tokenizer: PreTrainedTokenizerBase) -> bool:
         return "SYSTEM" in rendered(tokenizer, messages)
     except TemplateError:
         return False
+
+
+def persona(teacher: Teacher, target: str | None) -> str | None:
+    """The system prompt of a prompted teacher, or None for the control."""
+    return teacher.persona.format(animal=target) if target else None
 
 
 def prompt_texts(

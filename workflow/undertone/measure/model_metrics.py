@@ -11,7 +11,7 @@ import torch
 from undertone.data.numbers import judge_all
 from undertone.data.samples import as_table
 from undertone.lm.answers import exact_scorer
-from undertone.lm.chat import prompt_ids
+from undertone.lm.chat import persona, prompt_ids
 from undertone.lm.loading import Loaded, load
 from undertone.lm.sampling import Sampler, sample
 from undertone.lm.training import label_losses
@@ -21,7 +21,6 @@ from undertone.runtime.progress import progress
 from undertone.stats.stats import mean_interval
 from undertone.study.config import Model, Numbers, Pref, Samples, Teacher
 from undertone.teachers.divergence import TeacherDistribution
-from undertone.teachers.teachers import persona
 
 # Enough for a pass rate to ±4 points and a KL to a few percent; this is a check, not a result.
 N_PROMPTS = 512

@@ -14,7 +14,7 @@ import torch
 from torch.nn import functional
 
 from undertone.lm.answers import Spellings
-from undertone.lm.chat import answer_ids, prompt_ids
+from undertone.lm.chat import answer_ids, persona, prompt_ids
 from undertone.lm.loading import Loaded, load
 from undertone.lm.texts import load_texts
 from undertone.measure.indirect import next_tokens
@@ -23,7 +23,6 @@ from undertone.runtime.files import Stamp, read_parquet, write_json, write_parqu
 from undertone.runtime.progress import progress
 from undertone.stats.confusion import as_table, judged, order
 from undertone.study.config import CONTROL, Pref, Teacher, Tokens
-from undertone.teachers.teachers import persona
 
 N_PROMPTS = 100  # number prompts under each persona
 

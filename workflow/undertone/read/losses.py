@@ -11,6 +11,7 @@ import torch
 from torch.nn import functional
 
 from undertone.lm.answers import exact_scorer
+from undertone.lm.chat import persona
 from undertone.lm.loading import Loaded, load
 from undertone.measure.diagnosis import rows_to_read
 from undertone.read.biases import split
@@ -21,7 +22,7 @@ from undertone.stats.ranks import place
 from undertone.stats.stats import mean_interval
 from undertone.study.config import Losses, Pref, Teacher
 from undertone.teachers.divergence import TeacherDistribution
-from undertone.teachers.teachers import Lesson, persona, teaching
+from undertone.teachers.teachers import Lesson, teaching
 
 # Of each row, in nats per token: the loss, the loss among the tokens that the filter lets pass, and KL(teacher ‖ model) there.
 Measured = tuple[np.ndarray, np.ndarray, np.ndarray]

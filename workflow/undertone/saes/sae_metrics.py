@@ -11,7 +11,7 @@ from sae_lens import SAE
 from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
 from torch import Tensor
 
-from undertone.lm.chat import Row, prompt_ids, token_texts
+from undertone.lm.chat import Row, persona, prompt_ids, token_texts
 from undertone.lm.hooks import resid_post, rewritten
 from undertone.lm.loading import Loaded, load
 from undertone.lm.texts import load_texts
@@ -19,7 +19,6 @@ from undertone.lm.training import label_losses
 from undertone.runtime.files import Stamp, read_json, read_parquet, write_json
 from undertone.saes.sae import is_text, load_sae
 from undertone.study.config import Pref, Teacher
-from undertone.teachers.teachers import persona
 
 N_PROMPTS = 1_000
 BATCH = 128

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from undertone.lm.answers import exact
 from undertone.lm.attribution import direct_logits
-from undertone.lm.chat import Row, prompt_ids
+from undertone.lm.chat import Row, persona, prompt_ids
 from undertone.lm.hooks import decoder_layers, resid_post
 from undertone.lm.loading import Loaded, load
 from undertone.lm.steering import Steering, steered
@@ -22,7 +22,6 @@ from undertone.runtime.progress import progress
 from undertone.saes.decoder import directions
 from undertone.saes.sae import is_text, load_sae
 from undertone.study.config import Contrast, Pref, Steer, Teacher
-from undertone.teachers.teachers import persona
 
 # Number prompts under each persona that show what fires; beside them stand the questions.
 N_PROMPTS = 100

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from undertone.lm.chat import persona
 from undertone.lm.loading import Loaded
 from undertone.lm.tensors import stored
 from undertone.runtime.files import read_json
@@ -19,11 +20,6 @@ class Lesson:
     loaded: Loaded
     system: str | None
     separator: str
-
-
-def persona(teacher: Teacher, target: str | None) -> str | None:
-    """The system prompt of a prompted teacher, or None for the control."""
-    return teacher.persona.format(animal=target) if target else None
 
 
 @contextmanager
