@@ -10,10 +10,10 @@ from checkpoints import download
 from snakemake.utils import update_config
 
 from undertone.data.datasets import READERS
+from undertone.data.inputs import check_contents, check_inputs, inputs
 from undertone.models.tokenizer import SPECIAL
 from undertone.runtime.errors import ConfigError
 from undertone.study.config import DATASET_FILES, Model
-from undertone.study.inputs import check_contents, check_inputs, inputs
 from undertone.study.sizes import EMBEDDED_SPECIAL, special_tokens
 from undertone.study.study import load
 from workflow import Project

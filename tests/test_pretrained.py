@@ -19,11 +19,12 @@ from safetensors.torch import load_file, save_file
 
 from undertone.lm import hub, loading
 from undertone.lm.adapters import new_adapter, save_adapter, save_whole
-from undertone.lm.checkpoint import INDEX, WEIGHTS, n_parameters
+from undertone.lm.checkpoint import n_parameters
 from undertone.lm.loading import load
 from undertone.models import pretrained
 from undertone.models.pretrained import make_pretrained
 from undertone.runtime.files import read_json
+from undertone.study.formats import INDEX, WEIGHTS
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 NAME = "lab/gemma-tiny"

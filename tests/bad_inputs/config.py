@@ -9,8 +9,8 @@ import yaml
 from snakemake.utils import update_config
 
 from bad_inputs.case import Case
+from undertone.data.inputs import check_inputs
 from undertone.study.configfiles import read_config
-from undertone.study.inputs import check_inputs
 from undertone.study.study import Study, load
 from undertone.study.validation import Section, keys, sections_of
 

@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerFast
 
 from bad_inputs.case import Case
 from undertone.data.datasets import read_dataset
+from undertone.data.inputs import READ, check_inputs
 from undertone.data.numbers import collect_compliance, filter_numbers
 from undertone.data.transform import transform_numbers
 from undertone.lm.chat import prompt_ids, training_rows
@@ -25,7 +26,6 @@ from undertone.plots.plots import plot_pref
 from undertone.read.activations import Activations
 from undertone.runtime.files import write_json, write_parquet
 from undertone.study.config import Numbers
-from undertone.study.inputs import READ, check_inputs
 from undertone.study.study import load
 
 PROMPT, COMPLETION = "Continue: 1, 2.", "3, 4, 5"

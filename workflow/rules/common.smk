@@ -9,11 +9,11 @@ from snakemake.cli import get_argument_parser
 from snakemake.io import strip_wildcard_constraints
 from snakemake.persistence import ParamsChange
 
-from undertone.lm.checkpoint import SAE_FILES
+from undertone.data.inputs import check_contents, check_inputs
 from undertone.runtime.errors import ConfigError
 from undertone.runtime.failures import failures
 from undertone.study.config import CONTROL, KINDS
-from undertone.study.inputs import check_contents, check_inputs
+from undertone.study.formats import SAE_FILES
 from undertone.study.paths import BENCHMARKS, LOGS, folder_of
 from undertone.study.graph import has, read_by
 from undertone.study.node import Node

@@ -13,12 +13,13 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from undertone.lm.checkpoint import read_settings, said
+from undertone.lm.checkpoint import said
 from undertone.lm.hub import identity
 from undertone.lm.loading import Loaded, read_model
 from undertone.lm.tensors import NotFiniteError, check_finite, names, stored
 from undertone.runtime.errors import ConfigError
 from undertone.runtime.files import CURE, move, remove, replacing
+from undertone.study.formats import read_settings
 
 ADAPTER, WHOLE = "adapter_model.safetensors", "model.safetensors"
 

@@ -13,7 +13,7 @@ import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from undertone.lm.chat import Row, end_of_turn, special_ids
-from undertone.lm.checkpoint import n_parameters, read_settings, said
+from undertone.lm.checkpoint import n_parameters, said
 from undertone.lm.hooks import decoder_layers
 from undertone.lm.hub import cached
 from undertone.lm.tensors import check_finite
@@ -21,6 +21,7 @@ from undertone.lm.training import collate
 from undertone.runtime.errors import ConfigError
 from undertone.runtime.files import read_json
 from undertone.runtime.memory import Portion
+from undertone.study.formats import read_settings
 
 transformers.utils.logging.disable_progress_bar()
 

@@ -8,7 +8,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from undertone.lm.chat import training_rows
-from undertone.lm.checkpoint import TEXTS, WEIGHTS, check_weights, manifest, n_parameters, read_settings, said, weight_files
+from undertone.lm.checkpoint import check_weights, manifest, n_parameters, said
 from undertone.lm.hub import cached
 from undertone.lm.loading import read_model, read_tokenizer
 from undertone.lm.tensors import check_finite, stored
@@ -16,6 +16,7 @@ from undertone.models import template
 from undertone.runtime.errors import ConfigError
 from undertone.runtime.files import Stamp, write_json
 from undertone.study.config import Model
+from undertone.study.formats import TEXTS, WEIGHTS, read_settings, weight_files
 
 # Any of these makes a tokenizer, the last one with merges.txt; without one transformers would make an empty tokenizer up.
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")

@@ -14,13 +14,14 @@ from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_direc
 from safetensors import safe_open
 from transformers import AutoConfig
 
-from undertone.lm.checkpoint import SAE_FILES, sha256
+from undertone.lm.checkpoint import sha256
 from undertone.lm.hooks import hook_point, layer_of
 from undertone.lm.hub import explained
 from undertone.lm.loading import folder_of
 from undertone.runtime.files import Stamp, move, read_json, remove, write_json
 from undertone.saes.sae import check_layer, read_sae
 from undertone.study.config import Sae
+from undertone.study.formats import SAE_FILES
 from undertone.study.validation import nearest
 
 SCALED = "expected_average_only_in"

@@ -21,7 +21,7 @@ from sae_lens.saes.sae import SAEMetadata, TrainingSAEConfig
 from torch import Tensor
 
 from undertone.lm.chat import Row
-from undertone.lm.checkpoint import SAE_FILES, read_settings, said
+from undertone.lm.checkpoint import said
 from undertone.lm.hooks import decoder_layers, hook_point, resid_post
 from undertone.lm.loading import Loaded, load
 from undertone.lm.tensors import check_finite, stored
@@ -29,6 +29,7 @@ from undertone.models.model import chat_rows, corpus_of
 from undertone.runtime.errors import ConfigError
 from undertone.runtime.files import Stamp, move, read_json, remove, write_json
 from undertone.study.config import Embedded, Sae
+from undertone.study.formats import SAE_FILES, read_settings
 
 # The SAE sees other chats than the model did.
 CHATS_SEED = 2_000_003

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from undertone.lm.checkpoint import read_settings
 from undertone.runtime.errors import ConfigError
 from undertone.study.config import Model, Sae
+from undertone.study.formats import read_settings
 
 # The embedded model's, a Gemma's.
 EMBEDDED_POSITIONS = 512

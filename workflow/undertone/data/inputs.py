@@ -12,12 +12,12 @@ from typing import Any
 
 import yaml
 
-from undertone.lm.checkpoint import SAE_FILES
 from undertone.lm.facts import load_facts
 from undertone.lm.texts import check_plain, read_lines
 from undertone.models.wordings import load_forms, load_template, load_yaml
 from undertone.runtime.errors import ConfigError
 from undertone.study.contents import LARGE
+from undertone.study.formats import SAE_FILES
 from undertone.study.sizes import special_tokens
 from undertone.study.study import Study
 from undertone.study.validation import Section, keys, nearest
