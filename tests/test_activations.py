@@ -46,13 +46,13 @@ from undertone.read.activations import (
     block_of,
     classes,
     dataset_rows,
-    encoded,
     read_activations,
     read_student_activations,
     read_teacher_activations,
     streams,
 )
 from undertone.runtime.files import write_json
+from undertone.saes.saved import encoded
 from undertone.stats.blocks import Blocks, Independent, judge
 from undertone.study import config
 from undertone.study.config import Teacher
@@ -185,7 +185,7 @@ def test_sums_are_those_of_single_rows_with_output_hidden_states(loaded: Loaded,
 def test_batches_of_any_size_and_parts_of_them_give_the_same_sums(
     record: Path, numbers: Path, saved: Path, found: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(activations, "SAE_NUMBERS", 1)
+    monkeypatch.setattr("undertone.saes.saved.SAE_NUMBERS", 1)
     read_activations(record, numbers, saved, tmp_path / "a.safetensors", {"activations": told(batch_size=5)}, {})
     one, other = Activations.load(found), Activations.load(tmp_path / "a.safetensors")
     assert one.tensors.keys() == other.tensors.keys()

@@ -46,7 +46,7 @@ from undertone.lm.suffix import losses, prefill, run_above
 from undertone.lm.training import collate, label_losses
 from undertone.models.pretrained import make_pretrained
 from undertone.saes.pretrained_sae import make_pretrained_sae
-from undertone.saes.sae import load_sae
+from undertone.saes.saved import load_sae
 from undertone.students.student import new_student
 from undertone.study.config import Sae, Student
 

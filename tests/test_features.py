@@ -13,9 +13,8 @@ from undertone.lm.chat import Row
 from undertone.lm.hooks import resid_post
 from undertone.lm.loading import Loaded, load
 from undertone.lm.training import collate
-from undertone.read import activations
 from undertone.read.activations import dataset_rows
-from undertone.saes import features
+from undertone.saes import features, saved
 from undertone.saes.features import cosines, describe, max_examples, most_aligned, neuronpedia, top_tokens
 
 TABLE = pl.DataFrame(
@@ -66,7 +65,7 @@ def test_examples_are_the_tokens_of_greatest_activation(
     loaded: Loaded, sae: SAE, rows: list[Row], batch: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(features, "BATCH", batch)
-    monkeypatch.setattr(features, "SAE_NUMBERS", 1)
+    monkeypatch.setattr(saved, "SAE_NUMBERS", 1)
     found = max_examples(loaded, sae, 0, rows, [7, 0, 3], 3)
     assert found[3] == []
     for feature in (0, 7):
@@ -118,4 +117,3 @@ def test_a_description_holds_all_of_it(loaded: Loaded, sae: SAE, rows: list[Row]
     assert set(found) == {"2", "3"}
     assert set(found["2"]) == {"tokens", "neuronpedia", "examples"}
     assert [len(found["2"]["tokens"][side]) for side in ("top", "bottom")] == [10, 10]
-    assert activations.SAE_NUMBERS > 1

@@ -9,7 +9,8 @@ from undertone.lm.chat import Row
 from undertone.lm.loading import load
 from undertone.lm.training import collate
 from undertone.runtime.files import read_json
-from undertone.saes.sae import activations, corpus_rows, is_text, load_sae, make_sae, shuffled
+from undertone.saes.sae import activations, corpus_rows, make_sae, shuffled
+from undertone.saes.saved import load_sae
 from undertone.study.config import Sae
 
 SMALL = {"d_sae": 48, "k": 4, "tokens": 4_096, "batch_size": 256, "layer": 0}
@@ -84,7 +85,7 @@ def test_a_layer_that_the_model_lacks_is_refused_before_training(record, tiny_se
 def test_special_tokens_and_padding_are_no_text(loaded):
     start = loaded.tokenizer.convert_tokens_to_ids("<start_of_turn>")
     batch = collate([Row([2, start, 300, 301], 1), Row([2, 300], 1)], loaded.pad_id, "cpu")
-    assert is_text(loaded, batch).tolist() == [[False, False, True, True], [False, True, False, False]]
+    assert loaded.text_mask(batch).tolist() == [[False, False, True, True], [False, True, False, False]]
 
 
 def test_activations_are_shuffled_into_batches():

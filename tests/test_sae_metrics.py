@@ -14,7 +14,6 @@ from undertone.lm.hooks import resid_post
 from undertone.lm.loading import load
 from undertone.lm.training import collate
 from undertone.runtime.files import write_parquet
-from undertone.saes.sae import is_text
 from undertone.saes.sae_metrics import KINDS, Moments, expected_l0, kinds, measure_sae, spliced_losses, text_rows
 from undertone.study.config import Pref, Teacher
 
@@ -30,7 +29,7 @@ def rows(loaded):
 
 def tokens(loaded, rows):
     batch = collate(rows, loaded.pad_id, "cpu")
-    return resid_post(loaded.model, LAYER, batch)[is_text(loaded, batch)]
+    return resid_post(loaded.model, LAYER, batch)[loaded.text_mask(batch)]
 
 
 def sae_of(width, w_enc, w_dec, b_dec):

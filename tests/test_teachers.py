@@ -16,7 +16,7 @@ from undertone.lm.loading import Loaded, load
 from undertone.lm.steering import Steering, steered
 from undertone.runtime.files import write_json
 from undertone.saes.decoder import directions
-from undertone.saes.sae import load_sae
+from undertone.saes.saved import load_sae
 from undertone.study.config import Teacher
 from undertone.teachers.teachers import teaching
 

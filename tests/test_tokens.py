@@ -17,7 +17,7 @@ from undertone.read.frequencies import Compared, difference
 from undertone.read.tokens import animal_logits, feature_logits, identity, of_features, read_tokens, readouts
 from undertone.runtime.files import read_json, write_json
 from undertone.saes.pretrained_sae import make_pretrained_sae
-from undertone.saes.sae import load_sae
+from undertone.saes.saved import load_sae
 from undertone.study.config import Pref, Sae, Tokens
 
 ANIMALS = ["lion", "owl", "cat"]

@@ -25,7 +25,7 @@ from undertone.lm.loading import load
 from undertone.models.pretrained import make_pretrained
 from undertone.runtime.files import write_json
 from undertone.saes.pretrained_sae import make_pretrained_sae
-from undertone.saes.sae import load_sae
+from undertone.saes.saved import load_sae
 from undertone.study.config import Sae
 
 Change = Callable[[Path], object]

@@ -63,6 +63,10 @@ class Loaded:
         """Which of `ids` are no special tokens; an SAE describes the others badly, and they keep what they have."""
         return ~torch.isin(ids, self.special.to(ids.device))
 
+    def text_mask(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        """`[n_rows, n_tokens]`: the tokens of a batch that are neither padding nor special."""
+        return batch["attention_mask"].bool() & self.is_text(batch["input_ids"])
+
 
 def load(record: Path) -> Loaded:
     """Load the base model that `results/model/model.json` names, frozen, in eval mode, on the GPU if there is one.

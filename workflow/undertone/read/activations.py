@@ -22,13 +22,11 @@ from undertone.lm.sampling import batches_by_length
 from undertone.lm.training import collate
 from undertone.runtime.files import Stamp, provenance, read_parquet, replacing, whole
 from undertone.runtime.progress import progress
-from undertone.saes.sae import is_text, load_sae
 from undertone.saes.sae_metrics import KINDS, kinds
+from undertone.saes.saved import encoded, load_sae, rows_at_once
 from undertone.study import config
 from undertone.teachers.teachers import teaching
 
-# An SAE's activations are made for a part of a batch at a time, of at most this many numbers.
-SAE_NUMBERS = 2**25
 PROMPT, TEMPLATE, COMPLETION, NUMBER, SEPARATOR = ("prompt", "template", "completion", "number", "separator")
 
 
@@ -202,7 +200,7 @@ class Sums:
     def members(self, batch: dict[str, Tensor], starts: Tensor) -> Tensor:
         """`[n_rows, n_tokens, n_classes]`: which tokens belong to which class; completions start at `starts` `[n_rows]`."""
         place = torch.arange(batch["input_ids"].shape[1], device=starts.device) - starts.unsqueeze(1)
-        text = is_text(self.loaded, batch)
+        text = self.loaded.text_mask(batch)
         completion = text & (place >= 0)
         number = completion & self.is_number[batch["input_ids"].clamp(max=len(self.is_number) - 1)]
         told = [text & (place < 0), place == -1, completion, number, completion & ~number]
@@ -212,7 +210,7 @@ class Sums:
         """Add the SAE's activations on the residual stream `x` `[n_rows, n_tokens, d_model]` to what was found."""
         if self.sae is None:
             return
-        n = max(1, SAE_NUMBERS // (x.shape[1] * self.sae.cfg.d_sae))
+        n = rows_at_once(self.sae, x.shape[1])
         for part, w in zip(torch.split(x, n), torch.split(weight, n), strict=True):
             acts, acts_pre = encoded(self.sae, part)
             found.add("sae.acts", acts, w)
@@ -282,18 +280,6 @@ def mlp_inputs(model: Any, found: list[tuple[str, Tensor]]) -> Iterator[None]:
                 raise ValueError(f"{type(layer).__name__} has no part named mlp; set activations.mlp_in to false")
             stack.callback(mlp.register_forward_pre_hook(keep(number), with_kwargs=True).remove)
         yield
-
-
-@torch.no_grad()
-def encoded(sae: SAE[Any], x: Tensor) -> tuple[Tensor, Tensor]:
-    """The SAE's activations and pre-activations `[..., d_sae]` (`hook_sae_acts_pre`) of `x` `[..., d_model]` in float32."""
-    found: list[Tensor] = []
-    handle = sae.hook_sae_acts_pre.register_forward_hook(lambda module, args, output: found.append(output))
-    try:
-        acts = sae.encode(x)
-    finally:
-        handle.remove()
-    return acts, found[0]
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from undertone.runtime.files import Stamp, provenance, read_parquet, replacing, 
 from undertone.runtime.progress import progress
 from undertone.saes.decoder import animal_features
 from undertone.saes.features import describe, most_aligned, top_tokens, unit_rows
-from undertone.saes.sae import load_sae
+from undertone.saes.saved import load_sae
 from undertone.stats.blocks import Blocks, Independent, Paired, Tested, judge
 from undertone.stats.stats import p_value
 from undertone.study import config

@@ -18,7 +18,7 @@ from undertone.read.biases import agreement, draw_rows, gradient, loss_report, p
 from undertone.runtime.files import Stamp, replacing, write_json
 from undertone.runtime.progress import progress
 from undertone.saes.decoder import animal_features, directions, top_tokens
-from undertone.saes.sae import load_sae
+from undertone.saes.saved import load_sae
 from undertone.stats.ranks import rank
 from undertone.study.config import FeatureBias
 

@@ -18,7 +18,7 @@ from undertone.lm.steering import completion_positions, only_at
 from undertone.lm.tensors import stored
 from undertone.runtime.files import read_json
 from undertone.saes.decoder import directions
-from undertone.saes.sae import load_sae
+from undertone.saes.saved import load_sae
 from undertone.teachers.teachers import Lesson
 
 # The tensor of `differences.safetensors` with the mean difference of teacher and base, `[n_layers, d_model]`.

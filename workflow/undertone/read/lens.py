@@ -21,12 +21,12 @@ from undertone.lm.attribution import direct_logits
 from undertone.lm.chat import Row, encode
 from undertone.lm.loading import Loaded, load
 from undertone.lm.texts import load_texts
-from undertone.read.activations import encoded, streams
+from undertone.read.activations import streams
 from undertone.runtime.errors import ConfigError
 from undertone.runtime.files import Stamp, write_json
 from undertone.runtime.progress import progress
 from undertone.saes.features import most_aligned, neuronpedia, token_table, top_tokens
-from undertone.saes.sae import load_sae
+from undertone.saes.saved import encoded, load_sae
 from undertone.stats.ranks import place
 from undertone.study import config
 from undertone.study.config import CONTROL

@@ -31,7 +31,7 @@ from undertone.read.biases import (
 from undertone.runtime.files import Stamp, replacing, write_json
 from undertone.runtime.progress import progress
 from undertone.saes.decoder import directions, top_tokens
-from undertone.saes.sae import load_sae
+from undertone.saes.saved import load_sae
 from undertone.study.config import ResidualBias
 
 MULTI = "multi"

@@ -17,7 +17,7 @@ from undertone.lm.training import collate
 from undertone.read.activations import dataset_rows, some
 from undertone.runtime.files import Stamp, provenance, read_parquet, replacing
 from undertone.runtime.progress import progress
-from undertone.saes.sae import load_sae
+from undertone.saes.saved import load_sae
 from undertone.study import config
 
 

@@ -27,7 +27,7 @@ from undertone.lm.suffix import Prefilled, losses, prefill, run_above
 from undertone.runtime.files import Stamp, read_parquet, replacing, write_json
 from undertone.runtime.progress import progress
 from undertone.saes.decoder import animal_features, directions, top_tokens
-from undertone.saes.sae import load_sae
+from undertone.saes.saved import load_sae
 from undertone.stats.ranks import rank
 from undertone.study.config import CONTROL, Score
 

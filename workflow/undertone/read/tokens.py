@@ -34,7 +34,7 @@ from undertone.read.frequencies import (
 )
 from undertone.runtime.files import Stamp, read_json, read_parquet, write_json, write_parquet
 from undertone.runtime.progress import progress
-from undertone.saes.sae import load_sae
+from undertone.saes.saved import load_sae
 from undertone.stats.ranks import place, rank
 from undertone.stats.stats import p_value
 from undertone.study.config import Pref, Tokens

@@ -14,8 +14,7 @@ from undertone.lm.hooks import resid_post
 from undertone.lm.loading import Loaded
 from undertone.lm.sampling import order_by_length
 from undertone.lm.training import collate
-from undertone.read.activations import SAE_NUMBERS
-from undertone.saes.sae import is_text
+from undertone.saes.saved import rows_at_once
 
 BATCH = 64
 N_TOKENS = 10
@@ -87,9 +86,9 @@ def max_examples(
     def peaks(indices: Sequence[int]) -> tuple[Sequence[int], list[list[float]], list[list[int]]]:
         batch = collate([rows[i] for i in indices], loaded.pad_id, loaded.model.device)
         residual = resid_post(loaded.model, layer, batch).float()
-        size = max(1, SAE_NUMBERS // (residual.shape[1] * sae.cfg.d_sae))
+        size = rows_at_once(sae, residual.shape[1])
         acts = torch.cat([sae.encode(part)[..., list(features)] for part in torch.split(residual, size)])
-        value, place = acts.masked_fill(~is_text(loaded, batch).unsqueeze(-1), 0.0).max(1)
+        value, place = acts.masked_fill(~loaded.text_mask(batch).unsqueeze(-1), 0.0).max(1)
         return indices, value.T.tolist(), place.T.tolist()
 
     order = order_by_length([row.ids for row in rows])

@@ -1,13 +1,12 @@
-"""The sparse autoencoder of the hook point: trained by SAELens on the embedded model, and loaded, wherever it is from."""
+"""The sparse autoencoder of the embedded study, trained by SAELens on the model's own corpus."""
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from sae_lens import (
-    SAE,
     BatchTopKTrainingSAEConfig,
     JumpReLUTrainingSAEConfig,
     LoggingConfig,
@@ -21,15 +20,13 @@ from sae_lens.saes.sae import SAEMetadata, TrainingSAEConfig
 from torch import Tensor
 
 from undertone.lm.chat import Row
-from undertone.lm.checkpoint import said
 from undertone.lm.hooks import decoder_layers, hook_point, resid_post
 from undertone.lm.loading import Loaded, load
-from undertone.lm.tensors import check_finite, stored
 from undertone.models.model import chat_rows, corpus_of
-from undertone.runtime.errors import ConfigError
-from undertone.runtime.files import Stamp, move, read_json, remove, write_json
+from undertone.runtime.files import Stamp, move, remove, write_json
+from undertone.saes.saved import check_layer
 from undertone.study.config import Embedded, Sae
-from undertone.study.formats import SAE_FILES, read_settings
+from undertone.study.formats import SAE_FILES
 
 # The SAE sees other chats than the model did.
 CHATS_SEED = 2_000_003
@@ -50,58 +47,6 @@ def make_sae(record: Path, saved: Path, settings: dict[str, Any], stamp: Stamp, 
     body = {"source": "trained", "folder": None, "release": None, "id": None}
     write_json(saved, {**body, "layer": told.layer, "hook_point": hook_point(told.layer), "d_sae": told.d_sae}, stamp)
     remove(scratch)
-
-
-def load_sae(saved: Path, loaded: Loaded) -> tuple[SAE[Any], int]:
-    """The SAE that `sae.json` names, frozen, in float32 on the model's device, and its layer; without network."""
-    told = read_json(saved)
-    folder = told["folder"] if told["source"] == "folder" else Path(saved).parent
-    sae = read_sae(Path(folder), str(loaded.model.device))
-    return sae.float().requires_grad_(False).eval(), int(told["layer"])
-
-
-def read_sae(folder: Path, device: str = "cpu") -> SAE[Any]:
-    """The SAE of a folder in SAELens's format.
-
-    Raises ConfigError, which names the file, if one is missing or damaged, the weights are not finite, or config and weights
-    disagree.
-    """
-    missing = [file for file in SAE_FILES if not (folder / file).is_file()]
-    if missing:
-        raise ConfigError(
-            f"{folder} lacks {' and '.join(missing)}: expected an SAE in SAELens's format ({', '.join(SAE_FILES)})"
-        )
-    cfg, weights = (folder / file for file in SAE_FILES)
-    config = read_settings(cfg)
-    if absent := {"d_in", "d_sae"} - config.keys():
-        raise ConfigError(f"{cfg} does not say {' and '.join(sorted(absent))}: expected an SAE's config in SAELens's format")
-    check_finite(stored(weights), weights)
-    try:
-        sae: SAE[Any] = SAE.load_from_disk(folder, device=device)
-    except Exception as error:
-        raise ConfigError(
-            f"{cfg} and {weights.name} are no SAE that SAELens can load ({said(error)}); save it again with SAELens"
-        ) from None
-    check_shapes(config, stored(weights), cfg)
-    return sae
-
-
-def check_shapes(config: dict[str, Any], weights: Iterable[tuple[str, Tensor]], where: Path) -> None:
-    """Raise ConfigError if an SAE's matrices have other sizes than its config says."""
-    d_in, d_sae = config["d_in"], config["d_sae"]
-    expected = {"W_enc": [d_in, d_sae], "W_dec": [d_sae, d_in]}
-    for name, weight in weights:
-        if list(weight.shape) != expected.get(name, list(weight.shape)):
-            raise ConfigError(
-                f"{where} says d_in {d_in} and d_sae {d_sae}, and {name} beside it has {list(weight.shape)}, expected "
-                f"{expected[name]}: these are not of one SAE"
-            )
-
-
-def check_layer(layer: int, n_layers: int) -> None:
-    """Raise ValueError, in one sentence, if the model has no such layer."""
-    if not 0 <= layer < n_layers:
-        raise ValueError(f"the SAE's hook point is {hook_point(layer)}, the model has layers 0 to {n_layers - 1}")
 
 
 def train_sae(loaded: Loaded, settings: Sae, embedded: Embedded) -> TrainingSAE[Any]:
@@ -154,16 +99,11 @@ def corpus_rows(loaded: Loaded, embedded: Embedded, seed: int) -> Iterator[list[
         yield chat_rows(loaded.tokenizer, list(corpus.chats(ROWS, seed + number * 1_000)), seed + number)
 
 
-def is_text(loaded: Loaded, batch: dict[str, Tensor]) -> Tensor:
-    """`[n_rows, n_tokens]`: the tokens that are neither padding nor special; an SAE is judged on these."""
-    return batch["attention_mask"].bool() & loaded.is_text(batch["input_ids"])
-
-
 def activations(loaded: Loaded, batches: Iterator[Sequence[Row]], layer: int) -> Iterator[Tensor]:
     """The residual stream `[n, d_model]` at the text tokens of each batch."""
 
     def read(batch: dict[str, Tensor]) -> Tensor:
-        return resid_post(loaded.model, layer, batch)[is_text(loaded, batch)].float()
+        return resid_post(loaded.model, layer, batch)[loaded.text_mask(batch)].float()
 
     for rows in batches:
         yield torch.cat(list(loaded.read(read, rows, ROWS)))

@@ -17,7 +17,7 @@ from undertone.lm.loading import Loaded, load
 from undertone.lm.texts import load_texts
 from undertone.lm.training import label_losses
 from undertone.runtime.files import Stamp, read_json, read_parquet, write_json
-from undertone.saes.sae import is_text, load_sae
+from undertone.saes.saved import load_sae
 from undertone.study.config import Pref, Teacher
 
 N_PROMPTS = 1_000
@@ -72,7 +72,7 @@ class Moments:
     @torch.no_grad()
     def _of(self, layer: int, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Kind `[n]`, activation `[n, d_model]` and error `[n]` of a batch's tokens; on how many each feature is active."""
-        keep = is_text(self.loaded, batch)
+        keep = self.loaded.text_mask(batch)
         x = resid_post(self.loaded.model, layer, batch)[keep].float()
         kind, features = self.kind[batch["input_ids"][keep].cpu()], self.sae.encode(x)
         error = (x - self.sae.decode(features)).double().square().sum(-1)
@@ -120,7 +120,7 @@ def spliced_losses(loaded: Loaded, sae: SAE[Any], layer: int, rows: Sequence[Row
     ways = {"plain": lambda x: x, "spliced": lambda x: sae(x.float()).to(x.dtype), "mean": lambda x: mean.to(x).expand_as(x)}
 
     def losses(batch: dict[str, Tensor]) -> Tensor:
-        keep, found = is_text(loaded, batch).unsqueeze(-1), []
+        keep, found = loaded.text_mask(batch).unsqueeze(-1), []
         for way in ways.values():
             with rewritten(loaded.model, layer, partial(at, keep, way)):
                 found.append(label_losses(loaded.model, batch).double().cpu())

@@ -20,7 +20,7 @@ from undertone.lm.texts import load_texts
 from undertone.runtime.files import Stamp, read_parquet, replacing, write_json
 from undertone.runtime.progress import progress
 from undertone.saes.decoder import directions
-from undertone.saes.sae import is_text, load_sae
+from undertone.saes.saved import load_sae
 from undertone.study.config import Contrast, Pref, Steer, Teacher
 
 # Number prompts under each persona that show what fires; beside them stand the questions.
@@ -127,7 +127,7 @@ def mean_residual(situation: Situation, prompts: list[list[int]], contrast: Cont
     """The mean residual stream `[d_model]` after the contrast's layer, at the last token or over all text tokens."""
 
     def sums(batch: dict[str, Tensor], residual: Tensor) -> tuple[Tensor, int]:
-        keep = last_token(batch) if contrast.position == "last" else is_text(situation.loaded, batch)
+        keep = last_token(batch) if contrast.position == "last" else situation.loaded.text_mask(batch)
         return residual[keep].sum(0), int(keep.sum())
 
     totals, counts = zip(*situation.read(prompts, contrast.layer, sums), strict=True)
@@ -183,7 +183,7 @@ def activity(situation: Situation, sae: SAE[Any], layer: int) -> tuple[Tensor, T
     """Mean activation `[n_candidates, d_sae]` over the text tokens under each candidate's persona; greatest one `[d_sae]`."""
 
     def figures(batch: dict[str, Tensor], residual: Tensor) -> tuple[Tensor, int, Tensor]:
-        features = sae.encode(residual[is_text(situation.loaded, batch)])
+        features = sae.encode(residual[situation.loaded.text_mask(batch)])
         return features.sum(0), len(features), features.max(0).values
 
     means: list[Tensor] = []

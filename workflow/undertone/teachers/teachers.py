@@ -47,7 +47,7 @@ def teaching(loaded: Loaded, told: dict[str, Any], record: Path | None, sae: Pat
     vector = dict(stored(record.with_suffix(".safetensors")))["vector"].to(loaded.model.device)
     clamp: dict[str, Any] = {}
     if made["mode"] == "clamp":
-        from undertone.saes.sae import load_sae
+        from undertone.saes.saved import load_sae
 
         assert sae is not None
         clamp = {"sae": load_sae(sae, loaded)[0], "feature": made["feature"], "level": made["level"]}

@@ -1,0 +1,89 @@
+"""An SAE in SAELens's format, wherever it is from: loaded, checked, and read at the model's hook point."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from sae_lens import SAE
+from torch import Tensor
+
+from undertone.lm.checkpoint import said
+from undertone.lm.hooks import hook_point
+from undertone.lm.loading import Loaded
+from undertone.lm.tensors import check_finite, stored
+from undertone.runtime.errors import ConfigError
+from undertone.runtime.files import read_json
+from undertone.study.formats import SAE_FILES, read_settings
+
+# An SAE's activations are made for a part of a batch at a time, of at most this many numbers.
+SAE_NUMBERS = 2**25
+
+
+def load_sae(saved: Path, loaded: Loaded) -> tuple[SAE[Any], int]:
+    """The SAE that `sae.json` names, frozen, in float32 on the model's device, and its layer; without network."""
+    told = read_json(saved)
+    folder = told["folder"] if told["source"] == "folder" else Path(saved).parent
+    sae = read_sae(Path(folder), str(loaded.model.device))
+    return sae.float().requires_grad_(False).eval(), int(told["layer"])
+
+
+def read_sae(folder: Path, device: str = "cpu") -> SAE[Any]:
+    """The SAE of a folder in SAELens's format.
+
+    Raises ConfigError, which names the file, if one is missing or damaged, the weights are not finite, or config and weights
+    disagree.
+    """
+    missing = [file for file in SAE_FILES if not (folder / file).is_file()]
+    if missing:
+        raise ConfigError(
+            f"{folder} lacks {' and '.join(missing)}: expected an SAE in SAELens's format ({', '.join(SAE_FILES)})"
+        )
+    cfg, weights = (folder / file for file in SAE_FILES)
+    config = read_settings(cfg)
+    if absent := {"d_in", "d_sae"} - config.keys():
+        raise ConfigError(f"{cfg} does not say {' and '.join(sorted(absent))}: expected an SAE's config in SAELens's format")
+    check_finite(stored(weights), weights)
+    try:
+        sae: SAE[Any] = SAE.load_from_disk(folder, device=device)
+    except Exception as error:
+        raise ConfigError(
+            f"{cfg} and {weights.name} are no SAE that SAELens can load ({said(error)}); save it again with SAELens"
+        ) from None
+    check_shapes(config, stored(weights), cfg)
+    return sae
+
+
+def check_shapes(config: dict[str, Any], weights: Iterable[tuple[str, Tensor]], where: Path) -> None:
+    """Raise ConfigError if an SAE's matrices have other sizes than its config says."""
+    d_in, d_sae = config["d_in"], config["d_sae"]
+    expected = {"W_enc": [d_in, d_sae], "W_dec": [d_sae, d_in]}
+    for name, weight in weights:
+        if list(weight.shape) != expected.get(name, list(weight.shape)):
+            raise ConfigError(
+                f"{where} says d_in {d_in} and d_sae {d_sae}, and {name} beside it has {list(weight.shape)}, expected "
+                f"{expected[name]}: these are not of one SAE"
+            )
+
+
+def check_layer(layer: int, n_layers: int) -> None:
+    """Raise ValueError, in one sentence, if the model has no such layer."""
+    if not 0 <= layer < n_layers:
+        raise ValueError(f"the SAE's hook point is {hook_point(layer)}, the model has layers 0 to {n_layers - 1}")
+
+
+@torch.no_grad()
+def encoded(sae: SAE[Any], x: Tensor) -> tuple[Tensor, Tensor]:
+    """The SAE's activations and pre-activations `[..., d_sae]` (`hook_sae_acts_pre`) of `x` `[..., d_model]` in float32."""
+    found: list[Tensor] = []
+    handle = sae.hook_sae_acts_pre.register_forward_hook(lambda module, args, output: found.append(output))
+    try:
+        acts = sae.encode(x)
+    finally:
+        handle.remove()
+    return acts, found[0]
+
+
+def rows_at_once(sae: SAE[Any], n_tokens: int) -> int:
+    """How many rows of `n_tokens` tokens an SAE reads at once, so that its activations on them fit in memory."""
+    return max(1, SAE_NUMBERS // (n_tokens * sae.cfg.d_sae))
