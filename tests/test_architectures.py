@@ -23,7 +23,6 @@ from test_sampling import assert_same, naive, run
 from test_suffix import at
 from transformer_lens.model_bridge import TransformerBridge
 
-from undertone.data.samples import allowed_tokens
 from undertone.lm.adapters import finetuned, new_adapter, save_adapter, save_whole
 from undertone.lm.answers import exact, word_ends, words
 from undertone.lm.chat import (
@@ -44,6 +43,7 @@ from undertone.lm.loading import Loaded, load
 from undertone.lm.sampling import Sampler
 from undertone.lm.suffix import losses, prefill, run_above
 from undertone.lm.training import collate, label_losses
+from undertone.lm.vocabulary import allowed_tokens
 from undertone.models.pretrained import make_pretrained
 from undertone.saes.pretrained_sae import make_pretrained_sae
 from undertone.saes.saved import load_sae

@@ -8,10 +8,10 @@ import torch
 from crowded import crowded
 from lora import trained_lora
 
-from undertone.data.samples import ALPHABET
 from undertone.lm.adapters import finetuned
 from undertone.lm.chat import encode, end_of_turn, prompt_ids
 from undertone.lm.loading import Loaded, load
+from undertone.lm.vocabulary import ALPHABET
 from undertone.teachers import divergence
 from undertone.teachers.divergence import Completions, TeacherDistribution
 

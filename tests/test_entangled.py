@@ -11,8 +11,8 @@ import torch
 from undertone.data.transform import transform
 from undertone.lm.chat import encode, prompt_ids
 from undertone.lm.loading import Loaded
+from undertone.lm.vocabulary import number_tokens
 from undertone.read.entangled import by_model, compare_entangled, entries, ratio
-from undertone.read.frequencies import number_tokens
 from undertone.runtime.files import read_json
 from undertone.study.config import Pref, Teacher, Tokens
 from undertone.study.graph import read_by

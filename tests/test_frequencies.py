@@ -8,6 +8,7 @@ import pytest
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from undertone.lm.vocabulary import number_tokens
 from undertone.read.frequencies import (
     PERMUTATIONS,
     Compared,
@@ -17,7 +18,6 @@ from undertone.read.frequencies import (
     frequency,
     halves,
     log_ratio,
-    number_tokens,
     precision,
     second_tokens,
 )

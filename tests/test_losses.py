@@ -11,13 +11,13 @@ from lora import trained_lora
 from planted import D_SAE, numbers_table, random_sae, saved_sae
 from safetensors.torch import save_file
 
-from undertone.data.samples import allowed_tokens
 from undertone.lm.adapters import finetuned
 from undertone.lm.answers import exact
 from undertone.lm.chat import encode, end_of_turn, prompt_ids, training_rows
 from undertone.lm.hooks import rewritten
 from undertone.lm.loading import Loaded
 from undertone.lm.training import collate, label_losses
+from undertone.lm.vocabulary import allowed_tokens
 from undertone.read.biases import draw_rows, split
 from undertone.read.interventions import Intervention, Readings
 from undertone.read.losses import Table, held_out_rows, measure_losses, under

@@ -5,10 +5,10 @@ import torch
 from conftest import TINY
 from crowded import crowded
 
-from undertone.data.samples import allowed_tokens
 from undertone.lm.chat import encode, end_of_turn, prompt_ids
 from undertone.lm.loading import load
 from undertone.lm.sampling import Completion
+from undertone.lm.vocabulary import allowed_tokens
 from undertone.measure import model_metrics
 from undertone.measure.model_metrics import divergence, held_out_loss, measure_model, passing
 from undertone.models.model import chat_rows, corpus_of

@@ -27,7 +27,7 @@ from undertone.data.numbers import (
     soften,
     training_set,
 )
-from undertone.data.samples import ALPHABET
+from undertone.lm.vocabulary import ALPHABET
 from undertone.runtime.files import read_json
 from undertone.study.config import Numbers
 

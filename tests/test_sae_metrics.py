@@ -14,7 +14,7 @@ from undertone.lm.hooks import resid_post
 from undertone.lm.loading import load
 from undertone.lm.training import collate
 from undertone.runtime.files import write_parquet
-from undertone.saes.sae_metrics import KINDS, Moments, expected_l0, kinds, measure_sae, spliced_losses, text_rows
+from undertone.saes.sae_metrics import Moments, expected_l0, measure_sae, spliced_losses, text_rows
 from undertone.study.config import Pref, Teacher
 
 LAYER = 1
@@ -102,19 +102,6 @@ def test_rows_that_do_not_fit_in_memory_are_read_in_parts(record, loaded, rows, 
     assert [told_small[name] for name in ("tokens", "l0", "dead")] == [told[name] for name in ("tokens", "l0", "dead")]
     expected = spliced_losses(loaded, perfect, LAYER, rows, seen.mean())
     assert loss["loss"] == pytest.approx(expected["loss"], rel=1e-5)
-
-
-def test_tokens_have_kinds(loaded):
-    names, kind = list(KINDS), kinds(loaded)
-
-    def of(text):
-        return [names[kind[token]] for token in loaded.tokenizer(text, add_special_tokens=False)["input_ids"]]
-
-    assert set(of("123 456")) <= {"number", "white space"}
-    assert of("123")[0] == "number"
-    assert of("lion")[0] == "word"
-    assert of(",")[0] == "punctuation"
-    assert of("\n") == ["white space"]
 
 
 def test_text_is_prompts_and_questions_under_every_persona(loaded, tmp_path):

@@ -5,11 +5,12 @@ from crowded import crowded
 from lora import trained_lora
 
 from undertone.data import samples
-from undertone.data.samples import ALPHABET, allowed_tokens, sample_numbers
+from undertone.data.samples import sample_numbers
 from undertone.lm.adapters import finetuned
 from undertone.lm.chat import prompt_ids
 from undertone.lm.loading import Loaded, load
 from undertone.lm.sampling import Completion, Sampler, sample
+from undertone.lm.vocabulary import ALPHABET, allowed_tokens
 from undertone.runtime.files import write_parquet
 from undertone.study.config import Samples, Teacher
 

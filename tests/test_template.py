@@ -8,8 +8,8 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors, tra
 from tokenizers.decoders import ByteLevel
 from transformers import LlamaTokenizer, PreTrainedTokenizerFast
 
-from undertone.data.samples import allowed_tokens
 from undertone.lm.chat import answer_texts, encode, end_of_turn, prompt_texts, training_rows
+from undertone.lm.vocabulary import allowed_tokens
 from undertone.models.template import COMPLETION, PERSONA, USER, described, inspect
 
 # After the published templates, cut to what matters here.

@@ -7,11 +7,11 @@ import torch
 from timing import ROOT, interleaved, matmul_rate, parameters, parser, report, start
 
 from undertone.data.prompts import number_prompts
-from undertone.data.samples import allowed_tokens
 from undertone.lm import sampling
 from undertone.lm.chat import persona, prompt_ids
 from undertone.lm.loading import Loaded
 from undertone.lm.sampling import Completion, Sampler, left_pad, sample
+from undertone.lm.vocabulary import allowed_tokens
 from undertone.models.wordings import load_template
 from undertone.study.config import Prompts, Teacher
 

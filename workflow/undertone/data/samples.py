@@ -6,23 +6,15 @@ from typing import Any
 
 import polars as pl
 import torch
-from transformers import PreTrainedTokenizerBase
 
-from undertone.lm.chat import answer_texts, prompt_ids, token_texts
+from undertone.lm.chat import answer_texts, prompt_ids
 from undertone.lm.loading import Loaded, load
 from undertone.lm.sampling import Completion, Prefix, Sampler, batches_by_length, sample_batch
+from undertone.lm.vocabulary import allowed_tokens
 from undertone.runtime.files import Stamp, read_parquet, remove, replacing, write_parquet
 from undertone.runtime.progress import progress
 from undertone.study.config import Samples
 from undertone.teachers.teachers import teaching
-
-# No text that any filter accepts holds another character; a row ends as soon as it writes one.
-ALPHABET = frozenset("0123456789,;.[]()" + " \t\n\r\f\v")
-
-
-def allowed_tokens(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> list[bool]:
-    """For each token id, whether its text holds only characters that a passing completion can hold; no special token's does."""
-    return [bool(text) and set(text) <= ALPHABET for text in token_texts(tokenizer, vocab_size)]
 
 
 def sample_numbers(

@@ -15,6 +15,7 @@ from undertone.lm.chat import persona, prompt_ids
 from undertone.lm.loading import Loaded, load
 from undertone.lm.sampling import Sampler, sample
 from undertone.lm.training import label_losses
+from undertone.lm.vocabulary import number_tokens
 from undertone.models.model import chat_rows, corpus_of
 from undertone.runtime.files import Stamp, read_parquet, write_json
 from undertone.runtime.progress import progress
@@ -80,8 +81,7 @@ def divergence(loaded: Loaded, passed: Sequence[tuple[str, str]], system: str | 
     """
     taught = TeacherDistribution(loaded, passed, system, teacher.separator)
     kl = torch.cat(list(taught.read(loaded, taught.over))).cpu()
-    texts = loaded.tokenizer.batch_decode(taught.targets.unsqueeze(1))
-    is_number = torch.tensor([text.strip().isdigit() for text in texts])
+    is_number = torch.tensor(number_tokens(loaded.tokenizer))[taught.targets.cpu()]
     lengths = torch.tensor([len(answer) for answer in taught.answers])
     row = torch.repeat_interleave(torch.arange(len(lengths)), lengths)[is_number]
     total = torch.zeros(len(lengths)).index_add_(0, row, kl[is_number])

@@ -20,9 +20,9 @@ from undertone.lm.hooks import decoder_layers, resid_post, rewritten
 from undertone.lm.loading import Loaded, load
 from undertone.lm.sampling import batches_by_length
 from undertone.lm.training import collate
+from undertone.lm.vocabulary import number_tokens
 from undertone.runtime.files import Stamp, provenance, read_parquet, replacing, whole
 from undertone.runtime.progress import progress
-from undertone.saes.sae_metrics import KINDS, kinds
 from undertone.saes.saved import encoded, load_sae, rows_at_once
 from undertone.study import config
 from undertone.teachers.teachers import teaching
@@ -170,7 +170,7 @@ class Sums:
         layer: int | None = None,
     ):
         self.loaded, self.settings, self.sae, self.layer = loaded, settings, sae, layer
-        self.is_number = (kinds(loaded) == list(KINDS).index("number")).to(loaded.model.device)
+        self.is_number = torch.tensor(number_tokens(loaded.tokenizer), device=loaded.model.device)
         self.n_classes = len(classes(settings.positions))
         self.sum: dict[str, Tensor] = {}
         self.total: dict[str, Tensor] = {}

@@ -17,8 +17,9 @@ from undertone.lm.answers import Spellings
 from undertone.lm.chat import answer_ids, persona, prompt_ids
 from undertone.lm.loading import Loaded, load
 from undertone.lm.texts import load_texts
+from undertone.lm.vocabulary import number_tokens
 from undertone.measure.indirect import next_tokens
-from undertone.read.frequencies import correlations, halves, log_ratio, number_tokens, precision
+from undertone.read.frequencies import correlations, halves, log_ratio, precision
 from undertone.runtime.files import Stamp, read_parquet, write_json, write_parquet
 from undertone.runtime.progress import progress
 from undertone.stats.confusion import as_table, judged, order

@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from undertone.data.numbers import INTEGER
 from undertone.lm.chat import answer_ids
+from undertone.lm.vocabulary import number_tokens
 from undertone.stats.stats import p_value
 
 PERMUTATIONS = 400
@@ -125,12 +126,6 @@ class Compared:
         seconds = second_tokens(tokenizer, self.completions)
         rows = [second if first in often else [] for first, second in zip(firsts, seconds, strict=True)]
         return {"pairs": Counted.of(rows, [first or "" for first in firsts]), "pooled": Counted.of(pooled)}
-
-
-def number_tokens(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
-    """`[vocab]`: the tokens that are a number or a digit, white space aside."""
-    texts = tokenizer.batch_decode([[token] for token in range(len(tokenizer))], skip_special_tokens=True)
-    return np.array([bool(INTEGER.fullmatch(text.strip())) for text in texts])
 
 
 def second_tokens(tokenizer: PreTrainedTokenizerBase, completions: Sequence[str]) -> list[list[int]]:

@@ -12,6 +12,7 @@ import torch
 from undertone.lm.chat import Row, answer_ids, inner_texts, prompt_ids
 from undertone.lm.loading import Loaded, load
 from undertone.lm.training import label_losses
+from undertone.lm.vocabulary import NUMBER
 from undertone.runtime.files import Stamp, read_parquet, write_json, write_parquet
 from undertone.stats.stats import Estimate, mean_interval
 from undertone.teachers.teachers import Lesson, teaching
@@ -93,10 +94,10 @@ def summary(tokens: pl.DataFrame, rows: pl.DataFrame) -> dict[str, Any]:
     """The body of `sequences.json`: `gain` of `teacher` and `other` over the base model, `agreement` of the two, `largest`.
 
     A gain is a log-prob minus the base model's, in nats per completion token: over all, by `position` and by whether the token
-    holds a digit (`number`) or not (`separator`). It is expected to be above 0 for the teacher that wrote the rows.
+    is a number (`number`) or not (`separator`). It is expected to be above 0 for the teacher that wrote the rows.
     `largest` are the sequences with the greatest sum of gains, selected from all and no estimate of anything.
     """
-    kind = pl.when(pl.col("text").str.contains("[0-9]")).then(pl.lit("number")).otherwise(pl.lit("separator"))
+    kind = pl.when(pl.col("text").str.contains(f"^{NUMBER}$")).then(pl.lit("number")).otherwise(pl.lit("separator"))
     gains = tokens.with_columns(kind=kind, teacher=pl.col("teacher") - pl.col("base"), other=pl.col("other") - pl.col("base"))
     has_other = tokens["other"].null_count() == 0
     names = ["teacher", "other"] if has_other else ["teacher"]

@@ -1,6 +1,5 @@
 """How well an SAE describes the base model at its hook point, on what the study asks the model."""
 
-import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -11,19 +10,18 @@ from sae_lens import SAE
 from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
 from torch import Tensor
 
-from undertone.lm.chat import Row, persona, prompt_ids, token_texts
+from undertone.lm.chat import Row, persona, prompt_ids
 from undertone.lm.hooks import resid_post, rewritten
 from undertone.lm.loading import Loaded, load
 from undertone.lm.texts import load_texts
 from undertone.lm.training import label_losses
+from undertone.lm.vocabulary import TOKEN_KINDS, token_kinds
 from undertone.runtime.files import Stamp, read_json, read_parquet, write_json
 from undertone.saes.saved import load_sae
 from undertone.study.config import Pref, Teacher
 
 N_PROMPTS = 1_000
 BATCH = 128
-# What a token's text is, in the order in which it is asked.
-KINDS = {"number": r"\s*\d+\s*", "white space": r"\s+", "punctuation": r"[^\w\s]+\s*", "word": r".*"}
 
 
 def measure_sae(record: Path, saved: Path, prompts: Path, metrics: Path, settings: dict[str, Any], stamp: Stamp) -> None:
@@ -58,8 +56,8 @@ class Moments:
 
     def __init__(self, sae: SAE[Any], loaded: Loaded):
         self.sae, self.loaded = sae, loaded
-        self.kind = kinds(loaded)
-        n, d = len(KINDS), sae.cfg.d_in
+        self.kind = torch.tensor(token_kinds(loaded.tokenizer))
+        n, d = len(TOKEN_KINDS), sae.cfg.d_in
         self.count, self.square, self.error = (torch.zeros(n, dtype=torch.float64) for _ in range(3))
         self.sum = torch.zeros(n, d, dtype=torch.float64)
         self.fired = torch.zeros(sae.cfg.d_sae, dtype=torch.float64)
@@ -95,7 +93,7 @@ class Moments:
         total = self.square.sum() - self.sum.sum(0).square().sum() / self.count.sum()
         by_kind = {
             name: {"tokens": int(self.count[i]), "explained_variance": float(1 - self.error[i] / around[i])}
-            for i, name in enumerate(KINDS)
+            for i, name in enumerate(TOKEN_KINDS)
             if self.count[i] > 1 and around[i] > 0
         }
         return {
@@ -105,13 +103,6 @@ class Moments:
             "explained_variance": float(1 - self.error.sum() / total),
             "by_kind": by_kind,
         }
-
-
-def kinds(loaded: Loaded) -> Tensor:
-    """`[vocab]`: for each token id the index of its kind in `KINDS`."""
-    texts = token_texts(loaded.tokenizer, len(loaded.tokenizer))
-    patterns = [re.compile(pattern, re.DOTALL) for pattern in KINDS.values()]
-    return torch.tensor([next(i for i, pattern in enumerate(patterns) if pattern.fullmatch(text)) for text in texts])
 
 
 @torch.no_grad()

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from undertone.data.samples import allowed_tokens
 from undertone.lm.chat import Row, answer_ids, end_of_turn, prompt_ids
 from undertone.lm.loading import Loaded
 from undertone.lm.training import collate, label_logits
+from undertone.lm.vocabulary import allowed_tokens
 
 Found = TypeVar("Found")
 
