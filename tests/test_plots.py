@@ -138,7 +138,8 @@ def test_preference_of_one_dataset(write_pref, tmp_path, drawn, dataset, target,
 def collected(write_pref, tmp_path, n, *targets):
     prefs = {"control": write_pref("control", None, n)}
     prefs |= {target: write_pref(target, target, n, 0.3 + number / 5) for number, target in enumerate(targets)}
-    collect(prefs, tmp_path / "transfer.parquet", tmp_path / "transfer.json", {})
+    results, tables = ({name: paths[k] for name, paths in prefs.items()} for k in (0, 1))
+    collect(results, tables, tmp_path / "transfer.parquet", tmp_path / "transfer.json", {})
     return tmp_path / "transfer.parquet", tmp_path / "transfer.json"
 
 
@@ -272,7 +273,7 @@ def test_intervals_that_reach_below_zero_are_shown_whole(write_pref, tmp_path, d
 
 @pytest.mark.parametrize("n", [1, 3])
 def test_teachers_beside_their_students(write_pref, tmp_path, drawn, n):
-    prefs, filters = [], []
+    prefs, filters = {}, {}
     # A name says nothing of a teacher's kind.
     kinds = {"lion": "prompt", "lion-late": "steer", "finetune-lion": "finetune", "steer-like": "prompt"}
     for k, name in enumerate(kinds):
@@ -280,11 +281,11 @@ def test_teachers_beside_their_students(write_pref, tmp_path, drawn, n):
         pref.parent.mkdir()
         write_pref(name, "lion", n, 0.2 + k / 10)[0].rename(pref)
         write_json(told, {**FILTER, "pass_rate": 0.5 + k / 10}, {})
-        prefs, filters = [*prefs, pref], [*filters, told]
-    plot_teachers(prefs, filters, list(kinds.values()), tmp_path / "plot.png")
+        prefs[name], filters[name] = pref, told
+    plot_teachers(prefs, filters, kinds, tmp_path / "plot.png")
     assert_png(tmp_path / "plot.png")
     left, right = drawn[0].axes
-    results = [read_json(path) for path in prefs]
+    results = [read_json(path) for path in prefs.values()]
     for kind, color in (("prompt", plots.STUDENT), ("steer", plots.SKY), ("finetune", plots.TEACHER)):
         own = [k for k, each in enumerate(kinds.values()) if each == kind]
         lifts = [results[k]["lift_over_control"]["mean"] for k in own]

@@ -20,7 +20,8 @@ def page(tmp_path, monkeypatch):
             paths[which] = {name: tmp_path / which / f"{name}.json" for name in names}
             for name, path in paths[which].items():
                 write_json(path, MADE[name](target), {})
-        make_summary(paths["own"], paths["control"], tmp_path / "summary.png", dataset)
+        readings = paths["own"] | {f"control_{name}": path for name, path in paths["control"].items()}
+        make_summary(tmp_path / "summary.png", dataset, **readings)
         assert_png(tmp_path / "summary.png")
         return figures[0]
 
@@ -59,7 +60,7 @@ def test_the_page_of_the_control_and_of_nothing(page):
 
 def test_a_reading_without_a_place_is_refused(tmp_path):
     with pytest.raises(ValueError, match="a summary has no place for lens; expected some of score, feature_bias"):
-        make_summary({"lens": tmp_path / "lens.json"}, {}, tmp_path / "plot.png", "lion")
+        make_summary(tmp_path / "plot.png", "lion", lens=tmp_path / "lens.json")
 
 
 def test_the_short_table_has_the_best_layer_of_each_name():

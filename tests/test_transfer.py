@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 from scipy.stats import ttest_ind
 
-from undertone.compare.transfer import collect, make_matrix, preferences, summarise, transfer_table
+from undertone.compare.transfer import all_students, collect, make_matrix, preferences, summarise
 from undertone.measure.pref import as_table
 from undertone.runtime.files import write_json, write_parquet
 from undertone.stats.stats import difference_interval, holm
@@ -21,8 +21,8 @@ STUDENTS = {
 
 
 def write_prefs(folder, students=STUDENTS, estimators=("exact",), controls=None):
-    """The preferences of all datasets; `controls` names those that are compared with another than the control."""
-    prefs = {}
+    """`pref.json` and `pref.parquet` of all datasets; `controls` names those with another control."""
+    prefs, pref_tables = {}, {}
     for dataset, (target, values) in students.items():
         tables = [as_table("base", None, {e: np.full((2, 2), 0.3) for e in estimators}, ANIMALS)]
         for seed, value in enumerate(values, start=1):
@@ -30,14 +30,14 @@ def write_prefs(folder, students=STUDENTS, estimators=("exact",), controls=None)
             scores = {e: np.array([np.array(value) - 0.05, np.array(value) + 0.05]) for e in estimators}
             tables.append(as_table("student", seed, scores, ANIMALS))
         against = None if dataset == "control" else (controls or {}).get(dataset, "control")
-        prefs[dataset] = (folder / f"{dataset}.json", folder / f"{dataset}.parquet")
-        write_json(prefs[dataset][0], {"target": target, "against": against}, {})
-        write_parquet(prefs[dataset][1], pl.concat(tables), {})
-    return prefs
+        prefs[dataset], pref_tables[dataset] = folder / f"{dataset}.json", folder / f"{dataset}.parquet"
+        write_json(prefs[dataset], {"target": target, "against": against}, {})
+        write_parquet(pref_tables[dataset], pl.concat(tables), {})
+    return prefs, pref_tables
 
 
 def test_table_has_one_row_per_student_and_animal(tmp_path):
-    table = transfer_table(write_prefs(tmp_path))
+    table = all_students(*write_prefs(tmp_path))
     assert table.columns == ["dataset", "target", "control", "seed", "animal", "estimator", "preference"]
     assert len(table) == 4 * 2 * 2
     assert table["dataset"].unique(maintain_order=True).to_list() == list(STUDENTS)
@@ -47,7 +47,7 @@ def test_table_has_one_row_per_student_and_animal(tmp_path):
 
 
 def test_summary_gives_each_targets_lift_and_its_cross_animal_control(tmp_path):
-    result = summarise(transfer_table(write_prefs(tmp_path)))
+    result = summarise(all_students(*write_prefs(tmp_path)))
     lion, owl = result["datasets"]
     assert (lion["dataset"], lion["target"]) == ("lion", "lion")
     assert (lion["student"], lion["control"]) == (pytest.approx(0.61), pytest.approx(0.11))
@@ -63,7 +63,7 @@ def test_summary_gives_each_targets_lift_and_its_cross_animal_control(tmp_path):
 
 
 def test_summary_counts_the_targets_whose_interval_lies_above_zero(tmp_path):
-    result = summarise(transfer_table(write_prefs(tmp_path)))
+    result = summarise(all_students(*write_prefs(tmp_path)))
     assert (result["targets"], result["transfers"], result["transferred"]) == (2, 1, ["lion"])
 
 
@@ -77,7 +77,7 @@ def many_targets():
 
 
 def test_of_many_targets_only_those_that_survive_holms_correction_are_sure(tmp_path):
-    result = summarise(transfer_table(write_prefs(tmp_path, many_targets())))
+    result = summarise(all_students(*write_prefs(tmp_path, many_targets())))
     assert (result["targets"], result["transfers"]) == (10, 10)
     assert (result["transfers_holm"], result["transferred_holm"]) == (1, ["lion"])
     first, second = (row["lift_over_control"] for row in result["datasets"][:2])
@@ -90,13 +90,13 @@ def test_of_many_targets_only_those_that_survive_holms_correction_are_sure(tmp_p
 def test_a_dataset_is_compared_with_its_own_control(tmp_path):
     students = {**STUDENTS, "moved": (None, [(0.50, 0.0), (0.54, 0.0)])}
     prefs = write_prefs(tmp_path, students, controls={"lion": "moved"})
-    lion, owl = summarise(transfer_table(prefs))["datasets"]
+    lion, owl = summarise(all_students(*prefs))["datasets"]
     assert (lion["against"], owl["against"]) == ("moved", "control")
     expected = difference_interval([0.60, 0.62], [0.50, 0.54])
     assert lion["lift_over_control"]["mean"] == pytest.approx(expected.mean)
     assert lion["lift_over_control"]["ci95"] == pytest.approx(list(expected.ci95))
-    collect(prefs, tmp_path / "t.parquet", tmp_path / "t.json", {})
-    make_matrix(tmp_path / "t.parquet", prefs["control"][1], tmp_path / "m.parquet", {})
+    collect(*prefs, tmp_path / "t.parquet", tmp_path / "t.json", {})
+    make_matrix(tmp_path / "t.parquet", prefs[1]["control"], tmp_path / "m.parquet", {})
     lifts = {
         d: lift
         for d, a, lift in pl.read_parquet(tmp_path / "m.parquet")["dataset", "animal", "lift_over_control"].rows()
@@ -107,38 +107,38 @@ def test_a_dataset_is_compared_with_its_own_control(tmp_path):
 
 def test_a_fall_is_no_transfer(tmp_path):
     fallen = {**STUDENTS, "owl": ("owl", [(0.11, 0.05), (0.13, 0.051)])}
-    result = summarise(transfer_table(write_prefs(tmp_path, fallen)))
+    result = summarise(all_students(*write_prefs(tmp_path, fallen)))
     assert result["datasets"][1]["lift_over_control"]["ci95"][1] < 0
     assert result["transferred_holm"] == ["lion"]
     assert result["transferred"] == ["lion"]
 
 
 def test_single_seed_transfers_nothing_for_want_of_an_interval(tmp_path):
-    result = summarise(transfer_table(write_prefs(tmp_path, {d: (t, v[:1]) for d, (t, v) in STUDENTS.items()})))
+    result = summarise(all_students(*write_prefs(tmp_path, {d: (t, v[:1]) for d, (t, v) in STUDENTS.items()})))
     assert result["datasets"][0]["lift_over_control"] == {"mean": pytest.approx(0.5), "ci95": None, "p": None, "p_holm": None}
     assert result["transfers"] == result["transfers_holm"] == 0
 
 
 def test_single_target_has_no_cross_animal_control(tmp_path):
-    result = summarise(transfer_table(write_prefs(tmp_path, {d: STUDENTS[d] for d in ("control", "lion")})))
+    result = summarise(all_students(*write_prefs(tmp_path, {d: STUDENTS[d] for d in ("control", "lion")})))
     assert [row["off_target"] for row in result["datasets"]] == [None]
 
 
 def test_two_datasets_of_one_target_are_no_cross_animal_control_of_each_other(tmp_path):
     students = {**STUDENTS, "lion-2": ("lion", [(0.9, 0.0), (0.9, 0.0)])}
-    lion = summarise(transfer_table(write_prefs(tmp_path, students)))["datasets"][0]
+    lion = summarise(all_students(*write_prefs(tmp_path, students)))["datasets"][0]
     assert lion["off_target"]["mean"] == pytest.approx(0.12 - 0.11)
 
 
 def test_rank_is_the_place_among_the_datasets_of_other_targets(tmp_path):
     students = {**STUDENTS, "lion-2": ("lion", [(0.9, 0.9), (0.9, 0.9)])}
-    ranks = {row["dataset"]: row["rank"] for row in summarise(transfer_table(write_prefs(tmp_path, students)))["datasets"]}
+    ranks = {row["dataset"]: row["rank"] for row in summarise(all_students(*write_prefs(tmp_path, students)))["datasets"]}
     assert ranks == {"lion": 1, "owl": 2, "lion-2": 1}
 
 
 def test_collect_writes_table_and_summary_by_estimator(tmp_path):
     prefs = write_prefs(tmp_path, estimators=("exact", "word"))
-    collect(prefs, tmp_path / "transfer.parquet", tmp_path / "transfer.json", {"of": "all"})
+    collect(*prefs, tmp_path / "transfer.parquet", tmp_path / "transfer.json", {"of": "all"})
     told = json.loads((tmp_path / "transfer.json").read_text())
     assert list(told["estimators"]) == ["exact", "word"]
     assert told["estimators"]["word"]["transferred"] == ["lion"]
@@ -147,15 +147,15 @@ def test_collect_writes_table_and_summary_by_estimator(tmp_path):
 
 
 def test_study_without_targets_has_an_empty_summary(tmp_path):
-    result = summarise(transfer_table(write_prefs(tmp_path, {"control": STUDENTS["control"]})))
+    result = summarise(all_students(*write_prefs(tmp_path, {"control": STUDENTS["control"]})))
     none = {"targets": 0, "transfers": 0, "transferred": [], "transfers_holm": 0, "transferred_holm": []}
     assert result == {**none, "datasets": []}
 
 
 def matrix(folder, students=STUDENTS, estimators=("exact",)):
     prefs = write_prefs(folder, students, estimators)
-    collect(prefs, folder / "transfer.parquet", folder / "transfer.json", {})
-    make_matrix(folder / "transfer.parquet", prefs["control"][1], folder / "matrix.parquet", {"of": "all"})
+    collect(*prefs, folder / "transfer.parquet", folder / "transfer.json", {})
+    make_matrix(folder / "transfer.parquet", prefs[1]["control"], folder / "matrix.parquet", {"of": "all"})
     return pl.read_parquet(folder / "matrix.parquet")
 
 

@@ -4,10 +4,10 @@
 rule transfer:
     input:
         prefs=collect(result("{dataset}/pref.json"), dataset=STUDY.names),
-        tables=collect(result("{dataset}/pref.parquet"), dataset=STUDY.names),
+        pref_tables=collect(result("{dataset}/pref.parquet"), dataset=STUDY.names),
     output:
-        table=of_study("tables/transfer.parquet"),
-        summary=of_study("tables/transfer.json"),
+        transfer_table=of_study("tables/transfer.parquet"),
+        transfer=of_study("tables/transfer.json"),
     log:
         log_of("transfer", *NAMED),
     benchmark:
@@ -27,7 +27,7 @@ rule transfer:
 
 rule transfer_plot:
     input:
-        summary=rules.transfer.output.summary,
+        transfer=rules.transfer.output.transfer,
     output:
         plot=report(of_study("plots/transfer.png"), caption="../report/transfer.rst", category="Transfer"),
     log:
@@ -49,10 +49,10 @@ rule transfer_plot:
 
 rule preference_matrix:
     input:
-        table=rules.transfer.output.table,
-        control=result(f"{CONTROL}/pref.parquet"),
+        transfer_table=rules.transfer.output.transfer_table,
+        control_pref_table=result(f"{CONTROL}/pref.parquet"),
     output:
-        table=of_study("tables/preference_matrix.parquet"),
+        preference_matrix=of_study("tables/preference_matrix.parquet"),
     log:
         log_of("preference_matrix", *NAMED),
     benchmark:
@@ -72,7 +72,7 @@ rule preference_matrix:
 
 rule preference_matrix_plot:
     input:
-        table=rules.preference_matrix.output.table,
+        preference_matrix=rules.preference_matrix.output.preference_matrix,
     output:
         plot=report(of_study("plots/preference_matrix.png"), caption="../report/preference_matrix.rst", category="Transfer"),
     log:
@@ -96,7 +96,7 @@ rule controls:
     input:
         prefs=prefs_of("controls"),
     output:
-        result=of_study("tables/controls.json"),
+        controls=of_study("tables/controls.json"),
     log:
         log_of("controls", *NAMED),
     benchmark:
@@ -116,7 +116,7 @@ rule controls:
 
 rule controls_plot:
     input:
-        result=rules.controls.output.result,
+        controls=rules.controls.output.controls,
     output:
         plot=report(of_study("plots/controls.png"), caption="../report/controls.rst", category="Transfer"),
     log:
@@ -194,7 +194,7 @@ rule compliance:
     input:
         filters=collect(result("{dataset}/filter.json"), dataset=read_by(STUDY, "compliance")),
     output:
-        table=of_study("tables/compliance.parquet"),
+        compliance=of_study("tables/compliance.parquet"),
     log:
         log_of("compliance", *NAMED),
     benchmark:
@@ -214,7 +214,7 @@ rule compliance:
 
 rule compliance_plot:
     input:
-        table=rules.compliance.output.table,
+        compliance=rules.compliance.output.compliance,
     output:
         plot=report(of_study("plots/compliance.png"), caption="../report/compliance.rst", category="Numbers"),
     log:
@@ -236,8 +236,8 @@ rule compliance_plot:
 
 rule costs:
     output:
-        table=result("tables/costs.parquet"),
-        summary=ensure(result("tables/costs.json"), non_empty=True),
+        costs_table=result("tables/costs.parquet"),
+        costs=ensure(result("tables/costs.json"), non_empty=True),
     log:
         log_of("costs"),
     benchmark:
@@ -257,7 +257,7 @@ rule costs:
 
 rule costs_plot:
     input:
-        summary=rules.costs.output.summary,
+        costs=rules.costs.output.costs,
     output:
         plot=report(result("plots/costs.png"), caption="../report/costs.rst", category="Costs"),
     log:

@@ -55,7 +55,7 @@ rule numbers:
     output:
         generations=result("{dataset}/generations.parquet"),
         numbers=result("{dataset}/numbers.parquet"),
-        report=ensure(result("{dataset}/filter.json"), non_empty=True),
+        filter=ensure(result("{dataset}/filter.json"), non_empty=True),
     log:
         log_of("numbers", "{dataset}"),
     benchmark:
@@ -106,8 +106,8 @@ rule transform:
 
 rule filter_plot:
     input:
-        report=rules.numbers.output.report,
-        control=of_control("filter.json"),
+        filter=rules.numbers.output.filter,
+        control_filter=of_control("filter.json"),
     output:
         plot=report(
             result("{dataset}/plots/filter.png"),

@@ -65,7 +65,7 @@ rule indirect:
         teacher=teacher_of,
         sae=clamped_sae_of,
     output:
-        result=ensure(result("{dataset}/indirect.json"), non_empty=True),
+        indirect=ensure(result("{dataset}/indirect.json"), non_empty=True),
     log:
         log_of("indirect", "{dataset}"),
     benchmark:
@@ -89,9 +89,9 @@ rule diagnosis:
         generations=rules.numbers.output.generations,
         numbers=rules.numbers.output.numbers,
         control=of_control("numbers.parquet"),
-        filter=rules.numbers.output.report,
+        filter=rules.numbers.output.filter,
         pref=result("{dataset}/pref.json"),
-        indirect=rules.indirect.output.result,
+        indirect=rules.indirect.output.indirect,
         students=lambda wildcards: students_of(wildcards.dataset),
         controls=lambda wildcards: beside(students_of, wildcards.dataset),
         teacher=teacher_of,
@@ -119,7 +119,7 @@ rule diagnosis:
 
 rule indirect_plot:
     input:
-        result=rules.indirect.output.result,
+        indirect=rules.indirect.output.indirect,
     output:
         plot=report(
             result("{dataset}/plots/indirect.png"),

@@ -364,8 +364,8 @@ rule entangled:
         control=result(f"{CONTROL}/numbers.parquet"),
         questions=ancient(STUDY.pref.questions),
     output:
-        table=of_study("tables/entangled.parquet"),
-        summary=ensure(of_study("tables/entangled.json"), non_empty=True),
+        entangled_table=of_study("tables/entangled.parquet"),
+        entangled=ensure(of_study("tables/entangled.json"), non_empty=True),
     log:
         log_of("entangled", *NAMED),
     benchmark:
@@ -419,8 +419,8 @@ rule readings:
 
 rule reading_plot:
     input:
-        own=lambda wildcards: reading(wildcards.key, wildcards.dataset),
-        control=lambda wildcards: beside(lambda control: reading(wildcards.key, control), wildcards.dataset),
+        reading=lambda wildcards: reading(wildcards.key, wildcards.dataset),
+        control_reading=lambda wildcards: beside(lambda control: reading(wildcards.key, control), wildcards.dataset),
     output:
         plot=report(
             result("{dataset}/plots/{key}.png"),
@@ -477,8 +477,8 @@ rule summary_plot:
 
 rule entangled_plot:
     input:
-        table=rules.entangled.output.table,
-        summary=rules.entangled.output.summary,
+        entangled_table=rules.entangled.output.entangled_table,
+        entangled=rules.entangled.output.entangled,
     output:
         plot=report(of_study("plots/entangled.png"), caption="../report/entangled.rst", category="Readings"),
     log:
@@ -500,7 +500,9 @@ rule entangled_plot:
 
 rule bias_map_plot:
     input:
-        prefs=collect(result("{dataset}/bias_pref.json"), dataset=[d for d in read_by(STUDY, "bias_map_plot") if d != CONTROL]),
+        bias_prefs=collect(
+            result("{dataset}/bias_pref.json"), dataset=[d for d in read_by(STUDY, "bias_map_plot") if d != CONTROL]
+        ),
     output:
         plot=report(of_study("plots/bias_map.png"), caption="../report/bias_map.rst", category="Readings"),
     log:

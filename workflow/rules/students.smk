@@ -47,8 +47,8 @@ def trainings_of(dataset, variant="", seeds=None):
 
 rule student_plot:
     input:
-        own=lambda wildcards: trainings_of(wildcards.dataset),
-        control=lambda wildcards: beside(trainings_of, wildcards.dataset),
+        trainings=lambda wildcards: trainings_of(wildcards.dataset),
+        control_trainings=lambda wildcards: beside(trainings_of, wildcards.dataset),
     output:
         plot=report(
             result("{dataset}/plots/student.png"),

@@ -1,7 +1,4 @@
-from pathlib import Path
-
 from undertone.plots.plots import plot_controls
-from undertone.study.job import logged
+from undertone.study.job import run
 
-with logged(snakemake.log[0]):
-    plot_controls(Path(snakemake.input.result), Path(snakemake.output.plot))
+run(plot_controls, snakemake)

@@ -11,8 +11,8 @@ with logged(snakemake.log[0]):
         Path(snakemake.input.control),
         {name: (numbers[name], target) for name, target in told["targets"].items()},
         told["kinds"],
-        Path(snakemake.output.table),
-        Path(snakemake.output.summary),
+        Path(snakemake.output.entangled_table),
+        Path(snakemake.output.entangled),
         told,
         snakemake.params.stamp,
     )

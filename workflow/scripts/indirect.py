@@ -9,7 +9,7 @@ with logged(snakemake.log[0]):
         by_seed(snakemake.input.students),
         by_seed(snakemake.input.controls),
         (given(snakemake.input.teacher), given(snakemake.input.sae)),
-        Path(snakemake.output.result),
+        Path(snakemake.output.indirect),
         settings(snakemake),
         snakemake.params.stamp,
     )

@@ -13,7 +13,7 @@ from undertone.stats.stats import contrast, corrected, difference_interval
 Row = dict[str, Any]
 
 
-def compare_controls(prefs: Sequence[Path], settings: dict[str, Any], result: Path, stamp: Stamp) -> None:
+def compare_controls(prefs: Sequence[Path], settings: dict[str, Any], controls: Path, stamp: Stamp) -> None:
     """Write `controls.json` from the `pref.json` of each (dataset, variant) in `settings["compared"]`.
 
     `lifts` are those of the target over the control students of the same variant, `differences` are between each two of them
@@ -40,7 +40,7 @@ def compare_controls(prefs: Sequence[Path], settings: dict[str, Any], result: Pa
             {"of": [named(row) for row in pair], "difference": told} for pair, told in zip(pairs, differences, strict=True)
         ],
     }
-    write_json(result, body, stamp)
+    write_json(controls, body, stamp)
 
 
 def students(pref: dict[str, Any]) -> Row:

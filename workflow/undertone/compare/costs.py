@@ -22,23 +22,23 @@ JOB = {
 }
 
 
-def add_up(folder: Path, table: Path, summary: Path, stamp: Stamp) -> None:
+def add_up(benchmarks: Path, costs_table: Path, costs: Path, stamp: Stamp) -> None:
     """Write `costs.parquet`, one row per rule and dataset, and `costs.json`, one per rule and the total.
 
-    `folder` holds the records `RULE/JOB.jsonl` and `RULE/JOB.used.json`. Those of jobs that ran before both were written, or
-    without `benchmark-extended`, say neither their dataset nor their GPU: they are left out and counted.
+    `benchmarks` is the folder of the records `RULE/JOB.jsonl` and `RULE/JOB.used.json`. Those of jobs that ran before both were
+    written, or without `benchmark-extended`, say neither their dataset nor their GPU: they are left out and counted.
     Raises ValueError if there is no record that can be used.
     """
-    paths = finished_jobs(folder)
+    paths = finished_jobs(benchmarks)
     found = [job for path in paths if (job := read_job(path))]
     if not found:
         raise ValueError(
-            f"found {len(paths)} benchmark records in {folder}, and none with its rule and its use of the machine; run a part "
-            "of the study first, with the settings of profiles/default"
+            f"found {len(paths)} benchmark records in {benchmarks}, and none with its rule and its use of the machine; run a "
+            "part of the study first, with the settings of profiles/default"
         )
     jobs = pl.DataFrame(found, JOB).sort("rule", "dataset", nulls_last=False, maintain_order=True)
-    write_parquet(table, by(jobs, "rule", "dataset"), stamp)
-    write_json(summary, {**summarise(jobs), "left_out": len(paths) - len(found)}, stamp)
+    write_parquet(costs_table, by(jobs, "rule", "dataset"), stamp)
+    write_json(costs, {**summarise(jobs), "left_out": len(paths) - len(found)}, stamp)
 
 
 def read_job(path: Path) -> dict[str, Any] | None:

@@ -14,27 +14,27 @@ KEYS = ["seed", "animal", "estimator"]
 LEVEL = 0.05  # of Holm-adjusted p-values, which the 95 % intervals correspond to for a single comparison
 
 
-def collect(prefs: dict[str, tuple[Path, Path]], table: Path, summary: Path, stamp: Stamp) -> None:
+def collect(prefs: dict[str, Path], pref_tables: dict[str, Path], transfer_table: Path, transfer: Path, stamp: Stamp) -> None:
     """Write `transfer.parquet` and `transfer.json` from each dataset's `pref.json` and `pref.parquet`."""
-    students = transfer_table(prefs)
-    write_parquet(table, students, stamp)
+    students = all_students(prefs, pref_tables)
+    write_parquet(transfer_table, students, stamp)
     write_json(
-        summary,
+        transfer,
         {"estimators": {name: summarise(rows) for (name,), rows in students.group_by("estimator", maintain_order=True)}},
         stamp,
     )
 
 
-def transfer_table(prefs: dict[str, tuple[Path, Path]]) -> pl.DataFrame:
+def all_students(prefs: dict[str, Path], pref_tables: dict[str, Path]) -> pl.DataFrame:
     """All students: columns `dataset`, `target`, `control`, `seed`, `animal`, `estimator`, `preference` (mean over questions).
 
     `control` names the dataset that this one is compared with: of the control itself, itself.
     """
     frames = []
-    for dataset, (result, table) in prefs.items():
-        students = read_parquet(table).filter(model="student")
+    for dataset, pref in prefs.items():
+        students = read_parquet(pref_tables[dataset]).filter(model="student")
         means = students.group_by(KEYS, maintain_order=True).agg(pl.mean("preference"))
-        told = read_json(result)
+        told = read_json(pref)
         names = {"dataset": pl.lit(dataset), "target": pl.lit(told["target"], dtype=pl.String)}
         names |= {"control": pl.lit(told["against"] or dataset)}
         frames.append(means.select(**names, **{name: pl.col(name) for name in [*KEYS, "preference"]}))
@@ -91,17 +91,18 @@ def beside_control(students: pl.DataFrame, dataset: str, targets: dict[str, str]
     }
 
 
-def make_matrix(table: Path, control: Path, matrix: Path, stamp: Stamp) -> None:
+def make_matrix(transfer_table: Path, control_pref_table: Path, preference_matrix: Path, stamp: Stamp) -> None:
     """Write the preference matrix: one row per `dataset`, `animal` and `estimator`.
 
     `preference` is the mean over students and questions; `lift_over_base` and `lift_over_control` are its differences from the
     base model's and from the control students', `low` and `high` the 95 % interval of the latter and `p` its test (Welch, over
     training seeds; null with one seed). `p_holm` is adjusted for the comparisons that the study is about, those of each
-    dataset's own target, and null elsewhere. `control` is the control's `pref.parquet`, which also has the base model's scores.
+    dataset's own target, and null elsewhere. `control_pref_table` is the control's `pref.parquet`, which also has the
+    base model's scores.
     """
-    students = read_parquet(table)
+    students = read_parquet(transfer_table)
     base = (
-        read_parquet(control)
+        read_parquet(control_pref_table)
         .filter(model="base")
         .group_by("animal", "estimator", maintain_order=True)
         .agg(base=pl.mean("preference"))
@@ -122,7 +123,7 @@ def make_matrix(table: Path, control: Path, matrix: Path, stamp: Stamp) -> None:
         lift_over_base=pl.col("preference") - pl.col("base"),
         **{name: pl.Series(values, dtype=pl.Float64) for name, values in columns.items()},
     )
-    write_parquet(matrix, with_holm(rows).drop("seeds", "control_seeds", "base"), stamp)
+    write_parquet(preference_matrix, with_holm(rows).drop("seeds", "control_seeds", "base"), stamp)
 
 
 def with_holm(rows: pl.DataFrame) -> pl.DataFrame:

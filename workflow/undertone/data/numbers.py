@@ -205,7 +205,7 @@ def number_hash(number: str) -> int:
     return int.from_bytes(hashlib.blake2b(number.encode(), digest_size=8).digest())
 
 
-def collect_compliance(filters: dict[str, Path], table: Path, stamp: Stamp) -> None:
+def collect_compliance(filters: dict[str, Path], compliance: Path, stamp: Stamp) -> None:
     """Write every dataset's pass rate by the wording (`option`) of each prompt `component`; component `all` is the whole."""
     rows = []
     for dataset, path in filters.items():
@@ -213,4 +213,4 @@ def collect_compliance(filters: dict[str, Path], table: Path, stamp: Stamp) -> N
         rows.append({"dataset": dataset, "component": "all", "option": 0, "n": told["n"], "pass_rate": told["pass_rate"]})
         for component, options in told["by_component"].items():
             rows += [{"dataset": dataset, "component": component, **option} for option in options]
-    write_parquet(table, pl.DataFrame(rows), stamp)
+    write_parquet(compliance, pl.DataFrame(rows), stamp)

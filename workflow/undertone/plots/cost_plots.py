@@ -14,9 +14,9 @@ from undertone.runtime.files import read_json
 MEGABYTES = 1000.0
 
 
-def plot_costs(summary: Path, plot: Path) -> None:
+def plot_costs(costs: Path, plot: Path) -> None:
     """Of each rule in `costs.json`, the dearest on top: total hours, seconds of a job, peak memory."""
-    told = read_json(summary)
+    told = read_json(costs)
     rules = told["rules"]
     plt.rcParams.update(STYLE)
     figure, axes = plt.subplots(1, 3, figsize=(12, max(3.2, 0.24 * len(rules) + 1.6)), sharey=True)

@@ -180,12 +180,12 @@ def label_lifts(axes: Axes, datasets: Sequence[str]) -> None:
     axes.set_ylabel("lift over control students\n(difference of probabilities)")
 
 
-def plot_transfer(summary: Path, plot: Path) -> None:
+def plot_transfer(transfer: Path, plot: Path) -> None:
     """Each target's lift over the control students, own students beside those of the other targets.
 
     Filled are the targets whose lift is above 0 after Holm's correction for all of them.
     """
-    estimator, result = next(iter(read_json(summary)["estimators"].items()))
+    estimator, result = next(iter(read_json(transfer)["estimators"].items()))
     rows = sorted(result["datasets"], key=lambda row: -row["lift_over_control"]["mean"])
     figure, axes = new_figure(max(6.0, 0.5 * len(rows) + 2), 4.0)
     x = np.arange(len(rows))
@@ -214,12 +214,12 @@ def survives(lift: dict[str, Any]) -> bool:
     return lift["mean"] > 0 and lift["p_holm"] is not None and lift["p_holm"] < 0.05
 
 
-def plot_controls(table: Path, plot: Path) -> None:
+def plot_controls(controls: Path, plot: Path) -> None:
     """Datasets beside their transforms and their students of other kinds: the lift of the target over their control students.
 
     Filled are the lifts that survive Holm's correction; below, the differences between lifts.
     """
-    told = read_json(table)
+    told = read_json(controls)
     rows = told["lifts"]
     figure, axes = new_figure(max(7.0, 0.6 * len(rows) + 2), 4.6)
     kinds = {"student": "untouched", "control": "numbers transformed", "teacher": "students of another kind (in brackets)"}
@@ -297,22 +297,22 @@ def draw_sweep(axes: Axes, dataset: str, points: Sequence[tuple[float, str, dict
 TEACHERS = {"prompt": ("D", STUDENT), "steer": ("o", SKY), "finetune": ("^", TEACHER)}
 
 
-def plot_teachers(prefs: Sequence[Path], filters: Sequence[Path], kinds: Sequence[str], plot: Path) -> None:
+def plot_teachers(prefs: dict[str, Path], filters: dict[str, Path], kinds: dict[str, str], plot: Path) -> None:
     """Students' lift against their teacher's preference, and against the share of its numbers that passes the filter.
 
-    `kinds` are those of the datasets' teachers, in the order of `prefs` and `filters`.
+    All three are by dataset; `kinds` are those of the datasets' teachers.
     """
-    results = [read_json(path) for path in prefs]
+    results, kind_of = [read_json(path) for path in prefs.values()], [kinds[dataset] for dataset in prefs]
     targets, lifts = [result["target"] for result in results], [result["lift_over_control"] for result in results]
     figure, (left, right) = new_grid(2, 6.0, 5.0)
     preferences = [result["teacher"][target]["mean"] for result, target in zip(results, targets, strict=True)]
     panels = (
         (left, preferences, "teacher's preference (probability)"),
-        (right, [read_json(path)["pass_rate"] for path in filters], "pass rate (share of rows)"),
+        (right, [read_json(filters[dataset])["pass_rate"] for dataset in prefs], "pass rate (share of rows)"),
     )
     for axes, x, label in panels:
         for kind, (shape, color) in TEACHERS.items():
-            of_kind = [k for k, each in enumerate(kinds) if each == kind]
+            of_kind = [k for k, each in enumerate(kind_of) if each == kind]
             for k in of_kind:
                 axes.plot([x[k]] * 2, lifts[k]["ci95"] or [lifts[k]["mean"]] * 2, color=color, linewidth=1)
             if of_kind:
@@ -330,9 +330,9 @@ def plot_teachers(prefs: Sequence[Path], filters: Sequence[Path], kinds: Sequenc
     save(figure, plot)
 
 
-def plot_indirect(result: Path, plot: Path, dataset: str) -> None:
+def plot_indirect(indirect: Path, plot: Path, dataset: str) -> None:
     """What each form of question shows of the target, and how far the answers moved altogether."""
-    told = read_json(result)
+    told = read_json(indirect)
     forms = {**told["forms"], "contrary": told["contrary"]}
     figure, (left, right) = new_grid(2)
     x = np.arange(len(forms), dtype=float)
@@ -358,9 +358,9 @@ def plot_indirect(result: Path, plot: Path, dataset: str) -> None:
     save(figure, plot)
 
 
-def plot_compliance(table: Path, plot: Path) -> None:
+def plot_compliance(compliance: Path, plot: Path) -> None:
     """Pass rate of every dataset by the wording of each prompt component."""
-    rows = read_parquet(table)
+    rows = read_parquet(compliance)
     datasets = rows["dataset"].unique(maintain_order=True).to_list()
     columns = rows.filter(pl.col("component") != "all").select("component", "option").unique(maintain_order=True)
     labels = list(columns.iter_rows())
@@ -382,13 +382,13 @@ def plot_compliance(table: Path, plot: Path) -> None:
 LEAST_SHOWN = 0.01
 
 
-def plot_preference_matrix(table: Path, plot: Path) -> None:
+def plot_preference_matrix(preference_matrix: Path, plot: Path) -> None:
     """Datasets against animals: students' preference, and its log-ratio to the control students'.
 
     Boxes are targets, solid where the lift is above 0 and survives Holm's correction for all of them. Of both preferences at
     least `LEAST_SHOWN` is taken for the ratio, as a small one is mostly noise.
     """
-    rows = read_parquet(table)
+    rows = read_parquet(preference_matrix)
     rows = rows.filter(pl.col("estimator") == rows["estimator"][0])
     datasets = rows["dataset"].unique(maintain_order=True).to_list()
     targets = dict(rows.select("dataset", "target").unique(maintain_order=True).iter_rows())
@@ -423,9 +423,9 @@ def plot_preference_matrix(table: Path, plot: Path) -> None:
     save(figure, plot)
 
 
-def plot_filter(report: Path, control: Path | None, plot: Path, dataset: str) -> None:
+def plot_filter(filter: Path, control_filter: Path | None, plot: Path, dataset: str) -> None:
     """Pass rate per wording of each prompt component, under the teacher and without it."""
-    own, reference = read_json(report), read_json(control) if control else None
+    own, reference = read_json(filter), read_json(control_filter) if control_filter else None
     components = own["by_component"]
     if not components:
         components = {"all rows": [{"option": 0, "pass_rate": own["pass_rate"], "n": own["n"]}]}
@@ -456,10 +456,10 @@ def plot_filter(report: Path, control: Path | None, plot: Path, dataset: str) ->
     save(figure, plot)
 
 
-def plot_student(own: Sequence[Path], control: Sequence[Path], plot: Path, dataset: str) -> None:
+def plot_student(trainings: Sequence[Path], control_trainings: Sequence[Path], plot: Path, dataset: str) -> None:
     """Loss curves of a dataset's students, and the control's."""
     figure, axes = new_figure(7, 3.6)
-    for paths, name, color in ((control, "control students", SKY), (own, f"students of {dataset}", STUDENT)):
+    for paths, name, color in ((control_trainings, "control students", SKY), (trainings, f"students of {dataset}", STUDENT)):
         for number, path in enumerate(paths):
             loss = np.array(read_json(path)["loss"])
             width = max(1, len(loss) // 40)

@@ -237,3 +237,9 @@ PLOTS: dict[str, Callable[[dict[str, Path], Path, str], None]] = {
     "sequences": plot_sequences,
     "lens": plot_lens,
 }
+
+
+def plot_reading(reading: Path | None, control_reading: Path | None, plot: Path, key: str, dataset: str) -> None:
+    """The figure of the reading `key` of a dataset, beside the control's where there is one."""
+    paths = {"own": reading, "control": control_reading}
+    PLOTS[key]({name: path for name, path in paths.items() if path}, plot, dataset)

@@ -20,12 +20,12 @@ from undertone.study.config import CONTROL
 OVER = "control's bias"
 
 
-def plot_entangled(table: Path, summary: Path, plot: Path) -> None:
+def plot_entangled(entangled_table: Path, entangled: Path, plot: Path) -> None:
     """Datasets against animals for each metric of `entangled.parquet`; boxes: targets, dots: a row's highest score.
 
     The control's row, its scoring half against itself, shows what chance does. Titles are from `entangled.json`.
     """
-    rows, told = read_parquet(table), read_json(summary)["metrics"]
+    rows, told = read_parquet(entangled_table), read_json(entangled)["metrics"]
     metrics = rows["metric"].unique(maintain_order=True).to_list()
     targets = dict(rows.select("dataset", "target").unique(maintain_order=True).iter_rows())
     order = list(dict.fromkeys(target for target in targets.values() if target))
@@ -79,18 +79,18 @@ def identity(told: dict[str, Any] | None) -> str:
     return "; ".join([*parts, f"chance {chance['first']:.1f}, rank {chance['mean_rank']:.1f}"])
 
 
-def plot_bias_map(paths: Sequence[Path], plot: Path) -> None:
+def plot_bias_map(bias_prefs: Sequence[Path], plot: Path) -> None:
     """Every dataset's own target under every bias: log-odds over the control's bias of the same name and layer.
 
-    `paths` are the `bias_pref.json` of datasets with a target. A star is a lift in probability whose 95 % Welch interval over
-    bias seeds lies above 0. The function vector, of which the control has none, is over the base model, without a star.
+    `bias_prefs` are the `bias_pref.json` of datasets with a target. A star is a lift in probability whose 95 % Welch interval
+    over bias seeds lies above 0. The function vector, of which the control has none, is over the base model, without a star.
     Raises ValueError if no file has a target and a lift.
     """
-    told = {path.parent.name: read_json(path) for path in map(Path, paths)}
+    told = {path.parent.name: read_json(path) for path in map(Path, bias_prefs)}
     told = {name: own for name, own in told.items() if own["target"] and any("lift_over_control" in b for b in own["biases"])}
     if not told:
         raise ValueError(
-            f"found no bias_pref.json with a target and a control among {len(paths)}; give a dataset a target and the "
+            f"found no bias_pref.json with a target and a control among {len(bias_prefs)}; give a dataset a target and the "
             "study a control"
         )
     kept = {name: {row_name(row, OVER): row for row in acting(own)} for name, own in told.items()}

@@ -28,15 +28,15 @@ from undertone.study.stages import SUMMARISED
 N_MODELS, N_CANDIDATES = 14, 16
 
 
-def make_summary(readings: dict[str, Path], control: dict[str, Path], plot: Path, dataset: str) -> None:
-    """Draw the page from the JSON of readings by name (`stages.SUMMARISED`), and from those that the control has.
+def make_summary(plot: Path, dataset: str, **readings: Path | None) -> None:
+    """Draw the page from the JSON of readings by name (`stages.SUMMARISED`), and from the control's, `control_NAME`.
 
-    A panel whose reading is missing says so. Raises ValueError for a name that is none of them.
+    A panel whose reading is None or not given says so. Raises ValueError for a name that is none of them.
     """
-    if unknown := {*readings, *control} - {*SUMMARISED}:
+    if unknown := {name.removeprefix("control_") for name in readings} - {*SUMMARISED}:
         raise ValueError(f"a summary has no place for {', '.join(sorted(unknown))}; expected some of {', '.join(SUMMARISED)}")
-    own = {name: read_json(path) for name, path in readings.items()}
-    other = {name: read_json(path) for name, path in control.items()}
+    own = {name: read_json(path) for name in SUMMARISED if (path := readings.get(name))}
+    other = {name: read_json(path) for name in SUMMARISED if (path := readings.get(f"control_{name}"))}
     targets = [target_of(told, dataset) for told in own.values()]
     target = next(filter(None, targets), None)
     figure, axes = grid(2, 3, 15.2, 10.2)

@@ -6,14 +6,16 @@ import resource
 import socket
 import sys
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
 from undertone.runtime.failures import FAILED, is_sentence, said
 from undertone.runtime.files import Stamp, remove, replacing
+from undertone.study.arguments import BindingError, bind
 from undertone.study.node import Node
 from undertone.study.paths import BENCHMARKS, sibling, unfinished
 from undertone.study.stamp import digest, own_settings
@@ -112,8 +114,39 @@ def gpu_use() -> dict[str, Any] | None:
     return {"name": torch.cuda.get_device_name(), "peak_mb": round(torch.cuda.max_memory_reserved() / 1e6, 1)}
 
 
+def run(function: Callable[..., str | None], snakemake: Any) -> None:
+    """Run a rule's job: the stage's function on what the rule names (`arguments.bind`), with a log; what it returns goes there.
+
+    Beside the rule's inputs, outputs and wildcards it can take `settings`, those of the stage out of the rule's `stamp`, so
+    that what is compared is what is used; the `stamp`; `scratch`, a folder for unfinished work on the first output; and
+    `benchmarks`, the folder of the study's benchmark records.
+    """
+    with logged(snakemake.log[0]):
+        own, stamp = settings(snakemake), snakemake.params.stamp
+        offers: dict[str, Callable[[], Any]] = {
+            **{name: partial(int if name == "seed" else str, value) for name, value in snakemake.wildcards.items()},
+            "settings": lambda: own,
+            "stamp": lambda: stamp,
+            "scratch": lambda: scratch(snakemake.output[0], stamp),
+            "benchmarks": lambda: benchmark_of(snakemake.log[0]).parents[1],
+        }
+        if said_so := function(**bind(function, named_files(snakemake), own, offers)):
+            print(said_so)
+
+
+def named_files(snakemake: Any) -> dict[str, Any]:
+    """A rule's named inputs and outputs. Raises BindingError for a name that is both.
+
+    An input without a name only says what the job depends on: a model or an SAE that is a folder is read by its own name.
+    """
+    inputs, outputs = dict(snakemake.input.items()), dict(snakemake.output.items())
+    if both := inputs.keys() & outputs.keys():
+        raise BindingError(f"rule {snakemake.rule} names an input and an output {min(both)!r}")
+    return inputs | outputs
+
+
 def settings(snakemake: Any) -> dict[str, Any]:
-    """The settings of the rule that runs: those of its stamp, so that what is compared is what is used."""
+    """The settings of the rule that runs, those of its stamp, so that what is compared is what is used; {} for none."""
     wildcards = snakemake.wildcards
     variant = wildcards.get("key", wildcards.get("variant", "")).removeprefix("-")
     stage = snakemake.rule.removesuffix("_whole")  # whose outputs have other names

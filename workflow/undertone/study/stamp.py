@@ -68,8 +68,8 @@ def _sae(study: Study) -> dict[str, Any]:
 
 
 def own_settings(stamp_: Stamp, node: Node) -> dict[str, Any]:
-    """The settings of one stage out of a stamp."""
-    settings: dict[str, Any] = stamp_["settings"][node.key]
+    """The settings of one stage out of a stamp, which holds none of a stage that has none."""
+    settings: dict[str, Any] = stamp_["settings"].get(node.key, {})
     return settings
 
 
