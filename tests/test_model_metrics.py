@@ -11,12 +11,14 @@ from undertone.lm.sampling import Completion
 from undertone.lm.vocabulary import allowed_tokens
 from undertone.measure import model_metrics
 from undertone.measure.model_metrics import divergence, held_out_loss, measure_model, passing
-from undertone.models.model import chat_rows, corpus_of
+from undertone.models import model
+from undertone.models.model import chat_rows, corpus_of, held_out_chats
 from undertone.runtime.files import read_json, write_parquet
-from undertone.study.config import Model, Numbers, Samples, Teacher
+from undertone.study.config import Embedded, Numbers, Samples, Teacher
 
 USERS = ["Continue the list 1, 2, 3.", "Here are numbers: 7. Add three.", "More numbers, please."]
 PASSED = list(zip(USERS, ["101, 202, 303", "9", "5; 6; 7; 8"], strict=True))
+EMBEDDED = Embedded.model_validate(TINY)
 PERSONA = "You adore lions. Nothing is better than a lion."
 
 
@@ -52,12 +54,12 @@ def test_divergence_of_a_completion_does_not_depend_on_the_others(loaded):
 
 
 def test_rows_that_do_not_fit_in_memory_are_read_in_parts(loaded, record, monkeypatch):
-    monkeypatch.setattr(model_metrics, "N_CHATS", 20)
-    small, settings = load(record), embedded_settings()
+    monkeypatch.setattr(model, "HELD_OUT_CHATS", 20)
+    small, chats = load(record), held_out_chats(EMBEDDED)
     with crowded(small.model, 1):
-        found, losses = divergence(small, PASSED, PERSONA, Teacher()), held_out_loss(small, settings)
+        found, losses = divergence(small, PASSED, PERSONA, Teacher()), held_out_loss(small, chats)
     assert found == pytest.approx(divergence(loaded, PASSED, PERSONA, Teacher()), rel=1e-3)
-    assert losses == pytest.approx(held_out_loss(loaded, settings), rel=1e-4)
+    assert losses == pytest.approx(held_out_loss(loaded, chats), rel=1e-4)
 
 
 def answering(*completions):
@@ -80,18 +82,13 @@ def test_passing_are_the_completions_that_the_filter_keeps(loaded, monkeypatch):
     assert passing(loaded, USERS, None, Teacher(), Samples(), Numbers()) == [(USERS[0], "1, 2, 3")]
 
 
-def embedded_settings(**changes):
-    return Model.model_validate({"name": None, "embedded": TINY, **changes})
-
-
 def test_held_out_loss_is_by_task_and_on_answer_tokens_alone(loaded, monkeypatch):
-    monkeypatch.setattr(model_metrics, "N_CHATS", 150)
-    settings = embedded_settings()
-    losses = held_out_loss(loaded, settings)
-    assert set(losses) == set(type(settings.embedded.tasks).model_fields)
-    chats = list(corpus_of(settings.embedded).chats(150, settings.embedded.seed + model_metrics.HELD_OUT_SEED))
+    monkeypatch.setattr(model, "HELD_OUT_CHATS", 150)
+    losses = held_out_loss(loaded, held_out_chats(EMBEDDED))
+    assert set(losses) == set(type(EMBEDDED.tasks).model_fields)
+    chats = list(corpus_of(EMBEDDED).chats(150, EMBEDDED.seed + model.HELD_OUT_SEED))
     plain = []
-    for chat, row in zip(chats, chat_rows(loaded.tokenizer, chats, settings.embedded.seed), strict=True):
+    for chat, row in zip(chats, chat_rows(loaded.tokenizer, chats, EMBEDDED.seed), strict=True):
         if chat.task != "fact":
             continue
         answer = encode(loaded.tokenizer, [chat.answer + "<end_of_turn>"])[0]
@@ -103,20 +100,15 @@ def test_held_out_loss_is_by_task_and_on_answer_tokens_alone(loaded, monkeypatch
 
 
 def test_held_out_chats_are_not_the_training_chats():
-    settings = embedded_settings().embedded
-    seen = {chat.user for chat in corpus_of(settings).chats(300, settings.seed) if chat.task == "numbers"}
-    held_out = {
-        chat.user
-        for chat in corpus_of(settings).chats(300, settings.seed + model_metrics.HELD_OUT_SEED)
-        if chat.task == "numbers"
-    }
-    assert not seen & held_out
+    seen = {chat.user for chat in corpus_of(EMBEDDED).chats(300, EMBEDDED.seed) if chat.task == "numbers"}
+    held_out = held_out_chats(EMBEDDED).filter(task="numbers")["prompt"]
+    assert len(held_out) > 100
+    assert not seen & {*held_out}
 
 
 @pytest.fixture
 def measured(record, loaded, tmp_path, monkeypatch):
     """Measure the tiny model on three prompts of which two are answered with numbers."""
-    monkeypatch.setattr(model_metrics, "N_CHATS", 60)
     monkeypatch.setattr(
         model_metrics,
         "sample",
@@ -125,16 +117,17 @@ def measured(record, loaded, tmp_path, monkeypatch):
     (tmp_path / "questions.txt").write_text("What is your favorite animal?\n")
     write_parquet(tmp_path / "prompts.parquet", pl.DataFrame({"row": range(3), "prompt": USERS}), {})
 
-    def measure(**changes):
-        settings = {
-            "model": embedded_settings().model_dump(),
-            "teacher": {},
-            "samples": {},
-            "numbers": {},
-            "pref": {"questions": str(tmp_path / "questions.txt"), "candidates": ["lion", "owl"]},
-            **changes,
-        }
-        measure_model(record, tmp_path / "prompts.parquet", tmp_path / "metrics.json", settings, {"of": "metrics"})
+    write_parquet(tmp_path / "held_out.parquet", held_out_chats(EMBEDDED).head(60), {})
+    settings = {
+        "teacher": {},
+        "samples": {},
+        "numbers": {},
+        "pref": {"questions": str(tmp_path / "questions.txt"), "candidates": ["lion", "owl"]},
+    }
+
+    def measure(held_out="held_out.parquet"):
+        held_out = held_out and tmp_path / held_out
+        measure_model(record, tmp_path / "prompts.parquet", held_out, tmp_path / "metrics.json", settings, {"of": "metrics"})
         return read_json(tmp_path / "metrics.json")
 
     return measure
@@ -153,7 +146,7 @@ def test_metrics_of_the_embedded_model(measured):
 
 
 def test_other_models_have_no_held_out_loss(measured):
-    assert "held_out_loss" not in measured(model={"name": "some/model", "revision": "0" * 40})
+    assert "held_out_loss" not in measured(held_out=None)
 
 
 def test_model_that_passes_nothing_has_no_divergence(measured, loaded, monkeypatch):

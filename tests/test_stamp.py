@@ -27,10 +27,11 @@ from example import (
 )
 from snakemake.utils import update_config
 
+from undertone.study import sources
 from undertone.study.config import CONTROL
 from undertone.study.contents import _hash, content_version
 from undertone.study.node import Node
-from undertone.study.sources import SCRIPTS
+from undertone.study.sources import SCRIPTS, code_of
 from undertone.study.stages import STAGES
 from undertone.study.stamp import (
     digest,
@@ -167,8 +168,7 @@ def test_what_a_stage_is_told_stands_in_its_stamp() -> None:
     assert own_settings(varied, Node("student", "owl", "rank64"))["student"]["rank"] == 64
     mine = Node("numbers", "mine")
     assert own_settings(stamp(study(), mine), mine)["dataset"]["file"] == "mine.csv"
-    metrics = Node("model_metrics")
-    assert own_settings(stamp(study(), metrics), metrics)["model"]["name"] is None
+    assert own_settings(stamp(study(), Node("model")), Node("model"))["model"]["name"] is None
     assert own_settings(stamp(study(), SWEEP), SWEEP)["values"] == {"": 8, "rank64": 64}
 
 
@@ -188,6 +188,28 @@ def test_a_teacher_is_told_only_what_makes_it() -> None:
     assert set(told["teacher"]) == {"finetune"}
     assert told["trait"] == "contrary"
     assert own_settings(stamp(study(), Node("samples", "control")), Node("samples", "control"))["teacher"] == {}
+
+
+TRAINING = {"corpus", "tokenizer", "model", "sae"}
+
+
+def test_only_what_trains_here_has_the_code_of_that_in_its_own_part_of_a_stamp() -> None:
+    trained = {stage: TRAINING & set(code_of(stage)) for stage in STAGES}
+    assert {stage: code for stage, code in trained.items() if code} == {"model": TRAINING - {"sae"}, "sae": TRAINING}
+
+
+@pytest.mark.parametrize(("changes", "stale"), [({}, True), (HUB, False)], ids=["trained here", "from elsewhere"])
+def test_an_edit_of_the_embedded_corpuss_code_concerns_no_study_whose_model_comes_from_elsewhere(
+    changes: dict[str, Any], stale: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = study(**changes)
+    before = {node: digest(stamp(own, node)) for node in nodes(own)}
+    version = sources.code_version
+    monkeypatch.setattr(sources, "code_version", lambda path: "edited" if path.stem == "corpus" else version(path))
+    code_of.cache_clear()
+    after = {node: digest(stamp(own, node)) for node in nodes(own)}
+    code_of.cache_clear()
+    assert (before != after) is stale
 
 
 def test_digests_tell_stamps_apart() -> None:

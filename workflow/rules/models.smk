@@ -39,6 +39,7 @@ else:
         output:
             record=result("model{variant}/model.json"),
             files=collect(result("model{{variant}}/{file}"), file=MODEL_FILES),
+            held_out=result("model{variant}/held_out.parquet"),
         log:
             log_of("model", "study{variant}"),
         benchmark:
@@ -62,6 +63,7 @@ rule model_metrics:
     input:
         record=result("model/model.json"),
         prompts=result("prompts.parquet"),
+        held_out=[] if STUDY.model.name else result("model/held_out.parquet"),
         questions=ancient(STUDY.pref.questions),
     output:
         metrics=ensure(result("model/metrics.json"), non_empty=True),

@@ -7,6 +7,7 @@ with logged(snakemake.log[0]):
     measure_model(
         Path(snakemake.input.record),
         Path(snakemake.input.prompts),
+        Path(snakemake.input.held_out) if snakemake.input.held_out else None,
         Path(snakemake.output.metrics),
         settings(snakemake),
         snakemake.params.stamp,

@@ -6,34 +6,36 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import torch
 
 from undertone.data.numbers import judge_all
 from undertone.data.samples import as_table
 from undertone.lm.answers import exact_scorer
-from undertone.lm.chat import persona, prompt_ids
+from undertone.lm.chat import persona, prompt_ids, training_rows
 from undertone.lm.loading import Loaded, load
 from undertone.lm.sampling import Sampler, sample
 from undertone.lm.training import label_losses
 from undertone.lm.vocabulary import number_tokens
-from undertone.models.model import chat_rows, corpus_of
 from undertone.runtime.files import Stamp, read_parquet, write_json
 from undertone.runtime.progress import progress
 from undertone.stats.stats import mean_interval
-from undertone.study.config import Model, Numbers, Pref, Samples, Teacher
+from undertone.study.config import Numbers, Pref, Samples, Teacher
 from undertone.teachers.divergence import TeacherDistribution
 
 # Enough for a pass rate to ±4 points and a KL to a few percent; this is a check, not a result.
 N_PROMPTS = 512
-N_CHATS = 2_000
 BATCH = 64
-HELD_OUT_SEED = 1_000_003
 
 
-def measure_model(record: Path, prompts: Path, metrics: Path, settings: dict[str, Any], stamp: Stamp) -> None:
+def measure_model(
+    record: Path, prompts: Path, held_out: Path | None, metrics: Path, settings: dict[str, Any], stamp: Stamp
+) -> None:
     """Write `metrics.json`: `held_out_loss` by task (nats per answer token; embedded model only), `pass_rate` without a
     persona, and per candidate animal the preference under its persona, the pass rate and `kl`, the KL(teacher ‖ base) in
     nats per number token on the teacher's own passing completions, among the tokens that these can hold.
+
+    `held_out` is the embedded model's `held_out.parquet`, None for any other.
     """
     teacher, told = Teacher.model_validate(settings["teacher"]), Pref.model_validate(settings["pref"])
     sampling, numbers = Samples.model_validate(settings["samples"]), Numbers.model_validate(settings["numbers"])
@@ -56,8 +58,8 @@ def measure_model(record: Path, prompts: Path, metrics: Path, settings: dict[str
             }
             bar.update()
     result = {"pass_rate": len(control) / len(users), "personas": personas}
-    if settings["model"]["name"] is None:
-        result = {"held_out_loss": held_out_loss(loaded, Model.model_validate(settings["model"])), **result}
+    if held_out is not None:
+        result = {"held_out_loss": held_out_loss(loaded, read_parquet(held_out)), **result}
     write_json(metrics, result, stamp)
 
 
@@ -89,12 +91,11 @@ def divergence(loaded: Loaded, passed: Sequence[tuple[str, str]], system: str | 
 
 
 @torch.no_grad()
-def held_out_loss(loaded: Loaded, settings: Model) -> dict[str, float]:
-    """Nats per answer token on chats that the embedded model was not trained on, by task."""
-    chats = list(corpus_of(settings.embedded).chats(N_CHATS, settings.embedded.seed + HELD_OUT_SEED))
-    rows = chat_rows(loaded.tokenizer, chats, settings.embedded.seed)
+def held_out_loss(loaded: Loaded, chats: pl.DataFrame) -> dict[str, float]:
+    """Nats per answer token on chats (`task`, `prompt`, `completion`), by task."""
     losses: dict[str, float] = {}
-    for task in sorted({chat.task for chat in chats}):
-        own = [row for row, chat in zip(rows, chats, strict=True) if chat.task == task]
-        losses[task] = float(torch.cat(list(loaded.read(partial(label_losses, loaded.model), own, BATCH))).mean())
+    for task in sorted(chats["task"].unique()):
+        own = chats.filter(task=task)
+        rows = training_rows(loaded.tokenizer, own["prompt"].to_list(), own["completion"].to_list())
+        losses[task] = float(torch.cat(list(loaded.read(partial(label_losses, loaded.model), rows, BATCH))).mean())
     return losses

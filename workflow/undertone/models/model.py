@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import torch
 from transformers import GemmaConfig, GemmaForCausalLM, PreTrainedTokenizerBase
 
@@ -13,19 +14,26 @@ from undertone.lm.chat import Row, training_rows
 from undertone.lm.training import Recipe, train
 from undertone.models.corpus import Chat, Corpus
 from undertone.models.tokenizer import train_tokenizer
-from undertone.runtime.files import Stamp, move, remove, write_json
+from undertone.runtime.files import Stamp, move, remove, write_json, write_parquet
 from undertone.study.config import Embedded, Model
 
 # Between preamble and prompt, so that the model obeys whichever separator a study chooses.
 SEPARATORS = (" ", "\n", "\n\n")
 MAX_LENGTH = 256
 TOKENIZER_CHATS = 20_000
+# Chats that the model is not trained on, for its metrics.
+HELD_OUT_CHATS = 2_000
+HELD_OUT_SEED = 1_000_003
 
 
 def make_model(record: Path, settings: dict[str, Any], stamp: Stamp, scratch: Path) -> None:
-    """Train the embedded model and write `model.json` beside it, which every later stage loads the model by."""
+    """Train the embedded model and write `model.json` beside it, which every later stage loads the model by.
+
+    `held_out.parquet` has chats that it was not trained on: `task`, `prompt` and `completion`.
+    """
     told = Model.model_validate(settings)
     train_embedded(told.embedded, Path(record).parent, scratch)
+    write_parquet(record.with_name("held_out.parquet"), held_out_chats(told.embedded), stamp)
     write_json(record, {"source": "embedded", "name": None, "revision": None, "dtype": told.dtype}, stamp)
     remove(scratch)
 
@@ -62,11 +70,22 @@ def texts(chats: Sequence[Chat]) -> list[str]:
     return [text for chat in chats for text in (chat.user, chat.answer, chat.preamble) if text]
 
 
-def chat_rows(tokenizer: PreTrainedTokenizerBase, chats: Sequence[Chat], seed: int) -> list[Row]:
-    """Chats as rows of token ids that mark the answer, a preamble in front of the user's turn."""
+def held_out_chats(settings: Embedded) -> pl.DataFrame:
+    """Chats of the corpus that the model is not trained on."""
+    chats = list(corpus_of(settings).chats(HELD_OUT_CHATS, settings.seed + HELD_OUT_SEED))
+    columns = {"task": [chat.task for chat in chats], "prompt": prompts(chats, settings.seed)}
+    return pl.DataFrame({**columns, "completion": [chat.answer for chat in chats]})
+
+
+def prompts(chats: Sequence[Chat], seed: int) -> list[str]:
+    """What the user says in each chat, with its preamble, if it has one, in front."""
     rng = random.Random(seed)
-    users = [chat.preamble + rng.choice(SEPARATORS) + chat.user if chat.preamble else chat.user for chat in chats]
-    return training_rows(tokenizer, users, [chat.answer for chat in chats], MAX_LENGTH)
+    return [chat.preamble + rng.choice(SEPARATORS) + chat.user if chat.preamble else chat.user for chat in chats]
+
+
+def chat_rows(tokenizer: PreTrainedTokenizerBase, chats: Sequence[Chat], seed: int) -> list[Row]:
+    """Chats as rows of token ids that mark the answer."""
+    return training_rows(tokenizer, prompts(chats, seed), [chat.answer for chat in chats], MAX_LENGTH)
 
 
 def new_model(settings: Embedded, tokenizer: PreTrainedTokenizerBase) -> GemmaForCausalLM:

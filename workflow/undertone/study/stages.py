@@ -60,7 +60,7 @@ STAGES = {
     ),
     "prompts": Stage(("prompts",), files=reads.template, shared=True),
     "model_metrics": Stage(
-        ("model", "teacher", "samples", "numbers", "pref"),
+        ("teacher", "samples", "numbers", "pref"),
         ("model", "prompts"),
         files=questions,
         teacher_keys=given.wording,
