@@ -1,4 +1,4 @@
-# Undertone: subliminal learning, and what can be read of it before anyone trains.
+# Undertone: subliminal learning, and the analysis of training data before anyone trains on it.
 #
 # The paths are the interface. Under the study's results root ({results}, by default `results`):
 #
@@ -15,7 +15,7 @@
 #     student{variant}/{seed}/      adapter_model.safetensors, adapter_config.json (PEFT), training.json
 #     pref{variant}.json .parquet   preference of base, teacher and students, with intervals; the same by question
 #     indirect.json                 what indirect questions show, and how far the answers moved altogether
-#     diagnosis.json                where a transfer broke off: taught, learned, shown
+#     diagnosis.json                where a transfer failed: at the teacher, in training, in the evaluation
 #     {reading}.json                differences, score, feature_bias, residual_bias, bias_pref, losses, tokens, sequences, lens;
 #                                   their tensors and tables under the same name
 #     activations.safetensors       sums by kind of position, also teacher_ and student_activations; residuals.safetensors, by token
@@ -23,7 +23,7 @@
 #     plots/                        filter.png, student.png, pref.png, indirect.png, and one for each reading
 #   tables{/NAME}/                  transfer.parquet, preference_matrix.parquet, compliance.parquet, and where the study has
 #                                   transforms or other students controls.json; entangled.parquet, and
-#                                   readings.parquet, what every reader says of every dataset; costs.parquet, what jobs took
+#                                   readings.parquet, the results of all analyses; costs.parquet, what jobs took
 #   plots{/NAME}/                   transfer.png, preference_matrix.png, teachers.png, compliance.png, and where the study
 #                                   has them controls.png (transforms, other students) and sweep-{key}.png; entangled.png,
 #                                   bias_map.png; costs.png

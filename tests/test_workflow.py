@@ -15,15 +15,15 @@ from workflow import Project
 
 DATASETS = ("control", "lion", "owl", "mine")
 COMPARE = {
-    "Put the preferences of all students side by side",
+    "Collect the students' preferences",
     "Plot which animals transfer",
-    "Set every dataset against every animal",
-    "Plot datasets against animals",
+    "Compute the dataset × animal matrix",
+    "Plot the dataset × animal matrix",
 }
 COMPARE_TEACHERS = {"Plot teachers against students"}
-COMPARE_NUMBERS = {"Set pass rates by prompt component side by side", "Plot pass rates by prompt component"}
+COMPARE_NUMBERS = {"Collect pass rates by prompt component", "Plot pass rates by prompt component"}
 MAKE_SCRAMBLED = "Make the numbers of scrambled from another dataset's"
-CONTROLS = {"Compare what controls leave of the transfer", "Plot what controls leave of the transfer"}
+CONTROLS = {"Compare the lifts of the controls", "Plot the lifts of the controls"}
 METRICS = {"Measure what the base model can do"}
 SAE_METRICS = {"Measure how well the SAE describes the base model"}
 SAMPLED = ("control", "lion", "owl")
@@ -38,7 +38,7 @@ def following(datasets: tuple[str, ...]) -> tuple[str, ...]:
 def after_prefs(*datasets: str) -> set[str]:
     """Jobs that follow when these preferences were measured otherwise."""
     jobs = {f"Measure the preference of {d}" for d in datasets} | {f"Plot the preference of {d}" for d in datasets}
-    taught = {f"Say where the transfer of {d} broke off" for d in datasets if d in PROMPTED}
+    taught = {f"Diagnose the transfer of {d}" for d in datasets if d in PROMPTED}
     return jobs | taught | COMPARE | (COMPARE_TEACHERS if taught else set())
 
 
@@ -315,7 +315,7 @@ def test_a_study_with_a_name_shares_students_and_leaves_the_other_studys_tables_
     before = [(project.root / path).read_bytes() for path in others]
     project.configure(name="small", animals=["lion"])
     own = [f"results/{path.replace('/', '/small/')}" for path in made]
-    assert project.planned(*own) == {"Put the preferences of all students side by side", "Plot which animals transfer"}
+    assert project.planned(*own) == {"Collect the students' preferences", "Plot which animals transfer"}
     project.snakemake(*own)
     targets = json.loads((results / "tables/small/transfer.json").read_text())["estimators"]["exact"]["datasets"]
     assert [row["target"] for row in targets] == ["lion"]

@@ -20,7 +20,7 @@ rule transfer:
     params:
         stamp=stamp_of("transfer"),
     message:
-        "Put the preferences of all students side by side"
+        "Collect the students' preferences"
     script:
         "../scripts/transfer.py"
 
@@ -65,7 +65,7 @@ rule preference_matrix:
     params:
         stamp=stamp_of("preference_matrix"),
     message:
-        "Set every dataset against every animal"
+        "Compute the dataset × animal matrix"
     script:
         "../scripts/preference_matrix.py"
 
@@ -87,7 +87,7 @@ rule preference_matrix_plot:
     params:
         stamp=stamp_of("preference_matrix_plot"),
     message:
-        "Plot datasets against animals"
+        "Plot the dataset × animal matrix"
     script:
         "../scripts/preference_matrix_plot.py"
 
@@ -109,7 +109,7 @@ rule controls:
     params:
         stamp=stamp_of("controls"),
     message:
-        "Compare what controls leave of the transfer"
+        "Compare the lifts of the controls"
     script:
         "../scripts/controls.py"
 
@@ -131,7 +131,7 @@ rule controls_plot:
     params:
         stamp=stamp_of("controls_plot"),
     message:
-        "Plot what controls leave of the transfer"
+        "Plot the lifts of the controls"
     script:
         "../scripts/controls_plot.py"
 
@@ -207,7 +207,7 @@ rule compliance:
     params:
         stamp=stamp_of("compliance"),
     message:
-        "Set pass rates by prompt component side by side"
+        "Collect pass rates by prompt component"
     script:
         "../scripts/compliance.py"
 

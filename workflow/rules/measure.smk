@@ -112,7 +112,7 @@ rule diagnosis:
     params:
         stamp=stamp_of("diagnosis"),
     message:
-        "Say where the transfer of {wildcards.dataset} broke off"
+        "Diagnose the transfer of {wildcards.dataset}"
     script:
         "../scripts/diagnosis.py"
 

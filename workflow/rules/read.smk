@@ -152,7 +152,7 @@ rule lens:
     params:
         stamp=stamp_of("lens"),
     message:
-        "See what training on {wildcards.dataset} did to neutral text"
+        "Apply the activation difference lens to {wildcards.dataset}"
     script:
         "../scripts/lens.py"
 
@@ -350,7 +350,7 @@ rule sequences:
     params:
         stamp=stamp_of("sequences"),
     message:
-        "Set teachers beside the base model on single sequences of {wildcards.dataset}"
+        "Compare teacher and base log-probs per token of {wildcards.dataset}"
     script:
         "../scripts/sequences.py"
 
@@ -412,7 +412,7 @@ rule readings:
     params:
         stamp=stamp_of("readings"),
     message:
-        "Say what every reader finds in every dataset"
+        "Collect the results of all analyses"
     script:
         "../scripts/readings.py"
 

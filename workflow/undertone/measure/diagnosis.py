@@ -1,4 +1,4 @@
-"""Where a transfer broke off: in the teaching, in the studenting, or in the evaluation."""
+"""Where a transfer failed: at the teacher, in the student's training, or in the evaluation."""
 
 from pathlib import Path
 from typing import Any
@@ -98,7 +98,7 @@ def preferences(pref: dict[str, Any]) -> dict[str, float | None]:
 
 
 def verdict(evidence: dict[str, Any], settings: Diagnosis) -> str:
-    """What broke off, if anything; a transfer is one whatever the other figures say."""
+    """Where the transfer failed, if it did; a lift above 0 is a transfer whatever the other figures say."""
     if above_zero(evidence["direct"]):
         return TRANSFERRED
     if evidence["kl"]["mean"] < settings.min_kl:

@@ -1,4 +1,4 @@
-"""Training a bias on a dataset: which constant, if it were added, would make the model likelier to write these completions?"""
+"""Additive biases, trained by maximum likelihood on a dataset's completions."""
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack

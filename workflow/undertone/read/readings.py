@@ -1,4 +1,4 @@
-"""Readings: what every reader says of every dataset, side by side: is something in it, and which animal is it?"""
+"""Results of all analyses of all datasets: is something hidden in them, and which animal is it?"""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -60,7 +60,7 @@ def compare_readings(
     settings: dict[str, Any],
     stamp: Stamp,
 ) -> None:
-    """Write `readings.parquet`, the confusion matrix of every reader, and `readings.json`.
+    """Write `readings.parquet`, the confusion matrix of every analysis, and `readings.json`.
 
     `files` holds the results by reading and dataset, `teachers` the `teacher.json` of the teachers whose features stand for the
     animals. `identity`: for each reader, over all datasets and by kind of teacher, how

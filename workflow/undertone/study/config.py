@@ -124,10 +124,14 @@ class Sae(Section):
     id: str | None = setting(None, "SAE of that release")
     folder: str | None = setting(None, "folder with an SAE in SAELens's format", "path")
     layer: int = setting(
-        1, "layer after which the trained SAE reads, or a folder's if it does not say", "", ge=0, le=MAX_LAYERS
+        1,
+        "layer whose resid_post the SAE is trained on, or a folder's SAE without a hook name reads",
+        "",
+        ge=0,
+        le=MAX_LAYERS,
     )
     architecture: Literal["standard", "topk", "batchtopk", "jumprelu"] = setting("topk", "architecture of the trained SAE")
-    d_sae: int = setting(512, "its features", "features", ge=1, le=MAX_ROWS)
+    d_sae: int = setting(512, "dictionary size of the trained SAE", "features", ge=1, le=MAX_ROWS)
     k: int = setting(16, "topk, batchtopk: active features", "features per token", ge=1, le=MAX_ROWS)
     l1_coefficient: float = setting(2.0, "standard: weight of the L1 penalty", "", ge=0)
     l0_coefficient: float = setting(0.5, "jumprelu: weight of the L0 penalty", "", ge=0)
@@ -370,7 +374,7 @@ class Indirect(Section):
 
 
 class Diagnosis(Section):
-    """Where a transfer broke off. Every threshold is compared with a figure that the verdict stands beside."""
+    """Where a transfer failed. Each threshold is compared with a figure that is reported beside the verdict."""
 
     rows: int = setting(300, "held-out rows whose distributions are compared", "rows", ge=2, le=MAX_ROWS)
     min_kl: float = setting(0.02, "KL(teacher ‖ base) below which the numbers teach nothing", "nats per completion token", ge=0)
@@ -385,7 +389,7 @@ class Activations(Section):
     rows: int | None = setting(
         2000, "rows that are read, in the order of the dataset; null reads all", "rows", ge=2, le=MAX_ROWS
     )
-    positions: int = setting(8, "first positions of the completion that are told apart", "tokens", ge=1, le=MAX_TOKENS)
+    positions: int = setting(8, "first positions of the completion that are kept apart", "tokens", ge=1, le=MAX_TOKENS)
     block_rows: int = setting(
         50,
         "rows in each block of every dataset; blocks are the units of standard errors and permutations",
@@ -455,12 +459,16 @@ class FeatureBias(Bias):
 
     l1: float = setting(
         1e-3,
-        "least weight of the L1 penalty; set it so that a control's bias is 0 in mode `project`",
+        "smallest weight of the L1 penalty; set it so that a control's bias is 0 in mode `project`",
         "nats per token and unit of activation",
         ge=0,
     )
     l1_share: float = setting(
-        0.25, "its weight as a share of the least one at which the whole bias stays 0, where that is more", "share", ge=0, lt=1
+        0.25,
+        "L1 weight as a fraction of the smallest with an all-zero bias; `l1` is used where it is larger",
+        "share",
+        ge=0,
+        lt=1,
     )
     top: int = setting(20, "features that are reported", "features", ge=1)
 

@@ -15,7 +15,7 @@ from undertone.study.config import Teacher
 
 @dataclass(frozen=True)
 class Lesson:
-    """A model at work as a teacher: the model, and the system prompt that it is given (None: none is sent)."""
+    """A model and the system prompt it is queried with (None: none is sent)."""
 
     loaded: Loaded
     system: str | None
