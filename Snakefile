@@ -108,6 +108,14 @@ rule read:
     localrule: True
 
 
+onstart:
+    say_how_long()
+
+
+onsuccess:
+    say_what_came_out()
+
+
 onerror:
     say_what_failed(log)
 

@@ -4,6 +4,7 @@ import atexit
 import os
 import re
 import sys
+from pathlib import Path
 
 from snakemake.cli import get_argument_parser
 from snakemake.io import strip_wildcard_constraints
@@ -13,7 +14,9 @@ from undertone.data.inputs import check_contents, check_inputs
 from undertone.runtime.errors import ConfigError
 from undertone.runtime.failures import failures
 from undertone.study.config import CONTROL, KINDS
+from undertone.study.estimate import Job, seconds_of, time_left
 from undertone.study.formats import SAE_FILES
+from undertone.study.outcome import outcome
 from undertone.study.paths import BENCHMARKS, LOGS, folder_of
 from undertone.study.graph import has, read_by
 from undertone.study.node import Node
@@ -243,11 +246,16 @@ def files_in(folder):
         yield from (path.removeprefix(home) for path in paths if path.startswith(home) and makes(path))
 
 
+def asked_targets():
+    """The targets on the command line."""
+    asked, _ = get_argument_parser().parse_known_args(sys.argv[1:])
+    return asked.targets
+
+
 def check_targets():
     """Refuse a target on the command line that no rule makes, with the nearest."""
     rules = {rule.name: rule for rule in workflow.rules}
-    asked, _ = get_argument_parser().parse_known_args(sys.argv[1:])
-    for target in asked.targets if workflow.is_main_process else []:
+    for target in asked_targets() if workflow.is_main_process else []:
         if target in rules and rules[target].has_wildcards():
             refuse(
                 f"{target}: this rule makes many files; ask for one by its path, such as {strip_wildcard_constraints(rules[target].output[0])}"
@@ -260,6 +268,24 @@ def say_why():
     """Let a dry-run name the settings that differ, old → new, where Snakemake would print both stamps whole."""
     whole = ParamsChange.__str__
     ParamsChange.__str__ = lambda change: changes(change.only_old, change.only_new) or whole(change)
+
+
+def say_how_long():
+    """Print how long the run will take, where jobs of the same rules have been run before."""
+    timed = [job for job in workflow.dag.needrun_jobs() if job.benchmark]
+    jobs = {job: Job(job.rule.name.removesuffix("_whole"), [*workflow.dag.job_dependencies(job)]) for job in timed}
+    at_once = workflow.resource_settings.nodes or workflow.resource_settings.cores or 1
+    if line := time_left(jobs, seconds_of(Path(folder_of(STUDY.results, BENCHMARKS))), at_once):
+        logger.info(line)
+
+
+def say_what_came_out():
+    """Print a line of result for each target that was asked for, below all that Snakemake prints."""
+    outputs = {rule.name: [*map(str, rule.output)] for rule in workflow.rules if rule.output}
+    asked = [target if os.path.isabs(target) else os.path.relpath(target) for target in asked_targets() or ["all"]]
+    targets = [path for target in asked for path in outputs.get(target, [target])]
+    if lines := outcome(targets, STUDY.results, STUDY.name):
+        atexit.register(print, "", *lines, sep="\n", file=sys.stderr)
 
 
 def say_what_failed(logs):
@@ -279,5 +305,7 @@ def use_all_cores_by_default():
         workflow.global_resources["_cores"] = workflow.resource_settings.cores
 
 
+# transformers' own bars, of a second each, would stand between ours.
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 say_why()
 use_all_cores_by_default()

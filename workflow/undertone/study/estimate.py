@@ -1,0 +1,60 @@
+"""How long a run will take, by what jobs of the same rules took before."""
+
+import json
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import NamedTuple
+
+from undertone.study.stages import finished_jobs
+
+
+class Job(NamedTuple):
+    """A job to be run: its rule, and the jobs that it waits for."""
+
+    rule: str
+    after: Sequence[Hashable] = ()
+
+
+def seconds_of(folder: Path) -> dict[str, float]:
+    """The median time of each rule's finished jobs, in seconds, from the benchmark records in `folder`."""
+    times: dict[str, list[float]] = {}
+    for path in finished_jobs(folder):
+        try:
+            times.setdefault(path.parent.name, []).append(float(json.loads(path.read_text())["s"]))
+        except (ValueError, KeyError):  # `costs` complains of a damaged record; a run need not
+            continue
+    return {rule: median(found) for rule, found in times.items()}
+
+
+def time_left(jobs: Mapping[Hashable, Job], seconds: Mapping[str, float], at_once: int) -> str | None:
+    """A line that says how long the jobs will take at least, `at_once` of them side by side; None if nothing is known.
+
+    That is their time divided among `at_once`, or the longest chain of jobs that wait for each other where it takes longer.
+    """
+    rules = {job.rule for job in jobs.values()}
+    if not rules & seconds.keys():
+        return None
+    ends: dict[Hashable, float] = {}
+    for job in jobs:
+        _end(job, jobs, seconds, ends)
+    total = sum(seconds.get(job.rule, 0) for job in jobs.values())
+    unknown = sorted(rules - seconds.keys())
+    without = f", without {', '.join(unknown)}, of which none has been run yet" if unknown else ""
+    return f"Estimated time: {duration(max(total / at_once, *ends.values()))}, by what jobs of the same rules took{without}"
+
+
+def duration(seconds: float) -> str:
+    """`40 s`, `12 min`, `3 h 20 min`."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min"
+
+
+def _end(name: Hashable, jobs: Mapping[Hashable, Job], seconds: Mapping[str, float], ends: dict[Hashable, float]) -> float:
+    """When a job ends if no other but those it waits for must be run; all those found are kept in `ends`."""
+    if name not in ends:
+        before = [_end(each, jobs, seconds, ends) for each in jobs[name].after if each in jobs]
+        ends[name] = max(before, default=0.0) + seconds.get(jobs[name].rule, 0.0)
+    return ends[name]

@@ -1,0 +1,89 @@
+"""What a run came to: a line of result for each target that was asked for, out of the finished files themselves."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path, PurePath
+from typing import Any
+
+# The rules that make many results, and the result that says most of them.
+ALL = {"all": "tables/transfer.json", "read": "plots/bias_map.png"}
+
+
+def outcome(targets: Iterable[str], results: str, name: str | None = None) -> list[str]:
+    """A line for each target (a path, `all` or `read`) of which a number or a figure can be told.
+
+    `results` is the study's results root, `name` the study's own folder in `tables` and `plots`, where it has one.
+    """
+    paths = dict.fromkeys(_path(target, results, name) for target in targets)
+    return list(dict.fromkeys(line for path in paths if path.is_file() and (line := _line(path, PurePath(results)))))
+
+
+def number(value: float) -> str:
+    """`.014`, `-.002`."""
+    return f"{value:.3f}".replace("0.", ".", 1)
+
+
+def interval(estimate: dict[str, Any]) -> str:
+    """`.014 [.003, .024]`; of a single seed the mean alone, and that it has no interval."""
+    ends = estimate["ci95"]
+    return f"{number(estimate['mean'])} " + (f"[{number(ends[0])}, {number(ends[1])}]" if ends else "(one seed: no interval)")
+
+
+def _path(target: str, results: str, name: str | None) -> Path:
+    """The file that a target stands for."""
+    if target not in ALL:
+        return Path(target)
+    folder, file = ALL[target].split("/")
+    return Path(results, folder, name or "", file)
+
+
+def _line(path: Path, root: PurePath) -> str | None:
+    """What a target's file says, and where to see it; None where that is nothing."""
+    if not path.is_relative_to(root):
+        return None
+    first, *below = path.relative_to(root).parent.parts or (".",)
+    if path.stem in ("transfer", "preference_matrix"):
+        return _transfers(Path(root, "tables", *below, "transfer.json"), Path(root, "plots", *below, "transfer.png"))
+    if path.stem.split("-")[0] == "pref":
+        return _preference(Path(root, first, f"{path.stem}.json"), Path(root, first, "plots", f"{path.stem}.png"), first)
+    if path.name == "diagnosis.json":
+        return f"{first}: {_read(path)['verdict']}; see {path}"
+    if path.name in ("filter.json", "numbers.parquet", "generations.parquet"):
+        return _passed(path.with_name("filter.json"), first)
+    return f"{'study' if first == 'plots' else first}: see {path}" if path.suffix in (".png", ".html") else None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+def _preference(result: Path, plot: Path, dataset: str) -> str | None:
+    """`lion: lift .014 [.003, .024] over control (…); see …`."""
+    if not result.is_file():
+        return None
+    found, see = _read(result), f"see {plot if plot.is_file() else result}"
+    if not found["target"]:
+        return f"{dataset}: no target; {see}"
+    n = len(found["seeds"])
+    return f"{dataset}: lift {interval(found['lift_over_control'])} over {found['against']} ({n} seed{'s' * (n > 1)}); {see}"
+
+
+def _transfers(result: Path, plot: Path) -> str | None:
+    """`15 of 16 targets lie above the control students (…); see …`."""
+    if not result.is_file():
+        return None
+    found = next(iter(_read(result)["estimators"].values()))
+    see = f"see {plot if plot.is_file() else result}"
+    return (
+        f"{found['transfers']} of {found['targets']} targets lie above the control students, "
+        f"{found['transfers_holm']} after Holm's correction; {see}"
+    )
+
+
+def _passed(report: Path, dataset: str) -> str | None:
+    """`lion: 3775 of 10000 rows pass the filter; see …`."""
+    if not report.is_file():
+        return None
+    found = _read(report)
+    return f"{dataset}: {found['passed']} of {found['n']} rows pass the filter; see {report}"
