@@ -56,6 +56,27 @@ def test_files_are_counted_by_dataset_and_by_rule(root):
     assert rules["total"] == datasets["total"]
 
 
+@pytest.mark.parametrize(("config", "study"), [("", ""), ("config/x.yaml", " CONFIG=config/x.yaml")])
+def test_the_next_step_is_the_preference_of_the_dataset_that_is_nearest_to_it(config, study):
+    files = [*FILES, ("owl/numbers.parquet", "numbers", *OK), ("owl/pref.json", "pref", *GONE)]
+    *_, step, rest = status(read_summary(lines(files)), config).splitlines()
+    assert step == f"Next: make results/owl/pref.json{study}"  # of lion's files none is present
+    assert rest == f"Then: make all read{study}   (6 files)"
+
+
+@pytest.mark.parametrize(
+    ("pending", "step"),
+    [
+        ([("control/pref.json", "pref", *GONE)], "Next: make results/control/pref.json"),
+        ([("lion/summary.png", "summary_plot", *GONE)], "Next: make all read   (1 file)"),
+        ([], "Nothing is pending. See it on one page: make report"),
+    ],
+)
+def test_without_a_pending_preference_the_rest_is_next(pending, step):
+    files = [("lion/pref.json", "pref", *OK), *pending]
+    assert step in status(read_summary(lines(files))).splitlines()
+
+
 def test_what_is_printed_before_the_summary_does_not_matter():
     assert status(read_summary(["Building DAG of jobs...", *lines(FILES)])) == status(read_summary(lines(FILES)))
 
@@ -80,8 +101,28 @@ def test_a_study_is_missing_then_present_then_stale(tmp_path: Path):
     assert prompts() == (0, 1, 0)
 
 
-def test_the_makefile_pipes_the_summary_into_the_table():
-    makefile = (Path(__file__).parents[1] / "Makefile").read_text()
-    assert re.search(
-        r"^status:.*\n\t\$\(SNAKEMAKE\) all read --summary \| .*python -m undertone.study.status$", makefile, re.MULTILINE
-    )
+def made(*arguments):
+    """The commands that make would run, one a line."""
+    printed = subprocess.run(
+        ["make", "--dry-run", "--assume-old=.venv/.ready", *arguments],
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    return re.sub(r" +", " ", re.sub(r" *$", "", printed, flags=re.MULTILINE))
+
+
+@pytest.mark.parametrize(("config", "study"), [([], ""), (["CONFIG=config/x.yaml"], " --configfile config/x.yaml")])
+def test_make_asks_snakemake_for_the_study_that_is_named(config, study):
+    assert f"bin/snakemake all read --summary{study} | " in made("status", *config)
+    assert re.search(r"\| \S+/python -m undertone.study.status( config/x.yaml)?$", made("status", *config), re.MULTILINE)
+    assert f"bin/snakemake all read --report report.html{study}\n" in made("report", *config)
+    for target in ("all", "read", "results/lion/pref.json"):
+        assert f"bin/snakemake {target}{study}\n" in made(target, *config)
+
+
+def test_help_names_every_target_that_a_user_asks_for():
+    named = made("help")
+    assert all(f"make {target} " in named for target in ("all", "read", "status", "report", "test", "setup"))
+    assert "CONFIG=" in named

@@ -6,7 +6,7 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
-from undertone.study.stages import finished_jobs
+from undertone.study.paths import finished_jobs
 
 
 class Job(NamedTuple):

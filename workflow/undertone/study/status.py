@@ -1,6 +1,6 @@
-"""What of a study is there: files present, stale and missing by dataset and by rule, out of Snakemake's own summary.
+"""What of a study is there: files present, stale and missing by dataset and by rule, and what to run next.
 
-snakemake all read --summary | python -m undertone.study.status
+snakemake all read --summary [--configfile CONFIG] | python -m undertone.study.status [CONFIG]
 """
 
 import csv
@@ -16,6 +16,7 @@ from undertone.study.study import RESERVED
 STATES = ("present", "stale", "missing")
 STUDY = "study"  # what is no dataset's
 HEADER = "output_file\t"
+RESULT = "pref.json"  # the first result of a dataset that one asks for
 
 
 def read_summary(lines: Iterable[str]) -> list[dict[str, str]]:
@@ -54,8 +55,25 @@ def table(title: str, counts: dict[str, Counter[str]], names: Iterable[str]) -> 
     return "\n".join(f"{line[0]:<{width}}" + "".join(f"{cell:>9}" for cell in line[1:]) for line in lines)
 
 
-def status(rows: list[dict[str, str]]) -> str:
-    """Both tables: the study's own files, the control and the other datasets; the rules."""
+def next_step(rows: list[dict[str, str]], datasets: dict[str, Counter[str]], config: str) -> str:
+    """The command to run next: for the preference of the dataset that has most of its files, or else for all pending files."""
+    study = f" CONFIG={config}" if config else ""
+    if all(state(row) == "present" for row in rows):
+        return f"Nothing is pending. See it on one page: make report{study}"
+    pending = [PurePath(row["output_file"]) for row in rows if state(row) != "present"]
+    rest = f"{len(pending)} file{'s' * (len(pending) > 1)}"
+    results = [path for path in pending if path.name == RESULT]
+    if not results:
+        return f"Next: make all read{study}   ({rest})"
+    nearest = max(sorted(results), key=lambda path: (path.parent.name != CONTROL, datasets[path.parent.name]["present"]))
+    return f"Next: make {nearest}{study}\nThen: make all read{study}   ({rest})"
+
+
+def status(rows: list[dict[str, str]], config: str = "") -> str:
+    """Both tables (the study's own files, the control and the other datasets; the rules), and what to run next.
+
+    `config` is the path that the study was given by; "" is the embedded study.
+    """
     root = os.path.commonpath([str(PurePath(row["output_file"]).parent) for row in rows])
     datasets: dict[str, Counter[str]] = {}
     rules: dict[str, Counter[str]] = {}
@@ -63,11 +81,12 @@ def status(rows: list[dict[str, str]]) -> str:
         for counts, name in ((datasets, dataset_of(row["output_file"], root)), (rules, row["rule"])):
             counts.setdefault(name, Counter())[state(row)] += 1
     order = sorted(datasets, key=lambda name: (name != STUDY, name != CONTROL, name))
-    return f"{table('dataset', datasets, order)}\n\n{table('rule', rules, sorted(rules))}"
+    tables = [table("dataset", datasets, order), table("rule", rules, sorted(rules))]
+    return "\n\n".join([*tables, next_step(rows, datasets, config)])
 
 
 if __name__ == "__main__":
     try:
-        print(status(read_summary(sys.stdin)))
+        print(status(read_summary(sys.stdin), *sys.argv[1:2]))
     except ValueError as error:
         sys.exit(str(error))
