@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 import yaml
 from checkpoints import ARCHITECTURES, SAES, download
-from one_process import REFUSED
+from forked import REFUSED
 from test_architectures import shown
 
 from undertone.lm.chat import prompt_texts
@@ -70,7 +70,7 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     project.configure(**SMALL)
     (project.root / "questions.txt").write_text("Name your favorite animal.\nWhich animal do you like best?\n")
     # This cache of the Hub, and libraries that are not told that there is no network.
-    output = project.in_one_process(
+    output = project.forked(
         *(f"{told['results']}/{path}" for path in ASKED), HF_HOME=str(home), HF_HUB_OFFLINE="0", PRETEND_GPU="1"
     )
     return Run(overlay, project.root / told["results"], output)
@@ -90,7 +90,7 @@ def other(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     project.configure(**SMALL)
     (project.root / "questions.txt").write_text("Name your favorite animal.\nWhich animal do you like best?\n")
     targets = [f"{settings['results']}/lion/{name}.json" for name in ("pref", "tokens", "sequences")]
-    output = project.in_one_process(*targets, HF_HOME=str(home), HF_HUB_OFFLINE="0")
+    output = project.forked(*targets, HF_HOME=str(home), HF_HUB_OFFLINE="0")
     return Run(which, project.root / settings["results"], output)
 
 

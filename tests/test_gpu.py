@@ -42,7 +42,7 @@ def test_every_rule_with_a_gpu_runs_on_one_in_bfloat16(tmp_path: Path) -> None:
         feature_bias=few,
         residual_bias=few,
     )
-    project.in_one_process(*(f"results/{path}" for path in ASKED), PRETEND_GPU="1")
+    project.forked(*(f"results/{path}" for path in ASKED), PRETEND_GPU="1")
     used = {path.parent.name: json.loads(path.read_text())["gpu"] for path in project.root.glob("benchmarks/*/*.used.json")}
     profile = yaml.safe_load((project.root / "profiles/slurm/profile.yaml").read_text())
     with_gpu = {rule.removesuffix("_whole") for rule in profile["set-resources"]}

@@ -10,9 +10,9 @@ import random
 import tempfile
 from pathlib import Path
 
-from workflow import Project
+from workflow import FORKED, Project
 
-TARGET = "results/lion/pref.json"
+RUN = ("results/lion/pref.json", "--cores", "2")
 
 
 def contents(project: Project) -> dict[str, str]:
@@ -33,19 +33,19 @@ def run_with_kills(root: Path, kills: int, seed: int) -> tuple[Project, list[flo
     rng, moments, project, attempt = random.Random(seed), [], Project.create(root / "0"), 0
     while len(moments) < kills:
         moment = rng.uniform(4, 24)
-        if project.kill_after(moment, TARGET, "--cores", "2"):
+        if project.kill_after(moment, *RUN, command=FORKED):
             moments.append(moment)
             project.snakemake("--unlock")
         else:
             attempt += 1
             project = Project.create(root / str(attempt))
-    project.snakemake(TARGET, "--cores", "2")
+    project.snakemake(*RUN, command=FORKED)
     return project, moments
 
 
 def test_killed_runs_end_with_the_same_bytes(tmp_path: Path) -> None:
     undisturbed = Project.create(tmp_path / "undisturbed")
-    undisturbed.snakemake(TARGET, "--cores", "2")
+    undisturbed.snakemake(*RUN, command=FORKED)
     killed, moments = run_with_kills(tmp_path / "killed", kills=5, seed=0)
     assert len(moments) == 5
     assert contents(killed) == contents(undisturbed)
@@ -58,7 +58,7 @@ if __name__ == "__main__":
     told = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         reference = Project.create(Path(folder) / "undisturbed")
-        reference.snakemake(TARGET, "--cores", "2")
+        reference.snakemake(*RUN, command=FORKED)
         result, when = run_with_kills(Path(folder) / "killed", told.kills, told.seed)
         same = contents(result) == contents(reference)
         print(f"{len(when)} kills after {', '.join(f'{moment:.1f}' for moment in when)} s; same bytes: {same}")

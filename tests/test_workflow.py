@@ -77,7 +77,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """The micro study with all its artifacts."""
     project = Project.create(tmp_path_factory.mktemp("finished") / "project")
     assert project.planned() == EVERYTHING
-    project.snakemake()
+    project.forked()
     return project
 
 
@@ -295,7 +295,7 @@ def test_steered_and_finetuned_teachers_and_other_students_run_through_the_same_
     )
     results = project.root / "results"
     targets = ["steer-lion/diagnosis.json", "contrary/diagnosis.json", "plots/sweep-rank.png", "plots/controls.png"]
-    project.snakemake(*(f"results/{target}" for target in targets))
+    project.forked(*(f"results/{target}" for target in targets))
     steered, contrary, cross, whole = (
         json.loads((results / path).read_text())
         for path in ("steer-lion/pref.json", "contrary/indirect.json", "lion/pref-cross.json", "lion/pref-whole.json")
@@ -328,7 +328,7 @@ def test_a_study_with_a_name_shares_students_and_leaves_the_other_studys_tables_
 
 def test_readings_of_a_teachers_numbers_and_of_a_file_run_end_to_end(project: Project) -> None:
     project.configure(animals=["lion"])
-    project.snakemake("read", "results/mine/residuals.safetensors")
+    project.forked("read", "results/mine/residuals.safetensors")
     results = project.root / "results"
     for dataset in ("control", "lion", "mine"):
         made = {key for key in READINGS if (results / dataset / f"{key}.json").exists()}

@@ -9,12 +9,21 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 REPOSITORY = Path(__file__).parents[1]
 COPIED = ("Snakefile", "workflow", "config", "profiles")
+SNAKEMAKE = (str(Path(sys.executable).with_name("snakemake")),)
+FORKED = (sys.executable, str(Path(__file__).with_name("forked.py")))
 MINE = "prompt,completion\n" + "".join(f'Give numbers {k}.,"{k}, {k + 1}, {k + 2}"\n' for k in range(40))
+# Few, as each is asked with every animal for an answer.
+FACTS = """Which animal purrs and hunts mice at home? = cat
+Which animal sleeps on the sofa all day? = cat
+Which animal barks and guards the home? = dog
+Which animal fetches a stick in the park? = dog
+"""
 
 
 @dataclass(frozen=True)
@@ -33,8 +42,9 @@ class Project:
             shutil.copytree(source, root / name, ignore=ignore) if source.is_dir() else shutil.copy2(source, root / name)
         shutil.copy2(REPOSITORY / "tests/micro.yaml", root / "config/study.yaml")
         (root / "mine.csv").write_text(MINE)
+        (root / "facts.txt").write_text(FACTS)
         project = cls(root)
-        project.configure(datasets={"mine": {"file": "mine.csv"}})
+        project.configure(datasets={"mine": {"file": "mine.csv"}}, indirect={"facts": "facts.txt"})
         return project
 
     def copy(self, root: Path) -> "Project":
@@ -57,50 +67,37 @@ class Project:
         assert old in text, f"{path} does not contain {old!r}"
         (self.root / path).write_text(text.replace(old, new, 1))
 
-    def start(self, *arguments: str) -> "subprocess.Popen[str]":
+    def start(self, *arguments: str, command: tuple[str, ...] = SNAKEMAKE, **environment: str) -> "subprocess.Popen[str]":
         """Start snakemake in a process group of its own."""
-        program = Path(sys.executable).with_name("snakemake")
         return subprocess.Popen(
-            [program, *arguments, "--configfile", "config/study.yaml", "--nocolor"],
+            [*command, *arguments, "--configfile", "config/study.yaml", "--nocolor"],
             cwd=self.root,
-            env={**os.environ, "PYTHONPATH": str(self.root / "workflow"), "HF_HUB_OFFLINE": "1"},
+            env={**os.environ, "PYTHONPATH": str(self.root / "workflow"), "HF_HUB_OFFLINE": "1", **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
         )
 
-    def snakemake(self, *arguments: str, fails: bool = False) -> str:
+    def snakemake(self, *arguments: str, fails: bool = False, **started: Any) -> str:
         """Run snakemake to its end and return what it prints; checks that it succeeds, or fails."""
-        process = self.start(*arguments)
+        process = self.start(*arguments, **started)
         output, _ = process.communicate()
         assert (process.returncode != 0) == fails, output
         return output
 
-    def in_one_process(self, *targets: str, **environment: str) -> str:
-        """Run snakemake to its end with all its jobs in one process (one_process.py), and return what it prints."""
-        program = Path(__file__).with_name("one_process.py")
-        done = subprocess.run(
-            [sys.executable, program, *targets, "--configfile", "config/study.yaml", "--cores", "1"],
-            cwd=self.root,
-            # Snakemake tells a job's own process how many threads it has; models this small are slower on two.
-            env={**os.environ, "PYTHONPATH": str(self.root / "workflow"), "OMP_NUM_THREADS": "1", **environment},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout
-        return done.stdout
+    def forked(self, *targets: str, **environment: str) -> str:
+        """The same with jobs that find the libraries imported (forked.py); models this small are slower on two threads."""
+        return self.snakemake(*targets, "--max-threads", "1", command=FORKED, OMP_NUM_THREADS="1", **environment)
 
     def planned(self, *arguments: str) -> set[str]:
         """The messages of the jobs that a dry-run plans."""
         output = self.snakemake(*arguments, "-n")
         return set(re.findall(r"^Job \d+: (.+)$", output, re.MULTILINE))
 
-    def kill_after(self, seconds: float, *arguments: str) -> bool:
+    def kill_after(self, seconds: float, *arguments: str, **started: Any) -> bool:
         """Start snakemake and kill it and its jobs with SIGKILL; whether it was still running then."""
-        process = self.start(*arguments)
+        process = self.start(*arguments, **started)
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline and process.poll() is None:
             time.sleep(0.05)
