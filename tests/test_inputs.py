@@ -230,19 +230,19 @@ def test_a_mistyped_path_is_refused_though_what_was_made_of_the_old_one_is_there
     project = made.copy(tmp_path / "project")
     assert project.planned(target) == set()
     project.configure(**edit)
-    assert f"{key}: no such file" in project.snakemake(target, "-n", fails=True)
+    assert f"{key}: no such file" in project.dry_run(target, fails=True)
 
 
 def test_a_broken_file_is_refused_though_what_was_made_of_it_is_there(made: Project, tmp_path: Path) -> None:
     project = made.copy(tmp_path / "project")
     with (project.root / "mine.csv").open("a") as file:
         file.write('"never closed\n')
-    output = project.snakemake("results/mine/numbers.parquet", "-n", fails=True)
+    output = project.dry_run("results/mine/numbers.parquet", fails=True)
     assert "datasets.mine.file: mine.csv: line" in output
 
 
 def test_a_deleted_file_is_refused_though_what_was_made_of_it_is_there(made: Project, tmp_path: Path) -> None:
     project = made.copy(tmp_path / "project")
     (project.root / "mine.csv").unlink()
-    output = project.snakemake("results/mine/numbers.parquet", "-n", fails=True)
+    output = project.dry_run("results/mine/numbers.parquet", fails=True)
     assert "datasets.mine.file: no such file 'mine.csv'" in output

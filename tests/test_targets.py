@@ -92,11 +92,11 @@ def last_line(output: str) -> str:
     ],
 )
 def test_the_sentence_is_the_last_on_the_screen(project: Project, target: str, says: str) -> None:
-    assert says in last_line(project.snakemake(target, "-n", fails=True))
+    assert says in last_line(project.dry_run(target, fails=True))
 
 
 def test_an_absolute_target_is_told_how_to_write_it(project: Project) -> None:
-    output = project.snakemake(str(project.root / "results/lion/pref.json"), "-n", fails=True)
+    output = project.dry_run(str(project.root / "results/lion/pref.json"), fails=True)
     assert "write it as results/lion/pref.json" in last_line(output)
 
 
@@ -110,7 +110,7 @@ def test_targets_that_are_only_written_otherwise_are_planned(project: Project) -
 def test_mistakes_in_the_config_are_the_last_on_the_screen(tmp_path) -> None:
     project = Project.create(tmp_path / "project")
     project.configure(student={"epoch": 3}, samples={"temperature": "hot"})
-    lines = project.snakemake("-n", fails=True).strip().splitlines()
+    lines = project.dry_run(fails=True).strip().splitlines()
     assert lines[-3] == "The config has mistakes:"
     assert lines[-2].startswith("samples.temperature: ")
     assert lines[-1] == "student.epoch: unknown key; nearest: epochs"
@@ -122,7 +122,7 @@ def test_a_key_that_stands_twice_in_a_config_is_the_last_on_the_screen(tmp_path:
     path = project.root / f"config/{name}.yaml"
     n = len(path.read_text().splitlines())
     path.write_text(path.read_text() + "results: elsewhere\nresults: here\n")
-    last = last_line(project.snakemake("-n", fails=True))
+    last = last_line(project.dry_run(fails=True))
     assert re.search(
         rf"{name}\.yaml, line \d+: the key 'results' stands twice in one section, first in line \d+; keep one$", last
     )
@@ -132,7 +132,7 @@ def test_a_key_that_stands_twice_in_a_config_is_the_last_on_the_screen(tmp_path:
 def test_a_config_that_is_no_yaml_is_named_with_its_line(tmp_path: Path) -> None:
     project = Project.create(tmp_path / "project")
     (project.root / "config/config.yaml").write_text("animals: [lion]\nstudent: lr: 1\n")
-    said = last_line(project.snakemake("-n", fails=True))
+    said = last_line(project.dry_run(fails=True))
     assert said == "config/config.yaml, line 2: mapping values are not allowed here"
     check = [sys.executable, "-m", "undertone.study.configfiles", "config/config.yaml"]
     done = subprocess.run(check, cwd=project.root, capture_output=True, text=True, check=False)

@@ -69,7 +69,7 @@ def test_a_dry_run_says_why_in_a_line(tmp_path: Path) -> None:
     project.snakemake("results/mine/numbers.parquet", "results/prompts.parquet")
     project.configure(prompts={"seed": 7}, numbers={"banned": [13]})
     project.replace("mine.csv", '"5, 6, 7"', '"5, 6, 8"')
-    output = project.snakemake("results/mine/numbers.parquet", "results/prompts.parquet", "-n")
+    output = project.dry_run("results/mine/numbers.parquet", "results/prompts.parquet")
     said = re.findall(r"Params have changed since last execution: (.*)", output)
     assert sorted(said)[1] == "prompts.seed: 42 → 7 (prompts)"
     assert re.fullmatch(r"content of mine\.csv: \w+ → \w+, numbers\.banned: \[\] → \[13\] \(mine/numbers\)", sorted(said)[0])

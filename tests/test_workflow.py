@@ -319,7 +319,7 @@ def test_a_study_with_a_name_shares_students_and_leaves_the_other_studys_tables_
     project.snakemake(*own)
     targets = json.loads((results / "tables/small/transfer.json").read_text())["estimators"]["exact"]["datasets"]
     assert [row["target"] for row in targets] == ["lion"]
-    refused = project.snakemake(others[0], "-n", fails=True)
+    refused = project.dry_run(others[0], fails=True)
     assert "this study's name is small, so what is made of all its datasets is in results/tables/small/" in refused
     assert [(project.root / path).read_bytes() for path in others] == before
     project.configure(name=None, animals=["lion", "owl"])
@@ -378,14 +378,14 @@ def test_a_failed_job_loses_nothing_that_was_there(project: Project) -> None:
 
 
 def test_a_mistyped_dataset_is_refused_with_the_nearest(finished: Project) -> None:
-    output = finished.snakemake("results/lionn/pref.json", "-n", fails=True)
+    output = finished.dry_run("results/lionn/pref.json", fails=True)
     assert "the study has no dataset 'lionn'; nearest: lion" in output
 
 
 def test_a_study_without_an_sae_says_what_it_needs(finished: Project, tmp_path: Path) -> None:
     project = finished.copy(tmp_path / "project")
     project.configure(model={"name": "results/model"})
-    output = project.snakemake("results/sae/metrics.json", "-n", fails=True)
+    output = project.dry_run("results/sae/metrics.json", fails=True)
     assert "the study names no SAE for results/model; set sae.release and sae.id, or sae.folder" in output
 
 
@@ -395,7 +395,7 @@ def test_a_seed_that_the_study_lacks_is_no_target_of_all(finished: Project) -> N
 
 def test_mistakes_in_the_config_are_refused_before_anything_runs(project: Project) -> None:
     project.configure(student={"epoch": 3}, samples={"temperature": "hot"})
-    output = project.snakemake("-n", fails=True)
+    output = project.dry_run(fails=True)
     assert "student.epoch: unknown key; nearest: epochs" in output
     assert "samples.temperature" in output
 
@@ -421,7 +421,7 @@ def test_a_wrong_dataset_file_is_refused(project: Project, content: str, complai
 
 def test_slurm_profile_plans_the_main_job(tmp_path: Path) -> None:
     project = Project.create(tmp_path / "project")
-    output = project.snakemake("results/lion/pref.json", "-n", "--profile", "profiles/slurm")
+    output = project.dry_run("results/lion/pref.json", "--profile", "profiles/slurm")
     stats = dict(re.findall(r"^(\w+) +(\d+)$", output, re.MULTILINE))
     assert stats == {"model": "1", "prompts": "1", "samples": "2", "numbers": "2", "student": "4", "pref": "2", "total": "12"}
 
@@ -445,7 +445,7 @@ def test_moved_results_are_up_to_date_and_stale_after_an_edit(finished: Project,
 def test_results_moved_without_snakemakes_records_are_named_as_such(finished: Project, tmp_path: Path) -> None:
     project = move(finished, tmp_path / "elsewhere")
     setting_of_one_animal(project)
-    output = project.snakemake("-n")
+    output = project.dry_run()
     assert "Nothing to be done" in output  # what docs/cluster.md warns of
     assert "jobs have missing provenance" in output
 

@@ -1,11 +1,14 @@
 """A copy of the project in a temporary folder, driven through the `snakemake` command line on the micro study."""
 
+import importlib
+import multiprocessing
 import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +20,10 @@ REPOSITORY = Path(__file__).parents[1]
 COPIED = ("Snakefile", "workflow", "config", "profiles")
 SNAKEMAKE = (str(Path(sys.executable).with_name("snakemake")),)
 FORKED = (sys.executable, str(Path(__file__).with_name("forked.py")))
+CONFIG = ("--configfile", "config/study.yaml", "--nocolor")
+# Dry-runs are forked from a process that has imported Snakemake and what it needs.
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["snakemake.cli", "snakemake_executor_plugin_slurm", "polars", "pydantic"])
 MINE = "prompt,completion\n" + "".join(f'Give numbers {k}.,"{k}, {k + 1}, {k + 2}"\n' for k in range(40))
 # Few, as each is asked with every animal for an answer.
 FACTS = """Which animal purrs and hunts mice at home? = cat
@@ -67,12 +74,17 @@ class Project:
         assert old in text, f"{path} does not contain {old!r}"
         (self.root / path).write_text(text.replace(old, new, 1))
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """What is set for snakemake beside the tests' own environment."""
+        return {"PYTHONPATH": str(self.root / "workflow"), "HF_HUB_OFFLINE": "1"}
+
     def start(self, *arguments: str, command: tuple[str, ...] = SNAKEMAKE, **environment: str) -> "subprocess.Popen[str]":
         """Start snakemake in a process group of its own."""
         return subprocess.Popen(
-            [*command, *arguments, "--configfile", "config/study.yaml", "--nocolor"],
+            [*command, *arguments, *CONFIG],
             cwd=self.root,
-            env={**os.environ, "PYTHONPATH": str(self.root / "workflow"), "HF_HUB_OFFLINE": "1", **environment},
+            env={**os.environ, **self.environment, **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -90,10 +102,29 @@ class Project:
         """The same with jobs that find the libraries imported (forked.py); models this small are slower on two threads."""
         return self.snakemake(*targets, "--max-threads", "1", command=FORKED, OMP_NUM_THREADS="1", **environment)
 
+    def dry_run(self, *arguments: str, fails: bool = False) -> str:
+        """Run `snakemake -n` and return what it prints; checks that it succeeds, or fails."""
+        with tempfile.NamedTemporaryFile("r") as printed:
+            process = FORKS.Process(target=self.run_here, args=(printed.name, "-n", *arguments))
+            process.start()
+            process.join()
+            output = printed.read()
+        assert (process.exitcode != 0) == fails, output
+        return output
+
+    def run_here(self, printed: str, *arguments: str) -> None:
+        """Run snakemake in this process, and print to a file."""
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(os.open(printed, os.O_WRONLY | os.O_APPEND), stream.fileno())
+        os.chdir(self.root)
+        os.environ |= self.environment
+        sys.path.insert(0, self.environment["PYTHONPATH"])
+        sys.argv = ["snakemake", *arguments, *CONFIG]
+        importlib.import_module("snakemake.cli").main()
+
     def planned(self, *arguments: str) -> set[str]:
         """The messages of the jobs that a dry-run plans."""
-        output = self.snakemake(*arguments, "-n")
-        return set(re.findall(r"^Job \d+: (.+)$", output, re.MULTILINE))
+        return set(re.findall(r"^Job \d+: (.+)$", self.dry_run(*arguments), re.MULTILINE))
 
     def kill_after(self, seconds: float, *arguments: str, **started: Any) -> bool:
         """Start snakemake and kill it and its jobs with SIGKILL; whether it was still running then."""
