@@ -1,5 +1,6 @@
 """A tokenizer and a random tiny Gemma, saved as `results/model` would be; the order of the tests and what they show."""
 
+import os
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -22,6 +23,11 @@ TINY = {"corpus": str(ROOT / "config/corpus.yaml"), "hidden_size": 32, "n_layers
 LONG = ("test_workflow.py", "test_slurm.py", "test_kill.py", "test_chain.py")
 
 torch.set_num_threads(1)
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """A worker more than there are cores, as the tests on a true Slurm mostly wait."""
+    return 1 + (os.cpu_count() or 1)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
