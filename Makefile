@@ -11,7 +11,7 @@ STUDY := $(if $(CONFIG),--configfile $(CONFIG))
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup all read test lint format docs report status lock
+.PHONY: help setup all read test coverage lint format docs report status lock
 
 help:
 	@echo "make results/lion/pref.json   any artifact of the study, by its path"
@@ -23,7 +23,8 @@ help:
 	@echo "make test                     lint, types and every test"
 	@echo "make setup                    only the environment, in $(VENV)"
 	@echo "make format docs              format the code; regenerate the tables of settings and of results"
-	@echo "make lock                     rewrite requirements.lock from the environment"
+	@echo "make coverage                 every test, and which lines of the library none of them reaches"
+	@echo "make lock                     renew requirements.lock from pyproject.toml"
 
 setup: $(READY)
 
@@ -43,6 +44,11 @@ all read: $(READY)
 
 test: $(READY) lint
 	$(VENV)/bin/pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
+# Of the library, what the tests run in their own process; most of a workflow's jobs run in others.
+coverage: $(READY)
+	COVERAGE_CORE=sysmon $(VENV)/bin/pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
+		--cov --cov-report=term-missing:skip-covered
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .
@@ -68,7 +74,12 @@ report: $(READY)
 status: $(READY)
 	$(SNAKEMAKE) all read --summary $(STUDY) | $(VENV)/bin/python -m undertone.study.status $(CONFIG)
 
+# One lock for every supported Python and system. Versions that still fit stay; `make lock UPGRADE=--upgrade` renews them all. CUDA's
+# libraries are left out, as each build of torch names its own, and a build without CUDA none.
 lock: $(READY)
-	$(VENV)/bin/pip freeze --exclude-editable | grep -ivE '^(nvidia|cuda|triton)' | sed 's/+cpu$$//' > requirements.lock
+	$(VENV)/bin/pip install --quiet uv
+	UV_CUSTOM_COMPILE_COMMAND='make lock' $(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --extra dev \
+		--no-annotate $(UPGRADE) --output-file requirements.lock pyproject.toml
+	sed -i.all -E '/^(nvidia|cuda|triton)/d' requirements.lock && rm requirements.lock.all
 
 FORCE:
