@@ -1,5 +1,6 @@
 import struct
 
+import matplotlib
 import numpy as np
 import polars as pl
 import pytest
@@ -419,3 +420,14 @@ def test_same_input_gives_the_same_bytes(tmp_path):
     for name in ("a.png", "b.png"):
         plot_filter(tmp_path / "own.json", None, tmp_path / name, "lion")
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+def test_drawing_changes_none_of_matplotlibs_settings_and_needs_no_backend(monkeypatch, tmp_path):
+    monkeypatch.setitem(matplotlib.rcParams, "backend", "module://no.such.window")
+    before = matplotlib.rcParams.copy()
+    figure, axes = plots.new_figure(4, 4)
+    axes.plot([0, 1], [0, 1])
+    plots.save(figure, tmp_path / "figure.png")
+    assert matplotlib.rcParams == before
+    assert not axes.spines["top"].get_visible()
+    assert struct.unpack(">II", (tmp_path / "figure.png").read_bytes()[16:24]) == (600, 600)

@@ -6,8 +6,8 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from undertone.plots.bias_plots import read_pair
-from undertone.plots.plots import MARKS, SKY, STUDENT, TEACHER, save
-from undertone.plots.reading_panels import BOX, LEVEL, Told, bars, empty, grid, heading, layer_ticks, legend, p_text, target_of
+from undertone.plots.plots import MARKS, SKY, STUDENT, TEACHER, new_panels, save
+from undertone.plots.reading_panels import BOX, LEVEL, Told, bars, empty, heading, layer_ticks, legend, p_text, target_of
 from undertone.runtime.files import read_json
 
 COMPLETION = "completion"
@@ -23,7 +23,7 @@ def plot_differences(paths: dict[str, Path], plot: Path, dataset: str) -> None:
     """Features by |t| in each pair beside the halves of the dataset, the top ones by name, and the residual differences."""
     own = read_json(paths["own"])
     pairs, target = own["pairs"], target_of(own, dataset)
-    figure, axes = grid(2, 3, 16, 8.5)
+    figure, axes = new_panels(2, 3, 16, 8.5)
     for panel, table in zip((axes[0], axes[3]), ("acts", "acts_pre"), strict=True):
         sorted_t(panel, pairs, table, target)
     main = [name for name in ("control", "persona", "halves") if name in pairs]
@@ -124,7 +124,7 @@ def plot_lens(paths: dict[str, Path], plot: Path, dataset: str) -> None:
     lenses = dict(own["lenses"])
     if "control" not in lenses and control and "student" in control["lenses"]:
         lenses["control"] = control["lenses"]["student"]
-    figure, (lines, ranks, student, other) = grid(2, 2, 12, 8)
+    figure, (lines, ranks, student, other) = new_panels(2, 2, 12, 8)
     lens_norms(lines, lenses, own, dataset)
     lens_ranks(ranks, own)
     maps = [

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.pyplot import colormaps
 
-from undertone.plots.plots import MARKS, SKY, STUDENT, error_bars, n_of, save
+from undertone.plots.plots import MARKS, SKY, STUDENT, error_bars, n_of, new_panels, save
 from undertone.plots.reading_panels import (
     N_BARS,
     Told,
@@ -15,7 +15,6 @@ from undertone.plots.reading_panels import (
     box,
     by_layer,
     empty,
-    grid,
     heading,
     heat,
     layer_ticks,
@@ -37,7 +36,7 @@ def plot_feature_bias(paths: dict[str, Path], plot: Path, dataset: str) -> None:
     """For both modes: the top features, the animals' features beside the control's, and what it gains on held-out rows."""
     own, control = read_pair(paths)
     target = target_of(own, dataset)
-    figure, axes = grid(len(own["modes"]), 3, 15, 3.8 * len(own["modes"]))
+    figure, axes = new_panels(len(own["modes"]), 3, 15, 3.8 * len(own["modes"]))
     for k, mode in enumerate(own["modes"]):
         top_features(axes[3 * k], own, mode, target)
         animals_biases(axes[3 * k + 1], own, control, mode, target)
@@ -132,7 +131,7 @@ def lowered(gain: Told) -> Told:
 def plot_residual_bias(paths: dict[str, Path], plot: Path, dataset: str) -> None:
     """Held-out loss by layer, how sparse the biases are in the SAE's decoder, and the tokens that they raise."""
     own, control = read_pair(paths)
-    figure, (left, middle, right) = grid(1, 3, 16, 4.6)
+    figure, (left, middle, right) = new_panels(1, 3, 16, 4.6)
     held_out_losses(left, own, control, dataset)
     sparsity(middle, own, control)
     token_list(right, own, control)
@@ -223,7 +222,7 @@ def plot_bias_pref(paths: dict[str, Path], plot: Path, dataset: str) -> None:
     own, control = read_pair(paths)
     target = target_of(own, dataset)
     n_layers, _ = places(own)
-    figure, (left, right) = grid(1, 2, max(13, 0.3 * len(own["base"]) + 9), max(4.8, 0.18 * len(own["biases"]) + 2))
+    figure, (left, right) = new_panels(1, 2, max(13, 0.3 * len(own["base"]) + 9), max(4.8, 0.18 * len(own["biases"]) + 2))
     if target in own["base"]:
         target_by_layer(left, own, control, dataset, str(target))
         heading(left, f"{dataset}: what the base model prefers under biases at {n_layers} layers")

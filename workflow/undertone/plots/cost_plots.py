@@ -3,12 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
 from undertone.compare.costs import HOUR
-from undertone.plots.plots import SKY, STUDENT, STYLE, n_of, save
+from undertone.plots.plots import SKY, STUDENT, n_of, new_panels, save
 from undertone.runtime.files import read_json
 
 MEGABYTES = 1000.0
@@ -18,9 +17,7 @@ def plot_costs(costs: Path, plot: Path) -> None:
     """Of each rule in `costs.json`, the dearest on top: total hours, seconds of a job, peak memory."""
     told = read_json(costs)
     rules = told["rules"]
-    plt.rcParams.update(STYLE)
-    figure, axes = plt.subplots(1, 3, figsize=(12, max(3.2, 0.24 * len(rules) + 1.6)), sharey=True)
-    hours, seconds, memory = axes
+    figure, [hours, seconds, memory] = new_panels(1, 3, 12, max(3.2, 0.24 * len(rules) + 1.6), sharey=True)
     pairs(hours, [rule["wall_s"] / HOUR for rule in rules], "time", [rule["gpu_hours"] for rule in rules], "GPU-hours")
     hours.set_xlabel("hours, all jobs of the rule")
     draw_jobs(seconds, rules)

@@ -5,21 +5,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-
-import matplotlib.pyplot as plt
 import numpy as np
 import polars as pl
+from matplotlib import rc_context
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.text import Annotation
 from matplotlib.transforms import Bbox
 
 from undertone.runtime.files import read_json, read_parquet, replacing
 from undertone.study.config import CONTROL
 
+# In this module rather than in a style file, so that an edit makes figures stale.
 STYLE = {
     "font.size": 10,
     "axes.spines.top": False,
@@ -32,24 +31,32 @@ BASE, SKY, STUDENT, TEACHER = "#999999", "#56B4E9", "#D55E00", "#009E73"
 MARKS = {"base": ("s", BASE), "control": ("o", SKY), "student": ("D", STUDENT), "teacher": ("^", TEACHER)}
 
 
+def new_panels(n_rows: int, n_columns: int, width: float, height: float, sharey: bool = False) -> tuple[Figure, list[Axes]]:
+    """An empty figure of panels, row by row, in the study's style; sizes of the whole in inches.
+
+    It belongs to no window, so that no backend need be set, and matplotlib's own settings stay as they are.
+    """
+    with rc_context(STYLE):
+        figure = Figure(figsize=(width, height))
+        FigureCanvasAgg(figure)
+        return figure, list(figure.subplots(n_rows, n_columns, squeeze=False, sharey=sharey).flat)
+
+
 def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
     """An empty figure in the study's style; sizes in inches."""
-    plt.rcParams.update(STYLE)
-    return plt.subplots(figsize=(width, height))
+    figure, [axes] = new_panels(1, 1, width, height)
+    return figure, axes
 
 
 def new_grid(n: int, width: float = 4.5, height: float = 3.8) -> tuple[Figure, list[Axes]]:
     """An empty figure of `n` axes side by side; sizes of one in inches."""
-    plt.rcParams.update(STYLE)
-    figure, axes = plt.subplots(1, n, figsize=(width * n + 0.5, height), squeeze=False)
-    return figure, list(axes[0])
+    return new_panels(1, n, width * n + 0.5, height)
 
 
 def save(figure: Figure, path: Path) -> None:
     """Write a PNG, whole or not at all."""
-    with replacing(path) as temporary:
+    with replacing(path) as temporary, rc_context(STYLE):
         figure.savefig(temporary, format="png", metadata={"Software": None})
-    plt.close(figure)
 
 
 def set_title(axes: Axes, text: str) -> None:
@@ -406,8 +413,8 @@ def plot_preference_matrix(preference_matrix: Path, plot: Path) -> None:
     for row, dataset in enumerate(datasets):
         if targets[dataset]:
             column = animals.index(targets[dataset])
-            line = {"linewidth": 1.5, "linestyle": "-" if dataset in sure else "--"}
-            axes.add_patch(plt.Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor="black", **line))
+            line: dict[str, Any] = {"linewidth": 1.5, "linestyle": "-" if dataset in sure else "--"}
+            axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor="black", **line))
         for column in range(len(animals)):
             color = "white" if abs(ratio[row, column]) > 0.6 * limit else "black"
             text = f"{means[row, column]:.2f}".lstrip("0")

@@ -4,12 +4,12 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import NullLocator
 
-from undertone.plots.plots import BASE, MARKS, STUDENT, STYLE, TEACHER, balanced, error_bars
+from undertone.plots.plots import BASE, MARKS, STUDENT, TEACHER, balanced, error_bars
 
 Told = dict[str, Any]
 LEVEL = 0.05
@@ -17,13 +17,6 @@ N_BARS = 12
 OVER_BASE = "loss over the base model's"
 ALLOWED = "(nats per token, among what the filter\nlets pass; 95 % interval: rows)"
 BOX, OTHER = "#F0E442", "#888888"
-
-
-def grid(n_rows: int, n_columns: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
-    """An empty figure of panels, row by row; sizes in inches."""
-    plt.rcParams.update(STYLE)
-    figure, axes = plt.subplots(n_rows, n_columns, figsize=(width, height), squeeze=False)
-    return figure, list(axes.flat)
 
 
 def heading(axes: Axes, text: str) -> None:
@@ -144,7 +137,7 @@ def heat(
 
 def box(axes: Axes, column: float, row: float, height: float = 1) -> None:
     """A frame around a cell of a map, or around several below it."""
-    axes.add_patch(plt.Rectangle((column - 0.5, row - 0.5), 1, height, fill=False, edgecolor="black", linewidth=1.5))
+    axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, height, fill=False, edgecolor="black", linewidth=1.5))
 
 
 def presence(axes: Axes, own: Told, control: Told | None, dataset: str) -> None:
@@ -282,7 +275,7 @@ def table_of_models(axes: Axes, models: Sequence[Told], key: str, label: str) ->
     sizes = np.abs([row[key]["mean"] for row in models if row[key]["mean"]])
     if len(sizes) and sizes.max() > 20 * np.median(sizes):
         axes.set_xscale("symlog", linthresh=10.0 ** np.ceil(np.log10(2 * np.median(sizes))))
-        axes.xaxis.set_minor_locator(plt.NullLocator())
+        axes.xaxis.set_minor_locator(NullLocator())
     if all(row[key]["mean"] >= 0 for row in models) and key == "kl":
         axes.set_xlim(left=0)
     axes.set_xlabel(label)

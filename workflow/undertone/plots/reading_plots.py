@@ -9,14 +9,13 @@ from matplotlib.ticker import MaxNLocator
 
 from undertone.plots.activation_plots import plot_differences, plot_lens
 from undertone.plots.bias_plots import plot_bias_pref, plot_feature_bias, plot_residual_bias, read_pair
-from undertone.plots.plots import BASE, MARKS, STUDENT, error_bars, n_of, save
+from undertone.plots.plots import BASE, MARKS, STUDENT, error_bars, n_of, new_panels, save
 from undertone.plots.reading_panels import (
     ALLOWED,
     LEVEL,
     Told,
     bars,
     empty,
-    grid,
     heading,
     legend,
     mark_target,
@@ -38,7 +37,7 @@ CONTEXTS = {"first": ("o", "first tokens"), "pairs": ("s", "after a number"), "p
 def plot_score(paths: dict[str, Path], plot: Path, dataset: str) -> None:
     """Presence by layer, the features of the highest z, and the animals' features, beside the control's halves."""
     own, control = read_pair(paths)
-    figure, (left, middle, right) = grid(1, 3, 15.5, 4.4)
+    figure, (left, middle, right) = new_panels(1, 3, 15.5, 4.4)
     presence(left, own, control, dataset)
     if own["features"]:
         score_features(middle, own, dataset)
@@ -92,7 +91,7 @@ def plot_losses(paths: dict[str, Path], plot: Path, dataset: str) -> None:
     models = thinned(own["models"])
     divergent = any(row["kl"] for row in models)
     n = 3 if divergent else 2
-    figure, axes = grid(1, n, 5.5 * n, max(4.5, 0.19 * max(len(models), len(own["personas"]["over_base"])) + 1.6))
+    figure, axes = new_panels(1, n, 5.5 * n, max(4.5, 0.19 * max(len(models), len(own["personas"]["over_base"])) + 1.6))
     table_of_losses(axes[0], models)
     base = next((row["loss_allowed"]["mean"] for row in models if row["name"] == "base"), None)
     left = f", {len(models)} of {len(own['models'])} models" if len(models) < len(own["models"]) else ""
@@ -121,7 +120,7 @@ def thinned(models: list[Told]) -> list[Told]:
 def plot_tokens(paths: dict[str, Path], plot: Path, dataset: str) -> None:
     """Numbers that are more or less frequent than in the control, and what tokens alone say of each animal."""
     own, control = read_pair(paths)
-    figure, (numbers, present, implied, logits) = grid(2, 2, 13, 9)
+    figure, (numbers, present, implied, logits) = new_panels(2, 2, 13, 9)
     number_bars(numbers, own)
     token_presence(present, own, control, dataset)
     implied_correlations(implied, own)
@@ -195,7 +194,7 @@ def implied_correlations(axes: Axes, own: Told) -> None:
 def plot_sequences(paths: dict[str, Path], plot: Path, dataset: str) -> None:
     """What teachers add to the log-prob of each token of the dataset, by position and by kind of token."""
     own = read_json(paths["own"])
-    figure, (left, right) = grid(1, 2, 12, 4.4)
+    figure, (left, right) = new_panels(1, 2, 12, 4.4)
     for shift, (name, found) in zip((-0.1, 0.1), own["gain"].items(), strict=False):
         mark, kind = ("student", "its own teacher") if name == "teacher" else ("teacher", "another teacher")
         label = f"{kind} ({own['kinds'][name]})"

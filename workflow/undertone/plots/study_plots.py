@@ -5,15 +5,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
 
 from undertone.plots.bias_plots import acting, lifts, row_name
-from undertone.plots.plots import n_of, new_figure, save, set_title
-from undertone.plots.reading_panels import Told, box, greatest, grid, heading, heat, p_text
+from undertone.plots.plots import n_of, new_figure, new_panels, save, set_title
+from undertone.plots.reading_panels import Told, box, greatest, heading, heat, p_text
 from undertone.runtime.files import read_json, read_parquet
 from undertone.study.config import CONTROL
 
@@ -33,7 +33,7 @@ def plot_entangled(entangled_table: Path, entangled: Path, plot: Path) -> None:
     columns = min(3, len(metrics))
     lines = math.ceil(len(metrics) / columns)
     width, height = max(4.4, 0.26 * n_animals + 2.4), max(3.2, 0.17 * len(targets) + 1.9)
-    figure, axes = grid(lines, columns, min(20.0, columns * width), min(20.0, lines * height))
+    figure, axes = new_panels(lines, columns, min(20.0, columns * width), min(20.0, lines * height))
     limit = greatest(rows["score"].drop_nulls().to_numpy())
     for panel, metric in zip(axes, metrics, strict=False):
         draw_matrix(panel, rows.filter(pl.col("metric") == metric), targets, order, limit)
@@ -41,7 +41,7 @@ def plot_entangled(entangled_table: Path, entangled: Path, plot: Path) -> None:
     for panel in axes[len(metrics) :]:
         panel.set_axis_off()
     marks = {
-        "target of the dataset": plt.Rectangle((0, 0), 1, 1, fill=False, edgecolor="black", linewidth=1.5),
+        "target of the dataset": Rectangle((0, 0), 1, 1, fill=False, edgecolor="black", linewidth=1.5),
         "animal of the highest score": Line2D([], [], marker=".", color="black", linewidth=0),
     }
     figure.legend(list(marks.values()), list(marks), loc="outside lower left", frameon=False, ncols=2)

@@ -7,11 +7,10 @@ from pathlib import Path
 from matplotlib.axes import Axes
 
 from undertone.plots.bias_plots import lowered, single_layers, top_features
-from undertone.plots.plots import save
+from undertone.plots.plots import new_panels, save
 from undertone.plots.reading_panels import (
     Told,
     empty,
-    grid,
     heading,
     legend,
     number_logits,
@@ -39,7 +38,7 @@ def make_summary(plot: Path, dataset: str, **readings: Path | None) -> None:
     other = {name: read_json(path) for name in SUMMARISED if (path := readings.get(f"control_{name}"))}
     targets = [target_of(told, dataset) for told in own.values()]
     target = next(filter(None, targets), None)
-    figure, axes = grid(2, 3, 15.2, 10.2)
+    figure, axes = new_panels(2, 3, 15.2, 10.2)
     for panel, (name, draw) in zip(axes, PANELS.items(), strict=True):
         reading = name.split()[0]
         if reading in own:
