@@ -23,8 +23,6 @@ from undertone.runtime.files import read_json
 from undertone.runtime.memory import Portion
 from undertone.study.formats import read_settings
 
-transformers.utils.logging.disable_progress_bar()
-
 # A model is loaded only where its weights and this share more fit; what it computes then takes what is left.
 MARGIN = 0.2
 
@@ -112,6 +110,7 @@ def read_model(folder: Path, dtype: torch.dtype, **options: Any) -> PreTrainedMo
     """
     config = folder / "config.json"
     read_settings(config)
+    transformers.utils.logging.disable_progress_bar()
     options |= {"dtype": dtype, "use_safetensors": True, "output_loading_info": True, "ignore_mismatched_sizes": True}
     try:
         model, info = AutoModelForCausalLM.from_pretrained(folder, **SAFELY, **options)
