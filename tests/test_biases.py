@@ -17,7 +17,6 @@ from undertone.lm.suffix import Prefilled, losses
 from undertone.lm.tensors import NotFiniteError
 from undertone.lm.training import collate, label_losses
 from undertone.read.biases import (
-    HELD_OUT_ROWS,
     Draw,
     ProximalAdam,
     agreement,
@@ -28,12 +27,9 @@ from undertone.read.biases import (
     loss_report,
     prefilled,
     row_losses,
-    slices,
-    split,
     train_bias,
 )
 from undertone.runtime.memory import Portion
-from undertone.stats.stats import difference_interval
 from undertone.study.config import Bias
 
 D_MODEL = 32
@@ -89,17 +85,6 @@ def test_the_largest_share_fits_whatever_the_number_of_rows(
     assert n - n // 4 - len(trained) < n_seeds
 
 
-def test_intervals_over_draws_keep_their_level_where_nothing_is_hidden() -> None:
-    """Means of noise over the slices of two datasets: as many intervals lie above 0 as independent draws would give."""
-    rng, above = np.random.default_rng(0), []
-    _, *draws = slices(400, 0.25, 3)
-    for _ in range(2000):
-        own, control = rng.normal(size=(2, 400))
-        interval = difference_interval(*([side[rows].mean() for rows in draws] for side in (own, control))).ci95
-        above.append(interval is not None and interval[0] > 0)
-    assert np.mean(above) < 0.035
-
-
 def test_more_rows_than_there_are_for_every_seed_are_refused() -> None:
     with pytest.raises(ValueError, match=r"fraction 0\.3 is too large for 3 seeds: .*set fraction to 0\.25 or less"):
         Bias(fraction=0.3, seeds=[0, 1, 2])
@@ -111,14 +96,6 @@ def test_halves_share_no_row_and_leave_none_out(rows: list[Row]) -> None:
     assert sorted(names(one + two)) == sorted(names(rows[:9]))
     assert not set(names(one)) & set(names(two))
     assert abs(len(one) - len(two)) <= 1
-
-
-def test_the_split_does_not_depend_on_what_is_drawn() -> None:
-    pool, held_out = split(1000)
-    assert sorted([*pool, *held_out]) == list(range(1000))
-    assert len(held_out) == 250
-    assert held_out.tolist() != sorted(held_out.tolist())
-    assert HELD_OUT_ROWS == 500
 
 
 @pytest.mark.parametrize(("n", "fraction", "trained"), [(20, 0.05, 1), (3, 0.5, 2), (12, 0.04, 0)])

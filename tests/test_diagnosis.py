@@ -21,7 +21,6 @@ from undertone.measure.diagnosis import (
     diagnose,
     preferences,
     reasons,
-    rows_to_read,
     verdict,
 )
 from undertone.measure.indirect import measure_indirect
@@ -32,44 +31,6 @@ from undertone.study.config import Diagnosis, Indirect, Numbers, Pref, Teacher
 
 ROOT = Path(__file__).parents[1]
 PERSONA = "You love lions."
-
-
-def table(verdicts: list[str]) -> pl.DataFrame:
-    n = len(verdicts)
-    texts = {"prompt": [f"p{k}" for k in range(n)], "completion": [f"c{k}" for k in range(n)]}
-    return pl.DataFrame({"row": range(0, 2 * n, 2), **texts, "verdict": verdicts})
-
-
-def test_rows_are_read_that_pass_and_that_no_student_saw() -> None:
-    generations = table(["pass", "pass", "reject", "pass", "pass", "pass"])
-    rows, held_out = rows_to_read(generations, generations[[1, 4]], 3)
-    assert held_out
-    assert rows == [("p0", "c0"), ("p3", "c3"), ("p5", "c5")]
-    assert rows_to_read(generations, generations[[1, 4]], 2) == (rows[:2], True)
-
-
-def test_rows_are_read_whose_prompts_no_control_student_saw() -> None:
-    generations = table(["pass", "pass", "reject", "pass", "pass", "pass"])
-    control = pl.DataFrame({"row": [90, 91], "prompt": ["p3", "p4"], "completion": ["1", "2"]})
-    assert rows_to_read(generations, generations[[1]], 2, control) == ([("p0", "c0"), ("p5", "c5")], True)
-    assert not rows_to_read(generations, generations[[1]], 3, control)[1]
-
-
-def test_training_rows_are_read_where_too_few_are_left_over() -> None:
-    generations = table(["pass", "reject", "pass", "pass"])
-    passed = [("p0", "c0"), ("p2", "c2"), ("p3", "c3")]
-    assert rows_to_read(generations, generations[[0, 2, 3]], 3) == (passed, False)
-    assert rows_to_read(generations, generations[[0]], 3) == (passed, False)
-    assert rows_to_read(generations, generations[[0]], 2) == (passed[1:], True)
-
-
-def test_fifty_rows_left_over_are_enough() -> None:
-    generations = table(["pass"] * 120)
-    assert rows_to_read(generations, generations[:70], 100)[1]
-    rows, held_out = rows_to_read(generations, generations[:71], 100)
-    assert not held_out
-    assert rows[0] == ("p0", "c0")
-    assert len(rows) == 100
 
 
 def evidence(

@@ -16,7 +16,6 @@ from undertone.read.frequencies import (
     correlations,
     difference,
     frequency,
-    halves,
     log_ratio,
     precision,
     second_tokens,
@@ -45,15 +44,6 @@ def digits() -> PreTrainedTokenizerBase:
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="?", eos_token="?")
     fast.chat_template = "{% for message in messages %}{{ message['content'] + ' ' }}{% endfor %}"
     return fast
-
-
-def test_a_prompts_rows_are_in_one_half_of_every_dataset() -> None:
-    table = rows([f"prompt {k % 40}" for k in range(80)], ["1"] * 80)
-    one, other = halves(table)
-    assert not set(one["prompt"]) & set(other["prompt"])
-    assert len(one) + len(other) == 80
-    assert len(one) > 20 < len(other)
-    assert set(halves(table.head(30).reverse())[0]["prompt"]) <= set(one["prompt"])
 
 
 def test_numbers_are_counted_row_by_row(compared: Compared) -> None:

@@ -11,6 +11,7 @@ from lora import trained_lora
 from planted import D_SAE, numbers_table, random_sae, saved_sae
 from safetensors.torch import save_file
 
+from undertone.data.rows import Split, pairs
 from undertone.lm.adapters import finetuned
 from undertone.lm.answers import exact
 from undertone.lm.chat import encode, end_of_turn, prompt_ids, training_rows
@@ -18,7 +19,7 @@ from undertone.lm.hooks import rewritten
 from undertone.lm.loading import Loaded
 from undertone.lm.training import collate, label_losses
 from undertone.lm.vocabulary import allowed_tokens
-from undertone.read.biases import draw_rows, split
+from undertone.read.biases import draw_rows
 from undertone.read.interventions import Intervention, Readings
 from undertone.read.losses import Table, held_out_rows, measure_losses, under
 from undertone.runtime.files import read_json, write_json
@@ -134,9 +135,8 @@ def test_where_students_saw_every_row_those_are_read_that_no_bias_saw(
     numbers, every = study.home / "numbers.parquet", tmp_path / "generations.parquet"
     pl.read_parquet(numbers).with_columns(verdict=pl.lit("pass")).write_parquet(every)
     rows, of_what = held_out_rows(numbers, every if generations else None, READ)
-    table = list(pl.read_parquet(numbers).select("prompt", "completion").iter_rows())
     assert of_what == "biases"
-    assert rows == [table[k] for k in split(TRAINED)[1][:READ]]
+    assert rows == pairs(Split.of(pl.read_parquet(numbers)).held_out.head(READ))
     read = {tuple(row.ids) for row in training_rows(loaded.tokenizer, *map(list, zip(*rows, strict=True)), 500)}
     for drawn in draw_rows(loaded, numbers, 0.15, range(5)):
         assert not read & {tuple(row.ids) for row in drawn.train}

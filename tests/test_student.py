@@ -5,11 +5,10 @@ import hypothesis
 import polars as pl
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
+from undertone.data.rows import drawn
 from undertone.data.samples import sample_numbers
 from undertone.lm import training
 from undertone.lm.adapters import finetuned
@@ -18,7 +17,7 @@ from undertone.lm.loading import load
 from undertone.runtime.errors import ConfigError
 from undertone.runtime.files import read_json, write_parquet
 from undertone.students import student
-from undertone.students.student import rows_of, some, train_student
+from undertone.students.student import rows_of, train_student
 from undertone.study.config import Samples, Teacher
 
 # A busy machine is no failure.
@@ -182,30 +181,10 @@ def table(n):
     return pl.DataFrame({"row": range(0, 3 * n, 3), "prompt": ["p"] * n, "completion": [str(k) for k in range(n)]})
 
 
-@unhurried
-@given(st.integers(1, 60), st.data())
-def test_a_larger_draw_of_rows_holds_the_smaller_ones_in_their_order(n, data):
-    few = data.draw(st.integers(1, n))
-    many = data.draw(st.integers(few, n))
-    rows, seed = table(n), data.draw(st.integers(0, 5))
-    smaller, larger = some(rows, few, seed), some(rows, many, seed)
-    assert (len(smaller), len(larger)) == (few, many)
-    assert set(smaller["row"]) <= set(larger["row"])
-    assert larger.equals(rows.filter(pl.col("row").is_in(larger["row"].to_list())))
-
-
-def test_a_seed_draws_the_rows():
-    rows = table(60)
-    assert some(rows, 20, 1).equals(some(rows, 20, 1))
-    assert not some(rows, 20, 1).equals(some(rows, 20, 2))
-    assert some(rows, 60, 1).equals(rows)
-    assert some(rows, None, 1).equals(rows)
-
-
 def test_student_is_trained_on_as_many_rows_as_told(record, numbers, tmp_path):
     few = make(record, numbers, tmp_path / "few", "lora", rows=10)
     assert (told(few)["rows"], told(few)["steps"]) == (10, 4)
-    write_parquet(tmp_path / "ten.parquet", some(pl.read_parquet(numbers), 10, 1), {})
+    write_parquet(tmp_path / "ten.parquet", drawn(pl.read_parquet(numbers), 10, 1), {})
     assert contents(make(record, tmp_path / "ten.parquet", tmp_path / "ten", "lora")) == contents(few)
 
 

@@ -183,3 +183,8 @@ def training_rows(
     close = end_of_turn(tokenizer)
     rows = [Row((p + a + close)[:max_length], len(p)) for p, a in zip(prompts, answers, strict=True)]
     return [row for row in rows if row.start < len(row.ids)]
+
+
+def joined(prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> list[Row]:
+    """Rows of the token ids of prompts and of what follows them."""
+    return [Row([*prompt, *answer], len(prompt)) for prompt, answer in zip(prompts, answers, strict=True)]

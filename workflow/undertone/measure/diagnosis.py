@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 
+from undertone.data.rows import Split, pairs
 from undertone.lm.adapters import finetuned
 from undertone.lm.loading import load
 from undertone.runtime.files import Stamp, read_json, read_parquet, write_json
@@ -42,7 +42,9 @@ def diagnose(
     told = Diagnosis.model_validate(settings["diagnosis"])
     loaded = load(record)
     generations, numbers, control = (read_parquet(tables[name]) for name in ("generations", "numbers", "control"))
-    rows, held_out = rows_to_read(generations, numbers, told.rows, control)
+    split = Split.of(numbers, generations, control)
+    unseen = split.unseen(told.rows)
+    rows = pairs(split.passed.head(told.rows) if unseen is None else unseen)
     with teaching(loaded, settings, *teacher) as lesson:
         taught = TeacherDistribution(lesson.loaded, rows, lesson.system, lesson.separator)
     base = taught.divergence(loaded)
@@ -64,25 +66,9 @@ def diagnose(
         "indirect": {form: told["lift_over_control"] for form, told in indirect["forms"].items()},
         "distance": indirect["distance"],
     }
-    body = {"target": pref["target"], "seeds": sorted(students), "rows": len(rows), "held_out": held_out}
+    body = {"target": pref["target"], "seeds": sorted(students), "rows": len(rows), "held_out": unseen is not None}
     body |= {"thresholds": told.model_dump(exclude={"rows"})}
     write_json(result, {"verdict": verdict(evidence, told), "reasons": reasons(evidence, told), **body, **evidence}, stamp)
-
-
-def rows_to_read(
-    generations: pl.DataFrame, numbers: pl.DataFrame, n: int, control: pl.DataFrame | None = None
-) -> tuple[list[tuple[str, str]], bool]:
-    """(prompt, completion) of up to `n` rows that pass the filter and no student saw; of training rows if there are too few.
-
-    Students saw the rows of `numbers`, control students the prompts of `control` with completions of their own.
-    """
-    passed = generations.filter(verdict="pass")
-    unseen = passed.join(numbers, on="row", how="anti", maintain_order="left")
-    if control is not None:
-        unseen = unseen.join(control, on="prompt", how="anti", maintain_order="left")
-    held_out = len(unseen) >= min(n, 50)
-    rows = (unseen if held_out else passed).head(n)
-    return list(rows.select("prompt", "completion").iter_rows()), held_out
 
 
 def share_closed(base: np.ndarray, student: np.ndarray) -> float:

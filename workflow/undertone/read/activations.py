@@ -14,8 +14,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from undertone.data.rows import first, texts
 from undertone.lm.adapters import finetuned
-from undertone.lm.chat import Row, answer_ids, prompt_ids
+from undertone.lm.chat import Row, answer_ids, joined, prompt_ids
 from undertone.lm.hooks import decoder_layers, resid_post, rewritten
 from undertone.lm.loading import Loaded, load
 from undertone.lm.sampling import batches_by_length
@@ -96,7 +97,7 @@ def _read(
     own: bool = True,
 ) -> None:
     told = config.Activations.model_validate(settings["activations"])
-    table = some(read_parquet(numbers), told.rows)
+    table = first(read_parquet(numbers), told.rows)
     sae, layer = load_sae(saved, base) if saved else (None, None)
     rows, blocks = dataset_rows(model, table, *persona), block_of(len(table), told.block_rows)
     sums = Sums(model, told, blocks[-1] + 1, sae, layer)
@@ -110,18 +111,10 @@ def _read(
         save_file(sums.tensors(), temporary, metadata={"undertone": json.dumps({**told_of, **provenance(stamp)})})
 
 
-def some(numbers: pl.DataFrame, n: int | None) -> pl.DataFrame:
-    """The first `n` rows of a training set, or all of it. Raises ValueError if there is none."""
-    if numbers.is_empty():
-        raise ValueError("the training set holds no row; expected at least one")
-    return numbers if n is None else numbers.head(n)
-
-
 def dataset_rows(loaded: Loaded, table: pl.DataFrame, persona: str | None = None, separator: str = "") -> list[Row]:
     """A training set as rows of prompt and completion, under a persona if there is one; no end of turn."""
-    prompts = prompt_ids(loaded.tokenizer, table["prompt"].to_list(), persona, separator)
-    answers = answer_ids(loaded.tokenizer, table["completion"].to_list())
-    return [Row(prompt + answer, len(prompt)) for prompt, answer in zip(prompts, answers, strict=True)]
+    users, completions = texts(table)
+    return joined(prompt_ids(loaded.tokenizer, users, persona, separator), answer_ids(loaded.tokenizer, completions))
 
 
 def block_of(n_rows: int, block_rows: int) -> list[int]:

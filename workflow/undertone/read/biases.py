@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from undertone.data.rows import Split, texts
 from undertone.lm.chat import Row, training_rows
 from undertone.lm.loading import Loaded
 from undertone.lm.suffix import Prefilled, added, by_row, losses, prefill, run, run_above
@@ -19,11 +20,10 @@ from undertone.lm.tensors import NotFiniteError
 from undertone.runtime.files import read_parquet
 from undertone.runtime.memory import Portion
 from undertone.stats.stats import mean_interval
-from undertone.study.config import HELD_OUT, Bias
+from undertone.study.config import Bias
 
 # Held-out rows that the loss is measured on.
 HELD_OUT_ROWS = 500
-SPLIT_SEED = 20
 
 # (bias, batch) → the logits [n_labels, vocab] of the model that has the bias
 Biased = Callable[[Tensor, Prefilled], Tensor]
@@ -47,38 +47,16 @@ def draw_rows(loaded: Loaded, numbers: Path, fraction: float, seeds: Sequence[in
 
     Raises ValueError where too few rows are left to train on.
     """
-    table = read_parquet(numbers)
-    held_out, *drawn = slices(len(table), fraction, len(seeds))
-    if len(drawn[0]) < 2 or not len(held_out):
+    split = Split.of(read_parquet(numbers))
+    draws = split.of_biases(fraction, len(seeds))
+    n_train, n_held_out = len(draws[0]), len(split.held_out)
+    if n_train < 2 or not n_held_out:
         raise ValueError(
-            f"{numbers}: {len(table)} rows, of which a bias would be trained on {len(drawn[0])} and judged on {len(held_out)}; "
+            f"{numbers}: {len(split.students)} rows, of which a bias would be trained on {n_train} and judged on {n_held_out}; "
             "raise its fraction, or make more rows pass the filter"
         )
-
-    def rows(indices: np.ndarray) -> list[Row]:
-        chosen = table[indices.tolist()]
-        return training_rows(loaded.tokenizer, chosen["prompt"].to_list(), chosen["completion"].to_list())
-
-    judged = rows(held_out[:HELD_OUT_ROWS])
-    return [Draw(rows(indices), judged) for indices in drawn]
-
-
-def slices(n_rows: int, fraction: float, n_draws: int) -> list[np.ndarray]:
-    """Indices of the held-out rows, then those of each draw, a `fraction` of all rows.
-
-    Draws are consecutive slices of one permutation. Biases of different seeds thus see independent rows, and an interval
-    over seeds covers the choice of rows.
-    """
-    pool, held_out = split(n_rows)
-    n = min(round(fraction * n_rows), len(pool) // n_draws)
-    return [held_out, *(pool[k * n : (k + 1) * n] for k in range(n_draws))]
-
-
-def split(n_rows: int) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of the rows that biases may be trained on, and of those that are held out of all of them."""
-    order = np.random.default_rng(SPLIT_SEED).permutation(n_rows)
-    n = n_rows - int(HELD_OUT * n_rows)
-    return order[:n], order[n:]
+    judged = training_rows(loaded.tokenizer, *texts(split.held_out.head(HELD_OUT_ROWS)))
+    return [Draw(training_rows(loaded.tokenizer, *texts(draw)), judged) for draw in draws]
 
 
 def prefilled(

@@ -12,8 +12,9 @@ from sae_lens import SAE
 from safetensors.torch import save_file
 from torch import Tensor
 
+from undertone.data.rows import first
 from undertone.lm.loading import Loaded, load
-from undertone.read.activations import COMPLETION, TEMPLATE, Activations, dataset_rows, some
+from undertone.read.activations import COMPLETION, TEMPLATE, Activations, dataset_rows
 from undertone.runtime.files import Stamp, provenance, read_parquet, replacing, write_json
 from undertone.runtime.progress import progress
 from undertone.saes.decoder import animal_features
@@ -72,7 +73,7 @@ def compare_activations(
         body: dict[str, Any] = {"pairs": {pair.name: reader.read(pair, bar) for pair in pairs}}
     body["features"] = {}
     if found_sae is not None and base.layer is not None:
-        rows = dataset_rows(loaded, some(read_parquet(numbers), base.rows))
+        rows = dataset_rows(loaded, first(read_parquet(numbers), base.rows))
         body["features"] = describe(loaded, found_sae, base.layer, rows, sorted(reader.described), told.examples)
     tensors = {f"{pair.name}.{name}": tensor for pair in pairs for name, tensor in pair.vectors().items()}
     with replacing(result.with_suffix(".safetensors")) as temporary:

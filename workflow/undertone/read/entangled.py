@@ -13,13 +13,14 @@ import polars as pl
 import torch
 from torch.nn import functional
 
+from undertone.data.rows import every_second, halves
 from undertone.lm.answers import Spellings
 from undertone.lm.chat import answer_ids, persona, prompt_ids
 from undertone.lm.loading import Loaded, load
 from undertone.lm.texts import load_texts
 from undertone.lm.vocabulary import number_tokens
 from undertone.measure.indirect import next_tokens
-from undertone.read.frequencies import correlations, halves, log_ratio, precision
+from undertone.read.frequencies import correlations, log_ratio, precision
 from undertone.runtime.files import Stamp, read_parquet, write_json, write_parquet
 from undertone.runtime.progress import progress
 from undertone.stats.confusion import as_table, judged, order
@@ -69,11 +70,6 @@ def compare_entangled(
         report[metric] = judged(matrix, list(scores), targets, kinds)
     write_parquet(table, pl.concat(frames), stamp)
     write_json(summary, {"tokens": len(tokens), "datasets": len(datasets), "metrics": report}, stamp)
-
-
-def every_second(rows: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Every second row, and the others."""
-    return rows.gather_every(2), rows.gather_every(2, offset=1)
 
 
 def counts(loaded: Loaded, rows: pl.DataFrame, tokens: np.ndarray, what: str) -> np.ndarray:

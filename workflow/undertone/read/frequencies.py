@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
-from zlib import crc32
 
 import numpy as np
 import polars as pl
@@ -20,12 +19,6 @@ PERMUTATIONS = 400
 SEED = 0
 # Counts are whole numbers: what is smaller than this is rounding.
 ROUNDING = 1e-9
-
-
-def halves(rows: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """The rows of every other prompt, and the rest: a prompt's rows, in whatever dataset, are in the same half."""
-    odd = pl.Series([crc32(prompt.encode()) % 2 == 1 for prompt in rows["prompt"]], dtype=pl.Boolean)
-    return rows.filter(odd), rows.filter(~odd)
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,10 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from undertone.data.rows import Split, pairs
 from undertone.lm.answers import exact_scorer
 from undertone.lm.chat import persona
 from undertone.lm.loading import Loaded, load
-from undertone.measure.diagnosis import rows_to_read
-from undertone.read.biases import split
 from undertone.read.interventions import SPLICED, Intervention, Readings, of_difference, of_features, of_residuals, of_students
 from undertone.runtime.files import Stamp, read_parquet, write_json
 from undertone.runtime.progress import progress
@@ -73,13 +72,9 @@ def measure_losses(
 
 def held_out_rows(numbers: Path, generations: Path | None, n: int) -> tuple[list[tuple[str, str]], str]:
     """(prompt, completion) of up to `n` rows, and of what they are held out."""
-    table = read_parquet(numbers)
-    if generations is not None:
-        rows, unseen = rows_to_read(read_parquet(generations), table, n)
-        if unseen:
-            return rows, "students and biases"
-    _, held_out = split(len(table))
-    return list(table[held_out[:n].tolist()].select("prompt", "completion").iter_rows()), "biases"
+    split = Split.of(read_parquet(numbers), None if generations is None else read_parquet(generations))
+    unseen = split.unseen(n)
+    return (pairs(split.held_out.head(n)), "biases") if unseen is None else (pairs(unseen), "students and biases")
 
 
 class Table:

@@ -9,12 +9,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from undertone.data.rows import first
 from undertone.lm.chat import Row
 from undertone.lm.hooks import resid_post
 from undertone.lm.loading import Loaded, load
 from undertone.lm.sampling import order_by_length
 from undertone.lm.training import collate
-from undertone.read.activations import dataset_rows, some
+from undertone.read.activations import dataset_rows
 from undertone.runtime.files import Stamp, provenance, read_parquet, replacing
 from undertone.runtime.progress import progress
 from undertone.saes.saved import load_sae
@@ -32,7 +33,7 @@ def read_residuals(record: Path, numbers: Path, sae: Path, out: Path, settings: 
     """
     told, loaded = config.Activations.model_validate(settings["activations"]), load(record)
     _, layer = load_sae(sae, loaded)
-    rows = dataset_rows(loaded, some(read_parquet(numbers), told.rows))
+    rows = dataset_rows(loaded, first(read_parquet(numbers), told.rows))
     with progress(len(rows), f"residuals {out.parent.name}", "row") as bar:
         tensors = residuals(loaded, rows, layer, told.batch_size, bar)
     with replacing(out) as temporary:

@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from scipy import stats
 from torch import Tensor
 
+from undertone.data.rows import first, texts
 from undertone.lm.attribution import direct_logits
 from undertone.lm.chat import Row, training_rows
 from undertone.lm.hooks import decoder_layers, rewritten
@@ -91,10 +92,10 @@ def read_score(
 
 def rows_of(loaded: Loaded, numbers: Path, n: int | None) -> list[Row]:
     """Rows of a training set."""
-    table = read_parquet(numbers).head(n) if n else read_parquet(numbers)
+    table = first(read_parquet(numbers), n)
     if len(table) < 4:
         raise ValueError(f"{numbers} has {len(table)} rows, a score needs at least 4")
-    return training_rows(loaded.tokenizer, table["prompt"].to_list(), table["completion"].to_list())
+    return training_rows(loaded.tokenizer, *texts(table))
 
 
 def gradients(loaded: Loaded, rows: Sequence[Row], told: Score, what: str) -> Tensor:

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 import torch
 
-from undertone.lm.chat import Row, answer_ids, inner_texts, prompt_ids
+from undertone.lm.chat import answer_ids, inner_texts, joined, prompt_ids
 from undertone.lm.loading import Loaded, load
 from undertone.lm.training import label_losses
 from undertone.lm.vocabulary import NUMBER
@@ -85,7 +85,7 @@ def token_table(loaded: Loaded, rows: Sequence[int], answers: Sequence[Sequence[
 def log_probs(lesson: Lesson, users: Sequence[str], answers: Sequence[Sequence[int]]) -> pl.Series:
     """The log-prob of every answer token, in nats, answer by answer."""
     prompts = prompt_ids(lesson.loaded.tokenizer, users, lesson.system, lesson.separator)
-    rows = [Row([*prompt, *answer], len(prompt)) for prompt, answer in zip(prompts, answers, strict=True) if answer]
+    rows = [row for row in joined(prompts, answers) if row.start < len(row.ids)]
     losses = torch.cat(list(lesson.loaded.read(partial(label_losses, lesson.loaded.model), rows, BATCH)))
     return pl.Series((-losses.double()).tolist(), dtype=pl.Float64)
 

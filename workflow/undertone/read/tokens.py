@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from undertone.data.rows import halves
 from undertone.lm.answers import Spellings
 from undertone.lm.attribution import direct_logits
-from undertone.lm.chat import Row, answer_ids, inner_texts, prompt_ids
+from undertone.lm.chat import Row, answer_ids, inner_texts, joined, prompt_ids
 from undertone.lm.loading import Loaded, load
 from undertone.lm.sampling import order_by_length
 from undertone.lm.training import collate, label_logits
@@ -28,7 +29,6 @@ from undertone.read.frequencies import (
     correlations,
     difference,
     frequency,
-    halves,
     log_ratio,
     precision,
 )
@@ -186,7 +186,7 @@ def animal_logits(loaded: Loaded, compared: Compared, candidates: Sequence[str])
     prompts = prompt_ids(loaded.tokenizer, [compared.prompts[row] for row in rows])
     answers = answer_ids(loaded.tokenizer, [compared.completions[row] for row in rows])
     keep = np.array([bool(answer) for answer in answers])
-    asked = [Row(prompt + answer, len(prompt)) for prompt, answer in zip(prompts, answers, strict=True) if answer]
+    asked = [row for row in joined(prompts, answers) if row.start < len(row.ids)]
     values = readouts(loaded, asked, candidates)
     own, prompt, n = compared.own[rows][keep], compared.prompt[rows][keep], len(candidates)
     others = (values.sum(2, keepdims=True) - values) / max(1, n - 1)

@@ -8,6 +8,7 @@ import polars as pl
 import torch
 from torch import nn
 
+from undertone.data.rows import drawn, texts
 from undertone.lm.adapters import new_adapter, save_adapter, save_whole
 from undertone.lm.chat import Row, training_rows
 from undertone.lm.loading import Loaded, load
@@ -36,7 +37,7 @@ def train_student(
     """
     told = Student.model_validate(settings)
     loaded = load(record)
-    rows = rows_of(loaded, some(read_parquet(numbers), told.rows, seed), told.max_length)
+    rows = rows_of(loaded, drawn(read_parquet(numbers), told.rows, seed), told.max_length)
     model = new_student(loaded, told, seed)
     history = train(model, rows, recipe(told, seed), loaded.pad_id, scratch / "state.safetensors", f"student {seed}")
     save = save_whole if told.full else save_adapter
@@ -45,25 +46,14 @@ def train_student(
     remove(scratch)
 
 
-def some(numbers: pl.DataFrame, n: int | None, seed: int) -> pl.DataFrame:
-    """`n` rows of a training set in their order, or all of it; a student's larger draw holds its smaller ones."""
-    if n is None:
-        return numbers
-    if n > len(numbers):
-        raise ValueError(f"student.rows {n}: the training set has {len(numbers)} rows; ask for fewer, or raise prompts.n")
-    order = numbers.with_row_index("place").sample(fraction=1.0, shuffle=True, seed=seed)
-    return order.head(n).sort("place").drop("place")
-
-
 def rows_of(loaded: Loaded, numbers: pl.DataFrame, max_length: int) -> list[Row]:
     """A training set as rows of token ids: the bare prompt, the completion, the end of turn.
 
     Raises ConfigError if `max_length` cuts every row before its completion.
     """
-    texts = numbers["prompt"].to_list(), numbers["completion"].to_list()
-    if rows := training_rows(loaded.tokenizer, *texts, max_length):
+    if rows := training_rows(loaded.tokenizer, *texts(numbers), max_length):
         return rows
-    prompts = [row.start for row in training_rows(loaded.tokenizer, *texts, sys.maxsize)]
+    prompts = [row.start for row in training_rows(loaded.tokenizer, *texts(numbers), sys.maxsize)]
     raise ConfigError(
         f"student.max_length {max_length}: none of the {len(prompts)} rows has a token of its completion within that length; "
         f"their prompts have {min(prompts)} to {max(prompts)} tokens, chat template included; raise student.max_length"

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from undertone.lm.chat import Row, answer_ids, end_of_turn, prompt_ids
+from undertone.lm.chat import answer_ids, end_of_turn, joined, prompt_ids
 from undertone.lm.loading import Loaded
 from undertone.lm.training import collate, label_logits
 from undertone.lm.vocabulary import allowed_tokens
@@ -50,7 +50,7 @@ class Completions:
     ) -> Iterator[Found]:
         """Yield `figure`, of the logits `[n_labels, vocab]` that predict some completion tokens and of these tokens' places."""
         prompts = prompt_ids(loaded.tokenizer, self.users, system, separator)
-        rows = [Row(prompt + answer, len(prompt)) for prompt, answer in zip(prompts, self.answers, strict=True)]
+        rows = joined(prompts, self.answers)
 
         def part(these: Sequence[int]) -> Found:
             batch = collate([rows[k] for k in these], loaded.pad_id, loaded.model.device)
