@@ -1,11 +1,21 @@
 """Which stages come before which, for every kind of dataset and variant."""
 
+import re
+from pathlib import Path
+
 from example import CONTROLS, OWN, SWEEP, each, nodes, study
 
+from undertone.study import stages
 from undertone.study.config import CONTROL
 from undertone.study.graph import ancestors, has
 from undertone.study.node import Node
 from undertone.study.reads import compared
+
+
+def test_no_stage_is_asked_for_by_its_name_beside_its_row() -> None:
+    asking = re.compile(r"\.stage (==|!=|in|not in) ")
+    assert asking.search("if node.stage == 'pref':")
+    assert [path.name for path in Path(stages.__file__).parent.glob("*.py") if asking.search(path.read_text())] == []
 
 
 def test_ancestors_come_before_what_follows_from_them() -> None:

@@ -16,10 +16,10 @@ from undertone.runtime.failures import failures
 from undertone.study.config import CONTROL, KINDS
 from undertone.study.estimate import Job, seconds_of, time_left
 from undertone.study.formats import SAE_FILES
-from undertone.study.outcome import outcome
-from undertone.study.paths import BENCHMARKS, LOGS, folder_of
 from undertone.study.graph import has, read_by
 from undertone.study.node import Node
+from undertone.study.outcome import outcome
+from undertone.study.paths import BENCHMARKS, LOGS, folder_of
 from undertone.study.reads import checkpoint_files, compared
 from undertone.study.stages import READINGS, SUMMARISED
 from undertone.study.stamp import stamp
