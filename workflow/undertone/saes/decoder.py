@@ -20,6 +20,9 @@ def directions(sae: SAE[Any], features: Sequence[int] | None = None) -> Tensor:
 
     These are the rows of W_dec, divided by their norms where activations are in units of them. Raises ValueError for an SAE
     that scales each token by a factor of its own, where a unit has no fixed meaning.
+
+    Where no activation is involved, the rows of W_dec are taken as they are stored: for direct logit attribution, cosines, and
+    a feature that is added at a scale of the study's own (`teachers/steer`).
     """
     if sae.cfg.normalize_activations in ("layer_norm", "constant_norm_rescale"):
         raise ValueError(
