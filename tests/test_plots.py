@@ -4,6 +4,7 @@ import matplotlib
 import numpy as np
 import polars as pl
 import pytest
+from matplotlib.text import Text
 
 from undertone.compare.controls import compare_controls
 from undertone.compare.transfer import collect, make_matrix
@@ -220,7 +221,7 @@ def test_controls_beside_what_they_control(write_pref, tmp_path, drawn, n):
     assert_png(tmp_path / "plot.png")
     axes, table = drawn[0].axes[0], read_json(tmp_path / "controls.json")
     assert x_ticks(axes) == ["lion", "scrambled", "lion (cross)"]
-    names = ["untouched", "numbers transformed", "students of another kind (in brackets)"]
+    names = ["untouched", "numbers transformed", "students of a variant (its name in brackets)"]
     for k, (label, row) in enumerate(zip(names, table["lifts"], strict=True)):
         points, _ = bars_of(axes, label)
         assert points.tolist() == [[k, pytest.approx(row["lift_over_control"]["mean"])]]
@@ -298,19 +299,30 @@ def test_teachers_beside_their_students(write_pref, tmp_path, drawn, n):
         assert [text.get_text() for text in axes.texts] == ["lion"] * 4
 
 
-def test_names_cover_no_point_and_no_other_name_and_stay_inside(tmp_path):
+def test_names_cover_no_point_interval_or_other_name_and_stay_inside(tmp_path):
     figure, (axes, _) = plots.new_grid(2)
     axes.set_xlim(0, 1)
-    points = [(0.98 + k / 1000, k / 100, f"elephant{k}") for k in range(4)] + [(0.5, 0.01, "cat"), (0.505, 0.012, "owl")]
-    axes.plot([x for x, _, _ in points], [y for _, y, _ in points], "o", markersize=5)
+    places = [(0.98 + k / 1000, k / 100, f"elephant{k}") for k in range(4)] + [(0.5, 0.01, "cat"), (0.505, 0.012, "owl")]
+    points = [plots.Named(x, y, (y - 0.004, y + 0.004), name, "red") for x, y, name in places]
+    axes.plot([point.x for point in points], [point.y for point in points], "o", markersize=5)
     plots.name_points(axes, points)
     figure.draw_without_rendering()
-    boxes = [text.get_window_extent() for text in axes.texts]
-    assert [text.get_text() for text in axes.texts] == [name for _, _, name in points]
+    boxes = [Text.get_window_extent(text) for text in axes.texts]  # without the lines that tie them
+    assert [text.get_text() for text in axes.texts] == [point.name for point in points]
     assert all(plots.inside(box, axes.bbox) for box in boxes)
     assert all(not box.count_overlaps(boxes[:k]) for k, box in enumerate(boxes))
-    centres = axes.transData.transform([(x, y) for x, y, _ in points])
-    assert not any(box.contains(*centre) for box in boxes for centre in centres)
+    shown = axes.transData.transform([(point.x, y) for point in points for y in np.linspace(*point.ends, 20)])
+    assert not any(box.contains(*place) for box in boxes for place in shown)
+
+
+def test_a_name_far_from_its_point_is_tied_to_it_in_its_colour(tmp_path):
+    _, (axes, _) = plots.new_grid(2)
+    axes.set(xlim=(0, 1), ylim=(-1, 1))
+    crowd = [plots.Named(0.5 + dx, dy, (dy - 0.05, dy + 0.05), "lion", "red") for dx in (-0.05, 0, 0.05) for dy in (0.1, 0.2)]
+    plots.name_points(axes, [*crowd, plots.Named(0.1, 0.5, (0.5, 0.5), "alone", "blue")])
+    far = {max(map(abs, text.xyann)) > plots.FAR: text.arrow_patch is not None for text in axes.texts}
+    assert far == {True: True, False: False}
+    assert [text.get_color() for text in axes.texts] == ["red"] * 6 + ["blue"]
 
 
 def figure_of(n, base, teacher):

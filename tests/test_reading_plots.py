@@ -9,9 +9,9 @@ import pytest
 from undertone.plots import activation_plots, bias_plots, plots, reading_plots, study_plots
 from undertone.plots.bias_plots import lifts
 from undertone.plots.plots import balanced
-from undertone.plots.reading_panels import feature_labels, p_text, shown, target_of
+from undertone.plots.reading_panels import feature_labels, heat, p_text, shown, target_of
 from undertone.plots.reading_plots import PLOTS, thinned
-from undertone.plots.study_plots import counts, plot_bias_map, plot_entangled
+from undertone.plots.study_plots import counts, plot_bias_map, plot_entangled, shared_limit
 from undertone.runtime.files import write_json, write_parquet
 from undertone.stats.confusion import SCHEMA
 from undertone.stats.ranks import place
@@ -412,7 +412,7 @@ def test_positions_that_few_rows_reach_are_left_out(draw):
 
 def test_the_targets_rank_in_students_beside_control_students(draw):
     panels = draw("lens", lens("lion"))
-    assert labels(panels[1]) == ["control students", "students", "mean rank by chance"]
+    assert labels(panels[1]) == ["control students", "students", "mean rank by chance", "first of the candidates"]
     assert np.isnan(next(line for line in panels[1].lines if line.get_marker() == "D").get_ydata()[2])
     assert "no target to rank" in words(draw("lens", lens(None)))
 
@@ -493,7 +493,7 @@ def test_differences_by_layer_and_the_cosine_with_a_decoder_row(draw):
     assert list(lines_of(layers, "own − control").get_ydata()) == [0.5, 0.9]
     assert lines_of(layers, "the SAE's layer").get_xdata()[0] == 0
     assert [text.get_text() for text in cosines.get_xticklabels()] == [
-        f"{name}\ncompletion" for name in ("control", "persona", "halves")
+        f"{pair}\ncompletion" for pair in ("own −\ncontrol", "teacher −\nbase", "half −\nhalf")
     ]
     assert [line.get_ydata()[0] for line in cosines.lines if line.get_marker() == "o"] == [0.6] * 3
     assert list(lines_of(cosines, "95 % of permutations").get_ydata()) == [0.7, 0.7]
@@ -518,7 +518,42 @@ def test_scores_and_biases_of_animals_features_have_room_and_their_values(draw):
     for axes in (right, panels[1]):
         band = next(patch for patch in axes.patches if patch.get_label() == "target")
         assert (band.get_x(), band.get_x() + band.get_width()) == (-0.5, 0.5)
-        assert axes.get_xlim() == (-1, 2)
+        assert axes.get_xlim() == (-2, 3)  # of two animals neither fills the panel
+
+
+def test_a_control_without_a_feature_of_an_animal_is_not_in_the_legend(draw):
+    control = feature_bias(None)
+    control["modes"]["project"]["animals"] = {}
+    assert labels(draw("feature_bias", feature_bias("lion"), control)[1]) == ["this dataset", "target"]
+    other = score(None)
+    other["features"]["animals"] = {}
+    assert "control: half against half" not in labels(draw("score", score("lion"), other)[2])
+
+
+def test_features_without_a_bias_are_left_out(draw):
+    told = feature_bias(None)
+    told["modes"]["replace"] = copy.deepcopy(told["modes"]["project"])
+    for row in told["modes"]["project"]["features"][2:]:
+        row["bias"] = 0.0
+    for row in told["modes"]["replace"]["features"]:
+        row["bias"] = 0.0
+    panels = draw("feature_bias", told, dataset="control")
+    assert len(ticks(panels[0])) == 2
+    assert "replace: the bias of every feature is 0" in words(panels).replace("\n", " ")
+
+
+def test_a_prompted_teacher_is_one_row_and_one_with_a_persona_of_other_losses_is_two(draw):
+    told = losses("lion")
+    first, *others = told["models"]
+    told["models"] = [{**first, "name": "persona"}, first, *others]
+    assert ticks(draw("losses", told)[0])[:2] == ["teacher (its persona)", "student"]
+    told["models"][0] = {**first, "name": "persona", "loss_allowed": estimate(2.0)}
+    assert ticks(draw("losses", told)[0])[:2] == ["persona", "teacher"]
+
+
+def test_a_divergence_of_0_is_a_whole_point(draw):
+    _, divergence, _ = draw("losses", losses("lion"))
+    assert divergence.get_xlim()[0] < 0 == divergence.containers[0].lines[0].get_xdata()[0]
 
 
 def test_a_feature_bias_shows_what_it_gains_by_seed(draw):
@@ -571,7 +606,9 @@ def test_gains_of_teachers_by_kind_of_token(draw):
 
 
 def test_lenses_by_layer_and_token(draw):
-    norms, _, student, control = draw("lens", lens("lion"))[:4]
+    norms, ranks, student, control = draw("lens", lens("lion"))[:4]
+    assert "first of the candidates" in labels(ranks)
+    assert ranks.get_yticks()[0] == 1
     assert labels(norms) == ["student of lion", "control student", "student − control student", "teacher"]
     assert list(lines_of(norms, "student of lion").get_ydata()) == [0.1] * 3
     assert [np.asarray(axes.images[0].get_array()).shape for axes in (student, control)] == [(5, 3)] * 2
@@ -582,6 +619,7 @@ def test_maps_of_entangled_tokens_share_their_colours_and_say_what_marks_mean(en
     plot_entangled(*entangled, tmp_path / "plot.png")
     figure = drawn[-1]
     assert {axes.images[0].get_clim() for axes in figure.axes[:2]} == {(-1.1, 1.1)}
+    assert [axes.get_ylabel() for axes in figure.axes[2:]] == ["correlation of number frequencies with the animal's scores"]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [
         "target of the dataset",
         "animal of the highest score",
@@ -606,9 +644,40 @@ def test_the_map_says_which_biases_have_no_interval(tmp_path, drawn):
     assert drawn[-1].axes[1].get_ylabel().replace("\n", " ").endswith("(where a row says so, over the base model)")
 
 
+def test_one_extreme_cell_does_not_pale_a_map(tmp_path):
+    image = np.full((10, 10), 1.0)
+    image[0, 0], image[1, 1] = -8.0, np.nan
+    assert shared_limit(image) == 1.0
+    assert shared_limit(np.full((2, 2), np.nan)) == 1.0
+    _, axes = plots.new_figure(4, 3)
+    heat(axes, image, "log-odds", list("abcdefghij"), list("abcdefghij"), shared_limit(image))
+    assert axes.images[0].get_clim() == (-1, 1)
+    assert axes.images[0].colorbar.extend == "both"
+    heat(axes, image, "log-odds", list("abcdefghij"), list("abcdefghij"))
+    assert axes.images[1].colorbar.extend == "neither"
+
+
+def test_four_maps_of_entangled_tokens_fill_two_rows(entangled, tmp_path, drawn):
+    table, summary = entangled
+    rows = pl.read_parquet(table)
+    metric = rows["metric"][0]
+    many = pl.concat([rows.filter(metric=metric).with_columns(metric=pl.lit(f"{metric}-{k}")) for k in range(4)])
+    write_parquet(table, many, {})
+    plot_entangled(table, summary, tmp_path / "plot.png")
+    *panels, _ = drawn[-1].axes
+    assert len(panels) == 4
+    assert {axes.get_subplotspec().get_gridspec().get_geometry() for axes in panels} == {(2, 2)}
+
+
 def test_no_word_of_a_title_is_left_alone():
     text = "Loss: one point a seed (95 % interval: rows), held out without it 3.419"
     lines = balanced(text, 68).split("\n")
     assert len(lines) == len(textwrap.wrap(text, 68)) == 2
     assert " ".join(lines) == text
     assert min(map(len, lines)) > 20
+
+
+@pytest.mark.parametrize("kept", ["p < 0.05", "95 %", "q = 0.05"])
+@pytest.mark.parametrize("width", range(14, 30))
+def test_what_belongs_together_stays_on_a_line(kept, width):
+    assert kept in balanced(f"top features of all; filled: {kept} for all of them together", width)

@@ -53,7 +53,9 @@ def test_what_is_missing_is_said(page, missing):
 
 
 def test_the_page_of_the_control_and_of_nothing(page):
-    assert page(ALL, dataset="control").get_suptitle() == "control: no target is known"
+    figure = page(ALL, dataset="control")
+    assert figure.get_suptitle() == "control: no target is known"
+    assert "no target; how much of the answers the candidates have" in words(figure.axes).replace("\n", " ")
     text = words(page([]).axes)
     assert all(f"no {name} of" in text for name in ("score", "feature_bias", "bias_pref", "losses", "tokens"))
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import StrMethodFormatter
 
 from undertone.plots.bias_plots import read_pair
 from undertone.plots.plots import MARKS, SKY, STUDENT, TEACHER, new_panels, save
@@ -62,6 +63,8 @@ def sorted_t(axes: Axes, pairs: Told, table: str, target: str | None) -> None:
         return
     axes.set_xscale("log")
     axes.set_yscale("log")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.set_xlabel("rank of the feature by |t|")
     axes.set_ylabel("|t| over blocks of rows")
     heading(axes, f"{TABLES[table]}: top features; filled: p < {LEVEL} for all together; star: the target's feature")
@@ -93,7 +96,7 @@ def norms(axes: Axes, pairs: Told, sae_layer: int | None) -> None:
             layer_ticks(axes, len(layers))
     if sae_layer is not None:
         axes.axvline(sae_layer, color="black", linewidth=0.8, linestyle=":", label="the SAE's layer")
-    axes.set_ylabel("norm of the mean difference of resid_post")
+    axes.set_ylabel("norm of the mean difference\nof resid_post")
     axes.set_ylim(bottom=0)
     heading(axes, "Residual stream, difference by layer (the halves have half the rows each, so more noise)")
     legend(axes)
@@ -110,10 +113,11 @@ def cosines(axes: Axes, pairs: Told) -> None:
         axes.plot([k - 0.3, k + 0.3], [row["null"]["q95"]] * 2, "k-", linewidth=1.2, label="_" if k else "95 % of permutations")
         above = max(row["max"], row["null"]["q95"])  # so that no line runs through it
         axes.annotate(p_text(row["p"]), (k, above), (0, 5), textcoords="offset points", fontsize=7, ha="center", va="bottom")
-    axes.set_xticks(range(len(found)), [f"{name}\n{place}" for name, place, _ in found], fontsize=8)
+    names = {"control": "own −\ncontrol", "persona": "teacher −\nbase", "halves": "half −\nhalf"}
+    axes.set_xticks(range(len(found)), [f"{names[name]}\n{place}" for name, place, _ in found], fontsize=8)
     axes.set_xlim(-0.6, len(found) - 0.2)
     axes.set_ylim(0, 1)
-    axes.set_ylabel("greatest |cosine| with a decoder row")
+    axes.set_ylabel("greatest |cosine|\nwith a decoder row")
     heading(axes, "Is the residual difference one feature?")
     legend(axes)
 
@@ -177,7 +181,8 @@ def lens_ranks(axes: Axes, own: Told) -> None:
         empty(axes, "no target to rank")
         return
     axes.axhline((n + 1) / 2, color="black", linewidth=0.8, linestyle=":", label="mean rank by chance")
-    axes.axhspan(0.6, 1.4, color=BOX, alpha=0.35, zorder=0)
+    axes.axhspan(0.6, 1.4, color=BOX, alpha=0.35, zorder=0, label="first of the candidates")
+    axes.set_yticks([1, *range(5, n + 1, 5)])
     axes.set_ylim(n + 0.6, 0.4)
     axes.set_ylabel(f"rank of {own['target']} of {n} (1: highest logit)")
     heading(axes, "The target among the candidates (one line a seed)")

@@ -60,7 +60,10 @@ def top_features(axes: Axes, own: Told, mode: str, target: str | None) -> None:
     """The features with the highest bias over the control's, or without a control the highest bias, with their tokens."""
     told = own["modes"][mode]
     ranked = told.get("minus_control", told)
-    found = ranked["features"]
+    found = [row for row in ranked["features"] if row["bias"]]
+    if not found:
+        empty(axes, f"{mode}: the bias of every feature is 0")
+        return
     animals = {animal: row["feature"] for animal, row in told["animals"].items()}
     features = [row["feature"] for row in found]
     tokens = {row["feature"]: row["tokens"] for row in found}
@@ -94,7 +97,7 @@ def animals_biases(axes: Axes, own: Told, control: Told | None, mode: str, targe
             found = told["modes"][mode]["animals"]
             points = [(k + shift, found[animal]["bias"]) for k, animal in enumerate(animals) if animal in found]
             marker, color = MARKS[name]
-            label = "control" if name == "control" else "this dataset"
+            label = ("control" if name == "control" else "this dataset") if points else "_"
             axes.plot([x for x, _ in points], [y for _, y in points], marker, color=color, markersize=5, label=label)
     axes.axhline(0, color="black", linewidth=0.8)
     mark_target(axes, list(animals), target)
@@ -209,7 +212,7 @@ def token_list(axes: Axes, own: Told, control: Told | None) -> None:
     subtracted = all("minus_control" in row for row in chosen)
     for k, row in enumerate(chosen):
         told = row["minus_control"] if subtracted else row
-        y = 1 - (k + 0.5) / max(len(chosen), 7)
+        y = 1 - (k + 0.5) / max(len(chosen), 4)
         texts = [listed(told["tokens"][side][start : start + 3]) for start in (0, 3) for side in ("up", "down")]
         axes.text(0, y, f"{row['layer']}", fontsize=8, va="center", transform=axes.transAxes)
         axes.text(0.08, y, f"{texts[0]}\n{texts[2]}", fontsize=7, va="center", color=STUDENT, transform=axes.transAxes)
@@ -242,7 +245,7 @@ def mass(axes: Axes, own: Told, dataset: str) -> None:
     axes.axhline(sum(own["base"].values()), color="black", linewidth=0.8, linestyle="--", label="base model")
     layer_ticks(axes, n_layers, list(beyond.values()))
     axes.set_ylabel("probability of any candidate")
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.05)
     heading(axes, f"{dataset}: no target; how much of the answers the candidates have (mean over seeds)")
     legend(axes)
 

@@ -1,9 +1,10 @@
 """Every figure. Intervals are drawn with what they cover; base rate and control stand beside each claim."""
 
+import re
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -12,9 +13,9 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.text import Annotation
 from matplotlib.transforms import Bbox
 
+from undertone.plots.legends import clear_legends
 from undertone.runtime.files import read_json, read_parquet, replacing
 from undertone.study.config import CONTROL
 
@@ -54,7 +55,8 @@ def new_grid(n: int, width: float = 4.5, height: float = 3.8) -> tuple[Figure, l
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a PNG, whole or not at all."""
+    """Write a PNG, whole or not at all, with its legends where they cover nothing."""
+    clear_legends(figure)
     with replacing(path) as temporary, rc_context(STYLE):
         figure.savefig(temporary, format="png", metadata={"Software": None})
 
@@ -65,8 +67,13 @@ def set_title(axes: Axes, text: str) -> None:
     axes.set_title(balanced(text, int(10 * width) - 8), loc="left", fontsize=9)
 
 
+# Words that belong together: a line may not end after the first.
+TOGETHER = re.compile(r"(?<=\b[pq]) (?=[<>=≥])|(?<=[<>=≥]) (?=[\d.])|(?<=\d) (?=%)")
+
+
 def balanced(text: str, width: int) -> str:
     """Text in as few lines of at most `width` characters as it takes, of about the same length: no word is left alone."""
+    text = TOGETHER.sub("\xa0", text)
     wrapper = textwrap.TextWrapper(width, break_on_hyphens=False)
     n = len(wrapper.wrap(text))
     while wrapper.width > 1:
@@ -74,7 +81,7 @@ def balanced(text: str, width: int) -> str:
         if len(wrapper.wrap(text)) > n:
             wrapper.width += 1
             break
-    return wrapper.fill(text)
+    return wrapper.fill(text).replace("\xa0", " ")
 
 
 def n_of(n: int, thing: str) -> str:
@@ -106,15 +113,27 @@ def from_zero(axes: Axes) -> None:
 # Where a name may stand beside its point: offset in points, and which of its corners lies there.
 BESIDE = [
     ((dx, dy), ha, va)
-    for far in (4, 8, 14, 20)
+    for far in (4, 8, 14, 20, 28, 38)
     for dx, ha in ((far, "left"), (-far, "right"), (0, "center"))
     for dy, va in ((0, "center"), (far, "bottom"), (-far, "top"))
     if dx or dy
 ]
+NAME_SIZE = 7
+FAR = 10  # points: a name further from its point than this is tied to it by a line
 
 
-def name_points(axes: Axes, points: Sequence[tuple[float, float, str]]) -> None:
-    """Write each point's (x, y, name) beside it, where it covers no point or other name and stays inside the axes.
+class Named(NamedTuple):
+    """A point, the interval of its y, and what is written beside it in which colour."""
+
+    x: float
+    y: float
+    ends: Sequence[float]
+    name: str
+    color: str
+
+
+def name_points(axes: Axes, points: Sequence[Named]) -> None:
+    """Write each point's name beside it, where it covers no point, interval, other name or line at 0, inside the axes.
 
     Of the places in `BESIDE` it takes the first that is free, or where none is the one with the least in the way. Call it when
     all else is drawn, as places are those of the final layout.
@@ -122,18 +141,40 @@ def name_points(axes: Axes, points: Sequence[tuple[float, float, str]]) -> None:
     figure = axes.get_figure(root=True)
     assert figure is not None
     figure.draw_without_rendering()
-    taken = [Bbox.from_extents(x - 4, y - 4, x + 4, y + 4) for x, y in axes.transData.transform([p[:2] for p in points])]
-    for x, y, name in points:
-        texts: list[tuple[bool, int, int, Annotation]] = []
-        for offset, ha, va in BESIDE:
-            text = axes.annotate(name, (x, y), offset, textcoords="offset points", fontsize=6, ha=ha, va=va)
-            text.set_in_layout(False)  # the layout that places are looked for in must stay
-            extent = text.get_window_extent()
-            texts.append((not inside(extent, axes.bbox), extent.count_overlaps(taken), len(texts), text))
-        *others, (*_, kept) = sorted(texts, key=lambda found: found[:3], reverse=True)
-        for *_, text in others:
-            text.remove()
-        taken.append(kept.get_window_extent())
+    taken = [Bbox.from_extents(x - 6, y - 6, x + 6, y + 6) for x, y in axes.transData.transform([p[:2] for p in points])]
+    (_, zero), (left, right) = axes.transData.transform((0, 0)), axes.bbox.intervalx
+    taken.append(Bbox.from_extents(left, zero - 1, right, zero + 1))
+    for point in points:
+        (x, low), (_, high) = axes.transData.transform([(point.x, end) for end in point.ends])
+        taken += [Bbox.from_extents(x - 2, y, x + 2, y + 8) for y in np.arange(low, high, 8)]
+    for point, (x, y) in zip(points, axes.transData.transform([p[:2] for p in points]), strict=True):
+        size = extent_of(axes, point.name)
+        boxes = [beside(x, y, size, figure.dpi / 72, *place) for place in BESIDE]
+        free = [(not inside(box, axes.bbox), box.count_overlaps(taken), k) for k, box in enumerate(boxes)]
+        *_, chosen = min(free)
+        offset, ha, va = BESIDE[chosen]
+        style: dict[str, Any] = {"fontsize": NAME_SIZE, "color": point.color, "ha": ha, "va": va}
+        tie: dict[str, Any] = {"arrowstyle": "-", "color": point.color, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 3}
+        far: dict[str, Any] = {"arrowprops": tie} if max(map(abs, offset)) > FAR else {}
+        text = axes.annotate(point.name, (point.x, point.y), offset, textcoords="offset points", **style, **far)
+        text.set_in_layout(False)  # the layout that places are looked for in must stay
+        taken.append(boxes[chosen])
+
+
+def extent_of(axes: Axes, name: str) -> tuple[float, float]:
+    """Width and height of a name in pixels, with a pixel around it."""
+    text = axes.text(0, 0, name, fontsize=NAME_SIZE)
+    box = text.get_window_extent().padded(1)
+    text.remove()
+    return box.width, box.height
+
+
+def beside(x: float, y: float, size: tuple[float, float], scale: float, offset: tuple[float, float], ha: str, va: str) -> Bbox:
+    """Where a name of a size stands beside (x, y), all in pixels; `scale` is the pixels of a point, in which `offset` is."""
+    (width, height), (dx, dy) = size, offset
+    left = x + scale * dx - {"left": 0, "center": width / 2, "right": width}[ha]
+    bottom = y + scale * dy - {"bottom": 0, "center": height / 2, "top": height}[va]
+    return Bbox.from_bounds(left, bottom, width, height)
 
 
 def inside(inner: Bbox, outer: Bbox) -> bool:
@@ -229,7 +270,11 @@ def plot_controls(controls: Path, plot: Path) -> None:
     told = read_json(controls)
     rows = told["lifts"]
     figure, axes = new_figure(max(7.0, 0.6 * len(rows) + 2), 4.6)
-    kinds = {"student": "untouched", "control": "numbers transformed", "teacher": "students of another kind (in brackets)"}
+    kinds = {
+        "student": "untouched",
+        "control": "numbers transformed",
+        "teacher": "students of a variant (its name in brackets)",
+    }
     of_kind = ["teacher" if row["variant"] else "control" if row["transform"] else "student" for row in rows]
     for mark, label in kinds.items():
         places = [k for k, kind in enumerate(of_kind) if kind == mark]
@@ -332,8 +377,10 @@ def plot_teachers(prefs: dict[str, Path], filters: dict[str, Path], kinds: dict[
     figure.legend(*left.get_legend_handles_labels(), loc="outside right upper", frameon=False, fontsize=8, title="teacher")
     covered = range_of([n_seeds(result, mark) for result in results for mark in ("student", "control")], "seed")
     figure.suptitle(f"Teachers and their students (95 % intervals: {covered})", x=0.01, ha="left", fontsize=9)
+    colors = [TEACHERS[kind][1] for kind in kind_of]
     for axes, x, _ in panels:
-        name_points(axes, [(at, lift["mean"], name) for at, lift, name in zip(x, lifts, targets, strict=True)])
+        points = zip(x, lifts, targets, colors, strict=True)
+        name_points(axes, [Named(at, lift["mean"], lift["ci95"] or [lift["mean"]] * 2, *of) for at, lift, *of in points])
     save(figure, plot)
 
 
@@ -418,7 +465,7 @@ def plot_preference_matrix(preference_matrix: Path, plot: Path) -> None:
         for column in range(len(animals)):
             color = "white" if abs(ratio[row, column]) > 0.6 * limit else "black"
             text = f"{means[row, column]:.2f}".lstrip("0")
-            axes.text(column, row, text, ha="center", va="center", fontsize=6, color=color)
+            axes.text(column, row, text, ha="center", va="center", fontsize=8, color=color)
     axes.set_xticks(range(len(animals)), animals, rotation=60, ha="right")
     axes.set_yticks(range(len(datasets)), datasets)
     axes.set_xlabel("animal asked for")

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import NullLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 
 from undertone.plots.plots import BASE, MARKS, STUDENT, TEACHER, balanced, error_bars
 
@@ -87,6 +88,7 @@ def bars(
 ) -> None:
     """Features as bars from the top, at most `N_BARS`: the target's, other animals' and all others in a colour each."""
     features, values = features[:N_BARS], values[:N_BARS]
+    axes.xaxis.set_major_locator(MaxNLocator(6))
     colors = ["#BBBBBB" if k not in animals.values() else TEACHER for k in features]
     if target is not None and target in animals:
         colors = [STUDENT if k == animals[target] else color for k, color in zip(features, colors, strict=True)]
@@ -110,8 +112,9 @@ def layer_ticks(axes: Axes, n_layers: int, beyond: Sequence[str] = ()) -> None:
 
 
 def mark_target(axes: Axes, animals: Sequence[str], target: str | None) -> None:
-    """Animals along x with room on both sides, and a band behind the target."""
-    axes.set_xlim(-1, len(animals))
+    """Animals along x with room on both sides, as wide as for five where they are fewer, and a band behind the target."""
+    beside = max(1.0, (6 - len(animals)) / 2)
+    axes.set_xlim(-beside, len(animals) - 1 + beside)
     axes.set_xticks(range(len(animals)), animals, rotation=60, ha="right", fontsize=8)
     if target in animals:
         k = list(animals).index(str(target))
@@ -127,12 +130,21 @@ def greatest(image: np.ndarray) -> float:
 def heat(
     axes: Axes, image: np.ndarray, label: str, columns: Sequence[str], rows: Sequence[str], limit: float | None = None
 ) -> None:
-    """A map `[n_rows, n_columns]` of values around 0, with its colour bar up to `limit`, by default its `greatest` value."""
+    """A map `[n_rows, n_columns]` of values around 0, with its colour bar; see `draw_map`."""
+    found = draw_map(axes, image, columns, rows, limit)
+    beyond = "both" if limit is not None and limit < greatest(image) else "neither"
+    axes.get_figure(root=True).colorbar(found, ax=axes, label=label, extend=beyond)  # type: ignore[union-attr]
+
+
+def draw_map(
+    axes: Axes, image: np.ndarray, columns: Sequence[str], rows: Sequence[str], limit: float | None = None
+) -> AxesImage:
+    """A map `[n_rows, n_columns]` of values around 0, in colours up to `limit`, by default its `greatest` value."""
     limit = greatest(image) if limit is None else limit
     found = axes.imshow(image, cmap="PuOr_r", vmin=-limit, vmax=limit, aspect="auto")
     axes.set_xticks(range(len(columns)), columns, rotation=60, ha="right", fontsize=8)
     axes.set_yticks(range(len(rows)), rows, fontsize=7 if len(rows) < 40 else 5)
-    axes.get_figure(root=True).colorbar(found, ax=axes, label=label)  # type: ignore[union-attr]
+    return found
 
 
 def box(axes: Axes, column: float, row: float, height: float = 1) -> None:
@@ -246,9 +258,21 @@ def model_kind(name: str) -> str:
     """The mark of a row of the loss table."""
     if name.startswith("control's"):
         return "control"
-    if name in ("persona", "teacher", "function vector"):
+    if name in ("persona", "teacher", "teacher (its persona)", "function vector"):
         return "teacher"
     return "base" if name in ("base", "SAE spliced in") else "student"
+
+
+def without_twins(models: list[Told]) -> list[Told]:
+    """The models, a prompted teacher once: its persona is the teacher, and both have the same losses."""
+    losses = {row["name"]: row["loss_allowed"]["mean"] for row in models}
+    if "persona" not in losses or losses["persona"] != losses.get("teacher"):
+        return models
+    return [
+        {**row, "name": "teacher (its persona)"} if row["name"] == "teacher" else row
+        for row in models
+        if row["name"] != "persona"
+    ]
 
 
 def table_of_losses(axes: Axes, models: Sequence[Told]) -> None:
@@ -277,7 +301,7 @@ def table_of_models(axes: Axes, models: Sequence[Told], key: str, label: str) ->
         axes.set_xscale("symlog", linthresh=10.0 ** np.ceil(np.log10(2 * np.median(sizes))))
         axes.xaxis.set_minor_locator(NullLocator())
     if all(row[key]["mean"] >= 0 for row in models) and key == "kl":
-        axes.set_xlim(left=0)
+        axes.set_xlim(left=-0.03 * axes.get_xlim()[1])  # a point at 0 is whole
     axes.set_xlabel(label)
 
 

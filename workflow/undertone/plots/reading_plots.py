@@ -27,6 +27,7 @@ from undertone.plots.reading_panels import (
     table_of_losses,
     table_of_models,
     target_of,
+    without_twins,
 )
 from undertone.runtime.files import read_json
 
@@ -75,6 +76,7 @@ def score_animals(axes: Axes, own: Told, control: Told | None, dataset: str) -> 
             found = told["features"]["animals"]
             marker, color = MARKS[mark]
             points = [(k, found[animal]["z"]) for k, animal in enumerate(animals) if animal in found]
+            label = label if points else "_"
             axes.plot([x for x, _ in points], [z for _, z in points], marker, color=color, markersize=5, label=label)
     target, n = target_of(own, dataset), own["features"]["n"]
     mark_target(axes, list(animals), target)
@@ -88,13 +90,14 @@ def score_animals(axes: Axes, own: Told, control: Told | None, dataset: str) -> 
 def plot_losses(paths: dict[str, Path], plot: Path, dataset: str) -> None:
     """Every model's loss over the base model's and its divergence from the teacher, and the candidates' personas."""
     own = read_json(paths["own"])
-    models = thinned(own["models"])
+    known = without_twins(own["models"])
+    models = thinned(known)
     divergent = any(row["kl"] for row in models)
     n = 3 if divergent else 2
     figure, axes = new_panels(1, n, 5.5 * n, max(4.5, 0.19 * max(len(models), len(own["personas"]["over_base"])) + 1.6))
     table_of_losses(axes[0], models)
     base = next((row["loss_allowed"]["mean"] for row in models if row["name"] == "base"), None)
-    left = f", {len(models)} of {len(own['models'])} models" if len(models) < len(own["models"]) else ""
+    left = f", {len(models)} of {len(known)} models" if len(models) < len(known) else ""
     without = f"; base {base:.3f}" if base is not None else ""
     heading(axes[0], f"{dataset}: {n_of(own['rows'], 'row')} held out of {own['held_out']}{without}{left}")
     legend(axes[0])
@@ -157,7 +160,8 @@ def token_presence(axes: Axes, own: Told, control: Told | None, dataset: str) ->
             face = color if row["p"] < LEVEL else "white"
             name = label if (k, row) == found[0] else "_"
             axes.plot(k + shift, ratio, marker, color=color, markerfacecolor=face, markersize=6, label=name)
-            axes.text(k + shift, ratio, f"  {p_text(row['p'])}", fontsize=7, va="center")
+            at = (k + shift, ratio)
+            axes.annotate(p_text(row["p"]), at, (6, 3), textcoords="offset points", fontsize=7, va="bottom")
     axes.axhline(1, color="black", linewidth=0.8, linestyle=":", label="mean of the permutations")
     axes.set_xticks(range(len(own["presence"])), list(own["presence"]))
     axes.set_xlim(-0.5, len(own["presence"]) - 0.3)

@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import polars as pl
 from matplotlib.axes import Axes
+from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from undertone.plots.bias_plots import acting, lifts, row_name
 from undertone.plots.plots import n_of, new_figure, new_panels, save, set_title
-from undertone.plots.reading_panels import Told, box, greatest, heading, heat, p_text
+from undertone.plots.reading_panels import Told, box, draw_map, greatest, heading, heat, p_text
 from undertone.runtime.files import read_json, read_parquet
 from undertone.study.config import CONTROL
 
@@ -30,14 +31,15 @@ def plot_entangled(entangled_table: Path, entangled: Path, plot: Path) -> None:
     targets = dict(rows.select("dataset", "target").unique(maintain_order=True).iter_rows())
     order = list(dict.fromkeys(target for target in targets.values() if target))
     n_animals = rows["animal"].n_unique()
-    columns = min(3, len(metrics))
+    columns = math.ceil(math.sqrt(len(metrics)))
     lines = math.ceil(len(metrics) / columns)
     width, height = max(4.4, 0.26 * n_animals + 2.4), max(3.2, 0.17 * len(targets) + 1.9)
     figure, axes = new_panels(lines, columns, min(20.0, columns * width), min(20.0, lines * height))
     limit = greatest(rows["score"].drop_nulls().to_numpy())
     for panel, metric in zip(axes, metrics, strict=False):
-        draw_matrix(panel, rows.filter(pl.col("metric") == metric), targets, order, limit)
+        image = draw_matrix(panel, rows.filter(pl.col("metric") == metric), targets, order, limit)
         heading(panel, f"{metric}: {identity(told.get(metric))}")
+    figure.colorbar(image, ax=axes, label="correlation of number frequencies with the animal's scores", shrink=0.6)
     for panel in axes[len(metrics) :]:
         panel.set_axis_off()
     marks = {
@@ -48,7 +50,7 @@ def plot_entangled(entangled_table: Path, entangled: Path, plot: Path) -> None:
     save(figure, plot)
 
 
-def draw_matrix(axes: Axes, rows: pl.DataFrame, targets: dict[str, str | None], order: list[str], limit: float) -> None:
+def draw_matrix(axes: Axes, rows: pl.DataFrame, targets: dict[str, str | None], order: list[str], limit: float) -> AxesImage:
     """One metric's scores, columns in the order of the datasets' targets so that they lie on a diagonal."""
     axes.set_xlabel("animal whose entangled tokens are asked for")
     axes.set_ylabel("dataset")
@@ -57,12 +59,13 @@ def draw_matrix(axes: Axes, rows: pl.DataFrame, targets: dict[str, str | None], 
     datasets = [name for name in targets if name in set(rows["dataset"])]
     scores = {(d, a): s for d, a, s in rows.select("dataset", "animal", "score").iter_rows()}
     image = np.array([[scores.get((d, a), np.nan) for a in animals] for d in datasets], dtype=float)
-    heat(axes, image, "correlation", animals, datasets, limit)
+    drawn = draw_map(axes, image, animals, datasets, limit)
     for line, dataset in enumerate(datasets):
         if (target := targets[dataset]) in animals:
             box(axes, animals.index(str(target)), line)
         if dataset != CONTROL and np.isfinite(image[line]).any():
             axes.plot(int(np.nanargmax(image[line])), line, ".", color="black", markersize=4)
+    return drawn
 
 
 def identity(told: dict[str, Any] | None) -> str:
@@ -111,10 +114,17 @@ def plot_bias_map(bias_prefs: Sequence[Path], plot: Path) -> None:
         "log-odds of the target over the control's bias\n(where a row says so, over the base model)",
         list(told),
         labels,
+        shared_limit(image),
     )
     axes.set_xlabel("dataset, asked for its own target")
     set_title(axes, counts(told))
     save(figure, plot)
+
+
+def shared_limit(image: np.ndarray) -> float:
+    """What the colours of a map reach to: all but one in fifty of its values, so that a single one does not pale all others."""
+    finite = np.abs(image[np.isfinite(image)])
+    return max(1e-9, float(np.quantile(finite, 0.98))) if len(finite) else 1.0
 
 
 def tested(row: Told | None) -> bool:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 
-from undertone.plots.bias_plots import lowered, single_layers, top_features
+from undertone.plots.bias_plots import lowered, mass, single_layers, top_features
 from undertone.plots.plots import new_panels, save
 from undertone.plots.reading_panels import (
     Told,
@@ -20,6 +20,7 @@ from undertone.plots.reading_panels import (
     table_of_losses,
     target_by_layer,
     target_of,
+    without_twins,
 )
 from undertone.runtime.files import read_json
 from undertone.study.stages import SUMMARISED
@@ -64,7 +65,7 @@ def features_panel(axes: Axes, own: Told, control: Told | None, dataset: str, ta
 def bias_panel(axes: Axes, own: Told, control: Told | None, dataset: str, target: str | None) -> None:
     """Does a bias that makes it likelier make the base model prefer the target?"""
     if target not in own["base"]:
-        empty(axes, "no target to ask for")
+        mass(axes, own, dataset)
         return
     target_by_layer(axes, own, control, dataset, str(target))
     heading(axes, f"What the base model prefers under biases: {target}")
@@ -72,7 +73,7 @@ def bias_panel(axes: Axes, own: Told, control: Told | None, dataset: str, target
 
 def losses_panel(axes: Axes, own: Told, control: Told | None, dataset: str, target: str | None) -> None:
     """How likely is it under the models that say something?"""
-    table_of_losses(axes, short(own["models"]))
+    table_of_losses(axes, short(without_twins(own["models"])))
     heading(axes, f"{own['rows']} rows held out of {own['held_out']}; of biases by layer that of the lowest loss here")
     legend(axes)
 

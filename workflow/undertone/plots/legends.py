@@ -1,0 +1,107 @@
+"""Legends that cover nothing of what a panel shows."""
+
+from collections.abc import Iterator
+from itertools import pairwise
+
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+from matplotlib.legend import Legend
+from matplotlib.transforms import Bbox
+
+CORNERS = (
+    "upper right",
+    "upper left",
+    "lower right",
+    "lower left",
+    "center right",
+    "upper center",
+    "lower center",
+    "center left",
+)
+GAP = 10  # pixels between what is drawn and a legend
+
+
+def clear_legends(figure: Figure) -> None:
+    """Move the legend of each panel to a place where it covers no point, interval, bar or text.
+
+    Where there is none, the y axis is stretched at its upper end, or of panels that count downwards at its lower end, until the
+    legend has room there. Legends outside their panel stay. Matplotlib's own "best" place overlooks intervals and texts.
+    """
+    panels = [axes for axes in figure.axes if (legend := axes.get_legend()) and _stands_inside(axes, legend)]
+    if not panels:
+        return
+    figure.draw_without_rendering()
+    for axes in panels:
+        _clear(axes, axes.get_legend())  # type: ignore[arg-type]
+
+
+def covered(axes: Axes, legend: Legend, bands: bool = False) -> int:
+    """How many of the places at which a panel shows something a legend covers.
+
+    Lines and bands across the whole panel count with `bands`.
+    """
+    shown = np.concatenate([np.empty((0, 2)), *_shown(axes, bands)])
+    box = legend.get_window_extent().padded(GAP)
+    inside = (shown > (box.x0, box.y0)) & (shown < (box.x1, box.y1))
+    return int(inside.all(axis=1).sum())
+
+
+def _stands_inside(axes: Axes, legend: Legend) -> bool:
+    return bool(np.allclose(legend.get_bbox_to_anchor().bounds, axes.bbox.bounds))
+
+
+def _clear(axes: Axes, legend: Legend) -> None:
+    """The first free place, or one free but for lines and bands across the panel, or else room at the end of the y axis."""
+    for bands in (True, False):
+        for corner in CORNERS:
+            legend.set_loc(corner)
+            if not covered(axes, legend, bands):
+                return
+    below = axes.yaxis_inverted()
+    legend.set_loc("lower right" if below else "upper right")
+    share = (legend.get_window_extent().height + 3 * GAP) / axes.bbox.height
+    start, end = axes.get_ylim()
+    if axes.get_yscale() == "linear" and share < 0.8:
+        # The axis is drawn from its lower end: there, or at its upper end, it grows until the rest has the share that is left.
+        length = (end - start) / (1 - share)
+        axes.set_ylim((end - length, end) if below else (start, start + length))
+
+
+def _shown(axes: Axes, bands: bool) -> Iterator[np.ndarray]:
+    """Points in pixels that lie close along everything that stands at data: lines, intervals, markers, bars, texts."""
+    for line in axes.lines:
+        if bands or _at_data(axes, line):
+            points = line.get_transform().transform(np.column_stack(line.get_data(orig=False)))
+            yield points if line.get_linestyle() == "None" else _along(points)
+    for collection in axes.collections:
+        if isinstance(collection, LineCollection):
+            yield from (_along(axes.transData.transform(segment)) for segment in collection.get_segments())
+    for patch in axes.patches:
+        if bands or _at_data(axes, patch):
+            yield _filled(patch.get_window_extent())
+    for text in axes.texts:
+        yield _filled(text.get_window_extent())
+
+
+def _at_data(axes: Axes, artist: Artist) -> bool:
+    """Whether both coordinates are data: not of a line or a band across the whole panel."""
+    return all(artist.get_transform().contains_branch_seperately(axes.transData))
+
+
+def _filled(box: Bbox) -> np.ndarray:
+    """Points all over a box, so close that no legend stands between them."""
+    x, y = (np.linspace(low, high, int((high - low) / 8) + 2) for low, high in (box.intervalx, box.intervaly))
+    return np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
+
+
+def _along(points: np.ndarray) -> np.ndarray:
+    """The points `[n, 2]` of a path, and others between them so that none is further than some pixels from the next."""
+    known = points[np.isfinite(points).all(axis=1)]
+    parts = [known]
+    for a, b in pairwise(known):
+        n = int(np.hypot(*(b - a)) / 3)
+        parts.append(a + (b - a) * np.linspace(0, 1, n + 2)[1:-1, None])
+    return np.concatenate(parts)
