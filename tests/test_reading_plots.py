@@ -551,6 +551,13 @@ def test_a_prompted_teacher_is_one_row_and_one_with_a_persona_of_other_losses_is
     assert ticks(draw("losses", told)[0])[:2] == ["persona", "teacher"]
 
 
+def test_losses_have_few_ticks_so_that_their_numbers_stand_apart(draw):
+    told = losses("lion")
+    for row in told["models"]:
+        row["over_base_allowed"] = estimate(-0.14)
+    assert len(draw("losses", told)[0].get_xticks()) <= 7
+
+
 def test_a_divergence_of_0_is_a_whole_point(draw):
     _, divergence, _ = draw("losses", losses("lion"))
     assert divergence.get_xlim()[0] < 0 == divergence.containers[0].lines[0].get_xdata()[0]

@@ -300,6 +300,8 @@ def table_of_models(axes: Axes, models: Sequence[Told], key: str, label: str) ->
     if len(sizes) and sizes.max() > 20 * np.median(sizes):
         axes.set_xscale("symlog", linthresh=10.0 ** np.ceil(np.log10(2 * np.median(sizes))))
         axes.xaxis.set_minor_locator(NullLocator())
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(5))
     if all(row[key]["mean"] >= 0 for row in models) and key == "kl":
         axes.set_xlim(left=-0.03 * axes.get_xlim()[1])  # a point at 0 is whole
     axes.set_xlabel(label)
