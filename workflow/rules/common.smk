@@ -15,6 +15,7 @@ from undertone.runtime.errors import ConfigError
 from undertone.runtime.failures import failures
 from undertone.study.config import CONTROL, KINDS
 from undertone.study.estimate import Job, seconds_of, time_left
+from undertone.study.first_page import first_page
 from undertone.study.formats import SAE_FILES
 from undertone.study.graph import has, read_by
 from undertone.study.node import Node
@@ -214,6 +215,16 @@ def transformed(dataset):
     return STUDY.transformed[dataset]
 
 
+def figure(shows, dataset=None):
+    """The labels of a figure in the report, instead of its path."""
+    return {**({"dataset": dataset} if dataset else {}), "shows": shows, "as": "figure"}
+
+
+def data(holds, dataset=None):
+    """The labels of a file in the report that holds the numbers of a figure or more."""
+    return {**figure(holds, dataset), "as": "data"}
+
+
 def minutes(n):
     """A running time that doubles with each attempt."""
     return lambda wildcards, attempt: n * 2 ** (attempt - 1)
@@ -246,10 +257,14 @@ def files_in(folder):
         yield from (path.removeprefix(home) for path in paths if path.startswith(home) and makes(path))
 
 
+def command_line():
+    """The arguments that Snakemake was called with."""
+    return get_argument_parser().parse_known_args(sys.argv[1:])[0]
+
+
 def asked_targets():
     """The targets on the command line."""
-    asked, _ = get_argument_parser().parse_known_args(sys.argv[1:])
-    return asked.targets
+    return command_line().targets
 
 
 def check_targets():
@@ -305,6 +320,8 @@ def use_all_cores_by_default():
         workflow.global_resources["_cores"] = workflow.resource_settings.cores
 
 
+if command_line().report:
+    config["first_page"] = first_page(STUDY)  # Snakemake hands a report's text the config and nothing else
 # transformers' own bars, of a second each, would stand between ours.
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 say_why()

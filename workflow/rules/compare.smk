@@ -7,7 +7,9 @@ rule transfer:
         pref_tables=collect(result("{dataset}/pref.parquet"), dataset=STUDY.names),
     output:
         transfer_table=of_study("tables/transfer.parquet"),
-        transfer=of_study("tables/transfer.json"),
+        transfer=report(
+            of_study("tables/transfer.json"), caption="../report/data.rst", category="Transfer", labels=data("every target")
+        ),
     log:
         log_of("transfer", *NAMED),
     benchmark:
@@ -29,7 +31,12 @@ rule transfer_plot:
     input:
         transfer=rules.transfer.output.transfer,
     output:
-        plot=report(of_study("plots/transfer.png"), caption="../report/transfer.rst", category="Transfer"),
+        plot=report(
+            of_study("plots/transfer.png"),
+            caption="../report/transfer.rst",
+            category="Transfer",
+            labels=figure("every target"),
+        ),
     log:
         log_of("transfer_plot", *NAMED),
     benchmark:
@@ -74,7 +81,12 @@ rule preference_matrix_plot:
     input:
         preference_matrix=rules.preference_matrix.output.preference_matrix,
     output:
-        plot=report(of_study("plots/preference_matrix.png"), caption="../report/preference_matrix.rst", category="Transfer"),
+        plot=report(
+            of_study("plots/preference_matrix.png"),
+            caption="../report/preference_matrix.rst",
+            category="Transfer",
+            labels=figure("datasets against animals"),
+        ),
     log:
         log_of("preference_matrix_plot", *NAMED),
     benchmark:
@@ -96,7 +108,9 @@ rule controls:
     input:
         prefs=prefs_of("controls"),
     output:
-        controls=of_study("tables/controls.json"),
+        controls=report(
+            of_study("tables/controls.json"), caption="../report/data.rst", category="Transfer", labels=data("controls")
+        ),
     log:
         log_of("controls", *NAMED),
     benchmark:
@@ -118,7 +132,9 @@ rule controls_plot:
     input:
         controls=rules.controls.output.controls,
     output:
-        plot=report(of_study("plots/controls.png"), caption="../report/controls.rst", category="Transfer"),
+        plot=report(
+            of_study("plots/controls.png"), caption="../report/controls.rst", category="Transfer", labels=figure("controls")
+        ),
     log:
         log_of("controls_plot", *NAMED),
     benchmark:
@@ -147,7 +163,12 @@ rule sweep_plot:
         prefs=prefs_of("sweep_plot"),
         trainings=trainings_swept,
     output:
-        plot=report(of_study("plots/sweep-{key}.png"), caption="../report/sweep.rst", category="Transfer"),
+        plot=report(
+            of_study("plots/sweep-{key}.png"),
+            caption="../report/sweep.rst",
+            category="Transfer",
+            labels=figure("sweep of {key}"),
+        ),
     log:
         log_of("sweep_plot", *NAMED, "{key}"),
     benchmark:
@@ -172,7 +193,9 @@ rule teachers_plot:
         prefs=collect(result("{dataset}/pref.json"), dataset=read_by(STUDY, "teachers_plot")),
         filters=collect(result("{dataset}/filter.json"), dataset=read_by(STUDY, "teachers_plot")),
     output:
-        plot=report(of_study("plots/teachers.png"), caption="../report/teachers.rst", category="Transfer"),
+        plot=report(
+            of_study("plots/teachers.png"), caption="../report/teachers.rst", category="Transfer", labels=figure("teachers")
+        ),
     log:
         log_of("teachers_plot", *NAMED),
     benchmark:
@@ -216,7 +239,12 @@ rule compliance_plot:
     input:
         compliance=rules.compliance.output.compliance,
     output:
-        plot=report(of_study("plots/compliance.png"), caption="../report/compliance.rst", category="Numbers"),
+        plot=report(
+            of_study("plots/compliance.png"),
+            caption="../report/compliance.rst",
+            category="Numbers",
+            labels=figure("pass rate", "all"),
+        ),
     log:
         log_of("compliance_plot", *NAMED),
     benchmark:
@@ -259,7 +287,7 @@ rule costs_plot:
     input:
         costs=rules.costs.output.costs,
     output:
-        plot=report(result("plots/costs.png"), caption="../report/costs.rst", category="Costs"),
+        plot=report(result("plots/costs.png"), caption="../report/costs.rst", category="Costs", labels=figure("all jobs")),
     log:
         log_of("costs_plot"),
     benchmark:

@@ -113,7 +113,7 @@ rule filter_plot:
             result("{dataset}/plots/filter.png"),
             caption="../report/filter.rst",
             category="Numbers",
-            labels={"dataset": "{dataset}"},
+            labels=figure("pass rate", "{dataset}"),
         ),
     log:
         log_of("filter_plot", "{dataset}"),

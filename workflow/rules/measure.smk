@@ -10,7 +10,12 @@ rule pref:
         teacher=teacher_of,
         sae=clamped_sae_of,
     output:
-        pref=ensure(result("{dataset}/pref{variant}.json"), non_empty=True),
+        pref=report(
+            ensure(result("{dataset}/pref{variant}.json"), non_empty=True),
+            caption="../report/data.rst",
+            category="Preference",
+            labels=data("preference", "{dataset}{variant}"),
+        ),
         table=result("{dataset}/pref{variant}.parquet"),
     log:
         log_of("pref", "{dataset}{variant}"),
@@ -37,7 +42,7 @@ rule pref_plot:
             result("{dataset}/plots/pref.png"),
             caption="../report/pref.rst",
             category="Preference",
-            labels={"dataset": "{dataset}"},
+            labels=figure("preference", "{dataset}"),
         ),
     log:
         log_of("pref_plot", "{dataset}"),
@@ -97,7 +102,12 @@ rule diagnosis:
         teacher=teacher_of,
         sae=clamped_sae_of,
     output:
-        result=ensure(result("{dataset}/diagnosis.json"), non_empty=True),
+        result=report(
+            ensure(result("{dataset}/diagnosis.json"), non_empty=True),
+            caption="../report/data.rst",
+            category="Preference",
+            labels=data("diagnosis", "{dataset}"),
+        ),
     log:
         log_of("diagnosis", "{dataset}"),
     benchmark:
@@ -125,7 +135,7 @@ rule indirect_plot:
             result("{dataset}/plots/indirect.png"),
             caption="../report/indirect.rst",
             category="Preference",
-            labels={"dataset": "{dataset}"},
+            labels=figure("indirect questions", "{dataset}"),
         ),
     log:
         log_of("indirect_plot", "{dataset}"),

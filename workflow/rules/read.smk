@@ -399,7 +399,13 @@ rule readings:
         tokens=collect(result("{dataset}/tokens.json"), dataset=read_by(STUDY, "readings")),
     output:
         table=of_study("tables/readings.parquet"),
-        summary=ensure(of_study("tables/readings.json"), non_empty=True),
+        summary=report(
+            ensure(of_study("tables/readings.json"), non_empty=True),
+            caption="../report/data.rst",
+            category="Readings",
+            subcategory="all datasets",
+            labels=data("what each reading says", "all"),
+        ),
     log:
         log_of("readings", *NAMED),
     benchmark:
@@ -427,7 +433,7 @@ rule reading_plot:
             caption="../report/reading.rst",
             category="Readings",
             subcategory="{key}",
-            labels={"dataset": "{dataset}", "reading": "{key}"},
+            labels=figure("{key}", "{dataset}"),
         ),
     log:
         log_of("reading_plot", "{dataset}", "{key}"),
@@ -456,7 +462,7 @@ rule summary_plot:
             result("{dataset}/summary.png"),
             caption="../report/summary.rst",
             category="Summary",
-            labels={"dataset": "{dataset}"},
+            labels=figure("all readings", "{dataset}"),
         ),
     log:
         log_of("summary_plot", "{dataset}"),
@@ -480,7 +486,13 @@ rule entangled_plot:
         entangled_table=rules.entangled.output.entangled_table,
         entangled=rules.entangled.output.entangled,
     output:
-        plot=report(of_study("plots/entangled.png"), caption="../report/entangled.rst", category="Readings"),
+        plot=report(
+            of_study("plots/entangled.png"),
+            caption="../report/entangled.rst",
+            category="Readings",
+            subcategory="all datasets",
+            labels=figure("entangled tokens", "all"),
+        ),
     log:
         log_of("entangled_plot", *NAMED),
     benchmark:
@@ -504,7 +516,13 @@ rule bias_map_plot:
             result("{dataset}/bias_pref.json"), dataset=[d for d in read_by(STUDY, "bias_map_plot") if d != CONTROL]
         ),
     output:
-        plot=report(of_study("plots/bias_map.png"), caption="../report/bias_map.rst", category="Readings"),
+        plot=report(
+            of_study("plots/bias_map.png"),
+            caption="../report/bias_map.rst",
+            category="Readings",
+            subcategory="all datasets",
+            labels=figure("biases", "all"),
+        ),
     log:
         log_of("bias_map_plot", *NAMED),
     benchmark:

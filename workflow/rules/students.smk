@@ -54,7 +54,7 @@ rule student_plot:
             result("{dataset}/plots/student.png"),
             caption="../report/student.rst",
             category="Students",
-            labels={"dataset": "{dataset}"},
+            labels=figure("loss", "{dataset}"),
         ),
     log:
         log_of("student_plot", "{dataset}"),

@@ -1,0 +1,51 @@
+"""The first page of a study's report: which study it is, and the lift of every target in a table."""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from undertone.study.outcome import interval, number
+from undertone.study.study import Study
+
+
+def first_page(study: Study) -> dict[str, Any]:
+    """What `workflow/report/workflow.rst` shows: names of the study and its model, its seeds, and of `transfer.json` the day
+    on which it was made (UTC), its `summary` and a row for each dataset with a target.
+
+    A row is (dataset, target, preference of control students and of students, lift with its interval, Holm-adjusted p, verdict
+    of the diagnosis), as text. Without a `transfer.json` there are no `day`, no `summary` and no rows.
+    """
+    page: dict[str, Any] = {
+        "study": study.name or "embedded study",
+        "model": f"{study.model.name} ({study.model.revision})" if study.model.name else "embedded model, trained here",
+        "seeds": len(study.student.seeds),
+        "datasets": len(study.names),
+        "results": study.results,
+        "rows": [],
+    }
+    transfer = Path(study.results, "tables", study.name or "", "transfer.json")
+    if not transfer.is_file():
+        return page
+    estimator, found = next(iter(json.loads(transfer.read_text())["estimators"].items()))
+    rows = sorted(found["datasets"], key=lambda row: -row["lift_over_control"]["mean"])
+    return page | {
+        "day": f"{datetime.fromtimestamp(transfer.stat().st_mtime, UTC):%Y-%m-%d}",
+        "estimator": estimator,
+        "summary": f"{found['transfers']} of {found['targets']} targets lie above the control students, "
+        f"{found['transfers_holm']} of them after Holm's correction",
+        "rows": [_row(study, row) for row in rows],
+    }
+
+
+def _row(study: Study, row: dict[str, Any]) -> list[str]:
+    lift, diagnosis = row["lift_over_control"], Path(study.results, row["dataset"], "diagnosis.json")
+    return [
+        row["dataset"],
+        row["target"],
+        number(row["control"]),
+        number(row["student"]),
+        interval(lift),
+        "" if lift["p_holm"] is None else f"{lift['p_holm']:.2g}",
+        json.loads(diagnosis.read_text())["verdict"] if diagnosis.is_file() else "",
+    ]
