@@ -75,7 +75,7 @@ def test_every_section_of_a_study_is_known_by_its_class() -> None:
 def takes_one(numbers: Path) -> None: ...
 
 
-def takes_another(numbers: Path, contrl: Path | None, prefs: Sequence[Path], students: dict[int, Path]) -> None: ...
+def takes_another(numbers: Path, contorl: Path | None, prefs: Sequence[Path], students: dict[int, Path]) -> None: ...
 
 
 def takes_a_text(numbers: str) -> None: ...
@@ -85,7 +85,7 @@ def takes_a_text(numbers: str) -> None: ...
     ("function", "files", "message"),
     [
         (takes_one, FILES, "takes_one takes no 'control', which its rule names; known: numbers"),
-        (takes_another, FILES, "takes 'contrl', which its rule does not offer; nearest: control"),
+        (takes_another, FILES, "takes 'contorl', which its rule does not offer; nearest: control"),
         (takes_one, {"numbers": ["a", "b"]}, "'numbers' is 2 files, expected one"),
         (takes_one, {"numbers": []}, "'numbers' is 0 files, expected one"),
         (takes_a_text, {"numbers": "a"}, "'numbers' is annotated <class 'str'>"),
