@@ -125,7 +125,7 @@ def write(path: Path, code: str) -> None:
 
 def forget() -> None:
     """As in another process."""
-    for cached in (code_of, code_version, imports, modules):
+    for cached in (code_of, code_version, imports, modules, sources._parsed):
         cached.cache_clear()
 
 

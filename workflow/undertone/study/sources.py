@@ -55,7 +55,7 @@ def is_neutral(path: Path) -> bool:
 def imports(path: Path) -> tuple[Path, ...]:
     """The package's modules that a file imports, wherever in the file; nothing is executed."""
     known = modules()
-    return tuple(sorted(known[each.module] for each in _imports(ast.parse(path.read_text()))))
+    return tuple(sorted(known[each.module] for each in _parsed(path)[0]))
 
 
 @functools.cache
@@ -67,10 +67,16 @@ def modules() -> dict[str, Path]:
 @functools.cache
 def code_version(path: Path) -> str:
     """A hash of what a file does: comments, docstrings and layout do not count, nor where the modules stand that it imports."""
+    (imported, meaning), known = _parsed(path), modules()
+    names = sorted(f"{each.module} {each.name} {each.alias}" for each in imported if not is_neutral(known[each.module]))
+    return hashlib.sha256("\n".join([*names, meaning]).encode()).hexdigest()[:8]
+
+
+@functools.cache
+def _parsed(path: Path) -> tuple[tuple[Import, ...], str]:
+    """What a file imports of the package, and what it does besides, as code."""
     tree = ast.parse(path.read_text())
-    known = modules()
-    names = sorted(f"{each.module} {each.name} {each.alias}" for each in _imports(tree) if not is_neutral(known[each.module]))
-    return hashlib.sha256("\n".join([*names, ast.unparse(_Meaning().visit(tree))]).encode()).hexdigest()[:8]
+    return tuple(_imports(tree)), ast.unparse(_Meaning().visit(tree))
 
 
 class _Meaning(ast.NodeTransformer):
