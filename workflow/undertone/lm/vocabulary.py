@@ -1,5 +1,6 @@
 """What a tokenizer's tokens are: numbers, other kinds of text, and those that a passing completion can hold."""
 
+import functools
 import re
 
 import numpy as np
@@ -15,6 +16,7 @@ TOKEN_KINDS = {"number": NUMBER, "white space": r"\s+", "punctuation": r"[^\w\s]
 ALPHABET = frozenset("0123456789,;.[]()" + " \t\n\r\f\v")
 
 
+@functools.lru_cache(maxsize=1)  # the metrics of a model ask once for each of its personas
 def token_kinds(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
     """`[vocab]`: for each token id the index of its kind in `TOKEN_KINDS`; a special token is a word."""
     patterns = [re.compile(pattern, re.DOTALL) for pattern in TOKEN_KINDS.values()]
