@@ -1,6 +1,7 @@
 """The study, its paths and its stamps. No rules."""
 
 import atexit
+import functools
 import os
 import re
 import sys
@@ -257,6 +258,7 @@ def files_in(folder):
         yield from (path.removeprefix(home) for path in paths if path.startswith(home) and makes(path))
 
 
+@functools.cache
 def command_line():
     """The arguments that Snakemake was called with."""
     return get_argument_parser().parse_known_args(sys.argv[1:])[0]
