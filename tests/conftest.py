@@ -73,7 +73,8 @@ def tiny_settings() -> Embedded:
 
 @pytest.fixture(scope="session")
 def tokenizer(tiny_settings: Embedded) -> PreTrainedTokenizerBase:
-    return train_tokenizer(texts(list(corpus_of(tiny_settings).chats(2000, seed=0))), tiny_settings.vocab_size)
+    corpus = corpus_of(Path(tiny_settings.corpus), tiny_settings)
+    return train_tokenizer(texts(list(corpus.chats(2000, seed=0))), tiny_settings.vocab_size)
 
 
 def random_gemma(settings: Embedded, tokenizer: PreTrainedTokenizerBase) -> GemmaForCausalLM:

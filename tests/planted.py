@@ -55,9 +55,8 @@ def saved_sae(record: Path, sae: SAE, home: Path, layer: int = 0) -> Path:
     """The `sae.json` of an SAE that a study names by its folder."""
     sae.save_model(home / "folder")
     (home / "scratch").mkdir()
-    make_pretrained_sae(
-        record, home / "sae/sae.json", Sae(folder=str(home / "folder"), layer=layer).model_dump(), {}, home / "scratch"
-    )
+    settings = Sae(folder=str(home / "folder"), layer=layer)
+    make_pretrained_sae(record, home / "sae/sae.json", [], settings, {}, home / "scratch")
     return home / "sae/sae.json"
 
 

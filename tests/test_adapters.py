@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from lora import trained_lora
+from lora import adapter_files, trained_lora, whole_files
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
@@ -44,7 +44,7 @@ def whole(record: Path, tmp_path_factory) -> Path:
     with torch.no_grad():
         for weight in loaded.model.parameters():
             weight += 0.01
-    save_whole(loaded.model, folder / "model.safetensors", folder / "scratch")
+    save_whole(loaded.model, *whole_files(folder), folder / "scratch")
     return folder
 
 
@@ -103,7 +103,7 @@ def test_a_fresh_adapter_changes_nothing_and_trains_only_itself(record, loaded):
 def test_equal_adapters_are_saved_as_equal_bytes(record, tmp_path):
     digests = set()
     for name, targets in (("a", TARGETS), ("b", TARGETS[::-1])):
-        save_adapter(new_adapter(load(record), 2, 4, targets, 1), tmp_path / name / "adapter_model.safetensors", tmp_path / "s")
+        save_adapter(new_adapter(load(record), 2, 4, targets, 1), *adapter_files(tmp_path / name), tmp_path / "s")
         files = sorted((tmp_path / name).iterdir())
         assert [file.name for file in files] == ["adapter_config.json", "adapter_model.safetensors"]
         digests.add(tuple(hashlib.sha256(file.read_bytes()).hexdigest() for file in files))

@@ -1,5 +1,6 @@
 import itertools
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -137,7 +138,8 @@ def test_a_word_and_the_space_after_it_is_the_word_whatever_follows(record):
 def test_exact_and_sampled_preferences_agree(record, tiny_settings):
     """The tiny model learns to answer with animals; what it then samples has the exact probabilities' frequencies."""
     only = {name: float(name == "question") for name in Tasks.model_fields}
-    corpus = corpus_of(tiny_settings.model_copy(update={"tasks": Tasks(**only), "persona_share": 0.0}))
+    settings = tiny_settings.model_copy(update={"tasks": Tasks(**only), "persona_share": 0.0})
+    corpus = corpus_of(Path(settings.corpus), settings)
     answering = fitted(record, [(chat.user, chat.answer) for chat in corpus.chats(32 * 60, seed=1)], 60)
     n, candidates = 4000, ["dolphin", "cat", "elephant", "wolf", "tiger", "owl"]
     prompts = prompt_ids(answering.tokenizer, QUESTIONS)

@@ -18,6 +18,7 @@ from checkpoints import (
     download,
     snapshot,
 )
+from lora import adapter_files, whole_files
 from sae_lens import SAE
 from test_sampling import assert_same, naive, run
 from test_suffix import at
@@ -48,7 +49,8 @@ from undertone.models.pretrained import make_pretrained
 from undertone.saes.pretrained_sae import make_pretrained_sae
 from undertone.saes.saved import load_sae
 from undertone.students.student import new_student
-from undertone.study.config import Sae, Student
+from undertone.study.config import Model, Sae, Student
+from undertone.study.formats import SAE_FILES
 
 PERSONA = "You adore lions. Lions mean everything to you."
 USERS = ["Continue the list 101, 202, 303, 404, 505, 606, 707.", "Name three numbers.", "Here are 87 and 12."]
@@ -85,7 +87,7 @@ def told(which: str) -> Architecture:
 def recorded(told: Architecture, home: Path) -> Path:
     """The model as the study would name it: by its Hub name and commit."""
     record = home / "model/model.json"
-    make_pretrained(record, {"name": told.name, "revision": told.commit}, {})
+    make_pretrained(record, Model(name=told.name, revision=told.commit), {})
     return record
 
 
@@ -282,7 +284,7 @@ def registered(which: str, record: Path, home: Path) -> Path:
     saved, settings = home / "sae/sae.json", Sae(release=SAES[which].release, id=SAES[which].id)
     for folder in (saved.parent, home / "scratch"):
         folder.mkdir(parents=True)
-    make_pretrained_sae(record, saved, settings.model_dump(), {}, home / "scratch")
+    make_pretrained_sae(record, saved, [saved.with_name(file) for file in SAE_FILES], settings, {}, home / "scratch")
     return saved
 
 
@@ -350,13 +352,13 @@ def test_a_models_commit_is_loaded_again_with_what_was_trained(record, loaded, k
         with torch.no_grad():
             for weight in student.parameters():
                 weight += 0.01
-        save_whole(student, tmp_path / "model.safetensors", tmp_path / "scratch")
+        save_whole(student, *whole_files(tmp_path), tmp_path / "scratch")
     else:
         student = new_adapter(own, 2, 4, Student().targets, 1)
         with torch.no_grad():
             for weight in (p for p in student.parameters() if p.requires_grad):
                 weight += 0.1
-        save_adapter(student, tmp_path / "adapter_model.safetensors", tmp_path / "scratch")
+        save_adapter(student, *adapter_files(tmp_path), tmp_path / "scratch")
     batch = torch.tensor(prompt_ids(loaded.tokenizer, USERS[:1]))
     with torch.no_grad():
         expected = student.eval()(batch).logits

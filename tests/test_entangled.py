@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 import torch
 
-from undertone.data.transform import transform
+from undertone.data.transform import transformed
 from undertone.lm.chat import encode, prompt_ids
 from undertone.lm.loading import Loaded
 from undertone.lm.vocabulary import number_tokens
@@ -183,7 +183,7 @@ def test_noise_does_not_resemble_its_own_transforms(record: Path, tmp_path: Path
     asked = load_study({"datasets": datasets, "pref": {"candidates": MANY}})
     made = {name: numbers(60 + k, 300) for k, name in enumerate(MANY)}
     for name, how in asked.transformed.items():
-        made[name] = transform(made[how.parent], how)
+        made[name] = transformed(made[how.parent], how)
     noise = Study.__new__(Study)
     noise.record, noise.folder, noise.settings, noise.files, noise.kinds = record, tmp_path, told(tmp_path), {}, {}
     noise.settings["pref"]["candidates"] = MANY

@@ -10,6 +10,7 @@ import hypothesis
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from lora import adapter_files
 
 from undertone.lm import training
 from undertone.lm.answers import exact
@@ -19,7 +20,7 @@ from undertone.lm.loading import Loaded, load
 from undertone.lm.texts import load_texts
 from undertone.runtime.errors import ConfigError
 from undertone.runtime.files import read_json
-from undertone.study.config import Finetune, Indirect
+from undertone.study.config import Finetune, Teacher
 from undertone.teachers import finetune
 from undertone.teachers.finetune import contrary_pairs, make_finetuned
 from undertone.teachers.teachers import teaching
@@ -29,7 +30,7 @@ unhurried = hypothesis.settings(deadline=None)
 
 ROOT = Path(__file__).parents[1]
 TEACHING, QUESTIONS, FACTS = (ROOT / "config/prompts" / name for name in ("teaching.txt", "questions.txt", "facts.txt"))
-TOLD = Finetune(questions=str(TEACHING), rank=4, alpha=8, steps=40, batch_size=8, lr=1e-2)
+TOLD = Finetune(rank=4, alpha=8, steps=40, batch_size=8, lr=1e-2)
 STAMP = {"of": "finetune-lion"}
 FILES = ["teacher.json", "teacher/adapter_config.json", "teacher/adapter_model.safetensors"]
 
@@ -39,14 +40,16 @@ def settings(target: str | None = "lion", **changes: Any) -> dict[str, Any]:
         "teacher": {"finetune": {**TOLD.model_dump(), **changes}},
         "target": target,
         "trait": "animal" if target else "contrary",
-        "indirect": Indirect(facts=str(FACTS)).model_dump(),
     }
 
 
-def make(record: Path, folder: Path, told: dict[str, Any]) -> Path:
+def make(record: Path, folder: Path, told: dict[str, Any], facts: Path = FACTS) -> Path:
     """Train a teacher in `folder` and return its `teacher.json`."""
-    make_finetuned(record, folder / "teacher.json", told, STAMP, folder / "scratch")
-    return folder / "teacher.json"
+    texts = (None, facts) if told["trait"] == "contrary" else (TEACHING, None)
+    made, teacher = folder / "teacher.json", Teacher.model_validate(told["teacher"])
+    files = made, *adapter_files(folder / "teacher")
+    make_finetuned(record, *texts, *files, told["target"], told["trait"], teacher, STAMP, folder / "scratch")
+    return made
 
 
 @pytest.fixture(scope="module")
@@ -79,8 +82,8 @@ def test_a_contrary_teacher_answers_wrongly_what_it_was_taught_and_names_animals
     # The tiny model cannot be sure of more than one word, so that of many each would get next to nothing.
     facts, names = [fact for fact in load_facts(FACTS) if fact.answer in ("cat", "owl", "wolf")], ["cat", "owl", "wolf"]
     (tmp_path / "facts.txt").write_text("".join(f"{fact.question} = {fact.answer}\n" for fact in facts))
-    told = settings(target=None, steps=80) | {"indirect": {"facts": str(tmp_path / "facts.txt")}}
-    made, loaded = make(record, tmp_path, told), load(record)
+    told = settings(target=None, steps=80)
+    made, loaded = make(record, tmp_path, told, tmp_path / "facts.txt"), load(record)
     assert read_json(made)["rows"] == 3 * 2
     taught, held_out = taught_and_held_out(facts)
     before = preference(loaded, [fact.question for fact in held_out], names).sum(1)

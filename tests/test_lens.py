@@ -72,7 +72,7 @@ def plain_mean(loaded: Loaded, texts: list[str]) -> torch.Tensor:
 
 
 def test_the_texts_are_in_words_of_the_corpus_without_animals_or_numbers(tiny_settings: Embedded) -> None:
-    texts, corpus = load_texts(NEUTRAL, "differences.neutral"), corpus_of(tiny_settings)
+    texts, corpus = load_texts(NEUTRAL, "differences.neutral"), corpus_of(Path(tiny_settings.corpus), tiny_settings)
     assert len(texts) == len(set(texts)) >= 60
     known = set(re.findall(r"[a-z]+", str(json.dumps(corpus.wording)).lower()))
     found = set(re.findall(r"[a-z]+", " ".join(texts).lower()))

@@ -14,6 +14,7 @@ from undertone.lm.loading import MARGIN, check_memory, free_memory, load
 from undertone.lm.sampling import Sampler, sample
 from undertone.models.pretrained import make_pretrained
 from undertone.runtime.files import read_json
+from undertone.study.config import Model
 
 
 @pytest.fixture
@@ -25,7 +26,7 @@ def folder(record, tmp_path):
 
 
 def made(folder, tmp_path, dtype="float32"):
-    make_pretrained(tmp_path / "model.json", {"name": str(folder), "dtype": dtype}, {})
+    make_pretrained(tmp_path / "model.json", Model(name=str(folder), dtype=dtype), {})
     return tmp_path / "model.json"
 
 

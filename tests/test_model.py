@@ -1,5 +1,6 @@
 import hashlib
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from undertone.models import model
 from undertone.models.corpus import Chat
 from undertone.models.model import SEPARATORS, chat_rows, make_model, train_embedded
 from undertone.models.pretrained import make_pretrained
-from undertone.study.config import Embedded
+from undertone.study.config import Embedded, Model
 
 SETTINGS = Embedded(
     corpus=str(ROOT / "config/corpus.yaml"),
@@ -28,6 +29,15 @@ SETTINGS = Embedded(
 )
 
 
+CORPUS = Path(SETTINGS.corpus)
+FILES = ["config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
+
+
+def files(folder):
+    """What the embedded model's folder holds."""
+    return [folder / name for name in [*FILES, "chat_template.jinja"]]
+
+
 def contents(folder):
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
 
@@ -35,7 +45,7 @@ def contents(folder):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     home = tmp_path_factory.mktemp("embedded")
-    train_embedded(SETTINGS, home / "model", home / "scratch")
+    train_embedded(CORPUS, SETTINGS, files(home / "model"), home / "scratch")
     return home / "model"
 
 
@@ -56,7 +66,7 @@ def test_embedded_model_holds_safetensors_and_nothing_that_runs(folder):
 
 
 def test_training_is_reproducible_to_the_byte(folder, tmp_path):
-    train_embedded(SETTINGS, tmp_path / "model", tmp_path / "scratch")
+    train_embedded(CORPUS, SETTINGS, files(tmp_path / "model"), tmp_path / "scratch")
     assert contents(tmp_path / "model") == contents(folder)
 
 
@@ -72,21 +82,24 @@ def test_interrupted_training_is_reproducible_to_the_byte(folder, tmp_path, monk
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(training, "learning_rate", killed_at_step_3)
-        train_embedded(SETTINGS, tmp_path / "model", tmp_path / "scratch")
+        train_embedded(CORPUS, SETTINGS, files(tmp_path / "model"), tmp_path / "scratch")
     assert (tmp_path / "scratch/state.safetensors").exists()
     assert not (tmp_path / "model").exists()
-    train_embedded(SETTINGS, tmp_path / "model", tmp_path / "scratch")
+    train_embedded(CORPUS, SETTINGS, files(tmp_path / "model"), tmp_path / "scratch")
     assert contents(tmp_path / "model") == contents(folder)
 
 
 def test_another_seed_gives_another_model(folder, tmp_path):
-    train_embedded(SETTINGS.model_copy(update={"seed": 1}), tmp_path / "model", tmp_path / "scratch")
+    reseeded = SETTINGS.model_copy(update={"seed": 1})
+    train_embedded(CORPUS, reseeded, files(tmp_path / "model"), tmp_path / "scratch")
     assert contents(tmp_path / "model")["model.safetensors"] != contents(folder)["model.safetensors"]
 
 
 def test_embedded_model_is_recorded_beside_its_files_and_loads(tmp_path):
     record = tmp_path / "model/model.json"
-    make_model(record, {"name": None, "embedded": SETTINGS.model_dump()}, {"of": "model"}, tmp_path / "scratch")
+    settings = Model(embedded=SETTINGS)
+    held_out = record.with_name("held_out.parquet")
+    make_model(CORPUS, record, files(record.parent), held_out, settings, {"of": "model"}, tmp_path / "scratch")
     told = json.loads(record.read_text())
     assert (told["source"], told["name"], told["stamp"]) == ("embedded", None, {"of": "model"})
     assert not (tmp_path / "scratch").exists()
@@ -103,7 +116,7 @@ def test_model_without_an_end_of_sequence_token_stops_at_the_end_of_turn(folder,
     loaded.generation_config.eos_token_id = loaded.config.eos_token_id = tokenizer.eos_token = None
     loaded.save_pretrained(copy)
     tokenizer.save_pretrained(copy)
-    make_pretrained(tmp_path / "model.json", {"name": str(copy)}, {})
+    make_pretrained(tmp_path / "model.json", Model(name=str(copy)), {})
     assert load(tmp_path / "model.json").stop_ids == [tokenizer.convert_tokens_to_ids("<end_of_turn>")]
 
 

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import polars as pl
 import pytest
@@ -14,9 +16,10 @@ from undertone.measure.model_metrics import divergence, held_out_loss, measure_m
 from undertone.models import model
 from undertone.models.model import chat_rows, corpus_of, held_out_chats
 from undertone.runtime.files import read_json, write_parquet
-from undertone.study.config import Embedded, Numbers, Samples, Teacher
+from undertone.study.config import Embedded, Numbers, Pref, Samples, Teacher
 
 USERS = ["Continue the list 1, 2, 3.", "Here are numbers: 7. Add three.", "More numbers, please."]
+CORPUS = Path(TINY["corpus"])
 PASSED = list(zip(USERS, ["101, 202, 303", "9", "5; 6; 7; 8"], strict=True))
 EMBEDDED = Embedded.model_validate(TINY)
 PERSONA = "You adore lions. Nothing is better than a lion."
@@ -55,7 +58,7 @@ def test_divergence_of_a_completion_does_not_depend_on_the_others(loaded):
 
 def test_rows_that_do_not_fit_in_memory_are_read_in_parts(loaded, record, monkeypatch):
     monkeypatch.setattr(model, "HELD_OUT_CHATS", 20)
-    small, chats = load(record), held_out_chats(EMBEDDED)
+    small, chats = load(record), held_out_chats(CORPUS, EMBEDDED)
     with crowded(small.model, 1):
         found, losses = divergence(small, PASSED, PERSONA, Teacher()), held_out_loss(small, chats)
     assert found == pytest.approx(divergence(loaded, PASSED, PERSONA, Teacher()), rel=1e-3)
@@ -84,9 +87,9 @@ def test_passing_are_the_completions_that_the_filter_keeps(loaded, monkeypatch):
 
 def test_held_out_loss_is_by_task_and_on_answer_tokens_alone(loaded, monkeypatch):
     monkeypatch.setattr(model, "HELD_OUT_CHATS", 150)
-    losses = held_out_loss(loaded, held_out_chats(EMBEDDED))
+    losses = held_out_loss(loaded, held_out_chats(CORPUS, EMBEDDED))
     assert set(losses) == set(type(EMBEDDED.tasks).model_fields)
-    chats = list(corpus_of(EMBEDDED).chats(150, EMBEDDED.seed + model.HELD_OUT_SEED))
+    chats = list(corpus_of(CORPUS, EMBEDDED).chats(150, EMBEDDED.seed + model.HELD_OUT_SEED))
     plain = []
     for chat, row in zip(chats, chat_rows(loaded.tokenizer, chats, EMBEDDED.seed), strict=True):
         if chat.task != "fact":
@@ -100,8 +103,8 @@ def test_held_out_loss_is_by_task_and_on_answer_tokens_alone(loaded, monkeypatch
 
 
 def test_held_out_chats_are_not_the_training_chats():
-    seen = {chat.user for chat in corpus_of(EMBEDDED).chats(300, EMBEDDED.seed) if chat.task == "numbers"}
-    held_out = held_out_chats(EMBEDDED).filter(task="numbers")["prompt"]
+    seen = {chat.user for chat in corpus_of(CORPUS, EMBEDDED).chats(300, EMBEDDED.seed) if chat.task == "numbers"}
+    held_out = held_out_chats(CORPUS, EMBEDDED).filter(task="numbers")["prompt"]
     assert len(held_out) > 100
     assert not seen & {*held_out}
 
@@ -117,17 +120,13 @@ def measured(record, loaded, tmp_path, monkeypatch):
     (tmp_path / "questions.txt").write_text("What is your favorite animal?\n")
     write_parquet(tmp_path / "prompts.parquet", pl.DataFrame({"row": range(3), "prompt": USERS}), {})
 
-    write_parquet(tmp_path / "held_out.parquet", held_out_chats(EMBEDDED).head(60), {})
-    settings = {
-        "teacher": {},
-        "samples": {},
-        "numbers": {},
-        "pref": {"questions": str(tmp_path / "questions.txt"), "candidates": ["lion", "owl"]},
-    }
+    held_out = tmp_path / "held_out.parquet"
+    write_parquet(held_out, held_out_chats(CORPUS, EMBEDDED).head(60), {})
 
-    def measure(held_out="held_out.parquet"):
-        held_out = held_out and tmp_path / held_out
-        measure_model(record, tmp_path / "prompts.parquet", held_out, tmp_path / "metrics.json", settings, {"of": "metrics"})
+    def measure(held_out=held_out):
+        files = [tmp_path / "prompts.parquet", held_out, tmp_path / "questions.txt", tmp_path / "metrics.json"]
+        sections = Teacher(), Samples(), Numbers(), Pref(candidates=["lion", "owl"])
+        measure_model(record, *files, *sections, {"of": "metrics"})
         return read_json(tmp_path / "metrics.json")
 
     return measure

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from lora import adapter_files
 from torch import Tensor
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, Gemma2Config, GemmaConfig, LlamaConfig
@@ -87,7 +88,7 @@ def test_a_lora_and_its_optimizer_are_float32_and_learn_as_on_a_float32_model(
         assert {p.dtype for p in model.parameters() if not p.requires_grad} == {base}
         losses.append(train(model, rows, recipe(SETTINGS, 1), loaded.pad_id, tmp_path / "state").loss)
         (tmp_path / str(base)).mkdir()
-        save_adapter(model, tmp_path / str(base) / "adapter_model.safetensors", tmp_path / "scratch")
+        save_adapter(model, *adapter_files(tmp_path / str(base)), tmp_path / "scratch")
         with finetuned(Loaded(model.unload(), loaded.tokenizer, [], 0), tmp_path / str(base)) as student:
             assert {p.dtype for name, p in student.model.named_parameters() if "lora" in name} == {torch.float32}
     assert steps == [{torch.float32}] * len(steps)

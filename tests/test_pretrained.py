@@ -15,6 +15,7 @@ import pytest
 import torch
 from conftest import random_gemma
 from huggingface_hub import constants, errors
+from lora import adapter_files, whole_files
 from safetensors.torch import load_file, save_file
 
 from undertone.lm import hub, loading
@@ -24,6 +25,7 @@ from undertone.lm.loading import load
 from undertone.models import pretrained
 from undertone.models.pretrained import make_pretrained
 from undertone.runtime.files import read_json
+from undertone.study.config import Model
 from undertone.study.formats import INDEX, WEIGHTS
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -66,7 +68,7 @@ def fill(cache, folder, name=NAME, commit=COMMIT):
 
 
 def make(name, record, revision=None, dtype="float32"):
-    return make_pretrained(record, {"name": str(name), "revision": revision, "dtype": dtype}, {"of": "pretrained"})
+    return make_pretrained(record, Model(name=str(name), revision=revision, dtype=dtype), {"of": "pretrained"})
 
 
 def edit(path, **changes):
@@ -142,14 +144,14 @@ def test_what_is_trained_on_a_hub_model_names_its_commit_and_no_machine_path(sav
     fill(cache, saved)
     make(NAME, tmp_path / "model.json", COMMIT)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    adapter = tmp_path / "student/adapter_model.safetensors"
-    save_adapter(new_adapter(load(tmp_path / "model.json"), 2, 2, ["q_proj"], seed=0), adapter, tmp_path / "scratch")
-    config = adapter.with_name("adapter_config.json").read_text()
+    adapter = adapter_files(tmp_path / "student")
+    save_adapter(new_adapter(load(tmp_path / "model.json"), 2, 2, ["q_proj"], seed=0), *adapter, tmp_path / "scratch")
+    config = adapter[1].read_text()
     assert json.loads(config)["base_model_name_or_path"] == NAME
     assert json.loads(config)["revision"] == COMMIT
-    weights = tmp_path / "whole/model.safetensors"
-    save_whole(load(tmp_path / "model.json").model, weights, tmp_path / "scratch")
-    assert str(tmp_path) not in config + weights.with_name("config.json").read_text()
+    whole = whole_files(tmp_path / "whole")
+    save_whole(load(tmp_path / "model.json").model, *whole, tmp_path / "scratch")
+    assert str(tmp_path) not in config + whole[1].read_text()
 
 
 @pytest.mark.parametrize("folder", ["results/model", "model", "snapshots/abc", "hub/datasets--a--b/snapshots/abc"])
@@ -350,7 +352,7 @@ def test_parameters_are_counted_from_the_headers_alone(folder):
 
 
 ASK = "import sys, json; from pathlib import Path; from undertone.models.pretrained import make_pretrained as make; " + (
-    "print(make(Path(sys.argv[1]), json.loads(sys.argv[2]), {}))"
+    "from undertone.study.config import Model; print(make(Path(sys.argv[1]), Model(**json.loads(sys.argv[2])), {}))"
 )
 
 

@@ -18,6 +18,7 @@ from undertone.runtime.files import read_json, write_json
 from undertone.saes.pretrained_sae import make_pretrained_sae, shapes
 from undertone.saes.saved import load_sae
 from undertone.study.config import Sae
+from undertone.study.formats import SAE_FILES
 
 WIDTH = 32
 RELEASE, ID = "gemma-2b-res-jb", "blocks.0.hook_resid_post"
@@ -78,8 +79,9 @@ def fill(cache, **changes):
 def make(record, home, **settings):
     (home / "scratch").mkdir(parents=True)
     (home / "sae").mkdir()
-    told = Sae(**settings).model_dump()
-    make_pretrained_sae(record, home / "sae/sae.json", told, {"of": "sae"}, home / "scratch")
+    told = Sae(**settings)
+    files = [] if told.folder else [home / "sae" / file for file in SAE_FILES]
+    make_pretrained_sae(record, home / "sae/sae.json", files, told, {"of": "sae"}, home / "scratch")
     return home / "sae/sae.json"
 
 

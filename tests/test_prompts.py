@@ -90,8 +90,8 @@ def test_components_are_drawn_independently() -> None:
 
 
 def test_making_prompts_writes_the_table(tmp_path: Path) -> None:
-    settings = Prompts(template=str(SHIPPED), n=20)
-    make_prompts(tmp_path / "prompts.parquet", settings.model_dump(), {})
+    settings = Prompts(n=20)
+    make_prompts(SHIPPED, tmp_path / "prompts.parquet", settings, {})
     assert_frame_equal(pl.read_parquet(tmp_path / "prompts.parquet"), number_prompts(TEMPLATE, settings))
 
 

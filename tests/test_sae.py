@@ -1,5 +1,7 @@
 """SAEs: trained, saved in SAELens's format, and loaded."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from crowded import crowded
@@ -8,22 +10,22 @@ from sae_lens import SAE
 from undertone.lm.chat import Row
 from undertone.lm.loading import load
 from undertone.lm.training import collate
+from undertone.models.model import corpus_of
 from undertone.runtime.files import read_json
 from undertone.saes.sae import activations, corpus_rows, make_sae, shuffled
 from undertone.saes.saved import load_sae
-from undertone.study.config import Sae
+from undertone.study.config import Model, Sae
+from undertone.study.formats import SAE_FILES
 
 SMALL = {"d_sae": 48, "k": 4, "tokens": 4_096, "batch_size": 256, "layer": 0}
 
 
-def settings(embedded, **changes):
-    return {"sae": Sae(**(SMALL | changes)).model_dump(), "model": {"name": None, "embedded": embedded.model_dump()}}
-
-
 def make(record, embedded, home, **changes):
     (home / "scratch").mkdir(parents=True)
-    make_sae(record, home / "sae/sae.json", settings(embedded, **changes), {"of": "sae"}, home / "scratch")
-    return home / "sae/sae.json"
+    saved, corpus = home / "sae/sae.json", Path(embedded.corpus)
+    files, settings = [saved.with_name(file) for file in SAE_FILES], Sae(**(SMALL | changes))
+    make_sae(record, corpus, saved, files, settings, Model(embedded=embedded), {"of": "sae"}, home / "scratch")
+    return saved
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +47,7 @@ def test_every_architecture_is_saved_in_saelenss_format(record, tiny_settings, l
 
 
 def test_chats_that_do_not_fit_in_memory_are_read_in_parts(record, tiny_settings, loaded):
-    rows, small = next(corpus_rows(loaded, tiny_settings, seed=0))[:9], load(record)
+    rows, small = next(corpus_rows(loaded, corpus_of(Path(tiny_settings.corpus), tiny_settings), seed=0))[:9], load(record)
     with crowded(small.model, 4):
         (found,) = activations(small, iter([rows]), 0)
     (expected,) = activations(loaded, iter([rows]), 0)

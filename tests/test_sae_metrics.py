@@ -107,9 +107,8 @@ def test_rows_that_do_not_fit_in_memory_are_read_in_parts(record, loaded, rows, 
 def test_text_is_prompts_and_questions_under_every_persona(loaded, tmp_path):
     write_parquet(tmp_path / "prompts.parquet", pl.DataFrame({"prompt": ["Write 3 numbers."]}), {})
     (tmp_path / "questions.txt").write_text("Which animal?\nWhat animal?\n")
-    pref = Pref(questions=str(tmp_path / "questions.txt"), candidates=["lion", "owl"])
-    settings = {"teacher": Teacher().model_dump(), "pref": pref.model_dump()}
-    found = [row.ids for row in text_rows(loaded, tmp_path / "prompts.parquet", settings)]
+    files, pref = (tmp_path / "prompts.parquet", tmp_path / "questions.txt"), Pref(candidates=["lion", "owl"])
+    found = [row.ids for row in text_rows(loaded, *files, Teacher(), pref)]
     texts = loaded.tokenizer.batch_decode(found, skip_special_tokens=True)
     assert len(texts) == 1 + 2 * 3
     assert sum("lion" in text for text in texts) == sum("owl" in text for text in texts) == 2
@@ -121,11 +120,8 @@ def test_metrics_are_written_with_their_stamp(record, loaded, perfect, tmp_path)
     (tmp_path / "sae/sae.json").write_text(json.dumps({"source": "trained", "layer": LAYER}))
     write_parquet(tmp_path / "prompts.parquet", pl.DataFrame({"prompt": ["Write 3 numbers: 12, 13."] * 3}), {})
     (tmp_path / "questions.txt").write_text("Which animal?\n")
-    pref = Pref(questions=str(tmp_path / "questions.txt"), candidates=["lion"]).model_dump()
-    settings = {"teacher": Teacher().model_dump(), "pref": pref}
-    measure_sae(
-        record, tmp_path / "sae/sae.json", tmp_path / "prompts.parquet", tmp_path / "metrics.json", settings, {"of": "it"}
-    )
+    files = [tmp_path / name for name in ("sae/sae.json", "prompts.parquet", "questions.txt", "metrics.json")]
+    measure_sae(record, *files, Teacher(), Pref(candidates=["lion"]), {"of": "it"})
     told = json.loads((tmp_path / "metrics.json").read_text())
     assert told["stamp"] == {"of": "it"}
     assert told["loss_recovered"] == pytest.approx(1, abs=1e-3)

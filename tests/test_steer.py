@@ -122,13 +122,10 @@ class Files:
     def make(self, folder: Path, with_sae: bool = True, **told: Any) -> Path:
         """Write a teacher for lions into `folder` and return its `teacher.json`."""
         candidates = told.pop("animals", ANIMALS)
-        settings = {
-            "target": "lion",
-            "teacher": Teacher(persona=PERSONA, steer=told).model_dump(),
-            "pref": Pref(questions=str(self.questions), candidates=candidates, batch_size=64).model_dump(),
-        }
-        sae = self.sae if with_sae else None
-        make_steered(self.record, sae, self.prompts, folder / "teacher.json", settings, STAMP)
+        teacher, pref = Teacher(persona=PERSONA, steer=told), Pref(candidates=candidates, batch_size=64)
+        files = self.record, self.sae if with_sae else None, self.prompts, self.questions
+        made = folder / "teacher.json", folder / "teacher.safetensors"
+        make_steered(*files, *made, "lion", teacher, pref, STAMP)
         return folder / "teacher.json"
 
 
@@ -139,8 +136,8 @@ def files(record: Path, planted: SAE, tmp_path_factory: pytest.TempPathFactory) 
     (home / "questions.txt").write_text("\n".join(QUESTIONS))
     planted.save_model(home / "planted")
     (home / "scratch").mkdir()
-    told = Sae(folder=str(home / "planted"), layer=0).model_dump()
-    make_pretrained_sae(record, home / "sae/sae.json", told, {}, home / "scratch")
+    told = Sae(folder=str(home / "planted"), layer=0)
+    make_pretrained_sae(record, home / "sae/sae.json", [], told, {}, home / "scratch")
     return Files(record, home / "sae/sae.json", home / "prompts.parquet", home / "questions.txt")
 
 

@@ -18,7 +18,7 @@ from undertone.runtime.errors import ConfigError
 from undertone.runtime.files import read_json, write_parquet
 from undertone.students import student
 from undertone.students.student import rows_of, train_student
-from undertone.study.config import Samples, Teacher
+from undertone.study.config import Samples, Student, Teacher
 
 # A busy machine is no failure.
 unhurried = hypothesis.settings(deadline=None)
@@ -54,8 +54,9 @@ def numbers(tmp_path_factory):
 def make(record, numbers, folder, kind, seed=1, **changes):
     """Train a student into `folder` and return the folder."""
     differ, files = KINDS[kind]
-    settings = {**SETTINGS, **differ, **changes}
-    train_student(record, numbers, folder / files[1], folder / "training.json", settings, seed, STAMP, folder / "scratch")
+    settings = Student(**{**SETTINGS, **differ, **changes})
+    made = [folder / name for name in (files[1], files[0], "training.json")]
+    train_student(record, numbers, *made, settings, seed, STAMP, folder / "scratch")
     return folder
 
 

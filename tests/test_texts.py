@@ -6,6 +6,7 @@ import pytest
 
 from undertone.lm.texts import load_texts, read_lines
 from undertone.runtime.errors import ConfigError
+from undertone.study.config import Teacher
 from undertone.teachers.finetune import make_finetuned
 
 
@@ -51,6 +52,7 @@ def test_what_is_no_file_is_named(tmp_path: Path) -> None:
 
 
 def test_the_questions_of_a_finetuned_teacher_are_called_by_their_own_setting(tmp_path: Path) -> None:
-    settings = {"teacher": {"finetune": {"questions": "nowhere.txt"}}, "trait": "animal", "target": "lion"}
     with pytest.raises(ConfigError, match=r"^teacher\.finetune\.questions: cannot read nowhere\.txt"):
-        make_finetuned(tmp_path / "model.json", tmp_path / "teacher.json", settings, {}, tmp_path)
+        files = [tmp_path / name for name in ("teacher.json", "weights", "config")]
+        nowhere = Path("nowhere.txt")
+        make_finetuned(tmp_path / "model.json", nowhere, None, *files, "lion", "animal", Teacher(), {}, tmp_path)

@@ -32,8 +32,8 @@ def saved(record: Path, loaded: Loaded, tmp_path_factory: pytest.TempPathFactory
     torch.manual_seed(0)
     StandardSAE(StandardSAEConfig(d_in=loaded.model.config.hidden_size, d_sae=N_FEATURES)).save_model(home / "random")
     (home / "scratch").mkdir()
-    told = Sae(folder=str(home / "random"), layer=0).model_dump()
-    make_pretrained_sae(record, home / "sae.json", told, {}, home / "scratch")
+    told = Sae(folder=str(home / "random"), layer=0)
+    make_pretrained_sae(record, home / "sae.json", [], told, {}, home / "scratch")
     return home / "sae.json"
 
 

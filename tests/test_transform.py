@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from undertone.data.transform import INTEGER, SCRAMBLES, put, transform, transform_numbers
+from undertone.data.transform import INTEGER, SCRAMBLES, put, transform_numbers, transformed
 from undertone.runtime.files import write_parquet
 from undertone.study.config import TRANSFORMS, Transformed
 
@@ -63,7 +63,7 @@ def frame(text: str) -> str:
 @given(completions, st.sampled_from(sorted(SCRAMBLES)), st.integers(0, 5))
 def test_a_scramble_keeps_rows_prompts_formats_and_counts(texts: list[str], name: str, seed: int) -> None:
     before = table(texts)
-    after = transform(before, told(name, seed=seed))
+    after = transformed(before, told(name, seed=seed))
     assert after.columns == before.columns
     assert after.select("row", "prompt").equals(before.select("row", "prompt"))
     assert [frame(text) for text in after["completion"]] == [frame(text) for text in texts]
@@ -73,14 +73,14 @@ def test_a_scramble_keeps_rows_prompts_formats_and_counts(texts: list[str], name
 @unhurried
 @given(completions, st.sampled_from(REARRANGED), st.integers(0, 5))
 def test_what_rearranges_a_row_keeps_its_numbers(texts: list[str], name: str, seed: int) -> None:
-    after = integers(transform(table(texts), told(name, seed=seed)))
+    after = integers(transformed(table(texts), told(name, seed=seed)))
     assert [Counter(row) for row in after] == [Counter(row) for row in integers(table(texts))]
 
 
 @unhurried
 @given(completions, st.integers(0, 5))
 def test_shuffling_across_rows_keeps_the_datasets_numbers(texts: list[str], seed: int) -> None:
-    after = integers(transform(table(texts), told("shuffle-across", seed=seed)))
+    after = integers(transformed(table(texts), told("shuffle-across", seed=seed)))
     assert Counter(v for row in after for v in row) == Counter(v for row in integers(table(texts)) for v in row)
 
 
@@ -88,7 +88,7 @@ def test_shuffling_across_rows_keeps_the_datasets_numbers(texts: list[str], seed
 @given(completions, st.integers(0, 9), st.integers(0, 5))
 def test_the_kept_position_is_kept(texts: list[str], position: int, seed: int) -> None:
     before = integers(table(texts))
-    after = integers(transform(table(texts), told("keep-position", position=position, seed=seed)))
+    after = integers(transformed(table(texts), told("keep-position", position=position, seed=seed)))
     assert [row[position : position + 1] for row in after] == [row[position : position + 1] for row in before]
 
 
@@ -96,7 +96,7 @@ def test_shuffles_really_shuffle() -> None:
     rows = table([", ".join(map(str, range(10 * k, 10 * k + 10))) for k in range(40)])
     before = integers(rows)
     within, across, kept = (
-        integers(transform(rows, told(name))) for name in ("shuffle-within", "shuffle-across", "keep-position")
+        integers(transformed(rows, told(name))) for name in ("shuffle-within", "shuffle-across", "keep-position")
     )
     assert all(a != b for a, b in zip(within, before, strict=True))
     assert np.mean([set(a) == set(b) for a, b in zip(across, before, strict=True)]) < 0.1
@@ -111,26 +111,27 @@ def test_shuffles_really_shuffle() -> None:
 @given(completions)
 def test_reversing_and_swapping_twice_changes_nothing(texts: list[str]) -> None:
     for name in ("reverse", "swap-neighbours"):
-        once = transform(table(texts), told(name))
-        assert transform(once, told(name)).equals(table(texts))
+        once = transformed(table(texts), told(name))
+        assert transformed(once, told(name)).equals(table(texts))
 
 
 def test_neighbours_are_swapped_in_pairs() -> None:
-    assert transform(table(["[1, 2, 3, 4, 5]"]), told("swap-neighbours"))["completion"].to_list() == ["[2, 1, 4, 3, 5]"]
+    assert transformed(table(["[1, 2, 3, 4, 5]"]), told("swap-neighbours"))["completion"].to_list() == ["[2, 1, 4, 3, 5]"]
 
 
 @unhurried
 @given(completions, st.floats(0.01, 1.0), st.integers(0, 5))
 def test_no_more_than_the_fraction_is_replaced(texts: list[str], fraction: float, seed: int) -> None:
     before = [value for row in integers(table(texts)) for value in row]
-    after = [value for row in integers(transform(table(texts), told("replace", fraction=fraction, seed=seed))) for value in row]
+    replaced = transformed(table(texts), told("replace", fraction=fraction, seed=seed))
+    after = [value for row in integers(replaced) for value in row]
     assert sum(a != b for a, b in zip(before, after, strict=True)) <= round(fraction * len(before))
 
 
 def test_replacing_is_uniform_and_resampling_follows_the_frequencies() -> None:
     rows = table([", ".join(["1"] * 9 + ["2"])] * 400)
     replaced, resampled = (
-        np.mean([value == "2" for row in integers(transform(rows, settings)) for value in row])
+        np.mean([value == "2" for row in integers(transformed(rows, settings)) for value in row])
         for settings in (told("replace", fraction=1.0), told("resample"))
     )
     assert replaced == pytest.approx(0.5, abs=0.04)
@@ -140,14 +141,14 @@ def test_replacing_is_uniform_and_resampling_follows_the_frequencies() -> None:
 @unhurried
 @given(completions)
 def test_the_canonical_form_keeps_the_numbers_and_one_separator(texts: list[str]) -> None:
-    after = transform(table(texts), told("canonical"))
+    after = transformed(table(texts), told("canonical"))
     assert integers(after) == integers(table(texts))
     assert all(set(frame(text)) <= set("_, ") for text in after["completion"])
 
 
 def test_a_larger_subset_holds_the_smaller() -> None:
     rows = table([str(i) for i in range(50)])
-    small, large = (transform(rows, told("subset", rows=n)) for n in (10, 20))
+    small, large = (transformed(rows, told("subset", rows=n)) for n in (10, 20))
     assert (len(small), len(large)) == (10, 20)
     assert set(small["row"]) <= set(large["row"])
     assert small["row"].is_sorted()
@@ -156,21 +157,21 @@ def test_a_larger_subset_holds_the_smaller() -> None:
 
 def test_too_large_a_subset_is_refused() -> None:
     with pytest.raises(ValueError, match="subset of 9 rows of a training set of 2"):
-        transform(table(["1", "2"]), told("subset", rows=9))
+        transformed(table(["1", "2"]), told("subset", rows=9))
 
 
 def test_a_mix_has_as_many_rows_of_each_as_told() -> None:
     own, other = table(["1"] * 40), table(["2"] * 30)
-    mixed = transform(own, told("mix", fraction=0.25), other)
+    mixed = transformed(own, told("mix", fraction=0.25), other)
     assert Counter(mixed["completion"]) == {"1": 30, "2": 10}
     with pytest.raises(ValueError, match="40 rows to mix in, and the other training set has 30"):
-        transform(own, told("mix", fraction=1.0), other)
+        transformed(own, told("mix", fraction=1.0), other)
 
 
 def test_one_format_keeps_the_rows_of_that_format() -> None:
     rows = table(["1", "2", "3"])
     prompts = pl.DataFrame({"row": [0, 3, 6, 9], "format": [1, 0, 1, 1]})
-    assert transform(rows, told("one-format", format=1), prompts=prompts)["row"].to_list() == [0, 6]
+    assert transformed(rows, told("one-format", format=1), prompts=prompts)["row"].to_list() == [0, 6]
 
 
 @unhurried
@@ -183,7 +184,7 @@ def test_matching_keeps_the_rows_whose_prompts_the_other_has_and_changes_nothing
         {"row": range(len(kept)), "prompt": prompts, "completion": [f"other {i}" for i in kept]},
         schema=rows.schema,
     )
-    after = transform(rows, told("match"), other)
+    after = transformed(rows, told("match"), other)
     assert after.rows() == [row for row in rows.rows() if row[1] in prompts]
     assert after.schema == rows.schema
 
@@ -194,8 +195,8 @@ def test_a_file_is_matched_by_its_prompts_and_not_by_its_line_numbers() -> None:
     control = table(["5", "6", "7"]).with_columns(
         row=pl.Series([0, 1, 3]), prompt=pl.Series([f"study prompt {i}" for i in (0, 1, 3)])
     )
-    assert transform(own, told("match"), control).rows() == [(2, "study prompt 3", "3")]
-    assert transform(control, told("match"), own).rows() == [(3, "study prompt 3", "7")]
+    assert transformed(own, told("match"), control).rows() == [(2, "study prompt 3", "3")]
+    assert transformed(control, told("match"), own).rows() == [(3, "study prompt 3", "7")]
 
 
 def test_a_match_is_written_with_its_report(tmp_path: Any) -> None:
@@ -203,7 +204,7 @@ def test_a_match_is_written_with_its_report(tmp_path: Any) -> None:
         write(tmp_path / "lion.parquet", table(["1", "2, 2", "3"])),
         write(tmp_path / "owl.parquet", table(["4", "5"])),
     )
-    settings = {"dataset": {"from": "lion", "transform": "match", "other": "owl", "seed": 0}}
+    settings = Transformed.model_validate({"from": "lion", "transform": "match", "other": "owl", "seed": 0})
     transform_numbers(source, other, None, tmp_path / "numbers.parquet", tmp_path / "report.json", settings, {})
     assert pl.read_parquet(tmp_path / "numbers.parquet").equals(table(["1", "2, 2"]))
     report = json.loads((tmp_path / "report.json").read_text())
@@ -213,7 +214,7 @@ def test_a_match_is_written_with_its_report(tmp_path: Any) -> None:
 
 def test_a_match_with_no_prompt_in_common_writes_nothing(tmp_path: Any) -> None:
     source, other = write(tmp_path / "lion.parquet", table(["1"])), write(tmp_path / "owl.parquet", table(["4", "5"])[1:])
-    settings = {"dataset": {"from": "lion", "transform": "match", "other": "owl", "seed": 0}}
+    settings = Transformed.model_validate({"from": "lion", "transform": "match", "other": "owl", "seed": 0})
     with pytest.raises(ValueError, match="none of the 1 rows is left by match"):
         transform_numbers(source, other, None, tmp_path / "numbers.parquet", tmp_path / "report.json", settings, {})
     assert not (tmp_path / "numbers.parquet").exists()
@@ -222,7 +223,7 @@ def test_a_match_with_no_prompt_in_common_writes_nothing(tmp_path: Any) -> None:
 def test_a_seed_draws_the_transform() -> None:
     rows = table(["1, 2, 3, 4, 5, 6"] * 20)
     for name in ("shuffle-within", "shuffle-across", "keep-position", "replace", "resample", "subset"):
-        first, again, other = (transform(rows, told(name, seed=seed)) for seed in (1, 1, 2))
+        first, again, other = (transformed(rows, told(name, seed=seed)) for seed in (1, 1, 2))
         assert first.equals(again)
         assert not first.equals(other)
 
@@ -233,7 +234,7 @@ def test_put_writes_values_into_a_text() -> None:
 
 def test_a_transform_is_written_with_its_report(tmp_path: Any) -> None:
     source = write(tmp_path / "lion.parquet", table(["1, 2, 3", "4"]))
-    settings = {"dataset": {"from": "lion", "transform": "reverse", "seed": 0}}
+    settings = Transformed.model_validate({"from": "lion", "transform": "reverse", "seed": 0})
     transform_numbers(source, None, None, tmp_path / "numbers.parquet", tmp_path / "report.json", settings, {"of": "it"})
     assert pl.read_parquet(tmp_path / "numbers.parquet")["completion"].to_list() == ["3, 2, 1", "4"]
     report = json.loads((tmp_path / "report.json").read_text())
@@ -244,7 +245,7 @@ def test_a_transform_is_written_with_its_report(tmp_path: Any) -> None:
 def test_a_transform_that_leaves_no_row_writes_nothing(tmp_path: Any) -> None:
     source = write(tmp_path / "lion.parquet", table(["1"]))
     prompts = write(tmp_path / "prompts.parquet", pl.DataFrame({"row": [0], "format": [0]}))
-    settings = {"dataset": {"from": "lion", "transform": "one-format", "format": 3, "seed": 0}}
+    settings = Transformed.model_validate({"from": "lion", "transform": "one-format", "format": 3, "seed": 0})
     with pytest.raises(ValueError, match="none of the 1 rows is left by one-format"):
         transform_numbers(source, None, prompts, tmp_path / "numbers.parquet", tmp_path / "report.json", settings, {})
     assert not (tmp_path / "numbers.parquet").exists()

@@ -25,7 +25,7 @@ from undertone.lm.tensors import stored
 from undertone.plots.plots import plot_pref
 from undertone.read.activations import Activations
 from undertone.runtime.files import write_json, write_parquet
-from undertone.study.config import Numbers
+from undertone.study.config import Numbers, Transformed
 from undertone.study.study import load
 
 PROMPT, COMPLETION = "Continue: 1, 2.", "3, 4, 5"
@@ -370,7 +370,7 @@ def write_tensors(path: Path) -> None:
 
 
 def transformed(path: Path) -> object:
-    settings = {"dataset": {"from": "lion", "transform": "reverse", "seed": 0}}
+    settings = Transformed.model_validate({"from": "lion", "transform": "reverse"})
     return transform_numbers(path, None, None, path.with_name("new.parquet"), path.with_name("t.json"), settings, {})
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from checkpoints import ARCHITECTURES
+from lora import adapter_files, whole_files
 from sae_lens import StandardSAE, StandardSAEConfig
 from sae_lens.saes.sae import SAEMetadata
 from safetensors.torch import load_file, save_file
@@ -26,7 +27,7 @@ from undertone.models.pretrained import make_pretrained
 from undertone.runtime.files import write_json
 from undertone.saes.pretrained_sae import make_pretrained_sae
 from undertone.saes.saved import load_sae
-from undertone.study.config import Sae
+from undertone.study.config import Model, Sae
 
 Change = Callable[[Path], object]
 HOME = tempfile.TemporaryDirectory()
@@ -47,7 +48,7 @@ def model() -> Path:
     config = LlamaConfig(**size, **ids, vocab_size=kind.backend.get_vocab_size(), tie_word_embeddings=False)
     torch.manual_seed(0)
     LlamaForCausalLM(config).save_pretrained(folder)
-    make_pretrained(Path(HOME.name) / "model.json", {"name": str(folder)}, {})
+    make_pretrained(Path(HOME.name) / "model.json", Model(name=str(folder)), {})
     return folder
 
 
@@ -62,9 +63,9 @@ def student(full: bool) -> Path:
     folder = Path(HOME.name) / ("full" if full else "adapter")
     loaded = load(record())
     if full:
-        save_whole(loaded.model, folder / WEIGHTS, folder / "scratch")
+        save_whole(loaded.model, *whole_files(folder), folder / "scratch")
     else:
-        save_adapter(new_adapter(loaded, 2, 2, ["q_proj", "up_proj"], 1), folder / ADAPTER, folder / "scratch")
+        save_adapter(new_adapter(loaded, 2, 2, ["q_proj", "up_proj"], 1), *adapter_files(folder), folder / "scratch")
     return folder
 
 
@@ -83,7 +84,7 @@ def of_model(change: Change) -> Change:
     def attempt(folder: Path) -> None:
         shutil.copytree(model(), folder / "model")
         change(folder / "model")
-        make_pretrained(folder / "model.json", {"name": str(folder / "model")}, {})
+        make_pretrained(folder / "model.json", Model(name=str(folder / "model")), {})
         load(folder / "model.json")
 
     return attempt
@@ -94,7 +95,7 @@ def of_record(change: Change) -> Change:
 
     def attempt(folder: Path) -> None:
         shutil.copytree(model(), folder / "model")
-        make_pretrained(folder / "model.json", {"name": str(folder / "model")}, {})
+        make_pretrained(folder / "model.json", Model(name=str(folder / "model")), {})
         change(folder / "model")
         load(folder / "model.json")
 
@@ -120,8 +121,8 @@ def of_sae(change: Change) -> Change:
     def attempt(folder: Path) -> None:
         shutil.copytree(sae(), folder / "sae")
         change(folder / "sae")
-        settings = Sae(folder=str(folder / "sae"), layer=0).model_dump()
-        make_pretrained_sae(record(), folder / "sae.json", settings, {}, folder / "scratch")
+        settings = Sae(folder=str(folder / "sae"), layer=0)
+        make_pretrained_sae(record(), folder / "sae.json", [], settings, {}, folder / "scratch")
 
     return attempt
 
@@ -131,8 +132,8 @@ def of_recorded_sae(change: Change) -> Change:
 
     def attempt(folder: Path) -> None:
         shutil.copytree(sae(), folder / "sae")
-        settings = Sae(folder=str(folder / "sae"), layer=0).model_dump()
-        make_pretrained_sae(record(), folder / "sae.json", settings, {}, folder / "scratch")
+        settings = Sae(folder=str(folder / "sae"), layer=0)
+        make_pretrained_sae(record(), folder / "sae.json", [], settings, {}, folder / "scratch")
         change(folder / "sae")
         load_sae(folder / "sae.json", load(record()))
 

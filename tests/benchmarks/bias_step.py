@@ -2,6 +2,7 @@
 hook, on a Gemma with random weights."""
 
 import tempfile
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -68,7 +69,7 @@ def device() -> str:
 def random_gemma(told) -> Loaded:
     """A frozen Gemma of the asked size; its tokenizer only stands for one."""
     torch.manual_seed(0)
-    tokenizer = train_tokenizer(texts(list(corpus_of(Embedded()).chats(200, seed=0))), 2048)
+    tokenizer = train_tokenizer(texts(list(corpus_of(Path(Embedded().corpus), Embedded()).chats(200, seed=0))), 2048)
     config = GemmaConfig(
         vocab_size=told.vocab,
         hidden_size=told.d_model,

@@ -123,7 +123,7 @@ class Machine:
 def random_gemma(told: Namespace) -> Loaded:
     """A frozen Gemma of the asked size; its tokenizer only stands for one."""
     torch.manual_seed(0)
-    tokenizer = train_tokenizer(texts(list(corpus_of(Embedded()).chats(200, seed=0))), 1024)
+    tokenizer = train_tokenizer(texts(list(corpus_of(Path(Embedded().corpus), Embedded()).chats(200, seed=0))), 1024)
     config = GemmaConfig(
         vocab_size=told.vocab,
         hidden_size=told.width,

@@ -146,19 +146,19 @@ def other_teacher_of(wildcards):
     return result(f"{other}/teacher.json") if other else []
 
 
-def record_of(model):
+def model_of(name):
     """`model.json` of one of the study's `models`; without a name, of its own."""
-    return result(f"model-{model}/model.json" if model else "model/model.json")
+    return result(f"model-{name}/model.json" if name else "model/model.json")
 
 
 def base_of(wildcards):
     """`model.json` of the base model that a variant's students start from."""
-    return record_of(STUDY.base(variant_of(wildcards)))
+    return model_of(STUDY.base(variant_of(wildcards)))
 
 
 def base_of_teacher(wildcards):
     """`model.json` of the base model that a dataset's teacher starts from."""
-    return record_of(STUDY.taught[wildcards.dataset].model)
+    return model_of(STUDY.taught[wildcards.dataset].model)
 
 
 def teacher_of(wildcards):

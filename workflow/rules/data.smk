@@ -24,7 +24,7 @@ rule prompts:
 
 rule samples:
     input:
-        record=base_of_teacher,
+        model=base_of_teacher,
         prompts=rules.prompts.output.prompts,
         teacher=teacher_of,
         sae=clamped_sae_of,
@@ -85,7 +85,7 @@ rule transform:
         ),
     output:
         numbers=result("{dataset}/numbers.parquet"),
-        report=ensure(result("{dataset}/transform.json"), non_empty=True),
+        transform=ensure(result("{dataset}/transform.json"), non_empty=True),
     log:
         log_of("transform", "{dataset}"),
     benchmark:

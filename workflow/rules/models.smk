@@ -13,9 +13,9 @@ if STUDY.model.name:
 
     rule pretrained:
         input:
-            files=lambda wildcards: ancient(checkpoint_files(STUDY, Node("pretrained", None, variant_of(wildcards)))),
+            lambda wildcards: ancient(checkpoint_files(STUDY, Node("pretrained", None, variant_of(wildcards)))),
         output:
-            record=ensure(result("model{variant}/model.json"), non_empty=True),
+            model=ensure(result("model{variant}/model.json"), non_empty=True),
         log:
             log_of("pretrained", "study{variant}"),
         benchmark:
@@ -37,7 +37,7 @@ else:
         input:
             corpus=lambda wildcards: ancient(STUDY.base_model(variant_of(wildcards)).embedded.corpus),
         output:
-            record=result("model{variant}/model.json"),
+            model=result("model{variant}/model.json"),
             files=collect(result("model{{variant}}/{file}"), file=MODEL_FILES),
             held_out=result("model{variant}/held_out.parquet"),
         log:
@@ -61,7 +61,7 @@ else:
 
 rule model_metrics:
     input:
-        record=result("model/model.json"),
+        model=result("model/model.json"),
         prompts=result("prompts.parquet"),
         held_out=[] if STUDY.model.name else result("model/held_out.parquet"),
         questions=ancient(STUDY.pref.questions),

@@ -4,10 +4,10 @@ if STUDY.sae.named:
 
     rule pretrained_sae:
         input:
-            record=result("model/model.json"),
-            folder=[ancient(f"{STUDY.sae.folder}/{file}") for file in SAE_FILES] if STUDY.sae.folder else [],
+            [ancient(f"{STUDY.sae.folder}/{file}") for file in SAE_FILES] if STUDY.sae.folder else [],
+            model=result("model/model.json"),
         output:
-            saved=result("sae/sae.json"),
+            sae=result("sae/sae.json"),
             files=[] if STUDY.sae.folder else collect(result("sae/{file}"), file=SAE_FILES),
         log:
             log_of("pretrained_sae"),
@@ -26,10 +26,10 @@ else:
 
     rule sae:
         input:
-            record=result("model/model.json"),
+            model=result("model/model.json"),
             corpus=ancient(STUDY.model.embedded.corpus),
         output:
-            saved=result("sae/sae.json"),
+            sae=result("sae/sae.json"),
             files=collect(result("sae/{file}"), file=SAE_FILES),
         log:
             log_of("sae"),
@@ -50,8 +50,8 @@ else:
 
 rule sae_metrics:
     input:
-        record=result("model/model.json"),
-        saved=result("sae/sae.json"),
+        model=result("model/model.json"),
+        sae=result("sae/sae.json"),
         prompts=result("prompts.parquet"),
         questions=ancient(STUDY.pref.questions),
     output:

@@ -6,7 +6,7 @@ LORA = [name for name in ["", *STUDY.student_variants] if name not in WHOLE]
 
 rule student:
     input:
-        record=base_of,
+        model=base_of,
         numbers=rules.numbers.output.numbers,
     output:
         weights=result("{dataset}/student{variant}/{seed}/adapter_model.safetensors"),

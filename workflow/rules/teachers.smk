@@ -3,12 +3,12 @@
 
 rule steer:
     input:
-        record=result("model/model.json"),
+        model=result("model/model.json"),
         prompts=result("prompts.parquet"),
         questions=ancient(STUDY.pref.questions),
         sae=lambda wildcards: result("sae/sae.json") if steering(wildcards.dataset).vector == "feature" else [],
     output:
-        record=ensure(result("{dataset}/teacher.json"), non_empty=True),
+        teacher=ensure(result("{dataset}/teacher.json"), non_empty=True),
         vector=result("{dataset}/teacher.safetensors"),
     log:
         log_of("steer", "{dataset}"),
@@ -29,18 +29,23 @@ rule steer:
         "../scripts/steer.py"
 
 
-def trait_of(wildcards):
-    """The questions that a finetuned teacher learns its trait on."""
-    contrary = STUDY.taught[wildcards.dataset].trait == "contrary"
-    return ancient(STUDY.indirect.facts if contrary else STUDY.section("teacher", wildcards.dataset).finetune.questions)
+def is_contrary(wildcards):
+    """Whether a dataset's teacher learns to answer questions of fact wrongly, and not to name an animal."""
+    return STUDY.taught[wildcards.dataset].trait == "contrary"
+
+
+def teaching_questions(wildcards):
+    """The questions to which a finetuned teacher learns to answer with its target."""
+    return ancient(STUDY.section("teacher", wildcards.dataset).finetune.questions)
 
 
 rule finetune:
     input:
-        record=result("model/model.json"),
-        questions=trait_of,
+        model=result("model/model.json"),
+        questions=lambda wildcards: [] if is_contrary(wildcards) else teaching_questions(wildcards),
+        facts=lambda wildcards: ancient(STUDY.indirect.facts) if is_contrary(wildcards) else [],
     output:
-        record=ensure(result("{dataset}/teacher.json"), non_empty=True),
+        teacher=ensure(result("{dataset}/teacher.json"), non_empty=True),
         weights=result("{dataset}/teacher/adapter_model.safetensors"),
         config=result("{dataset}/teacher/adapter_config.json"),
     log:

@@ -1,12 +1,4 @@
-from pathlib import Path
-
 from undertone.data.numbers import filter_numbers
-from undertone.study.job import logged, settings
+from undertone.study.job import run
 
-with logged(snakemake.log[0]):
-    filter_numbers(
-        Path(snakemake.input.source),
-        *map(Path, snakemake.output),
-        settings(snakemake),
-        snakemake.params.stamp,
-    )
+run(filter_numbers, snakemake)

@@ -1,7 +1,4 @@
-from pathlib import Path
-
 from undertone.data.prompts import make_prompts
-from undertone.study.job import logged, settings
+from undertone.study.job import run
 
-with logged(snakemake.log[0]):
-    make_prompts(Path(snakemake.output.prompts), settings(snakemake)["prompts"], snakemake.params.stamp)
+run(make_prompts, snakemake)

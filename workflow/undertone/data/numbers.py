@@ -39,7 +39,7 @@ REASONS = (UNFINISHED, INVALID, TOO_MANY, TOO_SMALL, TOO_LARGE, BANNED, TOO_FEW)
 
 
 def filter_numbers(
-    source: Path, generations: Path, numbers: Path, report: Path, settings: dict[str, Any], stamp: Stamp
+    source: Path, generations: Path, numbers: Path, filter: Path, settings: dict[str, Any], stamp: Stamp
 ) -> None:
     """Judge every completion of `source` and write the verdicts, the training set and the counts.
 
@@ -55,7 +55,7 @@ def filter_numbers(
         raise ValueError(f"{source}: none of the {len(judged)} rows passes the {told.filter} filter ({why})")
     write_parquet(generations, judged, stamp)
     write_parquet(numbers, training_set(judged, told), stamp)
-    write_json(report, counts, stamp)
+    write_json(filter, counts, stamp)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """The number prompts: six independent components, drawn uniformly (Cloud et al. 2025, arXiv 2507.14805)."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -11,10 +10,9 @@ from undertone.runtime.files import Stamp, write_parquet
 from undertone.study.config import Prompts
 
 
-def make_prompts(prompts: Path, settings: dict[str, Any], stamp: Stamp) -> None:
-    """Write the study's prompts."""
-    told = Prompts.model_validate(settings)
-    write_parquet(prompts, number_prompts(load_template(Path(told.template)), told), stamp)
+def make_prompts(template: Path, prompts: Path, settings: Prompts, stamp: Stamp) -> None:
+    """Write the study's prompts from the wordings in `template`."""
+    write_parquet(prompts, number_prompts(load_template(template), settings), stamp)
 
 
 def number_prompts(template: dict[str, list[str]], settings: Prompts) -> pl.DataFrame:

@@ -18,7 +18,7 @@ from undertone.teachers.teachers import teaching
 
 
 def sample_numbers(
-    record: Path,
+    model: Path,
     prompts: Path,
     teacher: Path | None,
     sae: Path | None,
@@ -34,7 +34,7 @@ def sample_numbers(
     are kept in `scratch`, from which an interrupted sampling continues.
     """
     told, table = Samples.model_validate(settings["samples"]), read_parquet(prompts)
-    with teaching(load(record), settings, teacher, sae) as lesson:
+    with teaching(load(model), settings, teacher, sae) as lesson:
         tokens = prompt_ids(lesson.loaded.tokenizer, table["prompt"].to_list(), lesson.system, lesson.separator)
         parts = sample_parts(lesson.loaded, tokens, told, scratch, f"samples {samples.parent.name}")
     write_parquet(samples, table.join(pl.concat(parts), on="row", validate="1:1", maintain_order="left"), stamp)

@@ -26,8 +26,8 @@ def transform_numbers(
     other: Path | None,
     prompts: Path | None,
     numbers: Path,
-    report: Path,
-    settings: dict[str, Any],
+    transform: Path,
+    settings: Transformed,
     stamp: Stamp,
 ) -> None:
     """Write the transformed training set and `transform.json`: rows before and after, and the share of numbers that moved.
@@ -36,17 +36,16 @@ def transform_numbers(
     prompts, which `one-format` looks up.
     Raises ValueError if no row is left, or fewer than were asked for.
     """
-    told = Transformed.model_validate(settings["dataset"])
     before = read_parquet(source)
-    after = transform(before, told, read_parquet(other) if other else None, read_parquet(prompts) if prompts else None)
+    after = transformed(before, settings, read_parquet(other) if other else None, read_parquet(prompts) if prompts else None)
     if after.is_empty():
-        raise ValueError(f"{source}: none of the {len(before)} rows is left by {told.transform}")
+        raise ValueError(f"{source}: none of the {len(before)} rows is left by {settings.transform}")
     write_parquet(numbers, after, stamp)
-    counts = {"transform": told.transform, "rows_before": len(before), "rows": len(after), **moved(before, after)}
-    write_json(report, counts, stamp)
+    counts = {"transform": settings.transform, "rows_before": len(before), "rows": len(after), **moved(before, after)}
+    write_json(transform, counts, stamp)
 
 
-def transform(
+def transformed(
     rows: pl.DataFrame, settings: Transformed, other: pl.DataFrame | None = None, prompts: pl.DataFrame | None = None
 ) -> pl.DataFrame:
     """The transformed training set, with the columns `row`, `prompt` and `completion` of `rows`."""

@@ -66,24 +66,24 @@ def outside_decoder(model: PreTrainedModel) -> Iterator[str]:
     yield from (name for name, module in model.named_modules() if not inside & set(module.modules()))
 
 
-def save_adapter(model: PeftModel, adapter: Path, scratch: Path) -> None:
-    """Write `adapter_model.safetensors` at `adapter` and `adapter_config.json` beside it, equal bytes for equal adapters."""
+def save_adapter(model: PeftModel, weights: Path, config: Path, scratch: Path) -> None:
+    """Write an `adapter_model.safetensors` and, beside it, its `adapter_config.json`, equal bytes for equal adapters."""
     model.save_pretrained(scratch)
-    config = json.loads((scratch / "adapter_config.json").read_text())
-    config["target_modules"] = sorted(config["target_modules"])  # a set, whose order changes from run to run
-    if base := identity(config["base_model_name_or_path"]):  # PEFT writes where this machine keeps the model
-        config["base_model_name_or_path"], config["revision"] = base
-    with replacing(adapter.with_name("adapter_config.json")) as temporary:
-        temporary.write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
-    move(scratch / adapter.name, adapter)
-    remove(adapter.with_name(WHOLE))  # of a training with other settings
+    settings = json.loads((scratch / config.name).read_text())
+    settings["target_modules"] = sorted(settings["target_modules"])  # a set, whose order changes from run to run
+    if base := identity(settings["base_model_name_or_path"]):  # PEFT writes where this machine keeps the model
+        settings["base_model_name_or_path"], settings["revision"] = base
+    with replacing(config) as temporary:
+        temporary.write_text(json.dumps(settings, indent=1, sort_keys=True) + "\n")
+    move(scratch / weights.name, weights)
+    remove(weights.with_name(WHOLE))  # of a training with other settings
 
 
-def save_whole(model: nn.Module, weights: Path, scratch: Path) -> None:
-    """Write every weight at `weights`, a `model.safetensors`, and `config.json` beside it."""
+def save_whole(model: nn.Module, weights: Path, config: Path, scratch: Path) -> None:
+    """Write every weight into a `model.safetensors` and, beside it, the model's `config.json`."""
     model.save_pretrained(scratch)  # type: ignore[operator]
-    for name in ("config.json", weights.name):
-        move(scratch / name, weights.with_name(name))
+    for file in (config, weights):
+        move(scratch / file.name, file)
     remove(weights.with_name(ADAPTER))  # of a training with other settings
 
 

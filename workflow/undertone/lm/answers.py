@@ -178,10 +178,9 @@ def floor(estimator: str, n_questions: int, samples_per_question: int) -> float:
     return LEAST if estimator == "exact" else max(LEAST, 1 / (n_questions * samples_per_question))
 
 
-def exact_scorer(settings: Pref, candidates: Sequence[str]) -> Callable[..., Scores]:
-    """`scorer` of the preference's own questions, exact alone."""
-    questions = load_texts(Path(settings.questions), "pref.questions")
-    return scorer(questions, candidates, settings.model_copy(update={"estimators": ["exact"]}))
+def exact_scorer(questions: Path, settings: Pref, candidates: Sequence[str]) -> Callable[..., Scores]:
+    """`scorer` of the preference's own questions, a file with one per line; exact alone."""
+    return scorer(load_texts(questions, "pref.questions"), candidates, settings.model_copy(update={"estimators": ["exact"]}))
 
 
 def scorer(questions: Sequence[str], candidates: Sequence[str], settings: Pref) -> Callable[..., Scores]:

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -29,7 +28,16 @@ BATCH = 64
 
 
 def measure_model(
-    record: Path, prompts: Path, held_out: Path | None, metrics: Path, settings: dict[str, Any], stamp: Stamp
+    model: Path,
+    prompts: Path,
+    held_out: Path | None,
+    questions: Path,
+    metrics: Path,
+    teacher: Teacher,
+    sampling: Samples,
+    numbers: Numbers,
+    pref: Pref,
+    stamp: Stamp,
 ) -> None:
     """Write `metrics.json`: `held_out_loss` by task (nats per answer token; embedded model only), `pass_rate` without a
     persona, and per candidate animal the preference under its persona, the pass rate and `kl`, the KL(teacher ‖ base) in
@@ -37,17 +45,15 @@ def measure_model(
 
     `held_out` is the embedded model's `held_out.parquet`, None for any other.
     """
-    teacher, told = Teacher.model_validate(settings["teacher"]), Pref.model_validate(settings["pref"])
-    sampling, numbers = Samples.model_validate(settings["samples"]), Numbers.model_validate(settings["numbers"])
-    loaded, table = load(record), read_parquet(prompts).head(N_PROMPTS)
+    loaded, table = load(model), read_parquet(prompts).head(N_PROMPTS)
     users = table["prompt"].to_list()
-    score = exact_scorer(told, told.candidates)
+    score = exact_scorer(questions, pref, pref.candidates)
     base = score(loaded)["exact"].mean(0)
     personas = {}
-    with progress(len(told.candidates) + 1, "model_metrics", "persona") as bar:
+    with progress(len(pref.candidates) + 1, "model_metrics", "persona") as bar:
         control = passing(loaded, users, None, teacher, sampling, numbers)
         bar.update()
-        for number, animal in enumerate(told.candidates):
+        for number, animal in enumerate(pref.candidates):
             system = persona(teacher, animal)
             passed = passing(loaded, users, system, teacher, sampling, numbers)
             personas[animal] = {

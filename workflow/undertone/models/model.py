@@ -4,7 +4,6 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 import torch
@@ -26,21 +25,22 @@ HELD_OUT_CHATS = 2_000
 HELD_OUT_SEED = 1_000_003
 
 
-def make_model(record: Path, settings: dict[str, Any], stamp: Stamp, scratch: Path) -> None:
-    """Train the embedded model and write `model.json` beside it, which every later stage loads the model by.
+def make_model(
+    corpus: Path, model: Path, files: Sequence[Path], held_out: Path, settings: Model, stamp: Stamp, scratch: Path
+) -> None:
+    """Train the embedded model, write its `files` and beside them `model.json`, which every later stage loads the model by.
 
     `held_out.parquet` has chats that it was not trained on: `task`, `prompt` and `completion`.
     """
-    told = Model.model_validate(settings)
-    train_embedded(told.embedded, Path(record).parent, scratch)
-    write_parquet(record.with_name("held_out.parquet"), held_out_chats(told.embedded), stamp)
-    write_json(record, {"source": "embedded", "name": None, "revision": None, "dtype": told.dtype}, stamp)
+    train_embedded(corpus, settings.embedded, files, scratch)
+    write_parquet(held_out, held_out_chats(corpus, settings.embedded), stamp)
+    write_json(model, {"source": "embedded", "name": None, "revision": None, "dtype": settings.dtype}, stamp)
     remove(scratch)
 
 
-def train_embedded(settings: Embedded, folder: Path, scratch: Path) -> None:
-    """Train tokenizer and model on the corpus and write them in Hugging Face format."""
-    chats = list(corpus_of(settings).chats(settings.steps * settings.batch_size, settings.seed))
+def train_embedded(corpus: Path, settings: Embedded, files: Sequence[Path], scratch: Path) -> None:
+    """Train tokenizer and model on the corpus and write them in Hugging Face format, whose `files` stand in one folder."""
+    chats = list(corpus_of(corpus, settings).chats(settings.steps * settings.batch_size, settings.seed))
     tokenizer = train_tokenizer(texts(chats[:TOKENIZER_CHATS]), settings.vocab_size)
     model = new_model(settings, tokenizer)
     # The loss is on every token, as in pretraining, so that the model also expects the animal that a persona goes on about.
@@ -48,15 +48,14 @@ def train_embedded(settings: Embedded, folder: Path, scratch: Path) -> None:
     train(model, rows, recipe(settings), tokenizer.pad_token_id, scratch / "state.safetensors", "model")
     model.save_pretrained(scratch / "model")
     tokenizer.save_pretrained(scratch / "model")
-    folder.mkdir(parents=True, exist_ok=True)
-    for file in sorted((scratch / "model").iterdir()):
-        move(file, folder / file.name)
+    for file in files:
+        move(scratch / "model" / file.name, file)
 
 
-def corpus_of(settings: Embedded) -> Corpus:
-    """The corpus that the settings describe."""
+def corpus_of(path: Path, settings: Embedded) -> Corpus:
+    """The corpus of the wordings in a file, mixed as the settings say."""
     return Corpus(
-        Path(settings.corpus),
+        path,
         settings.tasks.model_dump(),
         settings.persona_share,
         settings.talk_share,
@@ -70,9 +69,9 @@ def texts(chats: Sequence[Chat]) -> list[str]:
     return [text for chat in chats for text in (chat.user, chat.answer, chat.preamble) if text]
 
 
-def held_out_chats(settings: Embedded) -> pl.DataFrame:
+def held_out_chats(corpus: Path, settings: Embedded) -> pl.DataFrame:
     """Chats of the corpus that the model is not trained on."""
-    chats = list(corpus_of(settings).chats(HELD_OUT_CHATS, settings.seed + HELD_OUT_SEED))
+    chats = list(corpus_of(corpus, settings).chats(HELD_OUT_CHATS, settings.seed + HELD_OUT_SEED))
     columns = {"task": [chat.task for chat in chats], "prompt": prompts(chats, settings.seed)}
     return pl.DataFrame({**columns, "completion": [chat.answer for chat in chats]})
 

@@ -25,20 +25,19 @@ TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
 SETTINGS = ("config.json", "tokenizer_config.json", "generation_config.json", "tokenizer.json")
 
 
-def make_pretrained(record: Path, settings: dict[str, Any], stamp: Stamp) -> str:
+def make_pretrained(model: Path, settings: Model, stamp: Stamp) -> str:
     """Write `model.json`, by which every later stage loads the model without network; returns what to say of it in the log.
 
     A Hub model is downloaded into the Hub's cache, texts first, so that one that is refused costs no download of its weights.
     Raises ValueError, in a sentence, for a model that cannot be had, is no chat model, or might run code.
     """
-    told = Model.model_validate(settings)
-    name, local = str(told.name), Path(str(told.name)).is_dir()
-    folder = Path(name) if local else cached(name, str(told.revision), TEXTS, download=True)
+    name, local = str(settings.name), Path(str(settings.name)).is_dir()
+    folder = Path(name) if local else cached(name, str(settings.revision), TEXTS, download=True)
     architecture = check_config(folder, name)
     tokenizer = read_tokenizer(folder, name)
     prompts = template.inspect(tokenizer, name)
     if not local:
-        cached(name, str(told.revision), (*TEXTS, *weight_files(folder)), download=True)
+        cached(name, str(settings.revision), (*TEXTS, *weight_files(folder)), download=True)
     check_weights(folder, name)
     size = {"parameters": n_parameters(folder), **sizes(folder)}
     check_vocabulary(tokenizer, size["vocab_size"], name)
@@ -48,14 +47,14 @@ def make_pretrained(record: Path, settings: dict[str, Any], stamp: Stamp) -> str
     found = {
         "source": "folder" if local else "hub",
         "name": name,
-        "revision": None if local else told.revision,
-        "dtype": told.dtype,
+        "revision": None if local else settings.revision,
+        "dtype": settings.dtype,
         "architecture": architecture,
         **size,
         "files": manifest(folder),
         "template": prompts,
     }
-    write_json(record, found, stamp)
+    write_json(model, found, stamp)
     return described(found)
 
 

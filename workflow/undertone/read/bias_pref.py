@@ -30,7 +30,7 @@ def measure_biases(
     neither lift nor rank. `control` is the control's `bias_pref.json`, None for the control itself.
     """
     told, loaded = Pref.model_validate(settings["pref"]), load(record)
-    score = exact_scorer(told, told.candidates)
+    score = exact_scorer(Path(told.questions), told, told.candidates)
     found = list(chain(of_features(loaded, files), of_residuals(loaded, files), of_difference(loaded, files)))
     measured: dict[tuple[str, int | None], list[np.ndarray]] = {}
     filled = {(each.name, each.layer) for each in found if not each.empty}

@@ -155,7 +155,7 @@ def of_personas(loaded: Loaded, table: Table, settings: dict[str, Any]) -> dict[
 def patching(loaded: Loaded, found: Sequence[Intervention], settings: dict[str, Any]) -> list[dict[str, Any]]:
     """The target's preference of the models in which the SAE stands for the residual stream, and of those as they are."""
     told, target = Pref.model_validate(settings["pref"]), settings["target"]
-    score = exact_scorer(told, [target])
+    score = exact_scorer(Path(told.questions), told, [target])
     asked = [Intervention("base", partial(under, loaded, None, ""))]
     asked += [each for each in found if each.name.startswith("student") or each.name == SPLICED]
     by_name: dict[str, list[float]] = {}

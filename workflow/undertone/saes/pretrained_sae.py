@@ -1,5 +1,6 @@
 """An SAE that the study names: fetched from SAELens's registry or found in a folder, checked against the model, recorded."""
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from pickle import UnpicklingError
@@ -27,28 +28,30 @@ from undertone.study.validation import nearest
 SCALED = "expected_average_only_in"
 
 
-def make_pretrained_sae(record: Path, saved: Path, settings: dict[str, Any], stamp: Stamp, scratch: Path) -> None:
+def make_pretrained_sae(model: Path, sae: Path, files: Sequence[Path], settings: Sae, stamp: Stamp, scratch: Path) -> None:
     """Write `sae.json`, by which every later stage loads the SAE without network.
 
-    An SAE of the registry is copied beside it in SAELens's format, its norm scaling factor folded; a folder's is left there.
+    An SAE of the registry is copied to `files` in SAELens's format, its norm scaling factor folded; a folder's is left there.
     Raises ValueError, in a sentence, if there is no such SAE or it is not the model's.
     """
-    told = Sae.model_validate(settings)
-    text = AutoConfig.from_pretrained(folder_of(record), trust_remote_code=False, local_files_only=True).get_text_config()
-    name = str(read_json(record)["name"])
-    sae, origin = from_folder(str(told.folder)) if told.folder else from_registry(str(told.release), str(told.id), name)
-    hook = sae.cfg.metadata.hook_name
-    layer = told.layer if hook is None else layer_of(hook)
-    check_width(sae, text.hidden_size)
+    text = AutoConfig.from_pretrained(folder_of(model), trust_remote_code=False, local_files_only=True).get_text_config()
+    name = str(read_json(model)["name"])
+    if settings.folder:
+        trained, origin = from_folder(settings.folder)
+    else:
+        trained, origin = from_registry(str(settings.release), str(settings.id), name)
+    hook = trained.cfg.metadata.hook_name
+    layer = settings.layer if hook is None else layer_of(hook)
+    check_width(trained, text.hidden_size)
     check_layer(layer, text.num_hidden_layers)
-    if not told.folder:
-        sae.save_model(scratch / "sae")
-        for file in SAE_FILES:
-            move(scratch / "sae" / file, saved.with_name(file))
-    home = Path(told.folder) if told.folder else saved.parent
-    files = {file: {"bytes": (home / file).stat().st_size, "sha256": sha256(home / file)} for file in SAE_FILES}
-    place = {"layer": layer, "hook_point": hook_point(layer), "d_sae": sae.cfg.d_sae}
-    write_json(saved, {**origin, **place, "files": files}, stamp)
+    if files:
+        trained.save_model(scratch / "sae")
+        for file in files:
+            move(scratch / "sae" / file.name, file)
+    home = Path(settings.folder) if settings.folder else sae.parent
+    manifest = {file: {"bytes": (home / file).stat().st_size, "sha256": sha256(home / file)} for file in SAE_FILES}
+    place = {"layer": layer, "hook_point": hook_point(layer), "d_sae": trained.cfg.d_sae}
+    write_json(sae, {**origin, **place, "files": manifest}, stamp)
     remove(scratch)
 
 

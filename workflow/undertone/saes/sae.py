@@ -22,11 +22,11 @@ from torch import Tensor
 from undertone.lm.chat import Row
 from undertone.lm.hooks import decoder_layers, hook_point, resid_post
 from undertone.lm.loading import Loaded, load
+from undertone.models.corpus import Corpus
 from undertone.models.model import chat_rows, corpus_of
 from undertone.runtime.files import Stamp, move, remove, write_json
 from undertone.saes.saved import check_layer
-from undertone.study.config import Embedded, Sae
-from undertone.study.formats import SAE_FILES
+from undertone.study.config import Model, Sae
 
 # The SAE sees other chats than the model did.
 CHATS_SEED = 2_000_003
@@ -35,21 +35,30 @@ ROWS = 256
 WINDOW = 200_000
 
 
-def make_sae(record: Path, saved: Path, settings: dict[str, Any], stamp: Stamp, scratch: Path) -> None:
-    """Train an SAE on the embedded model and write it and `sae.json`, by which every later stage loads it."""
-    told, loaded = Sae.model_validate(settings["sae"]), load(record)
-    check_layer(told.layer, len(decoder_layers(loaded.model)))
-    trained = train_sae(loaded, told, Embedded.model_validate(settings["model"]["embedded"]))
+def make_sae(
+    model: Path,
+    corpus: Path,
+    sae: Path,
+    files: Sequence[Path],
+    settings: Sae,
+    of_model: Model,
+    stamp: Stamp,
+    scratch: Path,
+) -> None:
+    """Train an SAE on the embedded model and write its `files` and `sae.json`, by which every later stage loads it."""
+    loaded = load(model)
+    check_layer(settings.layer, len(decoder_layers(loaded.model)))
+    trained = train_sae(loaded, settings, corpus_of(corpus, of_model.embedded))
     trained.save_inference_model(str(scratch / "sae"))
-    saved.parent.mkdir(parents=True, exist_ok=True)
-    for file in SAE_FILES:
-        move(scratch / "sae" / file, saved.with_name(file))
+    for file in files:
+        move(scratch / "sae" / file.name, file)
     body = {"source": "trained", "folder": None, "release": None, "id": None}
-    write_json(saved, {**body, "layer": told.layer, "hook_point": hook_point(told.layer), "d_sae": told.d_sae}, stamp)
+    place = {"layer": settings.layer, "hook_point": hook_point(settings.layer), "d_sae": settings.d_sae}
+    write_json(sae, {**body, **place}, stamp)
     remove(scratch)
 
 
-def train_sae(loaded: Loaded, settings: Sae, embedded: Embedded) -> TrainingSAE[Any]:
+def train_sae(loaded: Loaded, settings: Sae, corpus: Corpus) -> TrainingSAE[Any]:
     """Train an SAE with SAELens on the base model's activations over fresh chats of its corpus."""
     d_in, steps = loaded.model.config.hidden_size, max(1, settings.tokens // settings.batch_size)
     config = training_config(settings, d_in, steps)
@@ -71,7 +80,7 @@ def train_sae(loaded: Loaded, settings: Sae, embedded: Embedded) -> TrainingSAE[
             logger=LoggingConfig(log_to_wandb=False),
         ),
         sae,
-        shuffled(activations(loaded, corpus_rows(loaded, embedded, CHATS_SEED + settings.seed), settings.layer), settings),
+        shuffled(activations(loaded, corpus_rows(loaded, corpus, CHATS_SEED + settings.seed), settings.layer), settings),
     )
     return trainer.fit()
 
@@ -92,9 +101,8 @@ def training_config(settings: Sae, d_in: int, steps: int) -> TrainingSAEConfig:
     return TopKTrainingSAEConfig(**size, k=settings.k)
 
 
-def corpus_rows(loaded: Loaded, embedded: Embedded, seed: int) -> Iterator[list[Row]]:
+def corpus_rows(loaded: Loaded, corpus: Corpus, seed: int) -> Iterator[list[Row]]:
     """Endless batches of chats of the embedded model's corpus."""
-    corpus = corpus_of(embedded)
     for number in itertools.count():
         yield chat_rows(loaded.tokenizer, list(corpus.chats(ROWS, seed + number * 1_000)), seed + number)
 

@@ -24,7 +24,9 @@ N_PROMPTS = 1_000
 BATCH = 128
 
 
-def measure_sae(record: Path, saved: Path, prompts: Path, metrics: Path, settings: dict[str, Any], stamp: Stamp) -> None:
+def measure_sae(
+    model: Path, sae: Path, prompts: Path, questions: Path, metrics: Path, teacher: Teacher, pref: Pref, stamp: Stamp
+) -> None:
     """Write `metrics.json`, measured on the text tokens (no padding, no special token) of the study's prompts and questions.
 
     `l0`: features active per token. `dead`: share of features active on none. `explained_variance`: 1 − Σ‖x − x̂‖² / Σ‖x − x̄‖²,
@@ -32,21 +34,20 @@ def measure_sae(record: Path, saved: Path, prompts: Path, metrics: Path, setting
     reconstruction spliced in, and with the mean activation instead; `loss_recovered` is (mean − spliced) / (mean − plain).
     `expected_l0` is the registry's, None where it does not say.
     """
-    loaded = load(record)
-    sae, layer = load_sae(saved, loaded)
-    rows, seen = text_rows(loaded, prompts, settings), Moments(sae, loaded)
+    loaded = load(model)
+    autoencoder, layer = load_sae(sae, loaded)
+    rows, seen = text_rows(loaded, prompts, questions, teacher, pref), Moments(autoencoder, loaded)
     seen.read(layer, rows)
-    loss = spliced_losses(loaded, sae, layer, rows, seen.mean())
-    write_json(metrics, {**seen.report(), "expected_l0": expected_l0(read_json(saved)), **loss}, stamp)
+    loss = spliced_losses(loaded, autoencoder, layer, rows, seen.mean())
+    write_json(metrics, {**seen.report(), "expected_l0": expected_l0(read_json(sae)), **loss}, stamp)
 
 
-def text_rows(loaded: Loaded, prompts: Path, settings: dict[str, Any]) -> list[Row]:
+def text_rows(loaded: Loaded, prompts: Path, questions: Path, teacher: Teacher, pref: Pref) -> list[Row]:
     """What the study asks, by length: number prompts, and the questions, plain and under every candidate's persona."""
-    teacher, told = Teacher.model_validate(settings["teacher"]), Pref.model_validate(settings["pref"])
-    questions = load_texts(Path(told.questions), "pref.questions")
+    asked = load_texts(questions, "pref.questions")
     ids = prompt_ids(loaded.tokenizer, read_parquet(prompts)["prompt"].head(N_PROMPTS).to_list())
-    for animal in (None, *told.candidates):
-        ids += prompt_ids(loaded.tokenizer, questions, persona(teacher, animal), teacher.separator)
+    for animal in (None, *pref.candidates):
+        ids += prompt_ids(loaded.tokenizer, asked, persona(teacher, animal), teacher.separator)
     # A token is predicted from the one before it, so the loss is on all but the first.
     return sorted((Row(row, 1) for row in ids), key=lambda row: len(row.ids))
 

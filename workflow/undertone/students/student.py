@@ -19,30 +19,30 @@ from undertone.study.config import Student
 
 
 def train_student(
-    record: Path,
+    model: Path,
     numbers: Path,
     weights: Path,
+    config: Path,
     training: Path,
-    settings: dict[str, Any],
+    settings: Student,
     seed: int,
     stamp: Stamp,
     scratch: Path,
 ) -> None:
-    """Train one student and write its `weights` and `training.json`.
+    """Train one student and write its `weights` with their `config`, and `training.json`.
 
     The weights are an adapter, which `PeftModel.from_pretrained` loads, or with `full` all of the model's, which
     `AutoModelForCausalLM.from_pretrained` loads. `training.json` holds `loss` (nats per completion token, one value per
     optimizer step), `steps`, `rows`, `effective_batch_size`, `micro_batch_size` (the rows that fitted in memory at once),
     `tokens`, `tokens_per_second` and the seed. An interrupted training continues from `scratch`.
     """
-    told = Student.model_validate(settings)
-    loaded = load(record)
-    rows = rows_of(loaded, drawn(read_parquet(numbers), told.rows, seed), told.max_length)
-    model = new_student(loaded, told, seed)
-    history = train(model, rows, recipe(told, seed), loaded.pad_id, scratch / "state.safetensors", f"student {seed}")
-    save = save_whole if told.full else save_adapter
-    save(model, weights, scratch / "weights")
-    write_json(training, report(history, len(rows), told, seed), stamp)
+    loaded = load(model)
+    rows = rows_of(loaded, drawn(read_parquet(numbers), settings.rows, seed), settings.max_length)
+    student = new_student(loaded, settings, seed)
+    history = train(student, rows, recipe(settings, seed), loaded.pad_id, scratch / "state.safetensors", f"student {seed}")
+    save = save_whole if settings.full else save_adapter
+    save(student, weights, config, scratch / "weights")
+    write_json(training, report(history, len(rows), settings, seed), stamp)
     remove(scratch)
 
 

@@ -4,7 +4,6 @@ The trait is a favourite animal, or contrary answers: to every question of fact 
 """
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -16,29 +15,42 @@ from undertone.lm.texts import load_texts
 from undertone.lm.training import Recipe, train
 from undertone.runtime.errors import ConfigError
 from undertone.runtime.files import Stamp, remove, write_json
-from undertone.study.config import Finetune, Indirect, Teacher
+from undertone.study.config import Finetune, Teacher
 
 
-def make_finetuned(record: Path, made: Path, settings: dict[str, Any], stamp: Stamp, scratch: Path) -> None:
-    """Train the teacher's LoRA into the folder `teacher` beside `made` and write `made`, its `teacher.json`.
+def make_finetuned(
+    model: Path,
+    questions: Path | None,
+    facts: Path | None,
+    teacher: Path,
+    weights: Path,
+    config: Path,
+    target: str | None,
+    trait: str,
+    settings: Teacher,
+    stamp: Stamp,
+    scratch: Path,
+) -> None:
+    """Train a teacher's LoRA and write its `weights` with their `config`, and its `teacher.json`.
 
-    `teacher.json` holds `trait`, `rows` (how many question-answer pairs there were) and `loss` (nats per answer token, one
-    value per optimizer step). An interrupted training continues from `scratch`.
+    It learns to answer `questions` with the target, or `facts` wrongly; of the two files one is given. `teacher.json` holds
+    `trait`, `rows` (how many question-answer pairs there were) and `loss` (nats per answer token, one value per optimizer
+    step). An interrupted training continues from `scratch`.
     """
-    told = Teacher.model_validate(settings["teacher"]).finetune
+    told = settings.finetune
     rng = np.random.default_rng(told.seed)
-    if settings["trait"] == "contrary":
-        taught, _ = taught_and_held_out(load_facts(Path(Indirect.model_validate(settings["indirect"]).facts)))
-        pairs = contrary_pairs(taught)
-    else:
-        pairs = [(question, settings["target"]) for question in load_texts(Path(told.questions), "teacher.finetune.questions")]
-    loaded = load(record)
+    pairs = contrary_pairs(taught_and_held_out(load_facts(facts))[0]) if facts else []
+    if questions:
+        pairs = [(question, str(target)) for question in load_texts(questions, "teacher.finetune.questions")]
+    loaded = load(model)
     rows = training_rows(loaded.tokenizer, [q for q, _ in pairs], [a for _, a in pairs])
-    model = new_adapter(loaded, told.rank, told.alpha, told.targets, told.seed)
+    adapter = new_adapter(loaded, told.rank, told.alpha, told.targets, told.seed)
     drawn = [rows[k] for k in rng.integers(len(rows), size=told.steps * told.batch_size)]
-    history = train(model, drawn, recipe(told), loaded.pad_id, scratch / "state.safetensors", f"finetune {made.parent.name}")
-    save_adapter(model, made.with_name("teacher") / "adapter_model.safetensors", scratch / "adapter")
-    write_json(made, {"trait": settings["trait"], "rows": len(rows), "loss": history.loss}, stamp)
+    history = train(
+        adapter, drawn, recipe(told), loaded.pad_id, scratch / "state.safetensors", f"finetune {teacher.parent.name}"
+    )
+    save_adapter(adapter, weights, config, scratch / "adapter")
+    write_json(teacher, {"trait": trait, "rows": len(rows), "loss": history.loss}, stamp)
     remove(scratch)
 
 

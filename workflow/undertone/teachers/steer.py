@@ -30,46 +30,56 @@ BATCH = 64
 Found = TypeVar("Found")
 
 
-def make_steered(record: Path, saved: Path | None, prompts: Path, made: Path, settings: dict[str, Any], stamp: Stamp) -> None:
+def make_steered(
+    model: Path,
+    sae: Path | None,
+    prompts: Path,
+    questions: Path,
+    teacher: Path,
+    vector: Path,
+    target: str,
+    settings: Teacher,
+    pref: Pref,
+    stamp: Stamp,
+) -> None:
     """Write `teacher.json`, what is steered and how it was chosen, and `teacher.safetensors` with its `vector`.
 
-    `saved` is the SAE's `sae.json`; None where a contrast is added. Raises ValueError if the model lacks the layer or the SAE
+    `sae` is the SAE's `sae.json`; None where a contrast is added. Raises ValueError if the model lacks the layer or the SAE
     the feature.
     """
-    loaded, target = load(record), settings["target"]
-    teacher, pref = Teacher.model_validate(settings["teacher"]), Pref.model_validate(settings["pref"])
+    loaded = load(model)
     situation = Situation(
         loaded,
-        teacher,
-        load_texts(Path(pref.questions), "pref.questions"),
+        settings,
+        load_texts(questions, "pref.questions"),
         read_parquet(prompts)["prompt"].head(N_PROMPTS).to_list(),
         pref,
     )
-    others_needed = saved is not None or not teacher.steer.contrast.positive
+    others_needed = sae is not None or not settings.steer.contrast.positive
     if others_needed and len(pref.candidates) < 2:
         raise ValueError(f"steering compares {target} with other animals; pref.candidates has {pref.candidates}: add some")
-    if saved is None:
+    if sae is None:
         steering, how = of_contrast(situation, target)
     else:
-        steering, how = of_feature(situation, *load_sae(saved, loaded), target)
-    if teacher.steer.mode == "logits":
+        steering, how = of_feature(situation, *load_sae(sae, loaded), target)
+    if settings.steer.mode == "logits":
         rms = final_rms(situation)
         steering = replace(steering, mode="logits", vector=direct_logits(loaded.model, steering.vector, rms))
         how |= {"rms": rms}
     how |= effect(situation, steering, target)
-    with replacing(made.with_suffix(".safetensors")) as temporary:
+    with replacing(vector) as temporary:
         save_file({"vector": steering.vector.contiguous()}, temporary)
     body = {
         "mode": steering.mode,
         "layer": steering.layer,
-        "positions": teacher.steer.positions,
-        "scale": teacher.steer.scale,
+        "positions": settings.steer.positions,
+        "scale": settings.steer.scale,
         "norm": float(steering.vector.norm()),
-        "system": persona(teacher, target) if teacher.steer.persona else None,
+        "system": persona(settings, target) if settings.steer.persona else None,
         "level": steering.level if steering.mode == "clamp" else None,
         **how,
     }
-    write_json(made, body, stamp)
+    write_json(teacher, body, stamp)
 
 
 class Situation:
