@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 import torch
 from crowded import crowded
-from lora import trained_lora
+from lora import adapter_files, trained_lora
 from sae_lens import (
     SAE,
     BatchTopKTrainingSAEConfig,
@@ -65,8 +65,8 @@ PERSONA = "You love {animal}s."
 TOLD = {"rows": 100, "positions": POSITIONS, "block_rows": 2, "batch_size": 2, "mlp_in": True}
 
 
-def told(**changes: Any) -> dict[str, Any]:
-    return config.Activations.model_construct(**TOLD | changes).model_dump()
+def told(**changes: Any) -> config.Activations:
+    return config.Activations(**TOLD | changes)
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +172,7 @@ def check(found: Activations, expected: dict[str, Any], n_layers: int = 2) -> No
 @pytest.fixture(scope="module")
 def found(record: Path, numbers: Path, saved: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("lion") / "activations.safetensors"
-    read_activations(record, numbers, saved, out, {"activations": told()}, {"of": "lion"})
+    read_activations(record, numbers, saved, out, told(), {"of": "lion"})
     return out
 
 
@@ -186,7 +186,7 @@ def test_batches_of_any_size_and_parts_of_them_give_the_same_sums(
     record: Path, numbers: Path, saved: Path, found: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("undertone.saes.saved.SAE_NUMBERS", 1)
-    read_activations(record, numbers, saved, tmp_path / "a.safetensors", {"activations": told(batch_size=5)}, {})
+    read_activations(record, numbers, saved, tmp_path / "a.safetensors", told(batch_size=5), {})
     one, other = Activations.load(found), Activations.load(tmp_path / "a.safetensors")
     assert one.tensors.keys() == other.tensors.keys()
     for name, tensor in one.tensors.items():
@@ -352,8 +352,13 @@ def test_no_position_that_is_read_holds_the_persona(record: Path, numbers: Path,
 def test_a_teacher_is_read_at_its_completions_under_its_persona(
     record: Path, loaded: Loaded, numbers: Path, saved: Path, tmp_path: Path
 ) -> None:
-    settings = {"activations": told(), "kind": "prompt", "target": "lion", "teacher": Teacher(persona=PERSONA).model_dump()}
-    read_teacher_activations(record, numbers, (None, None), saved, tmp_path / "t.safetensors", settings, {})
+    settings = {
+        "activations": told().model_dump(),
+        "kind": "prompt",
+        "target": "lion",
+        "teacher": Teacher(persona=PERSONA).model_dump(),
+    }
+    read_teacher_activations(record, numbers, None, saved, tmp_path / "t.safetensors", settings, {})
     found = Activations.load(tmp_path / "t.safetensors")
     check(found, plain(loaded, random_sae(loaded), PERSONA.format(animal="lion")))
     assert found.tensors["count"][:, 0].sum() == 0
@@ -367,9 +372,9 @@ def test_a_steered_teacher_is_read_with_its_vector_in_the_stream(
     made = {"mode": "add", "layer": 0, "positions": "all", "system": None}
     write_json(tmp_path / "teacher.json", made, {})
     save_file({"vector": vector}, tmp_path / "teacher.safetensors")
-    settings = {"activations": told(), "kind": "steer", "target": "lion", "teacher": Teacher().model_dump()}
+    settings = {"activations": told().model_dump(), "kind": "steer", "target": "lion", "teacher": Teacher().model_dump()}
     out = tmp_path / "t.safetensors"
-    read_teacher_activations(record, numbers, (tmp_path / "teacher.json", None), None, out, settings, {})
+    read_teacher_activations(record, numbers, tmp_path / "teacher.json", None, out, settings, {})
     teacher, base = Activations.load(out), Activations.load(found)
     assert teacher.layer is None and "sae.active" not in teacher.tensors
     shift = teacher.mean("completion", "resid_post", 0) - base.mean("completion", "resid_post", 0)
@@ -378,21 +383,20 @@ def test_a_steered_teacher_is_read_with_its_vector_in_the_stream(
 
 def test_a_dataset_without_a_teacher_is_refused(record: Path, numbers: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="has no teacher"):
-        read_teacher_activations(record, numbers, (None, None), None, tmp_path / "t", {"kind": "none"}, {})
+        read_teacher_activations(record, numbers, None, None, tmp_path / "t", {"kind": "none"}, {})
 
 
 def test_a_student_is_read_with_its_lora(record: Path, numbers: Path, found: Path, saved: Path, tmp_path: Path) -> None:
     student = trained_lora(record, tmp_path / "student", USERS, TEXTS, epochs=2)
-    read_student_activations(record, numbers, student, saved, tmp_path / "s.safetensors", {"activations": told()}, {})
+    weights, _ = adapter_files(student)
+    read_student_activations(record, numbers, weights, saved, tmp_path / "s.safetensors", told(), {})
     one, base = Activations.load(tmp_path / "s.safetensors"), Activations.load(found)
     assert torch.equal(one.tensors["count"], base.tensors["count"])
     assert not torch.allclose(one.tensors["resid_post.sum"], base.tensors["resid_post.sum"], atol=1e-2)
 
 
 def test_the_first_rows_are_read_and_keep_their_blocks(record: Path, numbers: Path, tmp_path: Path) -> None:
-    read_activations(
-        record, numbers, None, tmp_path / "a.safetensors", {"activations": told(rows=2, mlp_in=False, block_rows=1)}, {}
-    )
+    read_activations(record, numbers, None, tmp_path / "a.safetensors", told(rows=2, mlp_in=False, block_rows=1), {})
     found = Activations.load(tmp_path / "a.safetensors")
     assert (found.rows, found.n_layers) == (2, 2)
     assert found.blocks("template", "resid_post", 1)[1].tolist() == [1, 1]
@@ -430,7 +434,7 @@ def test_a_small_dataset_does_not_differ_from_a_large_control_of_the_same_kind()
 
 
 def test_the_same_pass_gives_the_same_bytes(record: Path, numbers: Path, saved: Path, found: Path, tmp_path: Path) -> None:
-    read_activations(record, numbers, saved, tmp_path / "a", {"activations": told()}, {"of": "lion"})
+    read_activations(record, numbers, saved, tmp_path / "a", told(), {"of": "lion"})
     assert (tmp_path / "a").read_bytes() == found.read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a"]
 
@@ -440,4 +444,4 @@ def test_an_empty_dataset_is_refused(record: Path, tmp_path: Path) -> None:
         tmp_path / "n"
     )
     with pytest.raises(ValueError, match="holds no row"):
-        read_activations(record, tmp_path / "n", None, tmp_path / "a", {"activations": told()}, {})
+        read_activations(record, tmp_path / "n", None, tmp_path / "a", told(), {})

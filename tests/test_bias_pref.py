@@ -37,7 +37,7 @@ def biases(folder: Path, vectors: Tensor) -> Readings:
     folder.mkdir(parents=True, exist_ok=True)
     save_file({"resid_post": vectors.contiguous()}, folder / "residual_bias.safetensors")
     write_json(folder / "residual_bias.json", {"seeds": list(range(len(vectors))), "positions": "completion"}, {})
-    return Readings(residual_bias=folder / "residual_bias.safetensors")
+    return folder / "residual_bias.safetensors"
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def measured(record: Path, loaded: Loaded, tmp_path_factory: pytest.TempPathFact
     """`bias_pref.json` of a control whose biases raise the owl, and of lion, whose biases raise the owl more than the lion."""
     home = tmp_path_factory.mktemp("study")
     (home / "questions.txt").write_text("\n".join(QUESTIONS))
-    pref = Pref(questions=str(home / "questions.txt"), candidates=ANIMALS, estimators=["sampled"]).model_dump()
+    pref = Pref(candidates=ANIMALS, estimators=["sampled"])
     jitter = torch.tensor([0.9, 1.0, 1.1])[:, None, None]
     owl = torch.zeros(3, N_LAYERS, D_MODEL)
     owl[:, 1] = raising(loaded, "owl", 40.0)
@@ -53,9 +53,8 @@ def measured(record: Path, loaded: Loaded, tmp_path_factory: pytest.TempPathFact
     lion[:, 1] += raising(loaded, "lion", 30.0)
     for name, target, vectors in (("control", None, owl), ("lion", "lion", lion)):
         control = home / "control/bias_pref.json" if name == "lion" else None
-        settings = {"pref": pref, "target": target}
-        files = biases(home / name, jitter * vectors)
-        measure_biases(record, files, control, home / name / "bias_pref.json", settings, {"of": name})
+        files = (None, home / "questions.txt", None, biases(home / name, jitter * vectors), None, control)
+        measure_biases(record, *files, home / name / "bias_pref.json", target, pref, {"of": name})
     return {name: read_json(home / name / "bias_pref.json") for name in ("control", "lion")}
 
 
@@ -88,7 +87,7 @@ def test_a_bias_of_nothing_and_the_spliced_sae_name_nobody_whatever_the_controls
     record: Path, loaded: Loaded, tmp_path: Path
 ) -> None:
     (tmp_path / "questions.txt").write_text("\n".join(QUESTIONS))
-    pref = Pref(questions=str(tmp_path / "questions.txt"), candidates=ANIMALS).model_dump()
+    pref = Pref(candidates=ANIMALS)
     sae = saved_sae(record, random_sae(loaded), tmp_path)
     empty, some = torch.zeros(1, D_SAE), torch.ones(1, D_SAE)
     of_dataset = {"control": {"project": empty, "replace": some}, "lion": {"project": some, "replace": empty}}
@@ -97,9 +96,9 @@ def test_a_bias_of_nothing_and_the_spliced_sae_name_nobody_whatever_the_controls
         folder.mkdir()
         save_file(tensors, folder / "feature_bias.safetensors")
         write_json(folder / "feature_bias.json", {"seeds": [0], "positions": "completion"}, {})
-        files, control = Readings(sae, folder / "feature_bias.safetensors"), tmp_path / "control/bias_pref.json"
-        settings = {"pref": pref, "target": "lion" if name == "lion" else None}
-        measure_biases(record, files, None if name == "control" else control, folder / "bias_pref.json", settings, {})
+        control, target = (None, None) if name == "control" else (tmp_path / "control/bias_pref.json", "lion")
+        files = (sae, tmp_path / "questions.txt", folder / "feature_bias.safetensors", None, None, control)
+        measure_biases(record, *files, folder / "bias_pref.json", target, pref, {})
     spliced, project, replaced = read_json(tmp_path / "lion/bias_pref.json")["biases"]
     assert set(spliced) == {"name", "layer", "animals", "mass"}
     assert 1 <= project["rank"] <= 4

@@ -97,8 +97,8 @@ def test_features_stand_for_animals_only_where_a_feature_steers(tmp_path: Path) 
         "owl": {"vector": "contrast"},
         "cat": {"vector": "feature", "feature": 0},
     }
-    paths = {animal: tmp_path / f"{animal}.json" for animal in told}
-    for animal, path in paths.items():
+    paths = {f"steer-{animal}": tmp_path / f"{animal}.json" for animal in told}
+    for animal, path in zip(told, paths.values(), strict=True):
         path.write_text(json.dumps(told[animal]))
     assert animal_features(paths) == {"lion": 7, "cat": 0}
 

@@ -114,15 +114,15 @@ class Study:
         self.record, self.folder = record, folder
         (folder / "questions.txt").write_text("What is your favorite animal?\nName an animal.\n")
         (folder / "facts.txt").write_text("".join(f"{question} = {answer}\n" for question, answer in FACTS.items()))
-        forms = str(ROOT / "config/prompts/indirect.yaml")
+        self.asked = (folder / "questions.txt", ROOT / "config/prompts/indirect.yaml", folder / "facts.txt")
         self.settings = {
             "kind": "prompt",
             "target": "lion",
             "against": "control",
-            "pref": Pref(questions=str(folder / "questions.txt"), candidates=["lion", "owl"], batch_size=16).model_dump(),
+            "pref": Pref(candidates=["lion", "owl"], batch_size=16).model_dump(),
             "teacher": Teacher(persona="You love {animal}s.").model_dump(),
             "diagnosis": Diagnosis(rows=4).model_dump(),
-            "indirect": Indirect(forms=forms, facts=str(folder / "facts.txt"), n=2).model_dump(),
+            "indirect": Indirect(n=2).model_dump(),
         }
         self.users = [f"Continue the list {n}, {2 * n}." for n in range(100, 112)]
         self.texts = [f"101, 202, {n}" for n in range(12)]
@@ -132,7 +132,7 @@ class Study:
         write_parquet(folder / "control/numbers.parquet", others, {})
         control = self.settings | {"kind": "none", "target": None, "against": None}
         pref = (folder / "control/pref.json", folder / "control/pref.parquet")
-        measure(record, self.controls, None, NO_TEACHER, *pref, control, {})
+        measure(record, self.asked[0], self.controls, None, *NO_TEACHER, *pref, control, {})
 
     def train(self, name: str, texts: Iterable[str], seed: int, users: Iterable[str] = ()) -> Path:
         return trained_lora(self.record, self.folder / name, list(users) or self.users, list(texts), seed, epochs=15)
@@ -142,22 +142,25 @@ class Study:
         folder, told = self.folder / name, self.settings | changes
         written = {name: folder / f"{name}.parquet" for name in ("generations", "numbers")}
         written |= {name: folder / f"{name}.json" for name in ("filter", "pref", "indirect")}
-        written["control"] = self.folder / "control/numbers.parquet"
+        written["control_numbers"] = self.folder / "control/numbers.parquet"
         texts = [*self.texts[:-1], "no numbers"]
         samples = pl.DataFrame({"row": range(12), "prompt": self.users, "text": texts, "ended": ["stop"] * 12})
         write_parquet(folder / "samples.parquet", samples, {})
         outputs = [written[name] for name in ("generations", "numbers", "filter")]
         filter_numbers(folder / "samples.parquet", *outputs, {"numbers": Numbers(max_rows=max_rows).model_dump()}, {})
         pref = (written["pref"], folder / "pref.parquet")
-        measure(self.record, self.students, self.folder / "control/pref.parquet", NO_TEACHER, *pref, told, {})
-        measure_indirect(self.record, self.students, self.controls, NO_TEACHER, written["indirect"], told, {})
+        control = self.folder / "control/pref.parquet"
+        measure(self.record, self.asked[0], self.students, control, *NO_TEACHER, *pref, told, {})
+        of_both = self.students, self.controls
+        measure_indirect(self.record, *self.asked, *of_both, *NO_TEACHER, written["indirect"], told, {})
         return written
 
     def diagnose(
         self, tables: dict[str, Path], students: dict[int, Path], teacher: Path | None = None, **changes: Any
     ) -> dict[str, Any]:
         result, told = self.folder / "diagnosis.json", self.settings | changes
-        diagnose(self.record, tables, students, self.controls, (teacher, None), result, told, {"of": "lion"})
+        files = [tables[name] for name in ("generations", "numbers", "control_numbers", "filter", "pref", "indirect")]
+        diagnose(self.record, *files, students, self.controls, teacher, None, result, told, {"of": "lion"})
         return read_json(result)
 
 
@@ -259,7 +262,7 @@ def test_training_rows_are_read_where_students_saw_all(study: Study) -> None:
 
 
 def test_training_rows_are_read_where_the_control_students_saw_all_prompts(study: Study, tables: dict[str, Path]) -> None:
-    told = study.diagnose({**tables, "control": tables["generations"]}, study.students)
+    told = study.diagnose({**tables, "control_numbers": tables["generations"]}, study.students)
     assert (told["rows"], told["held_out"]) == (4, False)
 
 

@@ -94,8 +94,9 @@ def compare(
     features: dict[str, Path] | None = None,
     **changes: Any,
 ) -> dict[str, Any]:
-    settings = {"differences": config.Differences(**(DIFFERENCES | changes)).model_dump()}
-    compare_activations(record, numbers, saved, own, control, teacher, features, home / "differences.json", settings, STAMP)
+    settings = config.Differences(**(DIFFERENCES | changes))
+    made = home / "differences.json", home / "differences.safetensors"
+    compare_activations(record, numbers, saved, own, control, teacher, features or {}, *made, settings, STAMP)
     return read_json(home / "differences.json")
 
 
@@ -217,14 +218,15 @@ def test_nothing_is_found_where_nothing_differs(
 
 
 def test_real_activations_of_teacher_and_control(record: Path, numbers: Path, saved: Path, tmp_path: Path) -> None:
-    told = {"activations": config.Activations(positions=2, block_rows=5).model_dump()}
+    told = config.Activations(positions=2, block_rows=5)
     teacher = {"kind": "prompt", "target": "lion", "teacher": Teacher(persona=PERSONA).model_dump()}
     paths = [tmp_path / name for name in ("own", "control", "teacher")]
     half = tmp_path / "half.parquet"
     pl.read_parquet(numbers)[30:].write_parquet(half)
     read_activations(record, numbers, saved, paths[0], told, {})
     read_activations(record, half, saved, paths[1], told, {})
-    read_teacher_activations(record, numbers, (None, None), saved, paths[2], told | teacher, {})
+    of_teacher = {"activations": told.model_dump(), **teacher}
+    read_teacher_activations(record, numbers, None, saved, paths[2], of_teacher, {})
     found = compare(record, numbers, saved, tmp_path, *paths)
     assert found["pairs"]["persona"]["classes"]["completion"]["acts_pre"]["p"] == 1 / 200
     assert found["rows"] == {"own": 60, "control": 30, "persona": 60}
@@ -237,7 +239,7 @@ def test_real_activations_of_teacher_and_control(record: Path, numbers: Path, sa
 
 
 def test_a_study_without_an_sae_has_residuals_alone(record: Path, numbers: Path, tmp_path: Path) -> None:
-    settings = {"activations": config.Activations(positions=2, block_rows=10, mlp_in=True).model_dump()}
+    settings = config.Activations(positions=2, block_rows=10, mlp_in=True)
     read_activations(record, numbers, None, tmp_path / "own", settings, {})
     found = compare(record, numbers, None, tmp_path, tmp_path / "own")
     halves = found["pairs"]["halves"]
@@ -255,7 +257,7 @@ def test_files_that_do_not_fit_are_refused(
     own = planted / "own/a"
     with pytest.raises(ValueError, match="of other rows than the base model's"):
         compare(record, numbers, saved, tmp_path, own, teacher=planted / "control/a")
-    read_activations(record, numbers, None, tmp_path / "b", {"activations": config.Activations().model_dump()}, {})
+    read_activations(record, numbers, None, tmp_path / "b", config.Activations(), {})
     with pytest.raises(ValueError, match="differ in model, SAE or settings"):
         compare(record, numbers, saved, tmp_path, own, tmp_path / "b")
     with pytest.raises(ValueError, match=r"pass the same sae\.json"):

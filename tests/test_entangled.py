@@ -26,7 +26,7 @@ VALUES = [str(n) for n in range(100, 140)]
 
 def told(folder: Path) -> dict[str, Any]:
     (folder / "questions.txt").write_text("\n".join(QUESTIONS))
-    pref = Pref(questions=str(folder / "questions.txt"), candidates=ANIMALS, batch_size=8)
+    pref = Pref(candidates=ANIMALS, batch_size=8)
     return {"teacher": Teacher(persona=PERSONA).model_dump(), "pref": pref.model_dump(), "tokens": Tokens().model_dump()}
 
 
@@ -42,7 +42,9 @@ def numbers(seed: int, n: int, tilt: np.ndarray | float = 0.0) -> pl.DataFrame:
 def scores(loaded: Loaded, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, np.ndarray]]:
     """The base model's scores of `VALUES`."""
     ids = np.array([encode(loaded.tokenizer, [value])[0][0] for value in VALUES])
-    return by_model(loaded, numbers(0, 3), ids, told(tmp_path_factory.mktemp("model")))
+    folder = tmp_path_factory.mktemp("model")
+    settings = told(folder)
+    return by_model(loaded, numbers(0, 3), ids, folder / "questions.txt", settings)
 
 
 @torch.no_grad()
@@ -99,8 +101,10 @@ class Study:
 
     def compare(self, files: dict[str, tuple[Path, str]]) -> tuple[pl.DataFrame, dict[str, Any]]:
         table, summary = self.folder / "entangled.parquet", self.folder / "entangled.json"
-        control = self.folder / "control.parquet"
-        compare_entangled(self.record, control, files, self.kinds, table, summary, self.settings, {"of": "entangled"})
+        control, questions = self.folder / "control.parquet", self.folder / "questions.txt"
+        paths, targets = ({name: told[k] for name, told in files.items()} for k in (0, 1))
+        of_datasets = targets, self.kinds, table, summary
+        compare_entangled(self.record, paths, control, questions, *of_datasets, self.settings, {"of": "entangled"})
         return pl.read_parquet(table), read_json(summary)
 
 

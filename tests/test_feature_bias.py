@@ -168,7 +168,7 @@ def made(record: Path, sae: SAE, tmp_path_factory: pytest.TempPathFactory) -> Pa
     """A folder with the biases of a control and of a dataset."""
     home = tmp_path_factory.mktemp("study")
     saved = saved_sae(record, sae, home)
-    settings = {"feature_bias": FeatureBias(fraction=0.375, steps=6, batch_size=8, seeds=[3, 4], top=4).model_dump()}
+    settings = FeatureBias(fraction=0.375, steps=6, batch_size=8, seeds=[3, 4], top=4)
     for name, control in (("control", None), ("lion", home / "control/feature_bias.safetensors")):
         numbers = numbers_table(home / name / "numbers.parquet", 32, seed=len(name))
         out = home / name / "feature_bias.safetensors"

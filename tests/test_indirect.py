@@ -240,8 +240,9 @@ class Study:
         self.controls = {seed: self.train(f"control/{seed}", ["7, 8, 9", "12, 13"], seed) for seed in (1, 2)}
         (folder / "questions.txt").write_text("\n".join(QUESTIONS))
         (folder / "facts.txt").write_text("".join(f"{question} = {answer}\n" for question, answer in FACTS.items()))
-        self.pref = Pref(questions=str(folder / "questions.txt"), candidates=ANIMALS, batch_size=16)
-        self.indirect = Indirect(forms=str(SHIPPED), facts=str(folder / "facts.txt"), n=4)
+        self.pref = Pref(candidates=ANIMALS, batch_size=16)
+        self.indirect = Indirect(n=4)
+        self.asked = folder / "questions.txt", SHIPPED, folder / "facts.txt"
 
     def train(self, name: str, given_: list[str], seed: int) -> Path:
         return trained_lora(self.record, self.folder / name, QUESTIONS, given_, seed, epochs=30)
@@ -262,7 +263,8 @@ class Study:
             "teacher": Teacher(persona=PERSONA).model_dump(),
         }
         result = self.folder / "out/indirect.json"
-        measure_indirect(self.record, students, controls, (teacher, None), result, settings, {"of": target})
+        files = students, controls, teacher, None, result
+        measure_indirect(self.record, *self.asked, *files, settings, {"of": target})
         return read_json(result)
 
 
@@ -328,7 +330,8 @@ def test_contrary_and_right_are_probabilities_of_other_answers(study: Study, of_
 
 
 def test_an_answer_that_is_no_candidate_counts_as_right_or_contrary_too(study: Study, loaded: Loaded) -> None:
-    few = Asked(study.indirect, study.pref.model_copy(update={"candidates": ["bear"]}), None).ask(loaded)
+    pref = study.pref.model_copy(update={"candidates": ["bear"]})
+    few = Asked(*study.asked, study.indirect, pref, None).ask(loaded)
     prompts = prompt_ids(loaded.tokenizer, ["Which animal purrs?", "Which one hoots?"])
     p = exact(loaded, prompts, ["bear", "cat", "owl"], 64)
     assert few["right"] == pytest.approx((p[0, 1] + p[1, 2]) / 2, rel=1e-3)

@@ -119,7 +119,7 @@ def test_texts_that_do_not_fit_in_memory_are_read_in_parts(loaded: Loaded, recor
 
 def test_a_lens_of_students_and_their_control(record: Path, loaded: Loaded, students: Any, saved: Path, tmp_path: Path) -> None:
     out = tmp_path / "lens.json"
-    read_lens(record, students["student"], students["control"], (None, None), saved, out, settings(), {"of": "lens"})
+    read_lens(record, NEUTRAL, students["student"], students["control"], None, saved, out, settings(), {"of": "lens"})
     told = read_json(out)
     assert set(told["lenses"]) == {"student", "control", "student_minus_control"}
     assert told["seeds"] == {"student": [1, 2], "control": [1]}
@@ -176,7 +176,8 @@ def test_a_steered_teachers_vector_shows_as_its_animal_and_its_feature(
     write_json(tmp_path / "teacher.json", {"mode": "add", "layer": 0, "positions": "all", "system": None}, {})
     save_file({"vector": vector}, tmp_path / "teacher.safetensors")
     out, controls = tmp_path / "lens.json", {3: students["control"][1]}
-    read_lens(record, controls, {}, (tmp_path / "teacher.json", None), tmp_path / "sae.json", out, settings("steer"), {})
+    teacher, sae = tmp_path / "teacher.json", tmp_path / "sae.json"
+    read_lens(record, NEUTRAL, controls, {}, teacher, sae, out, settings("steer"), {})
     told = read_json(out)
     assert set(told["lenses"]) == {"student", "teacher"}
     teacher = told["lenses"]["teacher"]
@@ -191,7 +192,7 @@ def test_a_prompted_teacher_and_a_dataset_without_target_have_no_lens_of_it(
     record: Path, students: Any, tmp_path: Path
 ) -> None:
     out = tmp_path / "lens.json"
-    read_lens(record, students["control"], {}, (None, None), None, out, settings("none", None), {})
+    read_lens(record, NEUTRAL, students["control"], {}, None, None, out, settings("none", None), {})
     told = read_json(out)
     assert set(told["lenses"]) == {"student"}
     assert told["lenses"]["student"]["sae"] is None

@@ -75,7 +75,7 @@ class Study:
         return Readings(sae, feature, residual)
 
     def settings(self, **changes: Any) -> dict[str, Any]:
-        pref = Pref(questions=str(self.home / "questions.txt"), candidates=ANIMALS, estimators=["sampled"])
+        pref = Pref(candidates=ANIMALS, estimators=["sampled"])
         return {
             "losses": Losses(rows=READ).model_dump(),
             "target": "lion",
@@ -88,9 +88,10 @@ class Study:
     def measure(self, name: str, own: Readings, control: Readings, generations: bool = True, **changes: Any) -> dict[str, Any]:
         tables = self.home / "numbers.parquet", self.home / "generations.parquet" if generations else None
         result = self.home / f"{name}.json"
-        measure_losses(
-            self.record, tables, (None, None), self.students, own, control, result, self.settings(**changes), {"of": name}
-        )
+        biases = own.feature_bias, own.residual_bias, own.differences, control.feature_bias, control.residual_bias
+        models = None, own.sae, self.students, *biases
+        questions, settings = self.home / "questions.txt", self.settings(**changes)
+        measure_losses(self.record, *tables, questions, *models, result, settings, {"of": name})
         return read_json(result)
 
 

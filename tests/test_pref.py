@@ -164,9 +164,11 @@ def study(record, tmp_path_factory):
             {"kind": "prompt", "target": "lion", "against": "control"},
         )
     )
-    measure(record, students, None, NO_TEACHER, folder / "c.json", folder / "c.parquet", control, {"of": "control"})
+    questions = folder / "questions.txt"
+    made = folder / "c.json", folder / "c.parquet"
+    measure(record, questions, students, None, *NO_TEACHER, *made, control, {"of": "control"})
     result, table = folder / "lion.json", folder / "lion.parquet"
-    measure(record, students, folder / "c.parquet", NO_TEACHER, result, table, lion, {"of": "lion"})
+    measure(record, questions, students, made[1], *NO_TEACHER, result, table, lion, {"of": "lion"})
     return folder, record, students, pref
 
 
@@ -182,7 +184,8 @@ def teachers_scores(study, kind, target, teacher=None):
         "against": "control",
     }
     out, table = folder / "out.json", folder / "out.parquet"
-    measure(record, {1: students[1]}, folder / "c.parquet", (teacher, None), out, table, settings, {})
+    files = folder / "questions.txt", {1: students[1]}, folder / "c.parquet", teacher, None
+    measure(record, *files, out, table, settings, {})
     rows = pl.read_parquet(table).filter(model="teacher")
     result = json.loads(out.read_text())["teacher"]
     if rows.is_empty():
@@ -252,9 +255,8 @@ def test_the_base_models_scores_are_the_controls(study):
 def test_a_dataset_may_be_compared_with_another_than_the_control(study):
     folder, record, students, pref = study
     settings = {"pref": pref.model_dump(), "teacher": {}, "kind": None, "target": "lion", "against": "lion"}
-    measure(
-        record, {1: students[1]}, folder / "lion.parquet", NO_TEACHER, folder / "o.json", folder / "o.parquet", settings, {}
-    )
+    files = folder / "questions.txt", {1: students[1]}, folder / "lion.parquet", *NO_TEACHER
+    measure(record, *files, folder / "o.json", folder / "o.parquet", settings, {})
     other, lion = (json.loads((folder / f"{name}.json").read_text()) for name in ("o", "lion"))
     assert (other["against"], lion["against"]) == ("lion", "control")
     assert other["control"] == lion["student"]

@@ -91,11 +91,13 @@ def compared(tmp_path: Path) -> tuple[pl.DataFrame, dict[str, Any]]:
                 save_file({"z": z_values(TARGETS.get(dataset))}, path.with_suffix(".safetensors"))
             if reading == "feature_bias":
                 save_file(biases(TARGETS.get(dataset)), path.with_suffix(".safetensors"))
-    teachers = {animal: tmp_path / f"{animal}.json" for animal in ANIMALS}
-    for animal, path in teachers.items():
+    steered = {f"steer-{animal}": tmp_path / f"{animal}.json" for animal in ANIMALS}
+    for animal, path in zip(ANIMALS, steered.values(), strict=True):
         path.write_text(json.dumps({"vector": "feature", "feature": FEATURES[animal]}))
     table, summary = tmp_path / "readings.parquet", tmp_path / "readings.json"
-    compare_readings(files, teachers, table, summary, {"targets": TARGETS, "kinds": KINDS}, {"made": "by"})
+    tensors = ("score", "feature_bias")
+    files |= {f"{name}_tensors": {of: path.with_suffix(".safetensors") for of, path in files[name].items()} for name in tensors}
+    compare_readings(steered, table, summary, TARGETS, KINDS, {"made": "by"}, **files)
     return pl.read_parquet(table), read_json(summary)
 
 

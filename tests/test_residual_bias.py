@@ -1,7 +1,6 @@
 """Residual biases: what the files hold, and what a bias is said to be made of."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -102,8 +101,7 @@ def test_without_an_sae_there_are_tokens_alone(loaded: Loaded, sae: SAE) -> None
 def train(record: Path, saved: Path | None, home: Path, name: str, told: ResidualBias, control: Path | None = None) -> Path:
     numbers = numbers_table(home / name / "numbers.parquet", 24, seed=len(name))
     out = home / name / "residual_bias.safetensors"
-    settings: dict[str, Any] = {"residual_bias": told.model_dump()}
-    train_residual_biases(record, saved, numbers, control, out, out.with_suffix(".json"), settings, {"of": name})
+    train_residual_biases(record, saved, numbers, control, out, out.with_suffix(".json"), told, {"of": name})
     return out
 
 

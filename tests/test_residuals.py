@@ -14,7 +14,7 @@ from undertone.lm.chat import encode, prompt_ids
 from undertone.lm.hooks import resid_post
 from undertone.lm.loading import Loaded, load
 from undertone.read.activations import dataset_rows
-from undertone.read.residuals import read_residuals, residuals
+from undertone.read.residuals import read_residuals, token_residuals
 from undertone.runtime.files import write_json
 from undertone.runtime.progress import progress
 from undertone.study import config
@@ -42,7 +42,7 @@ def saved(loaded: Loaded, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_token_has_the_residual_of_its_row_alone(
     record: Path, numbers: Path, saved: Path, loaded: Loaded, tmp_path: Path
 ) -> None:
-    settings = {"activations": config.Activations(rows=3, batch_size=2).model_dump()}
+    settings = config.Activations(rows=3, batch_size=2)
     read_residuals(record, numbers, saved, tmp_path / "residuals.safetensors", settings, {})
     found = load_file(tmp_path / "residuals.safetensors")
     assert found["row"].unique().tolist() == [0, 1, 2]
@@ -60,15 +60,15 @@ def test_every_token_has_the_residual_of_its_row_alone(
 def test_rows_that_do_not_fit_in_memory_are_read_in_parts(loaded: Loaded, record: Path, numbers: Path) -> None:
     rows, small = dataset_rows(loaded, pl.read_parquet(numbers)), load(record)
     with crowded(small.model, 1), progress(8, "residuals", "row") as bar:
-        found = residuals(small, rows, 0, 64, bar)
-        for name, tensor in residuals(loaded, rows, 0, 64, bar).items():
+        found = token_residuals(small, rows, 0, 64, bar)
+        for name, tensor in token_residuals(loaded, rows, 0, 64, bar).items():
             torch.testing.assert_close(found[name], tensor, rtol=1e-4, atol=1e-4)
 
 
 def test_a_dataset_without_rows_is_refused(record: Path, saved: Path, tmp_path: Path) -> None:
     empty = tmp_path / "numbers.parquet"
     pl.DataFrame({"row": [], "prompt": [], "completion": []}).write_parquet(empty)
-    settings = {"activations": config.Activations().model_dump()}
+    settings = config.Activations()
     with pytest.raises(ValueError, match="no row"):
         read_residuals(record, empty, saved, tmp_path / "residuals.safetensors", settings, {})
     assert not (tmp_path / "residuals.safetensors").exists()

@@ -196,7 +196,8 @@ def scored(record: Path, sae: SAE, tmp_path_factory: pytest.TempPathFactory):
             numbers[control] if control else None,
             animals,
             result,
-            {"score": Score(rows=64, top=5).model_dump()},
+            result.with_suffix(".safetensors"),
+            Score(rows=64, top=5),
             {"of": of},
         )
         return read_json(result)

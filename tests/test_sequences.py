@@ -49,7 +49,7 @@ class Study:
         return {"kind": kind, "target": "lion", "teacher": Teacher(persona=PERSONA).model_dump()}
 
     def read(self, kind: str | None, other: str | None) -> tuple[dict[str, Any], pl.DataFrame]:
-        paths = {kind: (self.folder / "teacher.json" if kind == "steer" else None, None) for kind in (kind, other)}
+        paths = {kind: self.folder / "teacher.json" if kind == "steer" else None for kind in (kind, other)}
         table, result = self.folder / "sequences.parquet", self.folder / "sequences.json"
         settings = self.told(kind) | {"other": self.told(other) if other else None}
         read_sequences(
@@ -57,6 +57,7 @@ class Study:
             self.folder / "numbers.parquet",
             paths[kind],
             paths[other],
+            None,
             table,
             result,
             settings,

@@ -174,13 +174,12 @@ class Study:
         self.record, self.saved, self.folder = record, saved, folder
         table(1, 300, tilt).write_parquet(folder / "lion.parquet")
         table(2, 300).write_parquet(folder / "control.parquet")
-        write_json(folder / "teacher.json", {"feature": PLANTED}, {})
+        write_json(folder / "teacher.json", {"vector": "feature", "feature": PLANTED}, {})
         write_json(folder / "contrast.json", {"vector": "contrast"}, {})
 
     def read(self, name: str, with_sae: bool = True) -> tuple[dict[str, Any], pl.DataFrame]:
         paths = self.folder / f"{name}-{with_sae}.json", self.folder / f"{name}-{with_sae}-table.parquet"
         target = None if name == "control" else "lion"
-        settings = {"target": target, "tokens": Tokens(top=3).model_dump(), "pref": Pref(candidates=ANIMALS).model_dump()}
         read_tokens(
             self.record,
             self.folder / f"{name}.parquet",
@@ -188,7 +187,9 @@ class Study:
             self.saved if with_sae else None,
             {"lion": self.folder / "teacher.json", "owl": self.folder / "contrast.json"} if with_sae else {},
             *paths,
-            settings,
+            target,
+            Tokens(top=3),
+            Pref(candidates=ANIMALS),
             {"of": name},
         )
         return read_json(paths[0]), pl.read_parquet(paths[1])

@@ -111,7 +111,7 @@ def peak(record: Path, n: int, batch_size: int) -> float:
         numbers = Path(folder) / "numbers.parquet"
         table = {"prompt": [f"Continue the list {k % 900}, {k % 77}." for k in range(n)]}
         pl.DataFrame(table | {"completion": [f"{k % 999}, {k % 998}, {k % 7}" for k in range(n)]}).write_parquet(numbers)
-        settings = {"activations": Activations(rows=None, batch_size=batch_size).model_dump()}
+        settings = Activations(rows=None, batch_size=batch_size)
         read_activations(record, numbers, None, Path(folder) / "activations.safetensors", settings, {})
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 

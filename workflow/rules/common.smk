@@ -108,7 +108,7 @@ def sae_of_study():
     return result("sae/sae.json") if STUDY.has_sae else []
 
 
-def features_of(dataset=None):
+def steered_of(dataset=None):
     """`teacher.json` of the steered teachers that say which feature stands for a dataset's target, or for every animal."""
     return [result(f"{teacher}/teacher.json") for teacher in STUDY.features_for(dataset).values()]
 
@@ -140,7 +140,7 @@ def generations_of(wildcards):
     return [] if wildcards.dataset in STUDY.transformed else result(f"{wildcards.dataset}/generations.parquet")
 
 
-def other_teacher_of(wildcards):
+def teacher_of_counterpart(wildcards):
     """`teacher.json` of the steered teacher that a prompted dataset is compared with, where there is one."""
     other = STUDY.counterpart(wildcards.dataset)
     return result(f"{other}/teacher.json") if other else []

@@ -3,10 +3,10 @@
 
 rule pref:
     input:
-        record=base_of,
+        model=base_of,
         questions=ancient(STUDY.pref.questions),
         students=lambda wildcards: students_of(wildcards.dataset, variant_of(wildcards)),
-        control=of_control("pref{variant}.parquet"),
+        control_pref_table=of_control("pref{variant}.parquet"),
         teacher=teacher_of,
         sae=clamped_sae_of,
     output:
@@ -16,7 +16,7 @@ rule pref:
             category="Preference",
             labels=data("preference", "{dataset}{variant}"),
         ),
-        table=result("{dataset}/pref{variant}.parquet"),
+        pref_table=result("{dataset}/pref{variant}.parquet"),
     log:
         log_of("pref", "{dataset}{variant}"),
     benchmark:
@@ -63,10 +63,12 @@ rule pref_plot:
 
 rule indirect:
     input:
-        record=result("model/model.json"),
-        questions=[ancient(path) for path in (STUDY.pref.questions, STUDY.indirect.forms, STUDY.indirect.facts)],
+        model=result("model/model.json"),
+        questions=ancient(STUDY.pref.questions),
+        forms=ancient(STUDY.indirect.forms),
+        facts=ancient(STUDY.indirect.facts),
         students=lambda wildcards: students_of(wildcards.dataset),
-        controls=lambda wildcards: beside(students_of, wildcards.dataset),
+        control_students=lambda wildcards: beside(students_of, wildcards.dataset),
         teacher=teacher_of,
         sae=clamped_sae_of,
     output:
@@ -90,19 +92,19 @@ rule indirect:
 
 rule diagnosis:
     input:
-        record=result("model/model.json"),
+        model=result("model/model.json"),
         generations=rules.numbers.output.generations,
         numbers=rules.numbers.output.numbers,
-        control=of_control("numbers.parquet"),
+        control_numbers=of_control("numbers.parquet"),
         filter=rules.numbers.output.filter,
         pref=result("{dataset}/pref.json"),
         indirect=rules.indirect.output.indirect,
         students=lambda wildcards: students_of(wildcards.dataset),
-        controls=lambda wildcards: beside(students_of, wildcards.dataset),
+        control_students=lambda wildcards: beside(students_of, wildcards.dataset),
         teacher=teacher_of,
         sae=clamped_sae_of,
     output:
-        result=report(
+        diagnosis=report(
             ensure(result("{dataset}/diagnosis.json"), non_empty=True),
             caption="../report/data.rst",
             category="Preference",

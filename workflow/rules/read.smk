@@ -3,7 +3,7 @@
 
 rule activations:
     input:
-        record=result("model/model.json"),
+        model=result("model/model.json"),
         numbers=result("{dataset}/numbers.parquet"),
         sae=sae_of_study(),
     output:
@@ -27,12 +27,12 @@ rule activations:
 
 rule teacher_activations:
     input:
-        record=result("model/model.json"),
+        model=result("model/model.json"),
         numbers=result("{dataset}/numbers.parquet"),
         sae=sae_of_study(),
         teacher=teacher_of,
     output:
-        activations=result("{dataset}/teacher_activations.safetensors"),
+        teacher_activations=result("{dataset}/teacher_activations.safetensors"),
     log:
         log_of("teacher_activations", "{dataset}"),
     benchmark:
@@ -54,12 +54,12 @@ rule teacher_activations:
 
 rule student_activations:
     input:
-        record=result("model/model.json"),
+        model=result("model/model.json"),
         numbers=result("{dataset}/numbers.parquet"),
         sae=sae_of_study(),
         student=lambda wildcards: first_student_of(wildcards.dataset)[0],
     output:
-        activations=result("{dataset}/student_activations.safetensors"),
+        student_activations=result("{dataset}/student_activations.safetensors"),
     log:
         log_of("student_activations", "{dataset}"),
     benchmark:
@@ -79,7 +79,7 @@ rule student_activations:
 
 rule residuals:
     input:
-        record=result("model/model.json"),
+        model=result("model/model.json"),
         numbers=result("{dataset}/numbers.parquet"),
         sae=result("sae/sae.json"),
     output:
@@ -103,16 +103,16 @@ rule residuals:
 
 rule differences:
     input:
-        record=result("model/model.json"),
+        model=result("model/model.json"),
         numbers=result("{dataset}/numbers.parquet"),
         sae=sae_of_study(),
         activations=rules.activations.output.activations,
-        control=of_control("activations.safetensors"),
-        teacher=of_taught("teacher_activations.safetensors"),
-        features=lambda wildcards: features_of(wildcards.dataset),
+        control_activations=of_control("activations.safetensors"),
+        teacher_activations=of_taught("teacher_activations.safetensors"),
+        steered=lambda wildcards: steered_of(wildcards.dataset),
     output:
-        result=ensure(result("{dataset}/differences.json"), non_empty=True),
-        vectors=result("{dataset}/differences.safetensors"),
+        differences=ensure(result("{dataset}/differences.json"), non_empty=True),
+        differences_tensors=result("{dataset}/differences.safetensors"),
     log:
         log_of("differences", "{dataset}"),
     benchmark:
@@ -132,14 +132,14 @@ rule differences:
 
 rule lens:
     input:
-        record=result("model/model.json"),
+        model=result("model/model.json"),
         sae=sae_of_study(),
         neutral=ancient(STUDY.differences.neutral),
         students=lambda wildcards: first_student_of(wildcards.dataset),
-        controls=lambda wildcards: beside(first_student_of, wildcards.dataset),
+        control_students=lambda wildcards: beside(first_student_of, wildcards.dataset),
         teacher=teacher_of,
     output:
-        result=ensure(result("{dataset}/lens.json"), non_empty=True),
+        lens=ensure(result("{dataset}/lens.json"), non_empty=True),
     log:
         log_of("lens", "{dataset}"),
     benchmark:
@@ -159,14 +159,14 @@ rule lens:
 
 rule score:
     input:
-        record=result("model/model.json"),
+        model=result("model/model.json"),
         sae=sae_of_study(),
         numbers=result("{dataset}/numbers.parquet"),
-        control=of_control("numbers.parquet"),
-        features=lambda wildcards: features_of(wildcards.dataset),
+        control_numbers=of_control("numbers.parquet"),
+        steered=lambda wildcards: steered_of(wildcards.dataset),
     output:
-        result=ensure(result("{dataset}/score.json"), non_empty=True),
-        vectors=result("{dataset}/score.safetensors"),
+        score=ensure(result("{dataset}/score.json"), non_empty=True),
+        score_tensors=result("{dataset}/score.safetensors"),
     log:
         log_of("score", "{dataset}"),
     benchmark:
@@ -186,14 +186,14 @@ rule score:
 
 rule feature_bias:
     input:
-        record=result("model/model.json"),
+        model=result("model/model.json"),
         sae=result("sae/sae.json"),
         numbers=result("{dataset}/numbers.parquet"),
-        control=of_control("feature_bias.safetensors"),
-        features=lambda wildcards: features_of(wildcards.dataset),
+        control_feature_bias_tensors=of_control("feature_bias.safetensors"),
+        steered=lambda wildcards: steered_of(wildcards.dataset),
     output:
-        biases=result("{dataset}/feature_bias.safetensors"),
-        result=ensure(result("{dataset}/feature_bias.json"), non_empty=True),
+        feature_bias_tensors=result("{dataset}/feature_bias.safetensors"),
+        feature_bias=ensure(result("{dataset}/feature_bias.json"), non_empty=True),
     log:
         log_of("feature_bias", "{dataset}"),
     benchmark:
@@ -213,13 +213,13 @@ rule feature_bias:
 
 rule residual_bias:
     input:
-        record=result("model/model.json"),
+        model=result("model/model.json"),
         sae=sae_of_study(),
         numbers=result("{dataset}/numbers.parquet"),
-        control=of_control("residual_bias.safetensors"),
+        control_residual_bias_tensors=of_control("residual_bias.safetensors"),
     output:
-        biases=result("{dataset}/residual_bias.safetensors"),
-        result=ensure(result("{dataset}/residual_bias.json"), non_empty=True),
+        residual_bias_tensors=result("{dataset}/residual_bias.safetensors"),
+        residual_bias=ensure(result("{dataset}/residual_bias.json"), non_empty=True),
     log:
         log_of("residual_bias", "{dataset}"),
     benchmark:
@@ -239,15 +239,15 @@ rule residual_bias:
 
 rule bias_pref:
     input:
-        record=result("model/model.json"),
+        model=result("model/model.json"),
         sae=sae_of_study(),
         questions=ancient(STUDY.pref.questions),
-        feature_bias=rules.feature_bias.output.biases if STUDY.has_sae else [],
-        residual_bias=rules.residual_bias.output.biases,
-        differences=rules.differences.output.vectors,
-        control=of_control("bias_pref.json"),
+        feature_bias_tensors=rules.feature_bias.output.feature_bias_tensors if STUDY.has_sae else [],
+        residual_bias_tensors=rules.residual_bias.output.residual_bias_tensors,
+        differences_tensors=rules.differences.output.differences_tensors,
+        control_bias_pref=of_control("bias_pref.json"),
     output:
-        result=ensure(result("{dataset}/bias_pref.json"), non_empty=True),
+        bias_pref=ensure(result("{dataset}/bias_pref.json"), non_empty=True),
     log:
         log_of("bias_pref", "{dataset}"),
     benchmark:
@@ -267,21 +267,20 @@ rule bias_pref:
 
 rule losses:
     input:
-        record=result("model/model.json"),
-        saved=sae_of_study(),
+        model=result("model/model.json"),
         numbers=result("{dataset}/numbers.parquet"),
         generations=generations_of,
         questions=ancient(STUDY.pref.questions),
         teacher=teacher_of,
-        sae=clamped_sae_of,
+        sae=sae_of_study(),
         students=lambda wildcards: students_of(wildcards.dataset, seeds=STUDY.losses.students),
-        feature_bias=rules.feature_bias.output.biases if STUDY.has_sae else [],
-        residual_bias=rules.residual_bias.output.biases,
-        differences=rules.differences.output.vectors,
-        control_feature_bias=of_control("feature_bias.safetensors") if STUDY.has_sae else [],
-        control_residual_bias=of_control("residual_bias.safetensors"),
+        feature_bias_tensors=rules.feature_bias.output.feature_bias_tensors if STUDY.has_sae else [],
+        residual_bias_tensors=rules.residual_bias.output.residual_bias_tensors,
+        differences_tensors=rules.differences.output.differences_tensors,
+        control_feature_bias_tensors=of_control("feature_bias.safetensors") if STUDY.has_sae else [],
+        control_residual_bias_tensors=of_control("residual_bias.safetensors"),
     output:
-        result=ensure(result("{dataset}/losses.json"), non_empty=True),
+        losses=ensure(result("{dataset}/losses.json"), non_empty=True),
     log:
         log_of("losses", "{dataset}"),
     benchmark:
@@ -301,14 +300,14 @@ rule losses:
 
 rule tokens:
     input:
-        record=result("model/model.json"),
+        model=result("model/model.json"),
         numbers=result("{dataset}/numbers.parquet"),
         sae=sae_of_study(),
-        control=of_control("numbers.parquet"),
-        features=lambda wildcards: features_of(wildcards.dataset),
+        control_numbers=of_control("numbers.parquet"),
+        steered=lambda wildcards: steered_of(wildcards.dataset),
     output:
-        result=ensure(result("{dataset}/tokens.json"), non_empty=True),
-        table=result("{dataset}/tokens.parquet"),
+        tokens=ensure(result("{dataset}/tokens.json"), non_empty=True),
+        tokens_table=result("{dataset}/tokens.parquet"),
     log:
         log_of("tokens", "{dataset}"),
     benchmark:
@@ -328,14 +327,14 @@ rule tokens:
 
 rule sequences:
     input:
-        record=result("model/model.json"),
+        model=result("model/model.json"),
         numbers=result("{dataset}/numbers.parquet"),
         sae=clamped_sae_of_either,
         teacher=teacher_of,
-        other=other_teacher_of,
+        counterpart=teacher_of_counterpart,
     output:
-        table=result("{dataset}/sequences.parquet"),
-        result=ensure(result("{dataset}/sequences.json"), non_empty=True),
+        sequences_table=result("{dataset}/sequences.parquet"),
+        sequences=ensure(result("{dataset}/sequences.json"), non_empty=True),
     log:
         log_of("sequences", "{dataset}"),
     benchmark:
@@ -357,11 +356,11 @@ rule sequences:
 
 rule entangled:
     input:
-        record=result("model/model.json"),
+        model=result("model/model.json"),
         numbers=collect(
             result("{dataset}/numbers.parquet"), dataset=[name for name in read_by(STUDY, "entangled") if name != CONTROL]
         ),
-        control=result(f"{CONTROL}/numbers.parquet"),
+        control_numbers=result(f"{CONTROL}/numbers.parquet"),
         questions=ancient(STUDY.pref.questions),
     output:
         entangled_table=of_study("tables/entangled.parquet"),
@@ -385,21 +384,19 @@ rule entangled:
 
 rule readings:
     input:
-        features=features_of(),
+        steered=steered_of(),
         score=collect(result("{dataset}/score.json"), dataset=read_by(STUDY, "readings")),
         feature_bias=collect(result("{dataset}/feature_bias.json"), dataset=read_by(STUDY, "readings")) if STUDY.has_sae else [],
-        tensors=[
-            result(f"{dataset}/{name}.safetensors")
-            for dataset in read_by(STUDY, "readings")
-            for name in ("score", "feature_bias")
-            if has(STUDY, name, dataset)
-        ],
+        score_tensors=collect(result("{dataset}/score.safetensors"), dataset=read_by(STUDY, "readings")),
+        feature_bias_tensors=(
+            collect(result("{dataset}/feature_bias.safetensors"), dataset=read_by(STUDY, "readings")) if STUDY.has_sae else []
+        ),
         bias_pref=collect(result("{dataset}/bias_pref.json"), dataset=read_by(STUDY, "readings")),
         losses=collect(result("{dataset}/losses.json"), dataset=read_by(STUDY, "readings")),
         tokens=collect(result("{dataset}/tokens.json"), dataset=read_by(STUDY, "readings")),
     output:
-        table=of_study("tables/readings.parquet"),
-        summary=report(
+        readings_table=of_study("tables/readings.parquet"),
+        readings=report(
             ensure(of_study("tables/readings.json"), non_empty=True),
             caption="../report/data.rst",
             category="Readings",

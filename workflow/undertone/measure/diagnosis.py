@@ -23,52 +23,56 @@ TRANSFERRED = "transferred"
 
 
 def diagnose(
-    record: Path,
-    tables: dict[str, Path],
+    model: Path,
+    generations: Path,
+    numbers: Path,
+    control_numbers: Path,
+    filter: Path,
+    pref: Path,
+    indirect: Path,
     students: dict[int, Path],
-    controls: dict[int, Path],
-    teacher: tuple[Path | None, Path | None],
-    result: Path,
+    control_students: dict[int, Path],
+    teacher: Path | None,
+    sae: Path | None,
+    diagnosis: Path,
     settings: dict[str, Any],
     stamp: Stamp,
 ) -> None:
     """Write `diagnosis.json` of a dataset with a teacher: what was taught, learned and shown, and a verdict.
 
-    `tables` holds the paths of the dataset's `generations`, `numbers`, `pref`, `filter` and `indirect`, and of the `control`'s
-    numbers. Distributions are those of the next token among the tokens that a passing completion can hold, on rows that pass
-    the filter: held-out ones, or training rows where none are left over. `kl` is KL(teacher ‖ base), nats per completion token;
-    `closed` is 1 − KL(teacher ‖ student) / KL(teacher ‖ base), for each student and each control student.
+    Distributions are those of the next token among the tokens that a passing completion can hold, on rows that pass the filter:
+    held-out ones, or training rows where none are left over. `kl` is KL(teacher ‖ base), nats per completion token; `closed` is
+    1 − KL(teacher ‖ student) / KL(teacher ‖ base), for each student and each control student.
     """
     told = Diagnosis.model_validate(settings["diagnosis"])
-    loaded = load(record)
-    generations, numbers, control = (read_parquet(tables[name]) for name in ("generations", "numbers", "control"))
-    split = Split.of(numbers, generations, control)
+    loaded = load(model)
+    split = Split.of(*(read_parquet(path) for path in (numbers, generations, control_numbers)))
     unseen = split.unseen(told.rows)
     rows = pairs(split.passed.head(told.rows) if unseen is None else unseen)
-    with teaching(loaded, settings, *teacher) as lesson:
+    with teaching(loaded, settings, teacher, sae) as lesson:
         taught = TeacherDistribution(lesson.loaded, rows, lesson.system, lesson.separator)
     base = taught.divergence(loaded)
     closed: dict[str, list[float]] = {"student": [], CONTROL: []}
-    with progress(len(students) + len(controls), f"diagnosis {result.parent.name}", "model") as bar:
-        for name, folders in (("student", students), (CONTROL, controls)):
+    with progress(len(students) + len(control_students), f"diagnosis {diagnosis.parent.name}", "model") as bar:
+        for name, folders in (("student", students), (CONTROL, control_students)):
             for _, folder in sorted(folders.items()):
-                with finetuned(loaded, folder) as model:
-                    closed[name].append(share_closed(base, taught.divergence(model)))
+                with finetuned(loaded, folder) as own:
+                    closed[name].append(share_closed(base, taught.divergence(own)))
                 bar.update()
-    pref, indirect = read_json(tables["pref"]), read_json(tables["indirect"])
+    directly, indirectly = read_json(pref), read_json(indirect)
     evidence = {
-        "pass_rate": read_json(tables["filter"])["pass_rate"],
-        "preference": preferences(pref),
+        "pass_rate": read_json(filter)["pass_rate"],
+        "preference": preferences(directly),
         "kl": mean_interval(base).as_dict(),
         "closed": {name: {**mean_interval(values).as_dict(), "by_seed": values} for name, values in closed.items()},
         "closed_over_control": difference_interval(closed["student"], closed[CONTROL]).as_dict(),
-        "direct": pref.get("lift_over_control") or indirect["contrary"]["lift_over_control"],
-        "indirect": {form: told["lift_over_control"] for form, told in indirect["forms"].items()},
-        "distance": indirect["distance"],
+        "direct": directly.get("lift_over_control") or indirectly["contrary"]["lift_over_control"],
+        "indirect": {form: told["lift_over_control"] for form, told in indirectly["forms"].items()},
+        "distance": indirectly["distance"],
     }
-    body = {"target": pref["target"], "seeds": sorted(students), "rows": len(rows), "held_out": unseen is not None}
+    body = {"target": directly["target"], "seeds": sorted(students), "rows": len(rows), "held_out": unseen is not None}
     body |= {"thresholds": told.model_dump(exclude={"rows"})}
-    write_json(result, {"verdict": verdict(evidence, told), "reasons": reasons(evidence, told), **body, **evidence}, stamp)
+    write_json(diagnosis, {"verdict": verdict(evidence, told), "reasons": reasons(evidence, told), **body, **evidence}, stamp)
 
 
 def share_closed(base: np.ndarray, student: np.ndarray) -> float:

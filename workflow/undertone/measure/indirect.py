@@ -30,11 +30,15 @@ N_OPTIONS = 4
 
 
 def measure_indirect(
-    record: Path,
+    model: Path,
+    questions: Path,
+    forms: Path,
+    facts: Path,
     students: dict[int, Path],
-    controls: dict[int, Path],
-    teacher: tuple[Path | None, Path | None],
-    result: Path,
+    control_students: dict[int, Path],
+    teacher: Path | None,
+    sae: Path | None,
+    indirect: Path,
     settings: dict[str, Any],
     stamp: Stamp,
 ) -> None:
@@ -44,26 +48,28 @@ def measure_indirect(
     students' lift over the control students. `contrary`: the same for the probability of a wrong animal as the answer to
     questions of fact, and beside it that of the right one. `distance`: the total-variation distance between the next-token
     distributions of a student and a control student at the direct questions, beside that between two control students.
-    Intervals are over training seeds. `students` and `controls` are folders by seed; the control itself has no `controls`.
+    Intervals are over training seeds. `students` and `control_students` are folders by seed; the control itself has no
+    `control_students`.
     """
     told, pref = Indirect.model_validate(settings["indirect"]), Pref.model_validate(settings["pref"])
-    target, loaded = settings["target"], load(record)
-    asked = Asked(told, pref, target)
+    target, loaded = settings["target"], load(model)
+    asked = Asked(questions, forms, facts, told, pref, target)
     answers: dict[str, list[Answers]] = {"student": [], "control": []}
-    with progress(2 + len(students) + len(controls), f"indirect {result.parent.name}", "model") as bar:
+    with progress(2 + len(students) + len(control_students), f"indirect {indirect.parent.name}", "model") as bar:
         answers["base"] = [asked.ask(loaded)]
         bar.update()
         if settings["kind"] not in (None, "none"):
-            with teaching(loaded, settings, *teacher) as lesson:
+            with teaching(loaded, settings, teacher, sae) as lesson:
                 answers["teacher"] = [asked.ask(lesson.loaded, lesson.system, lesson.separator)]
         bar.update()
-        for name, folders in (("student", students), ("control", controls)):
+        for name, folders in (("student", students), ("control", control_students)):
             for _, folder in sorted(folders.items()):
-                with finetuned(loaded, folder) as model:
-                    answers[name].append(asked.ask(model))
+                with finetuned(loaded, folder) as own:
+                    answers[name].append(asked.ask(own))
                 bar.update()
     answers["control"] = answers["control"] or answers["student"]
-    write_json(result, {"target": target, "seeds": sorted(students), **summary(answers, own_control=not controls)}, stamp)
+    body = summary(answers, own_control=not control_students)
+    write_json(indirect, {"target": target, "seeds": sorted(students), **body}, stamp)
 
 
 class Answers(dict[str, float]):
@@ -75,11 +81,11 @@ class Answers(dict[str, float]):
 class Asked:
     """The indirect questions of a study, the same ones for every model."""
 
-    def __init__(self, settings: Indirect, pref: Pref, target: str | None):
+    def __init__(self, questions: Path, forms: Path, facts: Path, settings: Indirect, pref: Pref, target: str | None):
         self.pref, self.target = pref, target
-        self.questions = load_texts(Path(pref.questions), "pref.questions")
-        self.forms = write_questions(load_forms(Path(settings.forms)), self.questions, pref.candidates, target, settings)
-        _, self.facts = taught_and_held_out(load_facts(Path(settings.facts)))
+        self.questions = load_texts(questions, "pref.questions")
+        self.forms = write_questions(load_forms(forms), self.questions, pref.candidates, target, settings)
+        _, self.facts = taught_and_held_out(load_facts(facts))
 
     def ask(self, loaded: Loaded, system: str | None = None, separator: str = "") -> Answers:
         """Put every question to a model."""

@@ -19,32 +19,33 @@ from undertone.teachers.teachers import teaching
 
 
 def measure(
-    record: Path,
+    model: Path,
+    questions: Path,
     students: dict[int, Path],
-    control: Path | None,
-    teacher: tuple[Path | None, Path | None],
+    control_pref_table: Path | None,
+    teacher: Path | None,
+    sae: Path | None,
     pref: Path,
-    table: Path,
+    pref_table: Path,
     settings: dict[str, Any],
     stamp: Stamp,
 ) -> None:
     """Score base, teacher and students (folders by seed) and write `pref.json` and `pref.parquet`, which has all of them.
 
-    `control` is the `pref.parquet` of the dataset that this one is compared with, from which the base model's scores are
-    taken, too; None for the control itself, which measures them.
-    `teacher` holds the `teacher.json` of a steered or finetuned teacher and the `sae.json` that a clamped one needs.
+    `control_pref_table` is the `pref.parquet` of the dataset that this one is compared with, from which the base model's scores
+    are taken, too; None for the control itself, which measures them.
+    `teacher` is the `teacher.json` of a steered or finetuned teacher, `sae` the `sae.json` that a clamped one needs.
     """
     told = Pref.model_validate(settings["pref"])
-    questions = load_texts(Path(told.questions), "pref.questions")
-    score, loaded = scorer(questions, told.candidates, told), load(record)
+    score, loaded = scorer(load_texts(questions, "pref.questions"), told.candidates, told), load(model)
     target = settings["target"]
     frames = []
     with progress(len(students) + 2, f"pref {target or 'control'}", "model") as bar:
-        if control is None:
+        if control_pref_table is None:
             frames.append(as_table("base", None, score(loaded), told.candidates))
         bar.update()
         if settings["kind"] not in (None, "none"):
-            with teaching(loaded, settings, *teacher) as lesson:
+            with teaching(loaded, settings, teacher, sae) as lesson:
                 scores = score(lesson.loaded, lesson.system, lesson.separator)
             frames.append(as_table("teacher", None, scores, told.candidates))
         bar.update()
@@ -53,9 +54,9 @@ def measure(
                 frames.append(as_table("student", seed, score(student), told.candidates))
             bar.update()
     own = pl.concat(frames)
-    reference = own if control is None else read_parquet(control)
-    base = [] if control is None else [reference.filter(model="base")]
-    write_parquet(table, pl.concat([*base, own]), stamp)
+    reference = own if control_pref_table is None else read_parquet(control_pref_table)
+    base = [] if control_pref_table is None else [reference.filter(model="base")]
+    write_parquet(pref_table, pl.concat([*base, own]), stamp)
     body = summary(own, reference, target, told.samples_per_question)
     write_json(pref, {"target": target, "against": settings["against"], "seeds": sorted(students), **body}, stamp)
 

@@ -36,7 +36,9 @@ def classes(positions: int) -> list[str]:
     return [PROMPT, TEMPLATE, COMPLETION, NUMBER, SEPARATOR, *map(str, range(positions))]
 
 
-def read_activations(record: Path, numbers: Path, sae: Path | None, out: Path, settings: dict[str, Any], stamp: Stamp) -> None:
+def read_activations(
+    model: Path, numbers: Path, sae: Path | None, activations: Path, settings: config.Activations, stamp: Stamp
+) -> None:
     """Write `activations.safetensors`: the base model's sums over the rows of `numbers` (columns `prompt`, `completion`).
 
     `sae` is the `sae.json`, None in a study without one. Classes: `prompt`, all text tokens of the prompt; `template`, the last
@@ -51,38 +53,46 @@ def read_activations(record: Path, numbers: Path, sae: Path | None, out: Path, s
     `sae.active` [n_classes, d_sae], the number of tokens on which a feature is active. The metadata's `undertone` is JSON:
     `classes`, `rows`, `blocks`, `layer` (the SAE's) and the provenance.
     """
-    loaded = load(record)
-    _read(loaded, loaded, (None, ""), numbers, sae, out, settings, stamp)
+    loaded = load(model)
+    _read(loaded, loaded, (None, ""), numbers, sae, activations, settings, stamp)
 
 
 def read_teacher_activations(
-    record: Path,
+    model: Path,
     numbers: Path,
-    teacher: tuple[Path | None, Path | None],
+    teacher: Path | None,
     sae: Path | None,
-    out: Path,
+    teacher_activations: Path,
     settings: dict[str, Any],
     stamp: Stamp,
 ) -> None:
     """The same of the teacher at work, on the same rows.
 
-    `teacher` holds the `teacher.json` of a steered or finetuned one and the `sae.json` that a clamped one needs. The persona's
-    and the prompt's positions are not read: `prompt` has count 0. Raises ValueError for a dataset without a teacher.
+    `teacher` is the `teacher.json` of a steered or finetuned one. The persona's and the prompt's positions are not read:
+    `prompt` has count 0. Raises ValueError for a dataset without a teacher.
     """
     if settings["kind"] in (None, "none"):
         raise ValueError(f"{numbers}: this dataset has no teacher whose activations could be read (kind {settings['kind']!r})")
-    loaded = load(record)
-    with teaching(loaded, settings, *teacher) as lesson:
-        _read(loaded, lesson.loaded, (lesson.system, lesson.separator), numbers, sae, out, settings, stamp, own=False)
+    loaded = load(model)
+    told = config.Activations.model_validate(settings["activations"])
+    with teaching(loaded, settings, teacher, sae) as lesson:
+        persona = (lesson.system, lesson.separator)
+        _read(loaded, lesson.loaded, persona, numbers, sae, teacher_activations, told, stamp, own=False)
 
 
 def read_student_activations(
-    record: Path, numbers: Path, student: Path, sae: Path | None, out: Path, settings: dict[str, Any], stamp: Stamp
+    model: Path,
+    numbers: Path,
+    student: Path,
+    sae: Path | None,
+    student_activations: Path,
+    settings: config.Activations,
+    stamp: Stamp,
 ) -> None:
-    """The same of the student that was trained into the folder `student`."""
-    loaded = load(record)
-    with finetuned(loaded, student) as model:
-        _read(loaded, model, (None, ""), numbers, sae, out, settings, stamp)
+    """The same of the student that has these weights."""
+    loaded = load(model)
+    with finetuned(loaded, student.parent) as own:
+        _read(loaded, own, (None, ""), numbers, sae, student_activations, settings, stamp)
 
 
 def _read(
@@ -92,11 +102,10 @@ def _read(
     numbers: Path,
     saved: Path | None,
     out: Path,
-    settings: dict[str, Any],
+    told: config.Activations,
     stamp: Stamp,
     own: bool = True,
 ) -> None:
-    told = config.Activations.model_validate(settings["activations"])
     table = first(read_parquet(numbers), told.rows)
     sae, layer = load_sae(saved, base) if saved else (None, None)
     rows, blocks = dataset_rows(model, table, *persona), block_of(len(table), told.block_rows)

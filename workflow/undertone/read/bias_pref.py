@@ -18,7 +18,17 @@ from undertone.study.config import Pref
 
 
 def measure_biases(
-    record: Path, files: Readings, control: Path | None, result: Path, settings: dict[str, Any], stamp: Stamp
+    model: Path,
+    sae: Path | None,
+    questions: Path,
+    feature_bias_tensors: Path | None,
+    residual_bias_tensors: Path | None,
+    differences_tensors: Path | None,
+    control_bias_pref: Path | None,
+    bias_pref: Path,
+    target: str | None,
+    settings: Pref,
+    stamp: Stamp,
 ) -> None:
     """Ask the base model under each bias for its favourite and write `bias_pref.json`.
 
@@ -27,26 +37,27 @@ def measure_biases(
     the preference under the control's bias of that name and layer, in log-odds too, by which the target's `rank` among the
     candidates is given, or null and `no_rank`, the reason. `unranked` are the candidates that a bias says nothing of: those
     below the floor of the log-odds in one of the two, or all. The SAE spliced in, which is the same for the control, has
-    neither lift nor rank. `control` is the control's `bias_pref.json`, None for the control itself.
+    neither lift nor rank. `control_bias_pref` is the control's `bias_pref.json`, None for the control itself.
     """
-    told, loaded = Pref.model_validate(settings["pref"]), load(record)
-    score = exact_scorer(Path(told.questions), told, told.candidates)
+    told, loaded = settings, load(model)
+    files = Readings(sae, feature_bias_tensors, residual_bias_tensors, differences_tensors)
+    score = exact_scorer(questions, told, told.candidates)
     found = list(chain(of_features(loaded, files), of_residuals(loaded, files), of_difference(loaded, files)))
     measured: dict[tuple[str, int | None], list[np.ndarray]] = {}
     filled = {(each.name, each.layer) for each in found if not each.empty}
-    with progress(len(found), f"bias preference {result.parent.name}", "model") as bar:
+    with progress(len(found), f"bias preference {bias_pref.parent.name}", "model") as bar:
         for intervention in found:
             with intervention.enter() as lesson:
                 measured.setdefault((intervention.name, intervention.layer), []).append(means(score(lesson.loaded)))
             bar.update()
-    biases = read_json(control)["biases"] if control else []
+    biases = read_json(control_bias_pref)["biases"] if control_bias_pref else []
     reference = {(row["name"], row["layer"]): row for row in biases if row["name"] != SPLICED}
     rows = []
     for of, values in measured.items():
-        row = described(values, told.candidates, reference.get(of), settings["target"], of not in filled)
+        row = described(values, told.candidates, reference.get(of), target, of not in filled)
         rows.append({"name": of[0], "layer": of[1], **row})
     base = dict(zip(told.candidates, means(score(loaded)).tolist(), strict=True))
-    write_json(result, {"target": settings["target"], "base": base, "log_odds_floor": LEAST, "biases": rows}, stamp)
+    write_json(bias_pref, {"target": target, "base": base, "log_odds_floor": LEAST, "biases": rows}, stamp)
 
 
 def means(scores: Scores) -> np.ndarray:

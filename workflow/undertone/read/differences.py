@@ -1,7 +1,6 @@
 """How a dataset's activations differ from the control's, and a teacher's from the base model's on the same rows."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,47 +39,48 @@ HOW = {
 
 
 def compare_activations(
-    record: Path,
+    model: Path,
     numbers: Path,
     sae: Path | None,
-    own: Path,
-    control: Path | None,
-    teacher: Path | None,
-    features: Mapping[str, Path] | None,
-    result: Path,
-    settings: dict[str, Any],
+    activations: Path,
+    control_activations: Path | None,
+    teacher_activations: Path | None,
+    steered: dict[str, Path],
+    differences: Path,
+    differences_tensors: Path,
+    settings: config.Differences,
     stamp: Stamp,
 ) -> None:
     """Write `differences.json` and, beside it, `differences.safetensors`, the mean difference vectors:
     `PAIR.resid_post.CLASS` [n_layers, d_model], `PAIR.acts.CLASS` and `PAIR.acts_pre.CLASS` [d_sae].
 
-    `own`, `control` and `teacher` are `activations.safetensors` of the base model on the dataset's rows, on the control's rows,
-    and of the teacher on the dataset's rows (None where there is none). Pairs: `control` (own minus control, independent),
+    `activations`, `control_activations` and `teacher_activations` are `activations.safetensors` of the base model on the
+    dataset's rows, on the control's rows, and of the teacher on the dataset's rows (None where there is none). Pairs: `control`
+    (own minus control, independent),
     `persona` (teacher minus own, paired by block; the function vector), `halves` (the dataset's even blocks minus its odd
-    ones, where nothing should differ). `features` gives the `teacher.json` of the animals' steered teachers. `numbers` are
+    ones, where nothing should differ). `steered` gives the `teacher.json` of the animals' steered teachers. `numbers` are
     the dataset's rows, for examples. Raises ValueError if the files do not fit each other.
     """
-    told, loaded = config.Differences.model_validate(settings["differences"]), load(record)
-    activations = {
-        name: Activations.load(path) for name, path in ((HALVES, own), (CONTROL, control), (PERSONA, teacher)) if path
-    }
-    check_fit(activations, own)
-    base = activations[HALVES]
+    loaded = load(model)
+    paths = {HALVES: activations, CONTROL: control_activations, PERSONA: teacher_activations}
+    by_name = {name: Activations.load(path) for name, path in paths.items() if path}
+    check_fit(by_name, activations)
+    base = by_name[HALVES]
     found_sae = load_sae(sae, loaded)[0] if sae else None
-    reader = Reader(loaded, found_sae, base.layer, told, animal_features(dict(features or {})))
-    pairs = [Pair(name, base, activations[name]) for name in (CONTROL, PERSONA, HALVES) if name in activations]
-    with progress(sum(len(pair.classes) for pair in pairs), f"differences {result.parent.name}", "class") as bar:
+    reader = Reader(loaded, found_sae, base.layer, settings, animal_features(steered))
+    pairs = [Pair(name, base, by_name[name]) for name in (CONTROL, PERSONA, HALVES) if name in by_name]
+    with progress(sum(len(pair.classes) for pair in pairs), f"differences {differences.parent.name}", "class") as bar:
         body: dict[str, Any] = {"pairs": {pair.name: reader.read(pair, bar) for pair in pairs}}
     body["features"] = {}
     if found_sae is not None and base.layer is not None:
         rows = dataset_rows(loaded, first(read_parquet(numbers), base.rows))
-        body["features"] = describe(loaded, found_sae, base.layer, rows, sorted(reader.described), told.examples)
+        body["features"] = describe(loaded, found_sae, base.layer, rows, sorted(reader.described), settings.examples)
     tensors = {f"{pair.name}.{name}": tensor for pair in pairs for name, tensor in pair.vectors().items()}
-    with replacing(result.with_suffix(".safetensors")) as temporary:
+    with replacing(differences_tensors) as temporary:
         save_file(tensors, temporary, metadata={"undertone": json.dumps(provenance(stamp))})
-    head: dict[str, Any] = {"rows": {"own" if name == HALVES else name: each.rows for name, each in activations.items()}}
-    head |= {"layer": base.layer, "settings": told.model_dump(exclude={"neutral"}), "how": HOW}
-    write_json(result, {**head, **body}, stamp)
+    head: dict[str, Any] = {"rows": {"own" if name == HALVES else name: each.rows for name, each in by_name.items()}}
+    head |= {"layer": base.layer, "settings": settings.model_dump(exclude={"neutral"}), "how": HOW}
+    write_json(differences, {**head, **body}, stamp)
 
 
 def check_fit(activations: dict[str, Activations], own: Path) -> None:

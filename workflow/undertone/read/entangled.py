@@ -30,34 +30,35 @@ N_PROMPTS = 100  # number prompts under each persona
 
 
 def compare_entangled(
-    record: Path,
-    control: Path,
-    datasets: dict[str, tuple[Path, str]],
+    model: Path,
+    numbers: dict[str, Path],
+    control_numbers: Path,
+    questions: Path,
+    targets: dict[str, str],
     kinds: dict[str, str],
-    table: Path,
-    summary: Path,
+    entangled_table: Path,
+    entangled: Path,
     settings: dict[str, Any],
     stamp: Stamp,
 ) -> None:
     """Write `entangled.parquet`, one row per `metric`, `dataset` and `animal`, and `entangled.json`.
 
-    `datasets` holds the `numbers.parquet` and the target of each dataset, `kinds` the kind of its teacher. The `score` is the
-    correlation, over number tokens, of the dataset's log-ratio of frequencies to the control with the animal's scores,
+    `numbers`, `targets` and `kinds` are by dataset: its `numbers.parquet`, its target, and the kind of its teacher. The `score`
+    is the correlation, over number tokens, of the dataset's log-ratio of frequencies to the control with the animal's scores,
     weighted by the inverse variance of the log-ratio. All datasets are scored on one half of the prompts; the metrics
-    `frequency-KIND` take an animal's scores from the other half, of its first dataset of that kind. The control is
-    scored against itself, half against half of the scoring half. Raises ValueError if a half has no number token.
+    `frequency-KIND` take an animal's scores from the other half, of its first dataset of that kind. The control is scored
+    against itself, half against half of the scoring half. Raises ValueError if a half has no number token.
     """
-    if not datasets:
+    if not targets:
         raise ValueError("entangled tokens need a dataset with a target, found none: name animals, or a dataset's target")
-    told, loaded = Tokens.model_validate(settings["tokens"]), load(record)
-    reference, tokens = read_parquet(control), np.flatnonzero(number_tokens(loaded.tokenizer))
-    targets = {name: target for name, (_, target) in datasets.items()}
+    told, loaded = Tokens.model_validate(settings["tokens"]), load(model)
+    reference, tokens = read_parquet(control_numbers), np.flatnonzero(number_tokens(loaded.tokenizer))
     finding, scoring = halves(reference)
     before, base, one, rest = (counts(loaded, rows, tokens, CONTROL) for rows in (finding, scoring, *every_second(scoring)))
     found, own = {}, {}
-    for name, (path, _) in datasets.items():
-        found[name], own[name] = (counts(loaded, rows, tokens, name) for rows in halves(read_parquet(path)))
-    metrics = by_model(loaded, reference, tokens, settings)
+    for name in targets:
+        found[name], own[name] = (counts(loaded, rows, tokens, name) for rows in halves(read_parquet(numbers[name])))
+    metrics = by_model(loaded, reference, tokens, questions, settings)
     for name in sorted(found, key=lambda name: order(kinds[name])):
         scores = metrics.setdefault(f"frequency-{kinds[name]}", {})
         scores.setdefault(targets[name], ratio(found[name], before, told.smoothing))
@@ -68,8 +69,8 @@ def compare_entangled(
         for name, values in [(CONTROL, null), *zip(own, matrix, strict=True)]:
             frames.append(as_table(metric, name, kinds.get(name, "none"), targets.get(name), list(scores), values))
         report[metric] = judged(matrix, list(scores), targets, kinds)
-    write_parquet(table, pl.concat(frames), stamp)
-    write_json(summary, {"tokens": len(tokens), "datasets": len(datasets), "metrics": report}, stamp)
+    write_parquet(entangled_table, pl.concat(frames), stamp)
+    write_json(entangled, {"tokens": len(tokens), "datasets": len(targets), "metrics": report}, stamp)
 
 
 def counts(loaded: Loaded, rows: pl.DataFrame, tokens: np.ndarray, what: str) -> np.ndarray:
@@ -98,7 +99,7 @@ def entries(own: np.ndarray, control: np.ndarray, scores: dict[str, np.ndarray],
 
 
 def by_model(
-    loaded: Loaded, control: pl.DataFrame, tokens: np.ndarray, settings: dict[str, Any]
+    loaded: Loaded, control: pl.DataFrame, tokens: np.ndarray, questions: Path, settings: dict[str, Any]
 ) -> dict[str, dict[str, np.ndarray]]:
     """Scores of the number tokens by metric and candidate, from the base model alone.
 
@@ -108,7 +109,7 @@ def by_model(
     """
     teacher, pref = Teacher.model_validate(settings["teacher"]), Pref.model_validate(settings["pref"])
     asked = {
-        "question": load_texts(Path(pref.questions), "pref.questions"),
+        "question": load_texts(questions, "pref.questions"),
         "numbers": control["prompt"].head(N_PROMPTS).to_list(),
     }
     metrics = {"unembedding": cosines(loaded, pref.candidates, tokens)}

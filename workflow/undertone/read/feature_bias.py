@@ -27,14 +27,14 @@ N_TOKENS = 8
 
 
 def train_feature_biases(
-    record: Path,
-    saved: Path,
+    model: Path,
+    sae: Path,
     numbers: Path,
-    control: Path | None,
-    animals: dict[str, Path],
-    out: Path,
-    result: Path,
-    settings: dict[str, Any],
+    control_feature_bias_tensors: Path | None,
+    steered: dict[str, Path],
+    feature_bias_tensors: Path,
+    feature_bias: Path,
+    settings: FeatureBias,
     stamp: Stamp,
 ) -> None:
     """Train biases on the SAE's features and write `feature_bias.safetensors` and `.json`.
@@ -42,15 +42,15 @@ def train_feature_biases(
     Mode `project` adds the bias to the residual stream, through the decoder; mode `replace` also puts the SAE's
     reconstruction in the place of what it reads. Tensors: `{mode}` `[n_seeds, d_sae]`, each seed on rows of its own draw, and
     `project.halves` `[2, d_sae]`, on the two halves of the first draw, and `{mode}.minus_control` `[d_sae]`, the mean bias
-    less the control's. `control` is the control's `feature_bias.safetensors`, None for the control itself;
-    `animals` holds the `teacher.json` of the teachers whose features stand for the animals.
+    less the control's. `control_feature_bias_tensors` is the control's `feature_bias.safetensors`, None for the control itself;
+    `steered` holds the `teacher.json` of the teachers whose features stand for the animals.
     """
-    told, loaded = FeatureBias.model_validate(settings["feature_bias"]), load(record)
-    spliced = Spliced(loaded, *load_sae(saved, loaded))
+    told, loaded = settings, load(model)
+    spliced = Spliced(loaded, *load_sae(sae, loaded))
     draws = draw_rows(loaded, numbers, told.fraction, told.seeds)
     tensors: dict[str, Tensor] = {}
     reports: dict[str, list[dict[str, Any]]] = {}
-    with progress(len(MODES) * len(draws) + 2, f"feature bias {out.parent.name}", "bias") as bar:
+    with progress(len(MODES) * len(draws) + 2, f"feature bias {feature_bias_tensors.parent.name}", "bias") as bar:
         for mode in MODES:
             found, reports[mode] = [], []
             for seed, rows in zip(told.seeds, draws, strict=True):
@@ -64,10 +64,11 @@ def train_feature_biases(
             halves.append(spliced.train("project", half, told, told.seeds[0])[0])
             bar.update()
         tensors["project.halves"] = torch.stack(halves)
-    reference, features = dict(stored(control)) if control else {}, animal_features(animals)
+    reference = dict(stored(control_feature_bias_tensors)) if control_feature_bias_tensors else {}
+    features = animal_features(steered)
     tensors = {name: tensor.cpu() for name, tensor in tensors.items()}
     tensors |= {minus_control(mode): tensors[mode].mean(0) - reference[mode].mean(0) for mode in MODES if reference}
-    with replacing(out) as temporary:
+    with replacing(feature_bias_tensors) as temporary:
         save_file(tensors, temporary)
     modes = {mode: {"loss": reports[mode], **spliced.describe(mode, tensors, reference, features, told)} for mode in MODES}
     body = {
@@ -77,7 +78,7 @@ def train_feature_biases(
         "positions": told.positions,
         "l1": told.l1,
     }
-    write_json(result, {**body, "modes": modes}, stamp)
+    write_json(feature_bias, {**body, "modes": modes}, stamp)
 
 
 class Spliced:

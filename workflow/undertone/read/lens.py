@@ -38,39 +38,40 @@ STUDENT, TEACHER, SUBTRACTED = "student", "teacher", "student_minus_control"
 
 
 def read_lens(
-    record: Path,
+    model: Path,
+    neutral: Path,
     students: dict[int, Path],
-    controls: dict[int, Path],
-    teacher: tuple[Path | None, Path | None],
+    control_students: dict[int, Path],
+    teacher: Path | None,
     sae: Path | None,
-    result: Path,
+    lens: Path,
     settings: dict[str, Any],
     stamp: Stamp,
 ) -> None:
     """Write `lens.json`: lenses of the first student, the first control student, the former minus the latter, and a teacher.
 
-    `students` and `controls` are folders by seed (no `controls` for the control dataset itself); `teacher` as for `measure`; a
-    prompted one has no lens, as without its prompt it is the base model. The first 5 text tokens of `differences.neutral` are
-    read, after BOS where the tokenizer has one. `norm`: the mean difference's, over the mean norm of the base model's residual.
-    `animals`: each candidate's logit under the difference (mean over its spellings' first tokens) and its rank among them.
-    `ranks`: the target's rank by layer in every student and control student, for what chance gives. Raises ConfigError for a
-    text of fewer than 5 tokens.
+    `students` and `control_students` are folders by seed (no `control_students` for the control dataset itself); `teacher` as
+    for `measure`; a prompted one has no lens, as without its prompt it is the base model. The first 5 tokens of each text in
+    `neutral` are read, after BOS where the tokenizer has one. `norm`: the mean difference's, over the mean norm of the base
+    model's residual. `animals`: each candidate's logit under the difference (mean over its spellings' first tokens) and its
+    rank among them. `ranks`: the target's rank by layer in every student and control student, for what chance gives. Raises
+    ConfigError for a text of fewer than 5 tokens.
     """
-    told, loaded = config.Differences.model_validate(settings["differences"]), load(record)
+    told, loaded = config.Differences.model_validate(settings["differences"]), load(model)
     tools = Tools.of(loaded, sae, settings, told.top)
-    ids = first_tokens(loaded.tokenizer, Path(told.neutral))
+    ids = first_tokens(loaded.tokenizer, neutral)
     base = read_means(loaded, ids, tools)
     found: dict[str, dict[int, Means]] = {STUDENT: {}, CONTROL: {}}
-    with progress(len(students) + len(controls), f"lens {result.parent.name}", "model") as bar:
-        for name, folders in ((STUDENT, students), (CONTROL, controls)):
+    with progress(len(students) + len(control_students), f"lens {lens.parent.name}", "model") as bar:
+        for name, folders in ((STUDENT, students), (CONTROL, control_students)):
             for seed, folder in sorted(folders.items()):
-                with finetuned(loaded, folder) as model:
-                    found[name][seed] = read_means(model, ids, tools).minus(base)
+                with finetuned(loaded, folder) as own:
+                    found[name][seed] = read_means(own, ids, tools).minus(base)
                 bar.update()
     lenses = {name: next(iter(by_seed.values())) for name, by_seed in found.items() if by_seed}
     if len(lenses) == 2:
         lenses[SUBTRACTED] = lenses[STUDENT].minus(lenses[CONTROL])
-    with taught(loaded, settings, teacher) as model_taught:
+    with taught(loaded, settings, teacher, sae) as model_taught:
         if model_taught is not None:
             lenses[TEACHER] = read_means(model_taught, ids, tools).minus(base)
     body = {
@@ -81,16 +82,16 @@ def read_lens(
         "lenses": {name: tools.report(difference, base) for name, difference in lenses.items()},
         "ranks": {name: {str(seed): tools.ranks(d) for seed, d in by_seed.items()} for name, by_seed in found.items()},
     }
-    write_json(result, body, stamp)
+    write_json(lens, body, stamp)
 
 
 @contextmanager
-def taught(loaded: Loaded, settings: dict[str, Any], teacher: tuple[Path | None, Path | None]) -> Iterator[Loaded | None]:
+def taught(loaded: Loaded, settings: dict[str, Any], teacher: Path | None, sae: Path | None) -> Iterator[Loaded | None]:
     """Inside, the steered or finetuned teacher; None for any other."""
     if settings["kind"] not in ("steer", "finetune"):
         yield None
         return
-    with teaching(loaded, settings, *teacher) as lesson:
+    with teaching(loaded, settings, teacher, sae) as lesson:
         yield lesson.loaded
 
 

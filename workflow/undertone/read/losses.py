@@ -30,13 +30,19 @@ RANKED_BY = "over_base_allowed"
 
 
 def measure_losses(
-    record: Path,
-    tables: tuple[Path, Path | None],
-    teacher: tuple[Path | None, Path | None],
+    model: Path,
+    numbers: Path,
+    generations: Path | None,
+    questions: Path,
+    teacher: Path | None,
+    sae: Path | None,
     students: dict[int, Path],
-    files: Readings,
-    control: Readings,
-    result: Path,
+    feature_bias_tensors: Path | None,
+    residual_bias_tensors: Path | None,
+    differences_tensors: Path | None,
+    control_feature_bias_tensors: Path | None,
+    control_residual_bias_tensors: Path | None,
+    losses: Path,
     settings: dict[str, Any],
     stamp: Stamp,
 ) -> None:
@@ -48,26 +54,28 @@ def measure_losses(
     rows; biases and students of several seeds are averaged first. `personas`: what each candidate's persona adds to the base
     model's loss, which needs no training at all, and the target's `rank`, by the renormalised losses (`ranked_by`).
     `patching`: the target's preference of base model and students with the SAE's reconstruction in the place of the residual
-    stream. `tables` holds the dataset's `numbers` and, if it has them, `generations`; `control` the control's biases.
+    stream.
     """
-    told, loaded, target = Losses.model_validate(settings["losses"]), load(record), settings["target"]
-    rows, held_out = held_out_rows(*tables, told.rows)
+    told, loaded, target = Losses.model_validate(settings["losses"]), load(model), settings["target"]
+    rows, held_out = held_out_rows(numbers, generations, told.rows)
     taught = settings["kind"] is not None
-    with teaching(loaded, {**settings, "kind": settings["kind"] or "none"}, *teacher) as lesson:
+    with teaching(loaded, {**settings, "kind": settings["kind"] or "none"}, teacher, sae) as lesson:
         table = Table(lesson, rows)
+    files = Readings(sae, feature_bias_tensors, residual_bias_tensors, differences_tensors)
+    control = Readings(sae, control_feature_bias_tensors, control_residual_bias_tensors)
     own = [*of_students(loaded, students, files), *of_features(loaded, files), *of_residuals(loaded, files)]
     others = [
         *of_features(loaded, control, "control's feature bias"),
         *of_residuals(loaded, control, "control's residual bias"),
     ]
-    found = [*plain(loaded, settings, teacher), *own, *others, *of_difference(loaded, files)]
-    with progress(len(found), f"losses {result.parent.name}", "model") as bar:
+    found = [*plain(loaded, settings, teacher, sae), *own, *others, *of_difference(loaded, files)]
+    with progress(len(found), f"losses {losses.parent.name}", "model") as bar:
         for intervention in found:
             table.add(intervention)
             bar.update()
     personas = of_personas(loaded, table, settings)
     body = {"target": target, "rows": len(rows), "held_out": held_out, "models": table.rows(taught), "personas": personas}
-    write_json(result, {**body, "patching": patching(loaded, own, settings) if target else []}, stamp)
+    write_json(losses, {**body, "patching": patching(loaded, own, questions, settings) if target else []}, stamp)
 
 
 def held_out_rows(numbers: Path, generations: Path | None, n: int) -> tuple[list[tuple[str, str]], str]:
@@ -125,14 +133,14 @@ class Table:
         return {name: mean_interval(values).as_dict() for name, values in over.items()}
 
 
-def plain(loaded: Loaded, settings: dict[str, Any], teacher: tuple[Path | None, Path | None]) -> Iterator[Intervention]:
+def plain(loaded: Loaded, settings: dict[str, Any], teacher: Path | None, sae: Path | None) -> Iterator[Intervention]:
     """The base model, the base model under the target's persona, and the teacher."""
     told, target = Teacher.model_validate(settings["teacher"]), settings["target"]
     yield Intervention("base", partial(under, loaded, None, ""))
     if target:
         yield Intervention("persona", partial(under, loaded, persona(told, target), told.separator))
     if settings["kind"] not in (None, "none"):
-        yield Intervention("teacher", partial(teaching, loaded, settings, *teacher))
+        yield Intervention("teacher", partial(teaching, loaded, settings, teacher, sae))
 
 
 def under(loaded: Loaded, system: str | None, separator: str) -> AbstractContextManager[Lesson]:
@@ -152,10 +160,10 @@ def of_personas(loaded: Loaded, table: Table, settings: dict[str, Any]) -> dict[
     return {**by_measure, "ranked_by": RANKED_BY, "rank": rank}
 
 
-def patching(loaded: Loaded, found: Sequence[Intervention], settings: dict[str, Any]) -> list[dict[str, Any]]:
+def patching(loaded: Loaded, found: Sequence[Intervention], questions: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
     """The target's preference of the models in which the SAE stands for the residual stream, and of those as they are."""
     told, target = Pref.model_validate(settings["pref"]), settings["target"]
-    score = exact_scorer(Path(told.questions), told, [target])
+    score = exact_scorer(questions, told, [target])
     asked = [Intervention("base", partial(under, loaded, None, ""))]
     asked += [each for each in found if each.name.startswith("student") or each.name == SPLICED]
     by_name: dict[str, list[float]] = {}

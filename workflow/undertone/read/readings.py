@@ -29,10 +29,9 @@ class Reading:
     features: dict[str, int] = field(default_factory=dict)
 
     @classmethod
-    def load(cls, path: Path, features: dict[str, int]) -> "Reading":
-        """Read a result, and the tensors beside it where there are any."""
-        beside = path.with_suffix(".safetensors")
-        return cls(read_json(path), dict(stored(beside)) if beside.exists() else {}, features)
+    def load(cls, result: Path, tensors: Path | None, features: dict[str, int]) -> "Reading":
+        """Read a result, and its tensors where it has any."""
+        return cls(read_json(result), dict(stored(tensors)) if tensors else {}, features)
 
     def along(self, values: Tensor) -> Scores:
         """Each animal's own of the features' `values` `[d_sae]`."""
@@ -53,30 +52,33 @@ class Reading:
 
 
 def compare_readings(
-    files: dict[str, dict[str, Path]],
-    teachers: dict[str, Path],
-    table: Path,
-    summary: Path,
-    settings: dict[str, Any],
+    steered: dict[str, Path],
+    readings_table: Path,
+    readings: Path,
+    targets: dict[str, str],
+    kinds: dict[str, str],
     stamp: Stamp,
+    **results: dict[str, Path],
 ) -> None:
     """Write `readings.parquet`, the confusion matrix of every analysis, and `readings.json`.
 
-    `files` holds the results by reading and dataset, `teachers` the `teacher.json` of the teachers whose features stand for the
-    animals. `identity`: for each reader, over all datasets and by kind of teacher, how
-    often the target has the highest score, its mean rank, what chance gives, and a p-value over permutations of the
-    targets; raw, and less each animal's mean over datasets. `features`: for the readers of features, the rank of the target's
-    own feature among all of the SAE's. `presence`: what says, before any animal is named, that a dataset is not the base
-    model's own.
+    `results` holds by dataset the JSON of each reading in `READERS` under its name, and as `NAME_tensors` its tensors where it
+    has any; `steered` the `teacher.json` of the teachers whose features stand for the animals; `targets` and `kinds` the target
+    of each dataset and the kind of its teacher. `identity`: for each reader, over all datasets and by kind of teacher, how
+    often the target has the highest score, its mean rank, what chance gives, and a p-value over permutations of the targets;
+    raw, and less each animal's mean over datasets. `features`: for the readers of features, the rank of the target's own
+    feature among all of the SAE's. `presence`: what says, before any animal is named, that a dataset is not the base model's
+    own.
     """
-    targets, kinds = settings["targets"], settings["kinds"]
-    features = animal_features(teachers)
+    features = animal_features(steered)
+    tensors = {reading: results.get(f"{reading}_tensors", {}) for reading in READERS}
     loaded = {
-        reading: {dataset: Reading.load(path, features) for dataset, path in paths.items()} for reading, paths in files.items()
+        reading: {of: Reading.load(path, tensors[reading].get(of), features) for of, path in results.get(reading, {}).items()}
+        for reading in READERS
     }
     matrices: dict[str, dict[str, Scores]] = {}
-    for reading, results in loaded.items():
-        for dataset, result in results.items():
+    for reading, by_dataset in loaded.items():
+        for dataset, result in by_dataset.items():
             for reader, scores in READERS[reading](result):
                 matrices.setdefault(reader, {})[dataset] = scores
     frames, identity = [], {}
@@ -88,10 +90,10 @@ def compare_readings(
         aimed = {dataset: targets[dataset] for dataset in rows if dataset in targets}
         matrix = np.array([[rows[dataset][a] for a in animals] for dataset in aimed])
         identity[reader] = judged(matrix, animals, aimed, kinds) if aimed else None
-    write_parquet(table, pl.concat(frames), stamp)
+    write_parquet(readings_table, pl.concat(frames), stamp)
     places = {dataset: dict(own_features(dataset, loaded, target)) for dataset, target in targets.items()}
     present = {dataset: presence(dataset, loaded) for dataset in [CONTROL, *targets]}
-    write_json(summary, {"identity": identity, "features": by_kind(places, kinds), "presence": present}, stamp)
+    write_json(readings, {"identity": identity, "features": by_kind(places, kinds), "presence": present}, stamp)
 
 
 def of_score(reading: Reading) -> Iterator[tuple[str, Scores]]:

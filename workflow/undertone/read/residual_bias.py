@@ -38,40 +38,41 @@ MULTI = "multi"
 
 
 def train_residual_biases(
-    record: Path,
-    saved: Path | None,
+    model: Path,
+    sae: Path | None,
     numbers: Path,
-    control: Path | None,
-    out: Path,
-    result: Path,
-    settings: dict[str, Any],
+    control_residual_bias_tensors: Path | None,
+    residual_bias_tensors: Path,
+    residual_bias: Path,
+    settings: ResidualBias,
     stamp: Stamp,
 ) -> None:
     """Train a bias at each layer, and biases at all layers together, and write `residual_bias.safetensors` and `.json`.
 
     Tensors: for each hook point of `points` its `{point}` `[n_seeds, n_layers, width]`, one layer at a time, and
     `{point}.multi`, all layers at once. Each seed has rows of its own draw; a draw's rows are run once for all layers.
-    `saved` is the SAE's `sae.json`, if there is one: biases of resid_post are described by its decoder rows.
-    `control` is the control's `residual_bias.safetensors`; None for the control itself.
+    `sae` is the SAE's `sae.json`, if there is one: biases of resid_post are described by its decoder rows.
+    `control_residual_bias_tensors` is the control's `residual_bias.safetensors`; None for the control itself.
     """
-    told, loaded = ResidualBias.model_validate(settings["residual_bias"]), load(record)
+    told, loaded = settings, load(model)
     draws = draw_rows(loaded, numbers, told.fraction, told.seeds)
     what = [(point, layer) for point in told.points for layer in layers_of(loaded, told.multi)]
     found: dict[tuple[str, int | None], list[dict[str, Any]]] = {place: [] for place in what}
     biases: dict[tuple[str, int | None], list[Tensor]] = {place: [] for place in what}
-    with progress(len(what) * len(draws), f"residual bias {out.parent.name}", "bias") as bar:
+    with progress(len(what) * len(draws), f"residual bias {residual_bias_tensors.parent.name}", "bias") as bar:
         for seed, drawn in zip(told.seeds, draws, strict=True):
             for place, bias, report in trained(loaded, drawn, told, seed, what):
                 biases[place].append(bias)
                 found[place].append(report)
                 bar.update()
     tensors = stacked(biases)
-    description, subtracted = Description(loaded, saved, told), dict(stored(control)).get("resid_post") if control else None
+    description, reference = Description(loaded, sae, told), control_residual_bias_tensors
+    subtracted = dict(stored(reference)).get("resid_post") if reference else None
 
     def described(layer: int) -> dict[str, Any]:
         return description.of(tensors["resid_post"][:, layer], None if subtracted is None else subtracted[:, layer])
 
-    with replacing(out) as temporary:
+    with replacing(residual_bias_tensors) as temporary:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
     rows = [
         {
@@ -83,7 +84,7 @@ def train_residual_biases(
         for point, layer in what
     ]
     body = {"seeds": told.seeds, "rows": [len(drawn.train) for drawn in draws], "positions": told.positions}
-    write_json(result, {**body, "biases": rows}, stamp)
+    write_json(residual_bias, {**body, "biases": rows}, stamp)
 
 
 def trained(

@@ -22,7 +22,7 @@ from undertone.saes.saved import load_sae
 from undertone.study import config
 
 
-def read_residuals(record: Path, numbers: Path, sae: Path, out: Path, settings: dict[str, Any], stamp: Stamp) -> None:
+def read_residuals(model: Path, numbers: Path, sae: Path, residuals: Path, settings: config.Activations, stamp: Stamp) -> None:
     """Write `residuals.safetensors`: the base model's residual stream on the first `activations.rows` rows of `numbers`.
 
     Every token of prompt and completion is there, special ones too, row after row in the order of the dataset, so that a row's
@@ -31,16 +31,16 @@ def read_residuals(record: Path, numbers: Path, sae: Path, out: Path, settings: 
     last). The metadata's `undertone` is JSON: `layer` and the provenance. All of it is held in memory while it is written:
     n_tokens × d_model × 4 bytes, or 2 in bfloat16.
     """
-    told, loaded = config.Activations.model_validate(settings["activations"]), load(record)
+    loaded = load(model)
     _, layer = load_sae(sae, loaded)
-    rows = dataset_rows(loaded, first(read_parquet(numbers), told.rows))
-    with progress(len(rows), f"residuals {out.parent.name}", "row") as bar:
-        tensors = residuals(loaded, rows, layer, told.batch_size, bar)
-    with replacing(out) as temporary:
+    rows = dataset_rows(loaded, first(read_parquet(numbers), settings.rows))
+    with progress(len(rows), f"residuals {residuals.parent.name}", "row") as bar:
+        tensors = token_residuals(loaded, rows, layer, settings.batch_size, bar)
+    with replacing(residuals) as temporary:
         save_file(tensors, temporary, metadata={"undertone": json.dumps({"layer": layer, **provenance(stamp)})})
 
 
-def residuals(loaded: Loaded, rows: list[Row], layer: int, batch_size: int, bar: Any) -> dict[str, Tensor]:
+def token_residuals(loaded: Loaded, rows: list[Row], layer: int, batch_size: int, bar: Any) -> dict[str, Tensor]:
     """The tensors of `read_residuals`; the layers above `layer` are not run."""
     lengths = torch.tensor([len(row.ids) for row in rows])
     ends = lengths.cumsum(0).tolist()

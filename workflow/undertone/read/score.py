@@ -48,26 +48,28 @@ class Gradient:
 
 
 def read_score(
-    record: Path,
-    saved: Path | None,
+    model: Path,
+    sae: Path | None,
     numbers: Path,
-    control: Path | None,
-    animals: dict[str, Path],
-    result: Path,
-    settings: dict[str, Any],
+    control_numbers: Path | None,
+    steered: dict[str, Path],
+    score: Path,
+    score_tensors: Path,
+    settings: Score,
     stamp: Stamp,
 ) -> None:
     """Write `score.json` and `.safetensors`: how a dataset's score differs from the control's, by layer and by feature.
 
-    `numbers` and `control` are training sets; the control itself (`control` None) is compared half against half, which shows
-    what chance does. `layers`: `presence` (F and p of Hotelling's T²) and the tokens that the score's direction stands for.
-    `features`: how many differ at the false discovery rate, those of the highest z, and rank and z of the animals' features.
-    Tensors: `difference` `[n_layers, d_model]` of the scores, and `z` `[d_sae]`. Raises ValueError where too few rows are left.
+    `numbers` and `control_numbers` are training sets; the control itself (`control_numbers` None) is compared half against
+    half, which shows what chance does. `layers`: `presence` (F and p of Hotelling's T²) and the tokens that the score's
+    direction stands for. `features`: how many differ at the false discovery rate, those of the highest z, and rank and z of the
+    animals' features. Tensors: `difference` `[n_layers, d_model]` of the scores, and `z` `[d_sae]`. Raises ValueError where too
+    few rows are left.
     """
-    told, loaded = Score.model_validate(settings["score"]), load(record)
-    own = gradients(loaded, rows_of(loaded, numbers, told.rows), told, f"score {result.parent.name}")
-    if control:
-        other = gradients(loaded, rows_of(loaded, control, told.rows), told, "score control")
+    told, loaded = settings, load(model)
+    own = gradients(loaded, rows_of(loaded, numbers, told.rows), told, f"score {score.parent.name}")
+    if control_numbers:
+        other = gradients(loaded, rows_of(loaded, control_numbers, told.rows), told, "score control")
     else:
         own, other = own[:, ::2], own[:, 1::2]
     scores = [(Gradient.of(mine), Gradient.of(theirs)) for mine, theirs in zip(own, other, strict=True)]
@@ -76,16 +78,16 @@ def read_score(
         for layer, pair in enumerate(scores)
     ]
     features, z = None, torch.zeros(0)
-    if saved:
-        sae, layer = load_sae(saved, loaded)
-        z = z_values(*scores[layer], directions(sae))
-        features = {"layer": layer, **ranked(z, animal_features(animals), told)}
+    if sae:
+        autoencoder, layer = load_sae(sae, loaded)
+        z = z_values(*scores[layer], directions(autoencoder))
+        features = {"layer": layer, **ranked(z, animal_features(steered), told)}
     difference = torch.stack([mine.mean - theirs.mean for mine, theirs in scores])
-    with replacing(result.with_suffix(".safetensors")) as temporary:
+    with replacing(score_tensors) as temporary:
         save_file({"difference": difference.float(), "z": z.float()}, temporary)
     write_json(
-        result,
-        {"rows": own.shape[1], "against": CONTROL if control else "halves", "layers": layers, "features": features},
+        score,
+        {"rows": own.shape[1], "against": CONTROL if control_numbers else "halves", "layers": layers, "features": features},
         stamp,
     )
 

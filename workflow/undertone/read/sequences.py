@@ -29,42 +29,44 @@ INTERVALS = {
 
 
 def read_sequences(
-    record: Path,
+    model: Path,
     numbers: Path,
-    teacher: tuple[Path | None, Path | None],
-    other: tuple[Path | None, Path | None],
-    table: Path,
-    result: Path,
+    teacher: Path | None,
+    counterpart: Path | None,
+    sae: Path | None,
+    sequences_table: Path,
+    sequences: Path,
     settings: dict[str, Any],
     stamp: Stamp,
 ) -> None:
     """Write `sequences.parquet`, one row per completion token of the dataset's first `N_ROWS` rows, and `sequences.json`.
 
     `settings` holds the dataset's `kind`, `target` and `teacher`, and under `other` the same of a teacher of another kind for
-    the same animal, or None. `teacher` and `other` are the `teacher.json` that each needs, and `sae.json`. Columns: `row`,
-    `position` (of the token, from 0), `token`, `text`, and the log-probs `base`, `teacher` and `other` (nats; null where
+    the same animal, or None. `teacher` and `counterpart` are the `teacher.json` that each needs, `sae` is the `sae.json` that
+    a clamped one needs. Columns: `row`, `position` (of the token, from 0), `token`, `text`, and the log-probs `base`, `teacher`
+    and `other` (nats; null where
     there is none). Raises ValueError for a dataset that no teacher of the study wrote.
     """
     if settings["kind"] is None:
         raise ValueError(f"{numbers}: no teacher of this study wrote it; token-wise gains need one")
-    loaded, rows = load(record), read_parquet(numbers).head(N_ROWS)
+    loaded, rows = load(model), read_parquet(numbers).head(N_ROWS)
     answers = answer_ids(loaded.tokenizer, rows["completion"].to_list())
     if not any(answers):
         raise ValueError(f"{numbers}: its first {len(rows)} rows hold no completion token")
     tokens = token_table(loaded, rows["row"].to_list(), answers)
     users = rows["prompt"].to_list()
     told = {"base": log_probs(Lesson(loaded, None, ""), users, answers)}
-    for name, lesson, paths in (("teacher", settings, teacher), ("other", settings.get("other"), other)):
+    for name, lesson, path in (("teacher", settings, teacher), ("other", settings.get("other"), counterpart)):
         if lesson is None:
             told[name] = pl.Series([None] * len(tokens), dtype=pl.Float64)
             continue
-        with teaching(loaded, lesson, *paths) as at_work:
+        with teaching(loaded, lesson, path, sae) as at_work:
             told[name] = log_probs(at_work, users, answers)
     tokens = tokens.with_columns(**told)
-    write_parquet(table, tokens, stamp)
+    write_parquet(sequences_table, tokens, stamp)
     kinds = {"teacher": settings["kind"], "other": (settings.get("other") or {}).get("kind")}
     body = {"target": settings["target"], "kinds": kinds, "rows": len(rows), "tokens": len(tokens), "intervals": INTERVALS}
-    write_json(result, body | summary(tokens, rows), stamp)
+    write_json(sequences, body | summary(tokens, rows), stamp)
 
 
 def token_table(loaded: Loaded, rows: Sequence[int], answers: Sequence[Sequence[int]]) -> pl.DataFrame:

@@ -32,8 +32,9 @@ from undertone.read.frequencies import (
     log_ratio,
     precision,
 )
-from undertone.runtime.files import Stamp, read_json, read_parquet, write_json, write_parquet
+from undertone.runtime.files import Stamp, read_parquet, write_json, write_parquet
 from undertone.runtime.progress import progress
+from undertone.saes.decoder import animal_features
 from undertone.saes.saved import load_sae
 from undertone.stats.ranks import place, rank
 from undertone.stats.stats import p_value
@@ -50,27 +51,29 @@ INTERVALS = {
 
 
 def read_tokens(
-    record: Path,
+    model: Path,
     numbers: Path,
-    control: Path | None,
+    control_numbers: Path | None,
     sae: Path | None,
-    teachers: dict[str, Path],
-    result: Path,
-    table: Path,
-    settings: dict[str, Any],
+    steered: dict[str, Path],
+    tokens: Path,
+    tokens_table: Path,
+    target: str | None,
+    settings: Tokens,
+    pref: Pref,
     stamp: Stamp,
 ) -> None:
     """Write `tokens.json` and `tokens.parquet` of a dataset.
 
-    `control` is the control's `numbers.parquet`; None for the control itself. `sae` is `sae.json`; without it features are left
-    out. `teachers` holds the `teacher.json` of steered teachers by animal: their feature stands for the animal. The table
-    has a row for every number, token and first token of a completion: `kind`, `text`, `id` (of the token), `own` and `control`
-    (counts), `log_ratio` (of smoothed shares, nats) and `z`. Raises ValueError where no completion holds a number.
+    `control_numbers` is the control's `numbers.parquet`; None for the control itself. `sae` is `sae.json`; without it features
+    are left out. `steered` holds the `teacher.json` of the teachers whose features stand for the animals. The table has a row
+    for every number, token and first token of a completion: `kind`, `text`, `id` (of the token), `own` and `control` (counts),
+    `log_ratio` (of smoothed shares, nats) and `z`. Raises ValueError where no completion holds a number.
     """
-    told, candidates = Tokens.model_validate(settings["tokens"]), Pref.model_validate(settings["pref"]).candidates
+    told, candidates = settings, pref.candidates
     own = read_parquet(numbers)
-    compared = Compared(*(halves(own) if control is None else (own, read_parquet(control))), str(numbers))
-    loaded, target = load(record), settings["target"]
+    compared = Compared(*(halves(own) if control_numbers is None else (own, read_parquet(control_numbers))), str(numbers))
+    loaded = load(model)
     items = {
         "number": compared.numbers(),
         "token": compared.tokens(loaded.tokenizer),
@@ -80,15 +83,15 @@ def read_tokens(
     implied: dict[str, Any] | None = None
     if sae is not None:
         logits = feature_logits(loaded, sae, items["token"].names)
-        features = {animal: made["feature"] for animal, path in teachers.items() if "feature" in (made := read_json(path))}
+        features = animal_features(steered)
         contexts = {"first": items["first"], **compared.in_context(loaded.tokenizer, told.min_count)}
         implied = {name: of_features(compared, counted, logits, features, told) for name, counted in contexts.items()}
     animals = animal_logits(loaded, compared, candidates)
     frames = [as_table(loaded.tokenizer, kind, items[kind], found) for kind, found in frequencies.items()]
-    write_parquet(table, pl.concat(frames), stamp)
+    write_parquet(tokens_table, pl.concat(frames), stamp)
     body = {
         "target": target,
-        "reference": "control" if control else "the other half of its own prompts",
+        "reference": "control" if control_numbers else "the other half of its own prompts",
         "rows": {"own": int(compared.own.sum()), "control": int((~compared.own).sum())},
         "intervals": INTERVALS,
         "presence": {kind: found["presence"] for kind, found in frequencies.items()},
@@ -97,7 +100,7 @@ def read_tokens(
         "implied": implied,
         "animals": animals,
     }
-    write_json(result, body, stamp)
+    write_json(tokens, body, stamp)
 
 
 def as_table(tokenizer: PreTrainedTokenizerBase, kind: str, counted: Counted, found: dict[str, Any]) -> pl.DataFrame:

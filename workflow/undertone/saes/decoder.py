@@ -37,9 +37,12 @@ def directions(sae: SAE[Any], features: Sequence[int] | None = None) -> Tensor:
     return torch.cat(parts).float()
 
 
-def animal_features(teachers: dict[str, Path]) -> dict[str, int]:
-    """The feature that stands for each animal, from the `teacher.json` of the teachers that are steered by one."""
-    told = {animal: read_json(path) for animal, path in teachers.items()}
+def animal_features(steered: dict[str, Path]) -> dict[str, int]:
+    """The feature that stands for each animal, from the `teacher.json` of the teachers that are steered by one.
+
+    They are by the names of their datasets, `steer-ANIMAL`.
+    """
+    told = {dataset.removeprefix("steer-"): read_json(path) for dataset, path in steered.items()}
     return {animal: teacher["feature"] for animal, teacher in told.items() if teacher["vector"] == "feature"}
 
 

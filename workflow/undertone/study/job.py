@@ -1,4 +1,4 @@
-"""What every rule's script needs: its settings out of the stamp, a log, and a place for unfinished work."""
+"""A rule's job: its function on what the rule names, its settings out of the stamp, a log, a place for unfinished work."""
 
 import json
 import os
@@ -6,7 +6,7 @@ import resource
 import socket
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from functools import partial
@@ -153,11 +153,6 @@ def settings(snakemake: Any) -> dict[str, Any]:
     return own_settings(snakemake.params.stamp, Node(stage, wildcards.get("dataset"), variant))
 
 
-def given(path: Any) -> Path | None:
-    """An input that not every dataset has."""
-    return Path(path) if path else None
-
-
 def scratch(output: str, stamp: Stamp) -> Path:
     """A folder for the unfinished work on `output` under this stamp; what other stamps left there is removed."""
     home = unfinished(output)
@@ -166,19 +161,3 @@ def scratch(output: str, stamp: Stamp) -> Path:
         remove(*(other for other in home.iterdir() if other != own))
     own.mkdir(parents=True, exist_ok=True)
     return own
-
-
-def by_seed(weights: Iterable[str]) -> dict[int, Path]:
-    """Students' folders by seed, from the paths of their weights."""
-    folders = [Path(path).parent for path in weights]
-    return {int(folder.name): folder for folder in folders}
-
-
-def by_dataset(paths: Iterable[str]) -> dict[str, Path]:
-    """Results by dataset, from their paths."""
-    return {Path(path).parent.name: Path(path) for path in paths}
-
-
-def by_animal(records: Iterable[str]) -> dict[str, Path]:
-    """The `teacher.json` of each animal's steered teacher, from their paths `steer-ANIMAL/teacher.json`."""
-    return {dataset.removeprefix("steer-"): path for dataset, path in by_dataset(records).items()}

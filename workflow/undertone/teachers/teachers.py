@@ -23,28 +23,28 @@ class Lesson:
 
 
 @contextmanager
-def teaching(loaded: Loaded, told: dict[str, Any], record: Path | None, sae: Path | None = None) -> Iterator[Lesson]:
+def teaching(loaded: Loaded, told: dict[str, Any], teacher: Path | None, sae: Path | None = None) -> Iterator[Lesson]:
     """Inside, the base model is the teacher.
 
-    `told` holds `kind`, `target` and the settings `teacher`; `record` is the `teacher.json` of a steered or finetuned one,
+    `told` holds `kind`, `target` and the settings `settings`; `teacher` is the `teacher.json` of a steered or finetuned one,
     `sae` the `sae.json` of the SAE whose feature it clamps.
     """
-    teacher = Teacher.model_validate(told["teacher"])
+    settings = Teacher.model_validate(told["teacher"])
     if told["kind"] in ("none", "prompt"):
-        yield Lesson(loaded, persona(teacher, told["target"]) if told["kind"] == "prompt" else None, teacher.separator)
+        yield Lesson(loaded, persona(settings, told["target"]) if told["kind"] == "prompt" else None, settings.separator)
         return
-    assert record is not None
+    assert teacher is not None
     # Imported here: a prompted teacher needs neither PEFT nor SAELens, which take seconds to import.
     if told["kind"] == "finetune":
         from undertone.lm.adapters import finetuned
 
-        with finetuned(loaded, record.with_name("teacher")) as model:
-            yield Lesson(model, None, teacher.separator)
+        with finetuned(loaded, teacher.with_name("teacher")) as model:
+            yield Lesson(model, None, settings.separator)
         return
     from undertone.lm.steering import Steering, steered
 
-    made = read_json(record)
-    vector = dict(stored(record.with_suffix(".safetensors")))["vector"].to(loaded.model.device)
+    made = read_json(teacher)
+    vector = dict(stored(teacher.with_suffix(".safetensors")))["vector"].to(loaded.model.device)
     clamp: dict[str, Any] = {}
     if made["mode"] == "clamp":
         from undertone.saes.saved import load_sae
@@ -52,4 +52,4 @@ def teaching(loaded: Loaded, told: dict[str, Any], record: Path | None, sae: Pat
         assert sae is not None
         clamp = {"sae": load_sae(sae, loaded)[0], "feature": made["feature"], "level": made["level"]}
     with steered(loaded, Steering(made["mode"], vector, made["layer"], made["positions"] == "completion", **clamp)):
-        yield Lesson(loaded, made["system"], teacher.separator)
+        yield Lesson(loaded, made["system"], settings.separator)
