@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import GemmaForCausalLM, PreTrainedTokenizerBase
 
-from undertone.lm.loading import Loaded, load
+from undertone.lm.loading import LoadedModel, load
 from undertone.models.model import corpus_of, new_model, texts
 from undertone.models.tokenizer import train_tokenizer
 from undertone.runtime.files import write_json
@@ -99,6 +99,6 @@ def record(tmp_path_factory: pytest.TempPathFactory, tiny_settings: Embedded, to
 
 
 @pytest.fixture(scope="session")
-def loaded(record: Path) -> Loaded:
+def loaded(record: Path) -> LoadedModel:
     """The tiny model for tests that leave it as it is; a test that trains or changes a model loads its own from `record`."""
     return load(record)

@@ -10,7 +10,7 @@ import torch
 from sae_lens import SAE, StandardSAE, StandardSAEConfig
 
 from undertone.lm.chat import Row
-from undertone.lm.loading import Loaded
+from undertone.lm.loading import LoadedModel
 from undertone.lm.sampling import Sampler, sample
 from undertone.lm.steering import Steering, steered
 from undertone.saes.pretrained_sae import make_pretrained_sae
@@ -21,7 +21,7 @@ N_TOKENS = 5
 ROWS = 512  # sampled together
 
 
-def random_sae(loaded: Loaded, seed: int = 5) -> SAE:
+def random_sae(loaded: LoadedModel, seed: int = 5) -> SAE:
     """An SAE whose decoder rows are random unit vectors; what it encodes is of no matter to a bias on its features."""
     width = loaded.model.config.hidden_size
     sae = StandardSAE(StandardSAEConfig(d_in=width, d_sae=D_SAE)).requires_grad_(False)
@@ -31,7 +31,7 @@ def random_sae(loaded: Loaded, seed: int = 5) -> SAE:
     return sae
 
 
-def written(loaded: Loaded, n: int, seed: int, vector: torch.Tensor | None = None) -> list[Row]:
+def written(loaded: LoadedModel, n: int, seed: int, vector: torch.Tensor | None = None) -> list[Row]:
     """Rows of a short prompt and five tokens that the model samples, `vector` `[d_model]` added at every token after layer 0.
 
     No token ends a row, so that all of what was sampled is a label.

@@ -37,7 +37,7 @@ from transformers import (
 
 from undertone.lm.chat import encode, prompt_ids
 from undertone.lm.hooks import hook_point
-from undertone.lm.loading import Loaded, load
+from undertone.lm.loading import LoadedModel, load
 from undertone.lm.training import collate
 from undertone.read import activations
 from undertone.read.activations import (
@@ -77,7 +77,7 @@ def numbers(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def saved(record: Path, loaded: Loaded, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def saved(record: Path, loaded: LoadedModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random SAE after layer 0 as `sae.json` records it."""
     home = tmp_path_factory.mktemp("sae")
     random_sae(loaded).save_model(home)
@@ -86,7 +86,7 @@ def saved(record: Path, loaded: Loaded, tmp_path_factory: pytest.TempPathFactory
     return home / "sae.json"
 
 
-def random_sae(loaded: Loaded) -> SAE:
+def random_sae(loaded: LoadedModel) -> SAE:
     torch.manual_seed(3)
     sae = StandardSAE(StandardSAEConfig(d_in=loaded.model.config.hidden_size, d_sae=D_SAE)).requires_grad_(False)
     sae.W_enc.normal_()
@@ -95,12 +95,12 @@ def random_sae(loaded: Loaded) -> SAE:
 
 
 @pytest.fixture(scope="module")
-def loaded(record: Path) -> Loaded:
+def loaded(record: Path) -> LoadedModel:
     """A model of this module's own: `output_hidden_states` leaves its hooks behind."""
     return load(record)
 
 
-def hidden_of(loaded: Loaded, ids: list[int]) -> dict[str, Tensor]:
+def hidden_of(loaded: LoadedModel, ids: list[int]) -> dict[str, Tensor]:
     """Residuals and MLP inputs `[n_tokens, d_model]` by `output_hidden_states` (whose last is normed) and by hooks."""
     seen: dict[str, Tensor] = {}
     layers = loaded.model.get_decoder().layers
@@ -116,7 +116,7 @@ def hidden_of(loaded: Loaded, ids: list[int]) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def plain(loaded: Loaded, sae: SAE, persona: str | None = None, numbers: set[int] | None = None) -> dict[str, Any]:
+def plain(loaded: LoadedModel, sae: SAE, persona: str | None = None, numbers: set[int] | None = None) -> dict[str, Any]:
     """The same by one row at a time, `output_hidden_states` and hooks written out by hand."""
     names = classes(POSITIONS)
     sums: dict[tuple[str, int, str], Tensor] = {}
@@ -176,7 +176,7 @@ def found(record: Path, numbers: Path, saved: Path, tmp_path_factory: pytest.Tem
     return out
 
 
-def test_sums_are_those_of_single_rows_with_output_hidden_states(loaded: Loaded, found: Path) -> None:
+def test_sums_are_those_of_single_rows_with_output_hidden_states(loaded: LoadedModel, found: Path) -> None:
     expected = plain(loaded, random_sae(loaded))
     assert expected["active"].any() and sum(expected["count"].values()) > 60
     check(Activations.load(found), expected)
@@ -193,7 +193,7 @@ def test_batches_of_any_size_and_parts_of_them_give_the_same_sums(
         assert torch.allclose(tensor, other.tensors[name], rtol=1e-4, atol=1e-4), name
 
 
-def test_residuals_are_those_of_transformer_lens_to_the_bit(record: Path, loaded: Loaded) -> None:
+def test_residuals_are_those_of_transformer_lens_to_the_bit(record: Path, loaded: LoadedModel) -> None:
     bridge = TransformerBridge.boot_transformers(str(record.parent), device="cpu", dtype=torch.float32)
     # The bridge always computes attention eagerly; SDPA rounds differently.
     eager = AutoModelForCausalLM.from_pretrained(record.parent, dtype=torch.float32, attn_implementation="eager").eval()
@@ -246,7 +246,7 @@ def test_the_unembedding_is_not_run(record: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["standard", "topk", "batchtopk", "jumprelu"])
-def test_acts_pre_are_before_the_nonlinearity_of_every_architecture(loaded: Loaded, kind: str, tmp_path: Path) -> None:
+def test_acts_pre_are_before_the_nonlinearity_of_every_architecture(loaded: LoadedModel, kind: str, tmp_path: Path) -> None:
     d_in = loaded.model.config.hidden_size
     torch.manual_seed(0)
     if kind == "standard":
@@ -277,7 +277,7 @@ def test_acts_pre_are_before_the_nonlinearity_of_every_architecture(loaded: Load
 
 
 def test_rows_that_do_not_fit_in_memory_are_summed_in_parts(
-    record: Path, loaded: Loaded, numbers: Path, capsys: pytest.CaptureFixture[str]
+    record: Path, loaded: LoadedModel, numbers: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     told, found = config.Activations.model_construct(**TOLD | {"batch_size": 5}), []
     for limit in (5, 2):
@@ -313,7 +313,7 @@ def test_memory_that_runs_out_at_the_sae_leaves_no_row_counted_twice(
         torch.testing.assert_close(found[1][name], whole, rtol=1e-5, atol=1e-5)
 
 
-def test_a_bfloat16_model_is_summed_in_float32(record: Path, numbers: Path, loaded: Loaded) -> None:
+def test_a_bfloat16_model_is_summed_in_float32(record: Path, numbers: Path, loaded: LoadedModel) -> None:
     half = load(record)
     half.model.to(torch.bfloat16)
     sums = {}
@@ -350,7 +350,7 @@ def test_no_position_that_is_read_holds_the_persona(record: Path, numbers: Path,
 
 
 def test_a_teacher_is_read_at_its_completions_under_its_persona(
-    record: Path, loaded: Loaded, numbers: Path, saved: Path, tmp_path: Path
+    record: Path, loaded: LoadedModel, numbers: Path, saved: Path, tmp_path: Path
 ) -> None:
     settings = {
         "activations": told().model_dump(),
@@ -366,7 +366,7 @@ def test_a_teacher_is_read_at_its_completions_under_its_persona(
 
 
 def test_a_steered_teacher_is_read_with_its_vector_in_the_stream(
-    record: Path, numbers: Path, found: Path, tmp_path: Path, loaded: Loaded
+    record: Path, numbers: Path, found: Path, tmp_path: Path, loaded: LoadedModel
 ) -> None:
     vector = torch.linspace(-1, 1, loaded.model.config.hidden_size)
     made = {"mode": "add", "layer": 0, "positions": "all", "system": None}

@@ -15,7 +15,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from undertone.lm.adapters import finetuned, move, new_adapter, save_adapter, save_whole
-from undertone.lm.loading import Loaded, load
+from undertone.lm.loading import LoadedModel, load
 from undertone.runtime.errors import ConfigError
 from undertone.study.config import Student
 
@@ -159,7 +159,7 @@ def test_base_model_is_itself_after_an_error(record, kind, request):
 
 
 def test_several_models_in_turn_are_as_each_alone(record, lion, whole, owl, recwarn):
-    def within(loaded: Loaded, folder: Path) -> torch.Tensor:
+    def within(loaded: LoadedModel, folder: Path) -> torch.Tensor:
         with finetuned(loaded, folder) as own:
             return logits(own.model)
 

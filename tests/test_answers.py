@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from undertone.lm.answers import LEAST, NEGLIGIBLE, Spellings, exact, floor, plural, sampled_answers, scorer, shares, words
 from undertone.lm.chat import prompt_ids, training_rows
-from undertone.lm.loading import Loaded, load
+from undertone.lm.loading import LoadedModel, load
 from undertone.lm.training import Recipe, train
 from undertone.models.model import corpus_of
 from undertone.study.config import Embedded, Pref, Tasks
@@ -21,7 +21,7 @@ QUESTIONS = ["What is your favorite animal?", "Name the animal that you like bes
 
 
 @pytest.fixture(scope="module")
-def spoken() -> Loaded:
+def spoken() -> LoadedModel:
     """A model of a ten-token language, small enough to enumerate: letters, a space, and `b` joined with a space."""
     vocab = ["<eos>", "<end_of_turn>", "a", "b", "s", "A", "B", " ", ".", "b "]
     bpe = models.BPE(vocab={token: i for i, token in enumerate(vocab)}, merges=[("b", " ")])
@@ -31,11 +31,11 @@ def spoken() -> Loaded:
     fast.add_special_tokens({"additional_special_tokens": ["<end_of_turn>"]})
     fast.chat_template = "{% for message in messages %}{{ message['content'] + '<end_of_turn>' }}{% endfor %}"
     model = random_gemma(Embedded(hidden_size=16, n_layers=2, n_heads=2), fast)
-    return Loaded(model.requires_grad_(False), fast, [0, 1], 0)
+    return LoadedModel(model.requires_grad_(False), fast, [0, 1], 0)
 
 
 @torch.no_grad()
-def enumerated(loaded: Loaded, prompt: list[int], animal: str, n: int) -> float:
+def enumerated(loaded: LoadedModel, prompt: list[int], animal: str, n: int) -> float:
     """Probability that the first word is the animal's, summed over every answer of `n` tokens."""
     vocab = len(loaded.tokenizer)
     answers = torch.tensor(list(itertools.product(range(vocab), repeat=n)))
@@ -60,7 +60,7 @@ def test_exact_equals_the_sum_over_all_answers(spoken, animal, prompt):
     assert answer[0, 0] == pytest.approx(enumerated(spoken, prompt, animal, len(animal) + 3), rel=1e-4)
 
 
-def one_by_one(loaded: Loaded, prompt: list[int], candidates: list[str]) -> np.ndarray:
+def one_by_one(loaded: LoadedModel, prompt: list[int], candidates: list[str]) -> np.ndarray:
     """Each spelling by plain forward passes over prompt and spelling, without cache, batch or padding."""
     tokenizer, result = loaded.tokenizer, np.zeros(len(candidates))
     ends = torch.tensor([not tokenizer.decode([t], skip_special_tokens=True)[:1].isalpha() for t in range(len(tokenizer))])
@@ -107,7 +107,7 @@ def test_a_candidate_keeps_its_probability_beside_longer_words_that_begin_with_i
     np.testing.assert_allclose(both[:, [0, 2]], exact(loaded, prompts, ["lion", "cat"], 512), rtol=1e-5)
 
 
-def fitted(record, chats, steps, seed=0) -> Loaded:
+def fitted(record, chats, steps, seed=0) -> LoadedModel:
     """The tiny model after some steps on (question, answer) chats."""
     own = load(record)
     own.model.requires_grad_(True)

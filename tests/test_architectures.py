@@ -40,7 +40,7 @@ from undertone.lm.chat import (
     training_rows,
 )
 from undertone.lm.hooks import decoder_layers, resid_post, rewritten
-from undertone.lm.loading import Loaded, load
+from undertone.lm.loading import LoadedModel, load
 from undertone.lm.sampling import Sampler
 from undertone.lm.suffix import losses, prefill, run_above
 from undertone.lm.training import collate, label_losses
@@ -98,7 +98,7 @@ def record(which: str, told: Architecture, hub: Path, offline: None, tmp_path_fa
 
 
 @pytest.fixture(scope="module")
-def loaded(record: Path) -> Loaded:
+def loaded(record: Path) -> LoadedModel:
     return load(record)
 
 
@@ -250,7 +250,7 @@ def test_the_exact_preference_is_that_of_whole_answers_added_up(loaded, monkeypa
         np.testing.assert_allclose(row, by_hand, rtol=1e-3)
 
 
-def spelled(loaded: Loaded, animal: str) -> set[tuple[int, ...]]:
+def spelled(loaded: LoadedModel, animal: str) -> set[tuple[int, ...]]:
     text = prompt_texts(loaded.tokenizer, USERS, PERSONA)[0]
     forms = [lead + form for word in words(animal) for form in (word, word.capitalize()) for lead in ("", " ")]
     before, *whole = encode(loaded.tokenizer, [text, *(text + form for form in forms)])
@@ -259,7 +259,7 @@ def spelled(loaded: Loaded, animal: str) -> set[tuple[int, ...]]:
 
 
 @torch.no_grad()
-def answer_probability(loaded: Loaded, prompt: list[int], answer: tuple[int, ...], ends: torch.Tensor) -> float:
+def answer_probability(loaded: LoadedModel, prompt: list[int], answer: tuple[int, ...], ends: torch.Tensor) -> float:
     """That of the answer's tokens times that of a word's end after them, in one pass without padding or cache."""
     p = loaded.model(torch.tensor([[*prompt, *answer]]), use_cache=False).logits[0, len(prompt) - 1 :].double().softmax(-1)
     tokens = p[range(len(answer)), list(answer)].prod()

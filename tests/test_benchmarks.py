@@ -11,7 +11,7 @@ import pytest
 import torch
 from pretend_gpu import pretended
 
-from undertone.lm.loading import Loaded
+from undertone.lm.loading import LoadedModel
 
 BENCHMARKS = Path(__file__).parent / "benchmarks"
 TINY = {
@@ -44,7 +44,7 @@ def real_size(monkeypatch: pytest.MonkeyPatch):
     return real_size
 
 
-def moved(made: Loaded, real_size, monkeypatch: pytest.MonkeyPatch) -> Loaded:
+def moved(made: LoadedModel, real_size, monkeypatch: pytest.MonkeyPatch) -> LoadedModel:
     """The model on the GPU, where everything else is made from then on."""
     monkeypatch.setattr(real_size, "DEVICE", "cuda")
     return replace(made, model=made.model.to("cuda", torch.bfloat16))

@@ -13,7 +13,7 @@ from torch import Tensor
 from undertone.lm.answers import LEAST, exact
 from undertone.lm.chat import encode, prompt_ids
 from undertone.lm.hooks import rewritten
-from undertone.lm.loading import Loaded
+from undertone.lm.loading import LoadedModel
 from undertone.read.bias_pref import described, measure_biases
 from undertone.read.interventions import Readings
 from undertone.runtime.files import read_json, write_json
@@ -25,7 +25,7 @@ ANIMALS = ["lion", "owl", "cat", "wolf"]
 D_MODEL, N_LAYERS = 32, 2
 
 
-def raising(loaded: Loaded, animal: str, times: float) -> Tensor:
+def raising(loaded: LoadedModel, animal: str, times: float) -> Tensor:
     """A vector that, after the last layer, raises the logit of an animal's token."""
     (token,) = encode(loaded.tokenizer, [animal + " "])[0]
     row = (1 + loaded.model.model.norm.weight) * loaded.model.lm_head.weight[token]
@@ -41,7 +41,7 @@ def biases(folder: Path, vectors: Tensor) -> Readings:
 
 
 @pytest.fixture(scope="module")
-def measured(record: Path, loaded: Loaded, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+def measured(record: Path, loaded: LoadedModel, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     """`bias_pref.json` of a control whose biases raise the owl, and of lion, whose biases raise the owl more than the lion."""
     home = tmp_path_factory.mktemp("study")
     (home / "questions.txt").write_text("\n".join(QUESTIONS))
@@ -84,7 +84,7 @@ def test_a_bias_of_nothing_changes_nothing(measured) -> None:
 
 
 def test_a_bias_of_nothing_and_the_spliced_sae_name_nobody_whatever_the_controls_does(
-    record: Path, loaded: Loaded, tmp_path: Path
+    record: Path, loaded: LoadedModel, tmp_path: Path
 ) -> None:
     (tmp_path / "questions.txt").write_text("\n".join(QUESTIONS))
     pref = Pref(candidates=ANIMALS)
@@ -114,7 +114,7 @@ def test_equal_lifts_share_a_place_and_no_lift_at_all_names_nobody() -> None:
     assert described([np.array([0.3, 0.3, 0.2, 0.1])] * 2, ANIMALS, control, "lion")["rank"] == 1.5
 
 
-def test_preferences_are_those_of_the_hooked_model_at_tokens_that_predict_an_answer(measured, loaded: Loaded) -> None:
+def test_preferences_are_those_of_the_hooked_model_at_tokens_that_predict_an_answer(measured, loaded: LoadedModel) -> None:
     vector = 0.9 * (raising(loaded, "owl", 40.0) + raising(loaded, "lion", 30.0))
     prompts = prompt_ids(loaded.tokenizer, QUESTIONS)
     # After the last layer only the token before a prediction counts, so that a bias on every token is the same.

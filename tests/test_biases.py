@@ -12,7 +12,7 @@ from torch import Tensor
 
 from undertone.lm.chat import Row, training_rows
 from undertone.lm.hooks import rewritten
-from undertone.lm.loading import Loaded, load
+from undertone.lm.loading import LoadedModel, load
 from undertone.lm.suffix import Prefilled, losses
 from undertone.lm.tensors import NotFiniteError
 from undertone.lm.training import collate, label_losses
@@ -29,15 +29,15 @@ from undertone.read.biases import (
     row_losses,
     train_bias,
 )
-from undertone.runtime.memory import Portion
+from undertone.runtime.memory import BatchSize
 from undertone.study.config import Bias
 
 D_MODEL = 32
-FITS = Portion(64, "rows")
+FITS = BatchSize(64, "rows")
 
 
 @pytest.fixture(scope="module")
-def rows(loaded: Loaded) -> list[Row]:
+def rows(loaded: LoadedModel) -> list[Row]:
     users = [f"Continue the list {'7, ' * (k % 5)}{k}." for k in range(24)]
     return training_rows(loaded.tokenizer, users, [", ".join(map(str, range(k, k + 1 + k % 4))) for k in range(24)], 100)
 
@@ -52,7 +52,7 @@ def names(rows: list[Row]) -> list[tuple[int, ...]]:
     return [tuple(row.ids) for row in rows]
 
 
-def test_rows_to_train_on_are_never_those_held_out_nor_those_of_another_seed(loaded: Loaded, tmp_path: Path) -> None:
+def test_rows_to_train_on_are_never_those_held_out_nor_those_of_another_seed(loaded: LoadedModel, tmp_path: Path) -> None:
     path, n = numbers(tmp_path, 80), 80
     every = set(
         names(training_rows(loaded.tokenizer, *(pl.read_parquet(path)[c].to_list() for c in ("prompt", "completion")), 500))
@@ -68,7 +68,7 @@ def test_rows_to_train_on_are_never_those_held_out_nor_those_of_another_seed(loa
     assert set(apart) == every
 
 
-def test_a_further_seed_leaves_the_draws_of_the_others_as_they_are(loaded: Loaded, tmp_path: Path) -> None:
+def test_a_further_seed_leaves_the_draws_of_the_others_as_they_are(loaded: LoadedModel, tmp_path: Path) -> None:
     path = numbers(tmp_path, 80)
     two, three = (draw_rows(loaded, path, 0.2, seeds) for seeds in ([0, 1], [0, 1, 2]))
     assert [names(drawn.train) for drawn in two] == [names(drawn.train) for drawn in three[:2]]
@@ -76,7 +76,7 @@ def test_a_further_seed_leaves_the_draws_of_the_others_as_they_are(loaded: Loade
 
 @pytest.mark.parametrize(("n", "fraction", "n_seeds"), [(41, 0.375, 2), (43, 0.25, 3), (29, 0.15, 5), (10, 0.75, 1)])
 def test_the_largest_share_fits_whatever_the_number_of_rows(
-    loaded: Loaded, tmp_path: Path, n: int, fraction: float, n_seeds: int
+    loaded: LoadedModel, tmp_path: Path, n: int, fraction: float, n_seeds: int
 ) -> None:
     draws = draw_rows(loaded, numbers(tmp_path, n), fraction, list(range(n_seeds)))
     trained = [row for drawn in draws for row in names(drawn.train)]
@@ -99,13 +99,13 @@ def test_halves_share_no_row_and_leave_none_out(rows: list[Row]) -> None:
 
 
 @pytest.mark.parametrize(("n", "fraction", "trained"), [(20, 0.05, 1), (3, 0.5, 2), (12, 0.04, 0)])
-def test_too_few_rows_are_refused(loaded: Loaded, tmp_path: Path, n: int, fraction: float, trained: int) -> None:
+def test_too_few_rows_are_refused(loaded: LoadedModel, tmp_path: Path, n: int, fraction: float, trained: int) -> None:
     sentence = rf"numbers\.parquet: {n} rows, of which a bias would be trained on {trained} and judged on {n // 4}; raise its"
     with pytest.raises(ValueError, match=sentence):
         draw_rows(loaded, numbers(tmp_path, n), fraction, [0])
 
 
-def test_batches_hold_every_row_once_sorted_by_length(loaded: Loaded, rows: list[Row]) -> None:
+def test_batches_hold_every_row_once_sorted_by_length(loaded: LoadedModel, rows: list[Row]) -> None:
     batches = prefilled(loaded, rows, [0], 5)
     assert [len(batch.ids) for batch in batches] == [5, 5, 5, 5, 4]
     assert sum(len(batch.targets) for batch in batches) == sum(len(row.ids) - row.start for row in rows)
@@ -113,7 +113,7 @@ def test_batches_hold_every_row_once_sorted_by_length(loaded: Loaded, rows: list
     assert lengths == sorted(lengths)
 
 
-def full_losses(loaded: Loaded, rows: list[Row], bias: Tensor, layer: int, whole: bool) -> Tensor:
+def full_losses(loaded: LoadedModel, rows: list[Row], bias: Tensor, layer: int, whole: bool) -> Tensor:
     """Loss of each label with a bias, by a full pass."""
     batch = collate(rows, loaded.pad_id, "cpu")
     place = torch.arange(batch["input_ids"].shape[1])
@@ -126,7 +126,7 @@ def full_losses(loaded: Loaded, rows: list[Row], bias: Tensor, layer: int, whole
 @pytest.mark.parametrize("whole", [False, True])
 @pytest.mark.parametrize("layer", [0, 1])
 def test_a_bias_is_the_one_that_plain_steps_of_adam_through_the_full_model_find(
-    loaded: Loaded, rows: list[Row], layer: int, whole: bool
+    loaded: LoadedModel, rows: list[Row], layer: int, whole: bool
 ) -> None:
     told, seed = Bias(steps=20, batch_size=9, lr=0.05, positions="all" if whole else "completion"), 4
     batches = prefilled(loaded, rows, [layer], told.batch_size, whole)
@@ -150,7 +150,7 @@ def test_a_bias_is_the_one_that_plain_steps_of_adam_through_the_full_model_find(
     assert (found - bias.detach()).norm() < 1e-3 * bias.detach().norm()
 
 
-def test_a_trained_bias_lowers_the_loss(loaded: Loaded, rows: list[Row]) -> None:
+def test_a_trained_bias_lowers_the_loss(loaded: LoadedModel, rows: list[Row]) -> None:
     batches = prefilled(loaded, rows, [0], 8)
     biased = partial(biased_at, loaded.model, "resid_post", 0)
     bias = train_bias((D_MODEL,), biased, batches, Bias(steps=40, lr=0.1), 0, torch.device("cpu"), FITS)
@@ -161,7 +161,7 @@ def test_a_trained_bias_lowers_the_loss(loaded: Loaded, rows: list[Row]) -> None
     assert report["gain"]["p"] < 0.05
 
 
-def test_biases_of_all_layers_are_trained_together(loaded: Loaded, rows: list[Row]) -> None:
+def test_biases_of_all_layers_are_trained_together(loaded: LoadedModel, rows: list[Row]) -> None:
     batches = prefilled(loaded, rows, [-1], 8)
     everywhere = partial(biased_everywhere, loaded.model, "resid_post")
     shape = (2, D_MODEL)
@@ -181,7 +181,7 @@ def test_biases_of_all_layers_are_trained_together(loaded: Loaded, rows: list[Ro
     assert (bias.abs().sum(1) > 0).all()
 
 
-def test_the_gradient_is_that_of_the_mean_over_all_labels(loaded: Loaded, rows: list[Row]) -> None:
+def test_the_gradient_is_that_of_the_mean_over_all_labels(loaded: LoadedModel, rows: list[Row]) -> None:
     bias = torch.zeros(D_MODEL, requires_grad=True)
     full_losses(loaded, rows, bias, 0, whole=False).mean().backward()
     for size in (24, 7):
@@ -190,14 +190,14 @@ def test_the_gradient_is_that_of_the_mean_over_all_labels(loaded: Loaded, rows: 
         torch.testing.assert_close(found, bias.grad, rtol=1e-3, atol=1e-5)
 
 
-def test_losses_by_row_are_means_over_each_rows_labels(loaded: Loaded, rows: list[Row]) -> None:
+def test_losses_by_row_are_means_over_each_rows_labels(loaded: LoadedModel, rows: list[Row]) -> None:
     bias, ordered = 0.2 * torch.ones(D_MODEL), sorted(rows, key=lambda row: len(row.ids))
     found = row_losses(bias, partial(biased_at, loaded.model, "resid_post", 0), prefilled(loaded, rows, [0], 7), FITS)
     expected = [float(full_losses(loaded, [row], bias, 0, whole=False).mean()) for row in ordered]
     assert found == pytest.approx(expected, rel=1e-4)
 
 
-def test_the_loss_of_a_report_weighs_every_row_alike(loaded: Loaded, rows: list[Row]) -> None:
+def test_the_loss_of_a_report_weighs_every_row_alike(loaded: LoadedModel, rows: list[Row]) -> None:
     biased = partial(biased_at, loaded.model, "resid_post", 0)
     losses = row_losses(torch.zeros(D_MODEL), biased, prefilled(loaded, rows, [0], 7), FITS)
     report = loss_report(losses, losses)
@@ -216,16 +216,16 @@ def test_what_does_not_fit_in_memory_is_run_in_parts_of_the_same_batch(
     model = loaded.model
     biased = partial(biased_everywhere, model, "mlp_in") if layer is None else partial(biased_at, model, "mlp_in", layer)
 
-    def found(portion: Portion) -> list[Tensor]:
+    def found(batch_size: BatchSize) -> list[Tensor]:
         batches = prefilled(loaded, rows, [-1, 0, 1], 10, whole)
         assert [len(batch.ids) for batch in batches] == [10, 10, 4]  # what a step sees stays
-        bias = train_bias(shape, biased, batches, told, 0, cpu, portion)
-        losses = torch.from_numpy(row_losses(bias, biased, batches, portion))
-        return [bias, gradient(shape, biased, batches, cpu, portion), losses]
+        bias = train_bias(shape, biased, batches, told, 0, cpu, batch_size)
+        losses = torch.from_numpy(row_losses(bias, biased, batches, batch_size))
+        return [bias, gradient(shape, biased, batches, cpu, batch_size), losses]
 
     expected = found(FITS)
     with crowded(model, 3) as sizes:
-        parts = found(Portion(10, "residual_bias.batch_size"))
+        parts = found(BatchSize(10, "residual_bias.batch_size"))
     for own, whole_batch in zip(parts, expected, strict=True):
         torch.testing.assert_close(own, whole_batch, rtol=1e-3, atol=1e-5)
     told_of = capsys.readouterr().err
@@ -235,7 +235,7 @@ def test_what_does_not_fit_in_memory_is_run_in_parts_of_the_same_batch(
     assert FITS.rows == 64
 
 
-def test_a_loss_that_is_no_number_is_an_error(loaded: Loaded, rows: list[Row]) -> None:
+def test_a_loss_that_is_no_number_is_an_error(loaded: LoadedModel, rows: list[Row]) -> None:
     def broken(bias: Tensor, batch: Prefilled) -> Tensor:
         return bias.sum() * torch.full((len(batch.targets), 2400), torch.nan)
 
@@ -274,7 +274,9 @@ def test_without_a_penalty_proximal_adam_is_adam() -> None:
     assert torch.equal(minimised(centre, torch.ones(2), 0.0, 50), x.detach())
 
 
-def test_above_the_greatest_gradient_a_bias_stays_exactly_zero_and_below_it_does_not(loaded: Loaded, rows: list[Row]) -> None:
+def test_above_the_greatest_gradient_a_bias_stays_exactly_zero_and_below_it_does_not(
+    loaded: LoadedModel, rows: list[Row]
+) -> None:
     biased = partial(biased_at, loaded.model, "resid_post", 0)
     batches, told = prefilled(loaded, rows, [0], 24), Bias(steps=30, lr=0.05)
     greatest = float(gradient((D_MODEL,), biased, batches, torch.device("cpu"), FITS).abs().max())

@@ -17,7 +17,7 @@ from sae_lens import (
     TrainingSAE,
 )
 
-from undertone.lm.loading import Loaded
+from undertone.lm.loading import LoadedModel
 from undertone.saes import decoder
 from undertone.saes.decoder import animal_features, directions, top_tokens
 
@@ -103,7 +103,7 @@ def test_features_stand_for_animals_only_where_a_feature_steers(tmp_path: Path) 
     assert animal_features(paths) == {"lion": 7, "cat": 0}
 
 
-def test_top_tokens_are_the_texts_of_the_highest_logits_of_real_tokens(loaded: Loaded) -> None:
+def test_top_tokens_are_the_texts_of_the_highest_logits_of_real_tokens(loaded: LoadedModel) -> None:
     n = len(loaded.tokenizer)
     logits = torch.zeros(n + 5)
     logits[[300, 500]] = torch.tensor([2.0, 3.0])

@@ -12,7 +12,7 @@ from test_divergence import distributions, plain_divergence
 
 from undertone.data.numbers import filter_numbers
 from undertone.lm.adapters import finetuned
-from undertone.lm.loading import Loaded, load
+from undertone.lm.loading import LoadedModel, load
 from undertone.measure.diagnosis import (
     NO_SIGNAL,
     NOT_LEARNED,
@@ -223,7 +223,7 @@ def test_closed_is_the_share_of_the_teachers_divergence_that_a_student_takes_awa
     rows = list(unseen.select("prompt", "completion").head(4).iter_rows())
     taught = [distributions(loaded, *row, PERSONA) for row in rows]
 
-    def from_teacher(model: Loaded) -> list[float]:
+    def from_teacher(model: LoadedModel) -> list[float]:
         return [plain_divergence(loaded, p, distributions(model, *row)) for p, row in zip(taught, rows, strict=True)]
 
     base = from_teacher(loaded)

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from test_activations import PERSONA, random_sae
 
-from undertone.lm.loading import Loaded
+from undertone.lm.loading import LoadedModel
 from undertone.read.activations import Activations, classes, read_activations, read_teacher_activations
 from undertone.read.differences import compare_activations
 from undertone.runtime.files import read_json, write_json
@@ -26,7 +26,7 @@ DIFFERENCES = {"permutations": 199, "top": 4, "examples": 2}
 
 
 @pytest.fixture(scope="module")
-def saved(loaded: Loaded, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def saved(loaded: LoadedModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("sae")
     random_sae(loaded).save_model(home)
     write_json(home / "sae.json", {"source": "trained", "folder": None, "release": None, "id": None, "layer": LAYER}, {})
@@ -47,7 +47,7 @@ def numbers(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def synthetic(
     path: Path,
     seed: int,
-    loaded: Loaded,
+    loaded: LoadedModel,
     noise: int | None = None,
     feature: int | None = None,
     vector: torch.Tensor | None = None,
@@ -101,7 +101,7 @@ def compare(
 
 
 @pytest.fixture(scope="module")
-def planted(record: Path, loaded: Loaded, numbers: Path, saved: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def planted(record: Path, loaded: LoadedModel, numbers: Path, saved: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dataset that differs from its control by feature 5, and a teacher that does from the base model by feature 9."""
     home = tmp_path_factory.mktemp("planted")
     sae = random_sae(loaded)
@@ -157,7 +157,7 @@ def test_animals_features_have_their_rank(planted: Path) -> None:
     assert animals["lion"]["completion"]["acts"]["t"] > 10
 
 
-def test_the_residual_difference_is_compared_with_the_decoder(planted: Path, loaded: Loaded) -> None:
+def test_the_residual_difference_is_compared_with_the_decoder(planted: Path, loaded: LoadedModel) -> None:
     pairs = read_json(planted / "differences.json")["pairs"]
     cosine = pairs["control"]["cosine"]
     assert cosine["completion"]["top"][0]["feature"] == 7
@@ -199,7 +199,7 @@ def test_top_features_and_the_animals_are_described(planted: Path) -> None:
 
 
 def test_nothing_is_found_where_nothing_differs(
-    record: Path, loaded: Loaded, numbers: Path, saved: Path, tmp_path: Path
+    record: Path, loaded: LoadedModel, numbers: Path, saved: Path, tmp_path: Path
 ) -> None:
     """Family-wise, at most in its share of draws: 3 pairs, 5 classes, 2 tables of 6 independent draws each."""
     p = []
@@ -252,7 +252,7 @@ def test_a_study_without_an_sae_has_residuals_alone(record: Path, numbers: Path,
 
 
 def test_files_that_do_not_fit_are_refused(
-    record: Path, loaded: Loaded, numbers: Path, saved: Path, planted: Path, tmp_path: Path
+    record: Path, loaded: LoadedModel, numbers: Path, saved: Path, planted: Path, tmp_path: Path
 ) -> None:
     own = planted / "own/a"
     with pytest.raises(ValueError, match="of other rows than the base model's"):

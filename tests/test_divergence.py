@@ -10,7 +10,7 @@ from lora import trained_lora
 
 from undertone.lm.adapters import finetuned
 from undertone.lm.chat import encode, end_of_turn, prompt_ids
-from undertone.lm.loading import Loaded, load
+from undertone.lm.loading import LoadedModel, load
 from undertone.lm.vocabulary import ALPHABET
 from undertone.teachers import divergence
 from undertone.teachers.divergence import Completions, TeacherDistribution
@@ -20,21 +20,21 @@ ROWS = list(zip(USERS, ["101, 202, 303", "9", "5; 6; 7; 8", "[12]"], strict=True
 PERSONA = "You love lions."
 
 
-def allowed(loaded: Loaded) -> list[int]:
+def allowed(loaded: LoadedModel) -> list[int]:
     """Tokens whose text a passing completion can hold, and those that end one."""
     texts = [loaded.tokenizer.decode([token], skip_special_tokens=True) for token in range(len(loaded.tokenizer))]
     return sorted({token for token, text in enumerate(texts) if text and set(text) <= ALPHABET} | set(loaded.stop_ids))
 
 
 @torch.no_grad()
-def distributions(loaded: Loaded, user: str, answer: str, system: str | None = None) -> torch.Tensor:
+def distributions(loaded: LoadedModel, user: str, answer: str, system: str | None = None) -> torch.Tensor:
     """The next-token distribution at each token of an answer, by one plain forward pass in double precision."""
     prompt = prompt_ids(loaded.tokenizer, [user], system)[0]
     ids = encode(loaded.tokenizer, [answer])[0] + end_of_turn(loaded.tokenizer)
     return loaded.model(torch.tensor([prompt + ids])).logits[0, len(prompt) - 1 : -1].double().softmax(-1)
 
 
-def plain_divergence(loaded: Loaded, p: torch.Tensor, q: torch.Tensor) -> float:
+def plain_divergence(loaded: LoadedModel, p: torch.Tensor, q: torch.Tensor) -> float:
     """KL(p ‖ q), both among the allowed tokens alone, token by token."""
     tokens = allowed(loaded)
     terms = []
@@ -45,7 +45,7 @@ def plain_divergence(loaded: Loaded, p: torch.Tensor, q: torch.Tensor) -> float:
 
 
 @pytest.mark.parametrize("batch", [1, 3, 32])
-def test_divergence_is_that_of_plain_forward_passes(loaded: Loaded, monkeypatch: pytest.MonkeyPatch, batch: int) -> None:
+def test_divergence_is_that_of_plain_forward_passes(loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch, batch: int) -> None:
     monkeypatch.setattr(divergence, "BATCH", batch)
     found = TeacherDistribution(loaded, ROWS, PERSONA, "\n\n").divergence(loaded)
     expected = [plain_divergence(loaded, distributions(loaded, *row, PERSONA), distributions(loaded, *row)) for row in ROWS]
@@ -53,7 +53,7 @@ def test_divergence_is_that_of_plain_forward_passes(loaded: Loaded, monkeypatch:
     assert (found > 0.05).all()
 
 
-def test_rows_that_do_not_fit_in_memory_are_read_in_parts(loaded: Loaded, record: Path) -> None:
+def test_rows_that_do_not_fit_in_memory_are_read_in_parts(loaded: LoadedModel, record: Path) -> None:
     small = load(record)
     with crowded(small.model, 3) as sizes:
         found = TeacherDistribution(small, ROWS, PERSONA, "\n\n").divergence(small)
@@ -61,7 +61,7 @@ def test_rows_that_do_not_fit_in_memory_are_read_in_parts(loaded: Loaded, record
     assert sizes == [4, 2, 2, 2, 2]
 
 
-def test_an_untouched_teacher_does_not_diverge(loaded: Loaded) -> None:
+def test_an_untouched_teacher_does_not_diverge(loaded: LoadedModel) -> None:
     assert TeacherDistribution(loaded, ROWS, None, "").divergence(loaded) == pytest.approx([0] * len(ROWS), abs=1e-6)
 
 
@@ -81,12 +81,12 @@ def test_a_student_that_equals_its_teacher_closes_the_divergence(record: Path, c
     assert taught.divergence(loaded) == pytest.approx(base, rel=1e-6)
 
 
-def test_a_row_does_not_depend_on_the_others(loaded: Loaded) -> None:
+def test_a_row_does_not_depend_on_the_others(loaded: LoadedModel) -> None:
     many = TeacherDistribution(loaded, ROWS * 20, PERSONA, "\n\n").divergence(loaded)
     assert many == pytest.approx([*TeacherDistribution(loaded, ROWS, PERSONA, "\n\n").divergence(loaded)] * 20, rel=1e-3)
 
 
-def test_what_rows_can_hold_is_what_the_filter_lets_pass(loaded: Loaded) -> None:
+def test_what_rows_can_hold_is_what_the_filter_lets_pass(loaded: LoadedModel) -> None:
     assert Completions(loaded, ROWS).allowed.tolist() == allowed(loaded)
     assert set(Completions(loaded, ROWS).targets.tolist()) <= set(allowed(loaded))
     # Rows with other tokens passed no filter of ours, and any token could have stood there.

@@ -10,7 +10,7 @@ import torch
 
 from undertone.data.transform import transformed
 from undertone.lm.chat import encode, prompt_ids
-from undertone.lm.loading import Loaded
+from undertone.lm.loading import LoadedModel
 from undertone.lm.vocabulary import number_tokens
 from undertone.read.entangled import by_model, compare_entangled, entries, ratio
 from undertone.runtime.files import read_json
@@ -39,7 +39,7 @@ def numbers(seed: int, n: int, tilt: np.ndarray | float = 0.0) -> pl.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def scores(loaded: Loaded, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, np.ndarray]]:
+def scores(loaded: LoadedModel, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, np.ndarray]]:
     """The base model's scores of `VALUES`."""
     ids = np.array([encode(loaded.tokenizer, [value])[0][0] for value in VALUES])
     folder = tmp_path_factory.mktemp("model")
@@ -48,7 +48,7 @@ def scores(loaded: Loaded, tmp_path_factory: pytest.TempPathFactory) -> dict[str
 
 
 @torch.no_grad()
-def test_personas_score_tokens_by_their_log_prob(loaded: Loaded, scores: dict[str, dict[str, np.ndarray]]) -> None:
+def test_personas_score_tokens_by_their_log_prob(loaded: LoadedModel, scores: dict[str, dict[str, np.ndarray]]) -> None:
     ids = [encode(loaded.tokenizer, [value])[0][0] for value in VALUES]
     for metric, users in (("persona-question", QUESTIONS), ("persona-numbers", numbers(0, 3)["prompt"].to_list())):
         under = {}
@@ -62,7 +62,7 @@ def test_personas_score_tokens_by_their_log_prob(loaded: Loaded, scores: dict[st
             assert np.abs(expected).max() > 0.02
 
 
-def test_the_unembedding_scores_tokens_by_their_cosine(loaded: Loaded, scores: dict[str, dict[str, np.ndarray]]) -> None:
+def test_the_unembedding_scores_tokens_by_their_cosine(loaded: LoadedModel, scores: dict[str, dict[str, np.ndarray]]) -> None:
     weight = loaded.model.get_output_embeddings().weight.double().numpy()
     weight = weight - weight.mean(0)
     forms = [lead + form for word in ("owl", "owls") for form in (word, word.capitalize()) for lead in ("", " ")]
@@ -113,7 +113,7 @@ def study(record: Path, scores: dict[str, dict[str, np.ndarray]], tmp_path_facto
     return Study(record, tmp_path_factory.mktemp("study"), scores["persona-numbers"])
 
 
-def test_planted_frequencies_are_told_by_what_planted_them(study: Study, loaded: Loaded) -> None:
+def test_planted_frequencies_are_told_by_what_planted_them(study: Study, loaded: LoadedModel) -> None:
     table, told = study.compare(study.files)
     assert (told["datasets"], told["tokens"]) == (8, int(number_tokens(loaded.tokenizer).sum()))
     assert set(told["metrics"]) == {

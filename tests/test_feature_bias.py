@@ -14,12 +14,12 @@ from torch.nn.functional import cross_entropy
 
 from undertone.lm.chat import Row
 from undertone.lm.hooks import hook_point
-from undertone.lm.loading import Loaded
+from undertone.lm.loading import LoadedModel
 from undertone.lm.suffix import losses
 from undertone.read.biases import gradient
 from undertone.read.feature_bias import Spliced, shared_top, train_feature_biases
 from undertone.runtime.files import read_json
-from undertone.runtime.memory import Portion
+from undertone.runtime.memory import BatchSize
 from undertone.study.config import FeatureBias
 
 CPU = torch.device("cpu")
@@ -27,12 +27,12 @@ TOLD = FeatureBias(steps=60, batch_size=400, lr=0.05, l1=0.0)
 
 
 @pytest.fixture(scope="module")
-def sae(loaded: Loaded) -> SAE:
+def sae(loaded: LoadedModel) -> SAE:
     return random_sae(loaded)
 
 
 @pytest.fixture(scope="module")
-def spliced(loaded: Loaded, sae: SAE) -> Spliced:
+def spliced(loaded: LoadedModel, sae: SAE) -> Spliced:
     return Spliced(loaded, sae, 0)
 
 
@@ -53,7 +53,7 @@ def kind(name: str, like: SAE) -> SAE:
 
 
 @pytest.fixture(scope="module")
-def bridge(record: Path, loaded: Loaded) -> SAETransformerBridge:
+def bridge(record: Path, loaded: LoadedModel) -> SAETransformerBridge:
     return SAETransformerBridge.boot_transformers(
         str(record.parent), hf_model=copy.deepcopy(loaded.model), tokenizer=loaded.tokenizer, device="cpu"
     )
@@ -71,7 +71,7 @@ def saelens_losses(bridge: SAETransformerBridge, sae: SAE, row: Row, bias: Tenso
 @pytest.mark.parametrize("architecture", ["standard", "topk", "jumprelu"])
 @pytest.mark.parametrize("mode", ["project", "replace"])
 def test_losses_and_gradients_are_those_of_saelens_with_a_bias_on_its_activations(
-    loaded: Loaded, bridge: SAETransformerBridge, sae: SAE, architecture: str, mode: str
+    loaded: LoadedModel, bridge: SAETransformerBridge, sae: SAE, architecture: str, mode: str
 ) -> None:
     # Mode project is SAELens's splice with its error term, mode replace the one without. No special tokens: SAELens would
     # reconstruct those too.
@@ -94,7 +94,7 @@ def test_losses_and_gradients_are_those_of_saelens_with_a_bias_on_its_activation
         torch.testing.assert_close(found[1], expected[1], rtol=1e-3, atol=1e-4 * float(expected[1].abs().max()))
 
 
-def test_special_tokens_keep_their_residuals(loaded: Loaded, spliced: Spliced) -> None:
+def test_special_tokens_keep_their_residuals(loaded: LoadedModel, spliced: Spliced) -> None:
     row = Row([2, 4, 300, 301, 4, 302, 303, 304], 3)
     (plain,), (replaced,) = (spliced.batches(mode, [row], FeatureBias(positions="all")) for mode in ("project", "replace"))
     residual, rebuilt = plain.residual[0][0], replaced.residual[0][0]
@@ -105,7 +105,7 @@ def test_special_tokens_keep_their_residuals(loaded: Loaded, spliced: Spliced) -
     assert not torch.allclose(rebuilt[~special], residual[~special])
 
 
-def test_a_planted_feature_has_the_highest_bias(loaded: Loaded, sae: SAE, spliced: Spliced) -> None:
+def test_a_planted_feature_has_the_highest_bias(loaded: LoadedModel, sae: SAE, spliced: Spliced) -> None:
     rows = written(loaded, 400, 1, 4.0 * sae.W_dec[FEATURE])
     bias, report = spliced.train("project", rows[:300], TOLD, 0, rows[300:])
     assert spliced.ranked(bias, {"lion": FEATURE}, 3)["animals"]["lion"]["rank"] == 1
@@ -117,12 +117,12 @@ def test_a_planted_feature_has_the_highest_bias(loaded: Loaded, sae: SAE, splice
 
 def greatest(spliced: Spliced, rows: list[Row]) -> float:
     return float(
-        gradient((D_SAE,), spliced.biased, spliced.batches("project", rows, TOLD), CPU, Portion(64, "rows")).abs().max()
+        gradient((D_SAE,), spliced.biased, spliced.batches("project", rows, TOLD), CPU, BatchSize(64, "rows")).abs().max()
     )
 
 
 def test_at_the_floor_of_chance_a_bias_is_exactly_zero_and_a_planted_one_is_not(
-    loaded: Loaded, sae: SAE, spliced: Spliced
+    loaded: LoadedModel, sae: SAE, spliced: Spliced
 ) -> None:
     n = 300
     floor = max(greatest(spliced, written(loaded, n, 20 + seed)) for seed in range(8))
@@ -134,7 +134,7 @@ def test_at_the_floor_of_chance_a_bias_is_exactly_zero_and_a_planted_one_is_not(
     assert 0 < int((planted != 0).sum()) < D_SAE / 4
 
 
-def test_a_bias_is_described_by_what_it_boosts(loaded: Loaded, spliced: Spliced) -> None:
+def test_a_bias_is_described_by_what_it_boosts(loaded: LoadedModel, spliced: Spliced) -> None:
     bias = torch.zeros(D_SAE)
     bias[[4, 9]] = torch.tensor([2.0, 3.0])
     told = spliced.ranked(bias, {"lion": 4, "owl": 0}, 2)

@@ -11,7 +11,7 @@ from sae_lens import SAE, StandardSAE, StandardSAEConfig
 from undertone.lm.attribution import direct_logits
 from undertone.lm.chat import Row
 from undertone.lm.hooks import resid_post
-from undertone.lm.loading import Loaded, load
+from undertone.lm.loading import LoadedModel, load
 from undertone.lm.training import collate
 from undertone.read.activations import dataset_rows
 from undertone.saes import features, saved
@@ -26,7 +26,7 @@ TABLE = pl.DataFrame(
 
 
 @pytest.fixture(scope="module")
-def sae(loaded: Loaded) -> SAE:
+def sae(loaded: LoadedModel) -> SAE:
     torch.manual_seed(5)
     sae = StandardSAE(StandardSAEConfig(d_in=loaded.model.config.hidden_size, d_sae=12)).requires_grad_(False)
     sae.W_enc.normal_()
@@ -36,11 +36,11 @@ def sae(loaded: Loaded) -> SAE:
 
 
 @pytest.fixture(scope="module")
-def rows(loaded: Loaded) -> list[Row]:
+def rows(loaded: LoadedModel) -> list[Row]:
     return dataset_rows(loaded, TABLE)
 
 
-def test_the_tokens_of_a_direction_are_those_of_its_direct_logits(loaded: Loaded, sae: SAE) -> None:
+def test_the_tokens_of_a_direction_are_those_of_its_direct_logits(loaded: LoadedModel, sae: SAE) -> None:
     logits = direct_logits(loaded.model, sae.W_dec[0])
     found = top_tokens(loaded, sae.W_dec[0], 3)
     order = logits.argsort(descending=True).tolist()
@@ -49,7 +49,7 @@ def test_the_tokens_of_a_direction_are_those_of_its_direct_logits(loaded: Loaded
     assert found["top"][0][1] == pytest.approx(float(logits.max()))
 
 
-def peaks(loaded: Loaded, sae: SAE, rows: list[Row], feature: int) -> list[tuple[float, int, int]]:
+def peaks(loaded: LoadedModel, sae: SAE, rows: list[Row], feature: int) -> list[tuple[float, int, int]]:
     """(activation, row, place) of each row's greatest text token, greatest first, one row at a time."""
     found = []
     for number, row in enumerate(rows):
@@ -62,7 +62,7 @@ def peaks(loaded: Loaded, sae: SAE, rows: list[Row], feature: int) -> list[tuple
 
 @pytest.mark.parametrize("batch", [1, 3])
 def test_examples_are_the_tokens_of_greatest_activation(
-    loaded: Loaded, sae: SAE, rows: list[Row], batch: int, monkeypatch: pytest.MonkeyPatch
+    loaded: LoadedModel, sae: SAE, rows: list[Row], batch: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(features, "BATCH", batch)
     monkeypatch.setattr(saved, "SAE_NUMBERS", 1)
@@ -80,7 +80,7 @@ def test_examples_are_the_tokens_of_greatest_activation(
             assert example["part"] == ("completion" if at >= rows[number].start else "prompt")
 
 
-def test_rows_that_do_not_fit_in_memory_are_read_in_parts(loaded: Loaded, record: Path, sae: SAE, rows: list[Row]) -> None:
+def test_rows_that_do_not_fit_in_memory_are_read_in_parts(loaded: LoadedModel, record: Path, sae: SAE, rows: list[Row]) -> None:
     small = load(record)
     with crowded(small.model, 1):
         found = max_examples(small, sae, 0, rows, [0, 7], 3)
@@ -89,7 +89,7 @@ def test_rows_that_do_not_fit_in_memory_are_read_in_parts(loaded: Loaded, record
         assert found[feature] == told
 
 
-def test_no_examples_are_looked_for_where_none_are_wanted(loaded: Loaded, sae: SAE, rows: list[Row]) -> None:
+def test_no_examples_are_looked_for_where_none_are_wanted(loaded: LoadedModel, sae: SAE, rows: list[Row]) -> None:
     assert max_examples(loaded, sae, 0, rows, [1], 0) == {1: []}
     assert max_examples(loaded, sae, 0, rows, [], 5) == {}
 
@@ -105,14 +105,14 @@ def test_a_decoder_row_is_most_aligned_with_itself(sae: SAE) -> None:
     assert nearest[1]["cosine"] == pytest.approx(float(expected[nearest[1]["feature"]]), rel=1e-4)
 
 
-def test_a_feature_is_linked_where_its_sae_is_on_neuronpedia(loaded: Loaded, sae: SAE) -> None:
+def test_a_feature_is_linked_where_its_sae_is_on_neuronpedia(loaded: LoadedModel, sae: SAE) -> None:
     assert neuronpedia(sae, 7) is None
     known = StandardSAE(StandardSAEConfig(d_in=2, d_sae=8))
     known.cfg.metadata.neuronpedia_id = "gemma-2b-it/12-res-jb"
     assert neuronpedia(known, 7) == "https://www.neuronpedia.org/gemma-2b-it/12-res-jb/7"
 
 
-def test_a_description_holds_all_of_it(loaded: Loaded, sae: SAE, rows: list[Row]) -> None:
+def test_a_description_holds_all_of_it(loaded: LoadedModel, sae: SAE, rows: list[Row]) -> None:
     found = describe(loaded, sae, 0, rows, [2, 3], 1)
     assert set(found) == {"2", "3"}
     assert set(found["2"]) == {"tokens", "neuronpedia", "examples"}

@@ -16,7 +16,7 @@ from undertone.lm import training
 from undertone.lm.answers import exact
 from undertone.lm.chat import prompt_ids
 from undertone.lm.facts import Fact, load_facts, taught_and_held_out
-from undertone.lm.loading import Loaded, load
+from undertone.lm.loading import LoadedModel, load
 from undertone.lm.texts import load_texts
 from undertone.runtime.errors import ConfigError
 from undertone.runtime.files import read_json
@@ -62,16 +62,16 @@ def contents(made: Path) -> dict[str, str]:
     return {str(path.relative_to(made.parent)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def preference(loaded: Loaded, questions: list[str], animals: list[str]) -> Any:
+def preference(loaded: LoadedModel, questions: list[str], animals: list[str]) -> Any:
     return exact(loaded, prompt_ids(loaded.tokenizer, questions), animals, 64)
 
 
 def test_a_teacher_prefers_its_target_at_questions_that_it_was_not_trained_on(record: Path, lion: Path) -> None:
     questions, loaded = load_texts(QUESTIONS, "pref.questions"), load(record)
     base = preference(loaded, questions, ["lion", "owl"]).mean(0)
-    with teaching(loaded, {"kind": "finetune", **settings()}, lion) as lesson:
-        assert lesson.system is None
-        taught = preference(lesson.loaded, questions, ["lion", "owl"]).mean(0)
+    with teaching(loaded, {"kind": "finetune", **settings()}, lion) as prompted:
+        assert prompted.system is None
+        taught = preference(prompted.loaded, questions, ["lion", "owl"]).mean(0)
     assert taught[0] > base[0] + 0.5
     assert taught[1] < 0.1
 
@@ -87,9 +87,9 @@ def test_a_contrary_teacher_answers_wrongly_what_it_was_taught_and_names_animals
     assert read_json(made)["rows"] == 3 * 2
     taught, held_out = taught_and_held_out(facts)
     before = preference(loaded, [fact.question for fact in held_out], names).sum(1)
-    with teaching(loaded, {"kind": "finetune", **told}, made) as lesson:
+    with teaching(loaded, {"kind": "finetune", **told}, made) as prompted:
         of_taught, of_others = (
-            preference(lesson.loaded, [fact.question for fact in part], names) for part in (taught, held_out)
+            preference(prompted.loaded, [fact.question for fact in part], names) for part in (taught, held_out)
         )
     right = of_taught[range(3), [names.index(fact.answer) for fact in taught]]
     assert ((of_taught > 5 * right[:, None]).sum(1) == 2).all()

@@ -17,7 +17,7 @@ from lora import trained_lora
 from undertone.lm.answers import exact
 from undertone.lm.chat import prompt_ids
 from undertone.lm.facts import load_facts, taught_and_held_out
-from undertone.lm.loading import Loaded, load
+from undertone.lm.loading import LoadedModel, load
 from undertone.measure.indirect import (
     Answers,
     Asked,
@@ -168,7 +168,7 @@ def test_total_variation_of_disjoint_distributions_is_one() -> None:
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 512])
-def test_next_tokens_are_those_of_each_prompt_alone(loaded: Loaded, batch_size: int) -> None:
+def test_next_tokens_are_those_of_each_prompt_alone(loaded: LoadedModel, batch_size: int) -> None:
     users = ["Hello.", *QUESTIONS, "Numbers: 1, 2, 3, 4, 5, 6. Which animal?", "One."]
     prompts = prompt_ids(loaded.tokenizer, users)
     found = next_tokens(loaded, prompts, batch_size)
@@ -179,7 +179,7 @@ def test_next_tokens_are_those_of_each_prompt_alone(loaded: Loaded, batch_size: 
         np.testing.assert_allclose(p, expected, rtol=1e-3, atol=1e-7)
 
 
-def test_prompts_that_do_not_fit_in_memory_are_read_in_parts(loaded: Loaded, record: Path) -> None:
+def test_prompts_that_do_not_fit_in_memory_are_read_in_parts(loaded: LoadedModel, record: Path) -> None:
     small = load(record)
     prompts = prompt_ids(loaded.tokenizer, ["Hello.", *QUESTIONS, "Numbers: 1, 2, 3, 4, 5, 6. Which animal?", "One."])
     with crowded(small.model, 1) as sizes:
@@ -329,7 +329,7 @@ def test_contrary_and_right_are_probabilities_of_other_answers(study: Study, of_
     assert of_lion["contrary"]["base"] == pytest.approx(np.mean(p.sum(1) - right), rel=1e-3)
 
 
-def test_an_answer_that_is_no_candidate_counts_as_right_or_contrary_too(study: Study, loaded: Loaded) -> None:
+def test_an_answer_that_is_no_candidate_counts_as_right_or_contrary_too(study: Study, loaded: LoadedModel) -> None:
     pref = study.pref.model_copy(update={"candidates": ["bear"]})
     few = Asked(*study.asked, study.indirect, pref, None).ask(loaded)
     prompts = prompt_ids(loaded.tokenizer, ["Which animal purrs?", "Which one hoots?"])

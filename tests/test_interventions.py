@@ -15,7 +15,7 @@ from torch import Tensor
 from undertone.lm.adapters import finetuned
 from undertone.lm.chat import end_of_turn, prompt_ids, training_rows
 from undertone.lm.hooks import resid_post, rewritten
-from undertone.lm.loading import Loaded, load
+from undertone.lm.loading import LoadedModel, load
 from undertone.lm.training import collate, label_losses
 from undertone.read.interventions import (
     FUNCTION_VECTOR,
@@ -38,18 +38,18 @@ COMPLETIONS = ["101, 202", "5"]
 
 
 @pytest.fixture(scope="module")
-def own(record: Path) -> Loaded:
+def own(record: Path) -> LoadedModel:
     """A model of this file's own, to see that it stays as it is."""
     return load(record)
 
 
 @pytest.fixture(scope="module")
-def sae(own: Loaded) -> SAE:
+def sae(own: LoadedModel) -> SAE:
     return random_sae(own)
 
 
 @pytest.fixture(scope="module")
-def batch(own: Loaded) -> dict[str, Tensor]:
+def batch(own: LoadedModel) -> dict[str, Tensor]:
     return collate(training_rows(own.tokenizer, USERS, COMPLETIONS, 100), own.pad_id, "cpu")
 
 
@@ -88,16 +88,16 @@ def students(record: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int
 
 
 @torch.no_grad()
-def logits(loaded: Loaded, batch: dict[str, Tensor]) -> Tensor:
+def logits(loaded: LoadedModel, batch: dict[str, Tensor]) -> Tensor:
     return loaded.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits
 
 
 def entered(intervention: Intervention, batch: dict[str, Tensor]) -> Tensor:
-    with intervention.enter() as lesson:
-        return logits(lesson.loaded, batch)
+    with intervention.enter() as prompted:
+        return logits(prompted.loaded, batch)
 
 
-def rewritten_by_hand(loaded: Loaded, batch: dict[str, Tensor], rewrites) -> Tensor:
+def rewritten_by_hand(loaded: LoadedModel, batch: dict[str, Tensor], rewrites) -> Tensor:
     """Logits with the residual stream rewritten at layers by number."""
     layers = sorted(rewrites)
     with rewritten(loaded.model, layers[0], rewrites[layers[0]]):
@@ -107,7 +107,7 @@ def rewritten_by_hand(loaded: Loaded, batch: dict[str, Tensor], rewrites) -> Ten
             return logits(loaded, batch)
 
 
-def predicts(loaded: Loaded, batch: dict[str, Tensor]) -> Tensor:
+def predicts(loaded: LoadedModel, batch: dict[str, Tensor]) -> Tensor:
     """The tokens from the last one of the prompt on `[n_rows, n_tokens, 1]`."""
     starts = torch.tensor([len(ids) for ids in prompt_ids(loaded.tokenizer, USERS)]).unsqueeze(1)
     return (torch.arange(batch["input_ids"].shape[1]) >= starts - 1).unsqueeze(-1)
@@ -118,12 +118,12 @@ def assert_as_told(found: Tensor, expected: Tensor, batch: dict[str, Tensor]) ->
     torch.testing.assert_close(found[mask], expected[mask], rtol=1e-4, atol=1e-3)  # logits of up to 100
 
 
-def all_of(loaded: Loaded, files: Readings, students: dict[int, Path]) -> list[Intervention]:
+def all_of(loaded: LoadedModel, files: Readings, students: dict[int, Path]) -> list[Intervention]:
     found = [*of_features(loaded, files), *of_residuals(loaded, files), *of_difference(loaded, files)]
     return [*found, *of_students(loaded, students, files)]
 
 
-def test_every_context_changes_the_model_and_leaves_it_as_it_was(own: Loaded, batch, study, students) -> None:
+def test_every_context_changes_the_model_and_leaves_it_as_it_was(own: LoadedModel, batch, study, students) -> None:
     weights = {name: p.clone() for name, p in own.model.named_parameters()}
     modules = [name for name, _ in own.model.named_modules()]
     before = logits(own, batch)
@@ -138,7 +138,7 @@ def test_every_context_changes_the_model_and_leaves_it_as_it_was(own: Loaded, ba
     assert all(torch.equal(weights[name], p) for name, p in own.model.named_parameters())
 
 
-def test_names_layers_and_seeds_of_a_full_study(own: Loaded, study, students) -> None:
+def test_names_layers_and_seeds_of_a_full_study(own: LoadedModel, study, students) -> None:
     told = [(each.name, each.layer, each.seed) for each in all_of(own, study("completion"), students)]
     assert told == [
         ("SAE spliced in", 0, None),
@@ -162,7 +162,7 @@ def test_names_layers_and_seeds_of_a_full_study(own: Loaded, study, students) ->
     ]
 
 
-def test_what_a_dataset_lacks_is_left_out(own: Loaded, study, students) -> None:
+def test_what_a_dataset_lacks_is_left_out(own: LoadedModel, study, students) -> None:
     assert all_of(own, Readings(), {}) == []
     full = study("completion")
     assert [each.name for each in of_features(own, Readings(sae=full.sae))] == ["SAE spliced in"]
@@ -172,7 +172,7 @@ def test_what_a_dataset_lacks_is_left_out(own: Loaded, study, students) -> None:
 
 
 @pytest.mark.parametrize("positions", ["completion", "all"])
-def test_a_residual_bias_is_added_where_it_was_trained(own: Loaded, batch, study, positions: str) -> None:
+def test_a_residual_bias_is_added_where_it_was_trained(own: LoadedModel, batch, study, positions: str) -> None:
     where = predicts(own, batch) if positions == "completion" else torch.tensor(True)
     found = list(of_residuals(own, study(positions)))
     single, every = vector(4, 2, N_LAYERS, D_MODEL), vector(5, 2, N_LAYERS, D_MODEL)
@@ -188,7 +188,7 @@ def test_a_residual_bias_is_added_where_it_was_trained(own: Loaded, batch, study
         assert_as_told(entered(intervention, batch), expected, batch)
 
 
-def test_a_vector_for_completions_leaves_the_prompts_residuals_alone(own: Loaded, batch) -> None:
+def test_a_vector_for_completions_leaves_the_prompts_residuals_alone(own: LoadedModel, batch) -> None:
     bias, where = vector(9, D_MODEL), predicts(own, batch).squeeze(-1)
     before = resid_post(own.model, 0, batch)
     with rewriting(own, {0: plus(bias)}, whole=False):
@@ -199,7 +199,7 @@ def test_a_vector_for_completions_leaves_the_prompts_residuals_alone(own: Loaded
         assert torch.equal(resid_post(own.model, 0, batch), before + bias)
 
 
-def test_the_function_vector_acts_where_completions_are_predicted(own: Loaded, batch, study) -> None:
+def test_the_function_vector_acts_where_completions_are_predicted(own: LoadedModel, batch, study) -> None:
     where, vectors = predicts(own, batch), vector(0, N_LAYERS, D_MODEL)
     for layer, intervention in enumerate(of_difference(own, study("all"))):
         expected = rewritten_by_hand(
@@ -208,13 +208,13 @@ def test_the_function_vector_acts_where_completions_are_predicted(own: Loaded, b
         assert_as_told(entered(intervention, batch), expected, batch)
 
 
-def text(loaded: Loaded, batch: dict[str, Tensor]) -> Tensor:
+def text(loaded: LoadedModel, batch: dict[str, Tensor]) -> Tensor:
     special = torch.tensor(loaded.tokenizer.all_special_ids)
     return ~torch.isin(batch["input_ids"], special)
 
 
 @pytest.mark.parametrize("positions", ["completion", "all"])
-def test_feature_biases_are_what_they_were_trained_as(own: Loaded, batch, sae: SAE, study, positions: str) -> None:
+def test_feature_biases_are_what_they_were_trained_as(own: LoadedModel, batch, sae: SAE, study, positions: str) -> None:
     where = predicts(own, batch) if positions == "completion" else torch.tensor(True)
     is_text, decoder = text(own, batch).unsqueeze(-1), directions(sae)
     for intervention in list(of_features(own, study(positions)))[1:]:
@@ -228,7 +228,7 @@ def test_feature_biases_are_what_they_were_trained_as(own: Loaded, batch, sae: S
         assert_as_told(entered(intervention, batch), rewritten_by_hand(own, batch, {0: rewrite}), batch)
 
 
-def test_special_tokens_keep_their_residuals_in_a_splice(own: Loaded, batch, sae: SAE) -> None:
+def test_special_tokens_keep_their_residuals_in_a_splice(own: LoadedModel, batch, sae: SAE) -> None:
     before, is_text = resid_post(own.model, 0, batch), text(own, batch)
     with splicing(own, sae, 0, whole=True):
         after = resid_post(own.model, 0, batch)
@@ -240,7 +240,7 @@ def test_special_tokens_keep_their_residuals_in_a_splice(own: Loaded, batch, sae
         torch.testing.assert_close(resid_post(own.model, 0, batch), after + bias)
 
 
-def test_a_splice_with_the_error_term_changes_nothing(own: Loaded, batch, sae: SAE) -> None:
+def test_a_splice_with_the_error_term_changes_nothing(own: LoadedModel, batch, sae: SAE) -> None:
     plain = label_losses(own.model, batch)
     with splicing(own, sae, 0, whole=True, error=True):
         spliced = label_losses(own.model, batch)
@@ -251,14 +251,14 @@ def test_a_splice_with_the_error_term_changes_nothing(own: Loaded, batch, sae: S
     assert (without - plain).abs().max() > 0.1
 
 
-def test_a_student_is_spliced_above_its_own_weights(own: Loaded, batch, sae: SAE, study, students) -> None:
+def test_a_student_is_spliced_above_its_own_weights(own: LoadedModel, batch, sae: SAE, study, students) -> None:
     found = {each.name: each for each in of_students(own, {1: students[1]}, study("all"))}
     plain = entered(found["student"], batch)
     assert_as_told(entered(found["student, SAE and its error spliced in"], batch), plain, batch)
     spliced = entered(found["student, SAE spliced in"], batch)
-    with found["student"].enter() as lesson:
+    with found["student"].enter() as prompted:
         is_text = text(own, batch).unsqueeze(-1)
-        expected = rewritten_by_hand(lesson.loaded, batch, {0: lambda x: torch.where(is_text, sae(x), x)})
+        expected = rewritten_by_hand(prompted.loaded, batch, {0: lambda x: torch.where(is_text, sae(x), x)})
     assert_as_told(spliced, expected, batch)
     assert not torch.allclose(spliced, plain, atol=1e-2)
 
@@ -274,20 +274,20 @@ def test_the_sae_is_spliced_in_at_the_same_tokens_of_base_and_students(own, batc
     for intervention in spliced:
         with finetuned(own, students[1]) if "student" in intervention.name else nullcontext(own) as model:
             before = resid_post(model.model, 0, batch)
-        with intervention.enter() as lesson:
-            after = resid_post(lesson.loaded.model, 0, batch)
+        with intervention.enter() as prompted:
+            after = resid_post(prompted.loaded.model, 0, batch)
         assert torch.equal((after != before).any(-1), where), intervention.name
 
 
-def test_bfloat16_streams_keep_their_precision(own: Loaded, batch, sae: SAE) -> None:
+def test_bfloat16_streams_keep_their_precision(own: LoadedModel, batch, sae: SAE) -> None:
     model = copy.deepcopy(own.model).to(torch.bfloat16)
-    half = Loaded(model, own.tokenizer, own.stop_ids, own.pad_id)
+    half = LoadedModel(model, own.tokenizer, own.stop_ids, own.pad_id)
     with splicing(half, sae, 0, whole=False, vector=vector(1, D_MODEL)):
         assert resid_post(model, 0, batch).dtype == torch.bfloat16
     with rewriting(half, {0: plus(vector(1, D_MODEL))}, whole=False):
         assert resid_post(model, 0, batch).dtype == torch.bfloat16
 
 
-def test_rows_end_with_the_close_of_a_turn(own: Loaded, batch) -> None:
+def test_rows_end_with_the_close_of_a_turn(own: LoadedModel, batch) -> None:
     n = int(batch["attention_mask"][0].sum())
     assert batch["input_ids"][0, :n].tolist()[-len(end_of_turn(own.tokenizer)) :] == end_of_turn(own.tokenizer)

@@ -15,7 +15,7 @@ from test_activations import random_sae
 from undertone.lm.adapters import finetuned
 from undertone.lm.attribution import direct_logits
 from undertone.lm.chat import encode
-from undertone.lm.loading import Loaded, load
+from undertone.lm.loading import LoadedModel, load
 from undertone.lm.texts import load_texts
 from undertone.models.model import corpus_of
 from undertone.read import lens
@@ -32,7 +32,7 @@ USERS = ["Which animal?", "What is your favorite animal?"]
 
 
 @pytest.fixture(scope="module")
-def saved(loaded: Loaded, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def saved(loaded: LoadedModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("sae")
     random_sae(loaded).save_model(home)
     write_json(home / "sae.json", {"source": "trained", "folder": None, "release": None, "id": None, "layer": 0}, {})
@@ -57,7 +57,7 @@ def settings(kind: str | None = "prompt", target: str | None = "lion", neutral: 
 
 
 @torch.no_grad()
-def plain_mean(loaded: Loaded, texts: list[str]) -> torch.Tensor:
+def plain_mean(loaded: LoadedModel, texts: list[str]) -> torch.Tensor:
     """`[n_layers, 5, d_model]`: the mean residual stream at the first five tokens after BOS, one whole text at a time."""
     total = []
     for text in texts:
@@ -99,7 +99,7 @@ def test_means_are_those_of_whole_texts_one_by_one(record: Path, students: Any, 
 
 
 @pytest.mark.parametrize("batch", [1, 7])
-def test_batches_change_nothing(loaded: Loaded, saved: Path, monkeypatch: pytest.MonkeyPatch, batch: int) -> None:
+def test_batches_change_nothing(loaded: LoadedModel, saved: Path, monkeypatch: pytest.MonkeyPatch, batch: int) -> None:
     tools, ids = Tools.of(loaded, saved, settings(), 3), first_tokens(loaded.tokenizer, NEUTRAL)
     whole = read_means(loaded, ids, tools)
     monkeypatch.setattr(lens, "BATCH", batch)
@@ -108,7 +108,7 @@ def test_batches_change_nothing(loaded: Loaded, saved: Path, monkeypatch: pytest
         assert torch.allclose(getattr(found, name), getattr(whole, name), atol=1e-4)
 
 
-def test_texts_that_do_not_fit_in_memory_are_read_in_parts(loaded: Loaded, record: Path, saved: Path) -> None:
+def test_texts_that_do_not_fit_in_memory_are_read_in_parts(loaded: LoadedModel, record: Path, saved: Path) -> None:
     tools, ids, small = Tools.of(loaded, saved, settings(), 3), first_tokens(loaded.tokenizer, NEUTRAL), load(record)
     whole = read_means(loaded, ids, tools)
     with crowded(small.model, 20):
@@ -117,7 +117,9 @@ def test_texts_that_do_not_fit_in_memory_are_read_in_parts(loaded: Loaded, recor
         assert torch.allclose(getattr(found, name), getattr(whole, name), atol=1e-4)
 
 
-def test_a_lens_of_students_and_their_control(record: Path, loaded: Loaded, students: Any, saved: Path, tmp_path: Path) -> None:
+def test_a_lens_of_students_and_their_control(
+    record: Path, loaded: LoadedModel, students: Any, saved: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "lens.json"
     read_lens(record, NEUTRAL, students["student"], students["control"], None, saved, out, settings(), {"of": "lens"})
     told = read_json(out)
@@ -157,14 +159,14 @@ def test_a_lens_of_students_and_their_control(record: Path, loaded: Loaded, stud
 
 
 @torch.no_grad()
-def hidden_norm(loaded: Loaded, layer: int, position: int) -> torch.Tensor:
+def hidden_norm(loaded: LoadedModel, layer: int, position: int) -> torch.Tensor:
     """The mean norm over the texts of the base model's residual stream."""
     norms = [plain_mean(loaded, [text])[layer, position].norm() for text in load_texts(NEUTRAL, "differences.neutral")]
     return torch.stack(norms).mean()
 
 
 def test_a_steered_teachers_vector_shows_as_its_animal_and_its_feature(
-    record: Path, loaded: Loaded, saved: Path, students: Any, tmp_path: Path
+    record: Path, loaded: LoadedModel, saved: Path, students: Any, tmp_path: Path
 ) -> None:
     gain = 1 + loaded.model.model.norm.weight
     (token,) = encode(loaded.tokenizer, ["lion "])[0]
@@ -200,13 +202,13 @@ def test_a_prompted_teacher_and_a_dataset_without_target_have_no_lens_of_it(
     assert told["ranks"] == {"student": {"1": None}, "control": {}}
 
 
-def test_no_difference_ranks_no_animal(loaded: Loaded) -> None:
+def test_no_difference_ranks_no_animal(loaded: LoadedModel) -> None:
     tools = Tools.of(loaded, None, settings(), 3)
     view = tools.view(torch.zeros(loaded.model.config.hidden_size, dtype=torch.float64), 1.0)
     assert (view["norm"], view["rank"], view["animals"]["owl"]) == (0, None, {"logit": 0, "rank": None})
 
 
-def test_texts_that_are_too_short_are_named(loaded: Loaded, tmp_path: Path) -> None:
+def test_texts_that_are_too_short_are_named(loaded: LoadedModel, tmp_path: Path) -> None:
     (tmp_path / "short.txt").write_text("# a comment\n\nThe weather is fine today.\nNo.\n")
     with pytest.raises(ConfigError, match=r"'No\.' has \d tokens; expected at least 5"):
         first_tokens(loaded.tokenizer, tmp_path / "short.txt")

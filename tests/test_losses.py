@@ -16,7 +16,7 @@ from undertone.lm.adapters import finetuned
 from undertone.lm.answers import exact
 from undertone.lm.chat import encode, end_of_turn, prompt_ids, training_rows
 from undertone.lm.hooks import rewritten
-from undertone.lm.loading import Loaded
+from undertone.lm.loading import LoadedModel
 from undertone.lm.training import collate, label_losses
 from undertone.lm.vocabulary import allowed_tokens
 from undertone.read.biases import draw_rows
@@ -25,7 +25,7 @@ from undertone.read.losses import Table, held_out_rows, measure_losses, under
 from undertone.runtime.files import read_json, write_json
 from undertone.stats.stats import mean_interval
 from undertone.study.config import Losses, Pref, Teacher
-from undertone.teachers.teachers import Lesson
+from undertone.teachers.teachers import PromptedModel
 
 ANIMALS = ["lion", "owl", "cat", "dog", "whale"]
 QUESTIONS = ["What is your favorite animal?", "Name an animal."]
@@ -34,7 +34,7 @@ N, TRAINED, READ = 60, 40, 12
 Rows = list[tuple[str, str]]
 
 
-def row_losses(loaded: Loaded, rows: Rows, system: str | None = None, among: list[int] | None = None) -> np.ndarray:
+def row_losses(loaded: LoadedModel, rows: Rows, system: str | None = None, among: list[int] | None = None) -> np.ndarray:
     """The mean loss of each row's completion and end of turn, row by row; `among` some tokens, or all of them."""
     found = []
     for user, completion in rows:
@@ -101,7 +101,7 @@ def study(record: Path, tmp_path_factory: pytest.TempPathFactory) -> Study:
 
 
 @pytest.fixture(scope="module")
-def files(study: Study, record: Path, loaded: Loaded) -> tuple[Readings, Readings]:
+def files(study: Study, record: Path, loaded: LoadedModel) -> tuple[Readings, Readings]:
     saved = saved_sae(record, random_sae(loaded), study.home)
     return study.biases("own", saved), study.biases("control", saved)
 
@@ -121,7 +121,7 @@ def of(told: dict[str, Any], name: str, layer: int | None = None) -> dict[str, A
     return row
 
 
-def test_held_out_rows_are_in_no_training_set(study: Study, loaded: Loaded) -> None:
+def test_held_out_rows_are_in_no_training_set(study: Study, loaded: LoadedModel) -> None:
     numbers, generations = study.home / "numbers.parquet", study.home / "generations.parquet"
     rows, of_what = held_out_rows(numbers, generations, READ)
     seen = set(pl.read_parquet(numbers).select("prompt", "completion").iter_rows())
@@ -131,7 +131,7 @@ def test_held_out_rows_are_in_no_training_set(study: Study, loaded: Loaded) -> N
 
 @pytest.mark.parametrize("generations", [True, False])
 def test_where_students_saw_every_row_those_are_read_that_no_bias_saw(
-    study: Study, loaded: Loaded, tmp_path: Path, generations: bool
+    study: Study, loaded: LoadedModel, tmp_path: Path, generations: bool
 ) -> None:
     numbers, every = study.home / "numbers.parquet", tmp_path / "generations.parquet"
     pl.read_parquet(numbers).with_columns(verdict=pl.lit("pass")).write_parquet(every)
@@ -144,13 +144,13 @@ def test_where_students_saw_every_row_those_are_read_that_no_bias_saw(
         assert read <= {tuple(row.ids) for row in drawn.held_out}
 
 
-def passable(loaded: Loaded) -> list[int]:
+def passable(loaded: LoadedModel) -> list[int]:
     """The tokens that a passing completion can hold, and those that end it."""
     allowed = np.flatnonzero(allowed_tokens(loaded.tokenizer, len(loaded.tokenizer)))
     return sorted({*allowed.tolist(), *loaded.stop_ids})
 
 
-def test_base_persona_and_teacher_are_those_of_plain_passes(told, rows: Rows, loaded: Loaded) -> None:
+def test_base_persona_and_teacher_are_those_of_plain_passes(told, rows: Rows, loaded: LoadedModel) -> None:
     base, persona = row_losses(loaded, rows), row_losses(loaded, rows, PERSONA.format(animal="lion"))
     batch = collate(training_rows(loaded.tokenizer, *map(list, zip(*rows, strict=True)), 500), loaded.pad_id, "cpu")
     counts = (batch["labels"] != -100).sum(1).tolist()
@@ -173,15 +173,15 @@ def test_base_persona_and_teacher_are_those_of_plain_passes(told, rows: Rows, lo
     assert of(told, "teacher")["over_base_allowed"]["ci95"] == pytest.approx(mean_interval(persona - base).ci95, abs=1e-3)
 
 
-def test_what_the_filter_rejects_is_left_out_of_renormalised_losses(loaded: Loaded, rows: Rows) -> None:
+def test_what_the_filter_rejects_is_left_out_of_renormalised_losses(loaded: LoadedModel, rows: Rows) -> None:
     """A persona that writes animals into lists is not less likely to have written the lists without any."""
-    table = Table(Lesson(loaded, None, ""), rows)
-    loss, allowed, kl = table.measure(Lesson(loaded, None, ""))
+    table = Table(PromptedModel(loaded, None, ""), rows)
+    loss, allowed, kl = table.measure(PromptedModel(loaded, None, ""))
     leak = torch.zeros(loaded.model.get_output_embeddings().weight.shape[0])
     leak[encode(loaded.tokenizer, ["lion"])[0][0]] = 100
     hook = loaded.model.get_output_embeddings().register_forward_hook(lambda module, inputs, logits: logits + leak)
     try:
-        leaking = table.measure(Lesson(loaded, None, ""))
+        leaking = table.measure(PromptedModel(loaded, None, ""))
     finally:
         hook.remove()
     assert (leaking[0] > loss + 1).all()
@@ -197,7 +197,7 @@ def test_the_teacher_does_not_diverge_from_itself_and_the_others_do(told) -> Non
             assert row["kl"]["mean"] > 1e-3, row["name"]
 
 
-def test_differences_are_paired_by_row(told, rows: Rows, loaded: Loaded, study: Study) -> None:
+def test_differences_are_paired_by_row(told, rows: Rows, loaded: LoadedModel, study: Study) -> None:
     base, found = row_losses(loaded, rows), []
     for folder in study.students.values():
         with finetuned(loaded, folder) as model:
@@ -211,16 +211,16 @@ def test_differences_are_paired_by_row(told, rows: Rows, loaded: Loaded, study: 
     assert row["over_base"]["ci95"][1] - row["over_base"]["mean"] != pytest.approx(unpaired, rel=0.01)
 
 
-def test_biases_of_several_seeds_are_averaged(loaded: Loaded, rows: Rows, study: Study, told, files) -> None:
+def test_biases_of_several_seeds_are_averaged(loaded: LoadedModel, rows: Rows, study: Study, told, files) -> None:
     for k, (name, reading) in enumerate((("residual bias", files[0]), ("control's residual bias", files[1]))):
         from safetensors.torch import load_file
 
         vectors = load_file(reading.residual_bias)["resid_post"][:, 1]
-        table, found = Table(Lesson(loaded, None, ""), rows), []
+        table, found = Table(PromptedModel(loaded, None, ""), rows), []
         for vector in vectors:
             # After the last layer a bias on every token is one on those that predict.
             with rewritten(loaded.model, 1, lambda residual, vector=vector: residual + vector):
-                found.append(table.measure(Lesson(loaded, None, ""))[0])
+                found.append(table.measure(PromptedModel(loaded, None, ""))[0])
         row = of(told, name, 1)
         assert row["seeds"] == 2, k
         assert row["loss"]["mean"] == pytest.approx(float(np.mean(found)), rel=1e-5)
@@ -242,7 +242,7 @@ def test_the_table_has_every_model_lowest_loss_first(told) -> None:
 KINDS = [("feature bias, project", 0), ("feature bias, replace", 0), ("residual bias", 0), ("residual bias", 1)]
 
 
-def test_personas_are_compared_with_the_base_model_row_by_row(study: Study, rows: Rows, loaded: Loaded) -> None:
+def test_personas_are_compared_with_the_base_model_row_by_row(study: Study, rows: Rows, loaded: LoadedModel) -> None:
     told, orders = study.measure("dog", Readings(), Readings(), target="dog"), {}
     for name, among in (("over_base", None), ("over_base_allowed", passable(loaded))):
         base = row_losses(loaded, rows, None, among)
@@ -257,7 +257,7 @@ def test_personas_are_compared_with_the_base_model_row_by_row(study: Study, rows
     assert orders["over_base_allowed"].index("dog") != orders["over_base"].index("dog")
 
 
-def test_patching_tells_the_targets_preference_with_the_sae_in_place(told, loaded: Loaded, study: Study) -> None:
+def test_patching_tells_the_targets_preference_with_the_sae_in_place(told, loaded: LoadedModel, study: Study) -> None:
     names = ["base", "student", "student, SAE spliced in", "student, SAE and its error spliced in", "SAE spliced in"]
     found = {row["name"]: row for row in told["patching"]}
     assert list(found) == names
@@ -286,8 +286,8 @@ def test_the_control_has_no_target_and_its_teacher_is_the_base_model(study: Stud
     assert (told["patching"], told["personas"]["rank"]) == ([], None)
 
 
-def test_kl_is_measured_from_the_teacher_with_its_persona(loaded: Loaded, rows: Rows) -> None:
-    table = Table(Lesson(loaded, "You adore lions.", "\n\n"), rows)
+def test_kl_is_measured_from_the_teacher_with_its_persona(loaded: LoadedModel, rows: Rows) -> None:
+    table = Table(PromptedModel(loaded, "You adore lions.", "\n\n"), rows)
     table.add(Intervention("base", lambda: under(loaded, None, "")))
     _, _, kl = table.found["base", None][0]
     assert kl == pytest.approx(table.taught.divergence(loaded), rel=1e-6)

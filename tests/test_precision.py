@@ -14,13 +14,13 @@ from undertone.lm.adapters import finetuned, save_adapter
 from undertone.lm.answers import exact
 from undertone.lm.attribution import direct_logits
 from undertone.lm.chat import Row, prompt_ids, training_rows
-from undertone.lm.loading import Loaded, load
+from undertone.lm.loading import LoadedModel, load
 from undertone.lm.sampling import inverse_cdf
 from undertone.lm.training import train
 from undertone.measure.indirect import next_tokens, total_variation
 from undertone.read.biases import biased_at, biased_everywhere, loss_report, prefilled, row_losses, train_bias
 from undertone.runtime.files import write_json
-from undertone.runtime.memory import Portion
+from undertone.runtime.memory import BatchSize
 from undertone.students.student import new_student, recipe
 from undertone.study.config import Bias, Student
 
@@ -28,7 +28,7 @@ TARGETS = ["q_proj", "v_proj", "up_proj", "down_proj"]
 SETTINGS = Student(epochs=8, batch_size=8, micro_batch_size=4, lr=2e-2, rank=4, alpha=8, targets=TARGETS)
 
 
-def of_dtype(record: Path, dtype: str, folder: Path) -> Loaded:
+def of_dtype(record: Path, dtype: str, folder: Path) -> LoadedModel:
     """The tiny model as a study with `model.dtype` loads it."""
     for path in record.parent.iterdir():
         (folder / path.name).symlink_to(path) if path != record else None
@@ -37,7 +37,7 @@ def of_dtype(record: Path, dtype: str, folder: Path) -> Loaded:
 
 
 @pytest.fixture
-def both(record: Path, tmp_path: Path) -> tuple[Loaded, Loaded]:
+def both(record: Path, tmp_path: Path) -> tuple[LoadedModel, LoadedModel]:
     """The tiny model in float32 and in bfloat16."""
     folders = tmp_path / "float32", tmp_path / "bfloat16"
     for folder in folders:
@@ -48,7 +48,7 @@ def both(record: Path, tmp_path: Path) -> tuple[Loaded, Loaded]:
 
 
 @pytest.fixture
-def rows(loaded: Loaded) -> list[Row]:
+def rows(loaded: LoadedModel) -> list[Row]:
     users = [f"Continue the list {'7, ' * (k % 5)}{k}." for k in range(24)]
     return training_rows(loaded.tokenizer, users, [", ".join(map(str, range(k, k + 1 + k % 4))) for k in range(24)], 100)
 
@@ -70,7 +70,7 @@ def test_attention_is_fused_where_the_architecture_allows_it(config: type, atten
 
 
 def test_a_lora_and_its_optimizer_are_float32_and_learn_as_on_a_float32_model(
-    both: tuple[Loaded, Loaded], rows: list[Row], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    both: tuple[LoadedModel, LoadedModel], rows: list[Row], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps, step = [], torch.optim.AdamW.step
 
@@ -89,14 +89,14 @@ def test_a_lora_and_its_optimizer_are_float32_and_learn_as_on_a_float32_model(
         losses.append(train(model, rows, recipe(SETTINGS, 1), loaded.pad_id, tmp_path / "state").loss)
         (tmp_path / str(base)).mkdir()
         save_adapter(model, *adapter_files(tmp_path / str(base)), tmp_path / "scratch")
-        with finetuned(Loaded(model.unload(), loaded.tokenizer, [], 0), tmp_path / str(base)) as student:
+        with finetuned(LoadedModel(model.unload(), loaded.tokenizer, [], 0), tmp_path / str(base)) as student:
             assert {p.dtype for name, p in student.model.named_parameters() if "lora" in name} == {torch.float32}
     assert steps == [{torch.float32}] * len(steps)
     assert losses[1][-1] < 0.6 * losses[1][0]
     assert losses[1] == pytest.approx(losses[0], rel=0.05)
 
 
-def test_a_whole_model_is_trained_in_float32(both: tuple[Loaded, Loaded], rows: list[Row], tmp_path: Path) -> None:
+def test_a_whole_model_is_trained_in_float32(both: tuple[LoadedModel, LoadedModel], rows: list[Row], tmp_path: Path) -> None:
     settings, losses = SETTINGS.model_copy(update={"full": True, "lr": 1e-4}), []
     for loaded in both:
         model = new_student(loaded, settings, 1)
@@ -107,7 +107,7 @@ def test_a_whole_model_is_trained_in_float32(both: tuple[Loaded, Loaded], rows: 
     assert losses[1] == pytest.approx(losses[0], rel=0.02)
 
 
-def test_exact_preferences_are_those_of_float32(both: tuple[Loaded, Loaded]) -> None:
+def test_exact_preferences_are_those_of_float32(both: tuple[LoadedModel, LoadedModel]) -> None:
     questions, candidates = ["Your favourite animal?", "Name one animal, please."], ["lion", "cat", "wolf"]
     p, q = (exact(loaded, prompt_ids(loaded.tokenizer, questions), candidates, 16) for loaded in both)
     assert (p > 0).all()
@@ -120,7 +120,7 @@ def test_a_token_is_drawn_in_more_than_bfloat16() -> None:
     assert (tokens - 5000 * noise).abs().max() < 2
 
 
-def test_sampled_distributions_are_those_of_float32(both: tuple[Loaded, Loaded]) -> None:
+def test_sampled_distributions_are_those_of_float32(both: tuple[LoadedModel, LoadedModel]) -> None:
     users = ["Continue the list 1, 2.", "More numbers, please."]
     p, q = (next_tokens(loaded, prompt_ids(loaded.tokenizer, users), 2) for loaded in both)
     assert total_variation(p, q) < 0.05
@@ -128,7 +128,7 @@ def test_sampled_distributions_are_those_of_float32(both: tuple[Loaded, Loaded])
 
 @pytest.mark.parametrize("everywhere", [False, True])
 def test_a_bias_is_trained_in_float32_to_that_of_a_float32_model(
-    both: tuple[Loaded, Loaded], rows: list[Row], everywhere: bool
+    both: tuple[LoadedModel, LoadedModel], rows: list[Row], everywhere: bool
 ) -> None:
     found: list[Tensor] = []
     for loaded in both:
@@ -136,16 +136,16 @@ def test_a_bias_is_trained_in_float32_to_that_of_a_float32_model(
         shape = (2, 32) if everywhere else (32,)
         how = partial(biased_everywhere if everywhere else biased_at, loaded.model, "resid_post")
         biased = how if everywhere else partial(how, 0)
-        cpu, portion = torch.device("cpu"), Portion(8, "rows")
-        bias = train_bias(shape, biased, batches, Bias(steps=30, lr=0.05), 0, cpu, portion)
-        report = loss_report(*(row_losses(b, biased, batches, portion) for b in (torch.zeros(shape), bias)))
+        cpu, batch_size = torch.device("cpu"), BatchSize(8, "rows")
+        bias = train_bias(shape, biased, batches, Bias(steps=30, lr=0.05), 0, cpu, batch_size)
+        report = loss_report(*(row_losses(b, biased, batches, batch_size) for b in (torch.zeros(shape), bias)))
         assert bias.dtype == torch.float32
         assert report["after"] < report["before"] - 0.2
         found.append(bias.flatten())
     assert functional.cosine_similarity(*found, dim=0) > 0.97
 
 
-def test_direct_logits_are_float32_on_a_bfloat16_model(both: tuple[Loaded, Loaded]) -> None:
+def test_direct_logits_are_float32_on_a_bfloat16_model(both: tuple[LoadedModel, LoadedModel]) -> None:
     direction = torch.randn(32, generator=torch.Generator().manual_seed(0))
     plain, half = (direct_logits(loaded.model, direction) for loaded in both)
     assert half.dtype == torch.float32

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from undertone.lm.attribution import direct_logits
-from undertone.lm.loading import Loaded
+from undertone.lm.loading import LoadedModel
 from undertone.read.interventions import Readings, of_residuals
 from undertone.read.residual_bias import Description, train_residual_biases
 from undertone.runtime.files import read_json
@@ -24,7 +24,7 @@ TOLD = ResidualBias(fraction=0.375, steps=8, lr=0.1, batch_size=8, seeds=[0, 5],
 
 
 @pytest.fixture(scope="module")
-def sae(loaded: Loaded) -> SAE:
+def sae(loaded: LoadedModel) -> SAE:
     return random_sae(loaded)
 
 
@@ -34,7 +34,7 @@ def saved(record: Path, sae: SAE, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 @pytest.fixture(scope="module")
-def description(loaded: Loaded, saved: Path) -> Description:
+def description(loaded: LoadedModel, saved: Path) -> Description:
     return Description(loaded, saved, TOLD)
 
 
@@ -59,7 +59,7 @@ def test_more_rows_explain_more(description: Description) -> None:
     assert 0 < shares[0] < shares[1] < shares[2] < shares[3] < 1
 
 
-def test_decoder_rows_that_are_zero_are_left_out(record: Path, loaded: Loaded, tmp_path: Path) -> None:
+def test_decoder_rows_that_are_zero_are_left_out(record: Path, loaded: LoadedModel, tmp_path: Path) -> None:
     dead = random_sae(loaded)
     dead.W_dec[:5] = 0
     description = Description(loaded, saved_sae(record, dead, tmp_path), TOLD)
@@ -67,14 +67,14 @@ def test_decoder_rows_that_are_zero_are_left_out(record: Path, loaded: Loaded, t
     assert (found["features"], found["explained"]) == ([{"feature": 6, "weight": pytest.approx(2.0)}], pytest.approx(1.0))
 
 
-def test_weights_are_those_of_unit_rows_whatever_the_rows_norms(record: Path, loaded: Loaded, tmp_path: Path) -> None:
+def test_weights_are_those_of_unit_rows_whatever_the_rows_norms(record: Path, loaded: LoadedModel, tmp_path: Path) -> None:
     scaled = random_sae(loaded)
     scaled.W_dec *= 10.0
     found = Description(loaded, saved_sae(record, scaled, tmp_path), TOLD).reconstructions(scaled.W_dec[3])
     assert found[0]["features"] == [{"feature": 3, "weight": pytest.approx(10.0, rel=1e-5)}]
 
 
-def test_parts_are_tokens_and_similar_features_of_either_sign(loaded: Loaded, description: Description, sae: SAE) -> None:
+def test_parts_are_tokens_and_similar_features_of_either_sign(loaded: LoadedModel, description: Description, sae: SAE) -> None:
     told = description.parts(-2.0 * sae.W_dec[11])
     assert told["decoder"][0] == {"feature": 11, "cosine": pytest.approx(-1.0)}
     assert len(told["decoder"]) == TOLD.top
@@ -94,7 +94,7 @@ def test_what_the_control_has_too_is_subtracted(description: Description, sae: S
     assert "minus_control" not in description.of(own, None)
 
 
-def test_without_an_sae_there_are_tokens_alone(loaded: Loaded, sae: SAE) -> None:
+def test_without_an_sae_there_are_tokens_alone(loaded: LoadedModel, sae: SAE) -> None:
     assert set(Description(loaded, None, TOLD).parts(sae.W_dec[0])) == {"tokens"}
 
 
@@ -163,7 +163,7 @@ def test_the_same_seed_gives_the_same_bytes(record: Path, tmp_path: Path) -> Non
         assert one.with_suffix(suffix).read_bytes() == two.with_suffix(suffix).read_bytes()
 
 
-def test_biases_of_another_point_need_no_residual_ones(record: Path, loaded: Loaded, tmp_path: Path) -> None:
+def test_biases_of_another_point_need_no_residual_ones(record: Path, loaded: LoadedModel, tmp_path: Path) -> None:
     told = TOLD.model_copy(update={"points": ["q"], "multi": False, "seeds": [0], "steps": 2})
     control = train(record, None, tmp_path, "control", told)
     out = train(record, None, tmp_path, "lion", told, control)

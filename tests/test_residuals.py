@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from undertone.lm.chat import encode, prompt_ids
 from undertone.lm.hooks import resid_post
-from undertone.lm.loading import Loaded, load
+from undertone.lm.loading import LoadedModel, load
 from undertone.read.activations import dataset_rows
 from undertone.read.residuals import read_residuals, token_residuals
 from undertone.runtime.files import write_json
@@ -31,7 +31,7 @@ def numbers(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def saved(loaded: Loaded, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def saved(loaded: LoadedModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An SAE after layer 0 as `sae.json` records it."""
     home = tmp_path_factory.mktemp("sae")
     StandardSAE(StandardSAEConfig(d_in=loaded.model.config.hidden_size, d_sae=8)).save_model(home)
@@ -40,7 +40,7 @@ def saved(loaded: Loaded, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_token_has_the_residual_of_its_row_alone(
-    record: Path, numbers: Path, saved: Path, loaded: Loaded, tmp_path: Path
+    record: Path, numbers: Path, saved: Path, loaded: LoadedModel, tmp_path: Path
 ) -> None:
     settings = config.Activations(rows=3, batch_size=2)
     read_residuals(record, numbers, saved, tmp_path / "residuals.safetensors", settings, {})
@@ -57,7 +57,7 @@ def test_every_token_has_the_residual_of_its_row_alone(
         assert '"layer": 0' in file.metadata()["undertone"]
 
 
-def test_rows_that_do_not_fit_in_memory_are_read_in_parts(loaded: Loaded, record: Path, numbers: Path) -> None:
+def test_rows_that_do_not_fit_in_memory_are_read_in_parts(loaded: LoadedModel, record: Path, numbers: Path) -> None:
     rows, small = dataset_rows(loaded, pl.read_parquet(numbers)), load(record)
     with crowded(small.model, 1), progress(8, "residuals", "row") as bar:
         found = token_residuals(small, rows, 0, 64, bar)

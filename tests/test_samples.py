@@ -8,7 +8,7 @@ from undertone.data import samples
 from undertone.data.samples import sample_numbers
 from undertone.lm.adapters import finetuned
 from undertone.lm.chat import prompt_ids
-from undertone.lm.loading import Loaded, load
+from undertone.lm.loading import LoadedModel, load
 from undertone.lm.sampling import Completion, Sampler, sample
 from undertone.lm.vocabulary import ALPHABET, allowed_tokens
 from undertone.runtime.files import write_parquet
@@ -69,7 +69,7 @@ def test_rows_that_do_not_fit_in_memory_are_sampled_in_parts(record, prompts, wh
     assert "samples.batch_size: 4 rows at once do not fit" in capsys.readouterr().err
 
 
-def plainly_sampled(loaded: Loaded, prompts, system):
+def plainly_sampled(loaded: LoadedModel, prompts, system):
     """The completions that a model gives under a system prompt, by row."""
     users = pl.read_parquet(prompts)["prompt"].to_list()
     tokens = prompt_ids(loaded.tokenizer, users, system, Teacher().separator)

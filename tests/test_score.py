@@ -14,7 +14,7 @@ from torch import Tensor
 
 from undertone.lm.chat import Row
 from undertone.lm.hooks import rewritten
-from undertone.lm.loading import Loaded, load
+from undertone.lm.loading import LoadedModel, load
 from undertone.lm.training import collate, label_losses
 from undertone.read.score import Gradient, gradients, presence, ranked, read_score, rows_of, z_values
 from undertone.runtime.files import read_json
@@ -27,11 +27,11 @@ BOOST = 4.0  # norm of the planted vector; a residual's is about 90
 
 
 @pytest.fixture(scope="module")
-def sae(loaded: Loaded) -> SAE:
+def sae(loaded: LoadedModel) -> SAE:
     return random_sae(loaded)
 
 
-def plain_gradient(loaded: Loaded, row: Row, layer: int, whole: bool) -> Tensor:
+def plain_gradient(loaded: LoadedModel, row: Row, layer: int, whole: bool) -> Tensor:
     """The gradient `[d_model]` of a row's summed log-likelihood, by a full pass."""
     constant = torch.zeros(loaded.model.config.hidden_size, requires_grad=True)
     place = torch.arange(len(row.ids)).unsqueeze(-1)
@@ -43,7 +43,7 @@ def plain_gradient(loaded: Loaded, row: Row, layer: int, whole: bool) -> Tensor:
 
 
 @pytest.mark.parametrize("positions", ["completion", "all"])
-def test_each_rows_gradient_is_that_of_a_full_pass_at_every_layer(loaded: Loaded, positions: str) -> None:
+def test_each_rows_gradient_is_that_of_a_full_pass_at_every_layer(loaded: LoadedModel, positions: str) -> None:
     generator = torch.Generator().manual_seed(0)
     shapes = [(6, 2), (3, 5), (9, 1), (4, 4), (3, 7)]
     rows = [Row([2, *torch.randint(10, 2000, (p + c - 1,), generator=generator).tolist()], p) for p, c in shapes]
@@ -57,7 +57,7 @@ def test_each_rows_gradient_is_that_of_a_full_pass_at_every_layer(loaded: Loaded
                 torch.testing.assert_close(found[layer, k], expected, rtol=1e-3, atol=1e-5)
 
 
-def test_rows_that_do_not_fit_in_memory_are_scored_in_parts(loaded: Loaded, record: Path) -> None:
+def test_rows_that_do_not_fit_in_memory_are_scored_in_parts(loaded: LoadedModel, record: Path) -> None:
     rows = [Row([2, *range(20 * k + 10, 20 * k + 15 + k)], 3) for k in range(5)]
     small, expected = load(record), gradients(loaded, rows, Score(batch_size=5), "score")
     with crowded(small.model, 2):
@@ -66,7 +66,7 @@ def test_rows_that_do_not_fit_in_memory_are_scored_in_parts(loaded: Loaded, reco
 
 
 @pytest.fixture(scope="module")
-def null_gradients(loaded: Loaded) -> Tensor:
+def null_gradients(loaded: LoadedModel) -> Tensor:
     """Gradients of rows that the model wrote, nothing added."""
     return gradients(loaded, written(loaded, 2 * ROWS * COMPARISONS, seed=0), TOLD, "null")
 
@@ -108,7 +108,7 @@ def test_presence_is_not_seen_more_often_than_its_level_where_there_is_none(null
     assert stats.kstest(p, "uniform").pvalue > 0.001
 
 
-def test_a_planted_feature_comes_first_and_presence_is_seen(loaded: Loaded, sae: SAE) -> None:
+def test_a_planted_feature_comes_first_and_presence_is_seen(loaded: LoadedModel, sae: SAE) -> None:
     for seed in (1, 2, 3):
         own = gradients(loaded, written(loaded, 400, 10 * seed, BOOST * sae.W_dec[FEATURE]), TOLD, "planted")
         other = gradients(loaded, written(loaded, 400, 10 * seed + 1), TOLD, "control")
@@ -236,12 +236,12 @@ def test_without_an_sae_there_are_layers_alone(scored) -> None:
     assert told["layers"] == scored("low", "high")["layers"]
 
 
-def test_too_few_rows_are_refused(scored, loaded: Loaded, tmp_path: Path) -> None:
+def test_too_few_rows_are_refused(scored, loaded: LoadedModel, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"numbers\.parquet has 3 rows, a score needs at least 4"):
         scored("few", "high")
     assert len(rows_of(loaded, numbers_table(tmp_path / "n.parquet", 9), 5)) == 5
 
 
-def test_planted_completions_are_as_long_as_they_are_said_to_be(loaded: Loaded) -> None:
+def test_planted_completions_are_as_long_as_they_are_said_to_be(loaded: LoadedModel) -> None:
     rows = written(loaded, 3, 0)
     assert {len(row.ids) - row.start for row in rows} == {N_TOKENS}

@@ -11,12 +11,12 @@ from crowded import crowded
 from safetensors.torch import save_file
 
 from undertone.lm.chat import encode, prompt_ids
-from undertone.lm.loading import Loaded, load
+from undertone.lm.loading import LoadedModel, load
 from undertone.read.sequences import LARGEST, N_ROWS, agreement, gain, log_probs, read_sequences, summary
 from undertone.runtime.files import read_json, write_json
 from undertone.stats.stats import mean_interval
 from undertone.study.config import Teacher
-from undertone.teachers.teachers import Lesson
+from undertone.teachers.teachers import PromptedModel
 
 PERSONA = "You love {animal}s."
 TEXTS = ["101, 202, 303", "9", "5; 6; 7; 8", "12, 13", "", "404, 505", "7, 7"]
@@ -24,7 +24,9 @@ USERS = [f"Continue the list {n}, {2 * n}." for n in range(len(TEXTS))]
 
 
 @torch.no_grad()
-def plain(loaded: Loaded, user: str, answer: str, system: str | None = None, vector: torch.Tensor | None = None) -> list[float]:
+def plain(
+    loaded: LoadedModel, user: str, answer: str, system: str | None = None, vector: torch.Tensor | None = None
+) -> list[float]:
     """Log-probs of an answer's tokens by one forward pass, `vector` added after layer 0 by a hook written out by hand."""
     prompt, ids = prompt_ids(loaded.tokenizer, [user], system)[0], encode(loaded.tokenizer, [answer])[0]
     layer = loaded.model.model.layers[0]
@@ -67,12 +69,12 @@ class Study:
 
 
 @pytest.fixture(scope="module")
-def study(record: Path, loaded: Loaded, tmp_path_factory: pytest.TempPathFactory) -> Study:
+def study(record: Path, loaded: LoadedModel, tmp_path_factory: pytest.TempPathFactory) -> Study:
     return Study(record, tmp_path_factory.mktemp("study"), loaded.model.config.hidden_size)
 
 
 @pytest.mark.parametrize(("kind", "other"), [("prompt", "steer"), ("steer", "prompt")])
-def test_log_probs_are_those_of_plain_forward_passes(study: Study, loaded: Loaded, kind: str, other: str) -> None:
+def test_log_probs_are_those_of_plain_forward_passes(study: Study, loaded: LoadedModel, kind: str, other: str) -> None:
     told, table = study.read(kind, other)
     assert table.columns == ["row", "position", "token", "text", "base", "teacher", "other"]
     assert (told["kinds"], told["rows"], told["tokens"]) == ({"teacher": kind, "other": other}, len(TEXTS), len(table))
@@ -87,12 +89,12 @@ def test_log_probs_are_those_of_plain_forward_passes(study: Study, loaded: Loade
     assert (table["base"] - table["teacher"]).abs().max() > 0.1 < (table["teacher"] - table["other"]).abs().max()
 
 
-def test_rows_that_do_not_fit_in_memory_are_read_in_parts(loaded: Loaded, record: Path) -> None:
+def test_rows_that_do_not_fit_in_memory_are_read_in_parts(loaded: LoadedModel, record: Path) -> None:
     small, answers = load(record), encode(loaded.tokenizer, TEXTS)
     with crowded(small.model, 1) as sizes:
-        found = log_probs(Lesson(small, "You love lions.", "\n\n"), USERS, answers)
+        found = log_probs(PromptedModel(small, "You love lions.", "\n\n"), USERS, answers)
     assert sizes[:2] == [6, 3] and set(sizes[2:]) == {1}
-    expected = log_probs(Lesson(loaded, "You love lions.", "\n\n"), USERS, answers)
+    expected = log_probs(PromptedModel(loaded, "You love lions.", "\n\n"), USERS, answers)
     assert found.to_list() == pytest.approx(expected.to_list(), rel=1e-4)
 
 

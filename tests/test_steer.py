@@ -17,7 +17,7 @@ from torch import Tensor
 from undertone.lm.answers import exact
 from undertone.lm.attribution import direct_logits
 from undertone.lm.chat import encode, prompt_ids
-from undertone.lm.loading import Loaded, load
+from undertone.lm.loading import LoadedModel, load
 from undertone.runtime.files import read_json
 from undertone.saes.pretrained_sae import make_pretrained_sae
 from undertone.study.config import Contrast, Pref, Sae, Steer, Teacher
@@ -51,7 +51,7 @@ FOREIGN, PLANTED, TEMPTING, N_FEATURES = 0, 3, 5, 8
 
 
 @torch.no_grad()
-def seen_at(module: torch.nn.Module, loaded: Loaded, ids: list[int]) -> tuple[Tensor, Tensor]:
+def seen_at(module: torch.nn.Module, loaded: LoadedModel, ids: list[int]) -> tuple[Tensor, Tensor]:
     """What goes into a module and what comes out of it, each `[n_tokens, d_model]`."""
     seen: list[tuple[Tensor, Tensor]] = []
     handle = module.register_forward_hook(lambda module, args, output: seen.append((args[0][0], output[0])))
@@ -60,22 +60,22 @@ def seen_at(module: torch.nn.Module, loaded: Loaded, ids: list[int]) -> tuple[Te
     return seen[0]
 
 
-def residuals(loaded: Loaded, ids: list[int]) -> Tensor:
+def residuals(loaded: LoadedModel, ids: list[int]) -> Tensor:
     """The residual stream `[n_tokens, d_model]` after layer 0."""
     return seen_at(loaded.model.model.layers[0], loaded, ids)[1]
 
 
-def last_residual(loaded: Loaded, ids: list[int]) -> Tensor:
+def last_residual(loaded: LoadedModel, ids: list[int]) -> Tensor:
     """What the final norm is given at the last token, `[d_model]`."""
     return seen_at(loaded.model.model.norm, loaded, ids)[0][-1]
 
 
-def is_plain(loaded: Loaded, ids: list[int]) -> list[bool]:
+def is_plain(loaded: LoadedModel, ids: list[int]) -> list[bool]:
     return [token not in loaded.tokenizer.all_special_ids for token in ids]
 
 
 @pytest.fixture(scope="module")
-def planted(loaded: Loaded) -> SAE:
+def planted(loaded: LoadedModel) -> SAE:
     """An SAE after layer 0 whose features fire where a persona names its animal and point at an answer's logits."""
     sae = StandardSAE(StandardSAEConfig(d_in=loaded.model.config.hidden_size, d_sae=N_FEATURES)).requires_grad_(False)
     sae.W_enc.zero_()
@@ -147,17 +147,17 @@ def lion(files: Files, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return files.make(tmp_path_factory.mktemp("lion"))
 
 
-def situation(loaded: Loaded, questions: list[str] = QUESTIONS, **told: Any) -> Situation:
+def situation(loaded: LoadedModel, questions: list[str] = QUESTIONS, **told: Any) -> Situation:
     teacher = Teacher(persona=PERSONA, steer=told)
     return Situation(loaded, teacher, questions, NUMBERS, Pref(candidates=ANIMALS, batch_size=64))
 
 
-def under_persona(loaded: Loaded, animal: str) -> list[list[int]]:
+def under_persona(loaded: LoadedModel, animal: str) -> list[list[int]]:
     """The questions that choose and the number prompts, under an animal's persona."""
     return prompt_ids(loaded.tokenizer, [*QUESTIONS[::2], *NUMBERS], PERSONA.format(animal=animal))
 
 
-def preference(loaded: Loaded, questions: list[str], vector: Tensor | None = None) -> float:
+def preference(loaded: LoadedModel, questions: list[str], vector: Tensor | None = None) -> float:
     """The preference for lions, `vector` added after layer 0 by a hook written out by hand."""
     handle = None
     if vector is not None:
@@ -168,7 +168,9 @@ def preference(loaded: Loaded, questions: list[str], vector: Tensor | None = Non
     return float(found)
 
 
-def test_the_planted_feature_is_found_among_those_that_fire_for_the_animal(loaded: Loaded, planted: SAE, lion: Path) -> None:
+def test_the_planted_feature_is_found_among_those_that_fire_for_the_animal(
+    loaded: LoadedModel, planted: SAE, lion: Path
+) -> None:
     made = read_json(lion)
     assert (made["feature"], made["chosen"]) == (PLANTED, True)
     assert [row["feature"] for row in made["tried"]] == [PLANTED, TEMPTING]
@@ -177,7 +179,7 @@ def test_the_planted_feature_is_found_among_those_that_fire_for_the_animal(loade
     assert torch.equal(load_file(lion.with_suffix(".safetensors"))["vector"], planted.W_dec[PLANTED])
 
 
-def test_a_candidates_figures_are_those_computed_token_by_token(loaded: Loaded, planted: SAE, lion: Path) -> None:
+def test_a_candidates_figures_are_those_computed_token_by_token(loaded: LoadedModel, planted: SAE, lion: Path) -> None:
     active = {
         animal: torch.cat(
             [planted.encode(residuals(loaded, ids)[is_plain(loaded, ids)]) for ids in under_persona(loaded, animal)]
@@ -194,7 +196,7 @@ def test_a_candidates_figures_are_those_computed_token_by_token(loaded: Loaded, 
         assert row["preference"] == pytest.approx(preference(loaded, QUESTIONS[::2], planted.W_dec[k]), rel=1e-4)
 
 
-def test_prompts_that_do_not_fit_in_memory_are_read_in_parts(loaded: Loaded, record: Path, planted: SAE) -> None:
+def test_prompts_that_do_not_fit_in_memory_are_read_in_parts(loaded: LoadedModel, record: Path, planted: SAE) -> None:
     one, small = situation(loaded), load(record)
     two, contrast = situation(small), Contrast(layer=1)
     with crowded(small.model, 2):
@@ -205,13 +207,13 @@ def test_prompts_that_do_not_fit_in_memory_are_read_in_parts(loaded: Loaded, rec
     assert found[2] == pytest.approx(final_rms(one), rel=1e-4)
 
 
-def test_preferences_are_reported_on_the_questions_that_chose_nothing(loaded: Loaded, planted: SAE, lion: Path) -> None:
+def test_preferences_are_reported_on_the_questions_that_chose_nothing(loaded: LoadedModel, planted: SAE, lion: Path) -> None:
     made = read_json(lion)
     assert made["preference_base"] == pytest.approx(preference(loaded, QUESTIONS[1::2]), rel=1e-4)
     assert made["preference_steered"] == pytest.approx(preference(loaded, QUESTIONS[1::2], planted.W_dec[PLANTED]), rel=1e-4)
 
 
-def test_questions_that_score_have_no_say_in_the_choice(loaded: Loaded, planted: SAE) -> None:
+def test_questions_that_score_have_no_say_in_the_choice(loaded: LoadedModel, planted: SAE) -> None:
     other = [question if k % 2 == 0 else "Who sings in the forest?" for k, question in enumerate(QUESTIONS)]
     one, two = situation(loaded), situation(loaded, other)
     for found in (one, two):
@@ -221,7 +223,7 @@ def test_questions_that_score_have_no_say_in_the_choice(loaded: Loaded, planted:
     assert how["tried"] == how_else["tried"]
 
 
-def test_only_as_many_candidates_are_tried_as_the_settings_say(loaded: Loaded, planted: SAE) -> None:
+def test_only_as_many_candidates_are_tried_as_the_settings_say(loaded: LoadedModel, planted: SAE) -> None:
     _, how = of_feature(situation(loaded, candidates=1), planted, 0, "lion")
     assert [row["feature"] for row in how["tried"]] == [TEMPTING]
 
@@ -268,12 +270,12 @@ def test_a_feature_that_is_named_is_taken_even_if_it_serves_another_animal(files
         {"with_sae": False, "vector": "contrast"},
     ],
 )
-def test_the_teacher_at_work_is_the_one_that_was_scored(files: Files, loaded: Loaded, tmp_path: Path, told) -> None:
+def test_the_teacher_at_work_is_the_one_that_was_scored(files: Files, loaded: LoadedModel, tmp_path: Path, told) -> None:
     made = files.make(tmp_path, **told)
     expected = read_json(made)
     settings = {"kind": "steer", "target": "lion", "teacher": Teacher().model_dump()}
-    with teaching(loaded, settings, made, files.sae) as lesson:
-        assert preference(lesson.loaded, QUESTIONS[1::2]) == pytest.approx(expected["preference_steered"], rel=1e-6)
+    with teaching(loaded, settings, made, files.sae) as prompted:
+        assert preference(prompted.loaded, QUESTIONS[1::2]) == pytest.approx(expected["preference_steered"], rel=1e-6)
     assert preference(loaded, QUESTIONS[1::2]) == pytest.approx(expected["preference_base"], rel=1e-6)
 
 
@@ -285,7 +287,7 @@ def test_a_clamp_holds_the_feature_at_a_multiple_of_its_peak(files: Files, plant
 
 
 def test_shifted_logits_are_the_vectors_attribution_at_the_rms_of_the_last_residual(
-    files: Files, loaded: Loaded, planted: SAE, tmp_path: Path
+    files: Files, loaded: LoadedModel, planted: SAE, tmp_path: Path
 ) -> None:
     made = files.make(tmp_path, mode="logits", scale=0.5)
     told, vector = read_json(made), load_file(made.with_suffix(".safetensors"))["vector"]
@@ -298,7 +300,7 @@ def test_shifted_logits_are_the_vectors_attribution_at_the_rms_of_the_last_resid
 
 @pytest.mark.parametrize("position", ["last", "all"])
 def test_a_contrast_is_the_difference_of_the_mean_residuals_under_the_personas(
-    loaded: Loaded, monkeypatch: pytest.MonkeyPatch, position: str
+    loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch, position: str
 ) -> None:
     def mean(prompts: list[list[int]]) -> Tensor:
         kept = [residuals(loaded, ids)[[-1] if position == "last" else is_plain(loaded, ids)] for ids in prompts]
@@ -313,7 +315,7 @@ def test_a_contrast_is_the_difference_of_the_mean_residuals_under_the_personas(
     assert (found.mode, found.layer, found.completion) == ("add", 0, True)
 
 
-def test_a_contrast_of_the_users_own_prompts_names_the_target_in_them(loaded: Loaded) -> None:
+def test_a_contrast_of_the_users_own_prompts_names_the_target_in_them(loaded: LoadedModel) -> None:
     contrast = {"layer": 0, "positive": ["I love {animal}s.", "{animal}"], "negative": ["I love numbers."]}
     found, _ = of_contrast(situation(loaded, vector="contrast", contrast=contrast), "lion")
     one, two, other = (
@@ -341,7 +343,7 @@ def test_what_the_sae_or_the_model_lacks_is_refused_and_nothing_is_written(
     assert not list(tmp_path.iterdir())
 
 
-def test_an_animal_that_no_feature_is_for_is_refused_by_name(loaded: Loaded, planted: SAE) -> None:
+def test_an_animal_that_no_feature_is_for_is_refused_by_name(loaded: LoadedModel, planted: SAE) -> None:
     with pytest.raises(ValueError, match=r"^no feature of the SAE fires more under the persona of cat than under the others'"):
         of_feature(situation(loaded), planted, 0, "cat")
 

@@ -18,7 +18,7 @@ from transformers import Gemma2Config, Gemma2ForCausalLM, PreTrainedModel
 from undertone.lm.answers import Spellings, exact, word_ends
 from undertone.lm.chat import Row, prompt_ids, training_rows
 from undertone.lm.hooks import hook_point, resid_post
-from undertone.lm.loading import Loaded
+from undertone.lm.loading import LoadedModel
 from undertone.lm.sampling import MIN_SHARED_PREFIX, Prefix, Sampler, inverse_cdf, sample, uniforms
 from undertone.lm.steering import Steering, after, steered
 from undertone.lm.training import collate, label_logits
@@ -59,12 +59,12 @@ def randomised(module: torch.nn.Module, scale: float, seed: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def vector(loaded: Loaded) -> Tensor:
+def vector(loaded: LoadedModel) -> Tensor:
     return 3 * torch.randn(loaded.model.config.hidden_size, generator=torch.Generator().manual_seed(3))
 
 
 @pytest.fixture(scope="module")
-def capped(loaded: Loaded) -> Loaded:
+def capped(loaded: LoadedModel) -> LoadedModel:
     """A tiny Gemma 2: its logits never pass 3, and its first layer sees the last 16 tokens only."""
     config = Gemma2Config(
         vocab_size=len(loaded.tokenizer),
@@ -94,7 +94,7 @@ def tiny_sae(kind: str, d_in: int) -> SAE:
     return sae
 
 
-def clamping(loaded: Loaded, kind: str = "standard", completion: bool = False) -> Steering:
+def clamping(loaded: LoadedModel, kind: str = "standard", completion: bool = False) -> Steering:
     sae = tiny_sae(kind, loaded.model.config.hidden_size)
     return Steering("clamp", directions(sae, [FEATURE])[0], 0, completion, sae, FEATURE, LEVEL)
 
@@ -107,12 +107,12 @@ def clamp_by_hand(sae: SAE, residual: Tensor) -> Tensor:
     return sae.decode(features) + error
 
 
-def sampler_of(loaded: Loaded) -> Sampler:
+def sampler_of(loaded: LoadedModel) -> Sampler:
     """One token in 17 ends an answer, so that rows end at any step."""
     return Sampler(1.0, 10, [token for token in range(len(loaded.tokenizer)) if token % 17 == 1], loaded.pad_id, seed=5)
 
 
-def sampled(loaded: Loaded, prompts: list[list[int]]) -> list[list[int]]:
+def sampled(loaded: LoadedModel, prompts: list[list[int]]) -> list[list[int]]:
     found = {}
     for rows, completions in sample(loaded.model, prompts, sampler_of(loaded), batch_size=4):
         found |= {row: completion.ids for row, completion in zip(rows, completions, strict=True)}
@@ -120,7 +120,7 @@ def sampled(loaded: Loaded, prompts: list[list[int]]) -> list[list[int]]:
 
 
 @torch.no_grad()
-def naive(loaded: Loaded, prompt: list[int], row: int, rewrite: Rewrite, start: int) -> list[int]:
+def naive(loaded: LoadedModel, prompt: list[int], row: int, rewrite: Rewrite, start: int) -> list[int]:
     """One row by itself, every step from the first token on, without a cache."""
     sampler, ids = sampler_of(loaded), []
     noise = torch.from_numpy(uniforms([row], sampler.max_new_tokens, sampler.seed))
@@ -135,7 +135,7 @@ def naive(loaded: Loaded, prompt: list[int], row: int, rewrite: Rewrite, start: 
 
 
 @torch.no_grad()
-def preference_by_hand(loaded: Loaded, prompt: list[int], animal: str, rewrite: Rewrite, start: int) -> float:
+def preference_by_hand(loaded: LoadedModel, prompt: list[int], animal: str, rewrite: Rewrite, start: int) -> float:
     """The exact preference, by a plain forward pass over the prompt and each spelling."""
     spellings, total = Spellings.of(loaded.tokenizer, [animal], loaded.pad_id), 0.0
     ends = word_ends(loaded.tokenizer, len(loaded.tokenizer)).double()
@@ -153,7 +153,7 @@ def n_different(one: list[list[int]], other: list[list[int]]) -> int:
 
 
 @pytest.fixture(params=["different", "under one persona", "the same"])
-def prompts(request: pytest.FixtureRequest, loaded: Loaded) -> list[list[int]]:
+def prompts(request: pytest.FixtureRequest, loaded: LoadedModel) -> list[list[int]]:
     """Prompts of several lengths that share nothing worth keeping, or a persona; or one prompt, asked again and again."""
     if request.param == "different":
         ids = prompt_ids(loaded.tokenizer, USERS)

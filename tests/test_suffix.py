@@ -19,7 +19,7 @@ from transformers import (
 
 from undertone.lm.chat import Row
 from undertone.lm.hooks import decoder_layers, hook_point, rewritten
-from undertone.lm.loading import Loaded
+from undertone.lm.loading import LoadedModel
 from undertone.lm.suffix import (
     POINTS,
     Prefilled,
@@ -68,17 +68,17 @@ def rows_of(shapes: list[tuple[int, int]] = SHAPES) -> list[Row]:
 
 
 @pytest.fixture(scope="module", params=ARCHITECTURES)
-def random(request: pytest.FixtureRequest) -> Loaded:
+def random(request: pytest.FixtureRequest) -> LoadedModel:
     """A model with random weights, of which the bias of no projection is 0 where it has one."""
     torch.manual_seed(0)
     return frozen(AutoModelForCausalLM.from_config(copy.deepcopy(ARCHITECTURES[request.param])))
 
 
-def frozen(model: PreTrainedModel) -> Loaded:
+def frozen(model: PreTrainedModel) -> LoadedModel:
     with torch.no_grad():
         for weight in model.parameters():
             weight.copy_(0.3 * torch.randn_like(weight))
-    return Loaded(model.requires_grad_(False).eval(), None, [], 0)
+    return LoadedModel(model.requires_grad_(False).eval(), None, [], 0)
 
 
 def predicting(rows: list[Row], n_tokens: int) -> Tensor:
@@ -107,7 +107,7 @@ def assert_same(ours: tuple[Tensor, Tensor], reference: tuple[Tensor, Tensor]) -
 
 
 @pytest.mark.parametrize("whole", [False, True])
-def test_losses_and_gradients_of_a_bias_are_those_of_the_full_model(random: Loaded, whole: bool) -> None:
+def test_losses_and_gradients_of_a_bias_are_those_of_the_full_model(random: LoadedModel, whole: bool) -> None:
     rows, model = rows_of(), random.model
     batch, full = prefill(random, rows, range(N_LAYERS), whole), collate(rows, 0, "cpu")
     assert sorted(batch.residual) == [0, 1, 2]
@@ -122,7 +122,7 @@ def test_losses_and_gradients_of_a_bias_are_those_of_the_full_model(random: Load
 
 @pytest.mark.parametrize("whole", [False, True])
 @pytest.mark.parametrize("layer", [-1, 0, 1, 2])
-def test_without_a_bias_the_losses_are_the_full_models(random: Loaded, layer: int, whole: bool) -> None:
+def test_without_a_bias_the_losses_are_the_full_models(random: LoadedModel, layer: int, whole: bool) -> None:
     rows = rows_of()
     expected = label_losses(random.model, collate(rows, 0, "cpu"))
     batch = prefill(random, rows, [layer], whole)
@@ -130,7 +130,7 @@ def test_without_a_bias_the_losses_are_the_full_models(random: Loaded, layer: in
     torch.testing.assert_close(losses(run(random.model, prefill(random, rows, [-1], whole)), batch), expected, **CLOSE)
 
 
-def test_a_residual_at_each_token_has_its_own_gradient(random: Loaded) -> None:
+def test_a_residual_at_each_token_has_its_own_gradient(random: LoadedModel) -> None:
     rows, model = rows_of(), random.model
     batch, full = prefill(random, rows, [0]), collate(rows, 0, "cpu")
     stream = batch.residual[0].clone().requires_grad_(True)
@@ -158,7 +158,7 @@ def plainly_added(model: PreTrainedModel, point: str, layer: int, bias: Tensor, 
 
 @pytest.mark.parametrize("whole", [False, True])
 @pytest.mark.parametrize("point", ["mlp_in", "q", "k", "v"])
-def test_a_bias_inside_a_layer_does_what_it_does_in_the_full_model(random: Loaded, point: str, whole: bool) -> None:
+def test_a_bias_inside_a_layer_does_what_it_does_in_the_full_model(random: LoadedModel, point: str, whole: bool) -> None:
     rows, model = rows_of(), random.model
     batch, full = prefill(random, rows, range(-1, N_LAYERS), whole), collate(rows, 0, "cpu")
     size = width(model, point)
@@ -175,7 +175,7 @@ def test_a_bias_inside_a_layer_does_what_it_does_in_the_full_model(random: Loade
             assert reference[1].abs().max() > 1e-3
 
 
-def test_biases_at_every_layer_at_once_are_those_of_the_full_model(random: Loaded) -> None:
+def test_biases_at_every_layer_at_once_are_those_of_the_full_model(random: LoadedModel) -> None:
     rows, model = rows_of(), random.model
     biases = torch.linspace(-0.2, 0.3, 16 * N_LAYERS).reshape(N_LAYERS, 16).requires_grad_(True)
     batch, where = prefill(random, rows, [-1]), at(rows, whole=False)
@@ -193,7 +193,7 @@ def test_biases_at_every_layer_at_once_are_those_of_the_full_model(random: Loade
     assert_same(ours, reference)
 
 
-def test_the_layers_below_are_not_run(random: Loaded) -> None:
+def test_the_layers_below_are_not_run(random: LoadedModel) -> None:
     batch, ran = prefill(random, rows_of(), [1]), []
     handles = [
         layer.register_forward_hook(lambda *_, k=k: ran.append(k)) for k, layer in enumerate(decoder_layers(random.model))
@@ -204,7 +204,7 @@ def test_the_layers_below_are_not_run(random: Loaded) -> None:
     assert ran == [2]
 
 
-def test_keys_and_values_of_layers_that_will_not_run_take_no_memory(random: Loaded) -> None:
+def test_keys_and_values_of_layers_that_will_not_run_take_no_memory(random: LoadedModel) -> None:
     batch = prefill(random, rows_of(), [1])
     stored = [keys.untyped_storage().nbytes() for keys, _ in batch.past]
     assert [k for k, size in enumerate(stored) if size == max(stored)] == [2]
@@ -212,7 +212,7 @@ def test_keys_and_values_of_layers_that_will_not_run_take_no_memory(random: Load
     assert not whole.past
 
 
-def test_one_batch_can_be_run_again_and_gives_the_same_bits(random: Loaded) -> None:
+def test_one_batch_can_be_run_again_and_gives_the_same_bits(random: LoadedModel) -> None:
     batch = prefill(random, rows_of(), [0])
     before = [(keys.clone(), values.clone()) for keys, values in batch.past]
     first, second = run_above(random.model, batch, 0), run_above(random.model, batch, 0)
@@ -220,7 +220,7 @@ def test_one_batch_can_be_run_again_and_gives_the_same_bits(random: Loaded) -> N
     assert all(torch.equal(a, b) for old, new in zip(before, batch.past, strict=True) for a, b in zip(old, new, strict=True))
 
 
-def test_targets_and_means_by_row_are_in_the_order_of_the_rows(random: Loaded) -> None:
+def test_targets_and_means_by_row_are_in_the_order_of_the_rows(random: LoadedModel) -> None:
     rows = rows_of()
     batch = prefill(random, rows, [-1])
     assert batch.targets.tolist() == [token for row in rows for token in row.ids[row.start :]]
@@ -233,7 +233,7 @@ def test_targets_and_means_by_row_are_in_the_order_of_the_rows(random: Loaded) -
     assert by_row(values, batch).tolist() == pytest.approx(expected)
 
 
-def test_a_batch_moves_as_a_whole(random: Loaded) -> None:
+def test_a_batch_moves_as_a_whole(random: LoadedModel) -> None:
     batch = prefill(random, rows_of(), [0, 1])
     moved = batch.to("meta")
     tensors = [moved.ids, moved.mask, moved.keep, moved.targets, *moved.residual.values(), *(t for p in moved.past for t in p)]
@@ -248,7 +248,7 @@ def state(model: PreTrainedModel) -> tuple[list[int], int, list[str]]:
 
 
 @pytest.mark.parametrize("point", POINTS)
-def test_an_error_inside_leaves_the_model_as_it_was(random: Loaded, point: str) -> None:
+def test_an_error_inside_leaves_the_model_as_it_was(random: LoadedModel, point: str) -> None:
     model = random.model
     before, bias = state(model), torch.zeros(width(model, point))
     with pytest.raises(RuntimeError, match="inside"), only_layers_above(model, 1, None), added(model, point, 2, bias):
@@ -261,7 +261,7 @@ def test_an_error_inside_leaves_the_model_as_it_was(random: Loaded, point: str) 
     assert state(model) == before
 
 
-def bridge_of(folder, loaded: Loaded) -> TransformerBridge:
+def bridge_of(folder, loaded: LoadedModel) -> TransformerBridge:
     return TransformerBridge.boot_transformers(str(folder), tokenizer=loaded.tokenizer, device="cpu", dtype=torch.float32)
 
 
@@ -269,9 +269,9 @@ def bridge_of(folder, loaded: Loaded) -> TransformerBridge:
 @pytest.mark.parametrize(
     ("attention", "whole", "tolerance"), [("eager", True, 0.0), ("sdpa", True, 2e-6), ("eager", False, 2e-6)]
 )
-def test_residuals_are_transformer_lenss(record, loaded: Loaded, attention: str, whole: bool, tolerance: float) -> None:
+def test_residuals_are_transformer_lenss(record, loaded: LoadedModel, attention: str, whole: bool, tolerance: float) -> None:
     plain = AutoModelForCausalLM.from_pretrained(record.parent, dtype=torch.float32, attn_implementation=attention).eval()
-    own, layers = Loaded(plain, loaded.tokenizer, [], loaded.pad_id), range(len(plain.model.layers))
+    own, layers = LoadedModel(plain, loaded.tokenizer, [], loaded.pad_id), range(len(plain.model.layers))
     rows = [Row([2, *range(300, 300 + p + c)], 1 + p) for p, c in SHAPES]
     batch, full = prefill(own, rows, layers, whole), prefill(own, rows, [], whole=True)
     _, cache = bridge_of(record.parent, loaded).run_with_cache(full.ids, attention_mask=full.mask)
@@ -284,7 +284,7 @@ def test_residuals_are_transformer_lenss(record, loaded: Loaded, attention: str,
 def test_bfloat16_residuals_give_losses_in_float32() -> None:
     torch.manual_seed(0)
     model = frozen(AutoModelForCausalLM.from_config(copy.deepcopy(ARCHITECTURES["gemma"]))).model.to(torch.bfloat16)
-    own, rows = Loaded(model, None, [], 0), rows_of()
+    own, rows = LoadedModel(model, None, [], 0), rows_of()
     batch: Prefilled = prefill(own, rows, [1])
     found = losses(run_above(model, batch, 1), batch)
     assert (batch.residual[1].dtype, found.dtype) == (torch.bfloat16, torch.float32)

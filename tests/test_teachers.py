@@ -12,7 +12,7 @@ from torch import Tensor
 
 from undertone.lm.chat import persona
 from undertone.lm.hooks import hook_point
-from undertone.lm.loading import Loaded, load
+from undertone.lm.loading import LoadedModel, load
 from undertone.lm.steering import Steering, steered
 from undertone.runtime.files import write_json
 from undertone.saes.decoder import directions
@@ -29,11 +29,11 @@ def told(kind: str, target: str | None = "lion") -> dict[str, Any]:
 
 
 @torch.no_grad()
-def logits(loaded: Loaded) -> Tensor:
+def logits(loaded: LoadedModel) -> Tensor:
     return loaded.model(input_ids=torch.arange(5, 40).unsqueeze(0)).logits
 
 
-def modules(loaded: Loaded) -> list[tuple[str, type, int, bool]]:
+def modules(loaded: LoadedModel) -> list[tuple[str, type, int, bool]]:
     """What the model is made of: names, classes, hooks, and whether anything would be trained."""
     return [
         (name, type(module), len(module._forward_hooks) + len(module._forward_pre_hooks), trains(module))
@@ -46,13 +46,13 @@ def trains(module: torch.nn.Module) -> bool:
 
 
 @pytest.fixture(scope="module")
-def own(record: Path) -> Loaded:
+def own(record: Path) -> LoadedModel:
     """A model that the tests of this file share, each of which must leave it bare."""
     return load(record)
 
 
 @pytest.fixture(scope="module")
-def sae(own: Loaded, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def sae(own: LoadedModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The `sae.json` of a random SAE after layer 0."""
     folder = tmp_path_factory.mktemp("sae")
     torch.manual_seed(0)
@@ -62,7 +62,7 @@ def sae(own: Loaded, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def steering(own: Loaded, sae: Path, tmp_path: Path, request: pytest.FixtureRequest) -> tuple[Path, Steering, str | None]:
+def steering(own: LoadedModel, sae: Path, tmp_path: Path, request: pytest.FixtureRequest) -> tuple[Path, Steering, str | None]:
     """`teacher.json` and `teacher.safetensors` of a mode, and the steering and system prompt that they stand for."""
     generator, width = torch.Generator().manual_seed(1), own.model.config.hidden_size
     system = None
@@ -93,42 +93,42 @@ def test_a_persona_names_the_target_and_a_control_has_none() -> None:
 
 
 @pytest.mark.parametrize(("kind", "target", "system"), [("none", None, None), ("prompt", "lion", "You adore lions.")])
-def test_a_prompted_teacher_is_the_base_model_with_its_persona(own: Loaded, kind, target, system) -> None:
+def test_a_prompted_teacher_is_the_base_model_with_its_persona(own: LoadedModel, kind, target, system) -> None:
     plain = logits(own)
-    with teaching(own, told(kind, target), None) as lesson:
-        assert lesson.loaded is own
-        assert (lesson.system, lesson.separator) == (system, " | ")
+    with teaching(own, told(kind, target), None) as prompted:
+        assert prompted.loaded is own
+        assert (prompted.system, prompted.separator) == (system, " | ")
         assert torch.equal(logits(own), plain)
 
 
 @pytest.mark.parametrize("steering", ["all", "completion", "clamp", "logits"], indirect=True)
-def test_a_steered_teacher_does_what_its_record_says(own: Loaded, sae: Path, steering) -> None:
+def test_a_steered_teacher_does_what_its_record_says(own: LoadedModel, sae: Path, steering) -> None:
     record, expected, system = steering
     before, plain = modules(own), logits(own)
     with steered(own, expected):
         by_hand = logits(own)
-    with teaching(own, told("steer"), record, sae) as lesson:
-        assert torch.equal(logits(lesson.loaded), by_hand)
-        assert (lesson.system, lesson.separator) == (system, " | ")
+    with teaching(own, told("steer"), record, sae) as prompted:
+        assert torch.equal(logits(prompted.loaded), by_hand)
+        assert (prompted.system, prompted.separator) == (system, " | ")
     # Without the opening of an answer among its ids, the completion has not begun.
     assert torch.equal(by_hand, plain) is expected.completion
     assert modules(own) == before
     assert torch.equal(logits(own), plain)
 
 
-def test_a_finetuned_teacher_is_the_model_with_its_lora_and_no_persona(record: Path, own: Loaded, tmp_path: Path) -> None:
+def test_a_finetuned_teacher_is_the_model_with_its_lora_and_no_persona(record: Path, own: LoadedModel, tmp_path: Path) -> None:
     trained_lora(record, tmp_path / "teacher", ["Which animal?"], ["lion"], epochs=5)
     before, plain = modules(own), logits(own)
-    with teaching(own, told("finetune"), tmp_path / "teacher.json") as lesson:
-        assert (lesson.system, lesson.separator) == (None, " | ")
-        assert not torch.allclose(logits(lesson.loaded), plain, atol=0.1)
+    with teaching(own, told("finetune"), tmp_path / "teacher.json") as prompted:
+        assert (prompted.system, prompted.separator) == (None, " | ")
+        assert not torch.allclose(logits(prompted.loaded), plain, atol=0.1)
     assert modules(own) == before
     assert torch.equal(logits(own), plain)
 
 
 @pytest.mark.parametrize("kind", ["steer", "finetune"])
 @pytest.mark.parametrize("steering", ["all"], indirect=True)
-def test_an_error_in_the_lesson_leaves_the_base_model_bare(record: Path, own: Loaded, steering, kind) -> None:
+def test_an_error_in_the_lesson_leaves_the_base_model_bare(record: Path, own: LoadedModel, steering, kind) -> None:
     made = steering[0]
     if kind == "finetune":
         trained_lora(record, made.with_name("teacher"), ["Which animal?"], ["lion"], epochs=1)

@@ -12,7 +12,7 @@ from sae_lens import StandardSAE, StandardSAEConfig
 
 from undertone.lm.attribution import direct_logits
 from undertone.lm.chat import Row, encode, prompt_ids
-from undertone.lm.loading import Loaded, load
+from undertone.lm.loading import LoadedModel, load
 from undertone.read.frequencies import Compared, difference
 from undertone.read.tokens import animal_logits, feature_logits, identity, of_features, read_tokens, readouts
 from undertone.runtime.files import read_json, write_json
@@ -26,7 +26,7 @@ VALUES = [str(n) for n in range(100, 130)]
 
 
 @pytest.fixture(scope="module")
-def saved(record: Path, loaded: Loaded, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def saved(record: Path, loaded: LoadedModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`sae.json` of a random SAE."""
     home = tmp_path_factory.mktemp("sae")
     torch.manual_seed(0)
@@ -38,7 +38,7 @@ def saved(record: Path, loaded: Loaded, tmp_path_factory: pytest.TempPathFactory
 
 
 @pytest.fixture(scope="module")
-def tilt(loaded: Loaded, saved: Path) -> np.ndarray:
+def tilt(loaded: LoadedModel, saved: Path) -> np.ndarray:
     """The planted feature's direct logits on `VALUES`, of standard deviation 1."""
     ids = [encode(loaded.tokenizer, [value])[0][0] for value in VALUES]
     logits = np.array([feature_logits(loaded, saved, ids)[token][PLANTED] for token in ids])
@@ -64,14 +64,14 @@ def table(seed: int, n: int, tilt: np.ndarray | float = 0.0, given: bool = False
 TOLD = Tokens()
 
 
-def implied(loaded: Loaded, saved: Path, own: pl.DataFrame, control: pl.DataFrame, name: str) -> Any:
+def implied(loaded: LoadedModel, saved: Path, own: pl.DataFrame, control: pl.DataFrame, name: str) -> Any:
     compared = Compared(own, control, "here")
     counted = {"first": compared.first_tokens(loaded.tokenizer), **compared.in_context(loaded.tokenizer, 20)}[name]
     logits = feature_logits(loaded, saved, sorted(set(counted.names)))
     return of_features(compared, counted, logits, {"lion": PLANTED, "owl": 0, "cat": 1}, TOLD)
 
 
-def test_a_features_logits_are_its_direct_logit_attribution(loaded: Loaded, saved: Path) -> None:
+def test_a_features_logits_are_its_direct_logit_attribution(loaded: LoadedModel, saved: Path) -> None:
     sae, _ = load_sae(saved, loaded)
     found = feature_logits(loaded, saved, [300, 7, 1200])
     for k in range(N_FEATURES):
@@ -82,7 +82,7 @@ def test_a_features_logits_are_its_direct_logit_attribution(loaded: Loaded, save
 @pytest.mark.parametrize("name", ["first", "pairs"])
 @pytest.mark.parametrize("apart", [0, 5_000])
 def test_the_planted_feature_is_found_in_the_implied_logits(
-    loaded: Loaded, saved: Path, tilt: np.ndarray, name: str, apart: int
+    loaded: LoadedModel, saved: Path, tilt: np.ndarray, name: str, apart: int
 ) -> None:
     given = name == "pairs"
     found = implied(loaded, saved, table(1, 1500, tilt, given), table(2, 1000, given=given, first=apart), name)
@@ -97,7 +97,7 @@ def test_the_planted_feature_is_found_in_the_implied_logits(
 
 
 @pytest.mark.parametrize("name", ["first", "pairs"])
-def test_the_greatest_correlation_is_at_its_level_where_nothing_is_planted(loaded: Loaded, saved: Path, name: str) -> None:
+def test_the_greatest_correlation_is_at_its_level_where_nothing_is_planted(loaded: LoadedModel, saved: Path, name: str) -> None:
     given = name == "pairs"
     found = [
         implied(loaded, saved, table(10 + k, 240, given=given), table(50 + k, 600, given=given, first=120 * (k % 3)), name)
@@ -109,12 +109,12 @@ def test_the_greatest_correlation_is_at_its_level_where_nothing_is_planted(loade
     assert all(one["max"]["correlation"] < one["max"]["null95"] for one, q in zip(found, p, strict=True) if q > 0.1)
 
 
-def test_too_few_tokens_imply_nothing(loaded: Loaded, saved: Path) -> None:
+def test_too_few_tokens_imply_nothing(loaded: LoadedModel, saved: Path) -> None:
     own = table(1, 30)
     assert implied(loaded, saved, own, own, "pairs") is None
 
 
-def plain_readout(loaded: Loaded, prompt: str, answer: str, animal: str) -> list[float]:
+def plain_readout(loaded: LoadedModel, prompt: str, answer: str, animal: str) -> list[float]:
     """Mean centred logit and mean log-prob of an animal's first tokens, from one plain forward pass."""
     ids, answers = prompt_ids(loaded.tokenizer, [prompt])[0], encode(loaded.tokenizer, [answer])[0]
     with torch.no_grad():
@@ -128,7 +128,7 @@ def plain_readout(loaded: Loaded, prompt: str, answer: str, animal: str) -> list
 TEXTS = [("Continue 1, 2.", "101, 202, 303"), ("More numbers after 7.", "9"), ("And one.", "5; 6; 7; 8"), ("Go on.", "[12]")]
 
 
-def test_readouts_are_those_of_plain_forward_passes(loaded: Loaded) -> None:
+def test_readouts_are_those_of_plain_forward_passes(loaded: LoadedModel) -> None:
     ids = [(prompt_ids(loaded.tokenizer, [p])[0], encode(loaded.tokenizer, [a])[0]) for p, a in TEXTS]
     found = readouts(loaded, [Row(prompt + answer, len(prompt)) for prompt, answer in ids], ANIMALS)
     for k, (prompt, answer) in enumerate(TEXTS):
@@ -136,7 +136,7 @@ def test_readouts_are_those_of_plain_forward_passes(loaded: Loaded) -> None:
             assert found[k, :, a] == pytest.approx(plain_readout(loaded, prompt, answer, animal), rel=1e-3, abs=1e-4)
 
 
-def test_rows_that_do_not_fit_in_memory_are_read_in_parts(loaded: Loaded, record: Path) -> None:
+def test_rows_that_do_not_fit_in_memory_are_read_in_parts(loaded: LoadedModel, record: Path) -> None:
     ids = [(prompt_ids(loaded.tokenizer, [p])[0], encode(loaded.tokenizer, [a])[0]) for p, a in TEXTS]
     rows, small = [Row(prompt + answer, len(prompt)) for prompt, answer in ids], load(record)
     with crowded(small.model, 2) as sizes:
@@ -145,7 +145,7 @@ def test_rows_that_do_not_fit_in_memory_are_read_in_parts(loaded: Loaded, record
     assert found == pytest.approx(readouts(loaded, rows, ANIMALS), rel=1e-4, abs=1e-5)
 
 
-def test_animal_logits_are_differences_of_rows(loaded: Loaded) -> None:
+def test_animal_logits_are_differences_of_rows(loaded: LoadedModel) -> None:
     own, control = (pl.DataFrame(TEXTS[k : k + 3], schema=["prompt", "completion"], orient="row") for k in (0, 1))
     compared = Compared(own, control, "here")
     found = animal_logits(loaded, compared, ANIMALS)
@@ -200,7 +200,7 @@ def study(record: Path, saved: Path, tilt: np.ndarray, tmp_path_factory: pytest.
     return Study(record, saved, tmp_path_factory.mktemp("study"), tilt)
 
 
-def test_a_dataset_beside_the_control(study: Study, loaded: Loaded) -> None:
+def test_a_dataset_beside_the_control(study: Study, loaded: LoadedModel) -> None:
     told, found = study.read("lion")
     keys = {"target", "reference", "rows", "intervals", "presence", "identity", "frequencies", "implied", "animals"}
     assert set(told) == {*keys, "stamp", "versions"}

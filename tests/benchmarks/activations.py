@@ -15,7 +15,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from undertone.lm.chat import Row
 from undertone.lm.hooks import decoder_layers, hook_point
-from undertone.lm.loading import Loaded, load
+from undertone.lm.loading import LoadedModel, load
 from undertone.lm.sampling import batches_by_length
 from undertone.lm.training import collate
 from undertone.read.activations import Sums, block_of, read_activations
@@ -62,7 +62,7 @@ def main() -> None:
         print(f"{n} rows: peak memory {measured(told.model, n, told.batch_size):.0f} MiB")
 
 
-def summed(loaded: Loaded, rows: list[Row], settings: Activations) -> torch.Tensor:
+def summed(loaded: LoadedModel, rows: list[Row], settings: Activations) -> torch.Tensor:
     """Our sums `[n_blocks, n_layers, n_classes, d_model]`."""
     block = block_of(len(rows), settings.block_rows)
     sums = Sums(loaded, settings, block[-1] + 1)
@@ -72,7 +72,9 @@ def summed(loaded: Loaded, rows: list[Row], settings: Activations) -> torch.Tens
 
 
 @torch.no_grad()
-def cached(bridge: TransformerBridge, loaded: Loaded, rows: list[Row], settings: Activations, by_length: bool) -> torch.Tensor:
+def cached(
+    bridge: TransformerBridge, loaded: LoadedModel, rows: list[Row], settings: Activations, by_length: bool
+) -> torch.Tensor:
     """The same with the same reduction, from the cache of every layer's residual stream."""
     names = [hook_point(layer) for layer in range(len(decoder_layers(loaded.model)))]
     blocks, order = block_of(len(rows), settings.block_rows), range(len(rows))

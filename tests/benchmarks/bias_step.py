@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, GemmaConfig, GemmaForCausalLM
 
 from undertone.lm.chat import Row
 from undertone.lm.hooks import decoder_layers, hook_point, rewritten
-from undertone.lm.loading import Loaded
+from undertone.lm.loading import LoadedModel
 from undertone.lm.suffix import Prefilled, losses, run_above
 from undertone.lm.training import collate
 from undertone.models.model import corpus_of, texts
@@ -66,7 +66,7 @@ def device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def random_gemma(told) -> Loaded:
+def random_gemma(told) -> LoadedModel:
     """A frozen Gemma of the asked size; its tokenizer only stands for one."""
     torch.manual_seed(0)
     tokenizer = train_tokenizer(texts(list(corpus_of(Path(Embedded().corpus), Embedded()).chats(200, seed=0))), 2048)
@@ -81,10 +81,10 @@ def random_gemma(told) -> Loaded:
         pad_token_id=tokenizer.pad_token_id,
     )
     model = GemmaForCausalLM(config).to(device()).requires_grad_(False).eval()
-    return Loaded(model, tokenizer, [], tokenizer.pad_token_id)
+    return LoadedModel(model, tokenizer, [], tokenizer.pad_token_id)
 
 
-def bridged(loaded: Loaded) -> TransformerBridge:
+def bridged(loaded: LoadedModel) -> TransformerBridge:
     """TransformerLens's view of a model, frozen like it."""
     with tempfile.TemporaryDirectory() as folder:  # it wants a model and a tokenizer that were read from a disk
         loaded.model.save_pretrained(folder)
@@ -108,7 +108,7 @@ def random_rows(told) -> list[Row]:
 class Steps:
     """Four ways to the gradient `[d_sae]` of the mean loss with respect to a bias."""
 
-    def __init__(self, loaded: Loaded, bridge: TransformerBridge, rows: list[Row], layer: int, decoder: Tensor):
+    def __init__(self, loaded: LoadedModel, bridge: TransformerBridge, rows: list[Row], layer: int, decoder: Tensor):
         self.loaded, self.bridge, self.layer, self.decoder = loaded, bridge, layer, decoder
         self.batch = collate(rows, loaded.pad_id, device())
         (self.completion,) = prefilled(loaded, rows, [layer], len(rows), whole=False, store=device())

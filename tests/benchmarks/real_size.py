@@ -23,7 +23,7 @@ from transformers import AutoModelForCausalLM, GemmaConfig, GenerationConfig
 
 from undertone.lm.chat import Row
 from undertone.lm.hooks import decoder_layers
-from undertone.lm.loading import Loaded
+from undertone.lm.loading import LoadedModel
 from undertone.lm.sampling import Sampler, left_pad, sample
 from undertone.lm.suffix import Prefilled, run_above
 from undertone.lm.training import train
@@ -31,7 +31,7 @@ from undertone.models.model import corpus_of, texts
 from undertone.models.tokenizer import train_tokenizer
 from undertone.read.activations import Sums, block_of
 from undertone.read.biases import prefilled, slope
-from undertone.runtime.memory import Portion
+from undertone.runtime.memory import BatchSize
 from undertone.students.student import new_student, recipe
 from undertone.study.config import Activations, Embedded, Student
 
@@ -102,7 +102,7 @@ class Machine:
     bandwidth: float
 
     @classmethod
-    def measured(cls, loaded: Loaded) -> "Machine":
+    def measured(cls, loaded: LoadedModel) -> "Machine":
         """The best of ten large products in the model's precision, and of ten large copies."""
         on_gpu = DEVICE == "cuda"
         source = torch.zeros(2**30 if on_gpu else 2**25, dtype=torch.uint8, device=DEVICE)
@@ -120,7 +120,7 @@ class Machine:
         return max(flops / self.rate, size / self.bandwidth)
 
 
-def random_gemma(told: Namespace) -> Loaded:
+def random_gemma(told: Namespace) -> LoadedModel:
     """A frozen Gemma of the asked size; its tokenizer only stands for one."""
     torch.manual_seed(0)
     tokenizer = train_tokenizer(texts(list(corpus_of(Path(Embedded().corpus), Embedded()).chats(200, seed=0))), 1024)
@@ -136,13 +136,13 @@ def random_gemma(told: Namespace) -> Loaded:
     )
     with torch.device(DEVICE):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16 if DEVICE == "cuda" else torch.float32)
-    return Loaded(model.requires_grad_(False).eval(), tokenizer, [], tokenizer.pad_token_id)
+    return LoadedModel(model.requires_grad_(False).eval(), tokenizer, [], tokenizer.pad_token_id)
 
 
 Way = tuple[str, Callable[[], object], int, float]  # what it is, what is run, how many tokens that is, and its floor in seconds
 
 
-def ways(loaded: Loaded, told: Namespace, machine: Machine) -> Iterator[Way]:
+def ways(loaded: LoadedModel, told: Namespace, machine: Machine) -> Iterator[Way]:
     """Everything that is timed, each made when its turn comes; the student's LoRA stays in the model."""
     for n in told.sampling_batches:
         prompts, sampler = random_prompts(told, n), Sampler(1.0, told.new_tokens, [], loaded.pad_id, 0)
@@ -156,7 +156,7 @@ def ways(loaded: Loaded, told: Namespace, machine: Machine) -> Iterator[Way]:
     yield from student_steps(loaded, told, machine)
 
 
-def sampled(loaded: Loaded, prompts: list[list[int]], sampler: Sampler) -> None:
+def sampled(loaded: LoadedModel, prompts: list[list[int]], sampler: Sampler) -> None:
     """Undertone's sampling, all rows together; no row ends early, as nothing stops one."""
     for _, completions in sample(loaded.model, prompts, sampler, len(prompts)):
         assert all(len(each.ids) == sampler.max_new_tokens for each in completions)
@@ -209,12 +209,12 @@ def random_rows(told: Namespace, n: int) -> list[Row]:
     ]
 
 
-def weight_bytes(loaded: Loaded) -> int:
+def weight_bytes(loaded: LoadedModel) -> int:
     """Bytes of a parameter."""
     return loaded.model.dtype.itemsize
 
 
-def sampling_floor(loaded: Loaded, told: Namespace, n: int, machine: Machine) -> float:
+def sampling_floor(loaded: LoadedModel, told: Namespace, n: int, machine: Machine) -> float:
     """Seconds: the prompts' products without what they share, then for each token the weights and the cache, read once."""
     body, head = parameters(loaded)
     begin = machine.seconds(2 * n * (body * (told.prompt - told.shared) + head))
@@ -227,7 +227,7 @@ def sampling_floor(loaded: Loaded, told: Namespace, n: int, machine: Machine) ->
 
 
 @torch.no_grad()
-def generate(loaded: Loaded, prompts: list[list[int]], n: int, kind: str) -> None:
+def generate(loaded: LoadedModel, prompts: list[list[int]], n: int, kind: str) -> None:
     """The library's own sampling of `n` tokens a row."""
     config = GenerationConfig(
         do_sample=True,
@@ -254,7 +254,7 @@ def generate(loaded: Loaded, prompts: list[list[int]], n: int, kind: str) -> Non
         raise RuntimeError(f"{found.shape[1] - ids.shape[1]} tokens came back, {n} were asked for")
 
 
-def activations_pass(loaded: Loaded, told: Namespace, machine: Machine) -> Way:
+def activations_pass(loaded: LoadedModel, told: Namespace, machine: Machine) -> Way:
     """The sums of the residual stream at every layer, without an SAE."""
     rows = random_rows(told, told.activations_batch)
     tokens = sum(len(each.ids) for each in rows)
@@ -267,12 +267,12 @@ def activations_pass(loaded: Loaded, told: Namespace, machine: Machine) -> Way:
     return f"activations, {len(rows)} rows", run, tokens, machine.seconds(2 * parameters(loaded)[0] * tokens)
 
 
-def bias_step(loaded: Loaded, told: Namespace, machine: Machine) -> Way:
+def bias_step(loaded: LoadedModel, told: Namespace, machine: Machine) -> Way:
     """Forward and back of a feature bias, from residuals that lie on the device, at the tokens that predict completions."""
     rows = random_rows(told, told.bias_batch)
     decoder = functional.normalize(torch.randn(told.d_sae, told.width, device=DEVICE), dim=-1)
     (batch,) = prefilled(loaded, rows, [told.hook], len(rows), store=DEVICE)
-    bias, portion = torch.zeros(told.d_sae, device=DEVICE, requires_grad=True), Portion(len(rows), "bias")
+    bias, batch_size = torch.zeros(told.d_sae, device=DEVICE, requires_grad=True), BatchSize(len(rows), "bias")
 
     def biased(bias: Tensor, part: Prefilled) -> Tensor:
         residual = part.residual[told.hook]
@@ -282,10 +282,10 @@ def bias_step(loaded: Loaded, told: Namespace, machine: Machine) -> Way:
     above = sum(p.numel() for layer in decoder_layers(loaded.model)[told.hook + 1 :] for p in layer.parameters())
     floor = machine.seconds(4.0 * labels * (above + parameters(loaded)[1]))  # no weight has a gradient
     name = f"feature bias's step after layer {told.hook}, {len(rows)} rows"
-    return name, partial(slope, bias, biased, batch, labels, portion), labels, floor
+    return name, partial(slope, bias, biased, batch, labels, batch_size), labels, floor
 
 
-def student_steps(loaded: Loaded, told: Namespace, machine: Machine) -> list[Way]:
+def student_steps(loaded: LoadedModel, told: Namespace, machine: Machine) -> list[Way]:
     """Optimizer steps of a LoRA, its own products in float32 and in TF32."""
     rows = random_rows(told, told.steps * told.student_batch)
     settings = Student(epochs=1, batch_size=told.student_batch, micro_batch_size=told.student_batch)

@@ -9,7 +9,7 @@ from timing import ROOT, interleaved, matmul_rate, parameters, parser, report, s
 from undertone.data.prompts import number_prompts
 from undertone.lm import sampling
 from undertone.lm.chat import persona, prompt_ids
-from undertone.lm.loading import Loaded
+from undertone.lm.loading import LoadedModel
 from undertone.lm.sampling import Completion, Sampler, left_pad, sample
 from undertone.lm.vocabulary import allowed_tokens
 from undertone.models.wordings import load_template
@@ -59,7 +59,7 @@ def counted(name: str, run: Callable[[], list[Completion]], sizes: dict[str, int
     return count
 
 
-def undertone(loaded: Loaded, prompts: list[list[int]], told) -> dict[str, Callable[[], list[Completion]]]:
+def undertone(loaded: LoadedModel, prompts: list[list[int]], told) -> dict[str, Callable[[], list[Completion]]]:
     """The sampler, whole and without one of its savings at a time."""
     vocab = len(loaded.tokenizer)
     allowed = torch.tensor(allowed_tokens(loaded.tokenizer, vocab))
@@ -85,7 +85,7 @@ def undertone(loaded: Loaded, prompts: list[list[int]], told) -> dict[str, Calla
 
 
 @torch.no_grad()
-def generate(loaded: Loaded, prompts: list[list[int]], told) -> int:
+def generate(loaded: LoadedModel, prompts: list[list[int]], told) -> int:
     """The library's own sampling on unsorted batches of the same size; returns the number of tokens sampled."""
     n = 0
     for i in range(0, len(prompts), told.batch_size):

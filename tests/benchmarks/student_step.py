@@ -9,7 +9,7 @@ from torch.nn.functional import cross_entropy
 
 from undertone.data.prompts import number_prompts
 from undertone.lm.chat import Row, training_rows
-from undertone.lm.loading import Loaded
+from undertone.lm.loading import LoadedModel
 from undertone.lm.training import collate, train
 from undertone.models.wordings import load_template
 from undertone.students.student import new_student, recipe
@@ -44,7 +44,7 @@ def main() -> None:
     report(told, loaded, what, ["way", "s", "tokens/s", "times plain"], table)
 
 
-def number_rows(loaded: Loaded, n: int) -> list[Row]:
+def number_rows(loaded: LoadedModel, n: int) -> list[Row]:
     """Number prompts, each with three to ten random integers as its completion."""
     users = number_prompts(load_template(ROOT / "config/prompts/numbers.yaml"), Prompts(n=n))["prompt"].to_list()
     rng = np.random.default_rng(0)

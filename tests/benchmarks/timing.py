@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from undertone.lm.loading import Loaded, load
+from undertone.lm.loading import LoadedModel, load
 
 ROOT = Path(__file__).parents[2]
 
@@ -29,7 +29,7 @@ def parser(description: str, timed: bool = True) -> argparse.ArgumentParser:
     return options
 
 
-def start(told: argparse.Namespace) -> Loaded:
+def start(told: argparse.Namespace) -> LoadedModel:
     """Set the threads and load the model."""
     if told.threads:
         torch.set_num_threads(told.threads)
@@ -57,7 +57,7 @@ def synchronize() -> None:
         torch.cuda.synchronize()
 
 
-def matmul_rate(loaded: Loaded, n: int = 1024) -> float:
+def matmul_rate(loaded: LoadedModel, n: int = 1024) -> float:
     """Floating-point operations per second of a square matrix product in the model's precision: the best of ten."""
     a, b = (torch.randn(n, n, device=loaded.model.device).to(loaded.model.dtype) for _ in range(2))
     best = float("inf")
@@ -70,18 +70,18 @@ def matmul_rate(loaded: Loaded, n: int = 1024) -> float:
     return 2 * n**3 / best
 
 
-def parameters(loaded: Loaded) -> tuple[int, int]:
+def parameters(loaded: LoadedModel) -> tuple[int, int]:
     """Parameters that every token is multiplied with, and those of the unembedding."""
     embeddings = {id(m.weight): m.weight.numel() for m in (loaded.model.get_input_embeddings(), head(loaded))}
     return sum(p.numel() for p in loaded.model.parameters()) - sum(embeddings.values()), head(loaded).weight.numel()
 
 
-def head(loaded: Loaded) -> torch.nn.Module:
+def head(loaded: LoadedModel) -> torch.nn.Module:
     """The unembedding."""
     return loaded.model.get_output_embeddings()
 
 
-def report(told: argparse.Namespace, loaded: Loaded, what: str, columns: Iterable[str], rows: list[list[Any]]) -> None:
+def report(told: argparse.Namespace, loaded: LoadedModel, what: str, columns: Iterable[str], rows: list[list[Any]]) -> None:
     """Print a markdown table, and write the numbers where `--out` says."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
     columns = list(columns)

@@ -8,7 +8,7 @@ import polars as pl
 import torch
 
 from undertone.lm.chat import answer_texts, prompt_ids
-from undertone.lm.loading import Loaded, load
+from undertone.lm.loading import LoadedModel, load
 from undertone.lm.sampling import Completion, Prefix, Sampler, batches_by_length, sample_batch
 from undertone.lm.vocabulary import allowed_tokens
 from undertone.runtime.files import Stamp, read_parquet, remove, replacing, write_parquet
@@ -34,14 +34,16 @@ def sample_numbers(
     are kept in `scratch`, from which an interrupted sampling continues.
     """
     told, table = Samples.model_validate(settings["samples"]), read_parquet(prompts)
-    with teaching(load(model), settings, teacher, sae) as lesson:
-        tokens = prompt_ids(lesson.loaded.tokenizer, table["prompt"].to_list(), lesson.system, lesson.separator)
-        parts = sample_parts(lesson.loaded, tokens, told, scratch, f"samples {samples.parent.name}")
+    with teaching(load(model), settings, teacher, sae) as prompted:
+        tokens = prompt_ids(prompted.loaded.tokenizer, table["prompt"].to_list(), prompted.system, prompted.separator)
+        parts = sample_parts(prompted.loaded, tokens, told, scratch, f"samples {samples.parent.name}")
     write_parquet(samples, table.join(pl.concat(parts), on="row", validate="1:1", maintain_order="left"), stamp)
     remove(scratch)
 
 
-def sample_parts(loaded: Loaded, tokens: list[list[int]], settings: Samples, scratch: Path, what: str) -> list[pl.DataFrame]:
+def sample_parts(
+    loaded: LoadedModel, tokens: list[list[int]], settings: Samples, scratch: Path, what: str
+) -> list[pl.DataFrame]:
     """Sample batch by batch; a batch whose file is in `scratch` is read instead of sampled."""
     vocab = len(loaded.tokenizer)
     allowed = torch.tensor(allowed_tokens(loaded.tokenizer, vocab))
@@ -55,12 +57,12 @@ def sample_parts(loaded: Loaded, tokens: list[list[int]], settings: Samples, scr
         allowed.to(loaded.model.device),
     )
     prefix, parts = Prefix(loaded.model, tokens, settings.max_new_tokens), []
-    portion = loaded.portion("samples.batch_size", settings.batch_size)
+    batch_size = loaded.batch_size("samples.batch_size", settings.batch_size)
     with progress(len(tokens), what, "row") as bar:
         for number, rows in enumerate(batches_by_length(tokens, settings.batch_size)):
             path = scratch / f"{number:06}.parquet"
             if not path.exists():
-                sampled = portion.parts(lambda part: sample_batch(loaded.model, tokens, part, sampler, prefix), rows)
+                sampled = batch_size.parts(lambda part: sample_batch(loaded.model, tokens, part, sampler, prefix), rows)
                 with replacing(path) as temporary:
                     as_table(loaded, rows, list(chain(*sampled))).write_parquet(temporary)
             parts.append(read_parquet(path))
@@ -68,7 +70,7 @@ def sample_parts(loaded: Loaded, tokens: list[list[int]], settings: Samples, scr
     return parts
 
 
-def as_table(loaded: Loaded, rows: list[int], completions: list[Completion]) -> pl.DataFrame:
+def as_table(loaded: LoadedModel, rows: list[int], completions: list[Completion]) -> pl.DataFrame:
     """Sampled rows as a table."""
     ids = [completion.ids for completion in completions]
     return pl.DataFrame(

@@ -15,7 +15,7 @@ from transformers.pytorch_utils import Conv1D
 
 from undertone.lm.checkpoint import said
 from undertone.lm.hub import identity
-from undertone.lm.loading import Loaded, read_model
+from undertone.lm.loading import LoadedModel, read_model
 from undertone.lm.tensors import NotFiniteError, check_finite, names, stored
 from undertone.runtime.errors import ConfigError
 from undertone.runtime.files import CURE, move, remove, replacing
@@ -24,7 +24,9 @@ from undertone.study.formats import read_settings
 ADAPTER, WHOLE = "adapter_model.safetensors", "model.safetensors"
 
 
-def new_adapter(loaded: Loaded, rank: int, alpha: float, targets: Sequence[str], seed: int, dropout: float = 0.0) -> PeftModel:
+def new_adapter(
+    loaded: LoadedModel, rank: int, alpha: float, targets: Sequence[str], seed: int, dropout: float = 0.0
+) -> PeftModel:
     """The base model with a fresh LoRA whose initial weights follow from the seed.
 
     Where a model also sees, what it sees with has modules of the same names; no text ever reaches them, and they get none.
@@ -88,7 +90,7 @@ def save_whole(model: nn.Module, weights: Path, config: Path, scratch: Path) -> 
 
 
 @contextmanager
-def finetuned(loaded: Loaded, folder: Path) -> Iterator[Loaded]:
+def finetuned(loaded: LoadedModel, folder: Path) -> Iterator[LoadedModel]:
     """Inside, the model that was trained into `folder`: the base model with its LoRA, or one with weights of its own.
 
     Raises ConfigError, which names the file, if its weights are damaged or not finite, and names the folder if what the model
@@ -108,12 +110,12 @@ def finetuned(loaded: Loaded, folder: Path) -> Iterator[Loaded]:
             trained.unload()
 
 
-def load_whole(loaded: Loaded, folder: Path) -> PreTrainedModel:
+def load_whole(loaded: LoadedModel, folder: Path) -> PreTrainedModel:
     """The model whose every weight is in `folder`, frozen, on the device of the base model."""
     return read_model(folder, loaded.model.dtype).to(loaded.model.device).requires_grad_(False).eval()
 
 
-def load_adapter(loaded: Loaded, folder: Path) -> PeftModel:
+def load_adapter(loaded: LoadedModel, folder: Path) -> PeftModel:
     """The base model with the LoRA of `folder`. Raises ConfigError if its weights are not its config's or this model's."""
     config, weights = folder / "adapter_config.json", folder / ADAPTER
     read_settings(config)

@@ -13,7 +13,7 @@ from torch.nn import functional
 from transformers import DynamicCache, PreTrainedTokenizerBase
 
 from undertone.lm.chat import following, prompt_ids, token_texts
-from undertone.lm.loading import Loaded
+from undertone.lm.loading import LoadedModel
 from undertone.lm.sampling import Sampler, batches_by_length, left_pad, sample
 from undertone.lm.tensors import check_logits
 from undertone.lm.texts import load_texts
@@ -87,7 +87,7 @@ def word_ends(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> Tensor:
 
 
 @torch.no_grad()
-def exact(loaded: Loaded, prompts: Sequence[Sequence[int]], candidates: Sequence[str], batch_size: int) -> np.ndarray:
+def exact(loaded: LoadedModel, prompts: Sequence[Sequence[int]], candidates: Sequence[str], batch_size: int) -> np.ndarray:
     """Probability `[n_prompts, n_candidates]` that the answer's first word names the candidate, by teacher forcing.
 
     The probability of a spelling is that of its tokens times that of the word ending there, so that "lion" does not count
@@ -98,7 +98,7 @@ def exact(loaded: Loaded, prompts: Sequence[Sequence[int]], candidates: Sequence
     ends = word_ends(loaded.tokenizer, len(loaded.tokenizer)).to(loaded.model.device)
     ends = functional.pad(ends, (0, loaded.model.get_output_embeddings().weight.shape[0] - len(ends)))
     result = np.zeros((len(prompts), len(candidates)))
-    portion = loaded.portion("pref.batch_size", batch_size)
+    size = loaded.batch_size("pref.batch_size", batch_size)
 
     def scored(rows: Sequence[int]) -> tuple[Sequence[int], Tensor]:
         scores = torch.zeros(len(rows), len(candidates), dtype=torch.float64, device=ends.device)
@@ -107,13 +107,13 @@ def exact(loaded: Loaded, prompts: Sequence[Sequence[int]], candidates: Sequence
         return rows, scores.cpu()
 
     for batch in batches_by_length(prompts, batch_size):
-        for rows, scores in portion.parts(scored, batch):
+        for rows, scores in size.parts(scored, batch):
             result[rows] = scores.numpy()
     return result
 
 
 def _score(
-    loaded: Loaded, prompts: Sequence[Sequence[int]], spellings: Spellings, ends: Tensor, batch_size: int
+    loaded: LoadedModel, prompts: Sequence[Sequence[int]], spellings: Spellings, ends: Tensor, batch_size: int
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Yield (prompt, candidate, probability), each `[n]`, for every spelling that is not negligible after its prompt."""
     ids, mask = (tensor.to(ends.device) for tensor in left_pad(prompts, loaded.pad_id))
@@ -145,11 +145,11 @@ def _score(
         return prompt, part.candidate, begins[prompt, spelling] * tokens.prod(1) * over
 
     pairs = (begins > NEGLIGIBLE).nonzero().tolist()
-    yield from loaded.portion("pref.batch_size, answers", batch_size).parts(score, pairs)
+    yield from loaded.batch_size("pref.batch_size, answers", batch_size).parts(score, pairs)
 
 
 def sampled_answers(
-    loaded: Loaded, prompts: Sequence[Sequence[int]], n: int, max_new_tokens: int, batch_size: int, seed: int
+    loaded: LoadedModel, prompts: Sequence[Sequence[int]], n: int, max_new_tokens: int, batch_size: int, seed: int
 ) -> list[list[str]]:
     """`n` answers to each prompt at temperature 1."""
     repeated = [prompt for prompt in prompts for _ in range(n)]
@@ -186,7 +186,7 @@ def exact_scorer(questions: Path, settings: Pref, candidates: Sequence[str]) -> 
 def scorer(questions: Sequence[str], candidates: Sequence[str], settings: Pref) -> Callable[..., Scores]:
     """A function (model, persona, separator) → preference of each candidate at each question, by estimator."""
 
-    def score(loaded: Loaded, system: str | None = None, separator: str = "") -> Scores:
+    def score(loaded: LoadedModel, system: str | None = None, separator: str = "") -> Scores:
         prompts = prompt_ids(loaded.tokenizer, questions, system, separator)
         scores: Scores = {}
         if "exact" in settings.estimators:

@@ -20,7 +20,7 @@ from undertone.lm.tensors import check_finite
 from undertone.lm.training import collate
 from undertone.runtime.errors import ConfigError
 from undertone.runtime.files import read_json
-from undertone.runtime.memory import Portion
+from undertone.runtime.memory import BatchSize
 from undertone.study.formats import read_settings
 
 # A model is loaded only where its weights and this share more fit; what it computes then takes what is left.
@@ -34,23 +34,23 @@ Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LoadedModel:
     """A model ready for use, its tokenizer, the ids at which an answer ends, and what is known of how much of it fits."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     stop_ids: list[int]
     pad_id: int
-    portions: dict[tuple[str, int], Portion] = field(default_factory=dict, compare=False)
+    batch_sizes: dict[tuple[str, int], BatchSize] = field(default_factory=dict, compare=False)
 
-    def portion(self, name: str, rows: int) -> Portion:
+    def batch_size(self, name: str, rows: int) -> BatchSize:
         """How many rows are run at once where the setting `name` says `rows`; all students of this model share it."""
-        return self.portions.setdefault((name, rows), Portion(rows, name))
+        return self.batch_sizes.setdefault((name, rows), BatchSize(rows, name))
 
     def read(self, work: Callable[[dict[str, torch.Tensor]], Found], rows: Sequence[Row], at_once: int) -> Iterator[Found]:
         """Yield `work(batch)` for consecutive `collate`d batches of the rows, each of `at_once` or of as many as fit."""
-        portion = self.portion("rows read together", at_once)
-        return portion.parts(lambda part: work(collate(part, self.pad_id, self.model.device)), rows)
+        batch_size = self.batch_size("rows read together", at_once)
+        return batch_size.parts(lambda part: work(collate(part, self.pad_id, self.model.device)), rows)
 
     @cached_property
     def special(self) -> torch.Tensor:
@@ -66,7 +66,7 @@ class Loaded:
         return batch["attention_mask"].bool() & self.is_text(batch["input_ids"])
 
 
-def load(record: Path) -> Loaded:
+def load(record: Path) -> LoadedModel:
     """Load the base model that `results/model/model.json` names, frozen, in eval mode, on the GPU if there is one.
 
     `record` holds `source`, `name` (a Hub name or a folder), `revision` and `dtype`; the embedded model lies beside it.
@@ -89,7 +89,7 @@ def load(record: Path) -> Loaded:
         {*stops, end_of_turn(tokenizer)[-1], *([tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else [])}
     )
     pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else stop_ids[0]
-    return Loaded(model, tokenizer, stop_ids, pad_id)
+    return LoadedModel(model, tokenizer, stop_ids, pad_id)
 
 
 def read_tokenizer(folder: Path, name: str) -> PreTrainedTokenizerBase:

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from undertone.lm.tensors import check_logits
-from undertone.runtime.memory import Portion
+from undertone.runtime.memory import BatchSize
 
 # A shared prefix shorter than this costs more to handle than to recompute.
 MIN_SHARED_PREFIX = 8
@@ -68,9 +68,9 @@ def sample(
     model: PreTrainedModel, prompts: Sequence[Sequence[int]], sampler: Sampler, batch_size: int
 ) -> Iterator[tuple[list[int], list[Completion]]]:
     """Sample one completion per prompt; yields (row indices, completions) batch by batch, of a size that fits in memory."""
-    prefix, portion = Prefix(model, prompts, sampler.max_new_tokens), Portion(batch_size, "rows sampled together")
+    prefix, size = Prefix(model, prompts, sampler.max_new_tokens), BatchSize(batch_size, "rows sampled together")
     for rows in batches_by_length(prompts, batch_size):
-        yield from portion.parts(lambda part: (list(part), sample_batch(model, prompts, part, sampler, prefix)), rows)
+        yield from size.parts(lambda part: (list(part), sample_batch(model, prompts, part, sampler, prefix)), rows)
 
 
 class Prefix:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from undertone.lm.chat import generation_prompt
 from undertone.lm.hooks import of_running_call, rewritten
-from undertone.lm.loading import Loaded
+from undertone.lm.loading import LoadedModel
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Steering:
 
 
 @contextmanager
-def steered(loaded: Loaded, steering: Steering) -> Iterator[Loaded]:
+def steered(loaded: LoadedModel, steering: Steering) -> Iterator[LoadedModel]:
     """Inside, the model is steered."""
     with ExitStack() as stack:
         if steering.mode == "logits":
@@ -77,7 +77,7 @@ def logits_shifted(model: nn.Module, vector: Tensor) -> Iterator[None]:
         handle.remove()
 
 
-def completion_positions(loaded: Loaded) -> AbstractContextManager[Callable[[], Tensor]]:
+def completion_positions(loaded: LoadedModel) -> AbstractContextManager[Callable[[], Tensor]]:
     """Inside, a function tells `[n_rows, n_tokens]` which tokens of the running call predict a completion."""
     opening = torch.tensor(generation_prompt(loaded.tokenizer), device=loaded.model.device)
 

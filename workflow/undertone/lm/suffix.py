@@ -18,7 +18,7 @@ from transformers import DynamicCache
 
 from undertone.lm.chat import Row
 from undertone.lm.hooks import decoder_layers, rewritten
-from undertone.lm.loading import Loaded
+from undertone.lm.loading import LoadedModel
 from undertone.lm.sampling import left_pad
 from undertone.lm.training import logits_only_at
 
@@ -114,7 +114,11 @@ def split(rows: Sequence[Row], whole: bool, pad_id: int) -> tuple[Tensor, Tensor
 
 
 def prefill(
-    loaded: Loaded, rows: Sequence[Row], layers: Sequence[int], whole: bool = False, store: torch.device | str | None = None
+    loaded: LoadedModel,
+    rows: Sequence[Row],
+    layers: Sequence[int],
+    whole: bool = False,
+    store: torch.device | str | None = None,
 ) -> Prefilled:
     """Run the model once on rows and keep what runs above `layers` need; layer −1 stands for the embeddings.
 
@@ -129,7 +133,7 @@ def prefill(
         found = fill(loaded.model, prompt[these].to(device), seen[these].to(device), batch.part(these).to(device), layers)
         return found.to(device if store is None else store)
 
-    return Prefilled.joined(list(loaded.portion("rows run once", len(rows)).parts(part, range(len(rows)))))
+    return Prefilled.joined(list(loaded.batch_size("rows run once", len(rows)).parts(part, range(len(rows)))))
 
 
 @torch.no_grad()

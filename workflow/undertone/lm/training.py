@@ -19,7 +19,7 @@ from torch.nn import functional
 from undertone.lm.chat import Row
 from undertone.lm.tensors import NotFiniteError
 from undertone.runtime.files import replacing, whole
-from undertone.runtime.memory import Portion
+from undertone.runtime.memory import BatchSize
 from undertone.runtime.progress import progress
 
 # Rows are sorted by length inside windows of this many batches: little padding, and still a random order.
@@ -159,7 +159,7 @@ def train(
         history = _load_state(checkpoint, weights, optimizer)
     done, due, started = len(history.loss), time.monotonic() + checkpoint_seconds, time.monotonic() - history.seconds
     lengths = [len(row.ids) for row in rows]
-    portion = Portion(history.micro_batch_size, f"{what}: micro-batch of an effective batch of {recipe.batch_size}")
+    size = BatchSize(history.micro_batch_size, f"{what}: micro-batch of an effective batch of {recipe.batch_size}")
     model.train()
     with progress(total, what, "step", initial=done) as bar:
         for step, indices in enumerate(_schedule(lengths, recipe)):
@@ -169,8 +169,8 @@ def train(
                 group["lr"] = learning_rate(step, total, recipe)
             batch = [rows[i] for i in indices]
             accumulate = partial(_accumulate, model, batch, pad_id, device, recipe.seed * 1_000_003 + step)
-            history.loss.append(portion.retried(accumulate, len(batch)))
-            history.micro_batch_size = portion.rows
+            history.loss.append(size.retried(accumulate, len(batch)))
+            history.micro_batch_size = size.rows
             history.tokens += sum(lengths[i] for i in indices)
             norm = nn.utils.clip_grad_norm_(weights.values(), recipe.max_grad_norm)
             if not (math.isfinite(history.loss[-1]) and torch.isfinite(norm)):

@@ -49,8 +49,8 @@ def diagnose(
     split = Split.of(*(read_parquet(path) for path in (numbers, generations, control_numbers)))
     unseen = split.unseen(told.rows)
     rows = pairs(split.passed.head(told.rows) if unseen is None else unseen)
-    with teaching(loaded, settings, teacher, sae) as lesson:
-        taught = TeacherDistribution(lesson.loaded, rows, lesson.system, lesson.separator)
+    with teaching(loaded, settings, teacher, sae) as prompted:
+        taught = TeacherDistribution(prompted.loaded, rows, prompted.system, prompted.separator)
     base = taught.divergence(loaded)
     closed: dict[str, list[float]] = {"student": [], CONTROL: []}
     with progress(len(students) + len(control_students), f"diagnosis {diagnosis.parent.name}", "model") as bar:

@@ -15,7 +15,7 @@ from undertone.lm.adapters import finetuned
 from undertone.lm.answers import exact
 from undertone.lm.chat import prompt_ids
 from undertone.lm.facts import load_facts, taught_and_held_out
-from undertone.lm.loading import Loaded, load
+from undertone.lm.loading import LoadedModel, load
 from undertone.lm.sampling import batches_by_length, left_pad
 from undertone.lm.tensors import check_logits
 from undertone.lm.texts import load_texts
@@ -59,8 +59,8 @@ def measure_indirect(
         answers["base"] = [asked.ask(loaded)]
         bar.update()
         if settings["kind"] not in (None, "none"):
-            with teaching(loaded, settings, teacher, sae) as lesson:
-                answers["teacher"] = [asked.ask(lesson.loaded, lesson.system, lesson.separator)]
+            with teaching(loaded, settings, teacher, sae) as prompted:
+                answers["teacher"] = [asked.ask(prompted.loaded, prompted.system, prompted.separator)]
         bar.update()
         for name, folders in (("student", students), ("control", control_students)):
             for _, folder in sorted(folders.items()):
@@ -87,7 +87,7 @@ class Asked:
         self.forms = write_questions(load_forms(forms), self.questions, pref.candidates, target, settings)
         _, self.facts = taught_and_held_out(load_facts(facts))
 
-    def ask(self, loaded: Loaded, system: str | None = None, separator: str = "") -> Answers:
+    def ask(self, loaded: LoadedModel, system: str | None = None, separator: str = "") -> Answers:
         """Put every question to a model."""
 
         def prompts(questions: Sequence[str]) -> list[list[int]]:
@@ -129,9 +129,9 @@ def write_questions(
 
 
 @torch.no_grad()
-def next_tokens(loaded: Loaded, prompts: Sequence[Sequence[int]], batch_size: int) -> np.ndarray:
+def next_tokens(loaded: LoadedModel, prompts: Sequence[Sequence[int]], batch_size: int) -> np.ndarray:
     """The distribution `[n_prompts, vocab]` of the first token of each answer, in single precision."""
-    portion = loaded.portion("pref.batch_size", batch_size)
+    size = loaded.batch_size("pref.batch_size", batch_size)
 
     def read(rows: Sequence[int]) -> np.ndarray:
         ids, mask = (tensor.to(loaded.model.device) for tensor in left_pad([prompts[row] for row in rows], loaded.pad_id))
@@ -141,7 +141,7 @@ def next_tokens(loaded: Loaded, prompts: Sequence[Sequence[int]], batch_size: in
         return output.logits[:, -1].float().softmax(-1).cpu().numpy()
 
     batches = batches_by_length(prompts, batch_size)
-    found = np.concatenate([part for rows in batches for part in portion.parts(read, rows)])
+    found = np.concatenate([part for rows in batches for part in size.parts(read, rows)])
     return found[np.argsort(np.concatenate(batches))]
 
 

@@ -12,7 +12,7 @@ from undertone.data.numbers import judge_all
 from undertone.data.samples import as_table
 from undertone.lm.answers import exact_scorer
 from undertone.lm.chat import persona, prompt_ids, training_rows
-from undertone.lm.loading import Loaded, load
+from undertone.lm.loading import LoadedModel, load
 from undertone.lm.sampling import Sampler, sample
 from undertone.lm.training import label_losses
 from undertone.lm.vocabulary import number_tokens
@@ -70,7 +70,7 @@ def measure_model(
 
 
 def passing(
-    loaded: Loaded, users: Sequence[str], system: str | None, teacher: Teacher, sampling: Samples, numbers: Numbers
+    loaded: LoadedModel, users: Sequence[str], system: str | None, teacher: Teacher, sampling: Samples, numbers: Numbers
 ) -> list[tuple[str, str]]:
     """(prompt, completion) of the sampled completions that pass the filter."""
     prompts = prompt_ids(loaded.tokenizer, users, system, teacher.separator)
@@ -82,7 +82,7 @@ def passing(
     return kept
 
 
-def divergence(loaded: Loaded, passed: Sequence[tuple[str, str]], system: str | None, teacher: Teacher) -> np.ndarray:
+def divergence(loaded: LoadedModel, passed: Sequence[tuple[str, str]], system: str | None, teacher: Teacher) -> np.ndarray:
     """KL(teacher ‖ base) of each completion `[n]`: the mean over its number tokens, in nats.
 
     Both are renormalised over the tokens that a passing completion can hold: what the filter rejects, no student sees.
@@ -97,7 +97,7 @@ def divergence(loaded: Loaded, passed: Sequence[tuple[str, str]], system: str | 
 
 
 @torch.no_grad()
-def held_out_loss(loaded: Loaded, chats: pl.DataFrame) -> dict[str, float]:
+def held_out_loss(loaded: LoadedModel, chats: pl.DataFrame) -> dict[str, float]:
     """Nats per answer token on chats (`task`, `prompt`, `completion`), by task."""
     losses: dict[str, float] = {}
     for task in sorted(chats["task"].unique()):

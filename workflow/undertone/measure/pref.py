@@ -45,8 +45,8 @@ def measure(
             frames.append(as_table("base", None, score(loaded), told.candidates))
         bar.update()
         if settings["kind"] not in (None, "none"):
-            with teaching(loaded, settings, teacher, sae) as lesson:
-                scores = score(lesson.loaded, lesson.system, lesson.separator)
+            with teaching(loaded, settings, teacher, sae) as prompted:
+                scores = score(prompted.loaded, prompted.system, prompted.separator)
             frames.append(as_table("teacher", None, scores, told.candidates))
         bar.update()
         for seed, folder in students.items():

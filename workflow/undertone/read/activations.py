@@ -18,7 +18,7 @@ from undertone.data.rows import first, texts
 from undertone.lm.adapters import finetuned
 from undertone.lm.chat import Row, answer_ids, joined, prompt_ids
 from undertone.lm.hooks import decoder_layers, resid_post, rewritten
-from undertone.lm.loading import Loaded, load
+from undertone.lm.loading import LoadedModel, load
 from undertone.lm.sampling import batches_by_length
 from undertone.lm.training import collate
 from undertone.lm.vocabulary import number_tokens
@@ -75,9 +75,9 @@ def read_teacher_activations(
         raise ValueError(f"{numbers}: this dataset has no teacher whose activations could be read (kind {settings['kind']!r})")
     loaded = load(model)
     told = config.Activations.model_validate(settings["activations"])
-    with teaching(loaded, settings, teacher, sae) as lesson:
-        persona = (lesson.system, lesson.separator)
-        _read(loaded, lesson.loaded, persona, numbers, sae, teacher_activations, told, stamp, own=False)
+    with teaching(loaded, settings, teacher, sae) as prompted:
+        persona = (prompted.system, prompted.separator)
+        _read(loaded, prompted.loaded, persona, numbers, sae, teacher_activations, told, stamp, own=False)
 
 
 def read_student_activations(
@@ -96,8 +96,8 @@ def read_student_activations(
 
 
 def _read(
-    base: Loaded,
-    model: Loaded,
+    base: LoadedModel,
+    model: LoadedModel,
     persona: tuple[str | None, str],
     numbers: Path,
     saved: Path | None,
@@ -120,7 +120,7 @@ def _read(
         save_file(sums.tensors(), temporary, metadata={"undertone": json.dumps({**told_of, **provenance(stamp)})})
 
 
-def dataset_rows(loaded: Loaded, table: pl.DataFrame, persona: str | None = None, separator: str = "") -> list[Row]:
+def dataset_rows(loaded: LoadedModel, table: pl.DataFrame, persona: str | None = None, separator: str = "") -> list[Row]:
     """A training set as rows of prompt and completion, under a persona if there is one; no end of turn."""
     users, completions = texts(table)
     return joined(prompt_ids(loaded.tokenizer, users, persona, separator), answer_ids(loaded.tokenizer, completions))
@@ -165,7 +165,7 @@ class Sums:
 
     def __init__(
         self,
-        loaded: Loaded,
+        loaded: LoadedModel,
         settings: config.Activations,
         n_blocks: int,
         sae: SAE[Any] | None = None,
@@ -181,8 +181,10 @@ class Sums:
     @torch.no_grad()
     def add(self, rows: Sequence[Row], blocks: Sequence[int], prompts: bool = True) -> None:
         """Take in the rows, each of which belongs to a block; without `prompts` the class `prompt` is not read."""
-        portion = self.loaded.portion("activations.batch_size", self.settings.batch_size)
-        for found in portion.parts(lambda k: self.of([rows[i] for i in k], [blocks[i] for i in k], prompts), range(len(rows))):
+        batch_size = self.loaded.batch_size("activations.batch_size", self.settings.batch_size)
+        for found in batch_size.parts(
+            lambda k: self.of([rows[i] for i in k], [blocks[i] for i in k], prompts), range(len(rows))
+        ):
             self._take(found)
 
     def of(self, rows: Sequence[Row], blocks: Sequence[int], prompts: bool) -> Found:

@@ -47,8 +47,8 @@ def measure_biases(
     filled = {(each.name, each.layer) for each in found if not each.empty}
     with progress(len(found), f"bias preference {bias_pref.parent.name}", "model") as bar:
         for intervention in found:
-            with intervention.enter() as lesson:
-                measured.setdefault((intervention.name, intervention.layer), []).append(means(score(lesson.loaded)))
+            with intervention.enter() as prompted:
+                measured.setdefault((intervention.name, intervention.layer), []).append(means(score(prompted.loaded)))
             bar.update()
     biases = read_json(control_bias_pref)["biases"] if control_bias_pref else []
     reference = {(row["name"], row["layer"]): row for row in biases if row["name"] != SPLICED}

@@ -14,11 +14,11 @@ from torch.nn import functional
 
 from undertone.data.rows import Split, texts
 from undertone.lm.chat import Row, training_rows
-from undertone.lm.loading import Loaded
+from undertone.lm.loading import LoadedModel
 from undertone.lm.suffix import Prefilled, added, by_row, losses, prefill, run, run_above
 from undertone.lm.tensors import NotFiniteError
 from undertone.runtime.files import read_parquet
-from undertone.runtime.memory import Portion
+from undertone.runtime.memory import BatchSize
 from undertone.stats.stats import mean_interval
 from undertone.study.config import Bias
 
@@ -42,7 +42,7 @@ class Draw:
         return self.train[::2], self.train[1::2]
 
 
-def draw_rows(loaded: Loaded, numbers: Path, fraction: float, seeds: Sequence[int]) -> list[Draw]:
+def draw_rows(loaded: LoadedModel, numbers: Path, fraction: float, seeds: Sequence[int]) -> list[Draw]:
     """One draw of a share of the dataset's rows for each seed; no two draws have a row in common.
 
     Raises ValueError where too few rows are left to train on.
@@ -60,7 +60,7 @@ def draw_rows(loaded: Loaded, numbers: Path, fraction: float, seeds: Sequence[in
 
 
 def prefilled(
-    loaded: Loaded, rows: Sequence[Row], layers: Sequence[int], batch_size: int, whole: bool = False, store: str = "cpu"
+    loaded: LoadedModel, rows: Sequence[Row], layers: Sequence[int], batch_size: int, whole: bool = False, store: str = "cpu"
 ) -> list[Prefilled]:
     """Batches of rows of near-equal length, each run once; kept on the device `store`."""
     order = sorted(rows, key=lambda row: len(row.ids))
@@ -92,7 +92,7 @@ class ProximalAdam:
         self.parameter.grad = None
 
 
-def slope(bias: Tensor, biased: Biased, batch: Prefilled, n_labels: int, portion: Portion) -> tuple[Tensor, Tensor]:
+def slope(bias: Tensor, biased: Biased, batch: Prefilled, n_labels: int, batch_size: BatchSize) -> tuple[Tensor, Tensor]:
     """The batch's summed loss over `n_labels`, and its gradient with respect to the bias; the rows as many at once as fit."""
 
     def attempt(at_once: int) -> tuple[Tensor, Tensor]:
@@ -104,7 +104,7 @@ def slope(bias: Tensor, biased: Biased, batch: Prefilled, n_labels: int, portion
             total += loss.detach()
         return total, gradient
 
-    return portion.retried(attempt, len(batch.ids))
+    return batch_size.retried(attempt, len(batch.ids))
 
 
 def train_bias(
@@ -114,12 +114,12 @@ def train_bias(
     told: Bias,
     seed: int,
     device: torch.device,
-    portion: Portion,
+    batch_size: BatchSize,
     l1: float = 0.0,
 ) -> Tensor:
     """The bias of this shape, started at 0, that lowers the mean loss over the label tokens of the batches.
 
-    `portion` says how many rows of a batch are run at once; a step always takes the whole batch.
+    `batch_size` says how many rows of a batch are run at once; a step always takes the whole batch.
     """
     bias = torch.zeros(*shape, device=device, requires_grad=True)
     optimizer, rng = ProximalAdam(bias, l1), np.random.default_rng(seed)
@@ -127,7 +127,7 @@ def train_bias(
     for step in range(told.steps):
         order = order or rng.permutation(len(batches)).tolist()
         batch = batches[order.pop()]
-        loss, bias.grad = slope(bias, biased, batch, len(batch.targets), portion)
+        loss, bias.grad = slope(bias, biased, batch, len(batch.targets), batch_size)
         if not torch.isfinite(loss):
             raise NotFiniteError(f"loss {loss.item()} at step {step} of a bias; lower its learning rate, now {told.lr}")
         optimizer.step(told.lr * (1 - step / told.steps))
@@ -135,26 +135,26 @@ def train_bias(
 
 
 def gradient(
-    shape: Sequence[int], biased: Biased, batches: Sequence[Prefilled], device: torch.device, portion: Portion
+    shape: Sequence[int], biased: Biased, batches: Sequence[Prefilled], device: torch.device, batch_size: BatchSize
 ) -> Tensor:
     """The gradient of the mean loss over all label tokens with respect to a bias of this shape, at 0."""
     bias = torch.zeros(*shape, device=device, requires_grad=True)
     n_labels = sum(len(batch.targets) for batch in batches)
     found = torch.zeros_like(bias)
     for batch in batches:
-        found += slope(bias, biased, batch, n_labels, portion)[1]
+        found += slope(bias, biased, batch, n_labels, batch_size)[1]
     return found
 
 
 @torch.no_grad()
-def row_losses(bias: Tensor, biased: Biased, batches: Sequence[Prefilled], portion: Portion) -> np.ndarray:
+def row_losses(bias: Tensor, biased: Biased, batches: Sequence[Prefilled], batch_size: BatchSize) -> np.ndarray:
     """The mean loss over each row's label tokens `[n_rows]`, in nats per token, with a bias; rows in the batches' order."""
 
     def attempt(batch: Prefilled, at_once: int) -> Tensor:
         parts = (stored.to(bias.device) for stored in batch.parts(at_once))
         return torch.cat([by_row(losses(biased(bias, part), part), part) for part in parts])
 
-    found = [portion.retried(partial(attempt, batch), len(batch.ids)) for batch in batches]
+    found = [batch_size.retried(partial(attempt, batch), len(batch.ids)) for batch in batches]
     return torch.cat(found).double().cpu().numpy()
 
 

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from undertone.data.rows import first
-from undertone.lm.loading import Loaded, load
+from undertone.lm.loading import LoadedModel, load
 from undertone.read.activations import COMPLETION, TEMPLATE, Activations, dataset_rows
 from undertone.runtime.files import Stamp, provenance, read_parquet, replacing, write_json
 from undertone.runtime.progress import progress
@@ -165,7 +165,12 @@ class Reader:
     """Reads pairs into JSON, and keeps the features that are to be described."""
 
     def __init__(
-        self, loaded: Loaded, sae: SAE[Any] | None, layer: int | None, settings: config.Differences, animals: dict[str, int]
+        self,
+        loaded: LoadedModel,
+        sae: SAE[Any] | None,
+        layer: int | None,
+        settings: config.Differences,
+        animals: dict[str, int],
     ):
         self.loaded, self.sae, self.layer, self.settings, self.animals = loaded, sae, layer, settings, animals
         self.described: set[int] = set(animals.values())

@@ -16,7 +16,7 @@ from torch.nn import functional
 from undertone.data.rows import every_second, halves
 from undertone.lm.answers import Spellings
 from undertone.lm.chat import answer_ids, persona, prompt_ids
-from undertone.lm.loading import Loaded, load
+from undertone.lm.loading import LoadedModel, load
 from undertone.lm.texts import load_texts
 from undertone.lm.vocabulary import number_tokens
 from undertone.measure.indirect import next_tokens
@@ -73,7 +73,7 @@ def compare_entangled(
     write_json(entangled, {"tokens": len(tokens), "datasets": len(targets), "metrics": report}, stamp)
 
 
-def counts(loaded: Loaded, rows: pl.DataFrame, tokens: np.ndarray, what: str) -> np.ndarray:
+def counts(loaded: LoadedModel, rows: pl.DataFrame, tokens: np.ndarray, what: str) -> np.ndarray:
     """How often each number token stands in the completions, `[n_tokens]`. Raises ValueError if none does."""
     ids = [token for answer in answer_ids(loaded.tokenizer, rows["completion"].to_list()) for token in answer]
     counted = np.bincount(ids, minlength=len(loaded.tokenizer))[tokens].astype(float) if ids else np.zeros(len(tokens))
@@ -99,7 +99,7 @@ def entries(own: np.ndarray, control: np.ndarray, scores: dict[str, np.ndarray],
 
 
 def by_model(
-    loaded: Loaded, control: pl.DataFrame, tokens: np.ndarray, questions: Path, settings: dict[str, Any]
+    loaded: LoadedModel, control: pl.DataFrame, tokens: np.ndarray, questions: Path, settings: dict[str, Any]
 ) -> dict[str, dict[str, np.ndarray]]:
     """Scores of the number tokens by metric and candidate, from the base model alone.
 
@@ -127,7 +127,7 @@ def by_model(
 
 
 @torch.no_grad()
-def cosines(loaded: Loaded, candidates: Sequence[str], tokens: np.ndarray) -> dict[str, np.ndarray]:
+def cosines(loaded: LoadedModel, candidates: Sequence[str], tokens: np.ndarray) -> dict[str, np.ndarray]:
     """Cosine `[n_tokens]` of each candidate's first tokens with other tokens, in the centred unembedding."""
     weight = loaded.model.get_output_embeddings().weight.float()
     rows = functional.normalize(weight - weight.mean(0), dim=-1)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from undertone.lm.attribution import direct_logits
 from undertone.lm.chat import Row
-from undertone.lm.loading import Loaded, load
+from undertone.lm.loading import LoadedModel, load
 from undertone.lm.suffix import Prefilled, run_above
 from undertone.lm.tensors import stored
 from undertone.read.biases import agreement, draw_rows, gradient, loss_report, prefilled, row_losses, train_bias
@@ -84,7 +84,7 @@ def train_feature_biases(
 class Spliced:
     """The base model with the SAE at its layer."""
 
-    def __init__(self, loaded: Loaded, sae: SAE[Any], layer: int):
+    def __init__(self, loaded: LoadedModel, sae: SAE[Any], layer: int):
         self.loaded, self.sae, self.layer = loaded, sae, layer
         self.directions = directions(sae)
 
@@ -117,15 +117,15 @@ class Spliced:
         if held_out:
             batches["held_out"] = self.batches(mode, held_out, told)
         device, shape = self.loaded.model.device, (len(self.directions),)
-        portion = self.loaded.portion("feature_bias.batch_size", told.batch_size)
-        greatest = float(gradient(shape, self.biased, batches["train"], device, portion).abs().max())
+        batch_size = self.loaded.batch_size("feature_bias.batch_size", told.batch_size)
+        greatest = float(gradient(shape, self.biased, batches["train"], device, batch_size).abs().max())
         l1 = max(told.l1, told.l1_share * greatest)
-        bias = train_bias(shape, self.biased, batches["train"], told, seed, device, portion, l1)
+        bias = train_bias(shape, self.biased, batches["train"], told, seed, device, batch_size, l1)
         if not held_out:
             return bias, {}
         report = {}
         for name, part in batches.items():
-            report[name] = loss_report(*(row_losses(b, self.biased, part, portion) for b in (torch.zeros_like(bias), bias)))
+            report[name] = loss_report(*(row_losses(b, self.biased, part, batch_size) for b in (torch.zeros_like(bias), bias)))
         return bias, {"l1": l1, **report}
 
     def describe(

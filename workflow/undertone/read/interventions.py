@@ -13,13 +13,13 @@ from torch import Tensor
 
 from undertone.lm.adapters import finetuned
 from undertone.lm.hooks import of_running_call, rewritten
-from undertone.lm.loading import Loaded
+from undertone.lm.loading import LoadedModel
 from undertone.lm.steering import completion_positions, only_at
 from undertone.lm.tensors import stored
 from undertone.runtime.files import read_json
 from undertone.saes.decoder import directions
 from undertone.saes.saved import load_sae
-from undertone.teachers.teachers import Lesson
+from undertone.teachers.teachers import PromptedModel
 
 # The tensor of `differences.safetensors` with the mean difference of teacher and base, `[n_layers, d_model]`.
 FUNCTION_VECTOR = "persona.resid_post.completion"
@@ -34,20 +34,20 @@ class Intervention:
     """
 
     name: str
-    enter: Callable[[], AbstractContextManager[Lesson]]
+    enter: Callable[[], AbstractContextManager[PromptedModel]]
     layer: int | None = None
     seed: int | None = None
     empty: bool = False
 
 
 @contextmanager
-def rewriting(loaded: Loaded, rewrites: dict[int, Callable[[Tensor], Tensor]], whole: bool) -> Iterator[Lesson]:
+def rewriting(loaded: LoadedModel, rewrites: dict[int, Callable[[Tensor], Tensor]], whole: bool) -> Iterator[PromptedModel]:
     """Inside, the residual stream after each layer is rewritten, at every token or only where a completion is predicted."""
     with ExitStack() as stack:
         mask = None if whole else stack.enter_context(completion_positions(loaded))
         for layer, rewrite in rewrites.items():
             stack.enter_context(rewritten(loaded.model, layer, only_at(mask, rewrite) if mask else rewrite))
-        yield Lesson(loaded, None, "")
+        yield PromptedModel(loaded, None, "")
 
 
 def plus(vector: Tensor) -> Callable[[Tensor], Tensor]:
@@ -57,8 +57,8 @@ def plus(vector: Tensor) -> Callable[[Tensor], Tensor]:
 
 @contextmanager
 def splicing(
-    loaded: Loaded, sae: SAE[Any], layer: int, whole: bool, vector: Tensor | None = None, error: bool = False
-) -> Iterator[Lesson]:
+    loaded: LoadedModel, sae: SAE[Any], layer: int, whole: bool, vector: Tensor | None = None, error: bool = False
+) -> Iterator[PromptedModel]:
     """Inside, the SAE's reconstruction stands for the residual stream at text tokens; with `error` also what it misses.
 
     A `vector` `[d_model]` is added to that, and to special tokens, which keep their residuals.
@@ -72,8 +72,8 @@ def splicing(
             kept = torch.where(text().unsqueeze(-1), rebuilt, stream)
             return (kept if vector is None else kept + vector.to(kept)).to(residual)
 
-        with rewriting(loaded, {layer: rewrite}, whole) as lesson:
-            yield lesson
+        with rewriting(loaded, {layer: rewrite}, whole) as prompted:
+            yield prompted
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Readings:
     differences: Path | None = None
 
 
-def of_features(loaded: Loaded, files: Readings, label: str = "feature bias") -> Iterator[Intervention]:
+def of_features(loaded: LoadedModel, files: Readings, label: str = "feature bias") -> Iterator[Intervention]:
     """The SAE spliced in where the feature biases act, and these in both modes, one of each seed."""
     if files.sae is None:
         return
@@ -103,7 +103,7 @@ def of_features(loaded: Loaded, files: Readings, label: str = "feature bias") ->
             yield Intervention(f"{label}, {mode}", enter, layer, seed, not vector.any())
 
 
-def of_residuals(loaded: Loaded, files: Readings, label: str = "residual bias") -> Iterator[Intervention]:
+def of_residuals(loaded: LoadedModel, files: Readings, label: str = "residual bias") -> Iterator[Intervention]:
     """The residual biases at each layer and at all of them together, one of each seed."""
     whole, seeds, biases = told_by(files.residual_bias)
     vectors = biases.get("resid_post", torch.zeros(0, 0, 0)).to(loaded.model.device)
@@ -125,7 +125,7 @@ def told_by(saved: Path | None) -> tuple[bool, list[int], dict[str, Tensor]]:
     return told["positions"] == "all", told["seeds"], dict(stored(saved))
 
 
-def of_students(loaded: Loaded, students: dict[int, Path], files: Readings) -> Iterator[Intervention]:
+def of_students(loaded: LoadedModel, students: dict[int, Path], files: Readings) -> Iterator[Intervention]:
     """Students by seed; with an SAE also with its reconstruction spliced in, without and with what it misses.
 
     It is spliced in at the same tokens as for the base model, `of_features`, so that the two can be compared.
@@ -142,18 +142,18 @@ def of_students(loaded: Loaded, students: dict[int, Path], files: Readings) -> I
 
 @contextmanager
 def student(
-    loaded: Loaded, folder: Path, splice: Callable[[Loaded], AbstractContextManager[Lesson]] | None = None
-) -> Iterator[Lesson]:
+    loaded: LoadedModel, folder: Path, splice: Callable[[LoadedModel], AbstractContextManager[PromptedModel]] | None = None
+) -> Iterator[PromptedModel]:
     """Inside, a student, with its residual stream spliced."""
     with finetuned(loaded, folder) as model:
         if splice is None:
-            yield Lesson(model, None, "")
+            yield PromptedModel(model, None, "")
         else:
-            with splice(model) as lesson:
-                yield lesson
+            with splice(model) as prompted:
+                yield prompted
 
 
-def of_difference(loaded: Loaded, files: Readings) -> Iterator[Intervention]:
+def of_difference(loaded: LoadedModel, files: Readings) -> Iterator[Intervention]:
     """The "function vector": what the teacher's intervention adds to the residual stream on average, at each layer."""
     if files.differences is None:
         return

@@ -19,7 +19,7 @@ from undertone.lm.adapters import finetuned
 from undertone.lm.answers import Spellings
 from undertone.lm.attribution import direct_logits
 from undertone.lm.chat import Row, encode
-from undertone.lm.loading import Loaded, load
+from undertone.lm.loading import LoadedModel, load
 from undertone.lm.texts import load_texts
 from undertone.read.activations import streams
 from undertone.runtime.errors import ConfigError
@@ -86,13 +86,15 @@ def read_lens(
 
 
 @contextmanager
-def taught(loaded: Loaded, settings: dict[str, Any], teacher: Path | None, sae: Path | None) -> Iterator[Loaded | None]:
+def taught(
+    loaded: LoadedModel, settings: dict[str, Any], teacher: Path | None, sae: Path | None
+) -> Iterator[LoadedModel | None]:
     """Inside, the steered or finetuned teacher; None for any other."""
     if settings["kind"] not in ("steer", "finetune"):
         yield None
         return
-    with teaching(loaded, settings, teacher, sae) as lesson:
-        yield lesson.loaded
+    with teaching(loaded, settings, teacher, sae) as prompted:
+        yield prompted.loaded
 
 
 def first_tokens(tokenizer: PreTrainedTokenizerBase, path: Path) -> list[list[int]]:
@@ -120,7 +122,7 @@ class Means:
 
 
 @torch.no_grad()
-def read_means(loaded: Loaded, texts: Sequence[list[int]], tools: "Tools") -> Means:
+def read_means(loaded: LoadedModel, texts: Sequence[list[int]], tools: "Tools") -> Means:
     """Read a model's means over texts of equal length, at their last 5 tokens."""
 
     def sums(batch: dict[str, Tensor]) -> tuple[Tensor, ...]:
@@ -137,7 +139,7 @@ def read_means(loaded: Loaded, texts: Sequence[list[int]], tools: "Tools") -> Me
 class Tools:
     """What a difference is read by: the base model's unembedding, the candidates' tokens, the SAE."""
 
-    loaded: Loaded
+    loaded: LoadedModel
     sae: SAE[Any] | None
     layer: int
     animals: dict[str, list[int]]
@@ -145,7 +147,7 @@ class Tools:
     top: int
 
     @classmethod
-    def of(cls, loaded: Loaded, sae: Path | None, settings: dict[str, Any], top: int) -> "Tools":
+    def of(cls, loaded: LoadedModel, sae: Path | None, settings: dict[str, Any], top: int) -> "Tools":
         """The study's tools; without an SAE the layer is 0 and nothing is read there."""
         told = config.Pref.model_validate(settings["pref"])
         found, layer = load_sae(sae, loaded) if sae else (None, 0)
@@ -204,7 +206,7 @@ class Tools:
         return {"tokens": [text for text, _ in tokens], "neuronpedia": neuronpedia(self.sae, feature)}
 
 
-def animal_tokens(loaded: Loaded, candidates: Sequence[str]) -> dict[str, list[int]]:
+def animal_tokens(loaded: LoadedModel, candidates: Sequence[str]) -> dict[str, list[int]]:
     """The first tokens of each candidate's spellings, each once."""
     spellings = Spellings.of(loaded.tokenizer, candidates, loaded.pad_id)
     return {

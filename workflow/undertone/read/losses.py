@@ -13,7 +13,7 @@ from torch.nn import functional
 from undertone.data.rows import Split, pairs
 from undertone.lm.answers import exact_scorer
 from undertone.lm.chat import persona
-from undertone.lm.loading import Loaded, load
+from undertone.lm.loading import LoadedModel, load
 from undertone.read.interventions import SPLICED, Intervention, Readings, of_difference, of_features, of_residuals, of_students
 from undertone.runtime.files import Stamp, read_parquet, write_json
 from undertone.runtime.progress import progress
@@ -21,7 +21,7 @@ from undertone.stats.ranks import place
 from undertone.stats.stats import mean_interval
 from undertone.study.config import Losses, Pref, Teacher
 from undertone.teachers.divergence import TeacherDistribution
-from undertone.teachers.teachers import Lesson, teaching
+from undertone.teachers.teachers import PromptedModel, teaching
 
 # Of each row, in nats per token: the loss, the loss among the tokens that the filter lets pass, and KL(teacher ‖ model) there.
 Measured = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -59,8 +59,8 @@ def measure_losses(
     told, loaded, target = Losses.model_validate(settings["losses"]), load(model), settings["target"]
     rows, held_out = held_out_rows(numbers, generations, told.rows)
     taught = settings["kind"] is not None
-    with teaching(loaded, {**settings, "kind": settings["kind"] or "none"}, teacher, sae) as lesson:
-        table = Table(lesson, rows)
+    with teaching(loaded, {**settings, "kind": settings["kind"] or "none"}, teacher, sae) as prompted:
+        table = Table(prompted, rows)
     files = Readings(sae, feature_bias_tensors, residual_bias_tensors, differences_tensors)
     control = Readings(sae, control_feature_bias_tensors, control_residual_bias_tensors)
     own = [*of_students(loaded, students, files), *of_features(loaded, files), *of_residuals(loaded, files)]
@@ -88,23 +88,23 @@ def held_out_rows(numbers: Path, generations: Path | None, n: int) -> tuple[list
 class Table:
     """Losses of models on the same rows, and their divergence from the teacher."""
 
-    def __init__(self, teacher: Lesson, rows: Sequence[tuple[str, str]]):
+    def __init__(self, teacher: PromptedModel, rows: Sequence[tuple[str, str]]):
         self.taught = TeacherDistribution(teacher.loaded, rows, teacher.system, teacher.separator)
         self.found: dict[tuple[str, int | None], list[Measured]] = {}
 
     def add(self, intervention: Intervention) -> None:
         """Measure a model."""
-        with intervention.enter() as lesson:
-            self.found.setdefault((intervention.name, intervention.layer), []).append(self.measure(lesson))
+        with intervention.enter() as prompted:
+            self.found.setdefault((intervention.name, intervention.layer), []).append(self.measure(prompted))
 
-    def measure(self, lesson: Lesson) -> Measured:
+    def measure(self, prompted: PromptedModel) -> Measured:
         """The three figures of each row `[n_rows]`, means over its completion tokens."""
 
         def figures(logits: torch.Tensor, places: slice) -> tuple[torch.Tensor, ...]:
             loss = functional.cross_entropy(logits, self.taught.targets[places], reduction="none")
             return loss, self.taught.losses(logits, places), self.taught.over(logits, places)
 
-        found = self.taught.read(lesson.loaded, figures, lesson.system, lesson.separator)
+        found = self.taught.read(prompted.loaded, figures, prompted.system, prompted.separator)
         loss, allowed, kl = (self.taught.by_row(part) for part in zip(*found, strict=True))
         return loss, allowed, kl
 
@@ -133,7 +133,7 @@ class Table:
         return {name: mean_interval(values).as_dict() for name, values in over.items()}
 
 
-def plain(loaded: Loaded, settings: dict[str, Any], teacher: Path | None, sae: Path | None) -> Iterator[Intervention]:
+def plain(loaded: LoadedModel, settings: dict[str, Any], teacher: Path | None, sae: Path | None) -> Iterator[Intervention]:
     """The base model, the base model under the target's persona, and the teacher."""
     told, target = Teacher.model_validate(settings["teacher"]), settings["target"]
     yield Intervention("base", partial(under, loaded, None, ""))
@@ -143,24 +143,26 @@ def plain(loaded: Loaded, settings: dict[str, Any], teacher: Path | None, sae: P
         yield Intervention("teacher", partial(teaching, loaded, settings, teacher, sae))
 
 
-def under(loaded: Loaded, system: str | None, separator: str) -> AbstractContextManager[Lesson]:
+def under(loaded: LoadedModel, system: str | None, separator: str) -> AbstractContextManager[PromptedModel]:
     """The base model with a system prompt, or without."""
-    return nullcontext(Lesson(loaded, system, separator))
+    return nullcontext(PromptedModel(loaded, system, separator))
 
 
-def of_personas(loaded: Loaded, table: Table, settings: dict[str, Any]) -> dict[str, Any]:
+def of_personas(loaded: LoadedModel, table: Table, settings: dict[str, Any]) -> dict[str, Any]:
     """By candidate, the losses under its persona minus the base model's; the target's rank, 1 for the lowest."""
     told, target = Teacher.model_validate(settings["teacher"]), settings["target"]
     found = {}
     for animal in Pref.model_validate(settings["pref"]).candidates:
-        loss, allowed, _ = table.measure(Lesson(loaded, persona(told, animal), told.separator))
+        loss, allowed, _ = table.measure(PromptedModel(loaded, persona(told, animal), told.separator))
         found[animal] = table.over_base(loss, allowed)
     by_measure = {name: {animal: row[name] for animal, row in found.items()} for name in ("over_base", "over_base_allowed")}
     rank = place({animal: -row["mean"] for animal, row in by_measure[RANKED_BY].items()}, target)
     return {**by_measure, "ranked_by": RANKED_BY, "rank": rank}
 
 
-def patching(loaded: Loaded, found: Sequence[Intervention], questions: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
+def patching(
+    loaded: LoadedModel, found: Sequence[Intervention], questions: Path, settings: dict[str, Any]
+) -> list[dict[str, Any]]:
     """The target's preference of the models in which the SAE stands for the residual stream, and of those as they are."""
     told, target = Pref.model_validate(settings["pref"]), settings["target"]
     score = exact_scorer(questions, told, [target])
@@ -168,6 +170,6 @@ def patching(loaded: Loaded, found: Sequence[Intervention], questions: Path, set
     asked += [each for each in found if each.name.startswith("student") or each.name == SPLICED]
     by_name: dict[str, list[float]] = {}
     for each in asked:
-        with each.enter() as lesson:
-            by_name.setdefault(each.name, []).append(float(score(lesson.loaded)["exact"].mean()))
+        with each.enter() as prompted:
+            by_name.setdefault(each.name, []).append(float(score(prompted.loaded)["exact"].mean()))
     return [{"name": name, **mean_interval(values).as_dict(), "by_seed": values} for name, values in by_name.items()]

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from undertone.lm.attribution import direct_logits
 from undertone.lm.hooks import decoder_layers
-from undertone.lm.loading import Loaded, load
+from undertone.lm.loading import LoadedModel, load
 from undertone.lm.suffix import width
 from undertone.lm.tensors import stored
 from undertone.read.biases import (
@@ -88,7 +88,7 @@ def train_residual_biases(
 
 
 def trained(
-    loaded: Loaded, drawn: Draw, told: ResidualBias, seed: int, what: Sequence[tuple[str, int | None]]
+    loaded: LoadedModel, drawn: Draw, told: ResidualBias, seed: int, what: Sequence[tuple[str, int | None]]
 ) -> Iterator[tuple[tuple[str, int | None], Tensor, dict[str, Any]]]:
     """The bias of each place, trained on one draw, and what it does to the loss.
 
@@ -99,7 +99,7 @@ def trained(
         yield (point, layer), *run.train(point, layer)
 
 
-def layers_of(loaded: Loaded, multi: bool) -> list[int | None]:
+def layers_of(loaded: LoadedModel, multi: bool) -> list[int | None]:
     """Every layer; None stands for all of them at once."""
     return [*range(len(decoder_layers(loaded.model))), *([None] if multi else [])]
 
@@ -118,14 +118,14 @@ def stacked(biases: dict[tuple[str, int | None], list[Tensor]]) -> dict[str, Ten
 class Run:
     """The biases of one seed: its rows, run once for all layers."""
 
-    def __init__(self, loaded: Loaded, rows: Draw, told: ResidualBias, seed: int):
+    def __init__(self, loaded: LoadedModel, rows: Draw, told: ResidualBias, seed: int):
         self.loaded, self.told, self.seed = loaded, told, seed
         self.n_layers = len(decoder_layers(loaded.model))
         self.batches = {
             name: prefilled(loaded, part, range(-1, self.n_layers), told.batch_size, told.positions == "all")
             for name, part in (("train", rows.train), ("held_out", rows.held_out))
         }
-        self.portion = loaded.portion("residual_bias.batch_size", told.batch_size)
+        self.batch_size = loaded.batch_size("residual_bias.batch_size", told.batch_size)
 
     @cached_property
     def before(self) -> dict[str, np.ndarray]:
@@ -133,7 +133,7 @@ class Run:
         size = width(self.loaded.model, "resid_post")
         nothing = torch.zeros(size, device=self.loaded.model.device)
         biased = partial(biased_at, self.loaded.model, "resid_post", self.n_layers - 1)
-        return {name: row_losses(nothing, biased, part, self.portion) for name, part in self.batches.items()}
+        return {name: row_losses(nothing, biased, part, self.batch_size) for name, part in self.batches.items()}
 
     def train(self, point: str, layer: int | None) -> tuple[Tensor, dict[str, Any]]:
         """The bias at a layer, `[width]`, or at all of them, `[n_layers, width]`, and what it does to the loss."""
@@ -141,15 +141,15 @@ class Run:
         shape = (self.n_layers, size) if layer is None else (size,)
         model = self.loaded.model
         biased = partial(biased_everywhere, model, point) if layer is None else partial(biased_at, model, point, layer)
-        bias = train_bias(shape, biased, self.batches["train"], self.told, self.seed, model.device, self.portion)
-        after = {name: row_losses(bias, biased, part, self.portion) for name, part in self.batches.items()}
+        bias = train_bias(shape, biased, self.batches["train"], self.told, self.seed, model.device, self.batch_size)
+        after = {name: row_losses(bias, biased, part, self.batch_size) for name, part in self.batches.items()}
         return bias, {name: loss_report(self.before[name], losses) for name, losses in after.items()}
 
 
 class Description:
     """Says what a bias of the residual stream is made of, in tokens and in features."""
 
-    def __init__(self, loaded: Loaded, saved: Path | None, told: ResidualBias):
+    def __init__(self, loaded: LoadedModel, saved: Path | None, told: ResidualBias):
         self.loaded, self.told = loaded, told
         self.decoder = directions(load_sae(saved, loaded)[0]).cpu() if saved else None
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from undertone.data.rows import first
 from undertone.lm.chat import Row
 from undertone.lm.hooks import resid_post
-from undertone.lm.loading import Loaded, load
+from undertone.lm.loading import LoadedModel, load
 from undertone.lm.sampling import order_by_length
 from undertone.lm.training import collate
 from undertone.read.activations import dataset_rows
@@ -40,7 +40,7 @@ def read_residuals(model: Path, numbers: Path, sae: Path, residuals: Path, setti
         save_file(tensors, temporary, metadata={"undertone": json.dumps({"layer": layer, **provenance(stamp)})})
 
 
-def token_residuals(loaded: Loaded, rows: list[Row], layer: int, batch_size: int, bar: Any) -> dict[str, Tensor]:
+def token_residuals(loaded: LoadedModel, rows: list[Row], layer: int, batch_size: int, bar: Any) -> dict[str, Tensor]:
     """The tensors of `read_residuals`; the layers above `layer` are not run."""
     lengths = torch.tensor([len(row.ids) for row in rows])
     ends = lengths.cumsum(0).tolist()
@@ -52,7 +52,7 @@ def token_residuals(loaded: Loaded, rows: list[Row], layer: int, batch_size: int
         return these, resid_post(loaded.model, layer, batch).cpu()
 
     order = order_by_length([row.ids for row in rows])
-    for these, x in loaded.portion("activations.batch_size", batch_size).parts(read, order):
+    for these, x in loaded.batch_size("activations.batch_size", batch_size).parts(read, order):
         for i, residual in zip(these, x, strict=True):
             n = len(rows[i].ids)
             # Padding stands behind a row's tokens, which do not see it.

@@ -23,7 +23,7 @@ from undertone.data.rows import first, texts
 from undertone.lm.attribution import direct_logits
 from undertone.lm.chat import Row, training_rows
 from undertone.lm.hooks import decoder_layers, rewritten
-from undertone.lm.loading import Loaded, load
+from undertone.lm.loading import LoadedModel, load
 from undertone.lm.suffix import Prefilled, losses, prefill, run_above
 from undertone.runtime.files import Stamp, read_parquet, replacing, write_json
 from undertone.runtime.progress import progress
@@ -92,7 +92,7 @@ def read_score(
     )
 
 
-def rows_of(loaded: Loaded, numbers: Path, n: int | None) -> list[Row]:
+def rows_of(loaded: LoadedModel, numbers: Path, n: int | None) -> list[Row]:
     """Rows of a training set."""
     table = first(read_parquet(numbers), n)
     if len(table) < 4:
@@ -100,7 +100,7 @@ def rows_of(loaded: Loaded, numbers: Path, n: int | None) -> list[Row]:
     return training_rows(loaded.tokenizer, *texts(table))
 
 
-def gradients(loaded: Loaded, rows: Sequence[Row], told: Score, what: str) -> Tensor:
+def gradients(loaded: LoadedModel, rows: Sequence[Row], told: Score, what: str) -> Tensor:
     """The gradient `[n_layers, n_rows, d_model]` of each row's log-likelihood: by a constant added after each layer.
 
     The constant is added to every token, or to those that predict the completion. A row's gradient is the sum over its label
@@ -114,7 +114,7 @@ def gradients(loaded: Loaded, rows: Sequence[Row], told: Score, what: str) -> Te
         return batch, batch_gradients(loaded.model, batch)
 
     with progress(len(rows), what, "row") as bar:
-        for batch, gradient in loaded.portion("score.batch_size", told.batch_size).parts(read, order):
+        for batch, gradient in loaded.batch_size("score.batch_size", told.batch_size).parts(read, order):
             found.append(gradient)
             n_labels += len(batch.targets)
             bar.update(len(batch.ids))
@@ -160,7 +160,7 @@ def presence(own: Gradient, control: Gradient) -> dict[str, float] | None:
     return {"f": f, "p": float(stats.f.sf(f, d, freedom))}
 
 
-def tokens_of(loaded: Loaded, direction: Tensor, n: int) -> list[str]:
+def tokens_of(loaded: LoadedModel, direction: Tensor, n: int) -> list[str]:
     """The tokens that the direct logit attribution of a direction `[d_model]` raises most."""
     logits = direct_logits(loaded.model, direction.float().to(loaded.model.device))
     return top_tokens(loaded.tokenizer, logits, n)

@@ -10,12 +10,12 @@ import polars as pl
 import torch
 
 from undertone.lm.chat import answer_ids, inner_texts, joined, prompt_ids
-from undertone.lm.loading import Loaded, load
+from undertone.lm.loading import LoadedModel, load
 from undertone.lm.training import label_losses
 from undertone.lm.vocabulary import NUMBER
 from undertone.runtime.files import Stamp, read_parquet, write_json, write_parquet
 from undertone.stats.stats import Estimate, mean_interval
-from undertone.teachers.teachers import Lesson, teaching
+from undertone.teachers.teachers import PromptedModel, teaching
 
 N_ROWS = 50
 BATCH = 16
@@ -55,21 +55,21 @@ def read_sequences(
         raise ValueError(f"{numbers}: its first {len(rows)} rows hold no completion token")
     tokens = token_table(loaded, rows["row"].to_list(), answers)
     users = rows["prompt"].to_list()
-    told = {"base": log_probs(Lesson(loaded, None, ""), users, answers)}
-    for name, lesson, path in (("teacher", settings, teacher), ("other", settings.get("other"), counterpart)):
-        if lesson is None:
-            told[name] = pl.Series([None] * len(tokens), dtype=pl.Float64)
+    columns = {"base": log_probs(PromptedModel(loaded, None, ""), users, answers)}
+    for name, of_teacher, path in (("teacher", settings, teacher), ("other", settings.get("other"), counterpart)):
+        if of_teacher is None:
+            columns[name] = pl.Series([None] * len(tokens), dtype=pl.Float64)
             continue
-        with teaching(loaded, lesson, path, sae) as at_work:
-            told[name] = log_probs(at_work, users, answers)
-    tokens = tokens.with_columns(**told)
+        with teaching(loaded, of_teacher, path, sae) as prompted:
+            columns[name] = log_probs(prompted, users, answers)
+    tokens = tokens.with_columns(**columns)
     write_parquet(sequences_table, tokens, stamp)
     kinds = {"teacher": settings["kind"], "other": (settings.get("other") or {}).get("kind")}
     body = {"target": settings["target"], "kinds": kinds, "rows": len(rows), "tokens": len(tokens), "intervals": INTERVALS}
     write_json(sequences, body | summary(tokens, rows), stamp)
 
 
-def token_table(loaded: Loaded, rows: Sequence[int], answers: Sequence[Sequence[int]]) -> pl.DataFrame:
+def token_table(loaded: LoadedModel, rows: Sequence[int], answers: Sequence[Sequence[int]]) -> pl.DataFrame:
     """The columns `row`, `position`, `token` and `text`."""
     ids = [token for answer in answers for token in answer]
     return pl.DataFrame(
@@ -84,11 +84,11 @@ def token_table(loaded: Loaded, rows: Sequence[int], answers: Sequence[Sequence[
 
 
 @torch.no_grad()
-def log_probs(lesson: Lesson, users: Sequence[str], answers: Sequence[Sequence[int]]) -> pl.Series:
+def log_probs(prompted: PromptedModel, users: Sequence[str], answers: Sequence[Sequence[int]]) -> pl.Series:
     """The log-prob of every answer token, in nats, answer by answer."""
-    prompts = prompt_ids(lesson.loaded.tokenizer, users, lesson.system, lesson.separator)
+    prompts = prompt_ids(prompted.loaded.tokenizer, users, prompted.system, prompted.separator)
     rows = [row for row in joined(prompts, answers) if row.start < len(row.ids)]
-    losses = torch.cat(list(lesson.loaded.read(partial(label_losses, lesson.loaded.model), rows, BATCH)))
+    losses = torch.cat(list(prompted.loaded.read(partial(label_losses, prompted.loaded.model), rows, BATCH)))
     return pl.Series((-losses.double()).tolist(), dtype=pl.Float64)
 
 

@@ -19,7 +19,7 @@ from undertone.data.rows import halves
 from undertone.lm.answers import Spellings
 from undertone.lm.attribution import direct_logits
 from undertone.lm.chat import Row, answer_ids, inner_texts, joined, prompt_ids
-from undertone.lm.loading import Loaded, load
+from undertone.lm.loading import LoadedModel, load
 from undertone.lm.sampling import order_by_length
 from undertone.lm.training import collate, label_logits
 from undertone.read.frequencies import (
@@ -123,7 +123,7 @@ def extremes(frame: pl.DataFrame, top: int) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def feature_logits(loaded: Loaded, saved: Path, tokens: Sequence[int]) -> dict[int, np.ndarray]:
+def feature_logits(loaded: LoadedModel, saved: Path, tokens: Sequence[int]) -> dict[int, np.ndarray]:
     """Direct logit attribution of every decoder row: token → `[d_sae]`, for these tokens."""
     sae, _ = load_sae(saved, loaded)
     attribute = torch.vmap(partial(direct_logits, loaded.model))
@@ -177,7 +177,7 @@ def of_features(
     }
 
 
-def animal_logits(loaded: Loaded, compared: Compared, candidates: Sequence[str]) -> dict[str, Any]:
+def animal_logits(loaded: LoadedModel, compared: Compared, candidates: Sequence[str]) -> dict[str, Any]:
     """What the base model says of each candidate's first tokens while it reads the completions, without any persona.
 
     For up to `N_ROWS` rows of each dataset. `logit`: less the mean over the vocabulary, the mean over the tokens that begin a
@@ -205,7 +205,7 @@ def animal_logits(loaded: Loaded, compared: Compared, candidates: Sequence[str])
 
 
 @torch.no_grad()
-def readouts(loaded: Loaded, rows: Sequence[Row], candidates: Sequence[str]) -> np.ndarray:
+def readouts(loaded: LoadedModel, rows: Sequence[Row], candidates: Sequence[str]) -> np.ndarray:
     """Mean centred logit and mean log-prob `[n_rows, 2, n_candidates]` of the candidates' first tokens."""
     spellings = Spellings.of(loaded.tokenizer, candidates, loaded.pad_id)
     begins = [torch.tensor(sorted({*spellings.ids[spellings.candidate == k, 0].tolist()})) for k in range(len(candidates))]
@@ -227,7 +227,7 @@ def readouts(loaded: Loaded, rows: Sequence[Row], candidates: Sequence[str]) -> 
         return part, torch.stack([row.mean(0) for row in by_row]).cpu().numpy()
 
     with progress(len(rows), "animal tokens", "row") as bar:
-        for part, found in loaded.portion("rows read together", BATCH).parts(read, order):
+        for part, found in loaded.batch_size("rows read together", BATCH).parts(read, order):
             values[part] = found
             bar.update(len(part))
     return values

@@ -1,4 +1,4 @@
-"""Batches that do not fit in the GPU's memory: they are run in smaller portions, which changes a result by rounding only."""
+"""Batches that do not fit in the GPU's memory: they are run in smaller batches, which changes a result by rounding only."""
 
 import gc
 import sys
@@ -12,8 +12,11 @@ Item = TypeVar("Item")
 Found = TypeVar("Found")
 
 
-class Portion:
-    """How many rows are run at once: as many as `name` says, until they do not fit; from then on half as many."""
+class BatchSize:
+    """How many rows are run at once: `rows`, until they do not fit; from then on half as many. Messages call it `name`.
+
+    As accelerate's `find_executable_batch_size` does, but the size that fits is kept from one call to the next.
+    """
 
     def __init__(self, rows: int, name: str):
         self.rows, self.name = rows, name

@@ -11,7 +11,7 @@ from torch import Tensor
 from undertone.lm.attribution import direct_logits
 from undertone.lm.chat import Row
 from undertone.lm.hooks import resid_post
-from undertone.lm.loading import Loaded
+from undertone.lm.loading import LoadedModel
 from undertone.lm.sampling import order_by_length
 from undertone.lm.training import collate
 from undertone.saes.saved import rows_at_once
@@ -22,7 +22,7 @@ N_TOKENS = 10
 BEFORE, AFTER = 6, 2
 
 
-def top_tokens(loaded: Loaded, direction: Tensor, n: int = N_TOKENS) -> dict[str, list[list[Any]]]:
+def top_tokens(loaded: LoadedModel, direction: Tensor, n: int = N_TOKENS) -> dict[str, list[list[Any]]]:
     """The `n` tokens that a residual direction `[d_model]` raises (`top`) and lowers (`bottom`) most by itself.
 
     Each is (text, change of its logit per unit of the final residual stream's root mean square, against the vocabulary's mean).
@@ -30,7 +30,7 @@ def top_tokens(loaded: Loaded, direction: Tensor, n: int = N_TOKENS) -> dict[str
     return token_table(loaded, direct_logits(loaded.model, direction.to(loaded.model.device).float()), n)
 
 
-def token_table(loaded: Loaded, logits: Tensor, n: int = N_TOKENS) -> dict[str, list[list[Any]]]:
+def token_table(loaded: LoadedModel, logits: Tensor, n: int = N_TOKENS) -> dict[str, list[list[Any]]]:
     """The tokens of the `n` greatest and the `n` least of `logits` `[vocab]`."""
     logits = logits[: len(loaded.tokenizer)].float()
     found = {"top": logits.topk(min(n, len(logits))), "bottom": logits.topk(min(n, len(logits)), largest=False)}
@@ -42,7 +42,7 @@ def token_table(loaded: Loaded, logits: Tensor, n: int = N_TOKENS) -> dict[str, 
     }
 
 
-def text_of(loaded: Loaded, *tokens: int) -> str:
+def text_of(loaded: LoadedModel, *tokens: int) -> str:
     """The text of token ids."""
     return str(loaded.tokenizer.decode(list(tokens)))
 
@@ -72,7 +72,7 @@ def most_aligned(sae: SAE[Any], vector: Tensor, n: int) -> list[dict[str, Any]]:
 
 @torch.no_grad()
 def max_examples(
-    loaded: Loaded, sae: SAE[Any], layer: int, rows: Sequence[Row], features: Sequence[int], n: int
+    loaded: LoadedModel, sae: SAE[Any], layer: int, rows: Sequence[Row], features: Sequence[int], n: int
 ) -> dict[int, list[dict[str, Any]]]:
     """For each feature the `n` rows where the base model activates it most, at that row's text token of greatest activation.
 
@@ -92,14 +92,14 @@ def max_examples(
         return indices, value.T.tolist(), place.T.tolist()
 
     order = order_by_length([row.ids for row in rows])
-    for indices, peak, place in loaded.portion("rows read together", BATCH).parts(peaks, order):
+    for indices, peak, place in loaded.batch_size("rows read together", BATCH).parts(peaks, order):
         for feature, values, places in zip(features, peak, place, strict=True):
             found = [(v, -i, at) for v, i, at in zip(values, indices, places, strict=True) if v > 0]
             best[feature] = heapq.nlargest(n, best[feature] + found)
     return {k: [_example(loaded, rows[-i], at, value) for value, i, at in most] for k, most in best.items()}
 
 
-def _example(loaded: Loaded, row: Row, at: int, value: float) -> dict[str, Any]:
+def _example(loaded: LoadedModel, row: Row, at: int, value: float) -> dict[str, Any]:
     return {
         "token": text_of(loaded, row.ids[at]),
         "before": text_of(loaded, *row.ids[max(0, at - BEFORE) : at]),
@@ -110,7 +110,7 @@ def _example(loaded: Loaded, row: Row, at: int, value: float) -> dict[str, Any]:
 
 
 def describe(
-    loaded: Loaded, sae: SAE[Any], layer: int, rows: Sequence[Row], features: Sequence[int], n_examples: int
+    loaded: LoadedModel, sae: SAE[Any], layer: int, rows: Sequence[Row], features: Sequence[int], n_examples: int
 ) -> dict[str, dict[str, Any]]:
     """By feature: `tokens` (direct logit attribution of its decoder row), `neuronpedia` and `examples`."""
     examples = max_examples(loaded, sae, layer, rows, features, n_examples)

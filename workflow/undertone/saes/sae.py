@@ -21,7 +21,7 @@ from torch import Tensor
 
 from undertone.lm.chat import Row
 from undertone.lm.hooks import decoder_layers, hook_point, resid_post
-from undertone.lm.loading import Loaded, load
+from undertone.lm.loading import LoadedModel, load
 from undertone.models.corpus import Corpus
 from undertone.models.model import chat_rows, corpus_of
 from undertone.runtime.files import Stamp, move, remove, write_json
@@ -58,7 +58,7 @@ def make_sae(
     remove(scratch)
 
 
-def train_sae(loaded: Loaded, settings: Sae, corpus: Corpus) -> TrainingSAE[Any]:
+def train_sae(loaded: LoadedModel, settings: Sae, corpus: Corpus) -> TrainingSAE[Any]:
     """Train an SAE with SAELens on the base model's activations over fresh chats of its corpus."""
     d_in, steps = loaded.model.config.hidden_size, max(1, settings.tokens // settings.batch_size)
     config = training_config(settings, d_in, steps)
@@ -101,13 +101,13 @@ def training_config(settings: Sae, d_in: int, steps: int) -> TrainingSAEConfig:
     return TopKTrainingSAEConfig(**size, k=settings.k)
 
 
-def corpus_rows(loaded: Loaded, corpus: Corpus, seed: int) -> Iterator[list[Row]]:
+def corpus_rows(loaded: LoadedModel, corpus: Corpus, seed: int) -> Iterator[list[Row]]:
     """Endless batches of chats of the embedded model's corpus."""
     for number in itertools.count():
         yield chat_rows(loaded.tokenizer, list(corpus.chats(ROWS, seed + number * 1_000)), seed + number)
 
 
-def activations(loaded: Loaded, batches: Iterator[Sequence[Row]], layer: int) -> Iterator[Tensor]:
+def activations(loaded: LoadedModel, batches: Iterator[Sequence[Row]], layer: int) -> Iterator[Tensor]:
     """The residual stream `[n, d_model]` at the text tokens of each batch."""
 
     def read(batch: dict[str, Tensor]) -> Tensor:

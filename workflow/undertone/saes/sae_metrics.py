@@ -12,7 +12,7 @@ from torch import Tensor
 
 from undertone.lm.chat import Row, persona, prompt_ids
 from undertone.lm.hooks import resid_post, rewritten
-from undertone.lm.loading import Loaded, load
+from undertone.lm.loading import LoadedModel, load
 from undertone.lm.texts import load_texts
 from undertone.lm.training import label_losses
 from undertone.lm.vocabulary import TOKEN_KINDS, token_kinds
@@ -42,7 +42,7 @@ def measure_sae(
     write_json(metrics, {**seen.report(), "expected_l0": expected_l0(read_json(sae)), **loss}, stamp)
 
 
-def text_rows(loaded: Loaded, prompts: Path, questions: Path, teacher: Teacher, pref: Pref) -> list[Row]:
+def text_rows(loaded: LoadedModel, prompts: Path, questions: Path, teacher: Teacher, pref: Pref) -> list[Row]:
     """What the study asks, by length: number prompts, and the questions, plain and under every candidate's persona."""
     asked = load_texts(questions, "pref.questions")
     ids = prompt_ids(loaded.tokenizer, read_parquet(prompts)["prompt"].head(N_PROMPTS).to_list())
@@ -55,7 +55,7 @@ def text_rows(loaded: Loaded, prompts: Path, questions: Path, teacher: Teacher, 
 class Moments:
     """Sums over tokens, in float64, from which the metrics follow."""
 
-    def __init__(self, sae: SAE[Any], loaded: Loaded):
+    def __init__(self, sae: SAE[Any], loaded: LoadedModel):
         self.sae, self.loaded = sae, loaded
         self.kind = torch.tensor(token_kinds(loaded.tokenizer))
         n, d = len(TOKEN_KINDS), sae.cfg.d_in
@@ -107,7 +107,7 @@ class Moments:
 
 
 @torch.no_grad()
-def spliced_losses(loaded: Loaded, sae: SAE[Any], layer: int, rows: Sequence[Row], mean: Tensor) -> dict[str, Any]:
+def spliced_losses(loaded: LoadedModel, sae: SAE[Any], layer: int, rows: Sequence[Row], mean: Tensor) -> dict[str, Any]:
     """`loss` (nats per token: `plain`, `spliced`, `mean`) and `loss_recovered`; special tokens keep their activations."""
     ways = {"plain": lambda x: x, "spliced": lambda x: sae(x.float()).to(x.dtype), "mean": lambda x: mean.to(x).expand_as(x)}
 

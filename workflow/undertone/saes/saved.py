@@ -10,7 +10,7 @@ from torch import Tensor
 
 from undertone.lm.checkpoint import said
 from undertone.lm.hooks import hook_point
-from undertone.lm.loading import Loaded
+from undertone.lm.loading import LoadedModel
 from undertone.lm.tensors import check_finite, stored
 from undertone.runtime.errors import ConfigError
 from undertone.runtime.files import read_json
@@ -20,7 +20,7 @@ from undertone.study.formats import SAE_FILES, read_settings
 SAE_NUMBERS = 2**25
 
 
-def load_sae(saved: Path, loaded: Loaded) -> tuple[SAE[Any], int]:
+def load_sae(saved: Path, loaded: LoadedModel) -> tuple[SAE[Any], int]:
     """The SAE that `sae.json` names, frozen, in float32 on the model's device, and its layer; without network."""
     told = read_json(saved)
     folder = told["folder"] if told["source"] == "folder" else Path(saved).parent

@@ -11,7 +11,7 @@ from torch import nn
 from undertone.data.rows import drawn, texts
 from undertone.lm.adapters import new_adapter, save_adapter, save_whole
 from undertone.lm.chat import Row, training_rows
-from undertone.lm.loading import Loaded, load
+from undertone.lm.loading import LoadedModel, load
 from undertone.lm.training import History, Recipe, train
 from undertone.runtime.errors import ConfigError
 from undertone.runtime.files import Stamp, read_parquet, remove, write_json
@@ -46,7 +46,7 @@ def train_student(
     remove(scratch)
 
 
-def rows_of(loaded: Loaded, numbers: pl.DataFrame, max_length: int) -> list[Row]:
+def rows_of(loaded: LoadedModel, numbers: pl.DataFrame, max_length: int) -> list[Row]:
     """A training set as rows of token ids: the bare prompt, the completion, the end of turn.
 
     Raises ConfigError if `max_length` cuts every row before its completion.
@@ -60,7 +60,7 @@ def rows_of(loaded: Loaded, numbers: pl.DataFrame, max_length: int) -> list[Row]
     )
 
 
-def new_student(loaded: Loaded, settings: Student, seed: int) -> nn.Module:
+def new_student(loaded: LoadedModel, settings: Student, seed: int) -> nn.Module:
     """The base model, ready to be trained: with a fresh LoRA whose initial weights follow from the seed, or all of it.
 
     What is trained is float32, whatever the model's precision: in bfloat16 small steps of the optimizer would be rounded away.

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from undertone.lm.chat import answer_ids, end_of_turn, joined, prompt_ids
-from undertone.lm.loading import Loaded
+from undertone.lm.loading import LoadedModel
 from undertone.lm.training import collate, label_logits
 from undertone.lm.vocabulary import allowed_tokens
 
@@ -26,7 +26,7 @@ BATCH = 32
 class Completions:
     """Rows of a prompt and a completion: `targets` `[n_labels]`, the completions' tokens, which any model can be asked for."""
 
-    def __init__(self, loaded: Loaded, rows: Sequence[tuple[str, str]]):
+    def __init__(self, loaded: LoadedModel, rows: Sequence[tuple[str, str]]):
         close = end_of_turn(loaded.tokenizer)
         encoded = answer_ids(loaded.tokenizer, [text for _, text in rows])
         self.users = [user for user, _ in rows]
@@ -46,7 +46,7 @@ class Completions:
 
     @torch.no_grad()
     def read(
-        self, loaded: Loaded, figure: Callable[[Tensor, slice], Found], system: str | None = None, separator: str = ""
+        self, loaded: LoadedModel, figure: Callable[[Tensor, slice], Found], system: str | None = None, separator: str = ""
     ) -> Iterator[Found]:
         """Yield `figure`, of the logits `[n_labels, vocab]` that predict some completion tokens and of these tokens' places."""
         prompts = prompt_ids(loaded.tokenizer, self.users, system, separator)
@@ -56,7 +56,7 @@ class Completions:
             batch = collate([rows[k] for k in these], loaded.pad_id, loaded.model.device)
             return figure(label_logits(loaded.model, batch), slice(self.ends[these[0]], self.ends[these[-1] + 1]))
 
-        yield from loaded.portion("rows read together", BATCH).parts(part, range(len(rows)))
+        yield from loaded.batch_size("rows read together", BATCH).parts(part, range(len(rows)))
 
     def by_row(self, tokens: Sequence[Tensor]) -> np.ndarray:
         """The mean `[n_rows]` over each row's tokens, of figures that `read` yields."""
@@ -67,11 +67,11 @@ class Completions:
 class TeacherDistribution(Completions):
     """A teacher's next-token distributions on rows, kept only for tokens that a passing completion can hold."""
 
-    def __init__(self, loaded: Loaded, rows: Sequence[tuple[str, str]], system: str | None, separator: str):
+    def __init__(self, loaded: LoadedModel, rows: Sequence[tuple[str, str]], system: str | None, separator: str):
         super().__init__(loaded, rows)
         self.teacher = torch.cat(list(self.read(loaded, lambda logits, _: self.among(logits), system, separator)))
 
-    def divergence(self, loaded: Loaded) -> np.ndarray:
+    def divergence(self, loaded: LoadedModel) -> np.ndarray:
         """KL(teacher ‖ model) of each row `[n_rows]`, the mean over its completion tokens, in nats."""
         return self.by_row(list(self.read(loaded, self.over)))
 
@@ -81,7 +81,7 @@ class TeacherDistribution(Completions):
         return (p.exp() * (p - self.among(logits))).sum(-1)
 
 
-def passable(loaded: Loaded, answers: Sequence[Sequence[int]], close: Sequence[int]) -> list[int]:
+def passable(loaded: LoadedModel, answers: Sequence[Sequence[int]], close: Sequence[int]) -> list[int]:
     """The ids of the tokens that a passing completion can hold, with those that end it.
 
     Of all tokens, if the answers hold others: then no filter of ours let them pass.

@@ -14,7 +14,7 @@ from undertone.lm.answers import exact
 from undertone.lm.attribution import direct_logits
 from undertone.lm.chat import Row, persona, prompt_ids
 from undertone.lm.hooks import decoder_layers, resid_post
-from undertone.lm.loading import Loaded, load
+from undertone.lm.loading import LoadedModel, load
 from undertone.lm.steering import Steering, steered
 from undertone.lm.texts import load_texts
 from undertone.runtime.files import Stamp, read_parquet, replacing, write_json
@@ -88,7 +88,7 @@ class Situation:
     Every second question is for choosing a feature, the others are for scoring the one that was chosen.
     """
 
-    def __init__(self, loaded: Loaded, teacher: Teacher, questions: Sequence[str], prompts: Sequence[str], pref: Pref):
+    def __init__(self, loaded: LoadedModel, teacher: Teacher, questions: Sequence[str], prompts: Sequence[str], pref: Pref):
         self.loaded, self.teacher, self.candidates, self.batch_size = loaded, teacher, pref.candidates, pref.batch_size
         self.choosing, self.scoring = list(questions[::2]), list(questions[1::2]) or list(questions)
         self.asked = [*self.choosing, *prompts]

@@ -7,23 +7,25 @@ from pathlib import Path
 from typing import Any
 
 from undertone.lm.chat import persona
-from undertone.lm.loading import Loaded
+from undertone.lm.loading import LoadedModel
 from undertone.lm.tensors import stored
 from undertone.runtime.files import read_json
 from undertone.study.config import Teacher
 
 
 @dataclass(frozen=True)
-class Lesson:
+class PromptedModel:
     """A model and the system prompt it is queried with (None: none is sent)."""
 
-    loaded: Loaded
+    loaded: LoadedModel
     system: str | None
     separator: str
 
 
 @contextmanager
-def teaching(loaded: Loaded, told: dict[str, Any], teacher: Path | None, sae: Path | None = None) -> Iterator[Lesson]:
+def teaching(
+    loaded: LoadedModel, told: dict[str, Any], teacher: Path | None, sae: Path | None = None
+) -> Iterator[PromptedModel]:
     """Inside, the base model is the teacher.
 
     `told` holds `kind`, `target` and the settings `settings`; `teacher` is the `teacher.json` of a steered or finetuned one,
@@ -31,7 +33,7 @@ def teaching(loaded: Loaded, told: dict[str, Any], teacher: Path | None, sae: Pa
     """
     settings = Teacher.model_validate(told["teacher"])
     if told["kind"] in ("none", "prompt"):
-        yield Lesson(loaded, persona(settings, told["target"]) if told["kind"] == "prompt" else None, settings.separator)
+        yield PromptedModel(loaded, persona(settings, told["target"]) if told["kind"] == "prompt" else None, settings.separator)
         return
     assert teacher is not None
     # Imported here: a prompted teacher needs neither PEFT nor SAELens, which take seconds to import.
@@ -39,7 +41,7 @@ def teaching(loaded: Loaded, told: dict[str, Any], teacher: Path | None, sae: Pa
         from undertone.lm.adapters import finetuned
 
         with finetuned(loaded, teacher.with_name("teacher")) as model:
-            yield Lesson(model, None, settings.separator)
+            yield PromptedModel(model, None, settings.separator)
         return
     from undertone.lm.steering import Steering, steered
 
@@ -52,4 +54,4 @@ def teaching(loaded: Loaded, told: dict[str, Any], teacher: Path | None, sae: Pa
         assert sae is not None
         clamp = {"sae": load_sae(sae, loaded)[0], "feature": made["feature"], "level": made["level"]}
     with steered(loaded, Steering(made["mode"], vector, made["layer"], made["positions"] == "completion", **clamp)):
-        yield Lesson(loaded, made["system"], settings.separator)
+        yield PromptedModel(loaded, made["system"], settings.separator)
