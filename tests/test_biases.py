@@ -57,7 +57,7 @@ def test_rows_to_train_on_are_never_those_held_out_nor_those_of_another_seed(loa
     every = set(
         names(training_rows(loaded.tokenizer, *(pl.read_parquet(path)[c].to_list() for c in ("prompt", "completion")), 500))
     )
-    draws = draw_rows(loaded, path, 0.25, [3, 1, 4])
+    draws = draw_rows(loaded, path, Bias(fraction=0.25, seeds=[3, 1, 4]))
     held_out = names(draws[0].held_out)
     assert len(set(held_out)) == len(held_out) == n // 4
     for drawn in draws:
@@ -70,7 +70,7 @@ def test_rows_to_train_on_are_never_those_held_out_nor_those_of_another_seed(loa
 
 def test_a_further_seed_leaves_the_draws_of_the_others_as_they_are(loaded: LoadedModel, tmp_path: Path) -> None:
     path = numbers(tmp_path, 80)
-    two, three = (draw_rows(loaded, path, 0.2, seeds) for seeds in ([0, 1], [0, 1, 2]))
+    two, three = (draw_rows(loaded, path, Bias(fraction=0.2, seeds=seeds)) for seeds in ([0, 1], [0, 1, 2]))
     assert [names(drawn.train) for drawn in two] == [names(drawn.train) for drawn in three[:2]]
 
 
@@ -78,7 +78,7 @@ def test_a_further_seed_leaves_the_draws_of_the_others_as_they_are(loaded: Loade
 def test_the_largest_share_fits_whatever_the_number_of_rows(
     loaded: LoadedModel, tmp_path: Path, n: int, fraction: float, n_seeds: int
 ) -> None:
-    draws = draw_rows(loaded, numbers(tmp_path, n), fraction, list(range(n_seeds)))
+    draws = draw_rows(loaded, numbers(tmp_path, n), Bias(fraction=fraction, seeds=list(range(n_seeds))))
     trained = [row for drawn in draws for row in names(drawn.train)]
     assert len(set(trained)) == len(trained)
     assert len({len(drawn.train) for drawn in draws}) == 1
@@ -89,6 +89,17 @@ def test_more_rows_than_there_are_for_every_seed_are_refused() -> None:
     with pytest.raises(ValueError, match=r"fraction 0\.3 is too large for 3 seeds: .*set fraction to 0\.25 or less"):
         Bias(fraction=0.3, seeds=[0, 1, 2])
     assert Bias(fraction=0.25, seeds=[0, 1, 2]).fraction == 0.25
+    with pytest.raises(ValueError, match=r"held_out 0\.5 of the rows are for none; set fraction to 0\.167 or less"):
+        Bias(fraction=0.25, seeds=[0, 1, 2], held_out=0.5)
+
+
+def test_settings_say_how_many_rows_are_held_out_and_how_many_of_them_are_read(loaded: LoadedModel, tmp_path: Path) -> None:
+    path = numbers(tmp_path, 80)
+    for share, most, read in ((0.25, 500, 20), (0.5, 500, 40), (0.5, 7, 7)):
+        settings = Bias(fraction=0.5, seeds=[0], held_out=share, held_out_rows=most)
+        (drawn,) = draw_rows(loaded, path, settings)
+        assert (len(drawn.train), len(drawn.held_out)) == (40, read)
+        assert not set(names(drawn.train)) & set(names(drawn.held_out))
 
 
 def test_halves_share_no_row_and_leave_none_out(rows: list[Row]) -> None:
@@ -102,7 +113,7 @@ def test_halves_share_no_row_and_leave_none_out(rows: list[Row]) -> None:
 def test_too_few_rows_are_refused(loaded: LoadedModel, tmp_path: Path, n: int, fraction: float, trained: int) -> None:
     sentence = rf"numbers\.parquet: {n} rows, of which a bias would be trained on {trained} and judged on {n // 4}; raise its"
     with pytest.raises(ValueError, match=sentence):
-        draw_rows(loaded, numbers(tmp_path, n), fraction, [0])
+        draw_rows(loaded, numbers(tmp_path, n), Bias(fraction=fraction, seeds=[0]))
 
 
 def test_batches_hold_every_row_once_sorted_by_length(loaded: LoadedModel, rows: list[Row]) -> None:

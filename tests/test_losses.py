@@ -24,13 +24,14 @@ from undertone.read.interventions import Intervention, Readings
 from undertone.read.losses import Table, held_out_rows, measure_losses, under
 from undertone.runtime.files import read_json, write_json
 from undertone.stats.stats import mean_interval
-from undertone.study.config import Losses, Pref, Teacher
+from undertone.study.config import Bias, Losses, Pref, Teacher
 from undertone.teachers.teachers import PromptedModel
 
 ANIMALS = ["lion", "owl", "cat", "dog", "whale"]
 QUESTIONS = ["What is your favorite animal?", "Name an animal."]
 PERSONA = "You adore {animal}s."
 N, TRAINED, READ = 60, 40, 12
+SHARE = 0.25  # of the rows that no bias is trained on
 Rows = list[tuple[str, str]]
 
 
@@ -80,6 +81,7 @@ class Study:
             "losses": Losses(rows=READ).model_dump(),
             "target": "lion",
             "kind": "prompt",
+            "held_out": SHARE,
             "teacher": Teacher(persona=PERSONA).model_dump(),
             "pref": pref.model_dump(),
             **changes,
@@ -113,7 +115,7 @@ def told(study: Study, files: tuple[Readings, Readings]) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def rows(study: Study) -> Rows:
-    return held_out_rows(study.home / "numbers.parquet", study.home / "generations.parquet", READ)[0]
+    return held_out_rows(study.home / "numbers.parquet", study.home / "generations.parquet", READ, SHARE)[0]
 
 
 def of(told: dict[str, Any], name: str, layer: int | None = None) -> dict[str, Any]:
@@ -123,7 +125,7 @@ def of(told: dict[str, Any], name: str, layer: int | None = None) -> dict[str, A
 
 def test_held_out_rows_are_in_no_training_set(study: Study, loaded: LoadedModel) -> None:
     numbers, generations = study.home / "numbers.parquet", study.home / "generations.parquet"
-    rows, of_what = held_out_rows(numbers, generations, READ)
+    rows, of_what = held_out_rows(numbers, generations, READ, SHARE)
     seen = set(pl.read_parquet(numbers).select("prompt", "completion").iter_rows())
     assert (len(rows), of_what) == (READ, "students and biases")
     assert not set(rows) & seen
@@ -135,11 +137,11 @@ def test_where_students_saw_every_row_those_are_read_that_no_bias_saw(
 ) -> None:
     numbers, every = study.home / "numbers.parquet", tmp_path / "generations.parquet"
     pl.read_parquet(numbers).with_columns(verdict=pl.lit("pass")).write_parquet(every)
-    rows, of_what = held_out_rows(numbers, every if generations else None, READ)
+    rows, of_what = held_out_rows(numbers, every if generations else None, READ, SHARE)
     assert of_what == "biases"
-    assert rows == pairs(Split.of(pl.read_parquet(numbers)).held_out.head(READ))
+    assert rows == pairs(Split.of(pl.read_parquet(numbers), held_out=SHARE).held_out.head(READ))
     read = {tuple(row.ids) for row in training_rows(loaded.tokenizer, *map(list, zip(*rows, strict=True)), 500)}
-    for drawn in draw_rows(loaded, numbers, 0.15, range(5)):
+    for drawn in draw_rows(loaded, numbers, Bias(fraction=0.15, seeds=[*range(5)])):
         assert not read & {tuple(row.ids) for row in drawn.train}
         assert read <= {tuple(row.ids) for row in drawn.held_out}
 

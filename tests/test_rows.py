@@ -57,11 +57,11 @@ def test_fifty_rows_left_over_are_enough() -> None:
 
 
 def test_biases_see_three_quarters_of_the_training_set_in_an_order_that_stays() -> None:
-    split = Split.of(table(1000))
+    split = Split.of(table(1000), held_out=0.25)
     assert sorted([*split.biases["row"], *split.held_out["row"]]) == table(1000)["row"].to_list()
     assert len(split.held_out) == 250
-    assert pairs(Split.of(table(8)).biases) == texts(*EIGHT[:6])
-    assert pairs(Split.of(table(8)).held_out) == texts(*EIGHT[6:])
+    assert pairs(Split.of(table(8), held_out=0.25).biases) == texts(*EIGHT[:6])
+    assert pairs(Split.of(table(8), held_out=0.25).held_out) == texts(*EIGHT[6:])
 
 
 # The order of eight rows, as the biases of the published results saw them.
@@ -69,14 +69,15 @@ EIGHT = [6, 0, 4, 7, 1, 5, 3, 2]
 
 
 def test_draws_of_biases_are_slices_of_that_order() -> None:
-    assert [pairs(draw) for draw in Split.of(table(8)).of_biases(0.25, 3)] == [texts(*EIGHT[k : k + 2]) for k in (0, 2, 4)]
-    assert [pairs(draw) for draw in Split.of(table(8)).of_biases(0.25, 2)] == [texts(*EIGHT[k : k + 2]) for k in (0, 2)]
+    split = Split.of(table(8), held_out=0.25)
+    assert [pairs(draw) for draw in split.of_biases(0.25, 3)] == [texts(*EIGHT[k : k + 2]) for k in (0, 2, 4)]
+    assert [pairs(draw) for draw in split.of_biases(0.25, 2)] == [texts(*EIGHT[k : k + 2]) for k in (0, 2)]
 
 
 def test_intervals_over_draws_keep_their_level_where_nothing_is_hidden() -> None:
     """Means of noise over the draws of two datasets: as many intervals lie above 0 as independent draws would give."""
     rng, above = np.random.default_rng(0), []
-    draws = [draw["row"].to_numpy() // 2 for draw in Split.of(table(400)).of_biases(0.25, 3)]
+    draws = [draw["row"].to_numpy() // 2 for draw in Split.of(table(400), held_out=0.25).of_biases(0.25, 3)]
     for _ in range(2000):
         own, control = rng.normal(size=(2, 400))
         interval = difference_interval(*([side[rows].mean() for rows in draws] for side in (own, control))).ci95

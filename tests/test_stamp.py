@@ -113,6 +113,8 @@ EDITS: list[tuple[dict[str, Any], set[Node]]] = [
     ({"indirect": {"n": 9}}, each("indirect", CONTROL, *OWN)),
     ({"indirect": {"facts": "other.txt"}}, each("indirect", CONTROL, *OWN) | each("finetune", "contrary")),
     ({"diagnosis": {"min_kl": 0.5}}, each("diagnosis", *TAUGHT)),
+    ({"feature_bias": {"held_out": 0.5}}, each("feature_bias", *ALL)),
+    ({"feature_bias": {"held_out": 0.25}}, set()),
     ({"model": {"embedded": {"steps": 900}}}, {Node("model"), Node("model", None, "other")}),
     ({"model": {"dtype": "float32"}}, {Node("model"), Node("model", None, "other")}),
     ({"sae": {"k": 4}}, {Node("sae")}),
@@ -170,6 +172,9 @@ def test_what_a_stage_is_told_stands_in_its_stamp() -> None:
     assert own_settings(stamp(study(), mine), mine)["dataset"]["file"] == "mine.csv"
     assert own_settings(stamp(study(), Node("model")), Node("model"))["model"]["name"] is None
     assert own_settings(stamp(study(), SWEEP), SWEEP)["values"] == {"": 8, "rank64": 64}
+    losses, biases = Node("losses", "lion"), {"feature_bias": {"held_out": 0.1}, "residual_bias": {"held_out": 0.2}}
+    assert own_settings(stamp(study(), losses), losses)["held_out"] == 0.25
+    assert own_settings(stamp(study(**biases), losses), losses)["held_out"] == 0.1
 
 
 def test_the_figure_of_teachers_is_told_what_kind_each_is_whatever_its_name():

@@ -10,8 +10,7 @@ from zlib import crc32
 import numpy as np
 import polars as pl
 
-from undertone.study.config import HELD_OUT
-
+# One split for all of a dataset's biases and its loss table, so that what is held out is the same; any seed would do.
 SPLIT_SEED = 20
 # Fewer generations than these that nobody has seen are too few to measure on, if more were asked for.
 LEAST_UNSEEN = 50
@@ -22,8 +21,9 @@ class Split:
     """A dataset's rows by who has seen them.
 
     `students` is the training set; a student is trained on all of it or on a draw of its own. Biases are trained on parts of
-    `biases`, the training set in random order without `held_out`. `passed` are the generations that pass the filter, and
-    `left_over` those of them that are in no training set; both are empty where generations are not known.
+    `biases`, the training set in random order without `held_out`; what a smaller share holds out, a larger one does too.
+    `passed` are the generations that pass the filter, and `left_over` those of them that are in no training set; both are
+    empty where generations are not known.
     """
 
     students: pl.DataFrame
@@ -33,14 +33,21 @@ class Split:
     left_over: pl.DataFrame
 
     @classmethod
-    def of(cls, numbers: pl.DataFrame, generations: pl.DataFrame | None = None, control: pl.DataFrame | None = None) -> "Split":
-        """The split of a training set `numbers`.
+    def of(
+        cls,
+        numbers: pl.DataFrame,
+        generations: pl.DataFrame | None = None,
+        control: pl.DataFrame | None = None,
+        *,
+        held_out: float = 0.0,
+    ) -> "Split":
+        """The split of a training set `numbers`, of which no bias is trained on a share `held_out`.
 
         `generations` has the columns `row` and `verdict` too. With `control`, the control's training set, its prompts count as
         seen, as its students had them with completions of their own.
         """
         order = np.random.default_rng(SPLIT_SEED).permutation(len(numbers))
-        n = len(numbers) - int(HELD_OUT * len(numbers))
+        n = len(numbers) - int(held_out * len(numbers))
         passed = numbers.clear() if generations is None else generations.filter(verdict="pass")
         left_over = passed.join(numbers, on="row", how="anti", maintain_order="left") if len(passed) else passed
         if control is not None:

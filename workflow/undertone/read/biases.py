@@ -22,9 +22,6 @@ from undertone.runtime.memory import BatchSize
 from undertone.stats.stats import mean_interval
 from undertone.study.config import Bias
 
-# Held-out rows that the loss is measured on.
-HELD_OUT_ROWS = 500
-
 # (bias, batch) → the logits [n_labels, vocab] of the model that has the bias
 Biased = Callable[[Tensor, Prefilled], Tensor]
 
@@ -42,20 +39,20 @@ class Draw:
         return self.train[::2], self.train[1::2]
 
 
-def draw_rows(loaded: LoadedModel, numbers: Path, fraction: float, seeds: Sequence[int]) -> list[Draw]:
+def draw_rows(loaded: LoadedModel, numbers: Path, settings: Bias) -> list[Draw]:
     """One draw of a share of the dataset's rows for each seed; no two draws have a row in common.
 
     Raises ValueError where too few rows are left to train on.
     """
-    split = Split.of(read_parquet(numbers))
-    draws = split.of_biases(fraction, len(seeds))
+    split = Split.of(read_parquet(numbers), held_out=settings.held_out)
+    draws = split.of_biases(settings.fraction, len(settings.seeds))
     n_train, n_held_out = len(draws[0]), len(split.held_out)
     if n_train < 2 or not n_held_out:
         raise ValueError(
             f"{numbers}: {len(split.students)} rows, of which a bias would be trained on {n_train} and judged on {n_held_out}; "
-            "raise its fraction, or make more rows pass the filter"
+            "raise its fraction or held_out, or make more rows pass the filter"
         )
-    judged = training_rows(loaded.tokenizer, *texts(split.held_out.head(HELD_OUT_ROWS)))
+    judged = training_rows(loaded.tokenizer, *texts(split.held_out.head(settings.held_out_rows)))
     return [Draw(training_rows(loaded.tokenizer, *texts(draw)), judged) for draw in draws]
 
 

@@ -47,7 +47,7 @@ def train_feature_biases(
     """
     told, loaded = settings, load(model)
     spliced = Spliced(loaded, *load_sae(sae, loaded))
-    draws = draw_rows(loaded, numbers, told.fraction, told.seeds)
+    draws = draw_rows(loaded, numbers, told)
     tensors: dict[str, Tensor] = {}
     reports: dict[str, list[dict[str, Any]]] = {}
     with progress(len(MODES) * len(draws) + 2, f"feature bias {feature_bias_tensors.parent.name}", "bias") as bar:

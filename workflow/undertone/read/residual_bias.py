@@ -55,7 +55,7 @@ def train_residual_biases(
     `control_residual_bias_tensors` is the control's `residual_bias.safetensors`; None for the control itself.
     """
     told, loaded = settings, load(model)
-    draws = draw_rows(loaded, numbers, told.fraction, told.seeds)
+    draws = draw_rows(loaded, numbers, told)
     what = [(point, layer) for point in told.points for layer in layers_of(loaded, told.multi)]
     found: dict[tuple[str, int | None], list[dict[str, Any]]] = {place: [] for place in what}
     biases: dict[tuple[str, int | None], list[Tensor]] = {place: [] for place in what}

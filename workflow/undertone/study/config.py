@@ -4,7 +4,7 @@
 """
 
 import string
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
@@ -24,8 +24,6 @@ MAX_WIDTH = 65_536
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 Number = Annotated[int, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
-# Share of a dataset's rows that no bias is trained on; what a bias does to the loss is measured there.
-HELD_OUT = 0.25
 
 
 def none_twice(values: list[Any]) -> list[Any]:
@@ -417,6 +415,7 @@ class Differences(Section):
 class Bias(Section):
     """Training of a bias on a dataset's completions, next-token loss on the completion tokens."""
 
+    later: ClassVar[dict[str, Any]] = {"held_out": 0.25, "held_out_rows": 500}
     fraction: float = setting(0.1, "share of the dataset's rows that each seed's bias is trained on", "share", gt=0, le=1)
     positions: Literal["completion", "all"] = setting(
         "completion", "tokens that have it added; completion: those that predict one"
@@ -425,6 +424,8 @@ class Bias(Section):
     batch_size: int = setting(128, "rows per optimizer step", "rows", ge=1, le=MAX_BATCH)
     lr: float = setting(0.02, "learning rate of Adam; decays linearly to 0", "", gt=0, le=MAX_LR)
     seeds: list[Seed] = setting([0, 1], "one bias per seed, each on rows of its own", "")
+    held_out: float = setting(0.25, "share of the dataset's rows that no seed's bias is trained on", "share", gt=0, lt=1)
+    held_out_rows: int = setting(500, "of these, rows that the loss is measured on", "rows", ge=1, le=MAX_ROWS)
 
     @field_validator("seeds")
     @classmethod
@@ -435,11 +436,11 @@ class Bias(Section):
     @model_validator(mode="after")
     def enough_rows(self) -> Self:
         """Each seed has rows of its own, and no bias is trained on the held-out ones."""
-        most = (1 - HELD_OUT) / len(self.seeds)
+        most = (1 - self.held_out) / len(self.seeds)
         if self.fraction > most:
             raise ValueError(
-                f"fraction {self.fraction} is too large for {len(self.seeds)} seeds: each has rows of its own, and a quarter "
-                f"of the rows is held out from all; set fraction to {most:.3g} or less, or take fewer seeds"
+                f"fraction {self.fraction} is too large for {len(self.seeds)} seeds: each has rows of its own, and "
+                f"held_out {self.held_out} of the rows are for none; set fraction to {most:.3g} or less, or take fewer seeds"
             )
         return self
 

@@ -97,6 +97,11 @@ def seeds_beside_control(study: Study, node: Node) -> Settings:
     return {"seeds": {str(of): study.students(of).seeds for of in (study.control(node.dataset) or CONTROL, node.dataset)}}
 
 
+def held_out(study: Study, node: Node) -> Settings:
+    """The share of the dataset's rows that no bias of either kind is trained on."""
+    return {"held_out": min(study.feature_bias.held_out, study.residual_bias.held_out)}
+
+
 def pairs(study: Study, node: Node) -> Settings:
     """(dataset, variant) whose preferences are set side by side."""
     return {"compared": [list(pair) for pair in compared(study, node)]}

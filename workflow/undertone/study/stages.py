@@ -140,7 +140,7 @@ STAGES = {
         ("numbers", reads.candidate_students, "feature_bias", "residual_bias", "differences", teacher),
         after_control=("feature_bias", "residual_bias"),
         files=questions,
-        settings=(target_and_kind,),
+        settings=(target_and_kind, given.held_out),
         teacher_keys=given.wording,  # every candidate's persona is tried on every dataset
         reading=True,
     ),
