@@ -31,7 +31,7 @@ ANIMALS = ["lion", "owl", "cat", "dog", "whale"]
 QUESTIONS = ["What is your favorite animal?", "Name an animal."]
 PERSONA = "You adore {animal}s."
 N, TRAINED, READ = 60, 40, 12
-SHARE = 0.25  # of the rows that no bias is trained on
+LOSSES, SHARE = Losses(rows=READ), 0.25  # of the rows that no bias is trained on
 Rows = list[tuple[str, str]]
 
 
@@ -78,7 +78,7 @@ class Study:
     def settings(self, **changes: Any) -> dict[str, Any]:
         pref = Pref(candidates=ANIMALS, estimators=["sampled"])
         return {
-            "losses": Losses(rows=READ).model_dump(),
+            "losses": LOSSES.model_dump(),
             "target": "lion",
             "kind": "prompt",
             "held_out": SHARE,
@@ -115,7 +115,7 @@ def told(study: Study, files: tuple[Readings, Readings]) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def rows(study: Study) -> Rows:
-    return held_out_rows(study.home / "numbers.parquet", study.home / "generations.parquet", READ, SHARE)[0]
+    return held_out_rows(study.home / "numbers.parquet", study.home / "generations.parquet", LOSSES, SHARE)[0]
 
 
 def of(told: dict[str, Any], name: str, layer: int | None = None) -> dict[str, Any]:
@@ -125,10 +125,16 @@ def of(told: dict[str, Any], name: str, layer: int | None = None) -> dict[str, A
 
 def test_held_out_rows_are_in_no_training_set(study: Study, loaded: LoadedModel) -> None:
     numbers, generations = study.home / "numbers.parquet", study.home / "generations.parquet"
-    rows, of_what = held_out_rows(numbers, generations, READ, SHARE)
+    rows, of_what = held_out_rows(numbers, generations, LOSSES, SHARE)
     seen = set(pl.read_parquet(numbers).select("prompt", "completion").iter_rows())
     assert (len(rows), of_what) == (READ, "students and biases")
     assert not set(rows) & seen
+
+
+@pytest.mark.parametrize(("least", "of_what"), [(N - TRAINED, "students and biases"), (N - TRAINED + 1, "biases")])
+def test_settings_say_how_many_rows_that_no_student_saw_are_enough(study: Study, least: int, of_what: str) -> None:
+    tables = study.home / "numbers.parquet", study.home / "generations.parquet"
+    assert held_out_rows(*tables, Losses(rows=N, min_unseen=least), SHARE)[1] == of_what
 
 
 @pytest.mark.parametrize("generations", [True, False])
@@ -137,7 +143,7 @@ def test_where_students_saw_every_row_those_are_read_that_no_bias_saw(
 ) -> None:
     numbers, every = study.home / "numbers.parquet", tmp_path / "generations.parquet"
     pl.read_parquet(numbers).with_columns(verdict=pl.lit("pass")).write_parquet(every)
-    rows, of_what = held_out_rows(numbers, every if generations else None, READ, SHARE)
+    rows, of_what = held_out_rows(numbers, every if generations else None, LOSSES, SHARE)
     assert of_what == "biases"
     assert rows == pairs(Split.of(pl.read_parquet(numbers), held_out=SHARE).held_out.head(READ))
     read = {tuple(row.ids) for row in training_rows(loaded.tokenizer, *map(list, zip(*rows, strict=True)), 500)}

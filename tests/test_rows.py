@@ -30,30 +30,30 @@ SOME = generations("pass", "pass", "reject", "pass", "pass", "pass")
 
 def test_unseen_are_rows_that_pass_and_that_no_student_saw() -> None:
     split = Split.of(SOME[[1, 4]], SOME)
-    assert pairs(split.unseen(3)) == texts(0, 3, 5)
-    assert pairs(split.unseen(2)) == texts(0, 3)
+    assert pairs(split.unseen(3, 50)) == texts(0, 3, 5)
+    assert pairs(split.unseen(2, 50)) == texts(0, 3)
     assert pairs(split.passed) == texts(0, 1, 3, 4, 5)
 
 
 def test_unseen_are_rows_whose_prompts_no_control_student_saw() -> None:
     control = pl.DataFrame({"row": [90, 91], "prompt": ["p3", "p4"], "completion": ["1", "2"]})
     split = Split.of(SOME[[1]], SOME, control)
-    assert pairs(split.unseen(2)) == texts(0, 5)
-    assert split.unseen(3) is None
+    assert pairs(split.unseen(2, 50)) == texts(0, 5)
+    assert split.unseen(3, 50) is None
 
 
 def test_too_few_rows_are_not_read_as_unseen() -> None:
     passed = generations("pass", "reject", "pass", "pass")
-    assert Split.of(passed[[0, 2, 3]], passed).unseen(3) is None
-    assert Split.of(passed[[0]], passed).unseen(3) is None
-    assert pairs(Split.of(passed[[0]], passed).unseen(2)) == texts(2, 3)
-    assert Split.of(passed).unseen(1) is None
+    assert Split.of(passed[[0, 2, 3]], passed).unseen(3, 50) is None
+    assert Split.of(passed[[0]], passed).unseen(3, 50) is None
+    assert pairs(Split.of(passed[[0]], passed).unseen(2, 50)) == texts(2, 3)
+    assert Split.of(passed).unseen(1, 50) is None
 
 
-def test_fifty_rows_left_over_are_enough() -> None:
+def test_as_many_rows_as_the_settings_say_are_enough() -> None:
     passed = generations(*["pass"] * 120)
-    assert Split.of(passed[:70], passed).unseen(100) is not None
-    assert Split.of(passed[:71], passed).unseen(100) is None
+    assert len(Split.of(passed[:70], passed).unseen(100, 50)) == len(Split.of(passed[:71], passed).unseen(100, 49)) + 1 == 50
+    assert Split.of(passed[:71], passed).unseen(100, 50) is None
 
 
 def test_biases_see_three_quarters_of_the_training_set_in_an_order_that_stays() -> None:

@@ -12,8 +12,6 @@ import polars as pl
 
 # One split for all of a dataset's biases and its loss table, so that what is held out is the same; any seed would do.
 SPLIT_SEED = 20
-# Fewer generations than these that nobody has seen are too few to measure on, if more were asked for.
-LEAST_UNSEEN = 50
 
 
 @dataclass(frozen=True)
@@ -63,9 +61,9 @@ class Split:
         n = min(round(fraction * len(self.students)), len(self.biases) // n_draws)
         return [self.biases.slice(k * n, n) for k in range(n_draws)]
 
-    def unseen(self, n: int) -> pl.DataFrame | None:
-        """Up to `n` rows of `left_over`, or None if these are too few."""
-        return self.left_over.head(n) if len(self.left_over) >= min(n, LEAST_UNSEEN) else None
+    def unseen(self, n: int, least: int) -> pl.DataFrame | None:
+        """Up to `n` rows of `left_over`, or None if it has fewer than `least` of them."""
+        return self.left_over.head(n) if len(self.left_over) >= min(n, least) else None
 
 
 def first(numbers: pl.DataFrame, n: int | None) -> pl.DataFrame:

@@ -47,7 +47,7 @@ def diagnose(
     told = Diagnosis.model_validate(settings["diagnosis"])
     loaded = load(model)
     split = Split.of(*(read_parquet(path) for path in (numbers, generations, control_numbers)))
-    unseen = split.unseen(told.rows)
+    unseen = split.unseen(told.rows, told.min_unseen)
     rows = pairs(split.passed.head(told.rows) if unseen is None else unseen)
     with teaching(loaded, settings, teacher, sae) as prompted:
         taught = TeacherDistribution(prompted.loaded, rows, prompted.system, prompted.separator)
@@ -71,7 +71,7 @@ def diagnose(
         "distance": indirectly["distance"],
     }
     body = {"target": directly["target"], "seeds": sorted(students), "rows": len(rows), "held_out": unseen is not None}
-    body |= {"thresholds": told.model_dump(exclude={"rows"})}
+    body |= {"thresholds": told.model_dump(exclude={"rows", "min_unseen"})}
     write_json(diagnosis, {"verdict": verdict(evidence, told), "reasons": reasons(evidence, told), **body, **evidence}, stamp)
 
 

@@ -57,7 +57,7 @@ def measure_losses(
     stream.
     """
     told, loaded, target = Losses.model_validate(settings["losses"]), load(model), settings["target"]
-    rows, held_out = held_out_rows(numbers, generations, told.rows, settings["held_out"])
+    rows, held_out = held_out_rows(numbers, generations, told, settings["held_out"])
     taught = settings["kind"] is not None
     with teaching(loaded, {**settings, "kind": settings["kind"] or "none"}, teacher, sae) as prompted:
         table = Table(prompted, rows)
@@ -78,11 +78,11 @@ def measure_losses(
     write_json(losses, {**body, "patching": patching(loaded, own, questions, settings) if target else []}, stamp)
 
 
-def held_out_rows(numbers: Path, generations: Path | None, n: int, share: float) -> tuple[list[tuple[str, str]], str]:
-    """(prompt, completion) of up to `n` rows, and of what they are held out; `share` is that of rows held out of biases."""
+def held_out_rows(numbers: Path, generations: Path | None, settings: Losses, share: float) -> tuple[list[tuple[str, str]], str]:
+    """(prompt, completion) of the rows to read, and of what they are held out; `share` is that of rows held out of biases."""
     split = Split.of(read_parquet(numbers), None if generations is None else read_parquet(generations), held_out=share)
-    unseen = split.unseen(n)
-    return (pairs(split.held_out.head(n)), "biases") if unseen is None else (pairs(unseen), "students and biases")
+    unseen = split.unseen(settings.rows, settings.min_unseen)
+    return (pairs(split.held_out.head(settings.rows)), "biases") if unseen is None else (pairs(unseen), "students and biases")
 
 
 class Table:

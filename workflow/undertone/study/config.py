@@ -374,7 +374,11 @@ class Indirect(Section):
 class Diagnosis(Section):
     """Where a transfer failed. Each threshold is compared with a figure that is reported beside the verdict."""
 
+    later: ClassVar[dict[str, Any]] = {"min_unseen": 50}
     rows: int = setting(300, "held-out rows whose distributions are compared", "rows", ge=2, le=MAX_ROWS)
+    min_unseen: int = setting(
+        50, "fewest rows that no student saw; where fewer are left over, training rows are read", "rows", ge=1, le=MAX_ROWS
+    )
     min_kl: float = setting(0.02, "KL(teacher ‖ base) below which the numbers teach nothing", "nats per completion token", ge=0)
     min_closed: float = setting(
         0.2, "share of that KL that students must close beyond the control students", "share", ge=0, le=1
@@ -495,7 +499,15 @@ class ResidualBias(Bias):
 class Losses(Section):
     """The dataset's loss under every intervened model."""
 
+    later: ClassVar[dict[str, Any]] = {"min_unseen": 50}
     rows: int = setting(500, "held-out rows", "rows", ge=2, le=MAX_ROWS)
+    min_unseen: int = setting(
+        50,
+        "fewest rows that no student saw; where fewer are left over, those held out of biases are read",
+        "rows",
+        ge=1,
+        le=MAX_ROWS,
+    )
     students: list[Seed] = setting([1], "seeds of the students in the table; none leaves them out", "")
 
     @field_validator("students")
