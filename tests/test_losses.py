@@ -63,6 +63,7 @@ class Study:
             for seed in (1, 2)
         }
         self.generator = torch.Generator().manual_seed(0)
+        self.tables = home / "numbers.parquet", home / "generations.parquet", None
 
     def biases(self, name: str, sae: Path | None) -> Readings:
         """Files with two seeds' biases."""
@@ -88,7 +89,7 @@ class Study:
         }
 
     def measure(self, name: str, own: Readings, control: Readings, generations: bool = True, **changes: Any) -> dict[str, Any]:
-        tables = self.home / "numbers.parquet", self.home / "generations.parquet" if generations else None
+        tables = self.home / "numbers.parquet", self.home / "generations.parquet" if generations else None, None
         result = self.home / f"{name}.json"
         biases = own.feature_bias, own.residual_bias, own.differences, control.feature_bias, control.residual_bias
         models = None, own.sae, self.students, *biases
@@ -115,7 +116,7 @@ def told(study: Study, files: tuple[Readings, Readings]) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def rows(study: Study) -> Rows:
-    return held_out_rows(study.home / "numbers.parquet", study.home / "generations.parquet", LOSSES, SHARE)[0]
+    return held_out_rows(study.tables[0], study.tables[1:], LOSSES, SHARE)[0]
 
 
 def of(told: dict[str, Any], name: str, layer: int | None = None) -> dict[str, Any]:
@@ -124,17 +125,23 @@ def of(told: dict[str, Any], name: str, layer: int | None = None) -> dict[str, A
 
 
 def test_held_out_rows_are_in_no_training_set(study: Study, loaded: LoadedModel) -> None:
-    numbers, generations = study.home / "numbers.parquet", study.home / "generations.parquet"
-    rows, of_what = held_out_rows(numbers, generations, LOSSES, SHARE)
-    seen = set(pl.read_parquet(numbers).select("prompt", "completion").iter_rows())
+    rows, of_what = held_out_rows(study.tables[0], study.tables[1:], LOSSES, SHARE)
+    seen = set(pl.read_parquet(study.tables[0]).select("prompt", "completion").iter_rows())
     assert (len(rows), of_what) == (READ, "students and biases")
     assert not set(rows) & seen
 
 
+def test_held_out_rows_have_no_prompt_of_the_control(study: Study, rows: Rows, tmp_path: Path) -> None:
+    control = pl.DataFrame({"row": [0, 1], "prompt": [rows[1][0], rows[4][0]], "completion": ["1", "2"]})
+    control.write_parquet(tmp_path / "numbers.parquet")
+    read, of_what = held_out_rows(study.tables[0], (study.tables[1], tmp_path / "numbers.parquet"), LOSSES, SHARE)
+    assert (len(read), of_what) == (READ, "students and biases")
+    assert read[: READ - 2] == [row for k, row in enumerate(rows) if k not in (1, 4)]
+
+
 @pytest.mark.parametrize(("least", "of_what"), [(N - TRAINED, "students and biases"), (N - TRAINED + 1, "biases")])
 def test_settings_say_how_many_rows_that_no_student_saw_are_enough(study: Study, least: int, of_what: str) -> None:
-    tables = study.home / "numbers.parquet", study.home / "generations.parquet"
-    assert held_out_rows(*tables, Losses(rows=N, min_unseen=least), SHARE)[1] == of_what
+    assert held_out_rows(study.tables[0], study.tables[1:], Losses(rows=N, min_unseen=least), SHARE)[1] == of_what
 
 
 @pytest.mark.parametrize("generations", [True, False])
@@ -143,7 +150,7 @@ def test_where_students_saw_every_row_those_are_read_that_no_bias_saw(
 ) -> None:
     numbers, every = study.home / "numbers.parquet", tmp_path / "generations.parquet"
     pl.read_parquet(numbers).with_columns(verdict=pl.lit("pass")).write_parquet(every)
-    rows, of_what = held_out_rows(numbers, every if generations else None, LOSSES, SHARE)
+    rows, of_what = held_out_rows(numbers, (every if generations else None, None), LOSSES, SHARE)
     assert of_what == "biases"
     assert rows == pairs(Split.of(pl.read_parquet(numbers), held_out=SHARE).held_out.head(READ))
     read = {tuple(row.ids) for row in training_rows(loaded.tokenizer, *map(list, zip(*rows, strict=True)), 500)}

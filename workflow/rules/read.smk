@@ -270,6 +270,7 @@ rule losses:
         model=result("model/model.json"),
         numbers=result("{dataset}/numbers.parquet"),
         generations=generations_of,
+        control_numbers=of_control("numbers.parquet"),
         questions=ancient(STUDY.pref.questions),
         teacher=teacher_of,
         sae=sae_of_study(),

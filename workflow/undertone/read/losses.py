@@ -33,6 +33,7 @@ def measure_losses(
     model: Path,
     numbers: Path,
     generations: Path | None,
+    control_numbers: Path | None,
     questions: Path,
     teacher: Path | None,
     sae: Path | None,
@@ -57,7 +58,7 @@ def measure_losses(
     stream.
     """
     told, loaded, target = Losses.model_validate(settings["losses"]), load(model), settings["target"]
-    rows, held_out = held_out_rows(numbers, generations, told, settings["held_out"])
+    rows, held_out = held_out_rows(numbers, (generations, control_numbers), told, settings["held_out"])
     taught = settings["kind"] is not None
     with teaching(loaded, {**settings, "kind": settings["kind"] or "none"}, teacher, sae) as prompted:
         table = Table(prompted, rows)
@@ -78,9 +79,16 @@ def measure_losses(
     write_json(losses, {**body, "patching": patching(loaded, own, questions, settings) if target else []}, stamp)
 
 
-def held_out_rows(numbers: Path, generations: Path | None, settings: Losses, share: float) -> tuple[list[tuple[str, str]], str]:
-    """(prompt, completion) of the rows to read, and of what they are held out; `share` is that of rows held out of biases."""
-    split = Split.of(read_parquet(numbers), None if generations is None else read_parquet(generations), held_out=share)
+def held_out_rows(
+    numbers: Path, others: Sequence[Path | None], settings: Losses, share: float
+) -> tuple[list[tuple[str, str]], str]:
+    """(prompt, completion) of the rows to read, and of what they are held out; `share` is that of rows held out of biases.
+
+    `others` are `generations.parquet` and the control's `numbers.parquet`. The control's biases stand in the table too, so that
+    rows with a prompt of the control's count as seen.
+    """
+    generations, control = (None if path is None else read_parquet(path) for path in others)
+    split = Split.of(read_parquet(numbers), generations, control, held_out=share)
     unseen = split.unseen(settings.rows, settings.min_unseen)
     return (pairs(split.held_out.head(settings.rows)), "biases") if unseen is None else (pairs(unseen), "students and biases")
 

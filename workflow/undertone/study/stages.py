@@ -138,7 +138,7 @@ STAGES = {
     "losses": Stage(
         ("losses", "pref", "teacher"),
         ("numbers", reads.candidate_students, "feature_bias", "residual_bias", "differences", teacher),
-        after_control=("feature_bias", "residual_bias"),
+        after_control=("numbers", "feature_bias", "residual_bias"),
         files=questions,
         settings=(target_and_kind, given.held_out),
         teacher_keys=given.wording,  # every candidate's persona is tried on every dataset
