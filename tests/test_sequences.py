@@ -12,10 +12,10 @@ from safetensors.torch import save_file
 
 from undertone.lm.chat import encode, prompt_ids
 from undertone.lm.loading import LoadedModel, load
-from undertone.read.sequences import LARGEST, N_ROWS, agreement, gain, log_probs, read_sequences, summary
+from undertone.read.sequences import agreement, gain, log_probs, read_sequences, summary
 from undertone.runtime.files import read_json, write_json
 from undertone.stats.stats import mean_interval
-from undertone.study.config import Teacher
+from undertone.study.config import Sequences, Teacher
 from undertone.teachers.teachers import PromptedModel
 
 PERSONA = "You love {animal}s."
@@ -53,7 +53,7 @@ class Study:
     def read(self, kind: str | None, other: str | None) -> tuple[dict[str, Any], pl.DataFrame]:
         paths = {kind: self.folder / "teacher.json" if kind == "steer" else None for kind in (kind, other)}
         table, result = self.folder / "sequences.parquet", self.folder / "sequences.json"
-        settings = self.told(kind) | {"other": self.told(other) if other else None}
+        settings = self.told(kind) | {"sequences": {}, "other": self.told(other) if other else None}
         read_sequences(
             self.record,
             self.folder / "numbers.parquet",
@@ -120,13 +120,13 @@ def test_rows_of_no_teacher_are_refused(study: Study) -> None:
 
 
 def test_only_so_many_rows_are_read(study: Study, tmp_path: Path) -> None:
-    n = N_ROWS + 7
+    n = Sequences().rows + 7
     rows = pl.DataFrame({"row": range(n), "prompt": ["Go on."] * n, "completion": ["1, 2"] * n})
     rows.write_parquet(tmp_path / "numbers.parquet")
     many = Study(study.record, tmp_path, len(study.vector))
     rows.write_parquet(tmp_path / "numbers.parquet")
     told, table = many.read("prompt", None)
-    assert told["rows"] == table["row"].n_unique() == N_ROWS
+    assert told["rows"] == table["row"].n_unique() == Sequences().rows == n - 7
 
 
 def gains(rng: np.random.Generator, n_rows: int, n: int, shared: float, through_base: float = 0.0) -> pl.DataFrame:
@@ -139,7 +139,7 @@ def gains(rng: np.random.Generator, n_rows: int, n: int, shared: float, through_
 
 
 def test_agreement_is_the_correlation_of_the_gains() -> None:
-    found = agreement(table := gains(np.random.default_rng(0), 200, 20, 0.6))
+    found = agreement(table := gains(np.random.default_rng(0), 200, 20, 0.6), Sequences())
     expected = np.corrcoef(table["teacher"], table["other"])[0, 1]
     assert found["correlation"]["mean"] == pytest.approx(expected)
     low, high = found["correlation"]["ci95"]
@@ -148,7 +148,7 @@ def test_agreement_is_the_correlation_of_the_gains() -> None:
 
 
 def test_what_both_gains_owe_to_the_base_model_is_told_apart() -> None:
-    found = agreement(table := gains(np.random.default_rng(1), 200, 20, 0.0, through_base=1.0))
+    found = agreement(table := gains(np.random.default_rng(1), 200, 20, 0.0, through_base=1.0), Sequences())
     assert found["correlation"]["mean"] == pytest.approx(0.5, abs=0.05)
     low, high = found["given_base"]["ci95"]
     assert low < 0 < high < 0.06
@@ -160,17 +160,20 @@ def test_the_interval_covers_rows_not_tokens() -> None:
     rng = np.random.default_rng(2)
     few = gains(rng, 20, 1, 0.5)
     same = pl.concat([few] * 30)
-    wide, repeated = agreement(few)["correlation"]["ci95"], agreement(same)["correlation"]["ci95"]
+    fewer = agreement(few, Sequences(resamples=20))["correlation"]
+    assert fewer["mean"] == agreement(few, Sequences())["correlation"]["mean"]
+    assert fewer["ci95"] != agreement(few, Sequences(resamples=20, seed=1))["correlation"]["ci95"]
+    wide, repeated = agreement(few, Sequences())["correlation"]["ci95"], agreement(same, Sequences())["correlation"]["ci95"]
     assert repeated == pytest.approx(wide)
 
 
 def test_gains_that_do_not_vary_have_no_agreement() -> None:
     table = gains(np.random.default_rng(3), 5, 4, 0.5).with_columns(other=pl.lit(0.0))
-    assert agreement(table) == {key: {"mean": None, "ci95": None} for key in ("correlation", "given_base")}
+    assert agreement(table, Sequences()) == {key: {"mean": None, "ci95": None} for key in ("correlation", "given_base")}
 
 
 def test_one_row_has_no_interval() -> None:
-    found = agreement(gains(np.random.default_rng(3), 1, 40, 0.5))
+    found = agreement(gains(np.random.default_rng(3), 1, 40, 0.5), Sequences())
     assert found["correlation"]["ci95"] is None
     assert found["correlation"]["mean"] is not None
 
@@ -195,7 +198,7 @@ def test_means_are_over_rows() -> None:
 
 
 def test_the_largest_gains_are_sums_over_a_sequence() -> None:
-    n = LARGEST + 2
+    n = 5
     tokens = pl.DataFrame(
         {
             "row": np.repeat(np.arange(n), 2),
@@ -206,6 +209,6 @@ def test_the_largest_gains_are_sums_over_a_sequence() -> None:
         }
     ).with_columns(other=pl.lit(None, dtype=pl.Float64))
     rows = pl.DataFrame({"row": range(n), "completion": [f"c{k}" for k in range(n)]})
-    found = summary(tokens, rows)["largest"]
+    found = summary(tokens, rows, Sequences(largest=3))["largest"]
     assert [one["row"] for one in found] == list(range(n - 1, 1, -1))
     assert found[0] == {"row": n - 1, "completion": f"c{n - 1}", "gain": 2.0 * (n - 1), "tokens": 2}

@@ -15,17 +15,10 @@ from undertone.lm.training import label_losses
 from undertone.lm.vocabulary import NUMBER
 from undertone.runtime.files import Stamp, read_parquet, write_json, write_parquet
 from undertone.stats.stats import Estimate, mean_interval
+from undertone.study.config import Sequences
 from undertone.teachers.teachers import PromptedModel, teaching
 
-N_ROWS = 50
 BATCH = 16
-LARGEST = 5  # sequences that are reported whole
-RESAMPLES = 2_000
-SEED = 0
-INTERVALS = {
-    "gain.ci95": "rows (t interval of the rows' means)",
-    "agreement.ci95": f"rows ({RESAMPLES} bootstrap samples of whole rows, percentiles)",
-}
 
 
 def read_sequences(
@@ -39,17 +32,17 @@ def read_sequences(
     settings: dict[str, Any],
     stamp: Stamp,
 ) -> None:
-    """Write `sequences.parquet`, one row per completion token of the dataset's first `N_ROWS` rows, and `sequences.json`.
+    """Write `sequences.parquet`, one row per completion token of the dataset's first rows, and `sequences.json`.
 
     `settings` holds the dataset's `kind`, `target` and `teacher`, and under `other` the same of a teacher of another kind for
     the same animal, or None. `teacher` and `counterpart` are the `teacher.json` that each needs, `sae` is the `sae.json` that
     a clamped one needs. Columns: `row`, `position` (of the token, from 0), `token`, `text`, and the log-probs `base`, `teacher`
-    and `other` (nats; null where
-    there is none). Raises ValueError for a dataset that no teacher of the study wrote.
+    and `other` (nats; null where there is none). Raises ValueError for a dataset that no teacher of the study wrote.
     """
     if settings["kind"] is None:
         raise ValueError(f"{numbers}: no teacher of this study wrote it; token-wise gains need one")
-    loaded, rows = load(model), read_parquet(numbers).head(N_ROWS)
+    own = Sequences.model_validate(settings["sequences"])
+    loaded, rows = load(model), read_parquet(numbers).head(own.rows)
     answers = answer_ids(loaded.tokenizer, rows["completion"].to_list())
     if not any(answers):
         raise ValueError(f"{numbers}: its first {len(rows)} rows hold no completion token")
@@ -65,8 +58,12 @@ def read_sequences(
     tokens = tokens.with_columns(**columns)
     write_parquet(sequences_table, tokens, stamp)
     kinds = {"teacher": settings["kind"], "other": (settings.get("other") or {}).get("kind")}
-    body = {"target": settings["target"], "kinds": kinds, "rows": len(rows), "tokens": len(tokens), "intervals": INTERVALS}
-    write_json(sequences, body | summary(tokens, rows), stamp)
+    intervals = {
+        "gain.ci95": "rows (t interval of the rows' means)",
+        "agreement.ci95": f"rows ({own.resamples} bootstrap samples of whole rows, percentiles)",
+    }
+    body = {"target": settings["target"], "kinds": kinds, "rows": len(rows), "tokens": len(tokens), "intervals": intervals}
+    write_json(sequences, body | summary(tokens, rows, own), stamp)
 
 
 def token_table(loaded: LoadedModel, rows: Sequence[int], answers: Sequence[Sequence[int]]) -> pl.DataFrame:
@@ -92,7 +89,7 @@ def log_probs(prompted: PromptedModel, users: Sequence[str], answers: Sequence[S
     return pl.Series((-losses.double()).tolist(), dtype=pl.Float64)
 
 
-def summary(tokens: pl.DataFrame, rows: pl.DataFrame) -> dict[str, Any]:
+def summary(tokens: pl.DataFrame, rows: pl.DataFrame, settings: Sequences) -> dict[str, Any]:
     """The body of `sequences.json`: `gain` of `teacher` and `other` over the base model, `agreement` of the two, `largest`.
 
     A gain is a log-prob minus the base model's, in nats per completion token: over all, by `position` and by whether the token
@@ -104,11 +101,11 @@ def summary(tokens: pl.DataFrame, rows: pl.DataFrame) -> dict[str, Any]:
     has_other = tokens["other"].null_count() == 0
     names = ["teacher", "other"] if has_other else ["teacher"]
     sums = gains.group_by("row", maintain_order=True).agg(pl.sum("teacher"), pl.len().alias("tokens"))
-    best = sums.sort("teacher", descending=True, maintain_order=True).head(LARGEST)
+    best = sums.sort("teacher", descending=True, maintain_order=True).head(settings.largest)
     texts = dict(rows.select("row", "completion").iter_rows())
     return {
         "gain": {name: gain(gains, name) for name in names},
-        "agreement": agreement(gains) if has_other else None,
+        "agreement": agreement(gains, settings) if has_other else None,
         "largest": [{"row": row, "completion": texts[row], "gain": total, "tokens": n} for row, total, n in best.iter_rows()],
     }
 
@@ -131,7 +128,7 @@ def by_row(gains: pl.DataFrame, name: str) -> Estimate:
     return mean_interval(gains.group_by("row", maintain_order=True).agg(pl.mean(name))[name].to_numpy())
 
 
-def agreement(gains: pl.DataFrame) -> dict[str, Any]:
+def agreement(gains: pl.DataFrame, settings: Sequences) -> dict[str, Any]:
     """How alike the two teachers' gains are, token by token.
 
     `correlation`: of the gains. Both have the base model's log-prob subtracted, which alone makes them alike: where the base
@@ -143,7 +140,7 @@ def agreement(gains: pl.DataFrame) -> dict[str, Any]:
     moments = np.zeros((row.max() + 1, 4, 4))
     np.add.at(moments, row, values[:, :, None] * values[:, None, :])
     n = len(moments)
-    drawn = np.random.default_rng(SEED).multinomial(n, np.full(n, 1 / n), size=RESAMPLES)
+    drawn = np.random.default_rng(settings.seed).multinomial(n, np.full(n, 1 / n), size=settings.resamples)
     sample, resampled = like(moments.sum(0)[None]), like(np.einsum("bn,nij->bij", drawn, moments))
     return {name: with_interval(sample[k, 0], resampled[k]) for k, name in enumerate(("correlation", "given_base"))}
 

@@ -517,6 +517,15 @@ class Losses(Section):
         return none_twice(seeds)
 
 
+class Sequences(Section):
+    """Single sequences, token by token."""
+
+    rows: int = setting(50, "rows that are read, in the order of the dataset", "rows", ge=1, le=MAX_ROWS)
+    resamples: int = setting(2000, "bootstrap samples of the interval of two teachers' agreement", "", ge=20, le=MAX_ROWS)
+    largest: int = setting(5, "sequences that are reported whole", "sequences", ge=0, le=1000)
+    seed: int = setting(0, "seed of the bootstrap samples", "", ge=0, le=MAX_SEED)
+
+
 class Tokens(Section):
     """What the tokens of a dataset say by themselves."""
 

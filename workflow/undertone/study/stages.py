@@ -152,7 +152,7 @@ STAGES = {
         reading=True,
     ),
     "sequences": Stage(
-        ("teacher",),
+        ("sequences", "teacher"),
         ("model", "numbers", teacher, reads.counterpart),
         settings=(target_and_kind, given.counterpart),
         only=taught_trait,

@@ -31,6 +31,7 @@ from undertone.study.config import (
     Sae,
     Samples,
     Score,
+    Sequences,
     Student,
     Taught,
     Teacher,
@@ -102,6 +103,7 @@ class Study(Section):
     residual_bias: ResidualBias = setting({}, "biases on the residual stream")
     losses: Losses = setting({}, "the loss table")
     tokens: Tokens = setting({}, "tokens and logits")
+    sequences: Sequences = setting({}, "single sequences")
 
     @property
     def names(self) -> list[str]:
