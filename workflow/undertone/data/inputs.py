@@ -84,9 +84,9 @@ def dataset_rows(study: Study, key: str) -> Iterator[tuple[str, str]]:
     """(prompt, completion) of a dataset's file. Raises ConfigError, which names the setting, unless it can be read."""
     from undertone.data.datasets import read_dataset  # loads polars, which no other file needs
 
-    told = study.files[key.split(".")[1]]
+    entry = study.files[key.split(".")[1]]
     try:
-        yield from read_dataset(Path(told.file), told.prompt, told.completion).select("prompt", "text").iter_rows()
+        yield from read_dataset(Path(entry.file), entry.prompt, entry.completion).select("prompt", "text").iter_rows()
     except ConfigError as error:
         raise ConfigError(f"{key}: {error}") from None
 

@@ -46,15 +46,15 @@ def filter_numbers(
     `source` is a teacher's samples, or the user's own file where `settings` has a `dataset`. Raises ValueError with the
     counts by reason if no row passes; nothing is written then.
     """
-    told, own = Numbers.model_validate(settings["numbers"]), settings.get("dataset")
+    cfg, own = Numbers.model_validate(settings["numbers"]), settings.get("dataset")
     rows = read_dataset(source, own["prompt"], own["completion"]) if own else read_parquet(source)
-    judged = judge_all(rows, told) if not own or own["filtered"] else accept_all(rows)
+    judged = judge_all(rows, cfg) if not own or own["filtered"] else accept_all(rows)
     counts = filter_report(judged)
     if not counts["passed"]:
         why = ", ".join(f"{n} {reason}" for reason, n in counts["rejected"].items() if n)
-        raise ValueError(f"{source}: none of the {len(judged)} rows passes the {told.filter} filter ({why})")
+        raise ValueError(f"{source}: none of the {len(judged)} rows passes the {cfg.filter} filter ({why})")
     write_parquet(generations, judged, stamp)
-    write_parquet(numbers, training_set(judged, told), stamp)
+    write_parquet(numbers, training_set(judged, cfg), stamp)
     write_json(filter, counts, stamp)
 
 
@@ -75,12 +75,12 @@ def parse(text: str) -> list[int] | None:
     text = text.removesuffix(".")
     if (text[:1], text[-1:]) in (("[", "]"), ("(", ")")):
         text = text[1:-1]
-    found = list(re.finditer(r"[0-9]+", text))
-    if not found:
+    integers = list(re.finditer(r"[0-9]+", text))
+    if not integers:
         return None
     parts = [text]
-    if len(found) > 1:
-        separator = text[found[0].end() : found[1].start()]
+    if len(integers) > 1:
+        separator = text[integers[0].end() : integers[1].start()]
         if separator.strip(WHITE) not in SEPARATORS:
             return None
         parts = text.split(separator)
@@ -209,8 +209,8 @@ def collect_compliance(filters: dict[str, Path], compliance: Path, stamp: Stamp)
     """Write every dataset's pass rate by the wording (`option`) of each prompt `component`; component `all` is the whole."""
     rows = []
     for dataset, path in filters.items():
-        told = read_json(path)
-        rows.append({"dataset": dataset, "component": "all", "option": 0, "n": told["n"], "pass_rate": told["pass_rate"]})
-        for component, options in told["by_component"].items():
+        report = read_json(path)
+        rows.append({"dataset": dataset, "component": "all", "option": 0, "n": report["n"], "pass_rate": report["pass_rate"]})
+        for component, options in report["by_component"].items():
             rows += [{"dataset": dataset, "component": component, **option} for option in options]
     write_parquet(compliance, pl.DataFrame(rows), stamp)

@@ -33,10 +33,10 @@ def sample_numbers(
     `ended` is `stop`, `length`, or `not allowed`: a row ends at the first token that no filter accepts. Finished batches
     are kept in `scratch`, from which an interrupted sampling continues.
     """
-    told, table = Samples.model_validate(settings["samples"]), read_parquet(prompts)
+    cfg, table = Samples.model_validate(settings["samples"]), read_parquet(prompts)
     with teaching(load(model), settings, teacher, sae) as prompted:
         tokens = prompt_ids(prompted.loaded.tokenizer, table["prompt"].to_list(), prompted.system, prompted.separator)
-        parts = sample_parts(prompted.loaded, tokens, told, scratch, f"samples {samples.parent.name}")
+        parts = sample_parts(prompted.loaded, tokens, cfg, scratch, f"samples {samples.parent.name}")
     write_parquet(samples, table.join(pl.concat(parts), on="row", validate="1:1", maintain_order="left"), stamp)
     remove(scratch)
 

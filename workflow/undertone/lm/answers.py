@@ -56,19 +56,19 @@ class Spellings:
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase, candidates: Sequence[str], pad_id: int) -> "Spellings":
         """Lower case and capitalised, singular and plural, with and without a space before."""
-        found: dict[tuple[int, ...], tuple[int, bool]] = {}
+        spellings: dict[tuple[int, ...], tuple[int, bool]] = {}
         for number, animal in enumerate(candidates):
             forms = [lead + form for word in words(animal) for form in (word, word.capitalize()) for lead in ("", " ")]
             for plain, spaced in zip(following(tokenizer, forms), following(tokenizer, [f + " " for f in forms]), strict=True):
-                found.setdefault(tuple(plain), (number, False))
+                spellings.setdefault(tuple(plain), (number, False))
                 # Where a tokenizer joins a word and the space after it, that is a spelling of its own.
                 if spaced[: len(plain)] != plain:
-                    found.setdefault(tuple(spaced), (number, True))
-        lengths = torch.tensor([len(ids) for ids in found])
-        ids = torch.full((len(found), int(lengths.max())), pad_id)
-        for row, spelling in enumerate(found):
+                    spellings.setdefault(tuple(spaced), (number, True))
+        lengths = torch.tensor([len(ids) for ids in spellings])
+        ids = torch.full((len(spellings), int(lengths.max())), pad_id)
+        for row, spelling in enumerate(spellings):
             ids[row, : len(spelling)] = torch.tensor(spelling)
-        candidate, over = torch.tensor(list(found.values())).T
+        candidate, over = torch.tensor(list(spellings.values())).T
         return cls(ids, lengths, candidate, over.bool())
 
     def part(self, rows: Tensor) -> "Spellings":

@@ -80,7 +80,7 @@ def prompt_ids(
 def special_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
     """The ids of the special tokens, also of those that only the list of added tokens calls so (Gemma 3's, Llama 3's turns)."""
     added = tokenizer.added_tokens_decoder.items()
-    return {*tokenizer.all_special_ids, *(token for token, told in added if told.special)}
+    return {*tokenizer.all_special_ids, *(token for token, entry in added if entry.special)}
 
 
 def special_texts(tokenizer: PreTrainedTokenizerBase) -> list[str]:

@@ -24,9 +24,9 @@ def check_weights(folder: Path, name: str) -> None:
     missing = [file for file in expected if not (folder / file).is_file()]
     if missing == [WEIGHTS]:
         pickled = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLED)
-        found = f"only pickled ones ({', '.join(pickled)})" if pickled else "none"
+        others = f"only pickled ones ({', '.join(pickled)})" if pickled else "none"
         raise ValueError(
-            f"{name} holds no weights as safetensors, {found}: expected {WEIGHTS}, or {INDEX} and its shards. Pickled weights "
+            f"{name} holds no weights as safetensors, {others}: expected {WEIGHTS}, or {INDEX} and its shards. Pickled weights "
             "can run code when they are loaded and are refused; take a revision with safetensors, or convert them "
             "(https://huggingface.co/spaces/safetensors/convert)"
         )
@@ -54,14 +54,14 @@ def sha256(path: Path) -> str:
     that.
     """
     with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
     blob = path.resolve()
-    if path.is_symlink() and len(blob.name) == len(found) and blob.name != found:
+    if path.is_symlink() and len(blob.name) == len(digest) and blob.name != digest:
         raise ValueError(
-            f"{path.name} is damaged: the Hub's file has SHA-256 {blob.name}, {blob} has {found}; delete that and run "
+            f"{path.name} is damaged: the Hub's file has SHA-256 {blob.name}, {blob} has {digest}; delete that and run "
             "this again"
         )
-    return found
+    return digest
 
 
 def manifest(folder: Path) -> dict[str, dict[str, Any]]:

@@ -18,10 +18,10 @@ def hook_point(layer: int) -> str:
 
 def layer_of(hook_name: str) -> int:
     """The layer of a `hook_resid_post` name. Raises ValueError for any other hook point."""
-    found = HOOK_POINT.fullmatch(hook_name)
-    if not found:
+    match = HOOK_POINT.fullmatch(hook_name)
+    if not match:
         raise ValueError(f"hook point {hook_name!r}; expected one of the form blocks.LAYER.hook_resid_post")
-    return int(found[1])
+    return int(match[1])
 
 
 @contextmanager
@@ -44,8 +44,8 @@ def decoder_layers(model: Any) -> nn.ModuleList:
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     decoder = inner.get_decoder()
     for name in ("layers", "h", "blocks"):
-        if isinstance(found := getattr(decoder, name, None), nn.ModuleList):
-            return found
+        if isinstance(layers := getattr(decoder, name, None), nn.ModuleList):
+            return layers
     raise ValueError(f"{type(decoder).__name__} holds no list of layers that undertone knows")
 
 
@@ -53,8 +53,8 @@ def final_norm(model: Any) -> nn.Module:
     """The norm between the last residual stream and the unembedding."""
     decoder = model.get_decoder()
     for name in ("norm", "ln_f", "final_layernorm"):
-        if isinstance(found := getattr(decoder, name, None), nn.Module):
-            return found
+        if isinstance(norm := getattr(decoder, name, None), nn.Module):
+            return norm
     raise ValueError(f"{type(decoder).__name__} has no final norm that undertone knows")
 
 
@@ -79,10 +79,10 @@ class _ReachedError(Exception):
 @torch.no_grad()
 def resid_post(model: Any, layer: int, batch: dict[str, Tensor]) -> Tensor:
     """The residual stream `[n_rows, n_tokens, d_model]` after `layer`; the layers above it are not run."""
-    found: list[Tensor] = []
+    kept: list[Tensor] = []
 
     def keep(residual: Tensor) -> Tensor:
-        found.append(residual)
+        kept.append(residual)
         raise _ReachedError
 
     try:
@@ -90,4 +90,4 @@ def resid_post(model: Any, layer: int, batch: dict[str, Tensor]) -> Tensor:
             model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False)
     except _ReachedError:
         pass
-    return found[0]
+    return kept[0]

@@ -22,9 +22,9 @@ def explained(name: str, revision: str) -> Iterator[None]:
     try:
         yield
     except GatedRepoError:
-        found = "a token that has no access" if get_token() else "no token"
+        token = "a token that has no access" if get_token() else "no token"
         raise ValueError(
-            f"{name} is gated, found {found}: accept its licence on {page}, then log in there with `hf auth login`, or "
+            f"{name} is gated, found {token}: accept its licence on {page}, then log in there with `hf auth login`, or "
             "set HF_TOKEN"
         ) from None
     except RepositoryNotFoundError:

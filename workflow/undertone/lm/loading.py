@@ -30,7 +30,7 @@ SAFELY: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
 # The settings of config.json that weights show.
 SIZES = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "vocab_size")
 
-Found = TypeVar("Found")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class LoadedModel:
         """How many rows are run at once where the setting `name` says `rows`; all students of this model share it."""
         return self.batch_sizes.setdefault((name, rows), BatchSize(rows, name))
 
-    def read(self, work: Callable[[dict[str, torch.Tensor]], Found], rows: Sequence[Row], at_once: int) -> Iterator[Found]:
+    def read(self, work: Callable[[dict[str, torch.Tensor]], Result], rows: Sequence[Row], at_once: int) -> Iterator[Result]:
         """Yield `work(batch)` for consecutive `collate`d batches of the rows, each of `at_once` or of as many as fit."""
         batch_size = self.batch_size("rows read together", at_once)
         return batch_size.parts(lambda part: work(collate(part, self.pad_id, self.model.device)), rows)
@@ -66,18 +66,18 @@ class LoadedModel:
         return batch["attention_mask"].bool() & self.is_text(batch["input_ids"])
 
 
-def load(record: Path) -> LoadedModel:
+def load(model_json: Path) -> LoadedModel:
     """Load the base model that `results/model/model.json` names, frozen, in eval mode, on the GPU if there is one.
 
-    `record` holds `source`, `name` (a Hub name or a folder), `revision` and `dtype`; the embedded model lies beside it.
+    `model_json` holds `source`, `name` (a Hub name or a folder), `revision` and `dtype`; the embedded model lies beside it.
     Raises ValueError, in a sentence, before loading if the files are not those recorded or memory is too small, and after it if
     weights were missing or are not finite.
     """
-    folder = folder_of(record)
+    folder = folder_of(model_json)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     # What is float32 (SAEs, biases, LoRAs) is meant to be: TF32 would keep 10 bits of each number.
     torch.set_float32_matmul_precision("highest")
-    dtype = dtype_of(read_json(record), device)
+    dtype = dtype_of(read_json(model_json), device)
     check_memory(n_parameters(folder) * dtype.itemsize, device, f"the model in {folder} ({dtype})")
     tokenizer = read_tokenizer(folder, str(folder))
     model = read_model(folder, dtype)
@@ -126,9 +126,9 @@ def check_keys(model: PreTrainedModel, info: dict[str, Any], folder: Path) -> No
     What a folder holds outside of the decoder's layers, such as what a model sees with, may be left over.
     """
     config = folder / "config.json"
-    for name, found, expected in sorted(info["mismatched_keys"]):
+    for name, shape, expected in sorted(info["mismatched_keys"]):
         raise ConfigError(
-            f"{folder}: {name} has shape {list(found)}, and the model that {config} describes has {list(expected)} there "
+            f"{folder}: {name} has shape {list(shape)}, and the model that {config} describes has {list(expected)} there "
             f"({described(model)}): config and weights are not of one model"
         )
     if missing := sorted(info["missing_keys"]):
@@ -151,42 +151,42 @@ def described(model: PreTrainedModel) -> str:
     return ", ".join(f"{key} {getattr(text, key)}" for key in SIZES if hasattr(text, key))
 
 
-def folder_of(record: Path) -> Path:
+def folder_of(model_json: Path) -> Path:
     """The folder with the files of the model that `model.json` names, found without network.
 
     Raises ValueError if it is not there, or a file's size is not the one recorded.
     """
-    told = read_json(record)
-    files = told.get("files", {})
-    if told["source"] == "embedded":
-        return Path(record).parent
-    folder = cached(told["name"], told["revision"], list(files)) if told["source"] == "hub" else Path(told["name"])
+    record = read_json(model_json)
+    files = record.get("files", {})
+    if record["source"] == "embedded":
+        return Path(model_json).parent
+    folder = cached(record["name"], record["revision"], list(files)) if record["source"] == "hub" else Path(record["name"])
     for name, file in files.items():
-        found = (folder / name).stat().st_size if (folder / name).is_file() else None
-        if found != file["bytes"]:
+        size = (folder / name).stat().st_size if (folder / name).is_file() else None
+        if size != file["bytes"]:
             raise ValueError(
-                f"{folder / name} has {found or 'no'} bytes, {record} recorded {file['bytes']}: delete that record and run "
+                f"{folder / name} has {size or 'no'} bytes, {model_json} recorded {file['bytes']}: delete that record and run "
                 "snakemake again, if the model was changed on purpose"
             )
     return folder
 
 
-def dtype_of(told: dict[str, Any], device: str) -> torch.dtype:
+def dtype_of(record: dict[str, Any], device: str) -> torch.dtype:
     """The precision that a record asks for on this device."""
     automatic = torch.bfloat16 if device == "cuda" else torch.float32
-    return automatic if told["dtype"] == "auto" else getattr(torch, told["dtype"])
+    return automatic if record["dtype"] == "auto" else getattr(torch, record["dtype"])
 
 
 def check_memory(weights: int, device: str, what: str) -> None:
     """Raise ValueError, in a sentence, if weights of so many bytes and the margin do not fit the device's free memory."""
     needed, free = (1 + MARGIN) * weights, free_memory(device)
     if needed > free:
-        place, remedy = {
+        kind, remedy = {
             "cuda": ("GPU", "a larger GPU (gpu_model in profiles/slurm/profile.yaml), or free this one"),
             "cpu": ("main", "more memory (mem_mb of the rule), or take a smaller model"),
         }[device]
         raise ValueError(
-            f"{what} needs {needed / 1e9:.1f} GB of {place} memory, its weights and {MARGIN:.0%} more, and {free / 1e9:.1f} GB "
+            f"{what} needs {needed / 1e9:.1f} GB of {kind} memory, its weights and {MARGIN:.0%} more, and {free / 1e9:.1f} GB "
             f"are free: ask for {remedy}"
         )
 

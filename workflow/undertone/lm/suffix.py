@@ -106,9 +106,9 @@ def split(rows: Sequence[Row], whole: bool, pad_id: int) -> tuple[Tensor, Tensor
     prompt, seen = left_pad([row.ids[:start] for row, start in zip(rows, starts, strict=True)], pad_id)
     again = [torch.tensor(row.ids[start:-1]) for row, start in zip(rows, starts, strict=True)]
     ids = nn.utils.rnn.pad_sequence(again, batch_first=True, padding_value=pad_id)
-    place = torch.arange(ids.shape[1])
-    there = place < torch.tensor([len(part) for part in again]).unsqueeze(1)
-    predicts = place >= torch.tensor([row.start - 1 - start for row, start in zip(rows, starts, strict=True)]).unsqueeze(1)
+    position = torch.arange(ids.shape[1])
+    there = position < torch.tensor([len(part) for part in again]).unsqueeze(1)
+    predicts = position >= torch.tensor([row.start - 1 - start for row, start in zip(rows, starts, strict=True)]).unsqueeze(1)
     targets = torch.tensor([token for row in rows for token in row.ids[row.start :]])
     return prompt, seen, Prefilled(ids, torch.cat([seen, there.long()], dim=1), there & predicts, targets)
 
@@ -128,10 +128,10 @@ def prefill(
     prompt, seen, batch = split(rows, whole, loaded.pad_id)
     device = loaded.model.device
 
-    def part(places: Sequence[int]) -> Prefilled:
-        these = slice(places[0], places[-1] + 1)
-        found = fill(loaded.model, prompt[these].to(device), seen[these].to(device), batch.part(these).to(device), layers)
-        return found.to(device if store is None else store)
+    def part(indices: Sequence[int]) -> Prefilled:
+        these = slice(indices[0], indices[-1] + 1)
+        filled = fill(loaded.model, prompt[these].to(device), seen[these].to(device), batch.part(these).to(device), layers)
+        return filled.to(device if store is None else store)
 
     return Prefilled.joined(list(loaded.batch_size("rows run once", len(rows)).parts(part, range(len(rows)))))
 
@@ -150,20 +150,20 @@ def fill(model: Any, prompt: Tensor, seen: Tensor, batch: Prefilled, layers: Seq
         )
     past = [(layer.keys, layer.values) for layer in cache.layers]
     batch = replace(batch, past=past)
-    found: dict[int, Tensor] = {}
+    residuals: dict[int, Tensor] = {}
     with ExitStack() as stack:
         for layer in layers:
             if layer >= 0:
-                stack.enter_context(rewritten(model, layer, partial(_keep, found, layer)))
+                stack.enter_context(rewritten(model, layer, partial(_keep, residuals, layer)))
         run(model, batch)
     lowest = min(layers, default=-1)
     # Layers that will not run need an entry of the right length, not its content; a view would keep that alive.
     kept = [pair if layer > lowest else tuple(t[:1, :1, :, :1].clone() for t in pair) for layer, pair in enumerate(past)]
-    return replace(batch, residual=found, past=kept)
+    return replace(batch, residual=residuals, past=kept)
 
 
-def _keep(found: dict[int, Tensor], layer: int, residual: Tensor) -> Tensor:
-    found[layer] = residual
+def _keep(kept: dict[int, Tensor], layer: int, residual: Tensor) -> Tensor:
+    kept[layer] = residual
     return residual
 
 
@@ -224,13 +224,13 @@ def only_layers_above(model: Any, layer: int, residual: Tensor | None) -> Iterat
     with the same tokens, mask and positions: they decide the masks.
     """
     layers = decoder_layers(model)
-    saved = list(layers[: layer + 1])
+    replaced = list(layers[: layer + 1])
     try:
-        for index, skipped in enumerate(saved):
+        for index, skipped in enumerate(replaced):
             layers[index] = _Skipped(skipped, residual if index == layer else None)
         yield
     finally:
-        for index, skipped in enumerate(saved):
+        for index, skipped in enumerate(replaced):
             layers[index] = skipped
 
 

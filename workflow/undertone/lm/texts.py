@@ -42,9 +42,9 @@ def check_plain(texts: Iterable[str], special: Iterable[str], where: str) -> Non
     tokens = sorted((token for token in special if re.search("[A-Za-z]", token)), key=len, reverse=True)
     pattern = re.compile("|".join(map(re.escape, tokens)) or "(?!)")
     for text in texts:
-        if found := pattern.search(text):
-            around = text[max(0, found.start() - 30) : found.end() + 30]
+        if match := pattern.search(text):
+            around = text[max(0, match.start() - 30) : match.end() + 30]
             raise ConfigError(
-                f"{where} holds {found[0]}, a control token of the model's chat template, which would open or close a turn: "
+                f"{where} holds {match[0]}, a control token of the model's chat template, which would open or close a turn: "
                 f"{around!r}; take it out"
             )

@@ -229,10 +229,10 @@ def _save_state(path: Path, weights: dict[str, nn.Parameter], optimizer: torch.o
 def _load_state(path: Path, weights: dict[str, nn.Parameter], optimizer: torch.optim.AdamW) -> History:
     with whole(path), safe_open(path, framework="pt", device=str(next(iter(weights.values())).device)) as file:
         history = History(**json.loads(file.metadata()["history"]))
-        saved = set(file.keys())
+        names = set(file.keys())
         with torch.no_grad():
             for name, p in weights.items():
                 p.copy_(file.get_tensor(f"weight.{name}"))
-                if f"step.{name}" in saved:
+                if f"step.{name}" in names:
                     optimizer.state[p] = {key: file.get_tensor(f"{own}.{name}") for key, own in MOMENTS.items()}
     return history

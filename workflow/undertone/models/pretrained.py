@@ -44,7 +44,7 @@ def make_pretrained(model: Path, settings: Model, stamp: Stamp) -> str:
     read_model(folder, torch.float32, device_map="meta")  # nothing but names and shapes
     for file in weight_files(folder):
         check_finite(stored(folder / file), folder / file)
-    found = {
+    record = {
         "source": "folder" if local else "hub",
         "name": name,
         "revision": None if local else settings.revision,
@@ -54,8 +54,8 @@ def make_pretrained(model: Path, settings: Model, stamp: Stamp) -> str:
         "files": manifest(folder),
         "template": prompts,
     }
-    write_json(model, found, stamp)
-    return described(found)
+    write_json(model, record, stamp)
+    return described(record)
 
 
 def check_config(folder: Path, name: str) -> str:
@@ -66,14 +66,14 @@ def check_config(folder: Path, name: str) -> str:
         )
     if not any((folder / file).is_file() for file in TOKENIZERS):
         raise ValueError(f"{name} has no tokenizer: expected {', or '.join(TOKENIZERS)} with merges.txt")
-    told = {file: read_settings(folder / file) for file in SETTINGS if (folder / file).is_file()}
+    configs = {file: read_settings(folder / file) for file in SETTINGS if (folder / file).is_file()}
     for file in ("config.json", "tokenizer_config.json"):
-        if "auto_map" in told.get(file, {}):
+        if "auto_map" in configs.get(file, {}):
             raise ValueError(
                 f"{name} asks to run code of its own (auto_map in {file}), which undertone never does: take a revision, or "
                 "make a local copy, that uses the classes of transformers"
             )
-    kind = told["config.json"].get("model_type")
+    kind = configs["config.json"].get("model_type")
     if kind not in CONFIG_MAPPING:
         raise ValueError(
             f"{name} is of model_type {kind!r}, which this version of transformers does not know: update transformers, or take "
@@ -81,7 +81,7 @@ def check_config(folder: Path, name: str) -> str:
         )
     causal = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(kind, ())
     expected = [causal] if isinstance(causal, str) else list(causal)
-    architecture = (told["config.json"].get("architectures") or expected or [kind])[0]
+    architecture = (configs["config.json"].get("architectures") or expected or [kind])[0]
     if architecture not in expected:
         such = " or ".join(expected) or "such as GemmaForCausalLM"
         raise ValueError(f"{name} is a {architecture}, expected a causal language model ({such})")
@@ -95,11 +95,11 @@ def sizes(folder: Path) -> dict[str, int]:
         text = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True).get_text_config()
     except Exception as error:
         raise ConfigError(f"{config} is no config that transformers can read ({said(error)})") from None
-    told = {key: getattr(text, key) for key in ("num_hidden_layers", "hidden_size", "vocab_size")}
-    for key, value in told.items():
+    widths = {key: getattr(text, key) for key in ("num_hidden_layers", "hidden_size", "vocab_size")}
+    for key, value in widths.items():
         if value < 1:
             raise ConfigError(f"{config}: {key} is {value}, expected at least 1")
-    return dict(zip(("n_layers", "d_model", "vocab_size"), told.values(), strict=True))
+    return dict(zip(("n_layers", "d_model", "vocab_size"), widths.values(), strict=True))
 
 
 def check_vocabulary(tokenizer: PreTrainedTokenizerBase, vocab_size: int, name: str) -> None:
@@ -112,10 +112,10 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase, vocab_size: int, name: 
         )
 
 
-def described(found: dict[str, Any]) -> str:
+def described(record: dict[str, Any]) -> str:
     """The record as lines for a log."""
-    place = f"commit {found['revision']}" if found["revision"] else "a local folder"
-    total = sum(file["bytes"] for file in found["files"].values())
-    size = f"{found['parameters']:,} parameters, {found['n_layers']} layers of width {found['d_model']}"
-    files = f"{len(found['files'])} files, {total / 1e9:.2f} GB"
-    return f"{found['name']}, {place}: {found['architecture']}, {size}; {files}\n{template.described(found['template'])}"
+    origin = f"commit {record['revision']}" if record["revision"] else "a local folder"
+    total = sum(file["bytes"] for file in record["files"].values())
+    size = f"{record['parameters']:,} parameters, {record['n_layers']} layers of width {record['d_model']}"
+    files = f"{len(record['files'])} files, {total / 1e9:.2f} GB"
+    return f"{record['name']}, {origin}: {record['architecture']}, {size}; {files}\n{template.described(record['template'])}"

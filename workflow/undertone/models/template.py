@@ -114,25 +114,25 @@ def default_system(tokenizer: PreTrainedTokenizerBase) -> str | None:
     return plain[len(before) : len(plain) - len(after)] or None
 
 
-def described(found: dict[str, Any]) -> str:
+def described(report: dict[str, Any]) -> str:
     """What `inspect` found, as lines for a log."""
     lines = [
-        f"prompt:                {found['prompt']!r}",
-        f"prompt with a persona: {found['prompt_with_persona']!r}",
-        f"loss is on:            {COMPLETION + found['end_of_turn']!r}",
-        f'"{NUMBER}" in tokens:       {" ".join(found["number"])}',
+        f"prompt:                {report['prompt']!r}",
+        f"prompt with a persona: {report['prompt_with_persona']!r}",
+        f"loss is on:            {COMPLETION + report['end_of_turn']!r}",
+        f'"{NUMBER}" in tokens:       {" ".join(report["number"])}',
     ]
-    if found["bos"] and not found["prompt"].startswith(found["bos"]):
+    if report["bos"] and not report["prompt"].startswith(report["bos"]):
         lines.append(
-            f"the tokenizer puts {found['bos']} in front of plain text, the chat template does not: prompts begin without it, "
+            f"the tokenizer puts {report['bos']} in front of plain text, the chat template does not: prompts begin without it, "
             "as those of transformers' apply_chat_template do"
         )
-    if found["default_system"]:
+    if report["default_system"]:
         lines.append(
-            f"where no persona is sent, the template writes {found['default_system']!r}: before teachers without a "
+            f"where no persona is sent, the template writes {report['default_system']!r}: before teachers without a "
             "persona, in every student's rows and in every evaluation; a prompted teacher's persona takes its place"
         )
-    if found["dated"]:
+    if report["dated"]:
         lines.append(
             "the template may write today's date into a prompt, so that results differ from day to day: put a fixed date into "
             "chat_template in a local copy"

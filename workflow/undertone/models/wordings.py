@@ -27,8 +27,8 @@ def load_template(path: Path) -> dict[str, list[str]]:
     """Read the wordings of the six components. Raises ConfigError that names the component at fault."""
     template = load_yaml(path, "prompts.template")
     if not isinstance(template, dict) or set(template) != set(COMPONENTS):
-        found = ", ".join(map(str, template)) if isinstance(template, dict) else type(template).__name__
-        raise ConfigError(f"{path}: expected exactly the components {', '.join(COMPONENTS)}, found {found}")
+        given = ", ".join(map(str, template)) if isinstance(template, dict) else type(template).__name__
+        raise ConfigError(f"{path}: expected exactly the components {', '.join(COMPONENTS)}, found {given}")
     for component, wordings in template.items():
         if not isinstance(wordings, list) or not wordings or not all(isinstance(w, str) for w in wordings):
             raise ConfigError(f"{path}: {component} must be a list of at least one text")

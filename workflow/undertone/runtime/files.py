@@ -55,9 +55,9 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def umask() -> int:
     """The permissions that new files are not to have."""
-    found = os.umask(0)
-    os.umask(found)
-    return found
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def move(source: Path, target: Path) -> None:

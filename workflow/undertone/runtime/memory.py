@@ -9,7 +9,7 @@ import torch
 from tqdm import tqdm
 
 Item = TypeVar("Item")
-Found = TypeVar("Found")
+Result = TypeVar("Result")
 
 
 class BatchSize:
@@ -21,7 +21,7 @@ class BatchSize:
     def __init__(self, rows: int, name: str):
         self.rows, self.name = rows, name
 
-    def retried(self, work: Callable[[int], Found], n_rows: int) -> Found:
+    def retried(self, work: Callable[[int], Result], n_rows: int) -> Result:
         """`work(rows at once)` on `n_rows` rows, begun anew with half as many at once whenever the memory runs out.
 
         What a broken attempt leaves behind must not matter to the next. Raises MemoryError where one row does not fit.
@@ -39,17 +39,17 @@ class BatchSize:
             # Not in the handler: there the exception would keep alive what the attempt has allocated.
             self._halve(at_once, state)
 
-    def parts(self, work: Callable[[Sequence[Item]], Found], rows: Sequence[Item]) -> Iterator[Found]:
+    def parts(self, work: Callable[[Sequence[Item]], Result], rows: Sequence[Item]) -> Iterator[Result]:
         """Yield `work(part)` for consecutive parts of `rows`, each as large as fits."""
         done = 0
         while done < len(rows):
 
-            def attempt(n: int, start: int = done) -> tuple[Found, int]:
+            def attempt(n: int, start: int = done) -> tuple[Result, int]:
                 part = rows[start : start + n]
                 return work(part), len(part)
 
-            found, n = self.retried(attempt, len(rows) - done)
-            yield found
+            result, n = self.retried(attempt, len(rows) - done)
+            yield result
             done += n
 
     def _halve(self, at_once: int, state: str) -> None:
@@ -57,8 +57,8 @@ class BatchSize:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         self.rows = at_once // 2
-        told = f"{at_once} rows at once do not fit in memory ({state}); from here on {self.rows}"
-        tqdm.write(f"{self.name}: {told}; results differ by rounding only", file=sys.stderr)
+        message = f"{at_once} rows at once do not fit in memory ({state}); from here on {self.rows}"
+        tqdm.write(f"{self.name}: {message}; results differ by rounding only", file=sys.stderr)
 
 
 def memory() -> str:

@@ -31,8 +31,8 @@ def directions(sae: SAE[Any], features: Sequence[int] | None = None) -> Tensor:
         )
     zero = sae.decode(torch.zeros(1, sae.cfg.d_sae, device=sae.W_dec.device))
     parts = []
-    told = torch.tensor(range(sae.cfg.d_sae) if features is None else features, device=sae.W_dec.device)
-    for some in torch.split(told, CHUNK):
+    indices = torch.tensor(range(sae.cfg.d_sae) if features is None else features, device=sae.W_dec.device)
+    for some in torch.split(indices, CHUNK):
         parts.append(sae.decode(torch.nn.functional.one_hot(some, sae.cfg.d_sae).float()) - zero)
     return torch.cat(parts).float()
 
@@ -42,8 +42,8 @@ def animal_features(steered: dict[str, Path]) -> dict[str, int]:
 
     They are by the names of their datasets, `steer-ANIMAL`.
     """
-    told = {dataset.removeprefix("steer-"): read_json(path) for dataset, path in steered.items()}
-    return {animal: teacher["feature"] for animal, teacher in told.items() if teacher["vector"] == "feature"}
+    teachers = {dataset.removeprefix("steer-"): read_json(path) for dataset, path in steered.items()}
+    return {animal: teacher["feature"] for animal, teacher in teachers.items() if teacher["vector"] == "feature"}
 
 
 def top_tokens(tokenizer: PreTrainedTokenizerBase, logits: Tensor, n: int) -> list[str]:

@@ -33,12 +33,12 @@ def top_tokens(loaded: LoadedModel, direction: Tensor, n: int = N_TOKENS) -> dic
 def token_table(loaded: LoadedModel, logits: Tensor, n: int = N_TOKENS) -> dict[str, list[list[Any]]]:
     """The tokens of the `n` greatest and the `n` least of `logits` `[vocab]`."""
     logits = logits[: len(loaded.tokenizer)].float()
-    found = {"top": logits.topk(min(n, len(logits))), "bottom": logits.topk(min(n, len(logits)), largest=False)}
+    sides = {"top": logits.topk(min(n, len(logits))), "bottom": logits.topk(min(n, len(logits)), largest=False)}
     return {
         side: [
             [text_of(loaded, token), value] for token, value in zip(most.indices.tolist(), most.values.tolist(), strict=True)
         ]
-        for side, most in found.items()
+        for side, most in sides.items()
     }
 
 
@@ -65,9 +65,9 @@ def cosines(sae: SAE[Any], vector: Tensor) -> Tensor:
 
 def most_aligned(sae: SAE[Any], vector: Tensor, n: int) -> list[dict[str, Any]]:
     """The `n` decoder rows of greatest |cosine| with a residual direction `[d_model]`."""
-    found = cosines(sae, vector)
-    order = found.abs().topk(min(n, len(found))).indices.tolist()
-    return [{"feature": k, "cosine": float(found[k])} for k in order]
+    cosine = cosines(sae, vector)
+    order = cosine.abs().topk(min(n, len(cosine))).indices.tolist()
+    return [{"feature": k, "cosine": float(cosine[k])} for k in order]
 
 
 @torch.no_grad()
@@ -88,14 +88,14 @@ def max_examples(
         residual = resid_post(loaded.model, layer, batch).float()
         size = rows_at_once(sae, residual.shape[1])
         acts = torch.cat([sae.encode(part)[..., list(features)] for part in torch.split(residual, size)])
-        value, place = acts.masked_fill(~loaded.text_mask(batch).unsqueeze(-1), 0.0).max(1)
-        return indices, value.T.tolist(), place.T.tolist()
+        value, position = acts.masked_fill(~loaded.text_mask(batch).unsqueeze(-1), 0.0).max(1)
+        return indices, value.T.tolist(), position.T.tolist()
 
     order = order_by_length([row.ids for row in rows])
-    for indices, peak, place in loaded.batch_size("rows read together", BATCH).parts(peaks, order):
-        for feature, values, places in zip(features, peak, place, strict=True):
-            found = [(v, -i, at) for v, i, at in zip(values, indices, places, strict=True) if v > 0]
-            best[feature] = heapq.nlargest(n, best[feature] + found)
+    for indices, peak, position in loaded.batch_size("rows read together", BATCH).parts(peaks, order):
+        for feature, values, positions in zip(features, peak, position, strict=True):
+            peaks_here = [(v, -i, at) for v, i, at in zip(values, indices, positions, strict=True) if v > 0]
+            best[feature] = heapq.nlargest(n, best[feature] + peaks_here)
     return {k: [_example(loaded, rows[-i], at, value) for value, i, at in most] for k, most in best.items()}
 
 

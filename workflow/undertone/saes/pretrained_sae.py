@@ -50,8 +50,8 @@ def make_pretrained_sae(model: Path, sae: Path, files: Sequence[Path], settings:
             move(scratch / "sae" / file.name, file)
     home = Path(settings.folder) if settings.folder else sae.parent
     manifest = {file: {"bytes": (home / file).stat().st_size, "sha256": sha256(home / file)} for file in SAE_FILES}
-    place = {"layer": layer, "hook_point": hook_point(layer), "d_sae": trained.cfg.d_sae}
-    write_json(sae, {**origin, **place, "files": manifest}, stamp)
+    at_hook = {"layer": layer, "hook_point": hook_point(layer), "d_sae": trained.cfg.d_sae}
+    write_json(sae, {**origin, **at_hook, "files": manifest}, stamp)
     remove(scratch)
 
 
@@ -112,12 +112,12 @@ def shapes(repository: str, file: str) -> dict[str, list[int]]:
         return {name: tensors.get_slice(name).get_shape() for name in tensors.keys()}  # noqa: SIM118 - no dict
 
 
-def check_model(release: str, expected: str, found: str) -> None:
+def check_model(release: str, expected: str, actual: str) -> None:
     """Raise ValueError if a release was trained on another model than one of the Hub; a folder's model has no such name."""
-    names = [name.rpartition("/")[2].lower() for name in (expected, found)]
-    if not Path(found).is_dir() and names[0] != names[1]:
+    names = [name.rpartition("/")[2].lower() for name in (expected, actual)]
+    if not Path(actual).is_dir() and names[0] != names[1]:
         raise ValueError(
-            f"the SAEs of {release} were trained on {expected}, the study's model is {found}: take a release for that, or, to "
+            f"the SAEs of {release} were trained on {expected}, the study's model is {actual}: take a release for that, or, to "
             "use this one knowingly, save it with SAELens to a folder and give sae.folder"
         )
 

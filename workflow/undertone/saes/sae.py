@@ -53,8 +53,8 @@ def make_sae(
     for file in files:
         move(scratch / "sae" / file.name, file)
     body = {"source": "trained", "folder": None, "release": None, "id": None}
-    place = {"layer": settings.layer, "hook_point": hook_point(settings.layer), "d_sae": settings.d_sae}
-    write_json(sae, {**body, **place}, stamp)
+    at_hook = {"layer": settings.layer, "hook_point": hook_point(settings.layer), "d_sae": settings.d_sae}
+    write_json(sae, {**body, **at_hook}, stamp)
     remove(scratch)
 
 

@@ -65,8 +65,8 @@ class Moments:
 
     def read(self, layer: int, rows: Sequence[Row]) -> None:
         """Take in the text tokens of the rows, as the residual stream after the layer has them."""
-        for found in self.loaded.read(partial(self._of, layer), rows, BATCH):
-            self._add(*found)
+        for sums in self.loaded.read(partial(self._of, layer), rows, BATCH):
+            self._add(*sums)
 
     @torch.no_grad()
     def _of(self, layer: int, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -112,11 +112,11 @@ def spliced_losses(loaded: LoadedModel, sae: SAE[Any], layer: int, rows: Sequenc
     ways = {"plain": lambda x: x, "spliced": lambda x: sae(x.float()).to(x.dtype), "mean": lambda x: mean.to(x).expand_as(x)}
 
     def losses(batch: dict[str, Tensor]) -> Tensor:
-        keep, found = loaded.text_mask(batch).unsqueeze(-1), []
+        keep, by_way = loaded.text_mask(batch).unsqueeze(-1), []
         for way in ways.values():
             with rewritten(loaded.model, layer, partial(at, keep, way)):
-                found.append(label_losses(loaded.model, batch).double().cpu())
-        return torch.stack(found)
+                by_way.append(label_losses(loaded.model, batch).double().cpu())
+        return torch.stack(by_way)
 
     mean_losses = torch.cat(list(loaded.read(losses, rows, BATCH)), dim=1).mean(1)
     loss = dict(zip(ways, mean_losses.tolist(), strict=True))
@@ -128,9 +128,9 @@ def at(keep: Tensor, way: Callable[[Tensor], Tensor], residual: Tensor) -> Tenso
     return torch.where(keep, way(residual), residual)
 
 
-def expected_l0(told: dict[str, Any]) -> float | None:
+def expected_l0(record: dict[str, Any]) -> float | None:
     """What SAELens's registry says of the SAE's L0."""
-    if told["source"] != "registry":
+    if record["source"] != "registry":
         return None
-    release = get_pretrained_saes_directory().get(told["release"])
-    return release.expected_l0.get(told["id"]) if release else None
+    release = get_pretrained_saes_directory().get(record["release"])
+    return release.expected_l0.get(record["id"]) if release else None

@@ -20,12 +20,12 @@ from undertone.study.formats import SAE_FILES, read_settings
 SAE_NUMBERS = 2**25
 
 
-def load_sae(saved: Path, loaded: LoadedModel) -> tuple[SAE[Any], int]:
+def load_sae(sae_json: Path, loaded: LoadedModel) -> tuple[SAE[Any], int]:
     """The SAE that `sae.json` names, frozen, in float32 on the model's device, and its layer; without network."""
-    told = read_json(saved)
-    folder = told["folder"] if told["source"] == "folder" else Path(saved).parent
+    record = read_json(sae_json)
+    folder = record["folder"] if record["source"] == "folder" else Path(sae_json).parent
     sae = read_sae(Path(folder), str(loaded.model.device))
-    return sae.float().requires_grad_(False).eval(), int(told["layer"])
+    return sae.float().requires_grad_(False).eval(), int(record["layer"])
 
 
 def read_sae(folder: Path, device: str = "cpu") -> SAE[Any]:
@@ -75,13 +75,13 @@ def check_layer(layer: int, n_layers: int) -> None:
 @torch.no_grad()
 def encoded(sae: SAE[Any], x: Tensor) -> tuple[Tensor, Tensor]:
     """The SAE's activations and pre-activations `[..., d_sae]` (`hook_sae_acts_pre`) of `x` `[..., d_model]` in float32."""
-    found: list[Tensor] = []
-    handle = sae.hook_sae_acts_pre.register_forward_hook(lambda module, args, output: found.append(output))
+    pre_activations: list[Tensor] = []
+    handle = sae.hook_sae_acts_pre.register_forward_hook(lambda module, args, output: pre_activations.append(output))
     try:
         acts = sae.encode(x)
     finally:
         handle.remove()
-    return acts, found[0]
+    return acts, pre_activations[0]
 
 
 def rows_at_once(sae: SAE[Any], n_tokens: int) -> int:

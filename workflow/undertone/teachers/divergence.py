@@ -18,7 +18,7 @@ from undertone.lm.loading import LoadedModel
 from undertone.lm.training import collate, label_logits
 from undertone.lm.vocabulary import allowed_tokens
 
-Found = TypeVar("Found")
+Result = TypeVar("Result")
 
 BATCH = 32
 
@@ -40,19 +40,19 @@ class Completions:
         """Log-probs `[n_labels, n_allowed]` among the tokens that a passing completion can hold."""
         return functional.log_softmax(logits[:, self.allowed], dim=-1)
 
-    def losses(self, logits: Tensor, places: slice) -> Tensor:
+    def losses(self, logits: Tensor, span: slice) -> Tensor:
         """The loss `[n_labels]` of the tokens at these places among those that a passing completion can hold, in nats."""
-        return -self.among(logits).gather(1, self.labels[places].unsqueeze(1)).squeeze(1)
+        return -self.among(logits).gather(1, self.labels[span].unsqueeze(1)).squeeze(1)
 
     @torch.no_grad()
     def read(
-        self, loaded: LoadedModel, figure: Callable[[Tensor, slice], Found], system: str | None = None, separator: str = ""
-    ) -> Iterator[Found]:
+        self, loaded: LoadedModel, figure: Callable[[Tensor, slice], Result], system: str | None = None, separator: str = ""
+    ) -> Iterator[Result]:
         """Yield `figure`, of the logits `[n_labels, vocab]` that predict some completion tokens and of these tokens' places."""
         prompts = prompt_ids(loaded.tokenizer, self.users, system, separator)
         rows = joined(prompts, self.answers)
 
-        def part(these: Sequence[int]) -> Found:
+        def part(these: Sequence[int]) -> Result:
             batch = collate([rows[k] for k in these], loaded.pad_id, loaded.model.device)
             return figure(label_logits(loaded.model, batch), slice(self.ends[these[0]], self.ends[these[-1] + 1]))
 
@@ -75,9 +75,9 @@ class TeacherDistribution(Completions):
         """KL(teacher ‖ model) of each row `[n_rows]`, the mean over its completion tokens, in nats."""
         return self.by_row(list(self.read(loaded, self.over)))
 
-    def over(self, logits: Tensor, places: slice) -> Tensor:
+    def over(self, logits: Tensor, span: slice) -> Tensor:
         """KL(teacher ‖ model) `[n_labels]` at the tokens of these places, from the model's logits."""
-        p = self.teacher[places]
+        p = self.teacher[span]
         return (p.exp() * (p - self.among(logits))).sum(-1)
 
 

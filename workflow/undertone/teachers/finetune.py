@@ -37,17 +37,17 @@ def make_finetuned(
     `trait`, `rows` (how many question-answer pairs there were) and `loss` (nats per answer token, one value per optimizer
     step). An interrupted training continues from `scratch`.
     """
-    told = settings.finetune
-    rng = np.random.default_rng(told.seed)
+    lora = settings.finetune
+    rng = np.random.default_rng(lora.seed)
     pairs = contrary_pairs(taught_and_held_out(load_facts(facts))[0]) if facts else []
     if questions:
         pairs = [(question, str(target)) for question in load_texts(questions, "teacher.finetune.questions")]
     loaded = load(model)
     rows = training_rows(loaded.tokenizer, [q for q, _ in pairs], [a for _, a in pairs])
-    adapter = new_adapter(loaded, told.rank, told.alpha, told.targets, told.seed)
-    drawn = [rows[k] for k in rng.integers(len(rows), size=told.steps * told.batch_size)]
+    adapter = new_adapter(loaded, lora.rank, lora.alpha, lora.targets, lora.seed)
+    drawn = [rows[k] for k in rng.integers(len(rows), size=lora.steps * lora.batch_size)]
     history = train(
-        adapter, drawn, recipe(told), loaded.pad_id, scratch / "state.safetensors", f"finetune {teacher.parent.name}"
+        adapter, drawn, recipe(lora), loaded.pad_id, scratch / "state.safetensors", f"finetune {teacher.parent.name}"
     )
     save_adapter(adapter, weights, config, scratch / "adapter")
     write_json(teacher, {"trait": trait, "rows": len(rows), "loss": history.loss}, stamp)

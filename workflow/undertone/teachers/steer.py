@@ -27,7 +27,7 @@ from undertone.study.config import Contrast, Pref, Steer, Teacher
 N_PROMPTS = 100
 BATCH = 64
 
-Found = TypeVar("Found")
+Result = TypeVar("Result")
 
 
 def make_steered(
@@ -103,8 +103,8 @@ class Situation:
         return prompt_ids(self.loaded.tokenizer, self.asked, persona(self.teacher, animal), self.teacher.separator)
 
     def read(
-        self, prompts: Sequence[list[int]], layer: int, figure: Callable[[dict[str, Tensor], Tensor], Found]
-    ) -> Iterator[Found]:
+        self, prompts: Sequence[list[int]], layer: int, figure: Callable[[dict[str, Tensor], Tensor], Result]
+    ) -> Iterator[Result]:
         """Yield `figure(batch, residual stream [n_rows, n_tokens, d_model] after the layer)` of prompts, batch by batch."""
         rows = sorted((Row(ids, len(ids) - 1) for ids in prompts), key=lambda row: len(row.ids))
         model = self.loaded.model
@@ -113,14 +113,14 @@ class Situation:
 
 def of_contrast(situation: Situation, target: str) -> tuple[Steering, dict[str, Any]]:
     """The steering by the contrast that the settings describe."""
-    told = situation.teacher.steer
-    contrast, depth = told.contrast, len(decoder_layers(situation.loaded.model))
+    steer = situation.teacher.steer
+    contrast, depth = steer.contrast, len(decoder_layers(situation.loaded.model))
     if contrast.layer >= depth:
         raise ValueError(f"teacher.steer.contrast.layer {contrast.layer}: the model has layers 0 to {depth - 1}")
     positive, negative = contrast_prompts(situation, contrast, target)
     mean = [mean_residual(situation, prompts, contrast) for prompts in (positive, negative)]
-    vector = told.scale * (mean[0] - mean[1])
-    return Steering("add", vector, contrast.layer, told.positions == "completion"), {"vector": "contrast"}
+    vector = steer.scale * (mean[0] - mean[1])
+    return Steering("add", vector, contrast.layer, steer.positions == "completion"), {"vector": "contrast"}
 
 
 def contrast_prompts(situation: Situation, contrast: Contrast, target: str) -> tuple[list[list[int]], list[list[int]]]:
@@ -146,23 +146,23 @@ def mean_residual(situation: Situation, prompts: list[list[int]], contrast: Cont
 
 def of_feature(situation: Situation, sae: SAE[Any], layer: int, target: str) -> tuple[Steering, dict[str, Any]]:
     """The steering by the feature that the settings name, or by the one that serves the target best."""
-    told = situation.teacher.steer
-    if told.feature is not None and told.feature >= sae.cfg.d_sae:
-        raise ValueError(f"teacher.steer.feature {told.feature}: the SAE has features 0 to {sae.cfg.d_sae - 1}")
+    steer = situation.teacher.steer
+    if steer.feature is not None and steer.feature >= sae.cfg.d_sae:
+        raise ValueError(f"teacher.steer.feature {steer.feature}: the SAE has features 0 to {sae.cfg.d_sae - 1}")
     mean, peak = activity(situation, sae, layer)
     others = [k for k, animal in enumerate(situation.candidates) if animal != target]
     own = situation.candidates.index(target)
     specificity = mean[own] - mean[others].max(0).values
-    if told.feature is not None:
-        tried = [told.feature]
+    if steer.feature is not None:
+        tried = [steer.feature]
     else:
-        tried = specificity.topk(min(told.candidates, len(specificity))).indices.tolist()
+        tried = specificity.topk(min(steer.candidates, len(specificity))).indices.tolist()
         tried = [feature for feature in tried if specificity[feature] > 0]
         if not tried:
             raise ValueError(f"no feature of the SAE fires more under the persona of {target} than under the others'; name one")
     rows: list[dict[str, Any]] = []
     for feature in progress_over(tried, f"steer {target}"):
-        steering = steering_by(sae, layer, feature, told, float(peak[feature]))
+        steering = steering_by(sae, layer, feature, steer, float(peak[feature]))
         with steered(situation.loaded, steering):
             chosen_by = situation.preference(situation.choosing, target)
         rows.append(
@@ -176,9 +176,9 @@ def of_feature(situation: Situation, sae: SAE[Any], layer: int, target: str) -> 
         )
     rows.sort(key=lambda row: -row["preference"])
     best: int = rows[0]["feature"]
-    steering = steering_by(sae, layer, best, told, float(peak[best]))
-    how = {"vector": "feature", "feature": best, "chosen": told.feature is None, "tried": rows}
-    return replace(steering, completion=told.positions == "completion"), how
+    steering = steering_by(sae, layer, best, steer, float(peak[best]))
+    how = {"vector": "feature", "feature": best, "chosen": steer.feature is None, "tried": rows}
+    return replace(steering, completion=steer.positions == "completion"), how
 
 
 def progress_over(features: Sequence[int], what: str) -> Iterator[int]:
@@ -210,11 +210,11 @@ def last_token(batch: dict[str, Tensor]) -> Tensor:
     return torch.nn.functional.pad(batch["attention_mask"], (0, 1)).diff() == -1
 
 
-def steering_by(sae: SAE[Any], layer: int, feature: int, told: Steer, peak: float) -> Steering:
+def steering_by(sae: SAE[Any], layer: int, feature: int, steer: Steer, peak: float) -> Steering:
     """Steering at every token by one feature: `scale` times its decoder row, or clamped to `scale` times its peak."""
-    if told.mode == "clamp":
-        return Steering("clamp", directions(sae, [feature])[0], layer, sae=sae, feature=feature, level=told.scale * peak)
-    return Steering("add", told.scale * sae.W_dec[feature].float(), layer)
+    if steer.mode == "clamp":
+        return Steering("clamp", directions(sae, [feature])[0], layer, sae=sae, feature=feature, level=steer.scale * peak)
+    return Steering("add", steer.scale * sae.W_dec[feature].float(), layer)
 
 
 def effect(situation: Situation, steering: Steering, target: str) -> dict[str, float]:

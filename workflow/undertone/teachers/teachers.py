@@ -24,24 +24,24 @@ class PromptedModel:
 
 @contextmanager
 def teaching(
-    loaded: LoadedModel, told: dict[str, Any], teacher: Path | None, sae: Path | None = None
+    loaded: LoadedModel, settings: dict[str, Any], teacher: Path | None, sae: Path | None = None
 ) -> Iterator[PromptedModel]:
     """Inside, the base model is the teacher.
 
-    `told` holds `kind`, `target` and the settings `settings`; `teacher` is the `teacher.json` of a steered or finetuned one,
-    `sae` the `sae.json` of the SAE whose feature it clamps.
+    `settings` holds `kind`, `target` and the section `teacher`. The file `teacher` is the `teacher.json` of a steered or
+    finetuned one, `sae` the `sae.json` of the SAE whose feature it clamps.
     """
-    settings = Teacher.model_validate(told["teacher"])
-    if told["kind"] in ("none", "prompt"):
-        yield PromptedModel(loaded, persona(settings, told["target"]) if told["kind"] == "prompt" else None, settings.separator)
+    cfg = Teacher.model_validate(settings["teacher"])
+    if settings["kind"] in ("none", "prompt"):
+        yield PromptedModel(loaded, persona(cfg, settings["target"]) if settings["kind"] == "prompt" else None, cfg.separator)
         return
     assert teacher is not None
     # Imported here: a prompted teacher needs neither PEFT nor SAELens, which take seconds to import.
-    if told["kind"] == "finetune":
+    if settings["kind"] == "finetune":
         from undertone.lm.adapters import finetuned
 
         with finetuned(loaded, teacher.with_name("teacher")) as model:
-            yield PromptedModel(model, None, settings.separator)
+            yield PromptedModel(model, None, cfg.separator)
         return
     from undertone.lm.steering import Steering, steered
 
@@ -54,4 +54,4 @@ def teaching(
         assert sae is not None
         clamp = {"sae": load_sae(sae, loaded)[0], "feature": made["feature"], "level": made["level"]}
     with steered(loaded, Steering(made["mode"], vector, made["layer"], made["positions"] == "completion", **clamp)):
-        yield PromptedModel(loaded, made["system"], settings.separator)
+        yield PromptedModel(loaded, made["system"], cfg.separator)
