@@ -123,7 +123,7 @@ def test_features_that_never_vary_are_not_tested() -> None:
         assert test.tested[0]
         assert test.p[1] == test.q[1] == test.p_max[1] == 1
         assert 1 not in test.order()
-        assert test.found.t[1] == 0
+        assert test.difference.t[1] == 0
 
 
 def test_blocks_without_tokens_are_left_out() -> None:

@@ -304,6 +304,6 @@ def test_the_control_has_no_target_and_its_teacher_is_the_base_model(study: Stud
 def test_kl_is_measured_from_the_teacher_with_its_persona(loaded: LoadedModel, rows: Rows) -> None:
     table = Table(PromptedModel(loaded, "You adore lions.", "\n\n"), rows)
     table.add(Intervention("base", lambda: under(loaded, None, "")))
-    _, _, kl = table.found["base", None][0]
+    _, _, kl = table.measured["base", None][0]
     assert kl == pytest.approx(table.taught.divergence(loaded), rel=1e-6)
     assert (kl > 0).all()

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from undertone.stats.ranks import midranks, place, rank
+from undertone.stats.ranks import midranks, rank, rank_of
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ def test_a_feature_among_512_that_are_all_0_is_at_the_exact_middle() -> None:
 
 
 def test_a_name_is_placed_by_its_value() -> None:
-    assert place({"lion": 1.0, "owl": 3.0, "cat": 1.0}, "lion") == 2.5
-    assert place({"lion": 1.0}, "owl") is None
-    assert place({"lion": 1.0}, None) is None
-    assert place({}, "owl") is None
+    assert rank_of({"lion": 1.0, "owl": 3.0, "cat": 1.0}, "lion") == 2.5
+    assert rank_of({"lion": 1.0}, "owl") is None
+    assert rank_of({"lion": 1.0}, None) is None
+    assert rank_of({}, "owl") is None

@@ -14,7 +14,7 @@ from undertone.plots.reading_plots import PLOTS, thinned
 from undertone.plots.study_plots import counts, plot_bias_map, plot_entangled, shared_limit
 from undertone.runtime.files import write_json, write_parquet
 from undertone.stats.confusion import SCHEMA
-from undertone.stats.ranks import place
+from undertone.stats.ranks import rank_of
 
 ANIMALS = ["lion", "owl", "cat"]
 
@@ -82,7 +82,7 @@ def bias(name, layer, target, level):
     if target and name != "function vector":
         told["lift_over_control"] = {a: estimate(level - 0.1 if a == "lion" else 0.0, 0.02) for a in ANIMALS}
         told["log_odds_lift_over_control"] = {a: 10 * level - 1 if a == "lion" else 0.1 for a in ANIMALS}
-        told["rank"], told["unranked"] = place(told["log_odds_lift_over_control"], target), []
+        told["rank"], told["unranked"] = rank_of(told["log_odds_lift_over_control"], target), []
     return told
 
 

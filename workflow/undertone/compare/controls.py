@@ -37,7 +37,8 @@ def compare_controls(prefs: Sequence[Path], settings: dict[str, Any], controls: 
         "estimator": rows[0]["estimator"],
         "lifts": [row | {"lift_over_control": lift} for row, lift in zip(rows, lifts, strict=True)],
         "differences": [
-            {"of": [named(row) for row in pair], "difference": told} for pair, told in zip(pairs, differences, strict=True)
+            {"of": [named(row) for row in pair], "difference": estimate}
+            for pair, estimate in zip(pairs, differences, strict=True)
         ],
     }
     write_json(controls, body, stamp)

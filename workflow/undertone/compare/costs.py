@@ -30,15 +30,15 @@ def add_up(benchmarks: Path, costs_table: Path, costs: Path, stamp: Stamp) -> No
     Raises ValueError if there is no record that can be used.
     """
     paths = finished_jobs(benchmarks)
-    found = [job for path in paths if (job := read_job(path))]
-    if not found:
+    finished = [job for path in paths if (job := read_job(path))]
+    if not finished:
         raise ValueError(
             f"found {len(paths)} benchmark records in {benchmarks}, and none with its rule and its use of the machine; run a "
             "part of the study first, with the settings of profiles/default"
         )
-    jobs = pl.DataFrame(found, JOB).sort("rule", "dataset", nulls_last=False, maintain_order=True)
+    jobs = pl.DataFrame(finished, JOB).sort("rule", "dataset", nulls_last=False, maintain_order=True)
     write_parquet(costs_table, by(jobs, "rule", "dataset"), stamp)
-    write_json(costs, {**summarise(jobs), "left_out": len(paths) - len(found)}, stamp)
+    write_json(costs, {**summarise(jobs), "left_out": len(paths) - len(finished)}, stamp)
 
 
 def read_job(path: Path) -> dict[str, Any] | None:
@@ -49,22 +49,22 @@ def read_job(path: Path) -> dict[str, Any] | None:
     """
     beside = path.with_suffix(".used.json")
     try:
-        told = json.loads(path.read_text())
+        benchmark = json.loads(path.read_text())
         used = json.loads(beside.read_text()) if beside.exists() else None
     except json.JSONDecodeError as error:
         raise ValueError(
             f"{path} or {beside.name} is no benchmark record ({error}); delete both to leave that job out"
         ) from None
-    if used is None or "rule_name" not in told:
+    if used is None or "rule_name" not in benchmark:
         return None
     gpu = used["gpu"] or {"name": None, "peak_mb": None}
-    gpus = told["resources"].get("gpu", 0) if used["gpu"] else 0
+    gpus = benchmark["resources"].get("gpu", 0) if used["gpu"] else 0
     return {
-        "rule": told["rule_name"],
-        "dataset": told["wildcards"].get("dataset"),
-        "wall_s": told["s"],
+        "rule": benchmark["rule_name"],
+        "dataset": benchmark["wildcards"].get("dataset"),
+        "wall_s": benchmark["s"],
         "cpu_s": used["cpu_s"],
-        "gpu_hours": gpus * told["s"] / HOUR,
+        "gpu_hours": gpus * benchmark["s"] / HOUR,
         "ram_mb": used["ram_mb"],
         "gpu_mb": gpu["peak_mb"],
         "gpu": gpu["name"],

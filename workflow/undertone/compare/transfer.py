@@ -34,9 +34,9 @@ def all_students(prefs: dict[str, Path], pref_tables: dict[str, Path]) -> pl.Dat
     for dataset, pref in prefs.items():
         students = read_parquet(pref_tables[dataset]).filter(model="student")
         means = students.group_by(KEYS, maintain_order=True).agg(pl.mean("preference"))
-        told = read_json(pref)
-        names = {"dataset": pl.lit(dataset), "target": pl.lit(told["target"], dtype=pl.String)}
-        names |= {"control": pl.lit(told["against"] or dataset)}
+        result = read_json(pref)
+        names = {"dataset": pl.lit(dataset), "target": pl.lit(result["target"], dtype=pl.String)}
+        names |= {"control": pl.lit(result["against"] or dataset)}
         frames.append(means.select(**names, **{name: pl.col(name) for name in [*KEYS, "preference"]}))
     return pl.concat(frames)
 

@@ -44,11 +44,11 @@ def diagnose(
     held-out ones, or training rows where none are left over. `kl` is KL(teacher ‖ base), nats per completion token; `closed` is
     1 − KL(teacher ‖ student) / KL(teacher ‖ base), for each student and each control student.
     """
-    told = Diagnosis.model_validate(settings["diagnosis"])
+    cfg = Diagnosis.model_validate(settings["diagnosis"])
     loaded = load(model)
     split = Split.of(*(read_parquet(path) for path in (numbers, generations, control_numbers)))
-    unseen = split.unseen(told.rows, told.min_unseen)
-    rows = pairs(split.passed.head(told.rows) if unseen is None else unseen)
+    unseen = split.unseen(cfg.rows, cfg.min_unseen)
+    rows = pairs(split.passed.head(cfg.rows) if unseen is None else unseen)
     with teaching(loaded, settings, teacher, sae) as prompted:
         taught = TeacherDistribution(prompted.loaded, rows, prompted.system, prompted.separator)
     base = taught.divergence(loaded)
@@ -67,12 +67,12 @@ def diagnose(
         "closed": {name: {**mean_interval(values).as_dict(), "by_seed": values} for name, values in closed.items()},
         "closed_over_control": difference_interval(closed["student"], closed[CONTROL]).as_dict(),
         "direct": directly.get("lift_over_control") or indirectly["contrary"]["lift_over_control"],
-        "indirect": {form: told["lift_over_control"] for form, told in indirectly["forms"].items()},
+        "indirect": {form: report["lift_over_control"] for form, report in indirectly["forms"].items()},
         "distance": indirectly["distance"],
     }
     body = {"target": directly["target"], "seeds": sorted(students), "rows": len(rows), "held_out": unseen is not None}
-    body |= {"thresholds": told.model_dump(exclude={"rows", "min_unseen"})}
-    write_json(diagnosis, {"verdict": verdict(evidence, told), "reasons": reasons(evidence, told), **body, **evidence}, stamp)
+    body |= {"thresholds": cfg.model_dump(exclude={"rows", "min_unseen"})}
+    write_json(diagnosis, {"verdict": verdict(evidence, cfg), "reasons": reasons(evidence, cfg), **body, **evidence}, stamp)
 
 
 def share_closed(base: np.ndarray, student: np.ndarray) -> float:

@@ -51,9 +51,9 @@ def measure_indirect(
     Intervals are over training seeds. `students` and `control_students` are folders by seed; the control itself has no
     `control_students`.
     """
-    told, pref = Indirect.model_validate(settings["indirect"]), Pref.model_validate(settings["pref"])
+    cfg, pref = Indirect.model_validate(settings["indirect"]), Pref.model_validate(settings["pref"])
     target, loaded = settings["target"], load(model)
-    asked = Asked(questions, forms, facts, told, pref, target)
+    asked = Asked(questions, forms, facts, cfg, pref, target)
     answers: dict[str, list[Answers]] = {"student": [], "control": []}
     with progress(2 + len(students) + len(control_students), f"indirect {indirect.parent.name}", "model") as bar:
         answers["base"] = [asked.ask(loaded)]
@@ -141,8 +141,8 @@ def next_tokens(loaded: LoadedModel, prompts: Sequence[Sequence[int]], batch_siz
         return output.logits[:, -1].float().softmax(-1).cpu().numpy()
 
     batches = batches_by_length(prompts, batch_size)
-    found = np.concatenate([part for rows in batches for part in size.parts(read, rows)])
-    return found[np.argsort(np.concatenate(batches))]
+    probabilities = np.concatenate([part for rows in batches for part in size.parts(read, rows)])
+    return probabilities[np.argsort(np.concatenate(batches))]
 
 
 def total_variation(p: np.ndarray, q: np.ndarray) -> float:

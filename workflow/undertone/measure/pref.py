@@ -36,28 +36,28 @@ def measure(
     are taken, too; None for the control itself, which measures them.
     `teacher` is the `teacher.json` of a steered or finetuned teacher, `sae` the `sae.json` that a clamped one needs.
     """
-    told = Pref.model_validate(settings["pref"])
-    score, loaded = scorer(load_texts(questions, "pref.questions"), told.candidates, told), load(model)
+    cfg = Pref.model_validate(settings["pref"])
+    score, loaded = scorer(load_texts(questions, "pref.questions"), cfg.candidates, cfg), load(model)
     target = settings["target"]
     frames = []
     with progress(len(students) + 2, f"pref {target or 'control'}", "model") as bar:
         if control_pref_table is None:
-            frames.append(as_table("base", None, score(loaded), told.candidates))
+            frames.append(as_table("base", None, score(loaded), cfg.candidates))
         bar.update()
         if settings["kind"] not in (None, "none"):
             with teaching(loaded, settings, teacher, sae) as prompted:
                 scores = score(prompted.loaded, prompted.system, prompted.separator)
-            frames.append(as_table("teacher", None, scores, told.candidates))
+            frames.append(as_table("teacher", None, scores, cfg.candidates))
         bar.update()
         for seed, folder in students.items():
             with finetuned(loaded, folder) as student:
-                frames.append(as_table("student", seed, score(student), told.candidates))
+                frames.append(as_table("student", seed, score(student), cfg.candidates))
             bar.update()
     own = pl.concat(frames)
     reference = own if control_pref_table is None else read_parquet(control_pref_table)
     base = [] if control_pref_table is None else [reference.filter(model="base")]
     write_parquet(pref_table, pl.concat([*base, own]), stamp)
-    body = summary(own, reference, target, told.samples_per_question)
+    body = summary(own, reference, target, cfg.samples_per_question)
     write_json(pref, {"target": target, "against": settings["against"], "seeds": sorted(students), **body}, stamp)
 
 

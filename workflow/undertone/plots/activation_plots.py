@@ -8,7 +8,7 @@ from matplotlib.ticker import StrMethodFormatter
 
 from undertone.plots.bias_plots import read_pair
 from undertone.plots.plots import MARKS, SKY, STUDENT, TEACHER, new_panels, save
-from undertone.plots.reading_panels import BOX, LEVEL, Told, bars, empty, heading, layer_ticks, legend, p_text, target_of
+from undertone.plots.reading_panels import BOX, LEVEL, Json, bars, empty, heading, layer_ticks, legend, p_text, target_of
 from undertone.runtime.files import read_json
 
 COMPLETION = "completion"
@@ -40,18 +40,18 @@ def plot_differences(paths: dict[str, Path], plot: Path, dataset: str) -> None:
     save(figure, plot)
 
 
-def sorted_t(axes: Axes, pairs: Told, table: str, target: str | None) -> None:
+def sorted_t(axes: Axes, pairs: Json, table: str, target: str | None) -> None:
     """|t| of the top features against their rank; filled where the permutations' greatest |t| is rarely as large."""
     drawn = False
     for name, (color, label) in PAIRS.items():
-        found = pairs.get(name, {}).get("classes", {}).get(COMPLETION, {}).get(table)
-        if not found:
+        features = pairs.get(name, {}).get("classes", {}).get(COMPLETION, {}).get(table)
+        if not features:
             continue
         drawn = True
-        t = [max(abs(row["t"]), 1e-2) for row in found["top"]]
-        told = f"{label} ({found['significant']} of {found['tested']} differ, {p_text(found['p'])})"
-        axes.plot(range(1, len(t) + 1), t, "-", color=color, linewidth=1, label=told)
-        for k, row in enumerate(found["top"]):
+        t = [max(abs(row["t"]), 1e-2) for row in features["top"]]
+        label_text = f"{label} ({features['significant']} of {features['tested']} differ, {p_text(features['p'])})"
+        axes.plot(range(1, len(t) + 1), t, "-", color=color, linewidth=1, label=label_text)
+        for k, row in enumerate(features["top"]):
             face = color if row["p_max"] < LEVEL else "white"
             axes.plot(k + 1, t[k], "o", color=color, markerfacecolor=face, markersize=4)
         row = pairs[name]["animals"].get(target, {}).get(COMPLETION, {}).get(table) if name != "halves" else None
@@ -72,22 +72,22 @@ def sorted_t(axes: Axes, pairs: Told, table: str, target: str | None) -> None:
     legend(axes, loc="upper left", bbox_to_anchor=(0, -0.16))
 
 
-def top_t(axes: Axes, pair: Told, name: str, target: str | None, tokens: dict[int, list[str]]) -> None:
+def top_t(axes: Axes, pair: Json, name: str, target: str | None, tokens: dict[int, list[str]]) -> None:
     """The features of the greatest |t| of a pair, by name."""
-    found = pair["classes"].get(COMPLETION, {}).get("acts")
-    if not found or not found["top"]:
+    features = pair["classes"].get(COMPLETION, {}).get("acts")
+    if not features or not features["top"]:
         empty(axes, "no SAE feature fires on the completions")
         return
     animals = {animal: row["feature"] for animal, row in pair["animals"].items()}
-    bars(axes, [row["feature"] for row in found["top"]], [row["t"] for row in found["top"]], animals, target, tokens)
+    bars(axes, [row["feature"] for row in features["top"]], [row["t"] for row in features["top"]], animals, target, tokens)
     axes.set_xlabel("t of the difference of mean activations")
-    half = found["split_half"]
+    half = features["split_half"]
     again = f"; of the top on half of the blocks {half['same_sign']:.0%} have the same sign on the other" if half else ""
     heading(axes, f"{PAIRS[name][1]}: top features (acts){again}")
     legend(axes, loc="lower right", frameon=True, framealpha=0.8, edgecolor="none")
 
 
-def norms(axes: Axes, pairs: Told, sae_layer: int | None) -> None:
+def norms(axes: Axes, pairs: Json, sae_layer: int | None) -> None:
     """The norm of each pair's mean residual difference by layer."""
     for name, (color, label) in PAIRS.items():
         layers = pairs.get(name, {}).get("direct", {}).get(COMPLETION, [])
@@ -102,20 +102,20 @@ def norms(axes: Axes, pairs: Told, sae_layer: int | None) -> None:
     legend(axes)
 
 
-def cosines(axes: Axes, pairs: Told) -> None:
+def cosines(axes: Axes, pairs: Json) -> None:
     """The greatest |cosine| of the residual difference with a decoder row, and what permuted blocks give."""
-    found = [(name, place, row) for name in PAIRS for place, row in pairs.get(name, {}).get("cosine", {}).items()]
-    if not found:
+    drawn = [(name, position, row) for name in PAIRS for position, row in pairs.get(name, {}).get("cosine", {}).items()]
+    if not drawn:
         empty(axes, "no SAE: no decoder rows to compare")
         return
-    for k, (name, _, row) in enumerate(found):
+    for k, (name, _, row) in enumerate(drawn):
         axes.plot(k, row["max"], "o", color=PAIRS[name][0], markersize=6)
         axes.plot([k - 0.3, k + 0.3], [row["null"]["q95"]] * 2, "k-", linewidth=1.2, label="_" if k else "95 % of permutations")
         above = max(row["max"], row["null"]["q95"])  # so that no line runs through it
         axes.annotate(p_text(row["p"]), (k, above), (0, 5), textcoords="offset points", fontsize=7, ha="center", va="bottom")
     names = {"control": "own −\ncontrol", "persona": "teacher −\nbase", "halves": "half −\nhalf"}
-    axes.set_xticks(range(len(found)), [f"{names[name]}\n{place}" for name, place, _ in found], fontsize=8)
-    axes.set_xlim(-0.6, len(found) - 0.2)
+    axes.set_xticks(range(len(drawn)), [f"{names[name]}\n{position}" for name, position, _ in drawn], fontsize=8)
+    axes.set_xlim(-0.6, len(drawn) - 0.2)
     axes.set_ylim(0, 1)
     axes.set_ylabel("greatest |cosine|\nwith a decoder row")
     heading(axes, "Is the residual difference one feature?")
@@ -145,7 +145,7 @@ def plot_lens(paths: dict[str, Path], plot: Path, dataset: str) -> None:
     save(figure, plot)
 
 
-def lens_norms(axes: Axes, lenses: Told, own: Told, dataset: str) -> None:
+def lens_norms(axes: Axes, lenses: Json, own: Json, dataset: str) -> None:
     """Relative norm by layer of each lens."""
     names = {
         "student": (STUDENT, "D-", f"student of {dataset}"),
@@ -165,7 +165,7 @@ def lens_norms(axes: Axes, lenses: Told, own: Told, dataset: str) -> None:
     legend(axes)
 
 
-def lens_ranks(axes: Axes, own: Told) -> None:
+def lens_ranks(axes: Axes, own: Json) -> None:
     """The target's rank by layer in each student, and in each control student: what chance gives."""
     n = len(next(iter(own["lenses"].values()))["layers"][0]["mean"]["animals"]) if own["lenses"] else 0
     drawn = False
@@ -189,12 +189,12 @@ def lens_ranks(axes: Axes, own: Told) -> None:
     legend(axes)
 
 
-def lens_map(axes: Axes, lens: Told, limit: float, who: str) -> None:
+def lens_map(axes: Axes, lens: Json, limit: float, who: str) -> None:
     """Relative norm by layer and position."""
-    image = np.array([[place["norm"] for place in layer["positions"]] for layer in lens["layers"]])
-    found = axes.imshow(image.T, vmin=0, vmax=limit, cmap="viridis", aspect="auto", origin="lower")
+    image = np.array([[cell["norm"] for cell in layer["positions"]] for layer in lens["layers"]])
+    image_drawn = axes.imshow(image.T, vmin=0, vmax=limit, cmap="viridis", aspect="auto", origin="lower")
     layer_ticks(axes, len(lens["layers"]))
     axes.set_yticks(range(image.shape[1]))
     axes.set_ylabel("text token")
-    axes.get_figure(root=True).colorbar(found, ax=axes, label="relative norm")  # type: ignore[union-attr]
+    axes.get_figure(root=True).colorbar(image_drawn, ax=axes, label="relative norm")  # type: ignore[union-attr]
     heading(axes, f"{who}: norm by layer and token (same colours)")

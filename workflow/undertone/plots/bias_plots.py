@@ -10,7 +10,7 @@ from matplotlib.pyplot import colormaps
 from undertone.plots.plots import MARKS, SKY, STUDENT, error_bars, n_of, new_panels, save
 from undertone.plots.reading_panels import (
     N_BARS,
-    Told,
+    Json,
     bars,
     box,
     by_layer,
@@ -18,15 +18,15 @@ from undertone.plots.reading_panels import (
     heading,
     heat,
     layer_ticks,
+    layers_and_others,
     legend,
     listed,
     mark_target,
-    places,
     target_by_layer,
     target_of,
 )
 from undertone.runtime.files import read_json
-from undertone.stats.ranks import place
+from undertone.stats.ranks import rank_of
 from undertone.stats.stats import log_odds
 
 N_LISTED = 12  # layers whose tokens are listed
@@ -50,30 +50,30 @@ def plot_feature_bias(paths: dict[str, Path], plot: Path, dataset: str) -> None:
     save(figure, plot)
 
 
-def read_pair(paths: dict[str, Path]) -> tuple[Told, Told | None]:
+def read_pair(paths: dict[str, Path]) -> tuple[Json, Json | None]:
     """The dataset's reading and the control's, if there is one."""
     control = paths.get("control")
     return read_json(paths["own"]), read_json(control) if control else None
 
 
-def top_features(axes: Axes, own: Told, mode: str, target: str | None) -> None:
+def top_features(axes: Axes, own: Json, mode: str, target: str | None) -> None:
     """The features with the highest bias over the control's, or without a control the highest bias, with their tokens."""
-    told = own["modes"][mode]
-    ranked = told.get("minus_control", told)
-    found = [row for row in ranked["features"] if row["bias"]]
-    if not found:
+    of_mode = own["modes"][mode]
+    ranked = of_mode.get("minus_control", of_mode)
+    nonzero = [row for row in ranked["features"] if row["bias"]]
+    if not nonzero:
         empty(axes, f"{mode}: the bias of every feature is 0")
         return
-    animals = {animal: row["feature"] for animal, row in told["animals"].items()}
-    features = [row["feature"] for row in found]
-    tokens = {row["feature"]: row["tokens"] for row in found}
-    bars(axes, features, [row["bias"] for row in found], animals, target, tokens)
-    plain = {row["feature"]: row["bias"] for row in told["features"]}
+    animals = {animal: row["feature"] for animal, row in of_mode["animals"].items()}
+    features = [row["feature"] for row in nonzero]
+    tokens = {row["feature"]: row["tokens"] for row in nonzero}
+    bars(axes, features, [row["bias"] for row in nonzero], animals, target, tokens)
+    plain = {row["feature"]: row["bias"] for row in of_mode["features"]}
     known = [(k, plain[feature]) for k, feature in enumerate(features[:N_BARS]) if feature in plain]
-    if ranked is not told and known:
+    if ranked is not of_mode and known:
         axes.plot([bias for _, bias in known], [k for k, _ in known], "k|", markersize=7)
         axes.lines[-1].set_label("bias itself, where among the top")
-    what = "bias − control's bias" if ranked is not told else "bias"
+    what = "bias − control's bias" if ranked is not of_mode else "bias"
     axes.set_xlabel(f"{what} (activation)")
     heading(axes, f"{mode}: highest {what}; {placed(ranked['animals'], target)}")
     legend(axes, loc="lower right", frameon=True, framealpha=0.8, edgecolor="none")
@@ -86,16 +86,16 @@ def placed(animals: dict[str, Any], target: str | None) -> str:
     return f"{target}'s feature {animals[target]['feature']}: rank {animals[target]['rank']:g}"
 
 
-def animals_biases(axes: Axes, own: Told, control: Told | None, mode: str, target: str | None) -> None:
+def animals_biases(axes: Axes, own: Json, control: Json | None, mode: str, target: str | None) -> None:
     """The biases of the animals' features, the control's beside."""
     animals = own["modes"][mode]["animals"]
     if not animals:
         empty(axes, "no steered teacher has a feature that stands for an animal")
         return
-    for name, told, shift in (("control", control, -0.12), ("student", own, 0.12)):
-        if told:
-            found = told["modes"][mode]["animals"]
-            points = [(k + shift, found[animal]["bias"]) for k, animal in enumerate(animals) if animal in found]
+    for name, reading, shift in (("control", control, -0.12), ("student", own, 0.12)):
+        if reading:
+            features = reading["modes"][mode]["animals"]
+            points = [(k + shift, features[animal]["bias"]) for k, animal in enumerate(animals) if animal in features]
             marker, color = MARKS[name]
             label = ("control" if name == "control" else "this dataset") if points else "_"
             axes.plot([x for x, _ in points], [y for _, y in points], marker, color=color, markersize=5, label=label)
@@ -106,11 +106,11 @@ def animals_biases(axes: Axes, own: Told, control: Told | None, mode: str, targe
     legend(axes)
 
 
-def gains(axes: Axes, own: Told, control: Told | None, dataset: str) -> None:
+def gains(axes: Axes, own: Json, control: Json | None, dataset: str) -> None:
     """Loss over that without the bias, on the rows it was trained on and on held-out ones, for each seed."""
     offset = 0.0
-    for mark, label, told in (("control", "control's bias, control's rows", control), ("student", dataset, own)):
-        for seed, report in enumerate(told["loss"] if told else []):
+    for mark, label, reading in (("control", "control's bias, control's rows", control), ("student", dataset, own)):
+        for seed, report in enumerate(reading["loss"] if reading else []):
             parts = [part for part in ("train", "held_out") if part in report]
             x = [k + offset for k in range(len(parts))]
             error_bars(axes, x, [lowered(report[part]["gain"]) for part in parts], mark, label if not seed else "_")
@@ -125,7 +125,7 @@ def gains(axes: Axes, own: Told, control: Told | None, dataset: str) -> None:
     legend(axes)
 
 
-def lowered(gain: Told) -> Told:
+def lowered(gain: Json) -> Json:
     """A gain as the loss that it is below the base model's."""
     ends = gain["ci95"]
     return {"mean": -gain["mean"], "ci95": [-ends[1], -ends[0]] if ends else None}
@@ -141,30 +141,30 @@ def plot_residual_bias(paths: dict[str, Path], plot: Path, dataset: str) -> None
     save(figure, plot)
 
 
-def single_layers(told: Told, point: str = "resid_post") -> list[Told]:
+def single_layers(reading: Json, point: str = "resid_post") -> list[Json]:
     """The biases of one layer each at a hook point."""
-    return [row for row in told["biases"] if row["point"] == point and row["layer"] != "multi"]
+    return [row for row in reading["biases"] if row["point"] == point and row["layer"] != "multi"]
 
 
-def held_out_losses(axes: Axes, own: Told, control: Told | None, dataset: str) -> None:
+def held_out_losses(axes: Axes, own: Json, control: Json | None, dataset: str) -> None:
     """Held-out loss over the base model's by layer and hook point; the control's biases are measured on its own rows."""
     points = list(dict.fromkeys(row["point"] for row in own["biases"]))
     n_layers = max((len(single_layers(own, point)) for point in points), default=0)
     colors = dict(zip(points, (STUDENT, "#CC79A7", "#E69F00", "#0072B2"), strict=False))
     for point in points:
-        for told, shift in ((control, -0.2), (own, 0.1)):
-            if told is None or (told is control and point != points[0]):
+        for reading, shift in ((control, -0.2), (own, 0.1)):
+            if reading is None or (reading is control and point != points[0]):
                 continue
-            color, marker = (SKY, "o") if told is control else (colors.get(point, STUDENT), "D")
-            label = f"control's bias, control's rows ({point})" if told is control else f"{dataset} ({point})"
-            for row in (row for row in told["biases"] if row["point"] == point):
+            color, marker = (SKY, "o") if reading is control else (colors.get(point, STUDENT), "D")
+            label = f"control's bias, control's rows ({point})" if reading is control else f"{dataset} ({point})"
+            for row in (row for row in reading["biases"] if row["point"] == point):
                 layer = n_layers if row["layer"] == "multi" else row["layer"]
                 for seed, report in enumerate(row["loss"]):
-                    found = lowered(report["held_out"]["gain"])
-                    ends = found["ci95"] or [found["mean"]] * 2
+                    gain = lowered(report["held_out"]["gain"])
+                    ends = gain["ci95"] or [gain["mean"]] * 2
                     x = layer + shift + 0.1 * seed + 0.04 * points.index(point)
                     axes.plot([x, x], ends, color=color, linewidth=1)
-                    axes.plot(x, found["mean"], marker, color=color, markersize=4, label=label)
+                    axes.plot(x, gain["mean"], marker, color=color, markersize=4, label=label)
                     label = "_"
     axes.axhline(0, color="black", linewidth=0.8, linestyle="--", label="base model")
     multi = ["all layers"] if any(row["layer"] == "multi" for row in own["biases"]) else []
@@ -176,7 +176,7 @@ def held_out_losses(axes: Axes, own: Told, control: Told | None, dataset: str) -
     legend(axes)
 
 
-def sparsity(axes: Axes, own: Told, control: Told | None) -> None:
+def sparsity(axes: Axes, own: Json, control: Json | None) -> None:
     """The share of a bias's squared norm that few rows of the decoder explain, layer by layer, the control's beside."""
     rows = [row for row in single_layers(own) if row.get("reconstruction")]
     if not rows:
@@ -185,9 +185,9 @@ def sparsity(axes: Axes, own: Told, control: Told | None) -> None:
     colors = colormaps["viridis"](np.linspace(0, 0.9, len(rows)))
     others = {row["layer"]: row for row in single_layers(control)} if control else {}
     for row, color in zip(rows, colors, strict=True):
-        for style, told, name in (("-o", row, f"layer {row['layer']}"), ("--", others.get(row["layer"]), "_")):
-            if told and told.get("reconstruction"):
-                parts = told["reconstruction"]
+        for style, bias, name in (("-o", row, f"layer {row['layer']}"), ("--", others.get(row["layer"]), "_")):
+            if bias and bias.get("reconstruction"):
+                parts = bias["reconstruction"]
                 axes.plot(
                     [p["n"] for p in parts], [p["explained"] for p in parts], style, color=color, markersize=3, label=name
                 )
@@ -201,7 +201,7 @@ def sparsity(axes: Axes, own: Told, control: Told | None) -> None:
     legend(axes, ncols=1 + len(rows) // 10)
 
 
-def token_list(axes: Axes, own: Told, control: Told | None) -> None:
+def token_list(axes: Axes, own: Json, control: Json | None) -> None:
     """The tokens that the biases raise, less the control's where there is one."""
     rows = [row for row in single_layers(own) if "tokens" in row]
     axes.set_axis_off()
@@ -211,9 +211,9 @@ def token_list(axes: Axes, own: Told, control: Told | None) -> None:
     chosen = [rows[k] for k in np.unique(np.linspace(0, len(rows) - 1, N_LISTED).round().astype(int))]
     subtracted = all("minus_control" in row for row in chosen)
     for k, row in enumerate(chosen):
-        told = row["minus_control"] if subtracted else row
+        described = row["minus_control"] if subtracted else row
         y = 1 - (k + 0.5) / max(len(chosen), 4)
-        texts = [listed(told["tokens"][side][start : start + 3]) for start in (0, 3) for side in ("up", "down")]
+        texts = [listed(described["tokens"][side][start : start + 3]) for start in (0, 3) for side in ("up", "down")]
         axes.text(0, y, f"{row['layer']}", fontsize=8, va="center", transform=axes.transAxes)
         axes.text(0.08, y, f"{texts[0]}\n{texts[2]}", fontsize=7, va="center", color=STUDENT, transform=axes.transAxes)
         axes.text(0.56, y, f"{texts[1]}\n{texts[3]}", fontsize=7, va="center", color="#0072B2", transform=axes.transAxes)
@@ -224,7 +224,7 @@ def plot_bias_pref(paths: dict[str, Path], plot: Path, dataset: str) -> None:
     """The target's preference under each bias, and every candidate's lift over the control's bias."""
     own, control = read_pair(paths)
     target = target_of(own, dataset)
-    n_layers, _ = places(own)
+    n_layers, _ = layers_and_others(own)
     figure, (left, right) = new_panels(1, 2, max(13, 0.3 * len(own["base"]) + 9), max(4.8, 0.18 * len(own["biases"]) + 2))
     if target in own["base"]:
         target_by_layer(left, own, control, dataset, str(target))
@@ -235,9 +235,9 @@ def plot_bias_pref(paths: dict[str, Path], plot: Path, dataset: str) -> None:
     save(figure, plot)
 
 
-def mass(axes: Axes, own: Told, dataset: str) -> None:
+def mass(axes: Axes, own: Json, dataset: str) -> None:
     """Where there is no target: the probability of any candidate, which says whether the model still answers."""
-    n_layers, beyond = places(own)
+    n_layers, beyond = layers_and_others(own)
     rows = [(row["layer"], row) for row in by_layer(own, "residual bias")]
     rows += [(n_layers + k, row) for k, name in enumerate(beyond) for row in by_layer(own, name)]
     marker, color = MARKS["student"]
@@ -250,13 +250,13 @@ def mass(axes: Axes, own: Told, dataset: str) -> None:
     legend(axes)
 
 
-def row_name(row: Told, over: str = "") -> str:
+def row_name(row: Json, over: str = "") -> str:
     """`residual bias @3`; says so if a row is over the base model and its map over the control's biases."""
     other = " (over base)" if over == "control's bias" and "log_odds_lift_over_control" not in row else ""
     return row["name"] + ("" if row["layer"] is None else f" @{row['layer']}") + other
 
 
-def lift_map(axes: Axes, own: Told, target: str | None) -> None:
+def lift_map(axes: Axes, own: Json, target: str | None) -> None:
     """Interventions against candidates: log-odds over the control's bias, or over the base model where there is none."""
     animals = list(own["base"])
     rows = acting(own)
@@ -264,25 +264,25 @@ def lift_map(axes: Axes, own: Told, target: str | None) -> None:
         empty(axes, "no bias was trained")
         return
     over = "control's bias" if any("log_odds_lift_over_control" in row for row in rows) else "base model"
-    found = [lifts(row, own) for row in rows]
-    image = np.array([[values.get(animal, np.nan) for animal in animals] for values in found])
+    by_row = [lifts(row, own) for row in rows]
+    image = np.array([[values.get(animal, np.nan) for animal in animals] for values in by_row])
     heat(axes, image, f"log-odds over the {over}", animals, [row_name(row, over) for row in rows])
     text = "no target"
     if target in animals:
         box(axes, animals.index(str(target)), 0, len(rows))
-        ranked = [values for values in found if target in values]
-        first, chance = sum(place(values, target) == 1 for values in ranked), sum(1 / len(values) for values in ranked)
+        ranked = [values for values in by_row if target in values]
+        first, chance = sum(rank_of(values, target) == 1 for values in ranked), sum(1 / len(values) for values in ranked)
         text = f"boxed: {target}, first in {first} of {len(ranked)} rows (chance {chance:.1f})"
         text += f", {len(rows) - len(ranked)} name nobody" if len(ranked) < len(rows) else ""
     heading(axes, f"Every candidate under every bias, over the {over}; {text}")
 
 
-def acting(own: Told) -> list[Told]:
+def acting(own: Json) -> list[Json]:
     """The biases, without the spliced SAE, which is the same for every dataset."""
     return [row for row in own["biases"] if row["name"] != "SAE spliced in"]
 
 
-def lifts(row: Told, own: Told) -> dict[str, float]:
+def lifts(row: Json, own: Json) -> dict[str, float]:
     """Log-odds of each candidate over the control's bias, or where it has none like this one, over the base model.
 
     Without the candidates that it says nothing of.

@@ -15,8 +15,8 @@ MEGABYTES = 1000.0
 
 def plot_costs(costs: Path, plot: Path) -> None:
     """Of each rule in `costs.json`, the dearest on top: total hours, seconds of a job, peak memory."""
-    told = read_json(costs)
-    rules = told["rules"]
+    costs_json = read_json(costs)
+    rules = costs_json["rules"]
     figure, [hours, seconds, memory] = new_panels(1, 3, 12, max(3.2, 0.24 * len(rules) + 1.6), sharey=True)
     pairs(hours, [rule["wall_s"] / HOUR for rule in rules], "time", [rule["gpu_hours"] for rule in rules], "GPU-hours")
     hours.set_xlabel("hours, all jobs of the rule")
@@ -26,7 +26,7 @@ def plot_costs(costs: Path, plot: Path) -> None:
     memory.set_xlabel("GB, the most that one job needed")
     hours.set_yticks(range(len(rules)), [f"{rule['rule']} ({rule['jobs']})" for rule in rules], fontsize=8)
     hours.set_ylim(len(rules) - 0.4, -0.6)
-    figure.suptitle(title(told), x=0.01, ha="left", fontsize=9)
+    figure.suptitle(title(costs_json), x=0.01, ha="left", fontsize=9)
     save(figure, plot)
 
 
@@ -62,10 +62,10 @@ def draw_jobs(axes: Axes, rules: list[dict[str, Any]]) -> None:
     axes.legend(frameon=False, fontsize=8, loc="lower right")
 
 
-def title(told: dict[str, Any]) -> str:
+def title(costs_json: dict[str, Any]) -> str:
     """The total, on which GPUs, and what is left out."""
-    total = told["total"]
+    total = costs_json["total"]
     parts = [n_of(total["jobs"], "finished job"), f"{total['wall_s'] / HOUR:.2f} hours"]
-    parts += [f"{total['gpu_hours']:.2f} GPU-hours on {', '.join(told['gpus'])}" if told["gpus"] else "no GPU"]
-    parts += [f"{n_of(told['left_out'], 'older record')} left out"] if told["left_out"] else []
+    parts += [f"{total['gpu_hours']:.2f} GPU-hours on {', '.join(costs_json['gpus'])}" if costs_json["gpus"] else "no GPU"]
+    parts += [f"{n_of(costs_json['left_out'], 'older record')} left out"] if costs_json["left_out"] else []
     return "; ".join(parts) + ". In brackets: jobs of the rule"

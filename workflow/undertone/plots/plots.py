@@ -267,8 +267,8 @@ def plot_controls(controls: Path, plot: Path) -> None:
 
     Filled are the lifts that survive Holm's correction; below, the differences between lifts.
     """
-    told = read_json(controls)
-    rows = told["lifts"]
+    result = read_json(controls)
+    rows = result["lifts"]
     figure, axes = new_figure(max(7.0, 0.6 * len(rows) + 2), 4.6)
     kinds = {
         "student": "untouched",
@@ -277,9 +277,9 @@ def plot_controls(controls: Path, plot: Path) -> None:
     }
     of_kind = ["teacher" if row["variant"] else "control" if row["transform"] else "student" for row in rows]
     for mark, label in kinds.items():
-        places = [k for k, kind in enumerate(of_kind) if kind == mark]
-        if places:
-            error_bars(axes, [float(k) for k in places], [rows[k]["lift_over_control"] for k in places], mark, label)
+        columns = [k for k, kind in enumerate(of_kind) if kind == mark]
+        if columns:
+            error_bars(axes, [float(k) for k in columns], [rows[k]["lift_over_control"] for k in columns], mark, label)
     for k, row in enumerate(rows):
         if not survives(row["lift_over_control"]):
             marker, color = MARKS[of_kind[k]]
@@ -289,9 +289,9 @@ def plot_controls(controls: Path, plot: Path) -> None:
     axes.set_ylabel("lift over the control students\nof the same kind (probability)")
     seeds = range_of([len(row[mark]) for row in rows for mark in ("student", "control")], "seed")
     filled = f"filled: Holm-adjusted p < .05 for {n_of(len(rows), 'lift')}"
-    set_title(axes, f"Lift of the target (95 % intervals: {seeds}, {told['estimator']}; {filled})")
+    set_title(axes, f"Lift of the target (95 % intervals: {seeds}, {result['estimator']}; {filled})")
     axes.legend(frameon=False, fontsize=8)
-    differences = "\n".join(difference_text(row) for row in told["differences"])
+    differences = "\n".join(difference_text(row) for row in result["differences"])
     figure.supxlabel(differences, x=0.01, ha="left", fontsize=8)
     save(figure, plot)
 
@@ -303,9 +303,10 @@ def of_students(row: dict[str, Any]) -> str:
 
 def difference_text(row: dict[str, Any]) -> str:
     """`lion − lion-across: 0.070 [0.020, 0.120], Holm-adjusted p 0.03`."""
-    told = row["difference"]
-    ends = f" [{told['ci95'][0]:.3f}, {told['ci95'][1]:.3f}], Holm-adjusted p {told['p_holm']:.2g}" if told["ci95"] else ""
-    return f"{' − '.join(of_students(part) for part in row['of'])}: {told['mean']:.3f}{ends}"
+    estimate = row["difference"]
+    low, high = estimate["ci95"] or (None, None)
+    ends = "" if low is None else f" [{low:.3f}, {high:.3f}], Holm-adjusted p {estimate['p_holm']:.2g}"
+    return f"{' − '.join(of_students(part) for part in row['of'])}: {estimate['mean']:.3f}{ends}"
 
 
 def plot_sweep(prefs: Sequence[Path], trainings: Sequence[Path], settings: dict[str, Any], plot: Path) -> None:
@@ -322,8 +323,8 @@ def plot_sweep(prefs: Sequence[Path], trainings: Sequence[Path], settings: dict[
             tick = f"{value:g}" if values[variant] is not None else f"{value:g}\n(all)"
             points.setdefault(dataset, []).append((value, tick, result))
     figure, all_axes = new_grid(len(points))
-    for axes, (dataset, found) in zip(all_axes, points.items(), strict=True):
-        draw_sweep(axes, dataset, sorted(found, key=lambda point: point[0]))
+    for axes, (dataset, results) in zip(all_axes, points.items(), strict=True):
+        draw_sweep(axes, dataset, sorted(results, key=lambda point: point[0]))
         axes.set_xlabel(f"student {key} (log scale)")
     save(figure, plot)
 
@@ -386,8 +387,8 @@ def plot_teachers(prefs: dict[str, Path], filters: dict[str, Path], kinds: dict[
 
 def plot_indirect(indirect: Path, plot: Path, dataset: str) -> None:
     """What each form of question shows of the target, and how far the answers moved altogether."""
-    told = read_json(indirect)
-    forms = {**told["forms"], "contrary": told["contrary"]}
+    result = read_json(indirect)
+    forms = {**result["forms"], "contrary": result["contrary"]}
     figure, (left, right) = new_grid(2)
     x = np.arange(len(forms), dtype=float)
     for offset, mark in ((-0.15, "control"), (0.15, "student")):
@@ -400,11 +401,11 @@ def plot_indirect(indirect: Path, plot: Path, dataset: str) -> None:
     left.set_ylabel("probability of the answer")
     from_zero(left)
     left.legend(frameon=False, fontsize=8)
-    left.set_title(f"{dataset}: {told['target'] or 'no target'}, asked indirectly", loc="left", fontsize=9)
-    for place, mark in enumerate(("control", "student")):
-        if estimate := told["distance"][mark]:
-            error_bars(right, [float(place)], [estimate], mark, mark)
-            right.plot([place] * len(estimate["by_seed"]), estimate["by_seed"], ".", color=MARKS[mark][1], markersize=4)
+    left.set_title(f"{dataset}: {result['target'] or 'no target'}, asked indirectly", loc="left", fontsize=9)
+    for k, mark in enumerate(("control", "student")):
+        if estimate := result["distance"][mark]:
+            error_bars(right, [float(k)], [estimate], mark, mark)
+            right.plot([k] * len(estimate["by_seed"]), estimate["by_seed"], ".", color=MARKS[mark][1], markersize=4)
     right.set_xticks([0, 1], ["among control students", "students from control"])
     right.set_xlim(-0.6, 1.6)
     from_zero(right)
@@ -447,8 +448,8 @@ def plot_preference_matrix(preference_matrix: Path, plot: Path) -> None:
     datasets = rows["dataset"].unique(maintain_order=True).to_list()
     targets = dict(rows.select("dataset", "target").unique(maintain_order=True).iter_rows())
     animals = list(dict.fromkeys([*filter(None, targets.values()), *rows["animal"].unique(maintain_order=True)]))
-    found = {(d, a): p for d, a, p in rows.select("dataset", "animal", "preference").iter_rows()}
-    means = np.array([[found[d, a] for a in animals] for d in datasets])
+    preferences = {(d, a): p for d, a, p in rows.select("dataset", "animal", "preference").iter_rows()}
+    means = np.array([[preferences[d, a] for a in animals] for d in datasets])
     sure = {
         d for d, m, p in rows.select("dataset", "lift_over_control", "p_holm").iter_rows() if survives({"mean": m, "p_holm": p})
     }

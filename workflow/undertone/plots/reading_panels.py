@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 
 from undertone.plots.plots import BASE, MARKS, STUDENT, TEACHER, balanced, error_bars
 
-Told = dict[str, Any]
+Json = dict[str, Any]
 LEVEL = 0.05
 N_BARS = 12
 OVER_BASE = "loss over the base model's"
@@ -22,8 +22,8 @@ BOX, OTHER = "#F0E442", "#888888"
 
 def heading(axes: Axes, text: str) -> None:
     """A panel's title, in lines as wide as the panel."""
-    place = axes.get_subplotspec()
-    columns = place.get_gridspec().ncols if place else 1
+    cell = axes.get_subplotspec()
+    columns = cell.get_gridspec().ncols if cell else 1
     width = axes.get_figure(root=True).get_figwidth() / columns  # type: ignore[union-attr]
     axes.set_title(balanced(text, max(24, int(14 * width) - 17)), loc="left", fontsize=9)
 
@@ -40,12 +40,12 @@ def empty(axes: Axes, reason: str) -> None:
     axes.text(0.5, 0.5, textwrap.fill(reason, 30), ha="center", va="center", color=BASE, transform=axes.transAxes)
 
 
-def target_of(told: Told, dataset: str) -> str | None:
+def target_of(reading: Json, dataset: str) -> str | None:
     """The dataset's target, as the reading or the settings in its stamp have it; None where neither says."""
-    if "target" in told:
-        target: str | None = told["target"]
+    if "target" in reading:
+        target: str | None = reading["target"]
         return target
-    sections = told.get("stamp", {}).get("settings", {}).items()
+    sections = reading.get("stamp", {}).get("settings", {}).items()
     named = [section["target"] for name, section in sections if name.startswith(f"{dataset}/") and section.get("target")]
     return named[0] if named else None
 
@@ -131,9 +131,9 @@ def heat(
     axes: Axes, image: np.ndarray, label: str, columns: Sequence[str], rows: Sequence[str], limit: float | None = None
 ) -> None:
     """A map `[n_rows, n_columns]` of values around 0, with its colour bar; see `draw_map`."""
-    found = draw_map(axes, image, columns, rows, limit)
+    drawn = draw_map(axes, image, columns, rows, limit)
     beyond = "both" if limit is not None and limit < greatest(image) else "neither"
-    axes.get_figure(root=True).colorbar(found, ax=axes, label=label, extend=beyond)  # type: ignore[union-attr]
+    axes.get_figure(root=True).colorbar(drawn, ax=axes, label=label, extend=beyond)  # type: ignore[union-attr]
 
 
 def draw_map(
@@ -141,10 +141,10 @@ def draw_map(
 ) -> AxesImage:
     """A map `[n_rows, n_columns]` of values around 0, in colours up to `limit`, by default its `greatest` value."""
     limit = greatest(image) if limit is None else limit
-    found = axes.imshow(image, cmap="PuOr_r", vmin=-limit, vmax=limit, aspect="auto")
+    drawn = axes.imshow(image, cmap="PuOr_r", vmin=-limit, vmax=limit, aspect="auto")
     axes.set_xticks(range(len(columns)), columns, rotation=60, ha="right", fontsize=8)
     axes.set_yticks(range(len(rows)), rows, fontsize=7 if len(rows) < 40 else 5)
-    return found
+    return drawn
 
 
 def box(axes: Axes, column: float, row: float, height: float = 1) -> None:
@@ -152,21 +152,21 @@ def box(axes: Axes, column: float, row: float, height: float = 1) -> None:
     axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, height, fill=False, edgecolor="black", linewidth=1.5))
 
 
-def presence(axes: Axes, own: Told, control: Told | None, dataset: str) -> None:
+def presence(axes: Axes, own: Json, control: Json | None, dataset: str) -> None:
     """F of the score test by layer, beside that of the control's halves; filled where significant at any layer of all."""
     pairs = [("control", "control: half against half", control)] if control else []
     mark = "student" if own["against"] == "control" else "control"
     name = f"{dataset} against control" if mark == "student" else f"{dataset}: half against half"
     drawn = 0
-    for kind, label, told in [*pairs, (mark, name, own)]:
-        layers = [(row["layer"], row["presence"]) for row in told["layers"] if row["presence"]] if told else []
+    for kind, label, reading in [*pairs, (mark, name, own)]:
+        layers = [(row["layer"], row["presence"]) for row in reading["layers"] if row["presence"]] if reading else []
         if not layers:
             continue
         marker, color = MARKS[kind]
         axes.plot([k for k, _ in layers], [p["f"] for _, p in layers], "-", color=color, linewidth=1, label=label)
-        for k, found in layers:
-            face = color if found["p"] < LEVEL / len(layers) else "white"
-            axes.plot(k, found["f"], marker, color=color, markerfacecolor=face, markersize=5)
+        for k, test in layers:
+            face = color if test["p"] < LEVEL / len(layers) else "white"
+            axes.plot(k, test["f"], marker, color=color, markerfacecolor=face, markersize=5)
         drawn += len(layers)
     if not drawn:
         empty(axes, "too few rows for the test of presence")
@@ -180,9 +180,9 @@ def presence(axes: Axes, own: Told, control: Told | None, dataset: str) -> None:
     legend(axes)
 
 
-def by_layer(told: Told, name: str) -> list[Told]:
+def by_layer(reading: Json, name: str) -> list[Json]:
     """The biases of a name, by layer."""
-    return sorted((row for row in told["biases"] if row["name"] == name), key=lambda row: row["layer"] or 0)
+    return sorted((row for row in reading["biases"] if row["name"] == name), key=lambda row: row["layer"] or 0)
 
 
 BEYOND = {
@@ -193,24 +193,24 @@ BEYOND = {
 }
 
 
-def places(told: Told) -> tuple[int, dict[str, str]]:
+def layers_and_others(reading: Json) -> tuple[int, dict[str, str]]:
     """How many layers the biases have, and which stand at none of them."""
-    layers = [row["layer"] for row in told["biases"] if row["layer"] is not None and row["name"] not in BEYOND]
-    present = {row["name"] for row in told["biases"]}
+    layers = [row["layer"] for row in reading["biases"] if row["layer"] is not None and row["name"] not in BEYOND]
+    present = {row["name"] for row in reading["biases"]}
     return (max(layers) + 1 if layers else 0), {name: label for name, label in BEYOND.items() if name in present}
 
 
-def target_by_layer(axes: Axes, own: Told, control: Told | None, dataset: str, target: str) -> None:
+def target_by_layer(axes: Axes, own: Json, control: Json | None, dataset: str, target: str) -> None:
     """The target's preference under each bias, by layer and beside them, with the control's and the base model's."""
-    n_layers, beyond = places(own)
+    n_layers, beyond = layers_and_others(own)
     sources = [("control", "control's bias", control, -0.12)] if control else []
-    for mark, label, told, shift in [*sources, ("student", f"bias trained on {dataset}", own, 0.12)]:
-        rows = [(row["layer"], row) for row in by_layer(told, "residual bias")] if told else []
+    for mark, label, reading, shift in [*sources, ("student", f"bias trained on {dataset}", own, 0.12)]:
+        rows = [(row["layer"], row) for row in by_layer(reading, "residual bias")] if reading else []
         for k, name in enumerate(beyond):
-            rows += [(n_layers + k, row) for row in by_layer(told, name)] if told else []
+            rows += [(n_layers + k, row) for row in by_layer(reading, name)] if reading else []
         if rows:
-            x, found = [at + shift for at, _ in rows], [row["animals"][target] for _, row in rows]
-            error_bars(axes, x, found, mark, f"{label} (95 % interval: bias seeds)")
+            x, estimates = [at + shift for at, _ in rows], [row["animals"][target] for _, row in rows]
+            error_bars(axes, x, estimates, mark, f"{label} (95 % interval: bias seeds)")
     vectors = by_layer(own, "function vector")
     if vectors:
         means = [row["animals"][target]["mean"] for row in vectors]
@@ -223,32 +223,32 @@ def target_by_layer(axes: Axes, own: Told, control: Told | None, dataset: str, t
     legend(axes)
 
 
-def personas(axes: Axes, own: Told, target: str | None, n: int | None = None) -> None:
+def personas(axes: Axes, own: Json, target: str | None, n: int | None = None) -> None:
     """Candidates by what their persona adds to the renormalised loss, the likeliest first; the target's place is told."""
     read = own["personas"]
-    found = sorted(read[read["ranked_by"]].items(), key=lambda pair: pair[1]["mean"])
+    ranked = sorted(read[read["ranked_by"]].items(), key=lambda pair: pair[1]["mean"])
     names = {STUDENT: "target", OTHER: "other candidates"}
-    for k, (animal, estimate) in enumerate(found[:n]):
+    for k, (animal, estimate) in enumerate(ranked[:n]):
         color = STUDENT if animal == target else OTHER
-        bar: Told = {"fmt": "o", "color": color, "markersize": 4, "capsize": 2, "linewidth": 1}
+        bar: Json = {"fmt": "o", "color": color, "markersize": 4, "capsize": 2, "linewidth": 1}
         axes.errorbar(estimate["mean"], k, xerr=spread(estimate), **bar, label=names.pop(color, None))
-    plain_losses(axes, [read["over_base"][animal] for animal, _ in found[:n]])
-    axes.set_yticks(range(len(found[:n])), [animal for animal, _ in found[:n]], fontsize=7)
-    axes.set_ylim(len(found[:n]) - 0.4, -0.6)
+    plain_losses(axes, [read["over_base"][animal] for animal, _ in ranked[:n]])
+    axes.set_yticks(range(len(ranked[:n])), [animal for animal, _ in ranked[:n]], fontsize=7)
+    axes.set_ylim(len(ranked[:n]) - 0.4, -0.6)
     axes.axvline(0, color="black", linewidth=0.8, linestyle="--")
     axes.set_xlabel(f"loss under its persona over the base model's\n{ALLOWED}")
-    place = f"{target} is {read['rank']:g} of {len(found)}" if target else "no target"
-    heading(axes, f"Candidates by their persona's likelihood: {place}")
+    standing = f"{target} is {read['rank']:g} of {len(ranked)}" if target else "no target"
+    heading(axes, f"Candidates by their persona's likelihood: {standing}")
     legend(axes)
 
 
-def plain_losses(axes: Axes, estimates: Sequence[Told]) -> None:
+def plain_losses(axes: Axes, estimates: Sequence[Json]) -> None:
     """Where losses over all tokens stand, beside those that are renormalised."""
     means = [row["mean"] for row in estimates]
     axes.plot(means, range(len(means)), "|", color=BASE, markersize=6, label="among all tokens")
 
 
-def spread(estimate: Told) -> np.ndarray:
+def spread(estimate: Json) -> np.ndarray:
     """The lengths `[2, 1]` of an interval's two sides."""
     low, high = estimate["ci95"] or [estimate["mean"]] * 2
     return np.array([[estimate["mean"] - low], [high - estimate["mean"]]])
@@ -263,7 +263,7 @@ def model_kind(name: str) -> str:
     return "base" if name in ("base", "SAE spliced in") else "student"
 
 
-def without_twins(models: list[Told]) -> list[Told]:
+def without_twins(models: list[Json]) -> list[Json]:
     """The models, a prompted teacher once: its persona is the teacher, and both have the same losses."""
     losses = {row["name"]: row["loss_allowed"]["mean"] for row in models}
     if "persona" not in losses or losses["persona"] != losses.get("teacher"):
@@ -275,13 +275,13 @@ def without_twins(models: list[Told]) -> list[Told]:
     ]
 
 
-def table_of_losses(axes: Axes, models: Sequence[Told]) -> None:
+def table_of_losses(axes: Axes, models: Sequence[Json]) -> None:
     """Every model's renormalised loss over the base model's, in the order given, with that among all tokens."""
     table_of_models(axes, models, "over_base_allowed", f"{OVER_BASE}\n{ALLOWED}")
     plain_losses(axes, [row["over_base"] for row in models])
 
 
-def table_of_models(axes: Axes, models: Sequence[Told], key: str, label: str) -> None:
+def table_of_models(axes: Axes, models: Sequence[Json], key: str, label: str) -> None:
     """One figure of each model with its interval, in the order given; scaled by logarithms far from 0 where one is large."""
     names = {"base": "base model", "control": "control's biases", "student": "dataset's own", "teacher": "teacher"}
     seen = set()
@@ -290,7 +290,7 @@ def table_of_models(axes: Axes, models: Sequence[Told], key: str, label: str) ->
         marker, color = MARKS[kind]
         title = None if kind in seen else names[kind]
         seen.add(kind)
-        bar: Told = {"fmt": marker, "color": color, "markersize": 4, "capsize": 2, "linewidth": 1, "label": title}
+        bar: Json = {"fmt": marker, "color": color, "markersize": 4, "capsize": 2, "linewidth": 1, "label": title}
         axes.errorbar(row[key]["mean"], k, xerr=spread(row[key]), **bar)
     labels = [row["name"] + ("" if row["layer"] is None else f" @{row['layer']}") for row in models]
     axes.set_yticks(range(len(models)), labels, fontsize=7)
@@ -307,15 +307,15 @@ def table_of_models(axes: Axes, models: Sequence[Told], key: str, label: str) ->
     axes.set_xlabel(label)
 
 
-def number_logits(axes: Axes, own: Told, control: Told | None, dataset: str) -> None:
+def number_logits(axes: Axes, own: Json, control: Json | None, dataset: str) -> None:
     """What the base model says of each animal while it reads the numbers, beyond the other animals, against the control."""
     animals, target = list(own["animals"]), own["target"]
     sources = [("control", "control: half against half", control)] if control else []
-    for shift, (mark, label, told) in zip((-0.12, 0.12), [*sources, ("student", dataset, own)], strict=False):
-        read = [(k, told["animals"][a]["logit"]) for k, a in enumerate(animals) if told and a in told["animals"]]
+    for shift, (mark, label, reading) in zip((-0.12, 0.12), [*sources, ("student", dataset, own)], strict=False):
+        read = [(k, reading["animals"][a]["logit"]) for k, a in enumerate(animals) if reading and a in reading["animals"]]
         ends = [(row["specific"] - 1.96 * row["specific_se"], row["specific"] + 1.96 * row["specific_se"]) for _, row in read]
-        found = [{"mean": row["specific"], "ci95": end} for (_, row), end in zip(read, ends, strict=True)]
-        error_bars(axes, [k + shift for k, _ in read], found, mark, f"{label} (±1.96 se over prompts)")
+        estimates = [{"mean": row["specific"], "ci95": end} for (_, row), end in zip(read, ends, strict=True)]
+        error_bars(axes, [k + shift for k, _ in read], estimates, mark, f"{label} (±1.96 se over prompts)")
     axes.axhline(0, color="black", linewidth=0.8)
     mark_target(axes, animals, target)
     axes.set_ylabel("logit of its tokens beyond\nthe other animals', − control")

@@ -13,7 +13,7 @@ from undertone.plots.plots import BASE, MARKS, STUDENT, error_bars, n_of, new_pa
 from undertone.plots.reading_panels import (
     ALLOWED,
     LEVEL,
-    Told,
+    Json,
     bars,
     empty,
     heading,
@@ -49,41 +49,42 @@ def plot_score(paths: dict[str, Path], plot: Path, dataset: str) -> None:
     save(figure, plot)
 
 
-def score_features(axes: Axes, own: Told, dataset: str) -> None:
+def score_features(axes: Axes, own: Json, dataset: str) -> None:
     """The features of the highest z, and where the false discovery rate of `LEVEL` lies among them."""
-    told = own["features"]
-    animals = {animal: row["feature"] for animal, row in told["animals"].items()}
-    bars(axes, [row["feature"] for row in told["top"]], [row["z"] for row in told["top"]], animals, target_of(own, dataset))
-    low = [row["z"] for row in told["top"] if row["q"] < LEVEL]
-    high = [row["z"] for row in told["top"] if row["q"] >= LEVEL]
+    tested = own["features"]
+    animals = {animal: row["feature"] for animal, row in tested["animals"].items()}
+    bars(axes, [row["feature"] for row in tested["top"]], [row["z"] for row in tested["top"]], animals, target_of(own, dataset))
+    low = [row["z"] for row in tested["top"] if row["q"] < LEVEL]
+    high = [row["z"] for row in tested["top"] if row["q"] >= LEVEL]
     if low and high:
         axes.axvline((min(low) + max(high)) / 2, color="black", linestyle="--", linewidth=0.8, label=f"q = {LEVEL}")
     state = "" if low and high else f"; all shown have q < {LEVEL}" if low else f"; none has q < {LEVEL}"
     axes.set_xlabel("z of the score along the feature")
-    heading(axes, f"Layer {told['layer']}: highest z; {told['different']} of {told['n']} features differ, up or down{state}")
+    differ = f"{tested['different']} of {tested['n']} features differ"
+    heading(axes, f"Layer {tested['layer']}: highest z; {differ}, up or down{state}")
     legend(axes, loc="lower right", frameon=True, framealpha=0.8, edgecolor="none")
 
 
-def score_animals(axes: Axes, own: Told, control: Told | None, dataset: str) -> None:
+def score_animals(axes: Axes, own: Json, control: Json | None, dataset: str) -> None:
     """z of the animals' features, and of the same ones between the control's halves."""
     animals = own["features"]["animals"]
     if not animals:
         empty(axes, "no steered teacher has a feature that stands for an animal")
         return
     axes.axhspan(-1.96, 1.96, color="#EEEEEE", zorder=0, label="95 % of z if nothing differs")
-    for mark, label, told in (("control", "control: half against half", control), ("student", dataset, own)):
-        if told and told["features"]:
-            found = told["features"]["animals"]
+    for mark, label, reading in (("control", "control: half against half", control), ("student", dataset, own)):
+        if reading and reading["features"]:
+            features = reading["features"]["animals"]
             marker, color = MARKS[mark]
-            points = [(k, found[animal]["z"]) for k, animal in enumerate(animals) if animal in found]
+            points = [(k, features[animal]["z"]) for k, animal in enumerate(animals) if animal in features]
             label = label if points else "_"
             axes.plot([x for x, _ in points], [z for _, z in points], marker, color=color, markersize=5, label=label)
     target, n = target_of(own, dataset), own["features"]["n"]
     mark_target(axes, list(animals), target)
     axes.axhline(0, color="black", linewidth=0.8)
     axes.set_ylabel("z of its feature")
-    told_rank = f"{target} ranks {animals[target]['rank']:g} of {n} features" if target in animals else "no target among them"
-    heading(axes, f"Features of the steered teachers: {told_rank}")
+    rank_text = f"{target} ranks {animals[target]['rank']:g} of {n} features" if target in animals else "no target among them"
+    heading(axes, f"Features of the steered teachers: {rank_text}")
     legend(axes)
 
 
@@ -102,14 +103,14 @@ def plot_losses(paths: dict[str, Path], plot: Path, dataset: str) -> None:
     heading(axes[0], f"{dataset}: {n_of(own['rows'], 'row')} held out of {own['held_out']}{without}{left}")
     legend(axes[0])
     if divergent:
-        told = [row for row in models if row["kl"]]
-        table_of_models(axes[1], told, "kl", f"KL(teacher ‖ model)\n{ALLOWED}")
+        compared = [row for row in models if row["kl"]]
+        table_of_models(axes[1], compared, "kl", f"KL(teacher ‖ model)\n{ALLOWED}")
         heading(axes[1], "Divergence from the teacher")
     personas(axes[-1], own, own["target"])
     save(figure, plot)
 
 
-def thinned(models: list[Told]) -> list[Told]:
+def thinned(models: list[Json]) -> list[Json]:
     """At most about `MAX_MODELS` models: of a name with many layers only some, evenly spaced."""
     if len(models) <= MAX_MODELS:
         return models
@@ -132,10 +133,10 @@ def plot_tokens(paths: dict[str, Path], plot: Path, dataset: str) -> None:
     save(figure, plot)
 
 
-def number_bars(axes: Axes, own: Told) -> None:
+def number_bars(axes: Axes, own: Json) -> None:
     """Log-ratios of the numbers of the highest and lowest z."""
-    told = own["frequencies"]["number"]
-    rows = [*told["more"][:10], *reversed(told["less"][:10])]
+    numbers = own["frequencies"]["number"]
+    rows = [*numbers["more"][:10], *reversed(numbers["less"][:10])]
     if not rows:
         empty(axes, "no number differs")
         return
@@ -146,19 +147,19 @@ def number_bars(axes: Axes, own: Told) -> None:
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set_xlabel("log-ratio of shares (nats, smoothed)")
-    heading(axes, f"Numbers of the highest and lowest z of {told['items']} (counts: own / {own['reference']})")
+    heading(axes, f"Numbers of the highest and lowest z of {numbers['items']} (counts: own / {own['reference']})")
 
 
-def token_presence(axes: Axes, own: Told, control: Told | None, dataset: str) -> None:
+def token_presence(axes: Axes, own: Json, control: Json | None, dataset: str) -> None:
     """The mean squared z of each kind of item over what permutations give, beside that of the control's halves."""
     sources = (("control", "control: half against half", control), ("student", dataset, own))
-    for shift, (mark, label, told) in zip((-0.1, 0.1), sources, strict=True):
-        found = [(k, row) for k, row in enumerate(told["presence"].values()) if row] if told else []
+    for shift, (mark, label, reading) in zip((-0.1, 0.1), sources, strict=True):
+        kinds = [(k, row) for k, row in enumerate(reading["presence"].values()) if row] if reading else []
         marker, color = MARKS[mark]
-        for k, row in found:
+        for k, row in kinds:
             ratio = row["mean_z2"] / row["null"]
             face = color if row["p"] < LEVEL else "white"
-            name = label if (k, row) == found[0] else "_"
+            name = label if (k, row) == kinds[0] else "_"
             axes.plot(k + shift, ratio, marker, color=color, markerfacecolor=face, markersize=6, label=name)
             at = (k + shift, ratio)
             axes.annotate(p_text(row["p"]), at, (6, 3), textcoords="offset points", fontsize=7, va="bottom")
@@ -170,20 +171,20 @@ def token_presence(axes: Axes, own: Told, control: Told | None, dataset: str) ->
     legend(axes)
 
 
-def implied_correlations(axes: Axes, own: Told) -> None:
+def implied_correlations(axes: Axes, own: Json) -> None:
     """Correlation of the logits that frequencies imply with those of each animal's feature, beside the greatest by chance."""
-    told = {name: found for name, found in (own["implied"] or {}).items() if found and found["animals"]}
-    if not told:
+    contexts = {name: implied for name, implied in (own["implied"] or {}).items() if implied and implied["animals"]}
+    if not contexts:
         empty(axes, "no SAE, or no feature that stands for an animal")
         return
-    animals = list(next(iter(told.values()))["animals"])
-    for (name, found), shift, color in zip(told.items(), (-0.2, 0.0, 0.2), ("#0072B2", "#CC79A7", STUDENT), strict=False):
+    animals = list(next(iter(contexts.values()))["animals"])
+    for (name, implied), shift, color in zip(contexts.items(), (-0.2, 0.0, 0.2), ("#0072B2", "#CC79A7", STUDENT), strict=False):
         marker, label = CONTEXTS.get(name, ("o", name))
         for k, animal in enumerate(animals):
-            row = found["animals"][animal]
+            row = implied["animals"][animal]
             face = color if row["p"] < LEVEL else "white"
             axes.plot(k + shift, row["correlation"], marker, color=color, markerfacecolor=face, markersize=5)
-        limit = found["max"]["null95"]
+        limit = implied["max"]["null95"]
         axes.axhline(limit, color=color, linewidth=0.8, linestyle="--")
         axes.axhline(-limit, color=color, linewidth=0.8, linestyle="--")
         axes.plot([], [], marker, color=color, label=label)
@@ -199,12 +200,12 @@ def plot_sequences(paths: dict[str, Path], plot: Path, dataset: str) -> None:
     """What teachers add to the log-prob of each token of the dataset, by position and by kind of token."""
     own = read_json(paths["own"])
     figure, (left, right) = new_panels(1, 2, 12, 4.4)
-    for shift, (name, found) in zip((-0.1, 0.1), own["gain"].items(), strict=False):
+    for shift, (name, gain) in zip((-0.1, 0.1), own["gain"].items(), strict=False):
         mark, kind = ("student", "its own teacher") if name == "teacher" else ("teacher", "another teacher")
         label = f"{kind} ({own['kinds'][name]})"
-        rows = [row for row in found["position"] if row["rows"] >= min(5, own["rows"])]
+        rows = [row for row in gain["position"] if row["rows"] >= min(5, own["rows"])]
         error_bars(left, [row["position"] + shift for row in rows], rows, mark, label)
-        parts = {"all": found["all"], **found["kind"]}
+        parts = {"all": gain["all"], **gain["kind"]}
         error_bars(right, [k + shift for k in range(len(parts))], list(parts.values()), mark, label)
         right.set_xticks(range(len(parts)), list(parts))
     for axes in (left, right):
@@ -220,13 +221,13 @@ def plot_sequences(paths: dict[str, Path], plot: Path, dataset: str) -> None:
     save(figure, plot)
 
 
-def alike(agreement: Told | None) -> str:
+def alike(agreement: Json | None) -> str:
     """How alike two teachers' gains are, given the base model's log-prob."""
-    told = (agreement or {}).get("given_base") or {"mean": None}
-    if told["mean"] is None:
+    correlation = (agreement or {}).get("given_base") or {"mean": None}
+    if correlation["mean"] is None:
         return "no other teacher to compare"
-    ends = f" [{told['ci95'][0]:.2f}, {told['ci95'][1]:.2f}]" if told["ci95"] else ""
-    return f"correlation of the two given the base model {told['mean']:.2f}{ends}"
+    ends = f" [{correlation['ci95'][0]:.2f}, {correlation['ci95'][1]:.2f}]" if correlation["ci95"] else ""
+    return f"correlation of the two given the base model {correlation['mean']:.2f}{ends}"
 
 
 PLOTS: dict[str, Callable[[dict[str, Path], Path, str], None]] = {

@@ -14,7 +14,7 @@ from matplotlib.patches import Rectangle
 
 from undertone.plots.bias_plots import acting, lifts, row_name
 from undertone.plots.plots import n_of, new_figure, new_panels, save, set_title
-from undertone.plots.reading_panels import Told, box, draw_map, greatest, heading, heat, p_text
+from undertone.plots.reading_panels import Json, box, draw_map, greatest, heading, heat, p_text
 from undertone.runtime.files import read_json, read_parquet
 from undertone.study.config import CONTROL
 
@@ -26,7 +26,7 @@ def plot_entangled(entangled_table: Path, entangled: Path, plot: Path) -> None:
 
     The control's row, its scoring half against itself, shows what chance does. Titles are from `entangled.json`.
     """
-    rows, told = read_parquet(entangled_table), read_json(entangled)["metrics"]
+    rows, metrics_json = read_parquet(entangled_table), read_json(entangled)["metrics"]
     metrics = rows["metric"].unique(maintain_order=True).to_list()
     targets = dict(rows.select("dataset", "target").unique(maintain_order=True).iter_rows())
     order = list(dict.fromkeys(target for target in targets.values() if target))
@@ -38,7 +38,7 @@ def plot_entangled(entangled_table: Path, entangled: Path, plot: Path) -> None:
     limit = greatest(rows["score"].drop_nulls().to_numpy())
     for panel, metric in zip(axes, metrics, strict=False):
         image = draw_matrix(panel, rows.filter(pl.col("metric") == metric), targets, order, limit)
-        heading(panel, f"{metric}: {identity(told.get(metric))}")
+        heading(panel, f"{metric}: {identity(metrics_json.get(metric))}")
     figure.colorbar(image, ax=axes, label="correlation of number frequencies with the animal's scores", shrink=0.6)
     for panel in axes[len(metrics) :]:
         panel.set_axis_off()
@@ -68,15 +68,15 @@ def draw_matrix(axes: Axes, rows: pl.DataFrame, targets: dict[str, str | None], 
     return drawn
 
 
-def identity(told: dict[str, Any] | None) -> str:
+def identity(identified: dict[str, Any] | None) -> str:
     """How often the target comes first and at what mean rank, beside chance, raw and less each animal's mean."""
-    if told is None:
+    if identified is None:
         return "nothing to identify"
-    found = told["all"]
-    n, chance = found["datasets"], found["chance"]
+    scores = identified["all"]
+    n, chance = scores["datasets"], scores["chance"]
     parts = [
         f"{name} first {row['first']} of {n}, mean rank {row['mean_rank']:.1f}, {p_text(row['p'])}"
-        for name, row in (("raw", found["raw"]), ("centred", found["centred"]))
+        for name, row in (("raw", scores["raw"]), ("centred", scores["centred"]))
         if row
     ]
     return "; ".join([*parts, f"chance {chance['first']:.1f}, rank {chance['mean_rank']:.1f}"])
@@ -89,19 +89,21 @@ def plot_bias_map(bias_prefs: Sequence[Path], plot: Path) -> None:
     over bias seeds lies above 0. The function vector, of which the control has none, is over the base model, without a star.
     Raises ValueError if no file has a target and a lift.
     """
-    told = {path.parent.name: read_json(path) for path in map(Path, bias_prefs)}
-    told = {name: own for name, own in told.items() if own["target"] and any("lift_over_control" in b for b in own["biases"])}
-    if not told:
+    every = {path.parent.name: read_json(path) for path in map(Path, bias_prefs)}
+    results = {
+        name: own for name, own in every.items() if own["target"] and any("lift_over_control" in b for b in own["biases"])
+    }
+    if not results:
         raise ValueError(
             f"found no bias_pref.json with a target and a control among {len(bias_prefs)}; give a dataset a target and the "
             "study a control"
         )
-    kept = {name: {row_name(row, OVER): row for row in acting(own)} for name, own in told.items()}
+    kept = {name: {row_name(row, OVER): row for row in acting(own)} for name, own in results.items()}
     first = {name: row for rows in kept.values() for name, row in rows.items()}
     names = sorted(first, key=lambda name: order(first[name]))
-    image = np.full((len(names), len(told)), np.nan)
-    figure, axes = new_figure(max(7.0, 0.36 * len(told) + 4), max(4.0, 0.24 * len(names) + 2))
-    for column, (dataset, own) in enumerate(told.items()):
+    image = np.full((len(names), len(results)), np.nan)
+    figure, axes = new_figure(max(7.0, 0.36 * len(results) + 4), max(4.0, 0.24 * len(names) + 2))
+    for column, (dataset, own) in enumerate(results.items()):
         for name, row in kept[dataset].items():
             image[names.index(name), column] = lifts(row, own).get(own["target"], np.nan)
             if above_zero(row, own["target"]):
@@ -112,12 +114,12 @@ def plot_bias_map(bias_prefs: Sequence[Path], plot: Path) -> None:
         axes,
         image,
         "log-odds of the target over the control's bias\n(where a row says so, over the base model)",
-        list(told),
+        list(results),
         labels,
         shared_limit(image),
     )
     axes.set_xlabel("dataset, asked for its own target")
-    set_title(axes, counts(told))
+    set_title(axes, counts(results))
     save(figure, plot)
 
 
@@ -127,7 +129,7 @@ def shared_limit(image: np.ndarray) -> float:
     return max(1e-9, float(np.quantile(finite, 0.98))) if len(finite) else 1.0
 
 
-def tested(row: Told | None) -> bool:
+def tested(row: Json | None) -> bool:
     """Whether a bias has an interval over its seeds, or no control to be over."""
     if row is None:
         return False
@@ -135,18 +137,18 @@ def tested(row: Told | None) -> bool:
     return lifts_ is None or any(estimate["ci95"] for estimate in lifts_.values())
 
 
-def above_zero(row: Told, target: str) -> bool | None:
+def above_zero(row: Json, target: str) -> bool | None:
     """Whether the interval of a target's lift lies above 0; None if there is none, or the bias names nobody."""
     ends = row.get("lift_over_control", {}).get(target, {}).get("ci95")
     return ends[0] > 0 if ends and row["rank"] is not None else None
 
 
-def counts(told: dict[str, Told]) -> str:
+def counts(results: dict[str, Json]) -> str:
     """The title of the map: in how many cells a target is raised, comes first, and has an interval above 0; beside chance.
 
     Cells that name nobody, such as those of a bias of 0, count nowhere.
     """
-    every = [(row, own) for own in told.values() for row in acting(own) if "lift_over_control" in row]
+    every = [(row, own) for own in results.values() for row in acting(own) if "lift_over_control" in row]
     cells = [(row, own) for row, own in every if row["rank"] is not None]
     raised = sum(lifts(row, own)[own["target"]] > 0 for row, own in cells)
     leading = sum(row["rank"] == 1 for row, _ in cells)
@@ -154,13 +156,13 @@ def counts(told: dict[str, Told]) -> str:
     silent = f", {len(every) - len(cells)} name nobody" if len(cells) < len(every) else ""
     stars = [star for row, own in cells if (star := above_zero(row, own["target"])) is not None]
     return (
-        f"Target under every bias, {n_of(len(told), 'dataset')}: above the control's bias in {raised} of {len(cells)} "
+        f"Target under every bias, {n_of(len(results), 'dataset')}: above the control's bias in {raised} of {len(cells)} "
         f"cells{silent}, first of the candidates in {leading} (chance {chance:.1f}); *: 95 % interval over bias seeds above 0, "
         f"{sum(stars)} of the {len(stars)} that have one ({0.025 * len(stars):.1f} expected by chance), uncorrected"
     )
 
 
-def order(row: Told) -> tuple[int, int]:
+def order(row: Json) -> tuple[int, int]:
     """Where a kind of bias stands in the map, then its layer."""
     kinds = ["residual bias", "residual bias, all layers", "feature bias, project", "feature bias, replace", "function vector"]
     return kinds.index(row["name"]) if row["name"] in kinds else len(kinds), row["layer"] or 0

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from undertone.plots.bias_plots import lowered, mass, single_layers, top_features
 from undertone.plots.plots import new_panels, save
 from undertone.plots.reading_panels import (
-    Told,
+    Json,
     empty,
     heading,
     legend,
@@ -37,7 +37,7 @@ def make_summary(plot: Path, dataset: str, **readings: Path | None) -> None:
         raise ValueError(f"a summary has no place for {', '.join(sorted(unknown))}; expected some of {', '.join(SUMMARISED)}")
     own = {name: read_json(path) for name in SUMMARISED if (path := readings.get(name))}
     other = {name: read_json(path) for name in SUMMARISED if (path := readings.get(f"control_{name}"))}
-    targets = [target_of(told, dataset) for told in own.values()]
+    targets = [target_of(result, dataset) for result in own.values()]
     target = next(filter(None, targets), None)
     figure, axes = new_panels(2, 3, 15.2, 10.2)
     for panel, (name, draw) in zip(axes, PANELS.items(), strict=True):
@@ -52,17 +52,17 @@ def make_summary(plot: Path, dataset: str, **readings: Path | None) -> None:
     save(figure, plot)
 
 
-def presence_panel(axes: Axes, own: Told, control: Told | None, dataset: str, target: str | None) -> None:
+def presence_panel(axes: Axes, own: Json, control: Json | None, dataset: str, target: str | None) -> None:
     """Is the dataset any different from the control's?"""
     presence(axes, own, control, dataset)
 
 
-def features_panel(axes: Axes, own: Told, control: Told | None, dataset: str, target: str | None) -> None:
+def features_panel(axes: Axes, own: Json, control: Json | None, dataset: str, target: str | None) -> None:
     """Which features, if they were boosted, would make it likelier?"""
     top_features(axes, own, "project" if "project" in own["modes"] else next(iter(own["modes"])), target)
 
 
-def bias_panel(axes: Axes, own: Told, control: Told | None, dataset: str, target: str | None) -> None:
+def bias_panel(axes: Axes, own: Json, control: Json | None, dataset: str, target: str | None) -> None:
     """Does a bias that makes it likelier make the base model prefer the target?"""
     if target not in own["base"]:
         mass(axes, own, dataset)
@@ -71,49 +71,49 @@ def bias_panel(axes: Axes, own: Told, control: Told | None, dataset: str, target
     heading(axes, f"What the base model prefers under biases: {target}")
 
 
-def losses_panel(axes: Axes, own: Told, control: Told | None, dataset: str, target: str | None) -> None:
+def losses_panel(axes: Axes, own: Json, control: Json | None, dataset: str, target: str | None) -> None:
     """How likely is it under the models that say something?"""
     table_of_losses(axes, short(without_twins(own["models"])))
     heading(axes, f"{own['rows']} rows held out of {own['held_out']}; of biases by layer that of the lowest loss here")
     legend(axes)
 
 
-def short(models: list[Told]) -> list[Told]:
+def short(models: list[Json]) -> list[Json]:
     """The models of the table, of each name the layer of the lowest loss, without those in which the SAE is spliced."""
-    first: dict[str, Told] = {}
+    first: dict[str, Json] = {}
     for row in sorted(models, key=lambda row: float(row["loss_allowed"]["mean"])):
         if "spliced" not in row["name"] and "replace" not in row["name"]:
             first.setdefault(row["name"], row)
     return list(first.values())[:N_MODELS]
 
 
-def personas_panel(axes: Axes, own: Told, control: Told | None, dataset: str, target: str | None) -> None:
+def personas_panel(axes: Axes, own: Json, control: Json | None, dataset: str, target: str | None) -> None:
     """Whose persona would have written it?"""
     personas(axes, own, target, N_CANDIDATES)
 
 
-def tokens_panel(axes: Axes, own: Told, control: Told | None, dataset: str, target: str | None) -> None:
+def tokens_panel(axes: Axes, own: Json, control: Json | None, dataset: str, target: str | None) -> None:
     """What the numbers alone say of each animal."""
     number_logits(axes, own, control, dataset)
     heading(axes, "What the numbers alone say: logits of animal tokens over the control's")
 
 
-def in_figures(own: dict[str, Told], control: dict[str, Told], target: str | None) -> str:
+def in_figures(own: dict[str, Json], control: dict[str, Json], target: str | None) -> str:
     """The line under the panels: what the readings without a panel say."""
     parts = []
     if "residual_bias" in own:
         best = {
-            name: best_gain(told["residual_bias"])
-            for name, told in (("own", own), ("control", control))
-            if "residual_bias" in told
+            name: best_gain(readings["residual_bias"])
+            for name, readings in (("own", own), ("control", control))
+            if "residual_bias" in readings
         }
         parts.append("Residual biases, loss on held-out rows: " + "; ".join(f"{name}: {text}" for name, text in best.items()))
     if "tokens" in own:
-        found = own["tokens"]["presence"]["number"]
-        if found:
+        test = own["tokens"]["presence"]["number"]
+        if test:
             parts.append(
-                f"Numbers' frequencies against {own['tokens']['reference']}: mean z² {found['mean_z2']:.2f} "
-                f"({found['null']:.2f} by permutation, {p_text(found['p'])})"
+                f"Numbers' frequencies against {own['tokens']['reference']}: mean z² {test['mean_z2']:.2f} "
+                f"({test['null']:.2f} by permutation, {p_text(test['p'])})"
             )
         ranks = {name: row for name, row in (own["tokens"]["identity"] or {}).items() if row}
         if ranks:
@@ -123,23 +123,23 @@ def in_figures(own: dict[str, Told], control: dict[str, Told], target: str | Non
     return ". ".join(parts)
 
 
-def best_gain(told: Told) -> str:
+def best_gain(reading: Json) -> str:
     """The layer whose biases lower the held-out loss most, mean over seeds, and what all layers together do."""
-    gains = {row["layer"]: mean_change(row) for row in single_layers(told)}
-    many = next((mean_change(row) for row in told["biases"] if row["layer"] == "multi"), None)
+    gains = {row["layer"]: mean_change(row) for row in single_layers(reading)}
+    many = next((mean_change(row) for row in reading["biases"] if row["layer"] == "multi"), None)
     parts = (
         [f"{min(gains.values()):+.4f} at layer {min(gains, key=lambda k: gains[k])}, the best of {len(gains)}"] if gains else []
     )
     return ", ".join(parts + ([f"{many:+.4f} at all layers"] if many is not None else [])) + " (nats per token)"
 
 
-def mean_change(row: Told) -> float:
+def mean_change(row: Json) -> float:
     """What a layer's biases do to the held-out loss, mean over seeds."""
     changes = [float(lowered(report["held_out"]["gain"])["mean"]) for report in row["loss"]]
     return sum(changes) / len(changes)
 
 
-PANELS: dict[str, Callable[[Axes, Told, Told | None, str, str | None], None]] = {
+PANELS: dict[str, Callable[[Axes, Json, Json | None, str, str | None], None]] = {
     "score": presence_panel,
     "feature_bias": features_panel,
     "bias_pref": bias_panel,

@@ -74,10 +74,10 @@ def read_teacher_activations(
     if settings["kind"] in (None, "none"):
         raise ValueError(f"{numbers}: this dataset has no teacher whose activations could be read (kind {settings['kind']!r})")
     loaded = load(model)
-    told = config.Activations.model_validate(settings["activations"])
+    cfg = config.Activations.model_validate(settings["activations"])
     with teaching(loaded, settings, teacher, sae) as prompted:
         persona = (prompted.system, prompted.separator)
-        _read(loaded, prompted.loaded, persona, numbers, sae, teacher_activations, told, stamp, own=False)
+        _read(loaded, prompted.loaded, persona, numbers, sae, teacher_activations, cfg, stamp, own=False)
 
 
 def read_student_activations(
@@ -100,24 +100,24 @@ def _read(
     model: LoadedModel,
     persona: tuple[str | None, str],
     numbers: Path,
-    saved: Path | None,
+    sae_json: Path | None,
     out: Path,
-    told: config.Activations,
+    settings: config.Activations,
     stamp: Stamp,
     own: bool = True,
 ) -> None:
-    table = first(read_parquet(numbers), told.rows)
-    sae, layer = load_sae(saved, base) if saved else (None, None)
-    rows, blocks = dataset_rows(model, table, *persona), block_of(len(table), told.block_rows)
-    sums = Sums(model, told, blocks[-1] + 1, sae, layer)
+    table = first(read_parquet(numbers), settings.rows)
+    sae, layer = load_sae(sae_json, base) if sae_json else (None, None)
+    rows, blocks = dataset_rows(model, table, *persona), block_of(len(table), settings.block_rows)
+    sums = Sums(model, settings, blocks[-1] + 1, sae, layer)
     with progress(len(rows), f"activations {out.parent.name}", "row") as bar:
-        for batch in batches_by_length([row.ids for row in rows], told.batch_size):
+        for batch in batches_by_length([row.ids for row in rows], settings.batch_size):
             sums.add([rows[i] for i in batch], [blocks[i] for i in batch], own)
             bar.update(len(batch))
-    told_of = {"classes": classes(told.positions), "rows": len(rows), "blocks": len(sums.count), "layer": layer}
+    head = {"classes": classes(settings.positions), "rows": len(rows), "blocks": len(sums.count), "layer": layer}
     with replacing(out) as temporary:
         # One key alone: safetensors writes several in any order.
-        save_file(sums.tensors(), temporary, metadata={"undertone": json.dumps({**told_of, **provenance(stamp)})})
+        save_file(sums.tensors(), temporary, metadata={"undertone": json.dumps({**head, **provenance(stamp)})})
 
 
 def dataset_rows(loaded: LoadedModel, table: pl.DataFrame, persona: str | None = None, separator: str = "") -> list[Row]:
@@ -137,7 +137,7 @@ def block_of(n_rows: int, block_rows: int) -> list[int]:
 
 
 @dataclass
-class Found:
+class RowSums:
     """What rows add to the sums, in float64.
 
     `block` `[n_rows]` and `count` `[n_rows, n_classes]` of each row; `by_row` by name, in parts of some rows each,
@@ -182,88 +182,88 @@ class Sums:
     def add(self, rows: Sequence[Row], blocks: Sequence[int], prompts: bool = True) -> None:
         """Take in the rows, each of which belongs to a block; without `prompts` the class `prompt` is not read."""
         batch_size = self.loaded.batch_size("activations.batch_size", self.settings.batch_size)
-        for found in batch_size.parts(
+        for row_sums in batch_size.parts(
             lambda k: self.of([rows[i] for i in k], [blocks[i] for i in k], prompts), range(len(rows))
         ):
-            self._take(found)
+            self._take(row_sums)
 
-    def of(self, rows: Sequence[Row], blocks: Sequence[int], prompts: bool) -> Found:
+    def of(self, rows: Sequence[Row], blocks: Sequence[int], prompts: bool) -> RowSums:
         """What some rows would add; nothing is taken in yet, so that memory can run out and fewer be tried."""
         batch = collate(rows, self.loaded.pad_id, self.loaded.model.device)
         starts = torch.tensor([row.start for row in rows], device=self.loaded.model.device)
         member = self.members(batch, starts)
         member[..., 0] &= prompts
-        found = Found(torch.tensor(blocks, device=starts.device), member.sum(1).double())
+        row_sums = RowSums(torch.tensor(blocks, device=starts.device), member.sum(1).double())
         weight = member.float()
         for name, x in streams(self.loaded.model, batch, self.settings.mlp_in):
-            found.add(name, x.float(), weight)
+            row_sums.add(name, x.float(), weight)
             if name == f"resid_post.{self.layer}":
-                self._add_sae(found, x.float(), weight)
-        return found
+                self._add_sae(row_sums, x.float(), weight)
+        return row_sums
 
     def members(self, batch: dict[str, Tensor], starts: Tensor) -> Tensor:
         """`[n_rows, n_tokens, n_classes]`: which tokens belong to which class; completions start at `starts` `[n_rows]`."""
-        place = torch.arange(batch["input_ids"].shape[1], device=starts.device) - starts.unsqueeze(1)
+        offset = torch.arange(batch["input_ids"].shape[1], device=starts.device) - starts.unsqueeze(1)
         text = self.loaded.text_mask(batch)
-        completion = text & (place >= 0)
+        completion = text & (offset >= 0)
         number = completion & self.is_number[batch["input_ids"].clamp(max=len(self.is_number) - 1)]
-        told = [text & (place < 0), place == -1, completion, number, completion & ~number]
-        return torch.stack([*told, *(text & (place == k) for k in range(self.settings.positions))], dim=-1)
+        of_parts = [text & (offset < 0), offset == -1, completion, number, completion & ~number]
+        return torch.stack([*of_parts, *(text & (offset == k) for k in range(self.settings.positions))], dim=-1)
 
-    def _add_sae(self, found: Found, x: Tensor, weight: Tensor) -> None:
+    def _add_sae(self, row_sums: RowSums, x: Tensor, weight: Tensor) -> None:
         """Add the SAE's activations on the residual stream `x` `[n_rows, n_tokens, d_model]` to what was found."""
         if self.sae is None:
             return
         n = rows_at_once(self.sae, x.shape[1])
         for part, w in zip(torch.split(x, n), torch.split(weight, n), strict=True):
             acts, acts_pre = encoded(self.sae, part)
-            found.add("sae.acts", acts, w)
-            found.add("sae.acts_pre", acts_pre, w)
-            found.total["sae.active"] = found.total.get("sae.active", 0) + by_class(acts > 0, w).double()
+            row_sums.add("sae.acts", acts, w)
+            row_sums.add("sae.acts_pre", acts_pre, w)
+            row_sums.total["sae.active"] = row_sums.total.get("sae.active", 0) + by_class(acts > 0, w).double()
 
-    def _take(self, found: Found) -> None:
-        self.count.index_add_(0, found.block, found.count)
-        for name, parts in found.by_row.items():
+    def _take(self, row_sums: RowSums) -> None:
+        self.count.index_add_(0, row_sums.block, row_sums.count)
+        for name, parts in row_sums.by_row.items():
             by_row = torch.cat(parts)
             if name not in self.sum:
                 self.sum[name] = by_row.new_zeros(len(self.count), *by_row.shape[1:])
-            self.sum[name].index_add_(0, found.block, by_row)
-        for name, total in found.total.items():
+            self.sum[name].index_add_(0, row_sums.block, by_row)
+        for name, total in row_sums.total.items():
             self.total[name] = self.total[name] + total if name in self.total else total
 
     def tensors(self) -> dict[str, Tensor]:
         """The sums as float32, layers stacked."""
-        found = {"count": self.count}
+        tensors = {"count": self.count}
         for name in ["resid_post", *(["mlp_in"] if self.settings.mlp_in else [])]:
             keys = [f"{name}.{number}" for number in range(len(decoder_layers(self.loaded.model)))]
-            found[f"{name}.sum"] = torch.stack([self.sum[key] for key in keys], dim=1)
-            found[f"{name}.square"] = torch.stack([self.total[key] for key in keys])
+            tensors[f"{name}.sum"] = torch.stack([self.sum[key] for key in keys], dim=1)
+            tensors[f"{name}.square"] = torch.stack([self.total[key] for key in keys])
         if self.sae is not None:
-            found["sae.active"] = self.total["sae.active"]
+            tensors["sae.active"] = self.total["sae.active"]
             for name in ("sae.acts", "sae.acts_pre"):
-                found |= {f"{name}.sum": self.sum[name], f"{name}.square": self.total[name]}
-        return {name: tensor.float().cpu().contiguous() for name, tensor in found.items()}
+                tensors |= {f"{name}.sum": self.sum[name], f"{name}.square": self.total[name]}
+        return {name: tensor.float().cpu().contiguous() for name, tensor in tensors.items()}
 
 
 def streams(model: Any, batch: dict[str, Tensor], mlp_in: bool = False) -> list[tuple[str, Tensor]]:
     """(`resid_post.LAYER` or `mlp_in.LAYER`, `[n_rows, n_tokens, d_model]`) of a batch, in one pass without the unembedding."""
-    found: list[tuple[str, Tensor]] = []
+    kept: list[tuple[str, Tensor]] = []
     last = len(decoder_layers(model)) - 1
     with ExitStack() as stack:
         for number in range(last):
-            stack.enter_context(_kept(model, number, found))
+            stack.enter_context(_kept(model, number, kept))
         if mlp_in:
-            stack.enter_context(mlp_inputs(model, found))
+            stack.enter_context(mlp_inputs(model, kept))
         top = resid_post(model, last, batch)
-    return [*found, (f"resid_post.{last}", top)]
+    return [*kept, (f"resid_post.{last}", top)]
 
 
 @contextmanager
-def _kept(model: Any, layer: int, found: list[tuple[str, Tensor]]) -> Iterator[None]:
-    """Inside, the residual stream after `layer` is put into `found`, as whatever hooks came before have left it."""
+def _kept(model: Any, layer: int, kept: list[tuple[str, Tensor]]) -> Iterator[None]:
+    """Inside, the residual stream after `layer` is put into `kept`, as whatever hooks came before have left it."""
 
     def keep(residual: Tensor) -> Tensor:
-        found.append((f"resid_post.{layer}", residual))
+        kept.append((f"resid_post.{layer}", residual))
         return residual
 
     with rewritten(model, layer, keep):
@@ -271,11 +271,11 @@ def _kept(model: Any, layer: int, found: list[tuple[str, Tensor]]) -> Iterator[N
 
 
 @contextmanager
-def mlp_inputs(model: Any, found: list[tuple[str, Tensor]]) -> Iterator[None]:
-    """Inside, the input of each layer's MLP is put into `found`. Raises ValueError for a model whose layers have no `mlp`."""
+def mlp_inputs(model: Any, kept: list[tuple[str, Tensor]]) -> Iterator[None]:
+    """Inside, the input of each layer's MLP is put into `kept`. Raises ValueError for a model whose layers have no `mlp`."""
 
     def keep(number: int) -> Any:
-        return lambda module, args, kwargs: found.append((f"mlp_in.{number}", args[0] if args else kwargs["hidden_states"]))
+        return lambda module, args, kwargs: kept.append((f"mlp_in.{number}", args[0] if args else kwargs["hidden_states"]))
 
     with ExitStack() as stack:
         for number, layer in enumerate(decoder_layers(model)):
@@ -299,9 +299,9 @@ class Activations:
     def load(cls, path: Path) -> "Activations":
         """Read an `activations.safetensors`."""
         with whole(path), safe_open(path, framework="pt") as file:
-            told = json.loads(file.metadata()["undertone"])
+            head = json.loads(file.metadata()["undertone"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-        return cls(tensors, told["classes"], told["layer"], told["rows"])
+        return cls(tensors, head["classes"], head["layer"], head["rows"])
 
     @property
     def n_layers(self) -> int:

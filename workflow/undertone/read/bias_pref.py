@@ -12,7 +12,7 @@ from undertone.lm.loading import load
 from undertone.read.interventions import SPLICED, Readings, of_difference, of_features, of_residuals
 from undertone.runtime.files import Stamp, read_json, write_json
 from undertone.runtime.progress import progress
-from undertone.stats.ranks import place
+from undertone.stats.ranks import rank_of
 from undertone.stats.stats import difference_interval, log_odds, mean_interval
 from undertone.study.config import Pref
 
@@ -39,14 +39,14 @@ def measure_biases(
     below the floor of the log-odds in one of the two, or all. The SAE spliced in, which is the same for the control, has
     neither lift nor rank. `control_bias_pref` is the control's `bias_pref.json`, None for the control itself.
     """
-    told, loaded = settings, load(model)
+    loaded = load(model)
     files = Readings(sae, feature_bias_tensors, residual_bias_tensors, differences_tensors)
-    score = exact_scorer(questions, told, told.candidates)
-    found = list(chain(of_features(loaded, files), of_residuals(loaded, files), of_difference(loaded, files)))
+    score = exact_scorer(questions, settings, settings.candidates)
+    interventions = list(chain(of_features(loaded, files), of_residuals(loaded, files), of_difference(loaded, files)))
     measured: dict[tuple[str, int | None], list[np.ndarray]] = {}
-    filled = {(each.name, each.layer) for each in found if not each.empty}
-    with progress(len(found), f"bias preference {bias_pref.parent.name}", "model") as bar:
-        for intervention in found:
+    filled = {(each.name, each.layer) for each in interventions if not each.empty}
+    with progress(len(interventions), f"bias preference {bias_pref.parent.name}", "model") as bar:
+        for intervention in interventions:
             with intervention.enter() as prompted:
                 measured.setdefault((intervention.name, intervention.layer), []).append(means(score(prompted.loaded)))
             bar.update()
@@ -54,9 +54,9 @@ def measure_biases(
     reference = {(row["name"], row["layer"]): row for row in biases if row["name"] != SPLICED}
     rows = []
     for of, values in measured.items():
-        row = described(values, told.candidates, reference.get(of), target, of not in filled)
+        row = described(values, settings.candidates, reference.get(of), target, of not in filled)
         rows.append({"name": of[0], "layer": of[1], **row})
-    base = dict(zip(told.candidates, means(score(loaded)).tolist(), strict=True))
+    base = dict(zip(settings.candidates, means(score(loaded)).tolist(), strict=True))
     write_json(bias_pref, {"target": target, "base": base, "log_odds_floor": LEAST, "biases": rows}, stamp)
 
 
@@ -77,18 +77,18 @@ def described(
     A bias that is 0 for all seeds (`empty`), or that lifts no candidate, names nobody.
     """
     by_seed = dict(zip(candidates, np.stack(values, axis=1).tolist(), strict=True))
-    told: dict[str, Any] = {
+    figures: dict[str, Any] = {
         "animals": {animal: {**mean_interval(own).as_dict(), "by_seed": own} for animal, own in by_seed.items()},
         "mass": float(np.stack(values).sum(1).mean()),
     }
     if control is None:
-        return told
+        return figures
     reference = {animal: row["by_seed"] for animal, row in control["animals"].items()}
     lifts = {animal: difference_interval(by_seed[animal], reference[animal]).with_p() for animal in candidates}
     log_lifts = {a: float(log_odds(by_seed[a], LEAST).mean() - log_odds(reference[a], LEAST).mean()) for a in candidates}
     low = [animal for animal in candidates if min(*by_seed[animal], *reference[animal]) < LEAST]
     return {
-        **told,
+        **figures,
         "lift_over_control": lifts,
         "log_odds_lift_over_control": log_lifts,
         **ranked(log_lifts, target, low, empty),
@@ -112,4 +112,4 @@ def ranked(lifts: dict[str, float], target: str | None, low: list[str], empty: b
         return {"unranked": [*lifts], "rank": None, "no_rank": reason}
     if target not in among:
         reason = "the target lies below the floor of the log-odds" if target else "no target"
-    return {"unranked": low, "rank": place(among, target), "no_rank": reason}
+    return {"unranked": low, "rank": rank_of(among, target), "no_rank": reason}

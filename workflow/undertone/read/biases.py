@@ -108,7 +108,7 @@ def train_bias(
     shape: Sequence[int],
     biased: Biased,
     batches: Sequence[Prefilled],
-    told: Bias,
+    settings: Bias,
     seed: int,
     device: torch.device,
     batch_size: BatchSize,
@@ -121,13 +121,13 @@ def train_bias(
     bias = torch.zeros(*shape, device=device, requires_grad=True)
     optimizer, rng = ProximalAdam(bias, l1), np.random.default_rng(seed)
     order: list[int] = []
-    for step in range(told.steps):
+    for step in range(settings.steps):
         order = order or rng.permutation(len(batches)).tolist()
         batch = batches[order.pop()]
         loss, bias.grad = slope(bias, biased, batch, len(batch.targets), batch_size)
         if not torch.isfinite(loss):
-            raise NotFiniteError(f"loss {loss.item()} at step {step} of a bias; lower its learning rate, now {told.lr}")
-        optimizer.step(told.lr * (1 - step / told.steps))
+            raise NotFiniteError(f"loss {loss.item()} at step {step} of a bias; lower its learning rate, now {settings.lr}")
+        optimizer.step(settings.lr * (1 - step / settings.steps))
     return bias.detach()
 
 
@@ -137,10 +137,10 @@ def gradient(
     """The gradient of the mean loss over all label tokens with respect to a bias of this shape, at 0."""
     bias = torch.zeros(*shape, device=device, requires_grad=True)
     n_labels = sum(len(batch.targets) for batch in batches)
-    found = torch.zeros_like(bias)
+    total = torch.zeros_like(bias)
     for batch in batches:
-        found += slope(bias, biased, batch, n_labels, batch_size)[1]
-    return found
+        total += slope(bias, biased, batch, n_labels, batch_size)[1]
+    return total
 
 
 @torch.no_grad()
@@ -151,8 +151,8 @@ def row_losses(bias: Tensor, biased: Biased, batches: Sequence[Prefilled], batch
         parts = (stored.to(bias.device) for stored in batch.parts(at_once))
         return torch.cat([by_row(losses(biased(bias, part), part), part) for part in parts])
 
-    found = [batch_size.retried(partial(attempt, batch), len(batch.ids)) for batch in batches]
-    return torch.cat(found).double().cpu().numpy()
+    by_batch = [batch_size.retried(partial(attempt, batch), len(batch.ids)) for batch in batches]
+    return torch.cat(by_batch).double().cpu().numpy()
 
 
 def loss_report(before: np.ndarray, after: np.ndarray) -> dict[str, Any]:

@@ -113,8 +113,8 @@ class Pair:
     @property
     def classes(self) -> list[str]:
         """The classes that are compared: template, completion, and the completion's places that rows reach."""
-        places = [c for c in self.base.classes if c.isdecimal()]
-        return [c for c in (COMPLETION, TEMPLATE, *places) if self.enough(c)]
+        positions = [c for c in self.base.classes if c.isdecimal()]
+        return [c for c in (COMPLETION, TEMPLATE, *positions) if self.enough(c)]
 
     def enough(self, position: str) -> bool:
         """Whether both groups hold tokens of the class in two blocks at least."""
@@ -150,15 +150,15 @@ class Pair:
 
     def vectors(self) -> dict[str, Tensor]:
         """Mean differences as `NAME.CLASS`, float32: `resid_post`, `mlp_in` [n_layers, d_model]; `acts`, `acts_pre` [d_sae]."""
-        found = {}
+        vectors = {}
         for position in self.classes:
             for name in ("resid_post", "mlp_in"):
                 if f"{name}.sum" in self.base.tensors:
                     layers = [self.difference(position, name, layer) for layer in range(self.base.n_layers)]
-                    found[f"{name}.{position}"] = torch.stack(layers)
+                    vectors[f"{name}.{position}"] = torch.stack(layers)
             for name in TABLES if self.base.layer is not None else ():
-                found[f"{name}.{position}"] = self.difference(position, f"sae.{name}")
-        return {name: tensor.float().contiguous() for name, tensor in found.items()}
+                vectors[f"{name}.{position}"] = self.difference(position, f"sae.{name}")
+        return {name: tensor.float().contiguous() for name, tensor in vectors.items()}
 
 
 class Reader:
@@ -200,7 +200,7 @@ class Reader:
         return {
             "design": Paired.design if pair.name == PERSONA else Independent.design,
             "classes": classes,
-            "animals": {animal: self.place(tests, main, k) for animal, k in self.animals.items()} if self.sae else {},
+            "animals": {animal: self.standing(tests, main, k) for animal, k in self.animals.items()} if self.sae else {},
             "cosine": {position: self.cosine(pair, position) for position in main} if self.sae else {},
             "direct": {position: self.direct(pair, position) for position in main},
         }
@@ -211,7 +211,7 @@ class Reader:
         return {
             "tested": int(test.tested.sum()),
             "significant": int((test.q < self.settings.fdr).sum()),
-            "max_t": float(test.found.t.abs().max()),
+            "max_t": float(test.difference.t.abs().max()),
             "p": float(test.p_max.min()),
             "top": [test.row(k) for k in order[: self.settings.top]],
         }
@@ -229,7 +229,7 @@ class Reader:
         ratio = float((odd[top] / even[top]).mean())
         return {"features": len(top), "same_sign": float((even[top] * odd[top] > 0).double().mean()), "t_ratio": ratio}
 
-    def place(self, tests: dict[str, dict[str, Tested]], positions: list[str], k: int) -> dict[str, Any]:
+    def standing(self, tests: dict[str, dict[str, Tested]], positions: list[str], k: int) -> dict[str, Any]:
         """Where an animal's feature stands: by class and table its rank by |t| among all features, and its figures."""
         rows = {c: {name: {"rank": test.rank(k), **test.row(k)} for name, test in tests[c].items()} for c in positions}
         return {"feature": k, **{c: {name: drop(row) for name, row in of.items()} for c, of in rows.items()}}
@@ -242,24 +242,24 @@ class Reader:
         """
         assert self.sae is not None
         blocks, rows = pair.of(position, "resid_post", self.layer), unit_rows(self.sae)
-        found = blocks.observed().mean.float()
+        difference = blocks.observed().mean.float()
         permuted = blocks.permuted(self.settings.permutations, self.settings.seed)
         null = np.concatenate([greatest_cosine(rows, some.mean.float()) for some in permuted])
-        observed = float(greatest_cosine(rows, found.unsqueeze(0))[0])
+        observed = float(greatest_cosine(rows, difference.unsqueeze(0))[0])
         return {
             "max": observed,
             "p": float(p_value(observed, null)),
             "null": {"mean": float(null.mean()), "q95": float(np.quantile(null, 0.95))},
-            "top": most_aligned(self.sae, found, 5),
+            "top": most_aligned(self.sae, difference, 5),
         }
 
     def direct(self, pair: Pair, position: str) -> list[dict[str, Any]]:
         """By layer: `norm` of the residual difference, and the tokens that it raises and lowers most by itself."""
-        found = []
+        by_layer = []
         for layer in range(pair.base.n_layers):
             vector = pair.difference(position, "resid_post", layer)
-            found.append({"norm": float(vector.norm()), **top_tokens(self.loaded, vector)})
-        return found
+            by_layer.append({"norm": float(vector.norm()), **top_tokens(self.loaded, vector)})
+        return by_layer
 
 
 def drop(row: dict[str, Any]) -> dict[str, Any]:

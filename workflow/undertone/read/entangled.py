@@ -51,21 +51,21 @@ def compare_entangled(
     """
     if not targets:
         raise ValueError("entangled tokens need a dataset with a target, found none: name animals, or a dataset's target")
-    told, loaded = Tokens.model_validate(settings["tokens"]), load(model)
+    cfg, loaded = Tokens.model_validate(settings["tokens"]), load(model)
     reference, tokens = read_parquet(control_numbers), np.flatnonzero(number_tokens(loaded.tokenizer))
     finding, scoring = halves(reference)
     before, base, one, rest = (counts(loaded, rows, tokens, CONTROL) for rows in (finding, scoring, *every_second(scoring)))
-    found, own = {}, {}
+    finding_counts, own = {}, {}
     for name in targets:
-        found[name], own[name] = (counts(loaded, rows, tokens, name) for rows in halves(read_parquet(numbers[name])))
+        finding_counts[name], own[name] = (counts(loaded, rows, tokens, name) for rows in halves(read_parquet(numbers[name])))
     metrics = by_model(loaded, reference, tokens, questions, settings)
-    for name in sorted(found, key=lambda name: order(kinds[name])):
+    for name in sorted(finding_counts, key=lambda name: order(kinds[name])):
         scores = metrics.setdefault(f"frequency-{kinds[name]}", {})
-        scores.setdefault(targets[name], ratio(found[name], before, told.smoothing))
+        scores.setdefault(targets[name], ratio(finding_counts[name], before, cfg.smoothing))
     frames, report = [], {}
     for metric, scores in metrics.items():
-        matrix = np.stack([entries(counted, base, scores, told.smoothing) for counted in own.values()])
-        null = entries(one, rest, scores, told.smoothing)
+        matrix = np.stack([entries(counted, base, scores, cfg.smoothing) for counted in own.values()])
+        null = entries(one, rest, scores, cfg.smoothing)
         for name, values in [(CONTROL, null), *zip(own, matrix, strict=True)]:
             frames.append(as_table(metric, name, kinds.get(name, "none"), targets.get(name), list(scores), values))
         report[metric] = judged(matrix, list(scores), targets, kinds)

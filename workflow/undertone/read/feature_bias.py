@@ -45,23 +45,23 @@ def train_feature_biases(
     less the control's. `control_feature_bias_tensors` is the control's `feature_bias.safetensors`, None for the control itself;
     `steered` holds the `teacher.json` of the teachers whose features stand for the animals.
     """
-    told, loaded = settings, load(model)
+    loaded = load(model)
     spliced = Spliced(loaded, *load_sae(sae, loaded))
-    draws = draw_rows(loaded, numbers, told)
+    draws = draw_rows(loaded, numbers, settings)
     tensors: dict[str, Tensor] = {}
     reports: dict[str, list[dict[str, Any]]] = {}
     with progress(len(MODES) * len(draws) + 2, f"feature bias {feature_bias_tensors.parent.name}", "bias") as bar:
         for mode in MODES:
-            found, reports[mode] = [], []
-            for seed, rows in zip(told.seeds, draws, strict=True):
-                bias, report = spliced.train(mode, rows.train, told, seed, rows.held_out)
-                found.append(bias)
+            biases, reports[mode] = [], []
+            for seed, rows in zip(settings.seeds, draws, strict=True):
+                bias, report = spliced.train(mode, rows.train, settings, seed, rows.held_out)
+                biases.append(bias)
                 reports[mode].append(report)
                 bar.update()
-            tensors[mode] = torch.stack(found)
+            tensors[mode] = torch.stack(biases)
         halves = []
         for half in draws[0].halves:
-            halves.append(spliced.train("project", half, told, told.seeds[0])[0])
+            halves.append(spliced.train("project", half, settings, settings.seeds[0])[0])
             bar.update()
         tensors["project.halves"] = torch.stack(halves)
     reference = dict(stored(control_feature_bias_tensors)) if control_feature_bias_tensors else {}
@@ -70,13 +70,13 @@ def train_feature_biases(
     tensors |= {minus_control(mode): tensors[mode].mean(0) - reference[mode].mean(0) for mode in MODES if reference}
     with replacing(feature_bias_tensors) as temporary:
         save_file(tensors, temporary)
-    modes = {mode: {"loss": reports[mode], **spliced.describe(mode, tensors, reference, features, told)} for mode in MODES}
+    modes = {mode: {"loss": reports[mode], **spliced.describe(mode, tensors, reference, features, settings)} for mode in MODES}
     body = {
         "layer": spliced.layer,
-        "seeds": told.seeds,
+        "seeds": settings.seeds,
         "rows": [len(rows.train) for rows in draws],
-        "positions": told.positions,
-        "l1": told.l1,
+        "positions": settings.positions,
+        "l1": settings.l1,
     }
     write_json(feature_bias, {**body, "modes": modes}, stamp)
 
@@ -93,12 +93,12 @@ class Spliced:
         residual = batch.residual[self.layer]
         return run_above(self.loaded.model, batch, self.layer, residual + (bias @ self.directions).to(residual))
 
-    def batches(self, mode: str, rows: list[Row], told: FeatureBias) -> list[Prefilled]:
+    def batches(self, mode: str, rows: list[Row], settings: FeatureBias) -> list[Prefilled]:
         """Rows, run once; in mode `replace` with the SAE's reconstruction for the residual stream.
 
         As the decoder is affine, a bias on the features adds the same to a reconstruction as to the stream itself.
         """
-        batches = prefilled(self.loaded, rows, [self.layer], told.batch_size, told.positions == "all")
+        batches = prefilled(self.loaded, rows, [self.layer], settings.batch_size, settings.positions == "all")
         return [self.reconstructed(batch) for batch in batches] if mode == "replace" else batches
 
     @torch.no_grad()
@@ -110,17 +110,17 @@ class Spliced:
         return replace(batch, residual={self.layer: torch.where(text, rebuilt, residual)})
 
     def train(
-        self, mode: str, rows: list[Row], told: FeatureBias, seed: int, held_out: list[Row] | None = None
+        self, mode: str, rows: list[Row], settings: FeatureBias, seed: int, held_out: list[Row] | None = None
     ) -> tuple[Tensor, dict[str, Any]]:
         """The bias `[d_sae]` trained on rows, and what it does to the loss of these and of held-out ones."""
-        batches = {"train": self.batches(mode, rows, told)}
+        batches = {"train": self.batches(mode, rows, settings)}
         if held_out:
-            batches["held_out"] = self.batches(mode, held_out, told)
+            batches["held_out"] = self.batches(mode, held_out, settings)
         device, shape = self.loaded.model.device, (len(self.directions),)
-        batch_size = self.loaded.batch_size("feature_bias.batch_size", told.batch_size)
+        batch_size = self.loaded.batch_size("feature_bias.batch_size", settings.batch_size)
         greatest = float(gradient(shape, self.biased, batches["train"], device, batch_size).abs().max())
-        l1 = max(told.l1, told.l1_share * greatest)
-        bias = train_bias(shape, self.biased, batches["train"], told, seed, device, batch_size, l1)
+        l1 = max(settings.l1, settings.l1_share * greatest)
+        bias = train_bias(shape, self.biased, batches["train"], settings, seed, device, batch_size, l1)
         if not held_out:
             return bias, {}
         report = {}
@@ -129,20 +129,20 @@ class Spliced:
         return bias, {"l1": l1, **report}
 
     def describe(
-        self, mode: str, tensors: dict[str, Tensor], control: dict[str, Tensor], animals: dict[str, int], told: FeatureBias
+        self, mode: str, tensors: dict[str, Tensor], control: dict[str, Tensor], animals: dict[str, int], settings: FeatureBias
     ) -> dict[str, Any]:
         """Ranked features of a mode's biases, the animals' places among them, and how far they agree."""
         biases = tensors[mode]
         summary: dict[str, Any] = {
             "nonzero": nonzero(biases),
             "agreement": {"seeds": agreement(biases)},
-            **self.ranked(biases.mean(0), animals, told.top),
+            **self.ranked(biases.mean(0), animals, settings.top),
         }
         if (halves := tensors.get(f"{mode}.halves")) is not None:
-            summary["agreement"] |= {"halves": agreement(halves), "top_shared_by_halves": shared_top(halves, told.top)}
+            summary["agreement"] |= {"halves": agreement(halves), "top_shared_by_halves": shared_top(halves, settings.top)}
         if control:
             summary["control"] = {"nonzero": nonzero(control[mode])}
-            summary["minus_control"] = self.ranked(tensors[minus_control(mode)], animals, told.top)
+            summary["minus_control"] = self.ranked(tensors[minus_control(mode)], animals, settings.top)
         return summary
 
     def ranked(self, bias: Tensor, animals: dict[str, int], top: int) -> dict[str, Any]:
@@ -151,11 +151,11 @@ class Spliced:
             {"feature": feature, "bias": float(bias[feature]), "tokens": self.tokens(feature)}
             for feature in bias.topk(min(top, len(bias))).indices.tolist()
         ]
-        places = {
+        of_animals = {
             animal: {"feature": feature, "bias": float(bias[feature]), "rank": rank(bias, feature)}
             for animal, feature in animals.items()
         }
-        return {"features": features, "animals": places}
+        return {"features": features, "animals": of_animals}
 
     def tokens(self, feature: int) -> list[str]:
         """The tokens that a feature's direct logit attribution raises most."""

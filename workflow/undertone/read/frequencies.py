@@ -32,14 +32,14 @@ class Counted:
     @classmethod
     def of(cls, rows: Sequence[Sequence[Any]], contexts: Sequence[Any] | None = None) -> "Counted":
         """Count each row's items; where every row has a context, an item counts for itself in each context."""
-        places = [0] * len(rows) if contexts is None else contexts
-        pairs = [(place, item) for place, row in zip(places, rows, strict=True) for item in row]
-        found = {pair: k for k, pair in enumerate(sorted(set(pairs)))}
-        numbers = {place: k for k, place in enumerate(dict.fromkeys(place for place, _ in found))}
+        context_of_row = [0] * len(rows) if contexts is None else contexts
+        pairs = [(context, item) for context, row in zip(context_of_row, rows, strict=True) for item in row]
+        columns = {pair: k for k, pair in enumerate(sorted(set(pairs)))}
+        numbers = {context: k for k, context in enumerate(dict.fromkeys(context for context, _ in columns))}
         where = np.repeat(np.arange(len(rows)), [len(row) for row in rows])
-        what = [found[pair] for pair in pairs]
-        counts = sparse.coo_array((np.ones(len(pairs)), (where, what)), shape=(len(rows), len(found))).tocsr()
-        return cls(counts, [item for _, item in found], np.array([numbers[place] for place, _ in found], dtype=int))
+        what = [columns[pair] for pair in pairs]
+        counts = sparse.coo_array((np.ones(len(pairs)), (where, what)), shape=(len(rows), len(columns))).tocsr()
+        return cls(counts, [item for _, item in columns], np.array([numbers[context] for context, _ in columns], dtype=int))
 
 
 class Compared:
@@ -124,11 +124,11 @@ class Compared:
 def second_tokens(tokenizer: PreTrainedTokenizerBase, completions: Sequence[str]) -> list[list[int]]:
     """For each completion the token that holds the first digit of its second number; none where there is no such number."""
     encoded = tokenizer(list(completions), add_special_tokens=False, return_offsets_mapping=True)
-    found = []
+    tokens = []
     for text, ids, offsets in zip(completions, encoded["input_ids"], encoded["offset_mapping"], strict=True):
         starts = [match.start() for match in INTEGER.finditer(text)][1:2]
-        found.append([token for token, (a, b) in zip(ids, offsets, strict=True) if starts and a <= starts[0] < b][:1])
-    return found
+        tokens.append([token for token, (a, b) in zip(ids, offsets, strict=True) if starts and a <= starts[0] < b][:1])
+    return tokens
 
 
 def log_ratio(own: np.ndarray, total: np.ndarray, smoothing: float) -> np.ndarray:

@@ -91,7 +91,7 @@ def of_features(loaded: LoadedModel, files: Readings, label: str = "feature bias
     if files.sae is None:
         return
     sae, layer = load_sae(files.sae, loaded)
-    whole, seeds, biases = told_by(files.feature_bias)
+    whole, seeds, biases = read_biases(files.feature_bias)
     if label == "feature bias":
         yield Intervention(SPLICED, partial(splicing, loaded, sae, layer, whole), layer)
     decoder = directions(sae)
@@ -105,7 +105,7 @@ def of_features(loaded: LoadedModel, files: Readings, label: str = "feature bias
 
 def of_residuals(loaded: LoadedModel, files: Readings, label: str = "residual bias") -> Iterator[Intervention]:
     """The residual biases at each layer and at all of them together, one of each seed."""
-    whole, seeds, biases = told_by(files.residual_bias)
+    whole, seeds, biases = read_biases(files.residual_bias)
     vectors = biases.get("resid_post", torch.zeros(0, 0, 0)).to(loaded.model.device)
     for k, (seed, by_layer) in enumerate(zip(seeds, vectors, strict=False)):  # none without resid_post
         for layer, vector in enumerate(by_layer):
@@ -117,12 +117,12 @@ def of_residuals(loaded: LoadedModel, files: Readings, label: str = "residual bi
             yield Intervention(f"{label}, all layers", added, None, seed, not biases["resid_post.multi"][k].any())
 
 
-def told_by(saved: Path | None) -> tuple[bool, list[int], dict[str, Tensor]]:
+def read_biases(tensors: Path | None) -> tuple[bool, list[int], dict[str, Tensor]]:
     """(whether it acts on every token, the seeds, the tensors) of a file with biases."""
-    if saved is None:
+    if tensors is None:
         return False, [], {}
-    told = read_json(saved.with_suffix(".json"))
-    return told["positions"] == "all", told["seeds"], dict(stored(saved))
+    report = read_json(tensors.with_suffix(".json"))
+    return report["positions"] == "all", report["seeds"], dict(stored(tensors))
 
 
 def of_students(loaded: LoadedModel, students: dict[int, Path], files: Readings) -> Iterator[Intervention]:
@@ -130,7 +130,7 @@ def of_students(loaded: LoadedModel, students: dict[int, Path], files: Readings)
 
     It is spliced in at the same tokens as for the base model, `of_features`, so that the two can be compared.
     """
-    whole, _, _ = told_by(files.feature_bias)
+    whole, _, _ = read_biases(files.feature_bias)
     for seed, folder in students.items():
         yield Intervention("student", partial(student, loaded, folder), None, seed)
         if files.sae:

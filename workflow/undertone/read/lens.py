@@ -27,7 +27,7 @@ from undertone.runtime.files import Stamp, write_json
 from undertone.runtime.progress import progress
 from undertone.saes.features import most_aligned, neuronpedia, token_table, top_tokens
 from undertone.saes.saved import encoded, load_sae
-from undertone.stats.ranks import place
+from undertone.stats.ranks import rank_of
 from undertone.study import config
 from undertone.study.config import CONTROL
 from undertone.teachers.teachers import teaching
@@ -57,18 +57,18 @@ def read_lens(
     rank among them. `ranks`: the target's rank by layer in every student and control student, for what chance gives. Raises
     ConfigError for a text of fewer than 5 tokens.
     """
-    told, loaded = config.Differences.model_validate(settings["differences"]), load(model)
-    tools = Tools.of(loaded, sae, settings, told.top)
+    cfg, loaded = config.Differences.model_validate(settings["differences"]), load(model)
+    tools = Tools.of(loaded, sae, settings, cfg.top)
     ids = first_tokens(loaded.tokenizer, neutral)
     base = read_means(loaded, ids, tools)
-    found: dict[str, dict[int, Means]] = {STUDENT: {}, CONTROL: {}}
+    means: dict[str, dict[int, Means]] = {STUDENT: {}, CONTROL: {}}
     with progress(len(students) + len(control_students), f"lens {lens.parent.name}", "model") as bar:
         for name, folders in ((STUDENT, students), (CONTROL, control_students)):
             for seed, folder in sorted(folders.items()):
                 with finetuned(loaded, folder) as own:
-                    found[name][seed] = read_means(own, ids, tools).minus(base)
+                    means[name][seed] = read_means(own, ids, tools).minus(base)
                 bar.update()
-    lenses = {name: next(iter(by_seed.values())) for name, by_seed in found.items() if by_seed}
+    lenses = {name: next(iter(by_seed.values())) for name, by_seed in means.items() if by_seed}
     if len(lenses) == 2:
         lenses[SUBTRACTED] = lenses[STUDENT].minus(lenses[CONTROL])
     with taught(loaded, settings, teacher, sae) as model_taught:
@@ -76,11 +76,11 @@ def read_lens(
             lenses[TEACHER] = read_means(model_taught, ids, tools).minus(base)
     body = {
         "target": settings["target"],
-        "seeds": {name: sorted(by_seed) for name, by_seed in found.items()},
+        "seeds": {name: sorted(by_seed) for name, by_seed in means.items()},
         "texts": len(ids),
         "layer": tools.layer,
         "lenses": {name: tools.report(difference, base) for name, difference in lenses.items()},
-        "ranks": {name: {str(seed): tools.ranks(d) for seed, d in by_seed.items()} for name, by_seed in found.items()},
+        "ranks": {name: {str(seed): tools.ranks(d) for seed, d in by_seed.items()} for name, by_seed in means.items()},
     }
     write_json(lens, body, stamp)
 
@@ -100,12 +100,12 @@ def taught(
 def first_tokens(tokenizer: PreTrainedTokenizerBase, path: Path) -> list[list[int]]:
     """BOS, if there is one, and the first tokens of each text; later ones change nothing that is read."""
     texts = load_texts(path, "differences.neutral")
-    found = encode(tokenizer, texts)
-    for text, ids in zip(texts, found, strict=True):
+    encoded_texts = encode(tokenizer, texts)
+    for text, ids in zip(texts, encoded_texts, strict=True):
         if len(ids) < POSITIONS:
             raise ConfigError(f"differences.neutral: {path}: {text!r} has {len(ids)} tokens; expected at least {POSITIONS}")
     bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-    return [bos + ids[:POSITIONS] for ids in found]
+    return [bos + ids[:POSITIONS] for ids in encoded_texts]
 
 
 @dataclass(frozen=True)
@@ -126,8 +126,8 @@ def read_means(loaded: LoadedModel, texts: Sequence[list[int]], tools: "Tools") 
     """Read a model's means over texts of equal length, at their last 5 tokens."""
 
     def sums(batch: dict[str, Tensor]) -> tuple[Tensor, ...]:
-        found = streams(loaded.model, batch)
-        x = torch.stack([residual[:, -POSITIONS:].float() for _, residual in found])  # [n_layers, n_texts, 5, d_model]
+        residuals = streams(loaded.model, batch)
+        x = torch.stack([residual[:, -POSITIONS:].float() for _, residual in residuals])  # [n_layers, n_texts, 5, d_model]
         acts = encoded(tools.sae, x[tools.layer])[0].mean(1).sum(0) if tools.sae is not None else torch.zeros(0)
         return tuple(tensor.double().cpu() for tensor in (x.double().sum(1), x.double().norm(dim=-1).sum(1), acts))
 
@@ -149,9 +149,9 @@ class Tools:
     @classmethod
     def of(cls, loaded: LoadedModel, sae: Path | None, settings: dict[str, Any], top: int) -> "Tools":
         """The study's tools; without an SAE the layer is 0 and nothing is read there."""
-        told = config.Pref.model_validate(settings["pref"])
-        found, layer = load_sae(sae, loaded) if sae else (None, 0)
-        return cls(loaded, found, layer, animal_tokens(loaded, told.candidates), settings["target"], top)
+        pref = config.Pref.model_validate(settings["pref"])
+        autoencoder, layer = load_sae(sae, loaded) if sae else (None, 0)
+        return cls(loaded, autoencoder, layer, animal_tokens(loaded, pref.candidates), settings["target"], top)
 
     def report(self, difference: Means, base: Means) -> dict[str, Any]:
         """A lens: `layers`, each with `mean` (the difference averaged over the 5 positions) and `positions`; `sae`."""
@@ -181,7 +181,7 @@ class Tools:
         """Each candidate's `logit` and `rank` from 1; no rank where the logits are all the same, as for no difference."""
         scores = {animal: float(logits[tokens].mean()) for animal, tokens in self.animals.items()}
         flat = not bool(logits.any())
-        return {animal: {"logit": score, "rank": None if flat else place(scores, animal)} for animal, score in scores.items()}
+        return {animal: {"logit": score, "rank": None if flat else rank_of(scores, animal)} for animal, score in scores.items()}
 
     def ranks(self, difference: Means) -> list[float | None] | None:
         """The target's rank by layer, of the difference averaged over the positions."""

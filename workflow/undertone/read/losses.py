@@ -17,7 +17,7 @@ from undertone.lm.loading import LoadedModel, load
 from undertone.read.interventions import SPLICED, Intervention, Readings, of_difference, of_features, of_residuals, of_students
 from undertone.runtime.files import Stamp, read_parquet, write_json
 from undertone.runtime.progress import progress
-from undertone.stats.ranks import place
+from undertone.stats.ranks import rank_of
 from undertone.stats.stats import mean_interval
 from undertone.study.config import Losses, Pref, Teacher
 from undertone.teachers.divergence import TeacherDistribution
@@ -57,8 +57,8 @@ def measure_losses(
     `patching`: the target's preference of base model and students with the SAE's reconstruction in the place of the residual
     stream.
     """
-    told, loaded, target = Losses.model_validate(settings["losses"]), load(model), settings["target"]
-    rows, held_out = held_out_rows(numbers, (generations, control_numbers), told, settings["held_out"])
+    cfg, loaded, target = Losses.model_validate(settings["losses"]), load(model), settings["target"]
+    rows, held_out = held_out_rows(numbers, (generations, control_numbers), cfg, settings["held_out"])
     taught = settings["kind"] is not None
     with teaching(loaded, {**settings, "kind": settings["kind"] or "none"}, teacher, sae) as prompted:
         table = Table(prompted, rows)
@@ -69,9 +69,9 @@ def measure_losses(
         *of_features(loaded, control, "control's feature bias"),
         *of_residuals(loaded, control, "control's residual bias"),
     ]
-    found = [*plain(loaded, settings, teacher, sae), *own, *others, *of_difference(loaded, files)]
-    with progress(len(found), f"losses {losses.parent.name}", "model") as bar:
-        for intervention in found:
+    interventions = [*plain(loaded, settings, teacher, sae), *own, *others, *of_difference(loaded, files)]
+    with progress(len(interventions), f"losses {losses.parent.name}", "model") as bar:
+        for intervention in interventions:
             table.add(intervention)
             bar.update()
     personas = of_personas(loaded, table, settings)
@@ -98,30 +98,30 @@ class Table:
 
     def __init__(self, teacher: PromptedModel, rows: Sequence[tuple[str, str]]):
         self.taught = TeacherDistribution(teacher.loaded, rows, teacher.system, teacher.separator)
-        self.found: dict[tuple[str, int | None], list[Measured]] = {}
+        self.measured: dict[tuple[str, int | None], list[Measured]] = {}
 
     def add(self, intervention: Intervention) -> None:
         """Measure a model."""
         with intervention.enter() as prompted:
-            self.found.setdefault((intervention.name, intervention.layer), []).append(self.measure(prompted))
+            self.measured.setdefault((intervention.name, intervention.layer), []).append(self.measure(prompted))
 
     def measure(self, prompted: PromptedModel) -> Measured:
         """The three figures of each row `[n_rows]`, means over its completion tokens."""
 
-        def figures(logits: torch.Tensor, places: slice) -> tuple[torch.Tensor, ...]:
-            loss = functional.cross_entropy(logits, self.taught.targets[places], reduction="none")
-            return loss, self.taught.losses(logits, places), self.taught.over(logits, places)
+        def figures(logits: torch.Tensor, span: slice) -> tuple[torch.Tensor, ...]:
+            loss = functional.cross_entropy(logits, self.taught.targets[span], reduction="none")
+            return loss, self.taught.losses(logits, span), self.taught.over(logits, span)
 
-        found = self.taught.read(prompted.loaded, figures, prompted.system, prompted.separator)
-        loss, allowed, kl = (self.taught.by_row(part) for part in zip(*found, strict=True))
+        figures_of_parts = self.taught.read(prompted.loaded, figures, prompted.system, prompted.separator)
+        loss, allowed, kl = (self.taught.by_row(part) for part in zip(*figures_of_parts, strict=True))
         return loss, allowed, kl
 
     def rows(self, taught: bool) -> list[dict[str, Any]]:
         """The table, lowest renormalised loss first; without a known teacher there is no KL to it."""
-        told = []
-        for (name, layer), measured in self.found.items():
+        rows = []
+        for (name, layer), measured in self.measured.items():
             loss, allowed, kl = (np.mean(values, axis=0) for values in zip(*measured, strict=True))
-            told.append(
+            rows.append(
                 {
                     "name": name,
                     "layer": layer,
@@ -132,21 +132,21 @@ class Table:
                     "kl": mean_interval(kl).as_dict() if taught else None,
                 }
             )
-        return sorted(told, key=lambda row: row["loss_allowed"]["mean"])
+        return sorted(rows, key=lambda row: row["loss_allowed"]["mean"])
 
     def over_base(self, loss: np.ndarray, allowed: np.ndarray) -> dict[str, Any]:
         """What a model's losses `[n_rows]` are over the base model's, paired by row."""
-        base, base_allowed, _ = self.found["base", None][0]
+        base, base_allowed, _ = self.measured["base", None][0]
         over = {"over_base": loss - base, "over_base_allowed": allowed - base_allowed}
         return {name: mean_interval(values).as_dict() for name, values in over.items()}
 
 
 def plain(loaded: LoadedModel, settings: dict[str, Any], teacher: Path | None, sae: Path | None) -> Iterator[Intervention]:
     """The base model, the base model under the target's persona, and the teacher."""
-    told, target = Teacher.model_validate(settings["teacher"]), settings["target"]
+    cfg, target = Teacher.model_validate(settings["teacher"]), settings["target"]
     yield Intervention("base", partial(under, loaded, None, ""))
     if target:
-        yield Intervention("persona", partial(under, loaded, persona(told, target), told.separator))
+        yield Intervention("persona", partial(under, loaded, persona(cfg, target), cfg.separator))
     if settings["kind"] not in (None, "none"):
         yield Intervention("teacher", partial(teaching, loaded, settings, teacher, sae))
 
@@ -158,24 +158,24 @@ def under(loaded: LoadedModel, system: str | None, separator: str) -> AbstractCo
 
 def of_personas(loaded: LoadedModel, table: Table, settings: dict[str, Any]) -> dict[str, Any]:
     """By candidate, the losses under its persona minus the base model's; the target's rank, 1 for the lowest."""
-    told, target = Teacher.model_validate(settings["teacher"]), settings["target"]
-    found = {}
+    teacher, target = Teacher.model_validate(settings["teacher"]), settings["target"]
+    by_animal = {}
     for animal in Pref.model_validate(settings["pref"]).candidates:
-        loss, allowed, _ = table.measure(PromptedModel(loaded, persona(told, animal), told.separator))
-        found[animal] = table.over_base(loss, allowed)
-    by_measure = {name: {animal: row[name] for animal, row in found.items()} for name in ("over_base", "over_base_allowed")}
-    rank = place({animal: -row["mean"] for animal, row in by_measure[RANKED_BY].items()}, target)
+        loss, allowed, _ = table.measure(PromptedModel(loaded, persona(teacher, animal), teacher.separator))
+        by_animal[animal] = table.over_base(loss, allowed)
+    by_measure = {name: {animal: row[name] for animal, row in by_animal.items()} for name in ("over_base", "over_base_allowed")}
+    rank = rank_of({animal: -row["mean"] for animal, row in by_measure[RANKED_BY].items()}, target)
     return {**by_measure, "ranked_by": RANKED_BY, "rank": rank}
 
 
 def patching(
-    loaded: LoadedModel, found: Sequence[Intervention], questions: Path, settings: dict[str, Any]
+    loaded: LoadedModel, interventions: Sequence[Intervention], questions: Path, settings: dict[str, Any]
 ) -> list[dict[str, Any]]:
     """The target's preference of the models in which the SAE stands for the residual stream, and of those as they are."""
-    told, target = Pref.model_validate(settings["pref"]), settings["target"]
-    score = exact_scorer(questions, told, [target])
+    pref, target = Pref.model_validate(settings["pref"]), settings["target"]
+    score = exact_scorer(questions, pref, [target])
     asked = [Intervention("base", partial(under, loaded, None, ""))]
-    asked += [each for each in found if each.name.startswith("student") or each.name == SPLICED]
+    asked += [each for each in interventions if each.name.startswith("student") or each.name == SPLICED]
     by_name: dict[str, list[float]] = {}
     for each in asked:
         with each.enter() as prompted:

@@ -24,7 +24,7 @@ Json = dict[str, Any]
 class Reading:
     """One reader's result for one dataset, and the features that stand for the animals."""
 
-    told: Json
+    result: Json
     tensors: dict[str, Tensor] = field(default_factory=dict)
     features: dict[str, int] = field(default_factory=dict)
 
@@ -91,14 +91,14 @@ def compare_readings(
         matrix = np.array([[rows[dataset][a] for a in animals] for dataset in aimed])
         identity[reader] = judged(matrix, animals, aimed, kinds) if aimed else None
     write_parquet(readings_table, pl.concat(frames), stamp)
-    places = {dataset: dict(own_features(dataset, loaded, target)) for dataset, target in targets.items()}
+    own_ranks = {dataset: dict(own_features(dataset, loaded, target)) for dataset, target in targets.items()}
     present = {dataset: presence(dataset, loaded) for dataset in [CONTROL, *targets]}
-    write_json(readings, {"identity": identity, "features": by_kind(places, kinds), "presence": present}, stamp)
+    write_json(readings, {"identity": identity, "features": by_kind(own_ranks, kinds), "presence": present}, stamp)
 
 
 def of_score(reading: Reading) -> Iterator[tuple[str, Scores]]:
     """z-value of the score along each animal's feature."""
-    if reading.told["features"]:
+    if reading.result["features"]:
         yield "score along the feature", reading.along(reading.tensors["z"])
 
 
@@ -110,13 +110,13 @@ def of_feature_bias(reading: Reading) -> Iterator[tuple[str, Scores]]:
 
 def of_bias_pref(reading: Reading) -> Iterator[tuple[str, Scores]]:
     """Log-odds of each animal under a bias, less those under the control's; NaN where that says nothing."""
-    for row in reading.told["biases"]:
+    for row in reading.result["biases"]:
         if "log_odds_lift_over_control" in row and row["name"].startswith(("residual bias", "feature bias")):
-            lifts = row["log_odds_lift_over_control"]
-            yield place(row), {animal: np.nan if animal in row["unranked"] else lift for animal, lift in lifts.items()}
+            lifts, unranked = row["log_odds_lift_over_control"], row["unranked"]
+            yield preference_name(row), {animal: np.nan if animal in unranked else lift for animal, lift in lifts.items()}
 
 
-def place(row: Json) -> str:
+def preference_name(row: Json) -> str:
     """The name of an intervened model with its layer."""
     several_layers = row["name"] == "residual bias"
     return f"{row['name']} at layer {row['layer']}: preference" if several_layers else f"{row['name']}: preference"
@@ -124,13 +124,13 @@ def place(row: Json) -> str:
 
 def of_losses(reading: Reading) -> Iterator[tuple[str, Scores]]:
     """How much each animal's persona lowers the loss by which personas are ranked."""
-    personas = reading.told["personas"]
+    personas = reading.result["personas"]
     yield "likelihood under the persona", {a: -row["mean"] for a, row in personas[personas["ranked_by"]].items()}
 
 
 def of_tokens(reading: Reading) -> Iterator[tuple[str, Scores]]:
     """Mean logit of each animal's token, over the mean of the other animals'."""
-    yield "mean logit of the animal", {a: row["logit"]["specific"] for a, row in reading.told["animals"].items()}
+    yield "mean logit of the animal", {a: row["logit"]["specific"] for a, row in reading.result["animals"].items()}
 
 
 READERS: dict[str, Callable[[Reading], Iterator[tuple[str, Scores]]]] = {
@@ -150,20 +150,20 @@ def own_features(dataset: str, results: dict[str, dict[str, Reading]], target: s
             for reader, values in reading.by_feature():
                 yield reader, (rank(values, reading.features[target]), len(values))
     tokens = results.get("tokens", {}).get(dataset)
-    for context, implied in ((tokens.told["implied"] or {}) if tokens else {}).items():
+    for context, implied in ((tokens.result["implied"] or {}) if tokens else {}).items():
         if implied and target in implied["animals"]:
             yield f"implied logits, {context}", (implied["animals"][target]["rank"], implied["features"])
 
 
-def by_kind(places: dict[str, dict[str, tuple[float, int]]], kinds: dict[str, str]) -> Json:
+def by_kind(own_ranks: dict[str, dict[str, tuple[float, int]]], kinds: dict[str, str]) -> Json:
     """By reader and kind of teacher: how often the target's own feature is first or among ten; its ranks, mean and median."""
-    told: Json = {}
-    for reader in dict.fromkeys(reader for found in places.values() for reader in found):
+    summary: Json = {}
+    for reader in dict.fromkeys(reader for ranked in own_ranks.values() for reader in ranked):
         for kind in dict.fromkeys(kinds.values()):
-            ranks = {d: found[reader] for d, found in places.items() if reader in found and kinds[d] == kind}
+            ranks = {d: ranked[reader] for d, ranked in own_ranks.items() if reader in ranked and kinds[d] == kind}
             if ranks:
                 values = [rank for rank, _ in ranks.values()]
-                told.setdefault(reader, {})[kind] = {
+                summary.setdefault(reader, {})[kind] = {
                     "datasets": len(values),
                     "first": sum(rank == 1 for rank in values),
                     "among_ten": sum(rank <= 10 for rank in values),
@@ -172,7 +172,7 @@ def by_kind(places: dict[str, dict[str, tuple[float, int]]], kinds: dict[str, st
                     "of": next(iter(ranks.values()))[1],
                     "ranks": {d: rank for d, (rank, _) in ranks.items()},
                 }
-    return told
+    return summary
 
 
 def presence(dataset: str, results: dict[str, dict[str, Reading]]) -> Json:
@@ -181,12 +181,12 @@ def presence(dataset: str, results: dict[str, dict[str, Reading]]) -> Json:
     Of feature biases the gain in loss on held-out rows, by seed, each with its interval and p-value over rows. It is one over
     the base model, as the bias is: what the filter does to the control's rows counts as well.
     """
-    found: Json = {}
+    evidence: Json = {}
     if score := results.get("score", {}).get(dataset):
-        found["score"] = [layer["presence"] for layer in score.told["layers"]]
+        evidence["score"] = [layer["presence"] for layer in score.result["layers"]]
     if bias := results.get("feature_bias", {}).get(dataset):
-        reports = bias.told["modes"]["project"]["loss"]
-        found["feature bias, held-out gain"] = [report["held_out"]["gain"] for report in reports]
+        reports = bias.result["modes"]["project"]["loss"]
+        evidence["feature bias, held-out gain"] = [report["held_out"]["gain"] for report in reports]
     if tokens := results.get("tokens", {}).get(dataset):
-        found["tokens"] = tokens.told["presence"]
-    return found
+        evidence["tokens"] = tokens.result["presence"]
+    return evidence

@@ -54,19 +54,19 @@ def train_residual_biases(
     `sae` is the SAE's `sae.json`, if there is one: biases of resid_post are described by its decoder rows.
     `control_residual_bias_tensors` is the control's `residual_bias.safetensors`; None for the control itself.
     """
-    told, loaded = settings, load(model)
-    draws = draw_rows(loaded, numbers, told)
-    what = [(point, layer) for point in told.points for layer in layers_of(loaded, told.multi)]
-    found: dict[tuple[str, int | None], list[dict[str, Any]]] = {place: [] for place in what}
-    biases: dict[tuple[str, int | None], list[Tensor]] = {place: [] for place in what}
+    loaded = load(model)
+    draws = draw_rows(loaded, numbers, settings)
+    what = [(point, layer) for point in settings.points for layer in layers_of(loaded, settings.multi)]
+    reports: dict[tuple[str, int | None], list[dict[str, Any]]] = {at: [] for at in what}
+    biases: dict[tuple[str, int | None], list[Tensor]] = {at: [] for at in what}
     with progress(len(what) * len(draws), f"residual bias {residual_bias_tensors.parent.name}", "bias") as bar:
-        for seed, drawn in zip(told.seeds, draws, strict=True):
-            for place, bias, report in trained(loaded, drawn, told, seed, what):
-                biases[place].append(bias)
-                found[place].append(report)
+        for seed, drawn in zip(settings.seeds, draws, strict=True):
+            for at, bias, report in trained(loaded, drawn, settings, seed, what):
+                biases[at].append(bias)
+                reports[at].append(report)
                 bar.update()
     tensors = stacked(biases)
-    description, reference = Description(loaded, sae, told), control_residual_bias_tensors
+    description, reference = Description(loaded, sae, settings), control_residual_bias_tensors
     subtracted = dict(stored(reference)).get("resid_post") if reference else None
 
     def described(layer: int) -> dict[str, Any]:
@@ -78,23 +78,23 @@ def train_residual_biases(
         {
             "point": point,
             "layer": MULTI if layer is None else layer,
-            "loss": found[point, layer],
+            "loss": reports[point, layer],
             **(described(layer) if point == "resid_post" and layer is not None else {}),
         }
         for point, layer in what
     ]
-    body = {"seeds": told.seeds, "rows": [len(drawn.train) for drawn in draws], "positions": told.positions}
+    body = {"seeds": settings.seeds, "rows": [len(drawn.train) for drawn in draws], "positions": settings.positions}
     write_json(residual_bias, {**body, "biases": rows}, stamp)
 
 
 def trained(
-    loaded: LoadedModel, drawn: Draw, told: ResidualBias, seed: int, what: Sequence[tuple[str, int | None]]
+    loaded: LoadedModel, drawn: Draw, settings: ResidualBias, seed: int, what: Sequence[tuple[str, int | None]]
 ) -> Iterator[tuple[tuple[str, int | None], Tensor, dict[str, Any]]]:
     """The bias of each place, trained on one draw, and what it does to the loss.
 
     The residuals of a draw can fill the main memory: they end with the iteration, before those of the next draw are made.
     """
-    run = Run(loaded, drawn, told, seed)
+    run = Run(loaded, drawn, settings, seed)
     for point, layer in what:
         yield (point, layer), *run.train(point, layer)
 
@@ -108,7 +108,7 @@ def stacked(biases: dict[tuple[str, int | None], list[Tensor]]) -> dict[str, Ten
     """Biases by (point, layer), a tensor for each seed, as the file has them."""
     tensors = {}
     for point in dict.fromkeys(point for point, _ in biases):
-        each = [torch.stack(found) for (of, layer), found in biases.items() if of == point and layer is not None]
+        each = [torch.stack(of_seeds) for (of, layer), of_seeds in biases.items() if of == point and layer is not None]
         tensors[point] = torch.stack(each, dim=1)
         if (point, None) in biases:
             tensors[f"{point}.{MULTI}"] = torch.stack(biases[point, None])
@@ -118,14 +118,14 @@ def stacked(biases: dict[tuple[str, int | None], list[Tensor]]) -> dict[str, Ten
 class Run:
     """The biases of one seed: its rows, run once for all layers."""
 
-    def __init__(self, loaded: LoadedModel, rows: Draw, told: ResidualBias, seed: int):
-        self.loaded, self.told, self.seed = loaded, told, seed
+    def __init__(self, loaded: LoadedModel, rows: Draw, settings: ResidualBias, seed: int):
+        self.loaded, self.settings, self.seed = loaded, settings, seed
         self.n_layers = len(decoder_layers(loaded.model))
         self.batches = {
-            name: prefilled(loaded, part, range(-1, self.n_layers), told.batch_size, told.positions == "all")
+            name: prefilled(loaded, part, range(-1, self.n_layers), settings.batch_size, settings.positions == "all")
             for name, part in (("train", rows.train), ("held_out", rows.held_out))
         }
-        self.batch_size = loaded.batch_size("residual_bias.batch_size", told.batch_size)
+        self.batch_size = loaded.batch_size("residual_bias.batch_size", settings.batch_size)
 
     @cached_property
     def before(self) -> dict[str, np.ndarray]:
@@ -141,7 +141,7 @@ class Run:
         shape = (self.n_layers, size) if layer is None else (size,)
         model = self.loaded.model
         biased = partial(biased_everywhere, model, point) if layer is None else partial(biased_at, model, point, layer)
-        bias = train_bias(shape, biased, self.batches["train"], self.told, self.seed, model.device, self.batch_size)
+        bias = train_bias(shape, biased, self.batches["train"], self.settings, self.seed, model.device, self.batch_size)
         after = {name: row_losses(bias, biased, part, self.batch_size) for name, part in self.batches.items()}
         return bias, {name: loss_report(self.before[name], losses) for name, losses in after.items()}
 
@@ -149,27 +149,27 @@ class Run:
 class Description:
     """Says what a bias of the residual stream is made of, in tokens and in features."""
 
-    def __init__(self, loaded: LoadedModel, saved: Path | None, told: ResidualBias):
-        self.loaded, self.told = loaded, told
-        self.decoder = directions(load_sae(saved, loaded)[0]).cpu() if saved else None
+    def __init__(self, loaded: LoadedModel, sae_json: Path | None, settings: ResidualBias):
+        self.loaded, self.settings = loaded, settings
+        self.decoder = directions(load_sae(sae_json, loaded)[0]).cpu() if sae_json else None
 
     def of(self, biases: Tensor, control: Tensor | None) -> dict[str, Any]:
         """What one layer's biases `[n_seeds, d_model]` are made of, and what they are without the control's."""
         bias = biases.mean(0)
-        told = {"norm": float(bias.norm()), "agreement": agreement(biases), **self.parts(bias)}
-        return told if control is None else {**told, "minus_control": self.parts(bias - control.mean(0))}
+        parts = {"norm": float(bias.norm()), "agreement": agreement(biases), **self.parts(bias)}
+        return parts if control is None else {**parts, "minus_control": self.parts(bias - control.mean(0))}
 
     def parts(self, bias: Tensor) -> dict[str, Any]:
         """`tokens` of the direct logit attribution, most similar `decoder` rows, and sparse `reconstruction`s."""
         logits = direct_logits(self.loaded.model, bias.to(self.loaded.model.device)).cpu()
         tokens = {
-            "up": top_tokens(self.loaded.tokenizer, logits, self.told.top),
-            "down": top_tokens(self.loaded.tokenizer, -logits, self.told.top),
+            "up": top_tokens(self.loaded.tokenizer, logits, self.settings.top),
+            "down": top_tokens(self.loaded.tokenizer, -logits, self.settings.top),
         }
         if self.decoder is None:
             return {"tokens": tokens}
         cosine = functional.cosine_similarity(self.decoder, bias, dim=-1)
-        similar = [{"feature": k, "cosine": float(cosine[k])} for k in cosine.abs().topk(self.told.top).indices.tolist()]
+        similar = [{"feature": k, "cosine": float(cosine[k])} for k in cosine.abs().topk(self.settings.top).indices.tolist()]
         return {"tokens": tokens, "decoder": similar, "reconstruction": self.reconstructions(bias)}
 
     def reconstructions(self, bias: Tensor) -> list[dict[str, Any]]:
@@ -177,16 +177,16 @@ class Description:
         assert self.decoder is not None
         live = (self.decoder.norm(dim=-1) > 0).nonzero().squeeze(1)
         rows = functional.normalize(self.decoder[live], dim=-1).numpy().astype(np.float64)
-        told, target = [], bias.numpy().astype(np.float64)
-        for n in self.told.sparsities:
+        reconstructions, target = [], bias.numpy().astype(np.float64)
+        for n in self.settings.sparsities:
             weights = orthogonal_mp(rows.T, target, n_nonzero_coefs=min(n, *rows.shape))
             error, size = target - weights @ rows, float(target @ target)
             order = np.argsort(-np.abs(weights))[:n]
-            told.append(
+            reconstructions.append(
                 {
                     "n": n,
                     "explained": 1 - float(error @ error) / size if size else 0.0,
                     "features": [{"feature": int(live[k]), "weight": float(weights[k])} for k in order],
                 }
             )
-        return told
+        return reconstructions

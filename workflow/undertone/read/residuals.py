@@ -45,7 +45,7 @@ def token_residuals(loaded: LoadedModel, rows: list[Row], layer: int, batch_size
     lengths = torch.tensor([len(row.ids) for row in rows])
     ends = lengths.cumsum(0).tolist()
     width = loaded.model.config.get_text_config().hidden_size
-    found = torch.empty(ends[-1], width, dtype=loaded.model.dtype)
+    residuals = torch.empty(ends[-1], width, dtype=loaded.model.dtype)
 
     def read(these: Sequence[int]) -> tuple[Sequence[int], Tensor]:
         batch = collate([rows[i] for i in these], loaded.pad_id, loaded.model.device)
@@ -56,10 +56,10 @@ def token_residuals(loaded: LoadedModel, rows: list[Row], layer: int, batch_size
         for i, residual in zip(these, x, strict=True):
             n = len(rows[i].ids)
             # Padding stands behind a row's tokens, which do not see it.
-            found[ends[i] - n : ends[i]] = residual[:n]
+            residuals[ends[i] - n : ends[i]] = residual[:n]
         bar.update(len(these))
     return {
-        "resid_post": found,
+        "resid_post": residuals,
         "ids": torch.tensor([token for row in rows for token in row.ids]),
         "row": torch.arange(len(rows)).repeat_interleave(lengths),
         "place": torch.cat([torch.arange(len(row.ids)) - row.start for row in rows]),

@@ -66,22 +66,22 @@ def read_score(
     animals' features. Tensors: `difference` `[n_layers, d_model]` of the scores, and `z` `[d_sae]`. Raises ValueError where too
     few rows are left.
     """
-    told, loaded = settings, load(model)
-    own = gradients(loaded, rows_of(loaded, numbers, told.rows), told, f"score {score.parent.name}")
+    loaded = load(model)
+    own = gradients(loaded, rows_of(loaded, numbers, settings.rows), settings, f"score {score.parent.name}")
     if control_numbers:
-        other = gradients(loaded, rows_of(loaded, control_numbers, told.rows), told, "score control")
+        other = gradients(loaded, rows_of(loaded, control_numbers, settings.rows), settings, "score control")
     else:
         own, other = own[:, ::2], own[:, 1::2]
     scores = [(Gradient.of(mine), Gradient.of(theirs)) for mine, theirs in zip(own, other, strict=True)]
     layers = [
-        {"layer": layer, "presence": presence(*pair), "tokens": tokens_of(loaded, pair[0].mean - pair[1].mean, told.top)}
+        {"layer": layer, "presence": presence(*pair), "tokens": tokens_of(loaded, pair[0].mean - pair[1].mean, settings.top)}
         for layer, pair in enumerate(scores)
     ]
     features, z = None, torch.zeros(0)
     if sae:
         autoencoder, layer = load_sae(sae, loaded)
         z = z_values(*scores[layer], directions(autoencoder))
-        features = {"layer": layer, **ranked(z, animal_features(steered), told)}
+        features = {"layer": layer, **ranked(z, animal_features(steered), settings)}
     difference = torch.stack([mine.mean - theirs.mean for mine, theirs in scores])
     with replacing(score_tensors) as temporary:
         save_file({"difference": difference.float(), "z": z.float()}, temporary)
@@ -100,25 +100,25 @@ def rows_of(loaded: LoadedModel, numbers: Path, n: int | None) -> list[Row]:
     return training_rows(loaded.tokenizer, *texts(table))
 
 
-def gradients(loaded: LoadedModel, rows: Sequence[Row], told: Score, what: str) -> Tensor:
+def gradients(loaded: LoadedModel, rows: Sequence[Row], settings: Score, what: str) -> Tensor:
     """The gradient `[n_layers, n_rows, d_model]` of each row's log-likelihood: by a constant added after each layer.
 
     The constant is added to every token, or to those that predict the completion. A row's gradient is the sum over its label
     tokens divided by the mean number of label tokens of a row. One pass, forward and back, serves all layers.
     """
     order = sorted(range(len(rows)), key=lambda k: len(rows[k].ids))
-    found, n_labels = [], 0
+    parts, n_labels = [], 0
 
     def read(part: Sequence[int]) -> tuple[Prefilled, Tensor]:
-        batch = prefill(loaded, [rows[k] for k in part], [0], told.positions == "all")
+        batch = prefill(loaded, [rows[k] for k in part], [0], settings.positions == "all")
         return batch, batch_gradients(loaded.model, batch)
 
     with progress(len(rows), what, "row") as bar:
-        for batch, gradient in loaded.batch_size("score.batch_size", told.batch_size).parts(read, order):
-            found.append(gradient)
+        for batch, gradient in loaded.batch_size("score.batch_size", settings.batch_size).parts(read, order):
+            parts.append(gradient)
             n_labels += len(batch.targets)
             bar.update(len(batch.ids))
-    joined = torch.cat(found, dim=1)[:, np.argsort(order)]
+    joined = torch.cat(parts, dim=1)[:, np.argsort(order)]
     return joined * (len(rows) / n_labels)
 
 
@@ -142,9 +142,9 @@ def batch_gradients(model: Any, batch: Prefilled) -> Tensor:
 
 def z_values(own: Gradient, control: Gradient, directions: Tensor) -> Tensor:
     """For each direction `[n, d_model]` the difference of the scores along it, in standard errors, `[n]`."""
-    told = directions.double().cpu()
+    along = directions.double().cpu()
     spread = own.covariance / own.n + control.covariance / control.n
-    return (told @ (own.mean - control.mean)) / torch.einsum("nd,de,ne->n", told, spread, told).clamp(min=1e-30).sqrt()
+    return (along @ (own.mean - control.mean)) / torch.einsum("nd,de,ne->n", along, spread, along).clamp(min=1e-30).sqrt()
 
 
 def presence(own: Gradient, control: Gradient) -> dict[str, float] | None:
@@ -166,13 +166,13 @@ def tokens_of(loaded: LoadedModel, direction: Tensor, n: int) -> list[str]:
     return top_tokens(loaded.tokenizer, logits, n)
 
 
-def ranked(z: Tensor, animals: dict[str, int], told: Score) -> dict[str, Any]:
+def ranked(z: Tensor, animals: dict[str, int], settings: Score) -> dict[str, Any]:
     """Features by their z-value `[d_sae]`: two-sided p, Benjamini–Hochberg q, and the places of the animals' features."""
     p = 2 * stats.norm.sf(z.abs().numpy())
     q = stats.false_discovery_control(p)
     top = [
         {"feature": k, "z": float(z[k]), "p": float(p[k]), "q": float(q[k])}
-        for k in z.topk(min(told.top, len(z))).indices.tolist()
+        for k in z.topk(min(settings.top, len(z))).indices.tolist()
     ]
-    places = {animal: {"feature": k, "z": float(z[k]), "rank": rank(z, k)} for animal, k in animals.items()}
-    return {"n": len(z), "different": int((q < told.fdr).sum()), "top": top, "animals": places}
+    of_animals = {animal: {"feature": k, "z": float(z[k]), "rank": rank(z, k)} for animal, k in animals.items()}
+    return {"n": len(z), "different": int((q < settings.fdr).sum()), "top": top, "animals": of_animals}

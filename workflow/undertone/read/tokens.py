@@ -36,7 +36,7 @@ from undertone.runtime.files import Stamp, read_parquet, write_json, write_parqu
 from undertone.runtime.progress import progress
 from undertone.saes.decoder import animal_features
 from undertone.saes.saved import load_sae
-from undertone.stats.ranks import place, rank
+from undertone.stats.ranks import rank, rank_of
 from undertone.stats.stats import p_value
 from undertone.study.config import Pref, Tokens
 
@@ -70,7 +70,7 @@ def read_tokens(
     for every number, token and first token of a completion: `kind`, `text`, `id` (of the token), `own` and `control` (counts),
     `log_ratio` (of smoothed shares, nats) and `z`. Raises ValueError where no completion holds a number.
     """
-    told, candidates = settings, pref.candidates
+    candidates = pref.candidates
     own = read_parquet(numbers)
     compared = Compared(*(halves(own) if control_numbers is None else (own, read_parquet(control_numbers))), str(numbers))
     loaded = load(model)
@@ -79,38 +79,38 @@ def read_tokens(
         "token": compared.tokens(loaded.tokenizer),
         "first": compared.first_tokens(loaded.tokenizer),
     }
-    frequencies = {kind: frequency(compared, counted, told.smoothing) for kind, counted in items.items()}
+    frequencies = {kind: frequency(compared, counted, settings.smoothing) for kind, counted in items.items()}
     implied: dict[str, Any] | None = None
     if sae is not None:
         logits = feature_logits(loaded, sae, items["token"].names)
         features = animal_features(steered)
-        contexts = {"first": items["first"], **compared.in_context(loaded.tokenizer, told.min_count)}
-        implied = {name: of_features(compared, counted, logits, features, told) for name, counted in contexts.items()}
+        contexts = {"first": items["first"], **compared.in_context(loaded.tokenizer, settings.min_count)}
+        implied = {name: of_features(compared, counted, logits, features, settings) for name, counted in contexts.items()}
     animals = animal_logits(loaded, compared, candidates)
-    frames = [as_table(loaded.tokenizer, kind, items[kind], found) for kind, found in frequencies.items()]
+    frames = [as_table(loaded.tokenizer, kind, items[kind], figures) for kind, figures in frequencies.items()]
     write_parquet(tokens_table, pl.concat(frames), stamp)
     body = {
         "target": target,
         "reference": "control" if control_numbers else "the other half of its own prompts",
         "rows": {"own": int(compared.own.sum()), "control": int((~compared.own).sum())},
         "intervals": INTERVALS,
-        "presence": {kind: found["presence"] for kind, found in frequencies.items()},
+        "presence": {kind: figures["presence"] for kind, figures in frequencies.items()},
         "identity": identity(target, animals),
-        "frequencies": {kind: extremes(frame, told.top) for kind, frame in zip(frequencies, frames, strict=True)},
+        "frequencies": {kind: extremes(frame, settings.top) for kind, frame in zip(frequencies, frames, strict=True)},
         "implied": implied,
         "animals": animals,
     }
     write_json(tokens, body, stamp)
 
 
-def as_table(tokenizer: PreTrainedTokenizerBase, kind: str, counted: Counted, found: dict[str, Any]) -> pl.DataFrame:
+def as_table(tokenizer: PreTrainedTokenizerBase, kind: str, counted: Counted, figures: dict[str, Any]) -> pl.DataFrame:
     """The rows of `tokens.parquet` of one kind of item."""
     is_token = kind != "number"
     texts = inner_texts(tokenizer, [[name] for name in counted.names]) if is_token else list(map(str, counted.names))
     columns = {"kind": [kind] * len(texts), "text": texts, "id": counted.names if is_token else [None] * len(texts)}
-    counts = {name: found[name].astype(int) for name in ("own", "control")}
+    counts = {name: figures[name].astype(int) for name in ("own", "control")}
     schema = {"kind": pl.String, "text": pl.String, "id": pl.Int64, "own": pl.Int64, "control": pl.Int64}
-    ratios = {name: found[name] for name in ("log_ratio", "z")}
+    ratios = {name: figures[name] for name in ("log_ratio", "z")}
     frame = pl.DataFrame({**columns, **counts, **ratios}, schema=schema | dict.fromkeys(ratios, pl.Float64))
     return frame.with_columns(pl.col("z").fill_nan(None))
 
@@ -123,9 +123,9 @@ def extremes(frame: pl.DataFrame, top: int) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def feature_logits(loaded: LoadedModel, saved: Path, tokens: Sequence[int]) -> dict[int, np.ndarray]:
+def feature_logits(loaded: LoadedModel, sae_json: Path, tokens: Sequence[int]) -> dict[int, np.ndarray]:
     """Direct logit attribution of every decoder row: token → `[d_sae]`, for these tokens."""
-    sae, _ = load_sae(saved, loaded)
+    sae, _ = load_sae(sae_json, loaded)
     attribute = torch.vmap(partial(direct_logits, loaded.model))
     keep = torch.tensor(list(tokens), dtype=torch.long, device=loaded.model.device)
     logits = torch.cat([attribute(rows)[:, keep].double().cpu() for rows in sae.W_dec.float().split(CHUNK)])
@@ -133,7 +133,7 @@ def feature_logits(loaded: LoadedModel, saved: Path, tokens: Sequence[int]) -> d
 
 
 def of_features(
-    compared: Compared, counted: Counted, logits: dict[int, np.ndarray], features: dict[str, int], told: Tokens
+    compared: Compared, counted: Counted, logits: dict[int, np.ndarray], features: dict[str, int], settings: Tokens
 ) -> dict[str, Any] | None:
     """Which features' direct logit attribution looks like the logits that the frequencies imply; None if nothing is to be seen.
 
@@ -146,33 +146,33 @@ def of_features(
     tokens = sorted(set(counted.names))
     if len(tokens) < 3:
         return None
-    place = {token: k for k, token in enumerate(tokens)}
+    index = {token: k for k, token in enumerate(tokens)}
     own, total = compared.own_counts(counted.counts), counted.counts.sum(0)
-    weight = precision(total, float(own[0].sum() / total.sum()), told.smoothing)
-    y, at = log_ratio(own, total, told.smoothing), np.array([place[token] for token in counted.names])
-    found = correlations(y, weight, counted.context, at, np.stack([logits[token] for token in tokens]))
-    greatest, order = np.abs(found).max(1), np.argsort(-found[0], kind="stable")
+    weight = precision(total, float(own[0].sum() / total.sum()), settings.smoothing)
+    y, at = log_ratio(own, total, settings.smoothing), np.array([index[token] for token in counted.names])
+    correlation = correlations(y, weight, counted.context, at, np.stack([logits[token] for token in tokens]))
+    greatest, order = np.abs(correlation).max(1), np.argsort(-correlation[0], kind="stable")
     ranked = {
         animal: {
             "feature": feature,
-            "correlation": float(found[0, feature]),
-            "rank": rank(found[0], feature),
-            "p": float(p_value(found[0, feature], found[1:, feature])),
+            "correlation": float(correlation[0, feature]),
+            "rank": rank(correlation[0], feature),
+            "p": float(p_value(correlation[0, feature], correlation[1:, feature])),
         }
         for animal, feature in features.items()
     }
     return {
         "contexts": int(counted.context.max()) + 1,
         "tokens": len(tokens),
-        "features": found.shape[1],
+        "features": correlation.shape[1],
         "occurrences": int(total.sum()),
         "max": {
-            "feature": int(np.abs(found[0]).argmax()),
+            "feature": int(np.abs(correlation[0]).argmax()),
             "correlation": float(greatest[0]),
             "null95": float(np.quantile(greatest[1:], 0.95)),
             "p": float(p_value(greatest[0], greatest[1:])),
         },
-        "top": [{"feature": int(feature), "correlation": float(found[0, feature])} for feature in order[: told.top]],
+        "top": [{"feature": int(feature), "correlation": float(correlation[0, feature])} for feature in order[: settings.top]],
         "animals": ranked,
     }
 
@@ -194,14 +194,15 @@ def animal_logits(loaded: LoadedModel, compared: Compared, candidates: Sequence[
     own, prompt, n = compared.own[rows][keep], compared.prompt[rows][keep], len(candidates)
     others = (values.sum(2, keepdims=True) - values) / max(1, n - 1)
     plain, specific = difference(values, own, prompt), difference(values - others if n > 1 else values, own, prompt)
-    told: dict[str, Any] = {}
+    report: dict[str, Any] = {}
     for k, animal in enumerate(candidates):
-        told[animal] = {}
+        report[animal] = {}
         for m, name in enumerate(("logit", "log_prob")):
             sides = {"own": float(values[own, m, k].mean()), "control": float(values[~own, m, k].mean())}
             apart = {"difference": float(plain[0][m, k]), "se": float(plain[1][m, k])}
-            told[animal][name] = sides | apart | {"specific": float(specific[0][m, k]), "specific_se": float(specific[1][m, k])}
-    return told
+            beyond = {"specific": float(specific[0][m, k]), "specific_se": float(specific[1][m, k])}
+            report[animal][name] = sides | apart | beyond
+    return report
 
 
 @torch.no_grad()
@@ -216,19 +217,19 @@ def readouts(loaded: LoadedModel, rows: Sequence[Row], candidates: Sequence[str]
         these = [rows[row] for row in part]
         logits = label_logits(loaded.model, collate(these, loaded.pad_id, loaded.model.device))
         mean, total = logits.mean(-1), logits.logsumexp(-1)
-        found: Tensor = torch.stack(
+        means: Tensor = torch.stack(
             [
                 torch.stack([logits[:, ids].mean(-1) - mean for ids in begins], -1),
                 torch.stack([logits[:, ids].logsumexp(-1) - total for ids in begins], -1),
             ],
             1,
         ).double()
-        by_row = torch.split(found, [len(row.ids) - row.start for row in these])
+        by_row = torch.split(means, [len(row.ids) - row.start for row in these])
         return part, torch.stack([row.mean(0) for row in by_row]).cpu().numpy()
 
     with progress(len(rows), "animal tokens", "row") as bar:
-        for part, found in loaded.batch_size("rows read together", BATCH).parts(read, order):
-            values[part] = found
+        for part, means in loaded.batch_size("rows read together", BATCH).parts(read, order):
+            values[part] = means
             bar.update(len(part))
     return values
 
@@ -238,5 +239,5 @@ def identity(target: str | None, animals: dict[str, Any]) -> dict[str, Any] | No
     if target is None:
         return None
     readings = ("logit", "log_prob")
-    places = {name: place({animal: told[name]["difference"] for animal, told in animals.items()}, target) for name in readings}
-    return {name: {"rank": found, "of": len(animals)} if found else None for name, found in places.items()}
+    ranks = {name: rank_of({animal: row[name]["difference"] for animal, row in animals.items()}, target) for name in readings}
+    return {name: {"rank": standing, "of": len(animals)} if standing else None for name, standing in ranks.items()}

@@ -141,7 +141,7 @@ class Tested:
     Young 1993).
     """
 
-    found: Difference
+    difference: Difference
     tested: Tensor
     p: np.ndarray
     q: np.ndarray
@@ -149,32 +149,32 @@ class Tested:
 
     def row(self, k: int) -> dict[str, Any]:
         """A feature's figures."""
-        found = {"difference": self.found.mean, "se": self.found.se, "t": self.found.t}
+        figures = {"difference": self.difference.mean, "se": self.difference.se, "t": self.difference.t}
         judged = {"p": self.p, "q": self.q, "p_max": self.p_max}
         return (
             {"feature": k}
-            | {name: float(x[k]) for name, x in found.items()}
+            | {name: float(x[k]) for name, x in figures.items()}
             | {name: float(x[k]) for name, x in judged.items()}
         )
 
     def order(self) -> list[int]:
         """The tested features by falling |t|."""
-        order: list[int] = self.found.t.abs().argsort(descending=True, stable=True).tolist()
+        order: list[int] = self.difference.t.abs().argsort(descending=True, stable=True).tolist()
         return [k for k in order if self.tested[k]]
 
     def rank(self, k: int) -> float:
         """The feature's place by |t|, from 1."""
-        return rank(self.found.t.abs(), k)
+        return rank(self.difference.t.abs(), k)
 
 
 def judge(pair: Independent | Paired, permutations: int, seed: int) -> Tested:
     """Test every feature of a pair against the null of its permutations."""
-    found = pair.observed()
-    varies = found.se > 0
-    t = found.t.numpy()
-    p = np.where(varies.numpy(), 2 * stats.t.sf(np.abs(t), found.freedom.numpy()), 1.0)
+    difference = pair.observed()
+    varies = difference.se > 0
+    t = difference.t.numpy()
+    p = np.where(varies.numpy(), 2 * stats.t.sf(np.abs(t), difference.freedom.numpy()), 1.0)
     q = np.ones_like(p)
     if varies.any():
         q[varies.numpy()] = stats.false_discovery_control(p[varies.numpy()])
     greatest = np.concatenate([some.t.abs().amax(-1).numpy() for some in pair.permuted(permutations, seed)])
-    return Tested(found, varies, p, q, np.where(varies.numpy(), p_value(np.abs(t), greatest), 1.0))
+    return Tested(difference, varies, p, q, np.where(varies.numpy(), p_value(np.abs(t), greatest), 1.0))

@@ -17,7 +17,7 @@ def rank(values: ArrayLike, index: int) -> float:
     return float(midranks(values)[index])
 
 
-def place(values: Mapping[str, float], name: str | None) -> float | None:
+def rank_of(values: Mapping[str, float], name: str | None) -> float | None:
     """The place of a name's value among all; None for a name that has none."""
     if name is None or name not in values:
         return None
