@@ -1,7 +1,9 @@
 """The files that contributors' tools read agree with one another and with what the project supports."""
 
+import ast
 import re
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,9 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+MODULES = sorted((ROOT / "workflow" / "undertone").rglob("*.py"))
+# Words that name nothing: a variable is called by what it holds.
+EMPTY_WORDS = {"told", "found"}
 LOCK = [Requirement(line) for line in (ROOT / "requirements.lock").read_text().splitlines() if not line.startswith("#")]
 
 
@@ -62,3 +67,27 @@ def test_what_contributors_are_told_to_run_is_in_the_makefile() -> None:
     rules = (ROOT / "Makefile").read_text()
     for target in re.findall(r"make ([a-z]+)\b", (ROOT / "CONTRIBUTING.md").read_text()):
         assert re.search(rf"^{target}:", rules, re.M), target
+
+
+def names(tree: ast.AST) -> Iterator[tuple[str, int]]:
+    """(name, line) of every variable, parameter, attribute and definition."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name):
+            yield node.id, node.lineno
+        elif isinstance(node, ast.arg):
+            yield node.arg, node.lineno
+        elif isinstance(node, ast.Attribute):
+            yield node.attr, node.lineno
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+            yield node.name, node.lineno
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+def test_names_of_the_library_say_what_they_hold(path: Path) -> None:
+    lines = {f"line {line}: {name}" for name, line in names(ast.parse(path.read_text())) if name in EMPTY_WORDS}
+    assert not lines
+
+
+def test_an_empty_word_would_be_seen_wherever_it_is_a_name() -> None:
+    code = "def f(told):\n    self.found = [found for found in x]\n    return g(told=1)"
+    assert [name for name, _ in names(ast.parse(code)) if name in EMPTY_WORDS] == ["told", "found", "found", "found"]

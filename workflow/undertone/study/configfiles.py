@@ -34,8 +34,8 @@ def read_config(path: Path) -> dict[str, Any]:
     except json.JSONDecodeError:
         config = _yaml(text, path)
     if not isinstance(config, dict):
-        found = "nothing" if config is None else f"a {type(config).__name__}"
-        raise ConfigError(f"{path} holds {found}; expected keys with their values, such as `animals: [lion]`")
+        holds = "nothing" if config is None else f"a {type(config).__name__}"
+        raise ConfigError(f"{path} holds {holds}; expected keys with their values, such as `animals: [lion]`")
     return config
 
 

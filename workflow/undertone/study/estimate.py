@@ -24,7 +24,7 @@ def seconds_of(folder: Path) -> dict[str, float]:
             times.setdefault(path.parent.name, []).append(float(json.loads(path.read_text())["s"]))
         except (ValueError, KeyError):  # `costs` complains of a damaged record; a run need not
             continue
-    return {rule: median(found) for rule, found in times.items()}
+    return {rule: median(of_jobs) for rule, of_jobs in times.items()}
 
 
 def time_left(jobs: Mapping[Hashable, Job], seconds: Mapping[str, float], at_once: int) -> str | None:

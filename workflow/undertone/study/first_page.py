@@ -27,13 +27,13 @@ def first_page(study: Study) -> dict[str, Any]:
     transfer = Path(study.results, "tables", study.name or "", "transfer.json")
     if not transfer.is_file():
         return page
-    estimator, found = next(iter(json.loads(transfer.read_text())["estimators"].items()))
-    rows = sorted(found["datasets"], key=lambda row: -row["lift_over_control"]["mean"])
+    estimator, lifts = next(iter(json.loads(transfer.read_text())["estimators"].items()))
+    rows = sorted(lifts["datasets"], key=lambda row: -row["lift_over_control"]["mean"])
     return page | {
         "day": f"{datetime.fromtimestamp(transfer.stat().st_mtime, UTC):%Y-%m-%d}",
         "estimator": estimator,
-        "summary": f"{found['transfers']} of {found['targets']} targets lie above the control students, "
-        f"{found['transfers_holm']} of them after Holm's correction",
+        "summary": f"{lifts['transfers']} of {lifts['targets']} targets lie above the control students, "
+        f"{lifts['transfers_holm']} of them after Holm's correction",
         "rows": [_row(study, row) for row in rows],
     }
 

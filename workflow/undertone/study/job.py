@@ -41,7 +41,7 @@ class Tee:
         return getattr(self.screen, name)
 
 
-def place() -> str:
+def machine() -> str:
     """The machine, the Slurm job and the GPUs that this process was given."""
     named = {name: os.environ.get(name) for name in ("SLURM_JOB_ID", "CUDA_VISIBLE_DEVICES")}
     return ", ".join([socket.gethostname(), *(f"{name} {value}" for name, value in named.items() if value)])
@@ -60,7 +60,7 @@ def logged(path: str) -> Iterator[None]:
     """
     stdout, stderr = sys.stdout, sys.stderr
     with Path(path).open("w", buffering=1) as log:
-        log.write(f"{datetime.now():%Y-%m-%d %H:%M:%S}, {place()}\n")
+        log.write(f"{datetime.now():%Y-%m-%d %H:%M:%S}, {machine()}\n")
         sys.stdout, sys.stderr = Tee(stdout, log), Tee(stderr, log)
         try:
             yield

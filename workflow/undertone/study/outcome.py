@@ -54,30 +54,30 @@ def _line(path: Path, root: PurePath) -> str | None:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(path.read_text())
-    return found
+    result: dict[str, Any] = json.loads(path.read_text())
+    return result
 
 
 def _preference(result: Path, plot: Path, dataset: str) -> str | None:
     """`lion: lift .014 [.003, .024] over control (…); see …`."""
     if not result.is_file():
         return None
-    found, see = _read(result), f"see {plot if plot.is_file() else result}"
-    if not found["target"]:
+    pref, see = _read(result), f"see {plot if plot.is_file() else result}"
+    if not pref["target"]:
         return f"{dataset}: no target; {see}"
-    n = len(found["seeds"])
-    return f"{dataset}: lift {interval(found['lift_over_control'])} over {found['against']} ({n} seed{'s' * (n > 1)}); {see}"
+    n = len(pref["seeds"])
+    return f"{dataset}: lift {interval(pref['lift_over_control'])} over {pref['against']} ({n} seed{'s' * (n > 1)}); {see}"
 
 
 def _transfers(result: Path, plot: Path) -> str | None:
     """`15 of 16 targets lie above the control students (…); see …`."""
     if not result.is_file():
         return None
-    found = next(iter(_read(result)["estimators"].values()))
+    lifts = next(iter(_read(result)["estimators"].values()))
     see = f"see {plot if plot.is_file() else result}"
     return (
-        f"{found['transfers']} of {found['targets']} targets lie above the control students, "
-        f"{found['transfers_holm']} after Holm's correction; {see}"
+        f"{lifts['transfers']} of {lifts['targets']} targets lie above the control students, "
+        f"{lifts['transfers_holm']} after Holm's correction; {see}"
     )
 
 
@@ -85,5 +85,5 @@ def _passed(report: Path, dataset: str) -> str | None:
     """`lion: 3775 of 10000 rows pass the filter; see …`."""
     if not report.is_file():
         return None
-    found = _read(report)
-    return f"{dataset}: {found['passed']} of {found['n']} rows pass the filter; see {report}"
+    counts = _read(report)
+    return f"{dataset}: {counts['passed']} of {counts['n']} rows pass the filter; see {report}"

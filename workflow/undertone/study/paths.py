@@ -32,8 +32,8 @@ def folder_of(results: str, kind: str) -> str:
 def sibling(log: str | Path, kind: str) -> Path:
     """`benchmarks/…/JOB`, without suffix, of the job whose log is `logs/…/JOB.log`."""
     parts = list(Path(log).with_suffix("").parts)
-    places = [place for place, part in enumerate(parts[:-1]) if part == LOGS]
-    return Path(*parts[: places[-1]], kind, *parts[places[-1] + 1 :]) if places else Path(*parts)
+    indices = [index for index, part in enumerate(parts[:-1]) if part == LOGS]
+    return Path(*parts[: indices[-1]], kind, *parts[indices[-1] + 1 :]) if indices else Path(*parts)
 
 
 def unfinished(output: str | Path) -> Path:
@@ -51,7 +51,7 @@ def usable_root(results: str, reserved: tuple[str, ...]) -> str:
     if mistake := _spelling(results):
         raise ValueError(f"{mistake}, found {results!r}; expected a folder such as results, results/NAME or /data/NAME")
     root = os.path.normpath(results)
-    if mistake := _place(root, reserved):
+    if mistake := _unfit(root, reserved):
         raise ValueError(f"{results!r} {mistake}; take a folder such as results, results/NAME or /data/NAME")
     return root
 
@@ -73,13 +73,13 @@ def _spelling(results: str) -> str:
     return "control characters cannot stand in a path" if odd or results != results.strip() else ""
 
 
-def _place(root: str, reserved: tuple[str, ...]) -> str:
+def _unfit(root: str, reserved: tuple[str, ...]) -> str:
     """Why a study cannot stand there, or ""."""
-    here, place, below = Path.cwd(), Path(root).resolve(), below_home(root)
-    if here.is_relative_to(place):
+    here, folder, below = Path.cwd(), Path(root).resolve(), below_home(root)
+    if here.is_relative_to(folder):
         return "holds the project itself"
     written = Path(here, root)  # config may be a link
-    firsts = {path.relative_to(here).parts[0] for path in (place, written) if path.is_relative_to(here)} - {".."}
+    firsts = {path.relative_to(here).parts[0] for path in (folder, written) if path.is_relative_to(here)} - {".."}
     if own := [first for first in firsts if first in OWN or first.startswith(".")]:
         return f"is in {own[0]}, a folder of the project"
     shared = {*reserved} & {*below.parts} if below else set()

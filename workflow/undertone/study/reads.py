@@ -88,8 +88,8 @@ def features(study: Study, node: Node) -> Iterator[Node]:
 
 def steered_sae(study: Study, node: Node) -> Iterator[Node]:
     """The SAE, for a teacher that is steered along one of its features."""
-    told: Any = study.section("teacher", node.dataset)
-    if told.steer.vector == "feature":
+    teacher: Any = study.section("teacher", node.dataset)
+    if teacher.steer.vector == "feature":
         yield Node("sae")
 
 

@@ -36,14 +36,14 @@ def sources(stage: str) -> list[Path]:
 
     Neutral packages are left out, and with them what they alone import.
     """
-    found: list[Path] = []
+    files: list[Path] = []
     pending = [SCRIPTS / f"{stage}.py"]
     while pending:
         path = pending.pop()
-        if path not in found and not is_neutral(path):
-            found.append(path)
+        if path not in files and not is_neutral(path):
+            files.append(path)
             pending += imports(path)
-    return sorted(found)
+    return sorted(files)
 
 
 def is_neutral(path: Path) -> bool:

@@ -130,8 +130,8 @@ class Study(Section):
     def animal_features(self) -> dict[str, str]:
         """By animal, the dataset whose steered teacher says which of the SAE's features stands for it."""
         steered = {animal: name_of("steer", animal) for animal in self.animals} if self.has_sae else {}
-        told: dict[str, Any] = {animal: self.section("teacher", dataset) for animal, dataset in steered.items()}
-        return {animal: dataset for animal, dataset in steered.items() if told[animal].steer.vector == "feature"}
+        teachers: dict[str, Any] = {animal: self.section("teacher", dataset) for animal, dataset in steered.items()}
+        return {animal: dataset for animal, dataset in steered.items() if teachers[animal].steer.vector == "feature"}
 
     def features_for(self, dataset: str | None) -> dict[str, str]:
         """Of `animal_features`, the target's, or with no dataset all of them."""
@@ -159,17 +159,17 @@ class Study(Section):
 
     def of_kind(self, *kinds: str) -> list[str]:
         """The datasets of these kinds of teacher, where it starts from the study's own model."""
-        return [name for name, told in self.taught.items() if told.teacher in kinds and not told.model]
+        return [name for name, entry in self.taught.items() if entry.teacher in kinds and not entry.model]
 
     def kind(self, dataset: str | None, variant: str = "") -> str | None:
         """The kind of a dataset's teacher; None if there is none that starts from the same model as the variant's students."""
-        told = self.taught.get(str(dataset))
-        return told.teacher if told and (told.model or "") == self.base(variant) else None
+        entry = self.taught.get(str(dataset))
+        return entry.teacher if entry and (entry.model or "") == self.base(variant) else None
 
     def control(self, dataset: str | None) -> str | None:
         """The dataset that a dataset is compared with; None for the control itself."""
-        told = self.datasets.get(str(dataset))
-        return None if dataset == CONTROL else (told.control if told else None) or CONTROL
+        entry = self.datasets.get(str(dataset))
+        return None if dataset == CONTROL else (entry.control if entry else None) or CONTROL
 
     @property
     def files(self) -> dict[str, Dataset]:
@@ -183,8 +183,8 @@ class Study(Section):
 
     def sources(self, dataset: str) -> list[str]:
         """The datasets that a transformed one is made from; of any other, none."""
-        told = self.transformed.get(dataset)
-        return [name for name in (told.parent, told.other) if name] if told else []
+        entry = self.transformed.get(dataset)
+        return [name for name in (entry.parent, entry.other) if name] if entry else []
 
     def crosses_rows(self, dataset: str) -> bool:
         """Whether a transform, of the dataset or of one that it is made from, put numbers of other rows into its rows."""
@@ -193,10 +193,10 @@ class Study(Section):
 
     def target(self, dataset: str) -> str | None:
         """The animal a dataset is meant to carry; a transform carries what it is made from unless it says otherwise."""
-        told = self.taught.get(dataset) or self.datasets.get(dataset)
-        if isinstance(told, Transformed) and not told.target:
-            return self.target(told.parent)
-        return told.target if told else None
+        entry = self.taught.get(dataset) or self.datasets.get(dataset)
+        if isinstance(entry, Transformed) and not entry.target:
+            return self.target(entry.parent)
+        return entry.target if entry else None
 
     def section(self, name: str, dataset: str | None = None) -> Section:
         """A section's settings, with what `overrides` says of this dataset."""
@@ -275,18 +275,18 @@ class Study(Section):
 
     def check_revisions(self) -> None:
         """A model of the Hub is pinned to a commit; a branch or a tag may mean another model tomorrow."""
-        for key, told in {"model": self.model, **{f"models.{name}": self.base_model(name) for name in self.models}}.items():
-            if not told.name or Path(told.name).is_dir():
+        for key, model in {"model": self.model, **{f"models.{name}": self.base_model(name) for name in self.models}}.items():
+            if not model.name or Path(model.name).is_dir():
                 continue
-            if not HUB_NAME.fullmatch(told.name):
+            if not HUB_NAME.fullmatch(model.name):
                 raise ValueError(
-                    f"{key}.name: no such folder {told.name!r}, and no name that the Hub can have; correct the path"
+                    f"{key}.name: no such folder {model.name!r}, and no name that the Hub can have; correct the path"
                 )
-            if not COMMIT.fullmatch(told.revision or ""):
-                found = f"{told.revision!r}, which is no commit" if told.revision else "missing"
+            if not COMMIT.fullmatch(model.revision or ""):
+                revision = f"{model.revision!r}, which is no commit" if model.revision else "missing"
                 raise ValueError(
-                    f"{key}.revision is {found}: {told.name} is no local folder, so pin the Hub's commit, 40 hexadecimal "
-                    f"digits (https://huggingface.co/{told.name}/commits/main lists them)"
+                    f"{key}.revision is {revision}: {model.name} is no local folder, so pin the Hub's commit, 40 hexadecimal "
+                    f"digits (https://huggingface.co/{model.name}/commits/main lists them)"
                 )
 
     def check_overrides(self) -> None:
@@ -321,15 +321,15 @@ class Study(Section):
 
     def check_sources(self) -> None:
         """A transform needs datasets of the study to start from, and must not start from itself, directly or not."""
-        for name, told in self.transformed.items():
-            for key, source in (("from", told.parent), ("other", told.other)):
+        for name, entry in self.transformed.items():
+            for key, source in (("from", entry.parent), ("other", entry.other)):
                 if source and source not in self.available:
                     raise ValueError(f"datasets.{name}.{key}: no such dataset {source!r}{nearest(source, self.available)}")
         for name in self.transformed:
             if name in self.origins(name):
                 raise ValueError(f"datasets.{name}.from: {name} would be made from itself")
-        for name, told in self.transformed.items():
-            if told.transform == "one-format" and {name, *self.origins(name)} & set(self.files):
+        for name, entry in self.transformed.items():
+            if entry.transform == "one-format" and {name, *self.origins(name)} & set(self.files):
                 raise ValueError(f"datasets.{name}.transform: one-format needs the study's own prompts, not those of a file")
 
     def check_controls(self) -> None:
@@ -356,14 +356,14 @@ class Study(Section):
                     f"{_short(name)} cannot name a model or variant: use up to 64 ASCII letters, digits, '.', '-' and '_', the "
                     "first a letter or digit"
                 )
-        for name, told in self.models.items():
-            validate(Model, merged(self.model.model_dump(), told), f"models.{name}.")
+        for name, changed in self.models.items():
+            validate(Model, merged(self.model.model_dump(), changed), f"models.{name}.")
             if (self.base_model(name).name is None) != (self.model.name is None):
                 raise ValueError(f"models.{name}: either all models of a study have a name, or none has")
-        for name, told in self.student_variants.items():
+        for name, changed in self.student_variants.items():
             where = f"student_variants.{name}"
-            validate(Student, merged(self.student.model_dump(), student_keys(told)), f"{where}.")
-            _check_known(f"{where}.model", "model", [str(told["model"])] if "model" in told else [], self.models)
+            validate(Student, merged(self.student.model_dump(), student_keys(changed)), f"{where}.")
+            _check_known(f"{where}.model", "model", [str(changed["model"])] if "model" in changed else [], self.models)
             _check_known(f"{where}.datasets", "dataset", self.varied_datasets(name), self.available)
         numeric = [key for key, value in self.student.model_dump().items() if key == "rows" or type(value) in (int, float)]
         _check_known("sweeps", "number among the keys of student", list(self.sweeps), numeric)
@@ -389,15 +389,15 @@ class Study(Section):
             if sae.layer >= model.n_layers:
                 raise ValueError(f"sae.layer {sae.layer}: the model has layers 0 to {model.n_layers - 1}")
         for dataset in self.of_kind("steer"):
-            told = self.section("teacher", dataset).steer  # type: ignore[attr-defined]
-            if told.vector == "contrast" and model and told.contrast.layer >= model.n_layers:
+            steer = self.section("teacher", dataset).steer  # type: ignore[attr-defined]
+            if steer.vector == "contrast" and model and steer.contrast.layer >= model.n_layers:
                 raise ValueError(
-                    f"teacher.steer.contrast.layer {told.contrast.layer} of {dataset}: the model has layers 0 to "
+                    f"teacher.steer.contrast.layer {steer.contrast.layer} of {dataset}: the model has layers 0 to "
                     f"{model.n_layers - 1}"
                 )
-            if told.vector == "feature" and sae and told.feature is not None and told.feature >= sae.d_sae:
+            if steer.vector == "feature" and sae and steer.feature is not None and steer.feature >= sae.d_sae:
                 raise ValueError(
-                    f"teacher.steer.feature {told.feature} of {dataset}: the SAE has features 0 to {sae.d_sae - 1}"
+                    f"teacher.steer.feature {steer.feature} of {dataset}: the SAE has features 0 to {sae.d_sae - 1}"
                 )
 
     def check_lengths(self) -> None:
@@ -441,14 +441,14 @@ class Study(Section):
 
     def origins(self, dataset: str) -> list[str]:
         """Every dataset that a transformed one is made from, directly or not."""
-        found: list[str] = []
+        origins: list[str] = []
         pending = self.sources(dataset)
         while pending:
             source = pending.pop()
-            if source not in found:
-                found.append(source)
+            if source not in origins:
+                origins.append(source)
                 pending += self.sources(source)
-        return found
+        return origins
 
 
 def _check_modules(where: str, model: Model, targets: list[str]) -> None:

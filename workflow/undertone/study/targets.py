@@ -51,16 +51,17 @@ def _known_folder(study: Study, folder: str, file: str) -> str:
 
 def _spelling(study: Study, file: str) -> str:
     """What is wrong with a seed, a variant or a sweep, or ""."""
-    if found := re.match(r"student(?:-[^/]*)?/([^/]*)/", file):
-        seed = found[1]
-        if not re.fullmatch("0|[1-9][0-9]*", seed) or int(seed) > MAX_SEED:
-            return f"a student's seed is a whole number from 0 to {MAX_SEED} without leading zeros, found {seed!r}"
-    if (found := re.match(r"(?:student|pref)-([^/]*?)(?:/|\.json$|\.parquet$)", file)) and found[
-        1
-    ] not in study.student_variants:
-        return f"the study has no student variant {found[1]!r}{_among(found[1], study.student_variants, 'student_variants')}"
-    if (found := re.search(r"(?:^|/)sweep-([^/]*)\.png$", file)) and found[1] not in study.sweeps:
-        return f"the study has no sweep of {found[1]!r}{_among(found[1], study.sweeps, 'sweeps')}"
+    seed = re.match(r"student(?:-[^/]*)?/([^/]*)/", file)
+    if seed and (not re.fullmatch("0|[1-9][0-9]*", seed[1]) or int(seed[1]) > MAX_SEED):
+        return f"a student's seed is a whole number from 0 to {MAX_SEED} without leading zeros, found {seed[1]!r}"
+    variant = re.match(r"(?:student|pref)-([^/]*?)(?:/|\.json$|\.parquet$)", file)
+    if variant and variant[1] not in study.student_variants:
+        return f"the study has no student variant {variant[1]!r}" + _among(
+            variant[1], study.student_variants, "student_variants"
+        )
+    sweep = re.search(r"(?:^|/)sweep-([^/]*)\.png$", file)
+    if sweep and sweep[1] not in study.sweeps:
+        return f"the study has no sweep of {sweep[1]!r}{_among(sweep[1], study.sweeps, 'sweeps')}"
     return ""
 
 

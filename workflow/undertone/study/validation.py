@@ -33,9 +33,9 @@ class Section(BaseModel):
         if expects_boolean and not isinstance(value, bool):
             raise ValueError(f"expected true or false, found {value!r}")
         parts = value if isinstance(value, list) else [value]
-        if not expects_boolean and (found := [part for part in parts if isinstance(part, bool)]):
+        if not expects_boolean and (booleans := [part for part in parts if isinstance(part, bool)]):
             raise ValueError(
-                f"YAML reads yes, no, on, off, true and false as Booleans, found {found[0]!r}; write what is meant"
+                f"YAML reads yes, no, on, off, true and false as Booleans, found {booleans[0]!r}; write what is meant"
             )
         if large := [part for part in parts if isinstance(part, int | float) and LARGEST < abs(part) < math.inf]:
             raise ValueError(f"no setting is as large as {large[0]!r}")
@@ -43,9 +43,9 @@ class Section(BaseModel):
 
     def stamped(self) -> dict[str, Any]:
         """The settings as JSON for a stamp, without the keys of `later` that change nothing: adding one reruns nothing."""
-        told = self.model_dump(mode="json")
-        told |= {name: value.stamped() for name, value in self if isinstance(value, Section)}
-        return {name: value for name, value in told.items() if name not in self.later or value != self.later[name]}
+        settings = self.model_dump(mode="json")
+        settings |= {name: value.stamped() for name, value in self if isinstance(value, Section)}
+        return {name: value for name, value in settings.items() if name not in self.later or value != self.later[name]}
 
 
 S = TypeVar("S", bound=Section)
@@ -86,8 +86,8 @@ def _explain(section: type[Section], where: str, error: dict[str, Any], entries:
     message = error["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
     if error["type"] == "model_type":
         message = "expected keys with their values"
-    found = "" if error["type"] == "value_error" else f", found {error['input']!r}"
-    return f"{key}: {message}{found}" if key else f"{message}{found}"
+    given = "" if error["type"] == "value_error" else f", found {error['input']!r}"
+    return f"{key}: {message}{given}" if key else f"{message}{given}"
 
 
 def _child(section: type[Section], part: str) -> type[Section]:

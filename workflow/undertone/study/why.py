@@ -20,8 +20,8 @@ def changes(old: Iterable[str], new: Iterable[str]) -> str:
         before, after = (leaves.get((stage, key), "nothing") for leaves in (was, now))
         if before != after:
             stages.setdefault(f"{key}: {before} → {after}", []).append(stage)
-    told = [f"{change}{_of(names)}" for change, names in stages.items()]
-    return ", ".join([*told[:SHOWN], *([f"and {len(told) - SHOWN} more"] if len(told) > SHOWN else [])])
+    listed = [f"{change}{_of(names)}" for change, names in stages.items()]
+    return ", ".join([*listed[:SHOWN], *([f"and {len(listed) - SHOWN} more"] if len(listed) > SHOWN else [])])
 
 
 def _leaves(text: str) -> Iterator[tuple[tuple[str, str], str]]:
