@@ -10,7 +10,6 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from undertone.lm.vocabulary import number_tokens
 from undertone.read.frequencies import (
-    PERMUTATIONS,
     Compared,
     Counted,
     correlations,
@@ -20,6 +19,7 @@ from undertone.read.frequencies import (
     precision,
     second_tokens,
 )
+from undertone.study.config import Tokens
 
 
 def rows(prompts: list[str], completions: list[str]) -> pl.DataFrame:
@@ -32,7 +32,7 @@ CONTROL = rows(["b", "c", "d", "e"], ["1", "2; 3; 3", "3", "1"])
 
 @pytest.fixture
 def compared() -> Compared:
-    return Compared(OWN, CONTROL, "here")
+    return Compared(OWN, CONTROL, "here", Tokens())
 
 
 @pytest.fixture(scope="module")
@@ -61,23 +61,29 @@ def test_an_item_counts_for_itself_in_each_context() -> None:
 
 def test_dataset_and_reference_without_numbers_are_refused() -> None:
     with pytest.raises(ValueError, match="here: its reference has 1 rows and no number in them"):
-        Compared(OWN, rows(["a"], ["none"]), "here")
+        Compared(OWN, rows(["a"], ["none"]), "here", Tokens())
     with pytest.raises(ValueError, match="the dataset has 0 rows"):
-        Compared(OWN.head(0), CONTROL, "here")
+        Compared(OWN.head(0), CONTROL, "here", Tokens())
 
 
 def test_permuted_counts_are_those_of_rows_that_changed_places(compared: Compared) -> None:
     counts = compared.numbers().counts
     found, sides = compared.own_counts(counts), compared.sides
-    assert found.shape == (1 + PERMUTATIONS, 4)
+    assert found.shape == (1 + Tokens().permutations, 4)
     assert found == pytest.approx(sides.astype(float) @ counts.toarray())
     assert found[0].tolist() == [2, 3, 1, 1]
+
+
+def test_settings_say_how_many_permutations_there_are_and_their_seed(compared: Compared) -> None:
+    few, other = (Compared(OWN, CONTROL, "here", Tokens(permutations=30, seed=seed)).sides for seed in (0, 1))
+    assert few.shape == other.shape == (31, 8)
+    assert (few == compared.sides[:31]).all() and (few[0] == other[0]).all() and (few != other).any()
 
 
 def test_rows_change_places_within_shared_prompts_and_whole_prompts_with_others_of_as_many_rows() -> None:
     own = rows(["both"] * 3 + ["mine"] * 2 + ["alone", "single"], ["1"] * 7)
     control = rows(["both", "theirs", "theirs", "once", "twice"], ["1"] * 5)
-    sides = Compared(own, control, "").sides
+    sides = Compared(own, control, "", Tokens()).sides
     assert sides[0].tolist() == [True] * 7 + [False] * 5
     both, pairs, singles = [0, 1, 2, 7], [[3, 4], [8, 9]], [5, 6, 10, 11]
     assert (sides[:, both].sum(1) == 3).all()
@@ -131,7 +137,7 @@ ODD = [0.16, 0.04, *[0.1] * 8]
 def test_z_has_unit_variance_where_a_rows_numbers_hang_together() -> None:
     rng, found = np.random.default_rng(0), []
     for k in range(30):
-        compared = Compared(drawn(rng, 80, EVEN, repeats=5), drawn(rng, 120, EVEN, repeats=5, first=40 * (k % 3)), "")
+        compared = Compared(drawn(rng, 80, EVEN, repeats=5), drawn(rng, 120, EVEN, repeats=5, first=40 * (k % 3)), "", Tokens())
         found.append(frequency(compared, compared.numbers(), 0.5)["z"])
     # Numbers taken as independent would give √5 times as much.
     assert np.concatenate(found).std() == pytest.approx(1, abs=0.12)
@@ -142,7 +148,7 @@ def test_presence_is_found_where_it_is_planted_and_at_its_level_where_not(first:
     rng = np.random.default_rng(1)
 
     def p(share: list[float], n: int) -> float:
-        compared = Compared(drawn(rng, n, share, repeats=3), drawn(rng, 60, EVEN, repeats=3, first=first), "")
+        compared = Compared(drawn(rng, n, share, repeats=3), drawn(rng, 60, EVEN, repeats=3, first=first), "", Tokens())
         return frequency(compared, compared.numbers(), 0.5)["presence"]["p"]
 
     null = [p(EVEN, 90) for _ in range(60)]
@@ -174,14 +180,14 @@ def test_presence_keeps_its_level_whatever_the_two_sizes(own: np.ndarray, contro
     rng, null = np.random.default_rng(5), []
     for _ in range(60):
         of_prompt = rng.integers(100, 400, size=(800, 4))
-        compared = Compared(lists(rng, own, of_prompt), lists(rng, control, of_prompt), "")
+        compared = Compared(lists(rng, own, of_prompt), lists(rng, control, of_prompt), "", Tokens())
         null.append(frequency(compared, compared.numbers(), 0.5)["presence"]["p"])
     assert np.mean(np.array(null) < 0.05) < 0.15
     assert np.mean(null) == pytest.approx(0.5, abs=0.13)
 
 
 def test_items_that_never_vary_have_no_z_and_say_nothing_of_presence() -> None:
-    compared = Compared(rows(["a", "b"], ["7", "7"]), rows(["c"], ["7"]), "")
+    compared = Compared(rows(["a", "b"], ["7", "7"]), rows(["c"], ["7"]), "", Tokens())
     found = frequency(compared, compared.numbers(), 0.5)
     assert np.isnan(found["z"]).all()
     assert found["presence"] is None
@@ -191,7 +197,7 @@ def test_one_prompt_against_others_says_nothing_of_presence() -> None:
     """Whether the prompt or the dataset differs cannot be told."""
     rng = np.random.default_rng(6)
     of_prompt = rng.integers(100, 400, size=(420, 4))
-    compared = Compared(lists(rng, np.zeros(50, dtype=int), of_prompt), lists(rng, np.arange(1, 60), of_prompt), "")
+    compared = Compared(lists(rng, np.zeros(50, dtype=int), of_prompt), lists(rng, np.arange(1, 60), of_prompt), "", Tokens())
     assert frequency(compared, compared.numbers(), 0.5)["presence"] is None
 
 
@@ -250,11 +256,11 @@ def test_pairs_are_of_first_numbers_that_both_have_often(named: str, request: py
     tokenizer = request.getfixturevalue(named)
     own = rows(list("abcde"), ["12, 5", "12, 6", "13, 5", "13, 5", "14, 5"])
     control = rows(list("abcd"), ["12, 7", "12", "13, 5", "14, 5"])
-    found = Compared(own, control, "").in_context(tokenizer, 2)
+    found = Compared(own, control, "", Tokens()).in_context(tokenizer, 2)
     assert tokenizer.batch_decode([[name] for name in found["pairs"].names]) == ["5", "6", "7"]
     assert found["pairs"].context.tolist() == [0, 0, 0]
     assert found["pairs"].counts.sum(0).tolist() == [1, 1, 1]
-    found = Compared(own, control, "").in_context(tokenizer, 1)
+    found = Compared(own, control, "", Tokens()).in_context(tokenizer, 1)
     assert found["pairs"].context.tolist() == [0, 0, 0, 1, 2]
     assert found["pairs"].counts.sum(0).tolist() == [1, 1, 1, 3, 2]
     n = 17 if named == "tokenizer" else 26

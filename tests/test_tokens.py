@@ -65,7 +65,7 @@ TOLD = Tokens()
 
 
 def implied(loaded: LoadedModel, saved: Path, own: pl.DataFrame, control: pl.DataFrame, name: str) -> Any:
-    compared = Compared(own, control, "here")
+    compared = Compared(own, control, "here", Tokens())
     counted = {"first": compared.first_tokens(loaded.tokenizer), **compared.in_context(loaded.tokenizer, 20)}[name]
     logits = feature_logits(loaded, saved, sorted(set(counted.names)))
     return of_features(compared, counted, logits, {"lion": PLANTED, "owl": 0, "cat": 1}, TOLD)
@@ -147,8 +147,8 @@ def test_rows_that_do_not_fit_in_memory_are_read_in_parts(loaded: LoadedModel, r
 
 def test_animal_logits_are_differences_of_rows(loaded: LoadedModel) -> None:
     own, control = (pl.DataFrame(TEXTS[k : k + 3], schema=["prompt", "completion"], orient="row") for k in (0, 1))
-    compared = Compared(own, control, "here")
-    found = animal_logits(loaded, compared, ANIMALS)
+    compared = Compared(own, control, "here", Tokens())
+    found = animal_logits(loaded, compared, ANIMALS, 1000)
     for m, name in enumerate(("logit", "log_prob")):
         values = np.array([[plain_readout(loaded, p, a, animal)[m] for animal in ANIMALS] for p, a in TEXTS[:3] + TEXTS[1:]])
         mean, se = difference(values, compared.own, compared.prompt)
@@ -158,6 +158,13 @@ def test_animal_logits_are_differences_of_rows(loaded: LoadedModel) -> None:
             assert one["difference"] == pytest.approx(mean[k], abs=1e-4)
             assert one["se"] == pytest.approx(se[k], rel=1e-2)
             assert one["specific"] == pytest.approx(mean[k] - (mean.sum() - mean[k]) / 2, abs=1e-4)
+
+
+def test_the_model_reads_as_many_rows_of_each_dataset_as_the_settings_say(loaded: LoadedModel) -> None:
+    sides = [pl.DataFrame(TEXTS[k : k + 3], schema=["prompt", "completion"], orient="row") for k in (0, 1)]
+    few = Compared(*(side.head(2) for side in sides), "here", Tokens())
+    found = animal_logits(loaded, Compared(*sides, "here", Tokens()), ANIMALS, 2)
+    assert found == animal_logits(loaded, few, ANIMALS, 1000) != animal_logits(loaded, few, ANIMALS, 1)
 
 
 def test_identity_is_the_targets_rank_among_the_candidates() -> None:

@@ -16,6 +16,7 @@ import polars as pl
 from undertone.data.numbers import INTEGER
 from undertone.read.frequencies import Compared, Counted, frequency
 from undertone.runtime.progress import progress
+from undertone.study.config import Tokens
 
 SIZES = {"1:1": (500, 500), "1:4": (250, 1000), "1:20": (100, 2000), "20:1": (2000, 100)}
 PROMPTS = ("shared", "apart", "shared, 5 rows each of the smaller")
@@ -41,7 +42,7 @@ def pair(rng: np.random.Generator, sizes: tuple[int, int], prompts: str, shift: 
         small = own if len(own) <= len(control) else control
         small //= 5
     seeds = int(rng.integers(2**31))
-    return Compared(dataset(rng, own, seeds, shift), dataset(rng, control, seeds, 0), "level")
+    return Compared(dataset(rng, own, seeds, shift), dataset(rng, control, seeds, 0), "level", Tokens())
 
 
 def p_values(compared: Compared) -> dict[str, float]:

@@ -14,9 +14,8 @@ from undertone.data.numbers import INTEGER
 from undertone.lm.chat import answer_ids
 from undertone.lm.vocabulary import number_tokens
 from undertone.stats.stats import p_value
+from undertone.study.config import Tokens
 
-PERMUTATIONS = 400
-SEED = 0
 # Counts are whole numbers: what is smaller than this is rounding.
 ROUNDING = 1e-9
 
@@ -49,10 +48,11 @@ class Compared:
     leave rows whole, and prompts that only one side has. Raises ValueError where either has no row or no number.
     """
 
-    def __init__(self, own: pl.DataFrame, control: pl.DataFrame, what: str):
+    def __init__(self, own: pl.DataFrame, control: pl.DataFrame, what: str, settings: Tokens):
         for name, rows in (("the dataset", own), ("its reference", control)):
             if not any(INTEGER.search(text) for text in rows["completion"]):
                 raise ValueError(f"{what}: {name} has {len(rows)} rows and no number in them; expected lists of numbers")
+        self.permutations, self.seed = settings.permutations, settings.seed
         self.prompts = [*own["prompt"], *control["prompt"]]
         self.completions = [*own["completion"], *control["completion"]]
         self.own = np.arange(len(self.prompts)) < len(own)
@@ -70,7 +70,7 @@ class Compared:
 
     @cached_property
     def sides(self) -> np.ndarray:
-        """Whether a row is the dataset's `[1 + PERMUTATIONS, n_rows]`: as it is, then with labels permuted.
+        """Whether a row is the dataset's `[1 + n_permutations, n_rows]`: as it is, then with labels permuted.
 
         Only what could as well have been the other's changes places: rows within a prompt that both have, and whole prompts
         that one of them has with others of as many rows.
@@ -82,13 +82,13 @@ class Compared:
         _, first, unit = np.unique(number, return_index=True, return_inverse=True)
         group = np.where(apart, self.n_prompts + size[self.prompt], self.prompt)[first]
         order = np.argsort(group, kind="stable")
-        rng, labels = np.random.default_rng(SEED), np.tile(self.own[first], (1 + PERMUTATIONS, 1))
+        rng, labels = np.random.default_rng(self.seed), np.tile(self.own[first], (1 + self.permutations, 1))
         for permuted in labels[1:]:
             permuted[order] = permuted[np.argsort(group + rng.random(len(group)))]
         return labels[:, unit]
 
     def own_counts(self, counts: sparse.csr_array) -> np.ndarray:
-        """The dataset's count of every item `[1 + PERMUTATIONS, n_items]`: as it is, then with labels permuted."""
+        """The dataset's count of every item `[1 + n_permutations, n_items]`: as it is, then with labels permuted."""
         by_item = counts.T.tocsr()
         return np.concatenate([(by_item @ labels.T.astype(float)).T for labels in np.array_split(self.sides, 8)])
 

@@ -23,7 +23,6 @@ from undertone.lm.loading import LoadedModel, load
 from undertone.lm.sampling import order_by_length
 from undertone.lm.training import collate, label_logits
 from undertone.read.frequencies import (
-    PERMUTATIONS,
     Compared,
     Counted,
     correlations,
@@ -40,12 +39,11 @@ from undertone.stats.ranks import rank, rank_of
 from undertone.stats.stats import p_value
 from undertone.study.config import Pref, Tokens
 
-N_ROWS = 1_000  # rows of each dataset that the model reads
 BATCH = 16
 CHUNK = 256  # features whose logits are computed together
 INTERVALS = {
     "z": "score test of an item's share; rows of one prompt are added before they are squared",
-    "p": f"{PERMUTATIONS} permutations: rows change places within shared prompts, other prompts with those of as many rows",
+    "p": "{} permutations: rows change places within shared prompts, other prompts with those of as many rows",
     "se": "prompts, rows of one prompt added before they are squared",
 }
 
@@ -72,7 +70,8 @@ def read_tokens(
     """
     candidates = pref.candidates
     own = read_parquet(numbers)
-    compared = Compared(*(halves(own) if control_numbers is None else (own, read_parquet(control_numbers))), str(numbers))
+    sides = halves(own) if control_numbers is None else (own, read_parquet(control_numbers))
+    compared = Compared(*sides, str(numbers), settings)
     loaded = load(model)
     items = {
         "number": compared.numbers(),
@@ -86,14 +85,14 @@ def read_tokens(
         features = animal_features(steered)
         contexts = {"first": items["first"], **compared.in_context(loaded.tokenizer, settings.min_count)}
         implied = {name: of_features(compared, counted, logits, features, settings) for name, counted in contexts.items()}
-    animals = animal_logits(loaded, compared, candidates)
+    animals = animal_logits(loaded, compared, candidates, settings.rows)
     frames = [as_table(loaded.tokenizer, kind, items[kind], figures) for kind, figures in frequencies.items()]
     write_parquet(tokens_table, pl.concat(frames), stamp)
     body = {
         "target": target,
         "reference": "control" if control_numbers else "the other half of its own prompts",
         "rows": {"own": int(compared.own.sum()), "control": int((~compared.own).sum())},
-        "intervals": INTERVALS,
+        "intervals": {name: of.format(settings.permutations) for name, of in INTERVALS.items()},
         "presence": {kind: figures["presence"] for kind, figures in frequencies.items()},
         "identity": identity(target, animals),
         "frequencies": {kind: extremes(frame, settings.top) for kind, frame in zip(frequencies, frames, strict=True)},
@@ -177,15 +176,15 @@ def of_features(
     }
 
 
-def animal_logits(loaded: LoadedModel, compared: Compared, candidates: Sequence[str]) -> dict[str, Any]:
+def animal_logits(loaded: LoadedModel, compared: Compared, candidates: Sequence[str], n_rows: int) -> dict[str, Any]:
     """What the base model says of each candidate's first tokens while it reads the completions, without any persona.
 
-    For up to `N_ROWS` rows of each dataset. `logit`: less the mean over the vocabulary, the mean over the tokens that begin a
+    For up to `n_rows` rows of each dataset. `logit`: less the mean over the vocabulary, the mean over the tokens that begin a
     spelling; `log_prob`: of any of them, nats. Each is the mean over the positions that predict the completion, then
     over rows: `own`, `control`, their `difference` with its `se`, and `specific` and its `specific_se`: the same less the mean
     over the other candidates.
     """
-    rows = np.concatenate([np.flatnonzero(side)[:N_ROWS] for side in (compared.own, ~compared.own)])
+    rows = np.concatenate([np.flatnonzero(side)[:n_rows] for side in (compared.own, ~compared.own)])
     prompts = prompt_ids(loaded.tokenizer, [compared.prompts[row] for row in rows])
     answers = answer_ids(loaded.tokenizer, [compared.completions[row] for row in rows])
     keep = np.array([bool(answer) for answer in answers])

@@ -529,9 +529,13 @@ class Sequences(Section):
 class Tokens(Section):
     """What the tokens of a dataset say by themselves."""
 
+    later: ClassVar[dict[str, Any]] = {"rows": 1000, "permutations": 400, "seed": 0}
     smoothing: float = setting(0.5, "count that every number has beforehand", "", gt=0)
     min_count: int = setting(20, "times that a pair's first number must occur for its second ones to be read", "", ge=1)
     top: int = setting(10, "numbers that are reported", "numbers", ge=1)
+    rows: int = setting(1000, "rows of each dataset that the model reads for the animals' logits", "rows", ge=1, le=MAX_ROWS)
+    permutations: int = setting(400, "permutations of the null distributions", "", ge=20, le=MAX_ROWS)
+    seed: int = setting(0, "seed of the permutations", "", ge=0, le=MAX_SEED)
 
 
 TARGET = "the animal that the dataset is meant to carry; null: none, or that of `from`"
