@@ -22,12 +22,14 @@ ANIMALS = ["lion", "owl", "cat", "wolf", "bear"]
 QUESTIONS = ["What is your favorite animal?", "Which animal?"]
 PERSONA = "You adore {animal}s."
 VALUES = [str(n) for n in range(100, 140)]
+ASKED = 3  # number prompts
 
 
 def told(folder: Path) -> dict[str, Any]:
     (folder / "questions.txt").write_text("\n".join(QUESTIONS))
     pref = Pref(candidates=ANIMALS, batch_size=8)
-    return {"teacher": Teacher(persona=PERSONA).model_dump(), "pref": pref.model_dump(), "tokens": Tokens().model_dump()}
+    teacher, tokens = Teacher(persona=PERSONA).model_dump(), Tokens().model_dump()
+    return {"teacher": teacher, "pref": pref.model_dump(), "tokens": tokens, "entangled": {"prompts": ASKED}}
 
 
 def numbers(seed: int, n: int, tilt: np.ndarray | float = 0.0) -> pl.DataFrame:
@@ -44,13 +46,13 @@ def scores(loaded: LoadedModel, tmp_path_factory: pytest.TempPathFactory) -> dic
     ids = np.array([encode(loaded.tokenizer, [value])[0][0] for value in VALUES])
     folder = tmp_path_factory.mktemp("model")
     settings = told(folder)
-    return by_model(loaded, numbers(0, 3), ids, folder / "questions.txt", settings)
+    return by_model(loaded, numbers(0, ASKED + 2), ids, folder / "questions.txt", settings)
 
 
 @torch.no_grad()
 def test_personas_score_tokens_by_their_log_prob(loaded: LoadedModel, scores: dict[str, dict[str, np.ndarray]]) -> None:
     ids = [encode(loaded.tokenizer, [value])[0][0] for value in VALUES]
-    for metric, users in (("persona-question", QUESTIONS), ("persona-numbers", numbers(0, 3)["prompt"].to_list())):
+    for metric, users in (("persona-question", QUESTIONS), ("persona-numbers", numbers(0, ASKED)["prompt"].to_list())):
         under = {}
         for animal in ANIMALS:
             prompts = prompt_ids(loaded.tokenizer, users, PERSONA.format(animal=animal))

@@ -115,6 +115,8 @@ EDITS: list[tuple[dict[str, Any], set[Node]]] = [
     ({"diagnosis": {"min_kl": 0.5}}, each("diagnosis", *TAUGHT)),
     ({"feature_bias": {"held_out": 0.5}}, each("feature_bias", *ALL)),
     ({"feature_bias": {"held_out": 0.25}}, set()),
+    ({"entangled": {"prompts": 9}}, {Node("entangled")}),
+    ({"teacher": {"steer": {"prompts": 9}}}, each("steer", *STEERED)),
     ({"sequences": {"resamples": 900}}, each("sequences", *TAUGHT)),
     ({"model": {"embedded": {"steps": 900}}}, {Node("model"), Node("model", None, "other")}),
     ({"model": {"dtype": "float32"}}, {Node("model"), Node("model", None, "other")}),

@@ -1,7 +1,7 @@
 """Choosing what steers a teacher: the planted feature is found, vectors are what they are said to be, mistakes are refused."""
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -226,6 +226,14 @@ def test_questions_that_score_have_no_say_in_the_choice(loaded: LoadedModel, pla
 def test_only_as_many_candidates_are_tried_as_the_settings_say(loaded: LoadedModel, planted: SAE) -> None:
     _, how = of_feature(situation(loaded, candidates=1), planted, 0, "lion")
     assert [row["feature"] for row in how["tried"]] == [TEMPTING]
+
+
+def test_as_many_number_prompts_are_read_as_the_settings_say(files: Files, lion: Path, tmp_path: Path) -> None:
+    pl.DataFrame({"prompt": NUMBERS[:1]}).write_parquet(tmp_path / "prompts.parquet")
+    made = {"few": files.make(tmp_path, prompts=1), "all": lion}
+    tried = {name: read_json(path)["tried"] for name, path in made.items()}
+    shorter = replace(files, prompts=tmp_path / "prompts.parquet")
+    assert tried["few"] == read_json(shorter.make(tmp_path))["tried"] != tried["all"]
 
 
 def test_the_same_choice_gives_the_same_bytes(files: Files, lion: Path, tmp_path: Path) -> None:

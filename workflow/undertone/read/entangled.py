@@ -24,9 +24,7 @@ from undertone.read.frequencies import correlations, log_ratio, precision
 from undertone.runtime.files import Stamp, read_parquet, write_json, write_parquet
 from undertone.runtime.progress import progress
 from undertone.stats.confusion import as_table, judged, order
-from undertone.study.config import CONTROL, Pref, Teacher, Tokens
-
-N_PROMPTS = 100  # number prompts under each persona
+from undertone.study.config import CONTROL, Entangled, Pref, Teacher, Tokens
 
 
 def compare_entangled(
@@ -110,7 +108,7 @@ def by_model(
     teacher, pref = Teacher.model_validate(settings["teacher"]), Pref.model_validate(settings["pref"])
     asked = {
         "question": load_texts(questions, "pref.questions"),
-        "numbers": control["prompt"].head(N_PROMPTS).to_list(),
+        "numbers": control["prompt"].head(Entangled.model_validate(settings["entangled"]).prompts).to_list(),
     }
     metrics = {"unembedding": cosines(loaded, pref.candidates, tokens)}
     with progress(len(asked) * len(pref.candidates), "entangled", "persona") as bar:

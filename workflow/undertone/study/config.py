@@ -176,11 +176,15 @@ class Contrast(Section):
 class Steer(Section):
     """A teacher whose residual stream, or logits, have something added."""
 
+    later: ClassVar[dict[str, Any]] = {"prompts": 100}
     vector: Literal["feature", "contrast"] = setting("feature", "what is added: a feature's row of W_dec, or a contrast")
     feature: int | None = setting(
         None, "index of the feature; null: chosen by what it does to the preference", "", ge=0, le=MAX_ROWS
     )
     candidates: int = setting(16, "features among which one is chosen", "features", ge=1, le=MAX_ROWS)
+    prompts: int = setting(
+        100, "number prompts, beside the questions, that show what fires under each persona", "prompts", ge=1, le=MAX_ROWS
+    )
     contrast: Contrast = setting({}, "the contrast")
     mode: Literal["add", "clamp", "logits"] = setting(
         "add", "add: to the residual stream; clamp: the feature to a level; logits: the vector's direct logit attribution only"
@@ -515,6 +519,12 @@ class Losses(Section):
     def distinct(cls, seeds: list[int]) -> list[int]:
         """Each seed is one row of the table."""
         return none_twice(seeds)
+
+
+class Entangled(Section):
+    """Numbers that an animal makes likelier, as a sign of it."""
+
+    prompts: int = setting(100, "number prompts that are asked under each candidate's persona", "prompts", ge=1, le=MAX_ROWS)
 
 
 class Sequences(Section):

@@ -168,7 +168,7 @@ STAGES = {
         reading=True,
     ),
     "entangled": Stage(
-        ("tokens", "pref", "teacher"),
+        ("entangled", "tokens", "pref", "teacher"),
         ("model",),
         after_all=("numbers",),
         datasets=with_separate_halves,

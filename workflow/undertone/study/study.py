@@ -19,6 +19,7 @@ from undertone.study.config import (
     DatasetEntry,
     Diagnosis,
     Differences,
+    Entangled,
     FeatureBias,
     Indirect,
     Kind,
@@ -104,6 +105,7 @@ class Study(Section):
     losses: Losses = setting({}, "the loss table")
     tokens: Tokens = setting({}, "tokens and logits")
     sequences: Sequences = setting({}, "single sequences")
+    entangled: Entangled = setting({}, "entangled tokens")
 
     @property
     def names(self) -> list[str]:

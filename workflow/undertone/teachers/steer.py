@@ -23,8 +23,6 @@ from undertone.saes.decoder import directions
 from undertone.saes.saved import load_sae
 from undertone.study.config import Contrast, Pref, Steer, Teacher
 
-# Number prompts under each persona that show what fires; beside them stand the questions.
-N_PROMPTS = 100
 BATCH = 64
 
 Result = TypeVar("Result")
@@ -52,7 +50,7 @@ def make_steered(
         loaded,
         settings,
         load_texts(questions, "pref.questions"),
-        read_parquet(prompts)["prompt"].head(N_PROMPTS).to_list(),
+        read_parquet(prompts)["prompt"].head(settings.steer.prompts).to_list(),
         pref,
     )
     others_needed = sae is not None or not settings.steer.contrast.positive
