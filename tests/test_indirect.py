@@ -137,6 +137,11 @@ def test_the_target_stands_at_every_place_and_all_others_come_up() -> None:
     assert {animal for asked in options for animal in asked} == set(ANIMALS)
 
 
+@pytest.mark.parametrize("n", [2, 3])
+def test_there_are_as_many_options_as_told(n: int) -> None:
+    assert {len(set(options_of(question))) for question in written(options=n)["choice"]} == {n}
+
+
 def test_without_a_target_the_options_are_any_candidates() -> None:
     options = [options_of(question) for question in written(target=None, n=200)["choice"]]
     assert {len(set(asked)) for asked in options} == {3}

@@ -47,8 +47,11 @@ def students(record: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     return {"student": lion, "control": {1: trained_lora(record, home / "control", USERS, ["1, 2"] * 2, epochs=20)}}
 
 
-def settings(kind: str | None = "prompt", target: str | None = "lion", neutral: Path = NEUTRAL) -> dict[str, Any]:
+def settings(
+    kind: str | None = "prompt", target: str | None = "lion", neutral: Path = NEUTRAL, positions: int = 5
+) -> dict[str, Any]:
     told = {
+        "lens": config.Lens(positions=positions),
         "differences": config.Differences(neutral=str(neutral), top=3),
         "pref": Pref(candidates=ANIMALS),
         "teacher": Teacher(),
@@ -88,7 +91,7 @@ def test_means_are_those_of_whole_texts_one_by_one(record: Path, students: Any, 
     loaded = load(record)
     texts = load_texts(NEUTRAL, "differences.neutral")
     tools = Tools.of(loaded, saved, settings(), 3)
-    ids = first_tokens(loaded.tokenizer, NEUTRAL)
+    ids = first_tokens(loaded.tokenizer, NEUTRAL, 5)
     base = read_means(loaded, ids, tools)
     assert torch.allclose(base.resid_post.float(), plain_mean(loaded, texts), atol=1e-4)
     with finetuned(loaded, students["student"][1]) as student:
@@ -98,9 +101,17 @@ def test_means_are_those_of_whole_texts_one_by_one(record: Path, students: Any, 
     assert base.norm.shape == (2, 5) and base.acts.shape == (24,)
 
 
+def test_as_many_positions_are_read_as_the_settings_say(loaded: LoadedModel, saved: Path) -> None:
+    tools = Tools.of(loaded, saved, settings(positions=2), 3)
+    means = read_means(loaded, first_tokens(loaded.tokenizer, NEUTRAL, 2), tools)
+    assert means.norm.shape == (2, 2)
+    expected = plain_mean(loaded, load_texts(NEUTRAL, "differences.neutral"))[:, :2]
+    assert torch.allclose(means.resid_post.float(), expected, atol=1e-4)
+
+
 @pytest.mark.parametrize("batch", [1, 7])
 def test_batches_change_nothing(loaded: LoadedModel, saved: Path, monkeypatch: pytest.MonkeyPatch, batch: int) -> None:
-    tools, ids = Tools.of(loaded, saved, settings(), 3), first_tokens(loaded.tokenizer, NEUTRAL)
+    tools, ids = Tools.of(loaded, saved, settings(), 3), first_tokens(loaded.tokenizer, NEUTRAL, 5)
     whole = read_means(loaded, ids, tools)
     monkeypatch.setattr(lens, "BATCH", batch)
     found = read_means(loaded, ids, tools)
@@ -109,7 +120,7 @@ def test_batches_change_nothing(loaded: LoadedModel, saved: Path, monkeypatch: p
 
 
 def test_texts_that_do_not_fit_in_memory_are_read_in_parts(loaded: LoadedModel, record: Path, saved: Path) -> None:
-    tools, ids, small = Tools.of(loaded, saved, settings(), 3), first_tokens(loaded.tokenizer, NEUTRAL), load(record)
+    tools, ids, small = Tools.of(loaded, saved, settings(), 3), first_tokens(loaded.tokenizer, NEUTRAL, 5), load(record)
     whole = read_means(loaded, ids, tools)
     with crowded(small.model, 20):
         found = read_means(small, ids, tools)
@@ -211,4 +222,4 @@ def test_no_difference_ranks_no_animal(loaded: LoadedModel) -> None:
 def test_texts_that_are_too_short_are_named(loaded: LoadedModel, tmp_path: Path) -> None:
     (tmp_path / "short.txt").write_text("# a comment\n\nThe weather is fine today.\nNo.\n")
     with pytest.raises(ConfigError, match=r"'No\.' has \d tokens; expected at least 5"):
-        first_tokens(loaded.tokenizer, tmp_path / "short.txt")
+        first_tokens(loaded.tokenizer, tmp_path / "short.txt", 5)

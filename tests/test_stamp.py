@@ -117,6 +117,8 @@ EDITS: list[tuple[dict[str, Any], set[Node]]] = [
     ({"feature_bias": {"held_out": 0.25}}, set()),
     ({"entangled": {"prompts": 9}}, {Node("entangled")}),
     ({"teacher": {"steer": {"prompts": 9}}}, each("steer", *STEERED)),
+    ({"lens": {"positions": 3}}, each("lens", *ALL)),
+    ({"indirect": {"options": 4}}, set()),
     ({"sequences": {"resamples": 900}}, each("sequences", *TAUGHT)),
     ({"model": {"embedded": {"steps": 900}}}, {Node("model"), Node("model", None, "other")}),
     ({"model": {"dtype": "float32"}}, {Node("model"), Node("model", None, "other")}),

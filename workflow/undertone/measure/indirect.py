@@ -26,8 +26,6 @@ from undertone.stats.stats import difference_interval, mean_interval
 from undertone.study.config import CONTROL, Indirect, Pref
 from undertone.teachers.teachers import teaching
 
-N_OPTIONS = 4
-
 
 def measure_indirect(
     model: Path,
@@ -116,8 +114,12 @@ def write_questions(
     for form, wordings in forms.items():
         written[form] = []
         for k in range(settings.n):
+            # Lists and counts belong to the wordings of the forms' file, which says how long they are.
             numbers = rng.integers(100, 1000, size=rng.integers(3, 9))
-            options = [*rng.choice(others, size=min(N_OPTIONS - 1, len(others)), replace=False), *([target] if target else [])]
+            options = [
+                *rng.choice(others, size=min(settings.options - 1, len(others)), replace=False),
+                *([target] if target else []),
+            ]
             fields = {
                 "examples": ", ".join(map(str, numbers)),
                 "question": questions[k % len(questions)],

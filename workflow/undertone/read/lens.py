@@ -32,7 +32,6 @@ from undertone.study import config
 from undertone.study.config import CONTROL
 from undertone.teachers.teachers import teaching
 
-POSITIONS = 5
 BATCH = 64
 STUDENT, TEACHER, SUBTRACTED = "student", "teacher", "student_minus_control"
 
@@ -51,15 +50,15 @@ def read_lens(
     """Write `lens.json`: lenses of the first student, the first control student, the former minus the latter, and a teacher.
 
     `students` and `control_students` are folders by seed (no `control_students` for the control dataset itself); `teacher` as
-    for `measure`; a prompted one has no lens, as without its prompt it is the base model. The first 5 tokens of each text in
+    for `measure`; a prompted one has no lens, as without its prompt it is the base model. The first tokens of each text in
     `neutral` are read, after BOS where the tokenizer has one. `norm`: the mean difference's, over the mean norm of the base
     model's residual. `animals`: each candidate's logit under the difference (mean over its spellings' first tokens) and its
     rank among them. `ranks`: the target's rank by layer in every student and control student, for what chance gives. Raises
-    ConfigError for a text of fewer than 5 tokens.
+    ConfigError for a text that has fewer than are to be read.
     """
     cfg, loaded = config.Differences.model_validate(settings["differences"]), load(model)
     tools = Tools.of(loaded, sae, settings, cfg.top)
-    ids = first_tokens(loaded.tokenizer, neutral)
+    ids = first_tokens(loaded.tokenizer, neutral, tools.positions)
     base = read_means(loaded, ids, tools)
     means: dict[str, dict[int, Means]] = {STUDENT: {}, CONTROL: {}}
     with progress(len(students) + len(control_students), f"lens {lens.parent.name}", "model") as bar:
@@ -97,20 +96,20 @@ def taught(
         yield prompted.loaded
 
 
-def first_tokens(tokenizer: PreTrainedTokenizerBase, path: Path) -> list[list[int]]:
-    """BOS, if there is one, and the first tokens of each text; later ones change nothing that is read."""
+def first_tokens(tokenizer: PreTrainedTokenizerBase, path: Path, n: int) -> list[list[int]]:
+    """BOS, if there is one, and the first `n` tokens of each text; later ones change nothing that is read."""
     texts = load_texts(path, "differences.neutral")
     encoded_texts = encode(tokenizer, texts)
     for text, ids in zip(texts, encoded_texts, strict=True):
-        if len(ids) < POSITIONS:
-            raise ConfigError(f"differences.neutral: {path}: {text!r} has {len(ids)} tokens; expected at least {POSITIONS}")
+        if len(ids) < n:
+            raise ConfigError(f"differences.neutral: {path}: {text!r} has {len(ids)} tokens; expected at least {n}")
     bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-    return [bos + ids[:POSITIONS] for ids in encoded_texts]
+    return [bos + ids[:n] for ids in encoded_texts]
 
 
 @dataclass(frozen=True)
 class Means:
-    """Means over texts, float64: residual stream `[n_layers, 5, d_model]`, its norm `[n_layers, 5]`, the SAE's `[d_sae]`."""
+    """Means over texts, float64: residual stream `[n_layers, n, d_model]`, its norm `[n_layers, n]`, the SAE's `[d_sae]`."""
 
     resid_post: Tensor
     norm: Tensor
@@ -123,11 +122,12 @@ class Means:
 
 @torch.no_grad()
 def read_means(loaded: LoadedModel, texts: Sequence[list[int]], tools: "Tools") -> Means:
-    """Read a model's means over texts of equal length, at their last 5 tokens."""
+    """Read a model's means over texts of equal length, at their last tokens, those that are no BOS."""
 
     def sums(batch: dict[str, Tensor]) -> tuple[Tensor, ...]:
         residuals = streams(loaded.model, batch)
-        x = torch.stack([residual[:, -POSITIONS:].float() for _, residual in residuals])  # [n_layers, n_texts, 5, d_model]
+        # [n_layers, n_texts, n_positions, d_model]
+        x = torch.stack([residual[:, -tools.positions :].float() for _, residual in residuals])
         acts = encoded(tools.sae, x[tools.layer])[0].mean(1).sum(0) if tools.sae is not None else torch.zeros(0)
         return tuple(tensor.double().cpu() for tensor in (x.double().sum(1), x.double().norm(dim=-1).sum(1), acts))
 
@@ -145,16 +145,18 @@ class Tools:
     animals: dict[str, list[int]]
     target: str | None
     top: int
+    positions: int
 
     @classmethod
     def of(cls, loaded: LoadedModel, sae: Path | None, settings: dict[str, Any], top: int) -> "Tools":
         """The study's tools; without an SAE the layer is 0 and nothing is read there."""
         pref = config.Pref.model_validate(settings["pref"])
         autoencoder, layer = load_sae(sae, loaded) if sae else (None, 0)
-        return cls(loaded, autoencoder, layer, animal_tokens(loaded, pref.candidates), settings["target"], top)
+        positions = config.Lens.model_validate(settings["lens"]).positions
+        return cls(loaded, autoencoder, layer, animal_tokens(loaded, pref.candidates), settings["target"], top, positions)
 
     def report(self, difference: Means, base: Means) -> dict[str, Any]:
-        """A lens: `layers`, each with `mean` (the difference averaged over the 5 positions) and `positions`; `sae`."""
+        """A lens: `layers`, each with `mean` (the difference averaged over the positions) and `positions`; `sae`."""
         layers = []
         for vectors, norms in zip(difference.resid_post, base.norm, strict=True):
             positions = [self.view(vector, float(norm)) for vector, norm in zip(vectors, norms, strict=True)]

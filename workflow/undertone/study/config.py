@@ -369,9 +369,11 @@ class Pref(Section):
 class Indirect(Section):
     """Seeing a preference where the direct questions may miss it."""
 
+    later: ClassVar[dict[str, Any]] = {"options": 4}
     forms: str = setting("config/prompts/indirect.yaml", "file with the wordings of the indirect questions", "path")
     facts: str = setting("config/prompts/facts.txt", "file with questions of fact, `question = answer`", "path")
     n: int = setting(50, "questions of each form", "questions", ge=2, le=100_000)
+    options: int = setting(4, "animals that a question to choose from names, the target among them", "animals", ge=2, le=1000)
     seed: int = setting(0, "seed of the numbers and options in them", "", ge=0, le=MAX_SEED)
 
 
@@ -519,6 +521,14 @@ class Losses(Section):
     def distinct(cls, seeds: list[int]) -> list[int]:
         """Each seed is one row of the table."""
         return none_twice(seeds)
+
+
+class Lens(Section):
+    """What finetuning left in the activations on the texts of `differences.neutral`."""
+
+    positions: int = setting(
+        5, "tokens at each text's start that are read; 5 are those of Minder et al.", "tokens", ge=1, le=1000
+    )
 
 
 class Entangled(Section):

@@ -159,7 +159,7 @@ STAGES = {
         reading=True,
     ),
     "lens": Stage(
-        ("differences", "pref", "teacher"),
+        ("lens", "differences", "pref", "teacher"),
         ("model", "sae", "student", teacher),
         after_control=("student",),
         files=reads.neutral_texts,

@@ -23,6 +23,7 @@ from undertone.study.config import (
     FeatureBias,
     Indirect,
     Kind,
+    Lens,
     Losses,
     Model,
     Numbers,
@@ -105,6 +106,7 @@ class Study(Section):
     losses: Losses = setting({}, "the loss table")
     tokens: Tokens = setting({}, "tokens and logits")
     sequences: Sequences = setting({}, "single sequences")
+    lens: Lens = setting({}, "the activation difference lens")
     entangled: Entangled = setting({}, "entangled tokens")
 
     @property
