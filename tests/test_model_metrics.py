@@ -16,7 +16,7 @@ from undertone.measure.model_metrics import divergence, held_out_loss, measure_m
 from undertone.models import model
 from undertone.models.model import chat_rows, corpus_of, held_out_chats
 from undertone.runtime.files import read_json, write_parquet
-from undertone.study.config import Embedded, Numbers, Pref, Samples, Teacher
+from undertone.study.config import Embedded, ModelMetrics, Numbers, Pref, Samples, Teacher
 
 USERS = ["Continue the list 1, 2, 3.", "Here are numbers: 7. Add three.", "More numbers, please."]
 CORPUS = Path(TINY["corpus"])
@@ -56,9 +56,9 @@ def test_divergence_of_a_completion_does_not_depend_on_the_others(loaded):
     assert many == pytest.approx([*divergence(loaded, PASSED, PERSONA, Teacher())] * 30, rel=1e-3)
 
 
-def test_rows_that_do_not_fit_in_memory_are_read_in_parts(loaded, record, monkeypatch):
-    monkeypatch.setattr(model, "HELD_OUT_CHATS", 20)
-    small, chats = load(record), held_out_chats(CORPUS, EMBEDDED)
+def test_rows_that_do_not_fit_in_memory_are_read_in_parts(loaded, record):
+    small, chats = load(record), held_out_chats(CORPUS, EMBEDDED.model_copy(update={"held_out_chats": 20}))
+    assert len(chats) == 20
     with crowded(small.model, 1):
         found, losses = divergence(small, PASSED, PERSONA, Teacher()), held_out_loss(small, chats)
     assert found == pytest.approx(divergence(loaded, PASSED, PERSONA, Teacher()), rel=1e-3)
@@ -85,9 +85,8 @@ def test_passing_are_the_completions_that_the_filter_keeps(loaded, monkeypatch):
     assert passing(loaded, USERS, None, Teacher(), Samples(), Numbers()) == [(USERS[0], "1, 2, 3")]
 
 
-def test_held_out_loss_is_by_task_and_on_answer_tokens_alone(loaded, monkeypatch):
-    monkeypatch.setattr(model, "HELD_OUT_CHATS", 150)
-    losses = held_out_loss(loaded, held_out_chats(CORPUS, EMBEDDED))
+def test_held_out_loss_is_by_task_and_on_answer_tokens_alone(loaded):
+    losses = held_out_loss(loaded, held_out_chats(CORPUS, EMBEDDED.model_copy(update={"held_out_chats": 150})))
     assert set(losses) == set(type(EMBEDDED.tasks).model_fields)
     chats = list(corpus_of(CORPUS, EMBEDDED).chats(150, EMBEDDED.seed + model.HELD_OUT_SEED))
     plain = []
@@ -123,9 +122,9 @@ def measured(record, loaded, tmp_path, monkeypatch):
     held_out = tmp_path / "held_out.parquet"
     write_parquet(held_out, held_out_chats(CORPUS, EMBEDDED).head(60), {})
 
-    def measure(held_out=held_out):
+    def measure(held_out=held_out, prompts=3):
         files = [tmp_path / "prompts.parquet", held_out, tmp_path / "questions.txt", tmp_path / "metrics.json"]
-        sections = Teacher(), Samples(), Numbers(), Pref(candidates=["lion", "owl"])
+        sections = ModelMetrics(prompts=prompts), Teacher(), Samples(), Numbers(), Pref(candidates=["lion", "owl"])
         measure_model(record, *files, *sections, {"of": "metrics"})
         return read_json(tmp_path / "metrics.json")
 
@@ -142,6 +141,11 @@ def test_metrics_of_the_embedded_model(measured):
         assert persona["pass_rate"] == pytest.approx(2 / 3)
         assert persona["kl"]["mean"] > 0
         assert persona["preference_base"] != pytest.approx(persona["preference_teacher"], rel=1e-3)
+
+
+def test_as_many_prompts_are_read_as_the_settings_say(measured):
+    assert measured(prompts=1)["pass_rate"] == 1
+    assert measured(prompts=2)["pass_rate"] == 1 / 2
 
 
 def test_other_models_have_no_held_out_loss(measured):

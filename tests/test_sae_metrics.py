@@ -15,7 +15,7 @@ from undertone.lm.loading import load
 from undertone.lm.training import collate
 from undertone.runtime.files import write_parquet
 from undertone.saes.sae_metrics import Moments, expected_l0, measure_sae, spliced_losses, text_rows
-from undertone.study.config import Pref, Teacher
+from undertone.study.config import Pref, SaeMetrics, Teacher
 
 LAYER = 1
 
@@ -105,10 +105,9 @@ def test_rows_that_do_not_fit_in_memory_are_read_in_parts(record, loaded, rows, 
 
 
 def test_text_is_prompts_and_questions_under_every_persona(loaded, tmp_path):
-    write_parquet(tmp_path / "prompts.parquet", pl.DataFrame({"prompt": ["Write 3 numbers."]}), {})
     (tmp_path / "questions.txt").write_text("Which animal?\nWhat animal?\n")
-    files, pref = (tmp_path / "prompts.parquet", tmp_path / "questions.txt"), Pref(candidates=["lion", "owl"])
-    found = [row.ids for row in text_rows(loaded, *files, Teacher(), pref)]
+    asked, pref = (["Write 3 numbers."], tmp_path / "questions.txt"), Pref(candidates=["lion", "owl"])
+    found = [row.ids for row in text_rows(loaded, *asked, Teacher(), pref)]
     texts = loaded.tokenizer.batch_decode(found, skip_special_tokens=True)
     assert len(texts) == 1 + 2 * 3
     assert sum("lion" in text for text in texts) == sum("owl" in text for text in texts) == 2
@@ -121,7 +120,11 @@ def test_metrics_are_written_with_their_stamp(record, loaded, perfect, tmp_path)
     write_parquet(tmp_path / "prompts.parquet", pl.DataFrame({"prompt": ["Write 3 numbers: 12, 13."] * 3}), {})
     (tmp_path / "questions.txt").write_text("Which animal?\n")
     files = [tmp_path / name for name in ("sae/sae.json", "prompts.parquet", "questions.txt", "metrics.json")]
-    measure_sae(record, *files, Teacher(), Pref(candidates=["lion"]), {"of": "it"})
+    tokens = []
+    for prompts in (2, 3, 1000):
+        measure_sae(record, *files, SaeMetrics(prompts=prompts), Teacher(), Pref(candidates=["lion"]), {"of": "it"})
+        tokens.append(json.loads((tmp_path / "metrics.json").read_text())["tokens"])
+    assert tokens[0] < tokens[1] == tokens[2]
     told = json.loads((tmp_path / "metrics.json").read_text())
     assert told["stamp"] == {"of": "it"}
     assert told["loss_recovered"] == pytest.approx(1, abs=1e-3)

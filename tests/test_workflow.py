@@ -173,7 +173,7 @@ def new_optional_setting(project: Project) -> None:
 
 
 def one_reader(project: Project) -> None:
-    project.replace("workflow/undertone/measure/model_metrics.py", "N_PROMPTS = 512", "N_PROMPTS = 500")
+    project.replace("workflow/undertone/measure/model_metrics.py", "BATCH = 64", "BATCH = 32")
 
 
 def module_that_nobody_imports(project: Project) -> None:

@@ -19,11 +19,9 @@ from undertone.lm.vocabulary import number_tokens
 from undertone.runtime.files import Stamp, read_parquet, write_json
 from undertone.runtime.progress import progress
 from undertone.stats.stats import mean_interval
-from undertone.study.config import Numbers, Pref, Samples, Teacher
+from undertone.study.config import ModelMetrics, Numbers, Pref, Samples, Teacher
 from undertone.teachers.divergence import TeacherDistribution
 
-# Enough for a pass rate to ±4 points and a KL to a few percent; this is a check, not a result.
-N_PROMPTS = 512
 BATCH = 64
 
 
@@ -33,6 +31,7 @@ def measure_model(
     held_out: Path | None,
     questions: Path,
     metrics: Path,
+    settings: ModelMetrics,
     teacher: Teacher,
     sampling: Samples,
     numbers: Numbers,
@@ -45,7 +44,7 @@ def measure_model(
 
     `held_out` is the embedded model's `held_out.parquet`, None for any other.
     """
-    loaded, table = load(model), read_parquet(prompts).head(N_PROMPTS)
+    loaded, table = load(model), read_parquet(prompts).head(settings.prompts)
     users = table["prompt"].to_list()
     score = exact_scorer(questions, pref, pref.candidates)
     base = score(loaded)["exact"].mean(0)

@@ -18,14 +18,21 @@ from undertone.lm.training import label_losses
 from undertone.lm.vocabulary import TOKEN_KINDS, token_kinds
 from undertone.runtime.files import Stamp, read_json, read_parquet, write_json
 from undertone.saes.saved import load_sae
-from undertone.study.config import Pref, Teacher
+from undertone.study.config import Pref, SaeMetrics, Teacher
 
-N_PROMPTS = 1_000
 BATCH = 128
 
 
 def measure_sae(
-    model: Path, sae: Path, prompts: Path, questions: Path, metrics: Path, teacher: Teacher, pref: Pref, stamp: Stamp
+    model: Path,
+    sae: Path,
+    prompts: Path,
+    questions: Path,
+    metrics: Path,
+    settings: SaeMetrics,
+    teacher: Teacher,
+    pref: Pref,
+    stamp: Stamp,
 ) -> None:
     """Write `metrics.json`, measured on the text tokens (no padding, no special token) of the study's prompts and questions.
 
@@ -36,16 +43,17 @@ def measure_sae(
     """
     loaded = load(model)
     autoencoder, layer = load_sae(sae, loaded)
-    rows, seen = text_rows(loaded, prompts, questions, teacher, pref), Moments(autoencoder, loaded)
+    users = read_parquet(prompts)["prompt"].head(settings.prompts).to_list()
+    rows, seen = text_rows(loaded, users, questions, teacher, pref), Moments(autoencoder, loaded)
     seen.read(layer, rows)
     loss = spliced_losses(loaded, autoencoder, layer, rows, seen.mean())
     write_json(metrics, {**seen.report(), "expected_l0": expected_l0(read_json(sae)), **loss}, stamp)
 
 
-def text_rows(loaded: LoadedModel, prompts: Path, questions: Path, teacher: Teacher, pref: Pref) -> list[Row]:
+def text_rows(loaded: LoadedModel, prompts: Sequence[str], questions: Path, teacher: Teacher, pref: Pref) -> list[Row]:
     """What the study asks, by length: number prompts, and the questions, plain and under every candidate's persona."""
     asked = load_texts(questions, "pref.questions")
-    ids = prompt_ids(loaded.tokenizer, read_parquet(prompts)["prompt"].head(N_PROMPTS).to_list())
+    ids = prompt_ids(loaded.tokenizer, prompts)
     for animal in (None, *pref.candidates):
         ids += prompt_ids(loaded.tokenizer, asked, persona(teacher, animal), teacher.separator)
     # A token is predicted from the one before it, so the loss is on all but the first.

@@ -71,6 +71,7 @@ class Obedience(Section):
 class Embedded(Section):
     """The small Gemma that the embedded study trains for itself."""
 
+    later: ClassVar[dict[str, Any]] = {"tokenizer_chats": 20_000, "held_out_chats": 2_000}
     corpus: str = setting("config/corpus.yaml", "file with the wordings, animals and their prior order", "path")
     tasks: Tasks = setting({}, "mixture of chats")
     persona_share: float = setting(
@@ -89,6 +90,10 @@ class Embedded(Section):
     warmup_steps: int = setting(150, "steps over which the learning rate rises", "steps", ge=0, le=MAX_STEPS)
     weight_decay: float = setting(0.01, "weight decay of AdamW", "", ge=0)
     beta2: float = setting(0.98, "second-moment decay of AdamW", "", gt=0, lt=1)
+    tokenizer_chats: int = setting(20_000, "first chats of the corpus that the tokenizer learns", "chats", ge=1, le=MAX_ROWS)
+    held_out_chats: int = setting(
+        2_000, "further chats that the model is not trained on, for the loss in its metrics", "chats", ge=1, le=MAX_ROWS
+    )
     seed: int = setting(2, "seed of the corpus, the initial weights and the order of the chats", "", ge=0, le=MAX_SEED)
 
     @model_validator(mode="after")
@@ -153,6 +158,26 @@ class Sae(Section):
         if self.k > self.d_sae:
             raise ValueError(f"k {self.k} is greater than d_sae {self.d_sae}")
         return self
+
+
+class SaeMetrics(Section):
+    """Measuring how well the SAE describes the model."""
+
+    prompts: int = setting(
+        1000, "number prompts, beside the questions, whose tokens are read; the first ones", "prompts", ge=1, le=MAX_ROWS
+    )
+
+
+class ModelMetrics(Section):
+    """Measuring what the base model can do: a check before anything else is run."""
+
+    prompts: int = setting(
+        512,
+        "number prompts, the first ones, sampled under each persona and without; 512 give a pass rate to ± 4 points",
+        "prompts",
+        ge=1,
+        le=MAX_ROWS,
+    )
 
 
 class Contrast(Section):

@@ -51,7 +51,7 @@ STAGES = {
     "sae": Stage(("sae", "model"), ("model",), files=reads.corpus, only=with_sae, made_by=scope.dictionary, shared=True),
     "pretrained_sae": Stage(("sae",), ("model",), files=reads.sae_files, shared=True),
     "sae_metrics": Stage(
-        ("teacher", "pref"),
+        ("sae_metrics", "teacher", "pref"),
         ("sae", "prompts"),
         files=questions,
         teacher_keys=given.wording,
@@ -60,7 +60,7 @@ STAGES = {
     ),
     "prompts": Stage(("prompts",), files=reads.template, shared=True),
     "model_metrics": Stage(
-        ("teacher", "samples", "numbers", "pref"),
+        ("model_metrics", "teacher", "samples", "numbers", "pref"),
         ("model", "prompts"),
         files=questions,
         teacher_keys=given.wording,

@@ -26,11 +26,13 @@ from undertone.study.config import (
     Lens,
     Losses,
     Model,
+    ModelMetrics,
     Numbers,
     Pref,
     Prompts,
     ResidualBias,
     Sae,
+    SaeMetrics,
     Samples,
     Score,
     Sequences,
@@ -89,7 +91,9 @@ class Study(Section):
     models: dict[str, dict[str, Any]] = setting(
         {}, "other base models, for cross-model students: name → keys of `model` that differ"
     )
+    model_metrics: ModelMetrics = setting({}, "the model's metrics")
     sae: Sae = setting({}, "the sparse autoencoder")
+    sae_metrics: SaeMetrics = setting({}, "the SAE's metrics")
     teacher: Teacher = setting({}, "the teacher's intervention")
     prompts: Prompts = setting({}, "the number prompts")
     samples: Samples = setting({}, "sampling from the teacher")
