@@ -23,7 +23,7 @@ from undertone.stats.ranks import rank
 from undertone.study.config import FeatureBias
 
 MODES = ("project", "replace")
-N_TOKENS = 8
+N_TOKENS = 8  # shown beside a feature
 
 
 def train_feature_biases(

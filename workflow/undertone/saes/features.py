@@ -17,8 +17,8 @@ from undertone.lm.training import collate
 from undertone.saes.saved import rows_at_once
 
 BATCH = 64
+# What is shown of a feature, and enters no figure: its tokens, and those before and after an example's token.
 N_TOKENS = 10
-# Tokens of context before and after an example's token.
 BEFORE, AFTER = 6, 2
 
 

@@ -30,6 +30,7 @@ from undertone.study.config import Model, Sae
 
 # The SAE sees other chats than the model did.
 CHATS_SEED = 2_000_003
+# Chats that are made and read at once.
 ROWS = 256
 # Activations are shuffled inside windows of this many tokens, which bounds the memory.
 WINDOW = 200_000
@@ -66,6 +67,7 @@ def train_sae(loaded: LoadedModel, settings: Sae, corpus: Corpus) -> TrainingSAE
     torch.manual_seed(settings.seed)
     sae: TrainingSAE[Any] = TrainingSAE.from_dict(config.to_dict()).to(loaded.model.device)
     trainer = SAETrainer(
+        # Of a training of any length: warm-up over a tenth of it, 100 steps at most, decay over its last fifth.
         SAETrainerConfig(
             total_training_samples=steps * settings.batch_size,
             train_batch_size_samples=settings.batch_size,

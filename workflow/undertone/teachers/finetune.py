@@ -70,7 +70,7 @@ def recipe(settings: Finetune) -> Recipe:
         micro_batch_size=settings.batch_size,
         lr=settings.lr,
         schedule="linear",
-        warmup_steps=min(5, settings.steps),
+        warmup_steps=min(5, settings.steps),  # as a student's by default
         weight_decay=0.0,
         max_grad_norm=1.0,
         seed=settings.seed,
