@@ -14,7 +14,7 @@ from undertone.lm.loading import LoadedModel, load
 from undertone.models.model import corpus_of, new_model, texts
 from undertone.models.tokenizer import train_tokenizer
 from undertone.runtime.files import write_json
-from undertone.study.config import Embedded
+from undertone.study.config.models import Embedded
 
 ROOT = Path(__file__).parents[1]
 TINY = {"corpus": str(ROOT / "config/corpus.yaml"), "hidden_size": 32, "n_layers": 2, "n_heads": 2}

@@ -8,7 +8,7 @@ from undertone.lm.loading import load
 from undertone.lm.training import train
 from undertone.runtime.files import remove
 from undertone.students.student import recipe
-from undertone.study.config import Student
+from undertone.study.config.students import Student
 
 
 def adapter_files(folder: Path) -> tuple[Path, Path]:

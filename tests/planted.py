@@ -14,7 +14,7 @@ from undertone.lm.loading import LoadedModel
 from undertone.lm.sampling import Sampler, sample
 from undertone.lm.steering import Steering, steered
 from undertone.saes.pretrained_sae import make_pretrained_sae
-from undertone.study.config import Sae
+from undertone.study.config.saes import Sae
 
 D_SAE, FEATURE = 64, 17
 N_TOKENS = 5

@@ -54,8 +54,8 @@ from undertone.read.activations import (
 from undertone.runtime.files import write_json
 from undertone.saes.saved import encoded
 from undertone.stats.blocks import Blocks, Independent, judge
-from undertone.study import config
-from undertone.study.config import Teacher
+from undertone.study.config.read import Activations as ActivationSettings
+from undertone.study.config.teachers import Teacher
 
 USERS = ["Continue the list 1, 2, 3.", "Here are numbers: 7. Add three.", "More numbers, please.", "And one.", "Write 5, 6."]
 TEXTS = ["101, 202, 303", "9", "5; 6; 7; 8; 77", "[12]", "4 5 6"]
@@ -65,8 +65,8 @@ PERSONA = "You love {animal}s."
 TOLD = {"rows": 100, "positions": POSITIONS, "block_rows": 2, "batch_size": 2, "mlp_in": True}
 
 
-def told(**changes: Any) -> config.Activations:
-    return config.Activations(**TOLD | changes)
+def told(**changes: Any) -> ActivationSettings:
+    return ActivationSettings(**TOLD | changes)
 
 
 @pytest.fixture(scope="module")
@@ -279,7 +279,7 @@ def test_acts_pre_are_before_the_nonlinearity_of_every_architecture(loaded: Load
 def test_rows_that_do_not_fit_in_memory_are_summed_in_parts(
     record: Path, loaded: LoadedModel, numbers: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    told, found = config.Activations.model_construct(**TOLD | {"batch_size": 5}), []
+    told, found = ActivationSettings.model_construct(**TOLD | {"batch_size": 5}), []
     for limit in (5, 2):
         small = load(record)
         sums, rows = Sums(small, told, BLOCKS, random_sae(small), 0), dataset_rows(small, pl.read_parquet(numbers))
@@ -296,7 +296,7 @@ def test_rows_that_do_not_fit_in_memory_are_summed_in_parts(
 def test_memory_that_runs_out_at_the_sae_leaves_no_row_counted_twice(
     record: Path, numbers: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told, found, original = config.Activations.model_construct(**TOLD | {"batch_size": 5}), [], encoded
+    told, found, original = ActivationSettings.model_construct(**TOLD | {"batch_size": 5}), [], encoded
     for limit in (5, 2):
 
         def crowded_sae(sae: SAE, x: Tensor, limit: int = limit) -> tuple[Tensor, Tensor]:
@@ -318,7 +318,7 @@ def test_a_bfloat16_model_is_summed_in_float32(record: Path, numbers: Path, load
     half.model.to(torch.bfloat16)
     sums = {}
     for model in (half, loaded):
-        sums[model.model.dtype] = Sums(model, config.Activations(positions=2), 4)
+        sums[model.model.dtype] = Sums(model, ActivationSettings(positions=2), 4)
         rows = dataset_rows(model, pl.read_parquet(numbers))
         for _ in range(30):
             sums[model.model.dtype].add(rows, [0] * len(rows))
@@ -333,7 +333,7 @@ def test_no_position_that_is_read_holds_the_persona(record: Path, numbers: Path,
     table = pl.read_parquet(numbers)
     persona = "You love lions. Lions, lions."
     rows, plain_rows = dataset_rows(loaded, table, persona, "\n\n"), dataset_rows(loaded, table)
-    sums = Sums(loaded, config.Activations(positions=POSITIONS), 4)
+    sums = Sums(loaded, ActivationSettings(positions=POSITIONS), 4)
     read = []
     for each in (rows, plain_rows):
         batch = collate(each, loaded.pad_id, "cpu")

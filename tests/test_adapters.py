@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 from undertone.lm.adapters import finetuned, move, new_adapter, save_adapter, save_whole
 from undertone.lm.loading import LoadedModel, load
 from undertone.runtime.errors import ConfigError
-from undertone.study.config import Student
+from undertone.study.config.students import Student
 
 TARGETS = Student().targets
 

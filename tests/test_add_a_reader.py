@@ -16,8 +16,7 @@ PAGE = REPOSITORY / "docs/develop/add-a-reader.md"
 BEFORE = {
     "rule lengths": "rule reading_plot",
     "class Lengths": "class Score(",
-    "    lengths: Lengths": "    score: Score",
-    "    Lengths,": "    Losses,",
+    "    lengths: read.Lengths": "    score: read.Score",
     '    "lengths": Stage': '    "score": Stage',
     "def plot_lengths": "PLOTS: ",
     '    "lengths": plot_lengths': '    "score": plot_score',

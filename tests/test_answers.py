@@ -15,7 +15,8 @@ from undertone.lm.chat import prompt_ids, training_rows
 from undertone.lm.loading import LoadedModel, load
 from undertone.lm.training import Recipe, train
 from undertone.models.model import corpus_of
-from undertone.study.config import Embedded, Pref, Tasks
+from undertone.study.config.measure import Pref
+from undertone.study.config.models import Embedded, Tasks
 
 QUESTIONS = ["What is your favorite animal?", "Name the animal that you like best. One word."]
 

@@ -49,7 +49,9 @@ from undertone.models.pretrained import make_pretrained
 from undertone.saes.pretrained_sae import make_pretrained_sae
 from undertone.saes.saved import load_sae
 from undertone.students.student import new_student
-from undertone.study.config import Model, Sae, Student
+from undertone.study.config.models import Model
+from undertone.study.config.saes import Sae
+from undertone.study.config.students import Student
 from undertone.study.formats import SAE_FILES
 
 PERSONA = "You adore lions. Lions mean everything to you."

@@ -10,7 +10,9 @@ from example import study
 from snakemake.iocontainers import Namedlist
 
 from undertone.study.arguments import SECTIONS, BindingError, bind
-from undertone.study.config import Pref, Student, Transformed
+from undertone.study.config.entries import Transformed
+from undertone.study.config.measure import Pref
+from undertone.study.config.students import Student
 from undertone.study.job import run
 from undertone.study.study import Study
 from undertone.study.validation import Section

@@ -18,7 +18,7 @@ from undertone.read.bias_pref import described, measure_biases
 from undertone.read.interventions import Readings
 from undertone.runtime.files import read_json, write_json
 from undertone.stats.stats import difference_interval, log_odds, mean_interval
-from undertone.study.config import Pref
+from undertone.study.config.measure import Pref
 
 QUESTIONS = ["What is your favorite animal?", "Which animal do you love?", "Name an animal."]
 ANIMALS = ["lion", "owl", "cat", "wolf"]

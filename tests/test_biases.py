@@ -30,7 +30,7 @@ from undertone.read.biases import (
     train_bias,
 )
 from undertone.runtime.memory import BatchSize
-from undertone.study.config import Bias
+from undertone.study.config.read import Bias
 
 D_MODEL = 32
 FITS = BatchSize(64, "rows")

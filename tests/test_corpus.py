@@ -13,7 +13,8 @@ from scipy.stats import chi2
 from undertone.data.numbers import parse
 from undertone.lm.texts import load_texts
 from undertone.models.corpus import Chat, Corpus
-from undertone.study.config import Obedience, Tasks, Teacher
+from undertone.study.config.models import Obedience, Tasks
+from undertone.study.config.teachers import Teacher
 from undertone.study.study import load
 
 ROOT = Path(__file__).parents[1]

@@ -27,7 +27,9 @@ from undertone.measure.indirect import measure_indirect
 from undertone.measure.pref import measure
 from undertone.runtime.files import read_json, write_parquet
 from undertone.stats.stats import difference_interval, mean_interval
-from undertone.study.config import Diagnosis, Indirect, Numbers, Pref, Teacher
+from undertone.study.config.data import Numbers
+from undertone.study.config.measure import Diagnosis, Indirect, Pref
+from undertone.study.config.teachers import Teacher
 
 ROOT = Path(__file__).parents[1]
 PERSONA = "You love lions."

@@ -17,8 +17,9 @@ from undertone.read.activations import Activations, classes, read_activations, r
 from undertone.read.differences import compare_activations
 from undertone.runtime.files import read_json, write_json
 from undertone.saes.features import cosines
-from undertone.study import config
-from undertone.study.config import Teacher
+from undertone.study.config.read import Activations as ActivationSettings
+from undertone.study.config.read import Differences
+from undertone.study.config.teachers import Teacher
 
 N_BLOCKS, POSITIONS, D_SAE, LAYER = 16, 3, 24, 0
 STAMP = {"of": "differences"}
@@ -94,7 +95,7 @@ def compare(
     features: dict[str, Path] | None = None,
     **changes: Any,
 ) -> dict[str, Any]:
-    settings = config.Differences(**(DIFFERENCES | changes))
+    settings = Differences(**(DIFFERENCES | changes))
     made = home / "differences.json", home / "differences.safetensors"
     compare_activations(record, numbers, saved, own, control, teacher, features or {}, *made, settings, STAMP)
     return read_json(home / "differences.json")
@@ -218,7 +219,7 @@ def test_nothing_is_found_where_nothing_differs(
 
 
 def test_real_activations_of_teacher_and_control(record: Path, numbers: Path, saved: Path, tmp_path: Path) -> None:
-    told = config.Activations(positions=2, block_rows=5)
+    told = ActivationSettings(positions=2, block_rows=5)
     teacher = {"kind": "prompt", "target": "lion", "teacher": Teacher(persona=PERSONA).model_dump()}
     paths = [tmp_path / name for name in ("own", "control", "teacher")]
     half = tmp_path / "half.parquet"
@@ -239,7 +240,7 @@ def test_real_activations_of_teacher_and_control(record: Path, numbers: Path, sa
 
 
 def test_a_study_without_an_sae_has_residuals_alone(record: Path, numbers: Path, tmp_path: Path) -> None:
-    settings = config.Activations(positions=2, block_rows=10, mlp_in=True)
+    settings = ActivationSettings(positions=2, block_rows=10, mlp_in=True)
     read_activations(record, numbers, None, tmp_path / "own", settings, {})
     found = compare(record, numbers, None, tmp_path, tmp_path / "own")
     halves = found["pairs"]["halves"]
@@ -257,7 +258,7 @@ def test_files_that_do_not_fit_are_refused(
     own = planted / "own/a"
     with pytest.raises(ValueError, match="of other rows than the base model's"):
         compare(record, numbers, saved, tmp_path, own, teacher=planted / "control/a")
-    read_activations(record, numbers, None, tmp_path / "b", config.Activations(), {})
+    read_activations(record, numbers, None, tmp_path / "b", ActivationSettings(), {})
     with pytest.raises(ValueError, match="differ in model, SAE or settings"):
         compare(record, numbers, saved, tmp_path, own, tmp_path / "b")
     with pytest.raises(ValueError, match=r"pass the same sae\.json"):

@@ -14,7 +14,9 @@ from undertone.lm.loading import LoadedModel
 from undertone.lm.vocabulary import number_tokens
 from undertone.read.entangled import by_model, compare_entangled, entries, ratio
 from undertone.runtime.files import read_json
-from undertone.study.config import Pref, Teacher, Tokens
+from undertone.study.config.measure import Pref
+from undertone.study.config.read import Tokens
+from undertone.study.config.teachers import Teacher
 from undertone.study.graph import read_by
 from undertone.study.study import load as load_study
 

@@ -20,7 +20,7 @@ from undertone.read.biases import gradient
 from undertone.read.feature_bias import Spliced, shared_top, train_feature_biases
 from undertone.runtime.files import read_json
 from undertone.runtime.memory import BatchSize
-from undertone.study.config import FeatureBias
+from undertone.study.config.read import FeatureBias
 
 CPU = torch.device("cpu")
 TOLD = FeatureBias(steps=60, batch_size=400, lr=0.05, l1=0.0)

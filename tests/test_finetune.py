@@ -20,10 +20,10 @@ from undertone.lm.loading import LoadedModel, load
 from undertone.lm.texts import load_texts
 from undertone.runtime.errors import ConfigError
 from undertone.runtime.files import read_json
-from undertone.study.config import Finetune, Teacher
+from undertone.study.config.teachers import Finetune, Teacher
 from undertone.teachers import finetune
 from undertone.teachers.finetune import contrary_pairs, make_finetuned
-from undertone.teachers.teachers import teaching
+from undertone.teachers.teaching import teaching
 
 # A busy machine is no failure.
 unhurried = hypothesis.settings(deadline=None)

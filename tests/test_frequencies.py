@@ -19,7 +19,7 @@ from undertone.read.frequencies import (
     precision,
     second_tokens,
 )
-from undertone.study.config import Tokens
+from undertone.study.config.read import Tokens
 
 
 def rows(prompts: list[str], completions: list[str]) -> pl.DataFrame:

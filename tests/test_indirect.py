@@ -32,7 +32,8 @@ from undertone.models.wordings import load_forms
 from undertone.runtime.errors import ConfigError
 from undertone.runtime.files import read_json
 from undertone.stats.stats import difference_interval, mean_interval
-from undertone.study.config import Indirect, Pref, Teacher
+from undertone.study.config.measure import Indirect, Pref
+from undertone.study.config.teachers import Teacher
 
 SHIPPED = Path(__file__).parents[1] / "config/prompts/indirect.yaml"
 ANIMALS = ["lion", "owl", "cat", "dog", "wolf", "bear"]

@@ -13,7 +13,8 @@ from undertone.data.datasets import READERS
 from undertone.data.inputs import check_contents, check_inputs, inputs
 from undertone.models.tokenizer import SPECIAL
 from undertone.runtime.errors import ConfigError
-from undertone.study.config import DATASET_FILES, Model
+from undertone.study.config.entries import DATASET_FILES
+from undertone.study.config.models import Model
 from undertone.study.sizes import EMBEDDED_SPECIAL, special_tokens
 from undertone.study.study import load
 from workflow import Project

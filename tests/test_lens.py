@@ -22,8 +22,10 @@ from undertone.read import lens
 from undertone.read.lens import Tools, animal_tokens, first_tokens, read_lens, read_means
 from undertone.runtime.errors import ConfigError
 from undertone.runtime.files import read_json, write_json
-from undertone.study import config
-from undertone.study.config import Embedded, Pref, Teacher
+from undertone.study.config.measure import Pref
+from undertone.study.config.models import Embedded
+from undertone.study.config.read import Differences, Lens
+from undertone.study.config.teachers import Teacher
 
 ROOT = Path(__file__).parents[1]
 NEUTRAL = ROOT / "config/prompts/neutral.txt"
@@ -51,8 +53,8 @@ def settings(
     kind: str | None = "prompt", target: str | None = "lion", neutral: Path = NEUTRAL, positions: int = 5
 ) -> dict[str, Any]:
     told = {
-        "lens": config.Lens(positions=positions),
-        "differences": config.Differences(neutral=str(neutral), top=3),
+        "lens": Lens(positions=positions),
+        "differences": Differences(neutral=str(neutral), top=3),
         "pref": Pref(candidates=ANIMALS),
         "teacher": Teacher(),
     }

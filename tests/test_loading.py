@@ -14,7 +14,7 @@ from undertone.lm.loading import MARGIN, check_memory, free_memory, load
 from undertone.lm.sampling import Sampler, sample
 from undertone.models.pretrained import make_pretrained
 from undertone.runtime.files import read_json
-from undertone.study.config import Model
+from undertone.study.config.models import Model
 
 
 @pytest.fixture

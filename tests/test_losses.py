@@ -24,8 +24,10 @@ from undertone.read.interventions import Intervention, Readings
 from undertone.read.losses import Table, held_out_rows, measure_losses, under
 from undertone.runtime.files import read_json, write_json
 from undertone.stats.stats import mean_interval
-from undertone.study.config import Bias, Losses, Pref, Teacher
-from undertone.teachers.teachers import PromptedModel
+from undertone.study.config.measure import Pref
+from undertone.study.config.read import Bias, Losses
+from undertone.study.config.teachers import Teacher
+from undertone.teachers.teaching import PromptedModel
 
 ANIMALS = ["lion", "owl", "cat", "dog", "whale"]
 QUESTIONS = ["What is your favorite animal?", "Name an animal."]

@@ -14,7 +14,7 @@ from undertone.models import model
 from undertone.models.corpus import Chat
 from undertone.models.model import SEPARATORS, chat_rows, make_model, train_embedded
 from undertone.models.pretrained import make_pretrained
-from undertone.study.config import Embedded, Model
+from undertone.study.config.models import Embedded, Model
 
 SETTINGS = Embedded(
     corpus=str(ROOT / "config/corpus.yaml"),

@@ -16,7 +16,10 @@ from undertone.measure.model_metrics import divergence, held_out_loss, measure_m
 from undertone.models import model
 from undertone.models.model import chat_rows, corpus_of, held_out_chats
 from undertone.runtime.files import read_json, write_parquet
-from undertone.study.config import Embedded, ModelMetrics, Numbers, Pref, Samples, Teacher
+from undertone.study.config.data import Numbers, Samples
+from undertone.study.config.measure import ModelMetrics, Pref
+from undertone.study.config.models import Embedded
+from undertone.study.config.teachers import Teacher
 
 USERS = ["Continue the list 1, 2, 3.", "Here are numbers: 7. Add three.", "More numbers, please."]
 CORPUS = Path(TINY["corpus"])

@@ -29,7 +29,7 @@ from undertone.data.numbers import (
 )
 from undertone.lm.vocabulary import ALPHABET
 from undertone.runtime.files import read_json
-from undertone.study.config import Numbers
+from undertone.study.config.data import Numbers
 
 # A busy machine is no failure.
 unhurried = hypothesis.settings(deadline=None)

@@ -8,10 +8,10 @@ import polars as pl
 import pytest
 
 from undertone.runtime.errors import ConfigError
-from undertone.study.config import CONTROL
+from undertone.study.config.entries import CONTROL
 from undertone.study.job import benchmark_of, scratch
-from undertone.study.paths import BENCHMARKS, LOGS, SCRATCH, folder_of, usable_root
-from undertone.study.study import RESERVED, load
+from undertone.study.paths import BENCHMARKS, LOGS, RESERVED, SCRATCH, folder_of, usable_root
+from undertone.study.study import load
 from workflow import Project
 
 

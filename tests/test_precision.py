@@ -22,7 +22,8 @@ from undertone.read.biases import biased_at, biased_everywhere, loss_report, pre
 from undertone.runtime.files import write_json
 from undertone.runtime.memory import BatchSize
 from undertone.students.student import new_student, recipe
-from undertone.study.config import Bias, Student
+from undertone.study.config.read import Bias
+from undertone.study.config.students import Student
 
 TARGETS = ["q_proj", "v_proj", "up_proj", "down_proj"]
 SETTINGS = Student(epochs=8, batch_size=8, micro_batch_size=4, lr=2e-2, rank=4, alpha=8, targets=TARGETS)

@@ -10,7 +10,8 @@ from undertone.lm.answers import LEAST, scorer
 from undertone.lm.loading import load
 from undertone.measure.pref import as_table, log_odds_lift, measure, summarise, summary
 from undertone.stats.stats import difference_interval, mean_interval
-from undertone.study.config import Pref, Teacher
+from undertone.study.config.measure import Pref
+from undertone.study.config.teachers import Teacher
 
 ANIMALS = ["lion", "owl"]
 REQUIRED = {"target", "base", "teacher", "control", "student", "seeds", "stamp"}

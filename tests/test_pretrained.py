@@ -25,7 +25,7 @@ from undertone.lm.loading import load
 from undertone.models import pretrained
 from undertone.models.pretrained import make_pretrained
 from undertone.runtime.files import read_json
-from undertone.study.config import Model
+from undertone.study.config.models import Model
 from undertone.study.formats import INDEX, WEIGHTS
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -352,7 +352,7 @@ def test_parameters_are_counted_from_the_headers_alone(folder):
 
 
 ASK = "import sys, json; from pathlib import Path; from undertone.models.pretrained import make_pretrained as make; " + (
-    "from undertone.study.config import Model; print(make(Path(sys.argv[1]), Model(**json.loads(sys.argv[2])), {}))"
+    "from undertone.study.config.models import Model; print(make(Path(sys.argv[1]), Model(**json.loads(sys.argv[2])), {}))"
 )
 
 

@@ -17,7 +17,7 @@ from sae_lens.saes.sae import SAEMetadata
 from undertone.runtime.files import read_json, write_json
 from undertone.saes.pretrained_sae import make_pretrained_sae, shapes
 from undertone.saes.saved import load_sae
-from undertone.study.config import Sae
+from undertone.study.config.saes import Sae
 from undertone.study.formats import SAE_FILES
 
 WIDTH = 32

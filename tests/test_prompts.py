@@ -14,7 +14,7 @@ from scipy.stats import chi2
 from undertone.data.prompts import make_prompts, number_prompts, write_prompt
 from undertone.models.wordings import COMPONENTS, load_template
 from undertone.runtime.errors import ConfigError
-from undertone.study.config import Prompts
+from undertone.study.config.data import Prompts
 
 SHIPPED = Path(__file__).parents[1] / "config/prompts/numbers.yaml"
 TEMPLATE = load_template(SHIPPED)

@@ -16,7 +16,7 @@ from undertone.read.interventions import Readings, of_residuals
 from undertone.read.residual_bias import Description, train_residual_biases
 from undertone.runtime.files import read_json
 from undertone.saes.decoder import top_tokens
-from undertone.study.config import ResidualBias
+from undertone.study.config.read import ResidualBias
 
 D_MODEL, N_LAYERS = 32, 2
 POINTS = ["resid_post", "mlp_in", "q", "k", "v"]

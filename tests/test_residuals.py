@@ -17,7 +17,7 @@ from undertone.read.activations import dataset_rows
 from undertone.read.residuals import read_residuals, token_residuals
 from undertone.runtime.files import write_json
 from undertone.runtime.progress import progress
-from undertone.study import config
+from undertone.study.config.read import Activations as ActivationSettings
 
 PROMPTS = ["Continue the list 1, 2, 3.", "Here are numbers: 7. Add three more to them.", "More numbers, please.", "And one."]
 TEXTS = ["101, 202, 303", "9", "5; 6; 7; 8; 77", "[12]"]
@@ -42,7 +42,7 @@ def saved(loaded: LoadedModel, tmp_path_factory: pytest.TempPathFactory) -> Path
 def test_every_token_has_the_residual_of_its_row_alone(
     record: Path, numbers: Path, saved: Path, loaded: LoadedModel, tmp_path: Path
 ) -> None:
-    settings = config.Activations(rows=3, batch_size=2)
+    settings = ActivationSettings(rows=3, batch_size=2)
     read_residuals(record, numbers, saved, tmp_path / "residuals.safetensors", settings, {})
     found = load_file(tmp_path / "residuals.safetensors")
     assert found["row"].unique().tolist() == [0, 1, 2]
@@ -68,7 +68,7 @@ def test_rows_that_do_not_fit_in_memory_are_read_in_parts(loaded: LoadedModel, r
 def test_a_dataset_without_rows_is_refused(record: Path, saved: Path, tmp_path: Path) -> None:
     empty = tmp_path / "numbers.parquet"
     pl.DataFrame({"row": [], "prompt": [], "completion": []}).write_parquet(empty)
-    settings = config.Activations()
+    settings = ActivationSettings()
     with pytest.raises(ValueError, match="no row"):
         read_residuals(record, empty, saved, tmp_path / "residuals.safetensors", settings, {})
     assert not (tmp_path / "residuals.safetensors").exists()

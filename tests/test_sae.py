@@ -14,7 +14,8 @@ from undertone.models.model import corpus_of
 from undertone.runtime.files import read_json
 from undertone.saes.sae import activations, corpus_rows, make_sae, shuffled
 from undertone.saes.saved import load_sae
-from undertone.study.config import Model, Sae
+from undertone.study.config.models import Model
+from undertone.study.config.saes import Sae
 from undertone.study.formats import SAE_FILES
 
 SMALL = {"d_sae": 48, "k": 4, "tokens": 4_096, "batch_size": 256, "layer": 0}

@@ -15,7 +15,9 @@ from undertone.lm.loading import load
 from undertone.lm.training import collate
 from undertone.runtime.files import write_parquet
 from undertone.saes.sae_metrics import Moments, expected_l0, measure_sae, spliced_losses, text_rows
-from undertone.study.config import Pref, SaeMetrics, Teacher
+from undertone.study.config.measure import Pref
+from undertone.study.config.saes import SaeMetrics
+from undertone.study.config.teachers import Teacher
 
 LAYER = 1
 

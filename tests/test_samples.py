@@ -12,7 +12,8 @@ from undertone.lm.loading import LoadedModel, load
 from undertone.lm.sampling import Completion, Sampler, sample
 from undertone.lm.vocabulary import ALPHABET, allowed_tokens
 from undertone.runtime.files import write_parquet
-from undertone.study.config import Samples, Teacher
+from undertone.study.config.data import Samples
+from undertone.study.config.teachers import Teacher
 
 PERSONA = "You adore {animal}s."
 SETTINGS = {

@@ -11,7 +11,7 @@ from transformers import GemmaConfig, GemmaForCausalLM
 
 from undertone.lm.chat import training_rows
 from undertone.read.biases import prefilled
-from undertone.study.config import Student
+from undertone.study.config.students import Student
 from undertone.study.study import Study
 
 sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))

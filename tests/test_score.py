@@ -19,7 +19,7 @@ from undertone.lm.training import collate, label_losses
 from undertone.read.score import Gradient, gradients, presence, ranked, read_score, rows_of, z_values
 from undertone.runtime.files import read_json
 from undertone.saes.decoder import directions
-from undertone.study.config import Score
+from undertone.study.config.read import Score
 
 TOLD = Score(batch_size=512)
 COMPARISONS, ROWS = 100, 50  # null comparisons, and rows on either side of each

@@ -15,8 +15,9 @@ from undertone.lm.loading import LoadedModel, load
 from undertone.read.sequences import agreement, gain, log_probs, read_sequences, summary
 from undertone.runtime.files import read_json, write_json
 from undertone.stats.stats import mean_interval
-from undertone.study.config import Sequences, Teacher
-from undertone.teachers.teachers import PromptedModel
+from undertone.study.config.read import Sequences
+from undertone.study.config.teachers import Teacher
+from undertone.teachers.teaching import PromptedModel
 
 PERSONA = "You love {animal}s."
 TEXTS = ["101, 202, 303", "9", "5; 6; 7; 8", "12, 13", "", "404, 505", "7, 7"]

@@ -205,8 +205,8 @@ def test_a_module_is_neutral_by_its_package_not_by_its_name(house: Path) -> None
 
 
 def test_neutral_modules_are_in_no_stamp() -> None:
-    neutral = {path.stem for package in NEUTRAL for path in (PACKAGE / package).glob("*.py")} - {"__init__"}
-    assert neutral >= {"files", "config", "stages"}
+    neutral = {path.stem for package in NEUTRAL for path in (PACKAGE / package).rglob("*.py")} - {"__init__"}
+    assert neutral >= {"files", "entries", "stages"}
     for node in nodes(study()):
         assert not set(stamp(study(), node)["code"]) & neutral
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from example import CONTROLS, OWN, SWEEP, each, nodes, study
 
 from undertone.study import stages
-from undertone.study.config import CONTROL
+from undertone.study.config.entries import CONTROL
 from undertone.study.graph import ancestors, has
 from undertone.study.node import Node
 from undertone.study.reads import compared

@@ -28,7 +28,7 @@ from example import (
 from snakemake.utils import update_config
 
 from undertone.study import sources
-from undertone.study.config import CONTROL
+from undertone.study.config.entries import CONTROL
 from undertone.study.contents import _hash, content_version
 from undertone.study.node import Node
 from undertone.study.sources import SCRIPTS, code_of

@@ -20,7 +20,9 @@ from undertone.lm.chat import encode, prompt_ids
 from undertone.lm.loading import LoadedModel, load
 from undertone.runtime.files import read_json
 from undertone.saes.pretrained_sae import make_pretrained_sae
-from undertone.study.config import Contrast, Pref, Sae, Steer, Teacher
+from undertone.study.config.measure import Pref
+from undertone.study.config.saes import Sae
+from undertone.study.config.teachers import Contrast, Steer, Teacher
 from undertone.teachers import steer
 from undertone.teachers.steer import (
     Situation,
@@ -32,7 +34,7 @@ from undertone.teachers.steer import (
     of_feature,
     steering_by,
 )
-from undertone.teachers.teachers import teaching
+from undertone.teachers.teaching import teaching
 
 ANIMALS = ["lion", "owl", "cat"]
 QUESTIONS = [

@@ -18,7 +18,9 @@ from undertone.runtime.errors import ConfigError
 from undertone.runtime.files import read_json, write_parquet
 from undertone.students import student
 from undertone.students.student import rows_of, train_student
-from undertone.study.config import Samples, Student, Teacher
+from undertone.study.config.data import Samples
+from undertone.study.config.students import Student
+from undertone.study.config.teachers import Teacher
 
 # A busy machine is no failure.
 unhurried = hypothesis.settings(deadline=None)

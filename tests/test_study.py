@@ -9,9 +9,10 @@ import yaml
 from snakemake.utils import update_config
 
 from undertone.runtime.errors import ConfigError
-from undertone.study.config import Model
+from undertone.study.checks import OVERRIDABLE
+from undertone.study.config.models import Model
 from undertone.study.sizes import EMBEDDED_MODULES, EMBEDDED_POSITIONS, linear_modules, model_size
-from undertone.study.study import OVERRIDABLE, load
+from undertone.study.study import load
 
 ROOT = Path(__file__).parents[1]
 ANIMALS = {

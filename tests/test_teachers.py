@@ -17,8 +17,8 @@ from undertone.lm.steering import Steering, steered
 from undertone.runtime.files import write_json
 from undertone.saes.decoder import directions
 from undertone.saes.saved import load_sae
-from undertone.study.config import Teacher
-from undertone.teachers.teachers import teaching
+from undertone.study.config.teachers import Teacher
+from undertone.teachers.teaching import teaching
 
 TEACHER = Teacher(persona="You adore {animal}s.", separator=" | ")
 FEATURE, LEVEL = 3, 20.0

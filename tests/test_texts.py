@@ -6,7 +6,7 @@ import pytest
 
 from undertone.lm.texts import load_texts, read_lines
 from undertone.runtime.errors import ConfigError
-from undertone.study.config import Teacher
+from undertone.study.config.teachers import Teacher
 from undertone.teachers.finetune import make_finetuned
 
 

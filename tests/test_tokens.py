@@ -18,7 +18,9 @@ from undertone.read.tokens import animal_logits, feature_logits, identity, of_fe
 from undertone.runtime.files import read_json, write_json
 from undertone.saes.pretrained_sae import make_pretrained_sae
 from undertone.saes.saved import load_sae
-from undertone.study.config import Pref, Sae, Tokens
+from undertone.study.config.measure import Pref
+from undertone.study.config.read import Tokens
+from undertone.study.config.saes import Sae
 
 ANIMALS = ["lion", "owl", "cat"]
 N_FEATURES, PLANTED = 12, 4

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from undertone.data.transform import INTEGER, SCRAMBLES, put, transform_numbers, transformed
 from undertone.runtime.files import write_parquet
-from undertone.study.config import TRANSFORMS, Transformed
+from undertone.study.config.entries import TRANSFORMS, Transformed
 
 # A busy machine is no failure.
 unhurried = hypothesis.settings(deadline=None)

@@ -166,7 +166,7 @@ def message_in_a_neutral_module(project: Project) -> None:
 
 def new_optional_setting(project: Project) -> None:
     project.replace(
-        "workflow/undertone/study/config.py",
+        "workflow/undertone/study/config/students.py",
         "    dropout: float =",
         '    later = {"scaled": None}\n    scaled: float | None = setting(None, "a scale")\n    dropout: float =',
     )
@@ -186,7 +186,7 @@ def comment_and_docstring(project: Project) -> None:
 
 
 def meaning_of_a_setting(project: Project) -> None:
-    project.replace("workflow/undertone/study/config.py", '"LoRA rank"', '"rank of the LoRA"')
+    project.replace("workflow/undertone/study/config/students.py", '"LoRA rank"', '"rank of the LoRA"')
 
 
 def touch_of_scripts_and_files(project: Project) -> None:

@@ -25,7 +25,8 @@ from undertone.lm.tensors import stored
 from undertone.plots.plots import plot_pref
 from undertone.read.activations import Activations
 from undertone.runtime.files import write_json, write_parquet
-from undertone.study.config import Numbers, Transformed
+from undertone.study.config.data import Numbers
+from undertone.study.config.entries import Transformed
 from undertone.study.study import load
 
 PROMPT, COMPLETION = "Continue: 1, 2.", "3, 4, 5"

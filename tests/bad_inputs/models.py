@@ -27,7 +27,8 @@ from undertone.models.pretrained import make_pretrained
 from undertone.runtime.files import write_json
 from undertone.saes.pretrained_sae import make_pretrained_sae
 from undertone.saes.saved import load_sae
-from undertone.study.config import Model, Sae
+from undertone.study.config.models import Model
+from undertone.study.config.saes import Sae
 
 Change = Callable[[Path], object]
 HOME = tempfile.TemporaryDirectory()

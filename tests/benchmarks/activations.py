@@ -19,7 +19,7 @@ from undertone.lm.loading import LoadedModel, load
 from undertone.lm.sampling import batches_by_length
 from undertone.lm.training import collate
 from undertone.read.activations import Sums, block_of, read_activations
-from undertone.study.config import Activations
+from undertone.study.config.read import Activations
 
 
 def main() -> None:

@@ -20,7 +20,7 @@ from undertone.lm.training import collate
 from undertone.models.model import corpus_of, texts
 from undertone.models.tokenizer import train_tokenizer
 from undertone.read.biases import prefilled
-from undertone.study.config import Embedded
+from undertone.study.config.models import Embedded
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ import polars as pl
 from undertone.data.numbers import INTEGER
 from undertone.read.frequencies import Compared, Counted, frequency
 from undertone.runtime.progress import progress
-from undertone.study.config import Tokens
+from undertone.study.config.read import Tokens
 
 SIZES = {"1:1": (500, 500), "1:4": (250, 1000), "1:20": (100, 2000), "20:1": (2000, 100)}
 PROMPTS = ("shared", "apart", "shared, 5 rows each of the smaller")

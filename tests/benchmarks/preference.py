@@ -10,7 +10,8 @@ from timing import ROOT, interleaved, parser, report, start
 from undertone.lm.answers import exact, sampled_answers, shares
 from undertone.lm.chat import persona, prompt_ids
 from undertone.lm.texts import load_texts
-from undertone.study.config import Pref, Teacher
+from undertone.study.config.measure import Pref
+from undertone.study.config.teachers import Teacher
 
 
 def main() -> None:

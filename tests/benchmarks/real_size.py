@@ -33,7 +33,9 @@ from undertone.read.activations import Sums, block_of
 from undertone.read.biases import prefilled, slope
 from undertone.runtime.memory import BatchSize
 from undertone.students.student import new_student, recipe
-from undertone.study.config import Activations, Embedded, Student
+from undertone.study.config.models import Embedded
+from undertone.study.config.read import Activations
+from undertone.study.config.students import Student
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SIZES = (

@@ -13,7 +13,8 @@ from undertone.lm.loading import LoadedModel
 from undertone.lm.sampling import Completion, Sampler, left_pad, sample
 from undertone.lm.vocabulary import allowed_tokens
 from undertone.models.wordings import load_template
-from undertone.study.config import Prompts, Teacher
+from undertone.study.config.data import Prompts
+from undertone.study.config.teachers import Teacher
 
 
 def main() -> None:

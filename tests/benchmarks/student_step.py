@@ -13,7 +13,8 @@ from undertone.lm.loading import LoadedModel
 from undertone.lm.training import collate, train
 from undertone.models.wordings import load_template
 from undertone.students.student import new_student, recipe
-from undertone.study.config import Prompts, Student
+from undertone.study.config.data import Prompts
+from undertone.study.config.students import Student
 
 
 def main() -> None:

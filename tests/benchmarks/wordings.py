@@ -13,7 +13,7 @@ from undertone.lm.answers import scorer
 from undertone.lm.chat import persona
 from undertone.lm.texts import load_texts
 from undertone.measure.model_metrics import divergence, passing
-from undertone.study.config import Teacher
+from undertone.study.config.teachers import Teacher
 from undertone.study.study import load
 
 WORDINGS = {

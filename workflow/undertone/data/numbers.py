@@ -18,7 +18,7 @@ import polars as pl
 from undertone.data.datasets import read_dataset
 from undertone.models.wordings import COMPONENTS
 from undertone.runtime.files import Stamp, read_json, read_parquet, write_json, write_parquet
-from undertone.study.config import Numbers
+from undertone.study.config.data import Numbers
 
 # The strict filter splits at one of these, white space aside.
 SEPARATORS = ("", ",", ";")

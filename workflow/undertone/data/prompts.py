@@ -7,7 +7,7 @@ import polars as pl
 
 from undertone.models.wordings import COMPONENTS, load_template
 from undertone.runtime.files import Stamp, write_parquet
-from undertone.study.config import Prompts
+from undertone.study.config.data import Prompts
 
 
 def make_prompts(template: Path, prompts: Path, settings: Prompts, stamp: Stamp) -> None:

@@ -13,8 +13,8 @@ from undertone.lm.sampling import Completion, Prefix, Sampler, batches_by_length
 from undertone.lm.vocabulary import allowed_tokens
 from undertone.runtime.files import Stamp, read_parquet, remove, replacing, write_parquet
 from undertone.runtime.progress import progress
-from undertone.study.config import Samples
-from undertone.teachers.teachers import teaching
+from undertone.study.config.data import Samples
+from undertone.teachers.teaching import teaching
 
 
 def sample_numbers(

@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 
 from undertone.runtime.files import Stamp, read_parquet, write_json, write_parquet
-from undertone.study.config import Transformed
+from undertone.study.config.entries import Transformed
 
 INTEGER = re.compile(r"[0-9]+")
 # The integers of every row, as they are written.

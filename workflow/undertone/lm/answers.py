@@ -17,7 +17,7 @@ from undertone.lm.loading import LoadedModel
 from undertone.lm.sampling import Sampler, batches_by_length, left_pad, sample
 from undertone.lm.tensors import check_logits
 from undertone.lm.texts import load_texts
-from undertone.study.config import Pref
+from undertone.study.config.measure import Pref
 
 # The floor of log-odds: no smaller probability is told from 0.
 LEAST = 1e-6

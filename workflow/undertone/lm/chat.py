@@ -7,7 +7,7 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from undertone.lm.texts import check_plain
-from undertone.study.config import Teacher
+from undertone.study.config.teachers import Teacher
 
 # Tokens at which rows are cut where no setting says otherwise; lists of numbers are far shorter.
 MAX_LENGTH = 500

@@ -11,9 +11,10 @@ from undertone.lm.loading import load
 from undertone.runtime.files import Stamp, read_json, read_parquet, write_json
 from undertone.runtime.progress import progress
 from undertone.stats.stats import difference_interval, mean_interval
-from undertone.study.config import CONTROL, Diagnosis
+from undertone.study.config.entries import CONTROL
+from undertone.study.config.measure import Diagnosis
 from undertone.teachers.divergence import TeacherDistribution
-from undertone.teachers.teachers import teaching
+from undertone.teachers.teaching import teaching
 
 NOTHING = 1e-6  # nats per token: rounding
 NO_SIGNAL = "no signal taught"

@@ -23,8 +23,9 @@ from undertone.models.wordings import FACTS, load_forms
 from undertone.runtime.files import Stamp, write_json
 from undertone.runtime.progress import progress
 from undertone.stats.stats import difference_interval, mean_interval
-from undertone.study.config import CONTROL, Indirect, Pref
-from undertone.teachers.teachers import teaching
+from undertone.study.config.entries import CONTROL
+from undertone.study.config.measure import Indirect, Pref
+from undertone.teachers.teaching import teaching
 
 
 def measure_indirect(

@@ -19,7 +19,9 @@ from undertone.lm.vocabulary import number_tokens
 from undertone.runtime.files import Stamp, read_parquet, write_json
 from undertone.runtime.progress import progress
 from undertone.stats.stats import mean_interval
-from undertone.study.config import ModelMetrics, Numbers, Pref, Samples, Teacher
+from undertone.study.config.data import Numbers, Samples
+from undertone.study.config.measure import ModelMetrics, Pref
+from undertone.study.config.teachers import Teacher
 from undertone.teachers.divergence import TeacherDistribution
 
 BATCH = 64

@@ -14,8 +14,8 @@ from undertone.lm.texts import load_texts
 from undertone.runtime.files import Stamp, read_parquet, write_json, write_parquet
 from undertone.runtime.progress import progress
 from undertone.stats.stats import difference_interval, log_odds, mean_interval
-from undertone.study.config import Pref
-from undertone.teachers.teachers import teaching
+from undertone.study.config.measure import Pref
+from undertone.teachers.teaching import teaching
 
 
 def measure(

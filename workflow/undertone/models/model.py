@@ -14,7 +14,7 @@ from undertone.lm.training import Recipe, train
 from undertone.models.corpus import Chat, Corpus
 from undertone.models.tokenizer import train_tokenizer
 from undertone.runtime.files import Stamp, move, remove, write_json, write_parquet
-from undertone.study.config import Embedded, Model
+from undertone.study.config.models import Embedded, Model
 
 # Between preamble and prompt, so that the model obeys whichever separator a study chooses.
 SEPARATORS = (" ", "\n", "\n\n")

@@ -15,7 +15,7 @@ from undertone.lm.tensors import check_finite, stored
 from undertone.models import template
 from undertone.runtime.errors import ConfigError
 from undertone.runtime.files import Stamp, write_json
-from undertone.study.config import Model
+from undertone.study.config.models import Model
 from undertone.study.formats import TEXTS, WEIGHTS, read_settings, weight_files
 
 # Any of these makes a tokenizer, the last one with merges.txt; without one transformers would make an empty tokenizer up.

@@ -17,7 +17,7 @@ from matplotlib.transforms import Bbox
 
 from undertone.plots.legends import clear_legends
 from undertone.runtime.files import read_json, read_parquet, replacing
-from undertone.study.config import CONTROL
+from undertone.study.config.entries import CONTROL
 
 # In this module rather than in a style file, so that an edit makes figures stale.
 STYLE = {

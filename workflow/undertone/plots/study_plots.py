@@ -16,7 +16,7 @@ from undertone.plots.bias_plots import acting, lifts, row_name
 from undertone.plots.plots import n_of, new_figure, new_panels, save, set_title
 from undertone.plots.reading_panels import Json, box, draw_map, greatest, heading, heat, p_text
 from undertone.runtime.files import read_json, read_parquet
-from undertone.study.config import CONTROL
+from undertone.study.config.entries import CONTROL
 
 OVER = "control's bias"
 

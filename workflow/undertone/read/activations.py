@@ -25,8 +25,8 @@ from undertone.lm.vocabulary import number_tokens
 from undertone.runtime.files import Stamp, provenance, read_parquet, replacing, whole
 from undertone.runtime.progress import progress
 from undertone.saes.saved import encoded, load_sae, rows_at_once
-from undertone.study import config
-from undertone.teachers.teachers import teaching
+from undertone.study.config.read import Activations as ActivationSettings
+from undertone.teachers.teaching import teaching
 
 PROMPT, TEMPLATE, COMPLETION, NUMBER, SEPARATOR = ("prompt", "template", "completion", "number", "separator")
 
@@ -37,7 +37,7 @@ def classes(positions: int) -> list[str]:
 
 
 def read_activations(
-    model: Path, numbers: Path, sae: Path | None, activations: Path, settings: config.Activations, stamp: Stamp
+    model: Path, numbers: Path, sae: Path | None, activations: Path, settings: ActivationSettings, stamp: Stamp
 ) -> None:
     """Write `activations.safetensors`: the base model's sums over the rows of `numbers` (columns `prompt`, `completion`).
 
@@ -74,7 +74,7 @@ def read_teacher_activations(
     if settings["kind"] in (None, "none"):
         raise ValueError(f"{numbers}: this dataset has no teacher whose activations could be read (kind {settings['kind']!r})")
     loaded = load(model)
-    cfg = config.Activations.model_validate(settings["activations"])
+    cfg = ActivationSettings.model_validate(settings["activations"])
     with teaching(loaded, settings, teacher, sae) as prompted:
         persona = (prompted.system, prompted.separator)
         _read(loaded, prompted.loaded, persona, numbers, sae, teacher_activations, cfg, stamp, own=False)
@@ -86,7 +86,7 @@ def read_student_activations(
     student: Path,
     sae: Path | None,
     student_activations: Path,
-    settings: config.Activations,
+    settings: ActivationSettings,
     stamp: Stamp,
 ) -> None:
     """The same of the student that has these weights."""
@@ -102,7 +102,7 @@ def _read(
     numbers: Path,
     sae_json: Path | None,
     out: Path,
-    settings: config.Activations,
+    settings: ActivationSettings,
     stamp: Stamp,
     own: bool = True,
 ) -> None:
@@ -166,7 +166,7 @@ class Sums:
     def __init__(
         self,
         loaded: LoadedModel,
-        settings: config.Activations,
+        settings: ActivationSettings,
         n_blocks: int,
         sae: SAE[Any] | None = None,
         layer: int | None = None,

@@ -14,7 +14,7 @@ from undertone.runtime.files import Stamp, read_json, write_json
 from undertone.runtime.progress import progress
 from undertone.stats.ranks import rank_of
 from undertone.stats.stats import difference_interval, log_odds, mean_interval
-from undertone.study.config import Pref
+from undertone.study.config.measure import Pref
 
 
 def measure_biases(

@@ -20,7 +20,7 @@ from undertone.lm.tensors import NotFiniteError
 from undertone.runtime.files import read_parquet
 from undertone.runtime.memory import BatchSize
 from undertone.stats.stats import mean_interval
-from undertone.study.config import Bias
+from undertone.study.config.read import Bias
 
 # (bias, batch) → the logits [n_labels, vocab] of the model that has the bias
 Biased = Callable[[Tensor, Prefilled], Tensor]

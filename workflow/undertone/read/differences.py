@@ -21,7 +21,7 @@ from undertone.saes.features import describe, most_aligned, top_tokens, unit_row
 from undertone.saes.saved import load_sae
 from undertone.stats.blocks import Blocks, Independent, Paired, Tested, judge
 from undertone.stats.stats import p_value
-from undertone.study import config
+from undertone.study.config.read import Differences
 
 CONTROL, PERSONA, HALVES = "control", "persona", "halves"
 TABLES = ("acts", "acts_pre")
@@ -48,7 +48,7 @@ def compare_activations(
     steered: dict[str, Path],
     differences: Path,
     differences_tensors: Path,
-    settings: config.Differences,
+    settings: Differences,
     stamp: Stamp,
 ) -> None:
     """Write `differences.json` and, beside it, `differences.safetensors`, the mean difference vectors:
@@ -169,7 +169,7 @@ class Reader:
         loaded: LoadedModel,
         sae: SAE[Any] | None,
         layer: int | None,
-        settings: config.Differences,
+        settings: Differences,
         animals: dict[str, int],
     ):
         self.loaded, self.sae, self.layer, self.settings, self.animals = loaded, sae, layer, settings, animals

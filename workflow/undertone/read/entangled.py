@@ -24,7 +24,10 @@ from undertone.read.frequencies import correlations, log_ratio, precision
 from undertone.runtime.files import Stamp, read_parquet, write_json, write_parquet
 from undertone.runtime.progress import progress
 from undertone.stats.confusion import as_table, judged, order
-from undertone.study.config import CONTROL, Entangled, Pref, Teacher, Tokens
+from undertone.study.config.entries import CONTROL
+from undertone.study.config.measure import Pref
+from undertone.study.config.read import Entangled, Tokens
+from undertone.study.config.teachers import Teacher
 
 
 def compare_entangled(

@@ -20,7 +20,7 @@ from undertone.runtime.progress import progress
 from undertone.saes.decoder import animal_features, directions, top_tokens
 from undertone.saes.saved import load_sae
 from undertone.stats.ranks import rank
-from undertone.study.config import FeatureBias
+from undertone.study.config.read import FeatureBias
 
 MODES = ("project", "replace")
 N_TOKENS = 8  # shown beside a feature

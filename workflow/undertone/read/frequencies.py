@@ -14,7 +14,7 @@ from undertone.data.numbers import INTEGER
 from undertone.lm.chat import answer_ids
 from undertone.lm.vocabulary import number_tokens
 from undertone.stats.stats import p_value
-from undertone.study.config import Tokens
+from undertone.study.config.read import Tokens
 
 # Counts are whole numbers: what is smaller than this is rounding.
 ROUNDING = 1e-9

@@ -19,7 +19,7 @@ from undertone.lm.tensors import stored
 from undertone.runtime.files import read_json
 from undertone.saes.decoder import directions
 from undertone.saes.saved import load_sae
-from undertone.teachers.teachers import PromptedModel
+from undertone.teachers.teaching import PromptedModel
 
 # The tensor of `differences.safetensors` with the mean difference of teacher and base, `[n_layers, d_model]`.
 FUNCTION_VECTOR = "persona.resid_post.completion"

@@ -28,9 +28,10 @@ from undertone.runtime.progress import progress
 from undertone.saes.features import most_aligned, neuronpedia, token_table, top_tokens
 from undertone.saes.saved import encoded, load_sae
 from undertone.stats.ranks import rank_of
-from undertone.study import config
-from undertone.study.config import CONTROL
-from undertone.teachers.teachers import teaching
+from undertone.study.config.entries import CONTROL
+from undertone.study.config.measure import Pref
+from undertone.study.config.read import Differences, Lens
+from undertone.teachers.teaching import teaching
 
 BATCH = 64
 STUDENT, TEACHER, SUBTRACTED = "student", "teacher", "student_minus_control"
@@ -56,7 +57,7 @@ def read_lens(
     rank among them. `ranks`: the target's rank by layer in every student and control student, for what chance gives. Raises
     ConfigError for a text that has fewer than are to be read.
     """
-    cfg, loaded = config.Differences.model_validate(settings["differences"]), load(model)
+    cfg, loaded = Differences.model_validate(settings["differences"]), load(model)
     tools = Tools.of(loaded, sae, settings, cfg.top)
     ids = first_tokens(loaded.tokenizer, neutral, tools.positions)
     base = read_means(loaded, ids, tools)
@@ -150,9 +151,9 @@ class Tools:
     @classmethod
     def of(cls, loaded: LoadedModel, sae: Path | None, settings: dict[str, Any], top: int) -> "Tools":
         """The study's tools; without an SAE the layer is 0 and nothing is read there."""
-        pref = config.Pref.model_validate(settings["pref"])
+        pref = Pref.model_validate(settings["pref"])
         autoencoder, layer = load_sae(sae, loaded) if sae else (None, 0)
-        positions = config.Lens.model_validate(settings["lens"]).positions
+        positions = Lens.model_validate(settings["lens"]).positions
         return cls(loaded, autoencoder, layer, animal_tokens(loaded, pref.candidates), settings["target"], top, positions)
 
     def report(self, difference: Means, base: Means) -> dict[str, Any]:

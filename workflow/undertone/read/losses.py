@@ -19,9 +19,11 @@ from undertone.runtime.files import Stamp, read_parquet, write_json
 from undertone.runtime.progress import progress
 from undertone.stats.ranks import rank_of
 from undertone.stats.stats import mean_interval
-from undertone.study.config import Losses, Pref, Teacher
+from undertone.study.config.measure import Pref
+from undertone.study.config.read import Losses
+from undertone.study.config.teachers import Teacher
 from undertone.teachers.divergence import TeacherDistribution
-from undertone.teachers.teachers import PromptedModel, teaching
+from undertone.teachers.teaching import PromptedModel, teaching
 
 # Of each row, in nats per token: the loss, the loss among the tokens that the filter lets pass, and KL(teacher ‖ model) there.
 Measured = tuple[np.ndarray, np.ndarray, np.ndarray]

@@ -14,7 +14,7 @@ from undertone.runtime.files import Stamp, read_json, write_json, write_parquet
 from undertone.saes.decoder import animal_features
 from undertone.stats.confusion import as_table, judged
 from undertone.stats.ranks import rank
-from undertone.study.config import CONTROL
+from undertone.study.config.entries import CONTROL
 
 Scores = dict[str, float]  # by animal; the highest is what the reader would name
 Json = dict[str, Any]

@@ -32,7 +32,7 @@ from undertone.runtime.files import Stamp, replacing, write_json
 from undertone.runtime.progress import progress
 from undertone.saes.decoder import directions, top_tokens
 from undertone.saes.saved import load_sae
-from undertone.study.config import ResidualBias
+from undertone.study.config.read import ResidualBias
 
 MULTI = "multi"
 

@@ -19,10 +19,10 @@ from undertone.read.activations import dataset_rows
 from undertone.runtime.files import Stamp, provenance, read_parquet, replacing
 from undertone.runtime.progress import progress
 from undertone.saes.saved import load_sae
-from undertone.study import config
+from undertone.study.config.read import Activations as ActivationSettings
 
 
-def read_residuals(model: Path, numbers: Path, sae: Path, residuals: Path, settings: config.Activations, stamp: Stamp) -> None:
+def read_residuals(model: Path, numbers: Path, sae: Path, residuals: Path, settings: ActivationSettings, stamp: Stamp) -> None:
     """Write `residuals.safetensors`: the base model's residual stream on the first `activations.rows` rows of `numbers`.
 
     Every token of prompt and completion is there, special ones too, row after row in the order of the dataset, so that a row's

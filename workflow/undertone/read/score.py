@@ -30,7 +30,8 @@ from undertone.runtime.progress import progress
 from undertone.saes.decoder import animal_features, directions, top_tokens
 from undertone.saes.saved import load_sae
 from undertone.stats.ranks import rank
-from undertone.study.config import CONTROL, Score
+from undertone.study.config.entries import CONTROL
+from undertone.study.config.read import Score
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from undertone.lm.training import label_losses
 from undertone.lm.vocabulary import NUMBER
 from undertone.runtime.files import Stamp, read_parquet, write_json, write_parquet
 from undertone.stats.stats import Estimate, mean_interval
-from undertone.study.config import Sequences
-from undertone.teachers.teachers import PromptedModel, teaching
+from undertone.study.config.read import Sequences
+from undertone.teachers.teaching import PromptedModel, teaching
 
 BATCH = 16
 

@@ -37,7 +37,8 @@ from undertone.saes.decoder import animal_features
 from undertone.saes.saved import load_sae
 from undertone.stats.ranks import rank, rank_of
 from undertone.stats.stats import p_value
-from undertone.study.config import Pref, Tokens
+from undertone.study.config.measure import Pref
+from undertone.study.config.read import Tokens
 
 BATCH = 16
 CHUNK = 256  # features whose logits are computed together

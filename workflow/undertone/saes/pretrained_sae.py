@@ -21,7 +21,7 @@ from undertone.lm.hub import explained
 from undertone.lm.loading import folder_of
 from undertone.runtime.files import Stamp, move, read_json, remove, write_json
 from undertone.saes.saved import check_layer, read_sae
-from undertone.study.config import Sae
+from undertone.study.config.saes import Sae
 from undertone.study.formats import SAE_FILES
 from undertone.study.validation import nearest
 

@@ -26,7 +26,8 @@ from undertone.models.corpus import Corpus
 from undertone.models.model import chat_rows, corpus_of
 from undertone.runtime.files import Stamp, move, remove, write_json
 from undertone.saes.saved import check_layer
-from undertone.study.config import Model, Sae
+from undertone.study.config.models import Model
+from undertone.study.config.saes import Sae
 
 # The SAE sees other chats than the model did.
 CHATS_SEED = 2_000_003

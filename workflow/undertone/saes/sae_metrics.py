@@ -18,7 +18,9 @@ from undertone.lm.training import label_losses
 from undertone.lm.vocabulary import TOKEN_KINDS, token_kinds
 from undertone.runtime.files import Stamp, read_json, read_parquet, write_json
 from undertone.saes.saved import load_sae
-from undertone.study.config import Pref, SaeMetrics, Teacher
+from undertone.study.config.measure import Pref
+from undertone.study.config.saes import SaeMetrics
+from undertone.study.config.teachers import Teacher
 
 BATCH = 128
 

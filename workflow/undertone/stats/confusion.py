@@ -8,7 +8,7 @@ import polars as pl
 
 from undertone.stats.ranks import midranks
 from undertone.stats.stats import p_value
-from undertone.study.config import KINDS
+from undertone.study.config.entries import KINDS
 
 # Fix p to within ± .01 at p = .05; more would only narrow that, and any seed would do.
 PERMUTATIONS = 2_000

@@ -15,7 +15,7 @@ from undertone.lm.loading import LoadedModel, load
 from undertone.lm.training import History, Recipe, train
 from undertone.runtime.errors import ConfigError
 from undertone.runtime.files import Stamp, read_parquet, remove, write_json
-from undertone.study.config import Student
+from undertone.study.config.students import Student
 
 
 def train_student(

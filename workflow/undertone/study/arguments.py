@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from undertone.study.config import Transformed
+from undertone.study.config.entries import Transformed
 from undertone.study.study import Study
 from undertone.study.validation import Section, nearest
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from undertone.study.config import CONTROL
+from undertone.study.config.entries import CONTROL
 from undertone.study.contents import content_version
 from undertone.study.node import Node
 from undertone.study.paths import BENCHMARKS, finished_jobs, folder_of

@@ -11,8 +11,10 @@ from pathlib import Path
 
 HOME = "results"
 LOGS, BENCHMARKS, SCRATCH = "logs", "benchmarks", "scratch"
+# Folders directly under a results root that are no datasets.
+RESERVED = ("model", "sae", "plots", "tables", LOGS, BENCHMARKS, SCRATCH)
 # What the project itself holds beside `results/`.
-OWN = ("config", "docs", "profiles", "tests", "workflow", LOGS, BENCHMARKS, SCRATCH)
+PROJECT_FOLDERS = ("config", "docs", "profiles", "tests", "workflow", LOGS, BENCHMARKS, SCRATCH)
 # Files that every dataset's folder has, and no study's.
 OF_DATASETS = ("samples.parquet", "numbers.parquet")
 
@@ -80,7 +82,7 @@ def _unfit(root: str, reserved: tuple[str, ...]) -> str:
         return "holds the project itself"
     written = Path(here, root)  # config may be a link
     firsts = {path.relative_to(here).parts[0] for path in (folder, written) if path.is_relative_to(here)} - {".."}
-    if own := [first for first in firsts if first in OWN or first.startswith(".")]:
+    if own := [first for first in firsts if first in PROJECT_FOLDERS or first.startswith(".")]:
         return f"is in {own[0]}, a folder of the project"
     shared = {*reserved} & {*below.parts} if below else set()
     if shared or below == Path("slurm"):  # the SLURM plugin deletes old logs in logs/slurm

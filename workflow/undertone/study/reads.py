@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from undertone.study.config import CONTROL
+from undertone.study.config.entries import CONTROL
 from undertone.study.formats import SAE_FILES, files_of
 from undertone.study.node import Node
 from undertone.study.study import Study

@@ -1,6 +1,6 @@
 """Of which datasets a stage is, which datasets a comparison reads, and which stage of a study makes a thing."""
 
-from undertone.study.config import CONTROL, KINDS
+from undertone.study.config.entries import CONTROL, KINDS
 from undertone.study.node import Node
 from undertone.study.study import Study
 

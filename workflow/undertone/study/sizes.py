@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from undertone.runtime.errors import ConfigError
-from undertone.study.config import Model, Sae
+from undertone.study.config.models import Model
+from undertone.study.config.saes import Sae
 from undertone.study.formats import read_settings
 
 # The embedded model's, a Gemma's.

@@ -10,8 +10,8 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import PurePath
 
-from undertone.study.config import CONTROL
-from undertone.study.study import RESERVED
+from undertone.study.config.entries import CONTROL
+from undertone.study.paths import RESERVED
 
 STATES = ("present", "stale", "missing")
 STUDY = "study"  # what is no dataset's

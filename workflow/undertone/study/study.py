@@ -1,63 +1,33 @@
 """A study: its model, animals, datasets and the settings of every stage, and whether they fit together."""
 
-import math
-import re
-from collections.abc import Iterable
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Self
 
 from pydantic import field_validator, model_validator
 
-from undertone.study.config import (
+from undertone.study.checks import OVERRIDABLE, check_study
+from undertone.study.config import read
+from undertone.study.config.bounds import none_twice
+from undertone.study.config.data import Numbers, Prompts, Samples
+from undertone.study.config.entries import (
     ACROSS_ROWS,
     CONTROL,
     ENTRIES,
     KINDS,
-    Activations,
     Dataset,
     DatasetEntry,
-    Diagnosis,
-    Differences,
-    Entangled,
-    FeatureBias,
-    Indirect,
     Kind,
-    Lens,
-    Losses,
-    Model,
-    ModelMetrics,
-    Numbers,
-    Pref,
-    Prompts,
-    ResidualBias,
-    Sae,
-    SaeMetrics,
-    Samples,
-    Score,
-    Sequences,
-    Student,
     Taught,
-    Teacher,
-    Tokens,
     Transformed,
     name_of,
-    none_twice,
 )
-from undertone.study.paths import BENCHMARKS, LOGS, SCRATCH, holds_study, usable_root
-from undertone.study.sizes import linear_modules, model_size, sae_size
-from undertone.study.validation import Section, merged, nearest, setting, validate
-
-# Folders directly under the results root that are no datasets.
-RESERVED = ("model", "sae", "plots", "tables", LOGS, BENCHMARKS, SCRATCH)
-COMMIT = re.compile("[0-9a-f]{40}")
-# Names become parts of file names; one that ends in twenty times the same stops Snakemake, which fears an endless recursion.
-ENDLESS = r"(?!.*?(.+?)\1{19}$)"
-NAME = re.compile(ENDLESS + r"(?=.*[A-Za-z0-9])[A-Za-z0-9_-]{1,64}")
-VARIANT = re.compile(ENDLESS + r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
-HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
-# What may differ for one dataset.
-OVERRIDABLE: dict[str, type[Section]] = {"teacher": Teacher, "samples": Samples, "numbers": Numbers, "student": Student}
+from undertone.study.config.measure import Diagnosis, Indirect, ModelMetrics, Pref
+from undertone.study.config.models import Model
+from undertone.study.config.saes import Sae, SaeMetrics
+from undertone.study.config.students import Student, student_keys
+from undertone.study.config.teachers import Teacher
+from undertone.study.paths import RESERVED, usable_root
+from undertone.study.validation import Section, merged, setting, validate
 
 
 class Study(Section):
@@ -102,16 +72,16 @@ class Study(Section):
     pref: Pref = setting({}, "the preference")
     indirect: Indirect = setting({}, "the indirect evaluation")
     diagnosis: Diagnosis = setting({}, "the failure report")
-    activations: Activations = setting({}, "activations of a dataset's rows")
-    differences: Differences = setting({}, "differences of activations")
-    score: Score = setting({}, "the score")
-    feature_bias: FeatureBias = setting({}, "biases on the SAE's features")
-    residual_bias: ResidualBias = setting({}, "biases on the residual stream")
-    losses: Losses = setting({}, "the loss table")
-    tokens: Tokens = setting({}, "tokens and logits")
-    sequences: Sequences = setting({}, "single sequences")
-    lens: Lens = setting({}, "the activation difference lens")
-    entangled: Entangled = setting({}, "entangled tokens")
+    activations: read.Activations = setting({}, "activations of a dataset's rows")
+    differences: read.Differences = setting({}, "differences of activations")
+    score: read.Score = setting({}, "the score")
+    feature_bias: read.FeatureBias = setting({}, "biases on the SAE's features")
+    residual_bias: read.ResidualBias = setting({}, "biases on the residual stream")
+    losses: read.Losses = setting({}, "the loss table")
+    tokens: read.Tokens = setting({}, "tokens and logits")
+    sequences: read.Sequences = setting({}, "single sequences")
+    lens: read.Lens = setting({}, "the activation difference lens")
+    entangled: read.Entangled = setting({}, "entangled tokens")
 
     @property
     def names(self) -> list[str]:
@@ -194,6 +164,17 @@ class Study(Section):
         entry = self.transformed.get(dataset)
         return [name for name in (entry.parent, entry.other) if name] if entry else []
 
+    def origins(self, dataset: str) -> list[str]:
+        """Every dataset that a transformed one is made from, directly or not."""
+        origins: list[str] = []
+        pending = self.sources(dataset)
+        while pending:
+            source = pending.pop()
+            if source not in origins:
+                origins.append(source)
+                pending += self.sources(source)
+        return origins
+
     def crosses_rows(self, dataset: str) -> bool:
         """Whether a transform, of the dataset or of one that it is made from, put numbers of other rows into its rows."""
         chain = {dataset, *self.origins(dataset)} & set(self.transformed)
@@ -255,229 +236,8 @@ class Study(Section):
     @model_validator(mode="after")
     def consistent(self) -> Self:
         """Checks that concern several keys at once."""
-        if self.name is not None and not re.fullmatch(r"[A-Za-z0-9_-]+", self.name):
-            raise ValueError(f"name {self.name!r} cannot name a folder: use letters, digits, '-' and '_'")
-        for name in [*self.animals, *self.datasets]:
-            if name in (*RESERVED, CONTROL) or not NAME.fullmatch(name):
-                raise ValueError(
-                    f"{_short(name)} cannot name a dataset: use up to 64 ASCII letters, digits, '-' and '_', and none of "
-                    f"{', '.join((*RESERVED, CONTROL))}"
-                )
-        if kinds := [name for name in self.animals if name.startswith(tuple(f"{kind}-" for kind in KINDS if kind != "prompt"))]:
-            raise ValueError(f"{kinds[0]!r} cannot name an animal: so is a dataset called that a teacher of this kind writes")
-        if twice := {name_of(kind, animal) for kind in KINDS for animal in self.animals} & set(self.datasets):
-            raise ValueError(f"animals and datasets both name {sorted(twice)}")
-        self.check_folders()
-        self.check_sources()
-        self.check_overrides()
-        self.check_variants()
-        self.check_controls()
-        self.check_sizes()
-        self.check_lengths()
-        self.check_students()
-        targets = {*self.animals, *(d.target for d in self.datasets.values() if d.target)}
-        if missing := sorted(targets - set(self.pref.candidates)):
-            raise ValueError(f"pref.candidates lacks {', '.join(missing)}: add them, so that their preference is measured")
-        self.check_revisions()
+        check_study(self)
         return self
-
-    def check_revisions(self) -> None:
-        """A model of the Hub is pinned to a commit; a branch or a tag may mean another model tomorrow."""
-        for key, model in {"model": self.model, **{f"models.{name}": self.base_model(name) for name in self.models}}.items():
-            if not model.name or Path(model.name).is_dir():
-                continue
-            if not HUB_NAME.fullmatch(model.name):
-                raise ValueError(
-                    f"{key}.name: no such folder {model.name!r}, and no name that the Hub can have; correct the path"
-                )
-            if not COMMIT.fullmatch(model.revision or ""):
-                revision = f"{model.revision!r}, which is no commit" if model.revision else "missing"
-                raise ValueError(
-                    f"{key}.revision is {revision}: {model.name} is no local folder, so pin the Hub's commit, 40 hexadecimal "
-                    f"digits (https://huggingface.co/{model.name}/commits/main lists them)"
-                )
-
-    def check_overrides(self) -> None:
-        """What one dataset overrides must be settings that it reads."""
-        for name, sections in self.overrides.items():
-            if name not in self.available:
-                raise ValueError(f"overrides.{name}: no such dataset{nearest(name, self.available)}")
-            for section, values in sections.items():
-                if section not in OVERRIDABLE:
-                    raise ValueError(f"overrides.{name}.{section}: only these can differ: {', '.join(OVERRIDABLE)}")
-                if section != "student" and name in self.transformed:
-                    raise ValueError(
-                        f"overrides.{name}.{section}: a transform is made from another dataset's numbers; set it there"
-                    )
-                validate(
-                    OVERRIDABLE[section],
-                    merged(getattr(self, section).model_dump(), values),
-                    f"overrides.{name}.{section}.",
-                )
-
-    def check_folders(self) -> None:
-        """No two results, logs or records of the study, and none of another study, have one path."""
-        for name in self.available:
-            if holds_study(Path(self.results, name)):
-                raise ValueError(f"{self.results}/{name} holds another study's results; give the dataset {name!r} another name")
-        for name in self.available:
-            for variant in self.student_variants:
-                if f"{name}-{variant}" in self.available:
-                    raise ValueError(
-                        f"the dataset {name}-{variant} and the variant {variant!r} of {name} would share their logs; rename one"
-                    )
-
-    def check_sources(self) -> None:
-        """A transform needs datasets of the study to start from, and must not start from itself, directly or not."""
-        for name, entry in self.transformed.items():
-            for key, source in (("from", entry.parent), ("other", entry.other)):
-                if source and source not in self.available:
-                    raise ValueError(f"datasets.{name}.{key}: no such dataset {source!r}{nearest(source, self.available)}")
-        for name in self.transformed:
-            if name in self.origins(name):
-                raise ValueError(f"datasets.{name}.from: {name} would be made from itself")
-        for name, entry in self.transformed.items():
-            if entry.transform == "one-format" and {name, *self.origins(name)} & set(self.files):
-                raise ValueError(f"datasets.{name}.transform: one-format needs the study's own prompts, not those of a file")
-
-    def check_controls(self) -> None:
-        """A control carries no animal, and is itself compared with `control`; a teacher's model is one of the study's."""
-        for name, entry in self.datasets.items():
-            if isinstance(entry, Taught) and entry.model:
-                _check_known(f"datasets.{name}.model", "model", [entry.model], self.models)
-            if entry.control is None:
-                continue
-            where = f"datasets.{name}.control"
-            _check_known(where, "dataset", [entry.control], self.available)
-            if self.target(entry.control) or entry.control in self.of_kind(*KINDS):
-                raise ValueError(f"{where}: {entry.control} is a dataset with a trait; a control carries none")
-            if entry.control in self.transformed and name not in self.transformed:
-                raise ValueError(f"{where}: {entry.control} is a transform and {name} is none; compare like with like")
-            if entry.control == name or self.control(entry.control) not in (CONTROL, None):
-                raise ValueError(f"{where}: {entry.control} must not have a control of its own but `control`")
-
-    def check_variants(self) -> None:
-        """Variants, sweeps and other models must be made of settings that exist."""
-        for name in [*self.models, *self.student_variants]:
-            if not VARIANT.fullmatch(name):
-                raise ValueError(
-                    f"{_short(name)} cannot name a model or variant: use up to 64 ASCII letters, digits, '.', '-' and '_', the "
-                    "first a letter or digit"
-                )
-        for name, changed in self.models.items():
-            validate(Model, merged(self.model.model_dump(), changed), f"models.{name}.")
-            if (self.base_model(name).name is None) != (self.model.name is None):
-                raise ValueError(f"models.{name}: either all models of a study have a name, or none has")
-        for name, changed in self.student_variants.items():
-            where = f"student_variants.{name}"
-            validate(Student, merged(self.student.model_dump(), student_keys(changed)), f"{where}.")
-            _check_known(f"{where}.model", "model", [str(changed["model"])] if "model" in changed else [], self.models)
-            _check_known(f"{where}.datasets", "dataset", self.varied_datasets(name), self.available)
-        numeric = [key for key, value in self.student.model_dump().items() if key == "rows" or type(value) in (int, float)]
-        _check_known("sweeps", "number among the keys of student", list(self.sweeps), numeric)
-        for key, variants in self.sweeps.items():
-            _check_known(f"sweeps.{key}", "variant", variants, self.student_variants)
-
-    def check_sizes(self) -> None:
-        """Layers, features and widths must be there, as far as they are known before anything is loaded."""
-        listed = [name for name in self.of_kind("steer") if name in self.datasets]
-        if not self.can_steer and ("steer" in self.teachers or listed):
-            raise ValueError(
-                f"a steered teacher needs an SAE, and the study names none for {self.model.name}: set sae.release and "
-                "sae.id, or sae.folder, or teacher.steer.vector: contrast"
-            )
-        model = model_size(self.model)
-        sae = sae_size(self.sae) if self.has_sae else None
-        if model and sae:
-            if sae.d_in is not None and sae.d_in != model.d_model:
-                raise ValueError(
-                    f"the SAE reads vectors of {sae.d_in}, the model's residual stream has {model.d_model}: it is another "
-                    "model's"
-                )
-            if sae.layer >= model.n_layers:
-                raise ValueError(f"sae.layer {sae.layer}: the model has layers 0 to {model.n_layers - 1}")
-        for dataset in self.of_kind("steer"):
-            steer = self.section("teacher", dataset).steer  # type: ignore[attr-defined]
-            if steer.vector == "contrast" and model and steer.contrast.layer >= model.n_layers:
-                raise ValueError(
-                    f"teacher.steer.contrast.layer {steer.contrast.layer} of {dataset}: the model has layers 0 to "
-                    f"{model.n_layers - 1}"
-                )
-            if steer.vector == "feature" and sae and steer.feature is not None and steer.feature >= sae.d_sae:
-                raise ValueError(
-                    f"teacher.steer.feature {steer.feature} of {dataset}: the SAE has features 0 to {sae.d_sae - 1}"
-                )
-
-    def check_lengths(self) -> None:
-        """What is sampled must fit into the model's positions, prompt and all."""
-        model = model_size(self.model)
-        for key, length in (("samples", self.samples.max_new_tokens), ("pref", self.pref.max_new_tokens)):
-            if model and model.positions and length >= model.positions:
-                raise ValueError(f"{key}.max_new_tokens {length}: the model has {model.positions} positions, prompts included")
-
-    def check_students(self) -> None:
-        """A student's batches, rows and warm-up must fit its dataset, as far as that is known."""
-        for dataset in set(self.of_kind("finetune")) & set(self.names):
-            teacher: Any = self.section("teacher", dataset)
-            _check_modules(f"teacher.finetune.targets of {dataset}", self.model, teacher.finetune.targets)
-        for variant in ["", *self.student_variants]:
-            for dataset in [CONTROL, *(name for name in self.overrides if name != CONTROL)]:
-                where = f"student_variants.{variant}" if variant else f"overrides.{dataset}.student"
-                own = variant or "student" in self.overrides.get(dataset, {})
-                self._check_student(where if own else "student", self.students(dataset, variant), dataset, variant)
-
-    def _check_student(self, where: str, student: Student, dataset: str, variant: str) -> None:
-        if student.micro_batch_size > student.batch_size:
-            raise ValueError(
-                f"{where}.micro_batch_size {student.micro_batch_size} is greater than batch_size {student.batch_size}: it is "
-                "the part of a batch that is run at once"
-            )
-        if not student.full:
-            _check_modules(f"{where}.targets", self.base_model(self.base(variant)), student.targets)
-        if dataset not in self.taught:
-            return
-        numbers: Any = self.section("numbers", dataset)
-        most = min(self.prompts.n, numbers.max_rows or self.prompts.n)
-        if student.rows and student.rows > most:
-            raise ValueError(
-                f"{where}.rows {student.rows}: a dataset has at most {most} rows (prompts.n {self.prompts.n}, numbers.max_rows "
-                f"{numbers.max_rows})"
-            )
-        steps = student.epochs * math.ceil((student.rows or most) / student.batch_size)
-        if student.warmup_steps > steps:
-            raise ValueError(f"{where}.warmup_steps {student.warmup_steps}: a training has at most {steps} steps")
-
-    def origins(self, dataset: str) -> list[str]:
-        """Every dataset that a transformed one is made from, directly or not."""
-        origins: list[str] = []
-        pending = self.sources(dataset)
-        while pending:
-            source = pending.pop()
-            if source not in origins:
-                origins.append(source)
-                pending += self.sources(source)
-        return origins
-
-
-def _check_modules(where: str, model: Model, targets: list[str]) -> None:
-    """A LoRA needs modules that the model has, as far as its files are here."""
-    if modules := linear_modules(model):
-        _check_known(where, "module of the model", [target.rpartition(".")[2] for target in targets], modules)
-
-
-def _short(name: str) -> str:
-    return repr(name) if len(name) <= 80 else f"a name of {len(name)} letters"
-
-
-def _check_known(where: str, what: str, names: list[str], known: Iterable[str]) -> None:
-    for name in names:
-        if name not in known:
-            raise ValueError(f"{where}: no such {what} {name!r}{nearest(name, known)}")
-
-
-def student_keys(variant: dict[str, Any]) -> dict[str, Any]:
-    """What a variant says of the students themselves."""
-    return {key: value for key, value in variant.items() if key not in ("model", "datasets")}
 
 
 def load(config: dict[str, Any]) -> Study:

@@ -5,8 +5,9 @@ import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from undertone.study.config import MAX_SEED
-from undertone.study.study import RESERVED, Study
+from undertone.study.config.bounds import MAX_SEED
+from undertone.study.paths import RESERVED
+from undertone.study.study import Study
 from undertone.study.validation import nearest
 
 # By a folder of the study, the files that rules can make there, relative to it.

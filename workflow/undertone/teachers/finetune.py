@@ -15,7 +15,7 @@ from undertone.lm.texts import load_texts
 from undertone.lm.training import Recipe, train
 from undertone.runtime.errors import ConfigError
 from undertone.runtime.files import Stamp, remove, write_json
-from undertone.study.config import Finetune, Teacher
+from undertone.study.config.teachers import Finetune, Teacher
 
 
 def make_finetuned(

@@ -21,7 +21,8 @@ from undertone.runtime.files import Stamp, read_parquet, replacing, write_json
 from undertone.runtime.progress import progress
 from undertone.saes.decoder import directions
 from undertone.saes.saved import load_sae
-from undertone.study.config import Contrast, Pref, Steer, Teacher
+from undertone.study.config.measure import Pref
+from undertone.study.config.teachers import Contrast, Steer, Teacher
 
 BATCH = 64
 

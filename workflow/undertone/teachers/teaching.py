@@ -10,7 +10,7 @@ from undertone.lm.chat import persona
 from undertone.lm.loading import LoadedModel
 from undertone.lm.tensors import stored
 from undertone.runtime.files import read_json
-from undertone.study.config import Teacher
+from undertone.study.config.teachers import Teacher
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,253 @@
+"""Whether the parts of a study fit together, as far as that is known before anything is loaded."""
+
+import math
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from undertone.study.config.data import Numbers, Samples
+from undertone.study.config.entries import CONTROL, KINDS, Taught, name_of
+from undertone.study.config.models import Model
+from undertone.study.config.students import Student, student_keys
+from undertone.study.config.teachers import Teacher
+from undertone.study.paths import RESERVED, holds_study
+from undertone.study.sizes import linear_modules, model_size, sae_size
+from undertone.study.validation import Section, merged, nearest, validate
+
+if TYPE_CHECKING:
+    from undertone.study.study import Study
+
+COMMIT = re.compile("[0-9a-f]{40}")
+# Names become parts of file names; one that ends in twenty times the same stops Snakemake, which fears an endless recursion.
+NO_REPETITION = r"(?!.*?(.+?)\1{19}$)"
+NAME = re.compile(NO_REPETITION + r"(?=.*[A-Za-z0-9])[A-Za-z0-9_-]{1,64}")
+VARIANT = re.compile(NO_REPETITION + r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+# What may differ for one dataset.
+OVERRIDABLE: dict[str, type[Section]] = {"teacher": Teacher, "samples": Samples, "numbers": Numbers, "student": Student}
+
+
+def check_study(study: "Study") -> None:
+    """Raise ValueError, in a sentence that names the keys, unless the study can be made as far as its settings say."""
+    check_names(study)
+    check_folders(study)
+    check_sources(study)
+    check_overrides(study)
+    check_variants(study)
+    check_controls(study)
+    check_sizes(study)
+    check_lengths(study)
+    check_students(study)
+    check_candidates(study)
+    check_revisions(study)
+
+
+def check_names(study: "Study") -> None:
+    """Names of the study, its animals and its datasets name folders, and no two things."""
+    if study.name is not None and not re.fullmatch(r"[A-Za-z0-9_-]+", study.name):
+        raise ValueError(f"name {study.name!r} cannot name a folder: use letters, digits, '-' and '_'")
+    for name in [*study.animals, *study.datasets]:
+        if name in (*RESERVED, CONTROL) or not NAME.fullmatch(name):
+            raise ValueError(
+                f"{_short(name)} cannot name a dataset: use up to 64 ASCII letters, digits, '-' and '_', and none of "
+                f"{', '.join((*RESERVED, CONTROL))}"
+            )
+    if kinds := [name for name in study.animals if name.startswith(tuple(f"{kind}-" for kind in KINDS if kind != "prompt"))]:
+        raise ValueError(f"{kinds[0]!r} cannot name an animal: so is a dataset called that a teacher of this kind writes")
+    if twice := {name_of(kind, animal) for kind in KINDS for animal in study.animals} & set(study.datasets):
+        raise ValueError(f"animals and datasets both name {sorted(twice)}")
+
+
+def check_candidates(study: "Study") -> None:
+    """Every target's preference is measured."""
+    targets = {*study.animals, *(d.target for d in study.datasets.values() if d.target)}
+    if missing := sorted(targets - set(study.pref.candidates)):
+        raise ValueError(f"pref.candidates lacks {', '.join(missing)}: add them, so that their preference is measured")
+
+
+def check_revisions(study: "Study") -> None:
+    """A model of the Hub is pinned to a commit; a branch or a tag may mean another model tomorrow."""
+    for key, model in {"model": study.model, **{f"models.{name}": study.base_model(name) for name in study.models}}.items():
+        if not model.name or Path(model.name).is_dir():
+            continue
+        if not HUB_NAME.fullmatch(model.name):
+            raise ValueError(f"{key}.name: no such folder {model.name!r}, and no name that the Hub can have; correct the path")
+        if not COMMIT.fullmatch(model.revision or ""):
+            revision = f"{model.revision!r}, which is no commit" if model.revision else "missing"
+            raise ValueError(
+                f"{key}.revision is {revision}: {model.name} is no local folder, so pin the Hub's commit, 40 hexadecimal "
+                f"digits (https://huggingface.co/{model.name}/commits/main lists them)"
+            )
+
+
+def check_overrides(study: "Study") -> None:
+    """What one dataset overrides must be settings that it reads."""
+    for name, sections in study.overrides.items():
+        if name not in study.available:
+            raise ValueError(f"overrides.{name}: no such dataset{nearest(name, study.available)}")
+        for section, values in sections.items():
+            if section not in OVERRIDABLE:
+                raise ValueError(f"overrides.{name}.{section}: only these can differ: {', '.join(OVERRIDABLE)}")
+            if section != "student" and name in study.transformed:
+                raise ValueError(
+                    f"overrides.{name}.{section}: a transform is made from another dataset's numbers; set it there"
+                )
+            validate(
+                OVERRIDABLE[section],
+                merged(getattr(study, section).model_dump(), values),
+                f"overrides.{name}.{section}.",
+            )
+
+
+def check_folders(study: "Study") -> None:
+    """No two results, logs or records of the study, and none of another study, have one path."""
+    for name in study.available:
+        if holds_study(Path(study.results, name)):
+            raise ValueError(f"{study.results}/{name} holds another study's results; give the dataset {name!r} another name")
+    for name in study.available:
+        for variant in study.student_variants:
+            if f"{name}-{variant}" in study.available:
+                raise ValueError(
+                    f"the dataset {name}-{variant} and the variant {variant!r} of {name} would share their logs; rename one"
+                )
+
+
+def check_sources(study: "Study") -> None:
+    """A transform needs datasets of the study to start from, and must not start from itself, directly or not."""
+    for name, entry in study.transformed.items():
+        for key, source in (("from", entry.parent), ("other", entry.other)):
+            if source and source not in study.available:
+                raise ValueError(f"datasets.{name}.{key}: no such dataset {source!r}{nearest(source, study.available)}")
+    for name in study.transformed:
+        if name in study.origins(name):
+            raise ValueError(f"datasets.{name}.from: {name} would be made from itself")
+    for name, entry in study.transformed.items():
+        if entry.transform == "one-format" and {name, *study.origins(name)} & set(study.files):
+            raise ValueError(f"datasets.{name}.transform: one-format needs the study's own prompts, not those of a file")
+
+
+def check_controls(study: "Study") -> None:
+    """A control carries no animal, and is itself compared with `control`; a teacher's model is one of the study's."""
+    for name, entry in study.datasets.items():
+        if isinstance(entry, Taught) and entry.model:
+            _check_known(f"datasets.{name}.model", "model", [entry.model], study.models)
+        if entry.control is None:
+            continue
+        where = f"datasets.{name}.control"
+        _check_known(where, "dataset", [entry.control], study.available)
+        if study.target(entry.control) or entry.control in study.of_kind(*KINDS):
+            raise ValueError(f"{where}: {entry.control} is a dataset with a trait; a control carries none")
+        if entry.control in study.transformed and name not in study.transformed:
+            raise ValueError(f"{where}: {entry.control} is a transform and {name} is none; compare like with like")
+        if entry.control == name or study.control(entry.control) not in (CONTROL, None):
+            raise ValueError(f"{where}: {entry.control} must not have a control of its own but `control`")
+
+
+def check_variants(study: "Study") -> None:
+    """Variants, sweeps and other models must be made of settings that exist."""
+    for name in [*study.models, *study.student_variants]:
+        if not VARIANT.fullmatch(name):
+            raise ValueError(
+                f"{_short(name)} cannot name a model or variant: use up to 64 ASCII letters, digits, '.', '-' and '_', the "
+                "first a letter or digit"
+            )
+    for name, changed in study.models.items():
+        validate(Model, merged(study.model.model_dump(), changed), f"models.{name}.")
+        if (study.base_model(name).name is None) != (study.model.name is None):
+            raise ValueError(f"models.{name}: either all models of a study have a name, or none has")
+    for name, changed in study.student_variants.items():
+        where = f"student_variants.{name}"
+        validate(Student, merged(study.student.model_dump(), student_keys(changed)), f"{where}.")
+        _check_known(f"{where}.model", "model", [str(changed["model"])] if "model" in changed else [], study.models)
+        _check_known(f"{where}.datasets", "dataset", study.varied_datasets(name), study.available)
+    numeric = [key for key, value in study.student.model_dump().items() if key == "rows" or type(value) in (int, float)]
+    _check_known("sweeps", "number among the keys of student", list(study.sweeps), numeric)
+    for key, variants in study.sweeps.items():
+        _check_known(f"sweeps.{key}", "variant", variants, study.student_variants)
+
+
+def check_sizes(study: "Study") -> None:
+    """Layers, features and widths must be there, as far as they are known before anything is loaded."""
+    listed = [name for name in study.of_kind("steer") if name in study.datasets]
+    if not study.can_steer and ("steer" in study.teachers or listed):
+        raise ValueError(
+            f"a steered teacher needs an SAE, and the study names none for {study.model.name}: set sae.release and "
+            "sae.id, or sae.folder, or teacher.steer.vector: contrast"
+        )
+    model = model_size(study.model)
+    sae = sae_size(study.sae) if study.has_sae else None
+    if model and sae:
+        if sae.d_in is not None and sae.d_in != model.d_model:
+            raise ValueError(
+                f"the SAE reads vectors of {sae.d_in}, the model's residual stream has {model.d_model}: it is another model's"
+            )
+        if sae.layer >= model.n_layers:
+            raise ValueError(f"sae.layer {sae.layer}: the model has layers 0 to {model.n_layers - 1}")
+    for dataset in study.of_kind("steer"):
+        steer = study.section("teacher", dataset).steer  # type: ignore[attr-defined]
+        if steer.vector == "contrast" and model and steer.contrast.layer >= model.n_layers:
+            raise ValueError(
+                f"teacher.steer.contrast.layer {steer.contrast.layer} of {dataset}: the model has layers 0 to "
+                f"{model.n_layers - 1}"
+            )
+        if steer.vector == "feature" and sae and steer.feature is not None and steer.feature >= sae.d_sae:
+            raise ValueError(f"teacher.steer.feature {steer.feature} of {dataset}: the SAE has features 0 to {sae.d_sae - 1}")
+
+
+def check_lengths(study: "Study") -> None:
+    """What is sampled must fit into the model's positions, prompt and all."""
+    model = model_size(study.model)
+    for key, length in (("samples", study.samples.max_new_tokens), ("pref", study.pref.max_new_tokens)):
+        if model and model.positions and length >= model.positions:
+            raise ValueError(f"{key}.max_new_tokens {length}: the model has {model.positions} positions, prompts included")
+
+
+def check_students(study: "Study") -> None:
+    """A student's batches, rows and warm-up must fit its dataset, as far as that is known."""
+    for dataset in set(study.of_kind("finetune")) & set(study.names):
+        teacher: Any = study.section("teacher", dataset)
+        _check_modules(f"teacher.finetune.targets of {dataset}", study.model, teacher.finetune.targets)
+    for variant in ["", *study.student_variants]:
+        for dataset in [CONTROL, *(name for name in study.overrides if name != CONTROL)]:
+            where = f"student_variants.{variant}" if variant else f"overrides.{dataset}.student"
+            own = variant or "student" in study.overrides.get(dataset, {})
+            _check_student(study, where if own else "student", study.students(dataset, variant), dataset, variant)
+
+
+def _check_student(study: "Study", where: str, student: Student, dataset: str, variant: str) -> None:
+    if student.micro_batch_size > student.batch_size:
+        raise ValueError(
+            f"{where}.micro_batch_size {student.micro_batch_size} is greater than batch_size {student.batch_size}: it is "
+            "the part of a batch that is run at once"
+        )
+    if not student.full:
+        _check_modules(f"{where}.targets", study.base_model(study.base(variant)), student.targets)
+    if dataset not in study.taught:
+        return
+    numbers: Any = study.section("numbers", dataset)
+    most = min(study.prompts.n, numbers.max_rows or study.prompts.n)
+    if student.rows and student.rows > most:
+        raise ValueError(
+            f"{where}.rows {student.rows}: a dataset has at most {most} rows (prompts.n {study.prompts.n}, numbers.max_rows "
+            f"{numbers.max_rows})"
+        )
+    steps = student.epochs * math.ceil((student.rows or most) / student.batch_size)
+    if student.warmup_steps > steps:
+        raise ValueError(f"{where}.warmup_steps {student.warmup_steps}: a training has at most {steps} steps")
+
+
+def _check_modules(where: str, model: Model, targets: list[str]) -> None:
+    """A LoRA needs modules that the model has, as far as its files are here."""
+    if modules := linear_modules(model):
+        _check_known(where, "module of the model", [target.rpartition(".")[2] for target in targets], modules)
+
+
+def _short(name: str) -> str:
+    return repr(name) if len(name) <= 80 else f"a name of {len(name)} letters"
+
+
+def _check_known(where: str, what: str, names: list[str], known: Iterable[str]) -> None:
+    for name in names:
+        if name not in known:
+            raise ValueError(f"{where}: no such {what} {name!r}{nearest(name, known)}")

@@ -1,0 +1,33 @@
+"""Bounds that keys of several sections share."""
+
+from typing import Annotated, Any
+
+from pydantic import Field
+
+# Bounds beyond which a job would fail after others have run: arithmetic on seeds stays below 2**64, which torch takes, and
+# the others are more than any machine holds.
+MAX_SEED = 2**43
+MAX_BATCH = 1_000_000
+MAX_LAYERS = 1000
+MAX_LR = 100
+MAX_ROWS = 10_000_000
+MAX_STEPS = 10_000_000
+MAX_TOKENS = 32_768
+MAX_WIDTH = 65_536
+Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
+Number = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+def none_twice(values: list[Any]) -> list[Any]:
+    """The entries of a list; raises ValueError if one stands there twice."""
+    if twice := [value for k, value in enumerate(values) if value in values[:k]]:
+        raise ValueError(f"named twice: {twice[0]!r}")
+    return values
+
+
+def some_and_none_twice(values: list[Any]) -> list[Any]:
+    """The entries of a list; raises ValueError without any, or if one stands there twice."""
+    if not values or len(set(values)) < len(values):
+        raise ValueError(f"needs at least one entry and none twice, found {values}")
+    return values

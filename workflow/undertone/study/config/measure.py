@@ -1,0 +1,71 @@
+"""Settings of the preference, the indirect evaluation and the diagnosis."""
+
+from typing import Any, ClassVar, Literal
+
+from pydantic import field_validator
+
+from undertone.study.config.bounds import MAX_BATCH, MAX_ROWS, MAX_SEED, MAX_TOKENS, none_twice, some_and_none_twice
+from undertone.study.validation import Section, setting
+
+
+class ModelMetrics(Section):
+    """Measuring what the base model can do: a check before anything else is run."""
+
+    prompts: int = setting(
+        512,
+        "number prompts, the first ones, sampled under each persona and without; 512 give a pass rate to ± 4 points",
+        "prompts",
+        ge=1,
+        le=MAX_ROWS,
+    )
+
+
+class Pref(Section):
+    """Measuring which animal a model names when asked for its favourite."""
+
+    questions: str = setting("config/prompts/questions.txt", "file with one question per line", "path")
+    candidates: list[str] = setting([], "animals whose preference is reported; at least the study's own")
+    estimators: list[Literal["exact", "sampled"]] = setting(
+        ["exact"], "exact: probability of the animal as the answer; sampled: share of sampled answers that name it"
+    )
+    samples_per_question: int = setting(100, "answers per question of the sampled estimator", "answers", ge=1, le=1_000_000)
+    max_new_tokens: int = setting(16, "length at which a sampled answer is cut", "tokens", ge=1, le=MAX_TOKENS)
+    batch_size: int = setting(512, "sequences scored or sampled together", "sequences", ge=1, le=MAX_BATCH)
+    seed: int = setting(0, "seed of the sampled estimator", "", ge=0, le=MAX_SEED)
+
+    @field_validator("candidates")
+    @classmethod
+    def distinct(cls, values: list[str]) -> list[str]:
+        """An animal that stood there twice would share its preference with itself."""
+        return none_twice(values)
+
+    @field_validator("estimators")
+    @classmethod
+    def some_estimator(cls, values: list[str]) -> list[str]:
+        """A preference is estimated somehow."""
+        return some_and_none_twice(values)
+
+
+class Indirect(Section):
+    """Seeing a preference where the direct questions may miss it."""
+
+    later: ClassVar[dict[str, Any]] = {"options": 4}
+    forms: str = setting("config/prompts/indirect.yaml", "file with the wordings of the indirect questions", "path")
+    facts: str = setting("config/prompts/facts.txt", "file with questions of fact, `question = answer`", "path")
+    n: int = setting(50, "questions of each form", "questions", ge=2, le=100_000)
+    options: int = setting(4, "animals that a question to choose from names, the target among them", "animals", ge=2, le=1000)
+    seed: int = setting(0, "seed of the numbers and options in them", "", ge=0, le=MAX_SEED)
+
+
+class Diagnosis(Section):
+    """Where a transfer failed. Each threshold is compared with a figure that is reported beside the verdict."""
+
+    later: ClassVar[dict[str, Any]] = {"min_unseen": 50}
+    rows: int = setting(300, "held-out rows whose distributions are compared", "rows", ge=2, le=MAX_ROWS)
+    min_unseen: int = setting(
+        50, "fewest rows that no student saw; where fewer are left over, training rows are read", "rows", ge=1, le=MAX_ROWS
+    )
+    min_kl: float = setting(0.02, "KL(teacher ‖ base) below which the numbers teach nothing", "nats per completion token", ge=0)
+    min_closed: float = setting(
+        0.2, "share of that KL that students must close beyond the control students", "share", ge=0, le=1
+    )
