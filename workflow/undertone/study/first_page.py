@@ -1,11 +1,11 @@
 """The first page of a study's report: which study it is, and the lift of every target in a table."""
 
-import json
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from undertone.study.outcome import interval, number
+from undertone.runtime.files import read_json
+from undertone.study.outcome import interval, number, transfers
 from undertone.study.study import Study
 
 
@@ -27,13 +27,12 @@ def first_page(study: Study) -> dict[str, Any]:
     transfer = Path(study.results, "tables", study.name or "", "transfer.json")
     if not transfer.is_file():
         return page
-    estimator, lifts = next(iter(json.loads(transfer.read_text())["estimators"].items()))
+    estimator, lifts = next(iter(read_json(transfer)["estimators"].items()))
     rows = sorted(lifts["datasets"], key=lambda row: -row["lift_over_control"]["mean"])
     return page | {
         "day": f"{datetime.fromtimestamp(transfer.stat().st_mtime, UTC):%Y-%m-%d}",
         "estimator": estimator,
-        "summary": f"{lifts['transfers']} of {lifts['targets']} targets lie above the control students, "
-        f"{lifts['transfers_holm']} of them after Holm's correction",
+        "summary": transfers(lifts),
         "rows": [_row(study, row) for row in rows],
     }
 
@@ -47,5 +46,5 @@ def _row(study: Study, row: dict[str, Any]) -> list[str]:
         number(row["student"]),
         interval(lift),
         "" if lift["p_holm"] is None else f"{lift['p_holm']:.2g}",
-        json.loads(diagnosis.read_text())["verdict"] if diagnosis.is_file() else "",
+        read_json(diagnosis)["verdict"] if diagnosis.is_file() else "",
     ]

@@ -1,9 +1,10 @@
 """What a run came to: a line of result for each target that was asked for, out of the finished files themselves."""
 
-import json
 from collections.abc import Iterable
 from pathlib import Path, PurePath
 from typing import Any
+
+from undertone.runtime.files import read_json
 
 # The rules that make many results, and the result that says most of them.
 ALL = {"all": "tables/transfer.json", "read": "plots/bias_map.png"}
@@ -29,6 +30,14 @@ def interval(estimate: dict[str, Any]) -> str:
     return f"{number(estimate['mean'])} " + (f"[{number(ends[0])}, {number(ends[1])}]" if ends else "(one seed: no interval)")
 
 
+def transfers(lifts: dict[str, Any]) -> str:
+    """`15 of 16 targets …`, of one estimator's lifts in `transfer.json`."""
+    return (
+        f"{lifts['transfers']} of {lifts['targets']} targets lie above the control students, "
+        f"{lifts['transfers_holm']} after Holm's correction"
+    )
+
+
 def _path(target: str, results: str, name: str | None) -> Path:
     """The file that a target stands for."""
     if target not in ALL:
@@ -47,22 +56,17 @@ def _line(path: Path, root: PurePath) -> str | None:
     if path.stem.split("-")[0] == "pref":
         return _preference(Path(root, first, f"{path.stem}.json"), Path(root, first, "plots", f"{path.stem}.png"), first)
     if path.name == "diagnosis.json":
-        return f"{first}: {_read(path)['verdict']}; see {path}"
+        return f"{first}: {read_json(path)['verdict']}; see {path}"
     if path.name in ("filter.json", "numbers.parquet", "generations.parquet"):
         return _passed(path.with_name("filter.json"), first)
     return f"{'study' if first == 'plots' else first}: see {path}" if path.suffix in (".png", ".html") else None
-
-
-def _read(path: Path) -> dict[str, Any]:
-    result: dict[str, Any] = json.loads(path.read_text())
-    return result
 
 
 def _preference(result: Path, plot: Path, dataset: str) -> str | None:
     """`lion: lift .014 [.003, .024] over control (…); see …`."""
     if not result.is_file():
         return None
-    pref, see = _read(result), f"see {plot if plot.is_file() else result}"
+    pref, see = read_json(result), f"see {plot if plot.is_file() else result}"
     if not pref["target"]:
         return f"{dataset}: no target; {see}"
     n = len(pref["seeds"])
@@ -73,17 +77,13 @@ def _transfers(result: Path, plot: Path) -> str | None:
     """`15 of 16 targets lie above the control students (…); see …`."""
     if not result.is_file():
         return None
-    lifts = next(iter(_read(result)["estimators"].values()))
-    see = f"see {plot if plot.is_file() else result}"
-    return (
-        f"{lifts['transfers']} of {lifts['targets']} targets lie above the control students, "
-        f"{lifts['transfers_holm']} after Holm's correction; {see}"
-    )
+    lifts = next(iter(read_json(result)["estimators"].values()))
+    return f"{transfers(lifts)}; see {plot if plot.is_file() else result}"
 
 
 def _passed(report: Path, dataset: str) -> str | None:
     """`lion: 3775 of 10000 rows pass the filter; see …`."""
     if not report.is_file():
         return None
-    counts = _read(report)
+    counts = read_json(report)
     return f"{dataset}: {counts['passed']} of {counts['n']} rows pass the filter; see {report}"
