@@ -63,6 +63,12 @@ def test_all_is_what_transfers_in_the_studys_own_tables() -> None:
     assert outcome(["all"], "results", "gemma") == [SAID["results/tables/gemma/transfer.json"]]
 
 
+def test_of_a_damaged_result_the_line_says_so() -> None:
+    Path("results/lion/pref.json").write_text("{")
+    (line,) = outcome(["results/lion/pref.json"], "results")
+    assert line.startswith("results/lion/pref.json ")
+
+
 def test_a_line_is_said_once_and_nothing_of_what_is_not_there_or_says_nothing() -> None:
     wrote("lion/score.json", presence=1)
     targets = ["results/lion/plots/pref.png", "results/lion/pref.json", "results/lion/score.json", "results/owl/pref.json"]

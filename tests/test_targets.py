@@ -95,6 +95,14 @@ def test_the_sentence_is_the_last_on_the_screen(project: Project, target: str, s
     assert says in last_line(project.dry_run(target, fails=True))
 
 
+def test_without_an_sae_no_rule_makes_one(project: Project, tmp_path: Path) -> None:
+    bare = project.copy(tmp_path / "project")
+    bare.configure(model={"name": "a/model", "revision": "a" * 40}, teachers=["prompt"])
+    for name in ("sae", "metrics"):
+        said = last_line(bare.dry_run(f"results/sae/{name}.json", fails=True))
+        assert f"results/sae/{name}.json: the study names no SAE for a/model" in said
+
+
 def test_an_absolute_target_is_told_how_to_write_it(project: Project) -> None:
     output = project.dry_run(str(project.root / "results/lion/pref.json"), fails=True)
     assert "write it as results/lion/pref.json" in last_line(output)

@@ -237,9 +237,7 @@ def gigabytes(n):
 
 
 def makes(path):
-    """Whether a rule makes a file; where the study has no SAE, none makes what is in its folder."""
-    if path.startswith(result("sae/")) and not STUDY.has_sae:
-        return False
+    """Whether a rule makes a file."""
     return any(rule.is_producer(path) for rule in workflow.rules)
 
 

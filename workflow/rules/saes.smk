@@ -22,7 +22,7 @@ if STUDY.sae.named:
         script:
             "../scripts/pretrained_sae.py"
 
-else:
+elif STUDY.has_sae:
 
     rule sae:
         input:
@@ -48,26 +48,28 @@ else:
             "../scripts/sae.py"
 
 
-rule sae_metrics:
-    input:
-        model=result("model/model.json"),
-        sae=result("sae/sae.json"),
-        prompts=result("prompts.parquet"),
-        questions=ancient(STUDY.pref.questions),
-    output:
-        metrics=ensure(result("sae/metrics.json"), non_empty=True),
-    log:
-        log_of("sae_metrics"),
-    benchmark:
-        benchmark_of("sae_metrics")
-    threads: 1
-    resources:
-        gpu=1,
-        mem_mb=gigabytes(32),
-        runtime=minutes(30),
-    params:
-        stamp=stamp_of("sae_metrics"),
-    message:
-        "Measure how well the SAE describes the base model"
-    script:
-        "../scripts/sae_metrics.py"
+if STUDY.has_sae:
+
+    rule sae_metrics:
+        input:
+            model=result("model/model.json"),
+            sae=result("sae/sae.json"),
+            prompts=result("prompts.parquet"),
+            questions=ancient(STUDY.pref.questions),
+        output:
+            metrics=ensure(result("sae/metrics.json"), non_empty=True),
+        log:
+            log_of("sae_metrics"),
+        benchmark:
+            benchmark_of("sae_metrics")
+        threads: 1
+        resources:
+            gpu=1,
+            mem_mb=gigabytes(32),
+            runtime=minutes(30),
+        params:
+            stamp=stamp_of("sae_metrics"),
+        message:
+            "Measure how well the SAE describes the base model"
+        script:
+            "../scripts/sae_metrics.py"

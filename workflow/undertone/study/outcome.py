@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path, PurePath
 from typing import Any
 
+from undertone.runtime.errors import ConfigError
 from undertone.runtime.files import read_json
 
 # The rules that make many results, and the result that says most of them.
@@ -47,7 +48,14 @@ def _path(target: str, results: str, name: str | None) -> Path:
 
 
 def _line(path: Path, root: PurePath) -> str | None:
-    """What a target's file says, and where to see it; None where that is nothing."""
+    """What a target's file says, and where to see it, or why it cannot be read; None where that is nothing."""
+    try:
+        return _said(path, root)
+    except ConfigError as error:
+        return str(error)
+
+
+def _said(path: Path, root: PurePath) -> str | None:
     if not path.is_relative_to(root):
         return None
     first, *below = path.relative_to(root).parent.parts or (".",)
