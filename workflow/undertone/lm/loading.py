@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 
 import psutil
 import torch
-import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from undertone.lm.chat import Row, end_of_turn, special_ids
@@ -110,7 +109,6 @@ def read_model(folder: Path, dtype: torch.dtype, **options: Any) -> PreTrainedMo
     """
     config = folder / "config.json"
     read_settings(config)
-    transformers.utils.logging.disable_progress_bar()
     options |= {"dtype": dtype, "use_safetensors": True, "output_loading_info": True, "ignore_mismatched_sizes": True}
     try:
         model, info = AutoModelForCausalLM.from_pretrained(folder, **SAFELY, **options)
