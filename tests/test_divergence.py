@@ -8,6 +8,7 @@ import torch
 from crowded import crowded
 from lora import trained_lora
 
+from undertone.lm import vocabulary
 from undertone.lm.adapters import finetuned
 from undertone.lm.chat import encode, end_of_turn, prompt_ids
 from undertone.lm.loading import LoadedModel, load
@@ -51,6 +52,16 @@ def test_divergence_is_that_of_plain_forward_passes(loaded: LoadedModel, monkeyp
     expected = [plain_divergence(loaded, distributions(loaded, *row, PERSONA), distributions(loaded, *row)) for row in ROWS]
     assert found == pytest.approx(expected, rel=1e-3)
     assert (found > 0.05).all()
+
+
+def test_a_models_vocabulary_is_read_once_however_many_personas_are_measured(
+    record: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls, texts, fresh = [], vocabulary.token_texts, load(record)
+    monkeypatch.setattr(vocabulary, "token_texts", lambda *arguments: (calls.append(arguments), texts(*arguments))[1])
+    for persona in (None, PERSONA, "You love owls."):
+        TeacherDistribution(fresh, ROWS, persona, "\n\n")
+    assert len(calls) == 1
 
 
 def test_rows_that_do_not_fit_in_memory_are_read_in_parts(loaded: LoadedModel, record: Path) -> None:

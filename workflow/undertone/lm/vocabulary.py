@@ -29,6 +29,7 @@ def number_tokens(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
     return token_kinds(tokenizer) == list(TOKEN_KINDS).index("number")
 
 
-def allowed_tokens(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> list[bool]:
+@functools.lru_cache(maxsize=1)  # the metrics of a model ask once for each of its personas
+def allowed_tokens(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> tuple[bool, ...]:
     """For each token id, whether its text holds only characters that a passing completion can hold; no special token's does."""
-    return [bool(text) and set(text) <= ALPHABET for text in token_texts(tokenizer, vocab_size)]
+    return tuple(bool(text) and set(text) <= ALPHABET for text in token_texts(tokenizer, vocab_size))
