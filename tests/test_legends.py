@@ -4,7 +4,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from undertone.plots.legends import clear_legends, covered
-from undertone.plots.plots import new_figure
+from undertone.plots.style import new_figure
 
 
 def panel(points: list[tuple[float, float, float]], **axis: object) -> Figure:

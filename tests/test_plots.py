@@ -11,18 +11,9 @@ from undertone.compare.transfer import collect, make_matrix
 from undertone.data.numbers import collect_compliance
 from undertone.measure.pref import as_table, summary
 from undertone.plots import plots
-from undertone.plots.plots import (
-    plot_compliance,
-    plot_controls,
-    plot_filter,
-    plot_indirect,
-    plot_pref,
-    plot_preference_matrix,
-    plot_student,
-    plot_sweep,
-    plot_teachers,
-    plot_transfer,
-)
+from undertone.plots.data_plots import plot_compliance, plot_filter
+from undertone.plots.student_plots import plot_indirect, plot_pref, plot_student
+from undertone.plots.transfer_plots import plot_controls, plot_preference_matrix, plot_sweep, plot_teachers, plot_transfer
 from undertone.runtime.files import read_json, write_json, write_parquet
 
 ANIMALS = ["lion", "owl", "cat"]

@@ -8,10 +8,10 @@ import pytest
 
 from undertone.plots import activation_plots, bias_plots, plots, reading_plots, study_plots
 from undertone.plots.bias_plots import lifts
-from undertone.plots.plots import balanced
-from undertone.plots.reading_panels import feature_labels, heat, p_text, shown, target_of
+from undertone.plots.panels import feature_labels, heat, p_text, shown, target_of
 from undertone.plots.reading_plots import PLOTS, thinned
 from undertone.plots.study_plots import counts, plot_bias_map, plot_entangled, shared_limit
+from undertone.plots.style import balanced
 from undertone.runtime.files import write_json, write_parquet
 from undertone.stats.confusion import SCHEMA
 from undertone.stats.ranks import rank_of

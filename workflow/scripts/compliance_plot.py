@@ -1,4 +1,4 @@
-from undertone.plots.plots import plot_compliance
+from undertone.plots.data_plots import plot_compliance
 from undertone.study.job import run
 
 run(plot_compliance, snakemake)

@@ -1,4 +1,4 @@
-from undertone.plots.plots import plot_controls
+from undertone.plots.transfer_plots import plot_controls
 from undertone.study.job import run
 
 run(plot_controls, snakemake)

@@ -1,4 +1,4 @@
-from undertone.plots.plots import plot_filter
+from undertone.plots.data_plots import plot_filter
 from undertone.study.job import run
 
 run(plot_filter, snakemake)

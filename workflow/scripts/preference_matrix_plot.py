@@ -1,4 +1,4 @@
-from undertone.plots.plots import plot_preference_matrix
+from undertone.plots.transfer_plots import plot_preference_matrix
 from undertone.study.job import run
 
 run(plot_preference_matrix, snakemake)

@@ -1,4 +1,4 @@
-from undertone.plots.plots import plot_sweep
+from undertone.plots.transfer_plots import plot_sweep
 from undertone.study.job import run
 
 run(plot_sweep, snakemake)

@@ -7,8 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import StrMethodFormatter
 
 from undertone.plots.bias_plots import read_pair
-from undertone.plots.plots import MARKS, SKY, STUDENT, TEACHER, new_panels, save
-from undertone.plots.reading_panels import BOX, LEVEL, Json, bars, empty, heading, layer_ticks, legend, p_text, target_of
+from undertone.plots.panels import BOX, LEVEL, Json, bars, empty, heading, layer_ticks, legend, p_text, target_of
+from undertone.plots.style import MARKS, SKY, STUDENT, TEACHER, new_panels, save
 from undertone.runtime.files import read_json
 
 COMPLETION = "completion"

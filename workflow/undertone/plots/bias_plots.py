@@ -7,24 +7,22 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.pyplot import colormaps
 
-from undertone.plots.plots import MARKS, SKY, STUDENT, error_bars, n_of, new_panels, save
-from undertone.plots.reading_panels import (
+from undertone.plots.panels import (
     N_BARS,
     Json,
     bars,
     box,
-    by_layer,
     empty,
     heading,
     heat,
     layer_ticks,
-    layers_and_others,
     legend,
     listed,
     mark_target,
-    target_by_layer,
     target_of,
 )
+from undertone.plots.reading_panels import by_layer, layers_and_others, target_by_layer
+from undertone.plots.style import MARKS, SKY, STUDENT, error_bars, n_of, new_panels, save
 from undertone.runtime.files import read_json
 from undertone.stats.ranks import rank_of
 from undertone.stats.stats import log_odds

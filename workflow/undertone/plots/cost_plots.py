@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from undertone.compare.costs import HOUR
-from undertone.plots.plots import SKY, STUDENT, n_of, new_panels, save
+from undertone.plots.style import SKY, STUDENT, n_of, new_panels, save
 from undertone.runtime.files import read_json
 
 MEGABYTES = 1000.0

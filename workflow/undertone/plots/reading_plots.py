@@ -9,26 +9,17 @@ from matplotlib.ticker import MaxNLocator
 
 from undertone.plots.activation_plots import plot_differences, plot_lens
 from undertone.plots.bias_plots import plot_bias_pref, plot_feature_bias, plot_residual_bias, read_pair
-from undertone.plots.plots import BASE, MARKS, STUDENT, error_bars, n_of, new_panels, save
+from undertone.plots.panels import LEVEL, Json, bars, empty, heading, legend, mark_target, p_text, shown, target_of
 from undertone.plots.reading_panels import (
     ALLOWED,
-    LEVEL,
-    Json,
-    bars,
-    empty,
-    heading,
-    legend,
-    mark_target,
     number_logits,
-    p_text,
     personas,
     presence,
-    shown,
     table_of_losses,
     table_of_models,
-    target_of,
     without_twins,
 )
+from undertone.plots.style import BASE, MARKS, STUDENT, error_bars, n_of, new_panels, save
 from undertone.runtime.files import read_json
 
 MAX_MODELS = 40

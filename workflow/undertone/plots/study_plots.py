@@ -13,8 +13,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from undertone.plots.bias_plots import acting, lifts, row_name
-from undertone.plots.plots import n_of, new_figure, new_panels, save, set_title
-from undertone.plots.reading_panels import Json, box, draw_map, greatest, heading, heat, p_text
+from undertone.plots.panels import Json, box, draw_map, greatest, heading, heat, p_text
+from undertone.plots.style import n_of, new_figure, new_panels, save, set_title
 from undertone.runtime.files import read_json, read_parquet
 from undertone.study.config.entries import CONTROL
 

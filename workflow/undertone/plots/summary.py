@@ -7,21 +7,9 @@ from pathlib import Path
 from matplotlib.axes import Axes
 
 from undertone.plots.bias_plots import lowered, mass, single_layers, top_features
-from undertone.plots.plots import new_panels, save
-from undertone.plots.reading_panels import (
-    Json,
-    empty,
-    heading,
-    legend,
-    number_logits,
-    p_text,
-    personas,
-    presence,
-    table_of_losses,
-    target_by_layer,
-    target_of,
-    without_twins,
-)
+from undertone.plots.panels import Json, empty, heading, legend, p_text, target_of
+from undertone.plots.reading_panels import number_logits, personas, presence, table_of_losses, target_by_layer, without_twins
+from undertone.plots.style import new_panels, save
 from undertone.runtime.files import read_json
 from undertone.study.stages import SUMMARISED
 
