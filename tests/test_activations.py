@@ -35,22 +35,14 @@ from transformers import (
     LlamaForCausalLM,
 )
 
+from undertone.data.rows import dataset_rows
 from undertone.lm.chat import encode, prompt_ids
-from undertone.lm.hooks import hook_point
+from undertone.lm.hooks import hook_point, streams
 from undertone.lm.loading import LoadedModel, load
 from undertone.lm.training import collate
-from undertone.read import activations
-from undertone.read.activations import (
-    Activations,
-    Sums,
-    block_of,
-    classes,
-    dataset_rows,
-    read_activations,
-    read_student_activations,
-    read_teacher_activations,
-    streams,
-)
+from undertone.read import sums as sums_module
+from undertone.read.activations import read_activations, read_student_activations, read_teacher_activations
+from undertone.read.sums import Activations, Sums, block_of, classes
 from undertone.runtime.files import write_json
 from undertone.saes.saved import encoded
 from undertone.stats.blocks import Blocks, Independent, judge
@@ -304,7 +296,7 @@ def test_memory_that_runs_out_at_the_sae_leaves_no_row_counted_twice(
                 raise torch.OutOfMemoryError("CUDA out of memory.")
             return original(sae, x)
 
-        monkeypatch.setattr(activations, "encoded", crowded_sae)
+        monkeypatch.setattr(sums_module, "encoded", crowded_sae)
         small = load(record)
         sums = Sums(small, told, BLOCKS, random_sae(small), 0)
         sums.add(dataset_rows(small, pl.read_parquet(numbers)), [k % BLOCKS for k in INDEX])

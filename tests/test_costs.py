@@ -8,7 +8,7 @@ import pytest
 from test_plots import assert_png
 
 from undertone.compare.costs import add_up
-from undertone.plots import cost_plots, plots
+from undertone.plots import cost_plots, style
 from undertone.plots.cost_plots import plot_costs
 from undertone.runtime.files import read_json
 from workflow import Project
@@ -106,7 +106,7 @@ def test_a_broken_record_is_named(records):
 @pytest.mark.parametrize("many", [False, True], ids=["one rule on a CPU", "thirty rules on a GPU"])
 def test_the_figure_is_drawn_for_few_and_many_rules(tmp_path, monkeypatch, many):
     figures = []
-    monkeypatch.setattr(cost_plots, "save", lambda figure, path: (figures.append(figure), plots.save(figure, path)))
+    monkeypatch.setattr(cost_plots, "save", lambda figure, path: (figures.append(figure), style.save(figure, path)))
     for k in range(30 if many else 1):
         for job in range(3):
             finish(tmp_path / "b", f"a_rule_{k}", str(job), 10.0 * 1.2**k + job, "lion", H200 if many else None)

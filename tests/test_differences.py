@@ -13,8 +13,9 @@ from safetensors.torch import load_file, save_file
 from test_activations import PERSONA, random_sae
 
 from undertone.lm.loading import LoadedModel
-from undertone.read.activations import Activations, classes, read_activations, read_teacher_activations
+from undertone.read.activations import read_activations, read_teacher_activations
 from undertone.read.differences import compare_activations
+from undertone.read.sums import Activations, classes
 from undertone.runtime.files import read_json, write_json
 from undertone.saes.features import cosines
 from undertone.study.config.read import Activations as ActivationSettings

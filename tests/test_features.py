@@ -8,12 +8,12 @@ import torch
 from crowded import crowded
 from sae_lens import SAE, StandardSAE, StandardSAEConfig
 
+from undertone.data.rows import dataset_rows
 from undertone.lm.attribution import direct_logits
 from undertone.lm.chat import Row
 from undertone.lm.hooks import resid_post
 from undertone.lm.loading import LoadedModel, load
 from undertone.lm.training import collate
-from undertone.read.activations import dataset_rows
 from undertone.saes import features, saved
 from undertone.saes.features import cosines, describe, max_examples, most_aligned, neuronpedia, top_tokens
 

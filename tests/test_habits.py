@@ -15,6 +15,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 MODULES = sorted((ROOT / "workflow" / "undertone").rglob("*.py"))
+MAX_MODULE, MAX_FUNCTION = 300, 50  # lines
 # Words that name nothing: a variable is called by what it holds.
 EMPTY_WORDS = {"told", "found"}
 LOCK = [Requirement(line) for line in (ROOT / "requirements.lock").read_text().splitlines() if not line.startswith("#")]
@@ -86,6 +87,15 @@ def names(tree: ast.AST) -> Iterator[tuple[str, int]]:
 def test_names_of_the_library_say_what_they_hold(path: Path) -> None:
     lines = {f"line {line}: {name}" for name, line in names(ast.parse(path.read_text())) if name in EMPTY_WORDS}
     assert not lines
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+def test_modules_and_functions_are_short(path: Path) -> None:
+    code = path.read_text()
+    assert len(code.splitlines()) <= MAX_MODULE
+    functions = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.FunctionDef)]
+    lengths = {node.name: int(node.end_lineno or 0) - node.lineno + 1 for node in functions}
+    assert not {name: length for name, length in lengths.items() if length > MAX_FUNCTION}
 
 
 def test_an_empty_word_would_be_seen_wherever_it_is_a_name() -> None:

@@ -10,7 +10,7 @@ from undertone.compare.controls import compare_controls
 from undertone.compare.transfer import collect, make_matrix
 from undertone.data.numbers import collect_compliance
 from undertone.measure.pref import as_table, summary
-from undertone.plots import plots
+from undertone.plots import data_plots, point_names, student_plots, style, transfer_plots
 from undertone.plots.data_plots import plot_compliance, plot_filter
 from undertone.plots.student_plots import plot_indirect, plot_pref, plot_student
 from undertone.plots.transfer_plots import plot_controls, plot_preference_matrix, plot_sweep, plot_teachers, plot_transfer
@@ -33,8 +33,8 @@ def assert_png(path):
 def drawn(monkeypatch):
     """The figures that are saved, whole."""
     figures = []
-    save = plots.save
-    monkeypatch.setattr(plots, "save", lambda figure, path: (figures.append(figure), save(figure, path)))
+    for module in (data_plots, student_plots, transfer_plots):
+        monkeypatch.setattr(module, "save", lambda figure, path: (figures.append(figure), style.save(figure, path)))
     return figures
 
 
@@ -279,7 +279,7 @@ def test_teachers_beside_their_students(write_pref, tmp_path, drawn, n):
     assert_png(tmp_path / "plot.png")
     left, right = drawn[0].axes
     results = [read_json(path) for path in prefs.values()]
-    for kind, color in (("prompt", plots.STUDENT), ("steer", plots.SKY), ("finetune", plots.TEACHER)):
+    for kind, color in (("prompt", style.STUDENT), ("steer", style.SKY), ("finetune", style.TEACHER)):
         own = [k for k, each in enumerate(kinds.values()) if each == kind]
         lifts = [results[k]["lift_over_control"]["mean"] for k in own]
         assert marks(left, color) == [(results[k]["teacher"]["lion"]["mean"], y) for k, y in zip(own, lifts, strict=True)]
@@ -291,27 +291,29 @@ def test_teachers_beside_their_students(write_pref, tmp_path, drawn, n):
 
 
 def test_names_cover_no_point_interval_or_other_name_and_stay_inside(tmp_path):
-    figure, (axes, _) = plots.new_grid(2)
+    figure, (axes, _) = style.new_grid(2)
     axes.set_xlim(0, 1)
     places = [(0.98 + k / 1000, k / 100, f"elephant{k}") for k in range(4)] + [(0.5, 0.01, "cat"), (0.505, 0.012, "owl")]
-    points = [plots.Named(x, y, (y - 0.004, y + 0.004), name, "red") for x, y, name in places]
+    points = [point_names.Named(x, y, (y - 0.004, y + 0.004), name, "red") for x, y, name in places]
     axes.plot([point.x for point in points], [point.y for point in points], "o", markersize=5)
-    plots.name_points(axes, points)
+    point_names.name_points(axes, points)
     figure.draw_without_rendering()
     boxes = [Text.get_window_extent(text) for text in axes.texts]  # without the lines that tie them
     assert [text.get_text() for text in axes.texts] == [point.name for point in points]
-    assert all(plots.inside(box, axes.bbox) for box in boxes)
+    assert all(point_names.inside(box, axes.bbox) for box in boxes)
     assert all(not box.count_overlaps(boxes[:k]) for k, box in enumerate(boxes))
     shown = axes.transData.transform([(point.x, y) for point in points for y in np.linspace(*point.ends, 20)])
     assert not any(box.contains(*place) for box in boxes for place in shown)
 
 
 def test_a_name_far_from_its_point_is_tied_to_it_in_its_colour(tmp_path):
-    _, (axes, _) = plots.new_grid(2)
+    _, (axes, _) = style.new_grid(2)
     axes.set(xlim=(0, 1), ylim=(-1, 1))
-    crowd = [plots.Named(0.5 + dx, dy, (dy - 0.05, dy + 0.05), "lion", "red") for dx in (-0.05, 0, 0.05) for dy in (0.1, 0.2)]
-    plots.name_points(axes, [*crowd, plots.Named(0.1, 0.5, (0.5, 0.5), "alone", "blue")])
-    far = {max(map(abs, text.xyann)) > plots.FAR: text.arrow_patch is not None for text in axes.texts}
+    crowd = [
+        point_names.Named(0.5 + dx, dy, (dy - 0.05, dy + 0.05), "lion", "red") for dx in (-0.05, 0, 0.05) for dy in (0.1, 0.2)
+    ]
+    point_names.name_points(axes, [*crowd, point_names.Named(0.1, 0.5, (0.5, 0.5), "alone", "blue")])
+    far = {max(map(abs, text.xyann)) > point_names.FAR: text.arrow_patch is not None for text in axes.texts}
     assert far == {True: True, False: False}
     assert [text.get_color() for text in axes.texts] == ["red"] * 6 + ["blue"]
 
@@ -343,13 +345,13 @@ def test_indirect_evaluation(tmp_path, drawn, n, target):
         points, _ = bars_of(left, mark)
         assert np.round(points[:, 0]).tolist() == list(range(len(forms)))
         assert points[:, 1] == pytest.approx([0.3 + k / 10] * len(forms))
-    assert [y for _, y in marks(left, plots.BASE)] == [0.3] * len(forms)
-    assert [y for _, y in marks(left, plots.TEACHER)] == ([0.9] * len(forms) if target else [])
+    assert [y for _, y in marks(left, style.BASE)] == [0.3] * len(forms)
+    assert [y for _, y in marks(left, style.TEACHER)] == ([0.9] * len(forms) if target else [])
     assert title(left) == f"lion: {target or 'no target'}, asked indirectly"
     assert x_ticks(right) == ["among control students", "students from control"]
     points, _ = bars_of(right, "student")
     assert points.tolist() == [[1, pytest.approx(0.4)]]
-    assert [tuple(p) for p in marks(right, plots.STUDENT) if p[1] != pytest.approx(0.4)][:1] == [(1, 0.3)]
+    assert [tuple(p) for p in marks(right, style.STUDENT) if p[1] != pytest.approx(0.4)][:1] == [(1, 0.3)]
     assert len(right.containers) == (2 if n > 1 else 1)
 
 
@@ -428,9 +430,9 @@ def test_same_input_gives_the_same_bytes(tmp_path):
 def test_drawing_changes_none_of_matplotlibs_settings_and_needs_no_backend(monkeypatch, tmp_path):
     monkeypatch.setitem(matplotlib.rcParams, "backend", "module://no.such.window")
     before = matplotlib.rcParams.copy()
-    figure, axes = plots.new_figure(4, 4)
+    figure, axes = style.new_figure(4, 4)
     axes.plot([0, 1], [0, 1])
-    plots.save(figure, tmp_path / "figure.png")
+    style.save(figure, tmp_path / "figure.png")
     assert matplotlib.rcParams == before
     assert not axes.spines["top"].get_visible()
     assert struct.unpack(">II", (tmp_path / "figure.png").read_bytes()[16:24]) == (600, 600)

@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from undertone.plots import activation_plots, bias_plots, plots, reading_plots, study_plots
+from undertone.plots import activation_plots, bias_plots, reading_plots, study_plots, style
 from undertone.plots.bias_plots import lifts
 from undertone.plots.panels import feature_labels, heat, p_text, shown, target_of
 from undertone.plots.reading_plots import PLOTS, thinned
@@ -167,10 +167,10 @@ def drawn(monkeypatch):
 
     def save(figure, path):
         figures.append(figure)
-        plots.save(figure, path)
+        style.save(figure, path)
 
-    monkeypatch.setitem(plots.STYLE, "savefig.dpi", 80)
-    monkeypatch.setitem(plots.STYLE, "figure.constrained_layout.use", False)  # slow, and nothing here asks where panels lie
+    monkeypatch.setitem(style.STYLE, "savefig.dpi", 80)
+    monkeypatch.setitem(style.STYLE, "figure.constrained_layout.use", False)  # slow, and nothing here asks where panels lie
     for module in (activation_plots, bias_plots, reading_plots, study_plots):
         monkeypatch.setattr(module, "save", save)
     return figures
@@ -591,7 +591,7 @@ def test_losses_tell_other_candidates_from_controls(draw):
     panels = draw("losses", losses("lion"))
     assert labels(panels[-1]) == ["among all tokens", "target", "other candidates"]
     colors = {line.get_color() for line in panels[-1].lines if line.get_marker() == "o"}
-    assert plots.SKY not in colors
+    assert style.SKY not in colors
     assert len(colors) == 2
 
 
@@ -656,7 +656,7 @@ def test_one_extreme_cell_does_not_pale_a_map(tmp_path):
     image[0, 0], image[1, 1] = -8.0, np.nan
     assert shared_limit(image) == 1.0
     assert shared_limit(np.full((2, 2), np.nan)) == 1.0
-    _, axes = plots.new_figure(4, 3)
+    _, axes = style.new_figure(4, 3)
     heat(axes, image, "log-odds", list("abcdefghij"), list("abcdefghij"), shared_limit(image))
     assert axes.images[0].get_clim() == (-1, 1)
     assert axes.images[0].colorbar.extend == "both"

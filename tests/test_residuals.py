@@ -10,10 +10,10 @@ from sae_lens import StandardSAE, StandardSAEConfig
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from undertone.data.rows import dataset_rows
 from undertone.lm.chat import encode, prompt_ids
 from undertone.lm.hooks import resid_post
 from undertone.lm.loading import LoadedModel, load
-from undertone.read.activations import dataset_rows
 from undertone.read.residuals import read_residuals, token_residuals
 from undertone.runtime.files import write_json
 from undertone.runtime.progress import progress

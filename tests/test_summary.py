@@ -1,7 +1,7 @@
 import pytest
 from test_reading_plots import MADE, assert_png, labels, words
 
-from undertone.plots import plots, summary
+from undertone.plots import style, summary
 from undertone.plots.summary import PANELS, make_summary, short
 from undertone.runtime.files import write_json
 
@@ -12,9 +12,9 @@ def page(tmp_path, monkeypatch):
 
     def make(own, control=(), dataset="lion"):
         figures = []
-        monkeypatch.setitem(plots.STYLE, "savefig.dpi", 80)
-        monkeypatch.setitem(plots.STYLE, "figure.constrained_layout.use", False)  # slow, and nothing here asks where panels lie
-        monkeypatch.setattr(summary, "save", lambda figure, path: (figures.append(figure), plots.save(figure, path)))
+        monkeypatch.setitem(style.STYLE, "savefig.dpi", 80)
+        monkeypatch.setitem(style.STYLE, "figure.constrained_layout.use", False)  # slow, and nothing here asks where panels lie
+        monkeypatch.setattr(summary, "save", lambda figure, path: (figures.append(figure), style.save(figure, path)))
         paths = {}
         for which, names, target in (("own", own, "lion" if dataset == "lion" else None), ("control", control, None)):
             paths[which] = {name: tmp_path / which / f"{name}.json" for name in names}

@@ -23,7 +23,7 @@ from undertone.data.transform import transform_numbers
 from undertone.lm.chat import prompt_ids, training_rows
 from undertone.lm.tensors import stored
 from undertone.plots.student_plots import plot_pref
-from undertone.read.activations import Activations
+from undertone.read.sums import Activations
 from undertone.runtime.files import write_json, write_parquet
 from undertone.study.config.data import Numbers
 from undertone.study.config.entries import Transformed

@@ -18,7 +18,8 @@ from undertone.lm.hooks import decoder_layers, hook_point
 from undertone.lm.loading import LoadedModel, load
 from undertone.lm.sampling import batches_by_length
 from undertone.lm.training import collate
-from undertone.read.activations import Sums, block_of, read_activations
+from undertone.read.activations import read_activations
+from undertone.read.sums import Sums, block_of
 from undertone.study.config.read import Activations
 
 

@@ -29,8 +29,8 @@ from undertone.lm.suffix import Prefilled, run_above
 from undertone.lm.training import train
 from undertone.models.model import corpus_of, texts
 from undertone.models.tokenizer import train_tokenizer
-from undertone.read.activations import Sums, block_of
 from undertone.read.biases import prefilled, slope
+from undertone.read.sums import Sums, block_of
 from undertone.runtime.memory import BatchSize
 from undertone.students.student import new_student, recipe
 from undertone.study.config.models import Embedded

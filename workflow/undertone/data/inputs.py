@@ -62,7 +62,7 @@ def check_contents(study: Study) -> None:
                 read(Path(path), key)
                 check_plain([Path(path).read_text()], special, f"{key}: {path}")
             elif key.endswith(".file") and Path(path).stat().st_size <= LARGE:
-                check_plain(chain(*dataset_rows(study, key)), special, f"{key}: {path}")
+                check_plain(chain(*rows_of_file(study, key)), special, f"{key}: {path}")
         except ConfigError as error:
             mistakes.append(str(error))
     if mistakes:
@@ -80,7 +80,7 @@ def written(settings: Any, key: str = "") -> Iterator[tuple[str, str]]:
         yield from written(part, f"{key}.{name}" if key else str(name))
 
 
-def dataset_rows(study: Study, key: str) -> Iterator[tuple[str, str]]:
+def rows_of_file(study: Study, key: str) -> Iterator[tuple[str, str]]:
     """(prompt, completion) of a dataset's file. Raises ConfigError, which names the setting, unless it can be read."""
     from undertone.data.datasets import read_dataset  # loads polars, which no other file needs
 

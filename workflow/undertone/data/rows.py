@@ -10,6 +10,9 @@ from zlib import crc32
 import numpy as np
 import polars as pl
 
+from undertone.lm.chat import Row, answer_ids, joined, prompt_ids
+from undertone.lm.loading import LoadedModel
+
 # One split for all of a dataset's biases and its loss table, so that what is held out is the same; any seed would do.
 SPLIT_SEED = 20
 
@@ -102,3 +105,9 @@ def texts(rows: pl.DataFrame) -> tuple[Sequence[str], Sequence[str]]:
 def pairs(rows: pl.DataFrame) -> list[tuple[str, str]]:
     """(prompt, completion) of each row."""
     return list(zip(*texts(rows), strict=True))
+
+
+def dataset_rows(loaded: LoadedModel, table: pl.DataFrame, persona: str | None = None, separator: str = "") -> list[Row]:
+    """A training set as rows of prompt and completion, under a persona if there is one; no end of turn."""
+    users, completions = texts(table)
+    return joined(prompt_ids(loaded.tokenizer, users, persona, separator), answer_ids(loaded.tokenizer, completions))

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -91,3 +91,44 @@ def resid_post(model: Any, layer: int, batch: dict[str, Tensor]) -> Tensor:
     except _ReachedError:
         pass
     return kept[0]
+
+
+def streams(model: Any, batch: dict[str, Tensor], mlp_in: bool = False) -> list[tuple[str, Tensor]]:
+    """(`resid_post.LAYER` or `mlp_in.LAYER`, `[n_rows, n_tokens, d_model]`) of a batch, in one pass without the unembedding."""
+    kept: list[tuple[str, Tensor]] = []
+    last = len(decoder_layers(model)) - 1
+    with ExitStack() as stack:
+        for number in range(last):
+            stack.enter_context(_kept(model, number, kept))
+        if mlp_in:
+            stack.enter_context(mlp_inputs(model, kept))
+        top = resid_post(model, last, batch)
+    return [*kept, (f"resid_post.{last}", top)]
+
+
+@contextmanager
+def _kept(model: Any, layer: int, kept: list[tuple[str, Tensor]]) -> Iterator[None]:
+    """Inside, the residual stream after `layer` is put into `kept`, as whatever hooks came before have left it."""
+
+    def keep(residual: Tensor) -> Tensor:
+        kept.append((f"resid_post.{layer}", residual))
+        return residual
+
+    with rewritten(model, layer, keep):
+        yield
+
+
+@contextmanager
+def mlp_inputs(model: Any, kept: list[tuple[str, Tensor]]) -> Iterator[None]:
+    """Inside, the input of each layer's MLP is put into `kept`. Raises ValueError for a model whose layers have no `mlp`."""
+
+    def keep(number: int) -> Any:
+        return lambda module, args, kwargs: kept.append((f"mlp_in.{number}", args[0] if args else kwargs["hidden_states"]))
+
+    with ExitStack() as stack:
+        for number, layer in enumerate(decoder_layers(model)):
+            mlp = getattr(layer, "mlp", None)
+            if not isinstance(mlp, nn.Module):
+                raise ValueError(f"{type(layer).__name__} has no part named mlp; set activations.mlp_in to false")
+            stack.callback(mlp.register_forward_pre_hook(keep(number), with_kwargs=True).remove)
+        yield

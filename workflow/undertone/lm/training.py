@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -152,8 +152,7 @@ def train(
         raise ValueError(f"{what}: no rows to train on")
     device = next(model.parameters()).device
     weights = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    betas = (0.9, recipe.beta2)
-    optimizer = torch.optim.AdamW(weights.values(), lr=recipe.lr, betas=betas, weight_decay=recipe.weight_decay, fused=True)
+    optimizer = adamw(weights.values(), recipe)
     history, total = History(recipe.micro_batch_size), n_steps(len(rows), recipe)
     if checkpoint.exists():
         history = _load_state(checkpoint, weights, optimizer)
@@ -173,10 +172,7 @@ def train(
             history.micro_batch_size = size.rows
             history.tokens += sum(lengths[i] for i in indices)
             norm = nn.utils.clip_grad_norm_(weights.values(), recipe.max_grad_norm)
-            if not (math.isfinite(history.loss[-1]) and torch.isfinite(norm)):
-                raise NotFiniteError(
-                    f"{what}: loss {history.loss[-1]}, gradient {norm} at step {step}; lower the learning rate"
-                )
+            check_step(what, step, history.loss[-1], norm)
             optimizer.step()
             bar.update()
             history.seconds = time.monotonic() - started
@@ -187,6 +183,18 @@ def train(
     model.zero_grad()
     model.eval()
     return history
+
+
+def adamw(weights: Iterable[nn.Parameter], recipe: Recipe) -> torch.optim.AdamW:
+    """The optimizer of a training."""
+    betas = (0.9, recipe.beta2)
+    return torch.optim.AdamW(weights, lr=recipe.lr, betas=betas, weight_decay=recipe.weight_decay, fused=True)
+
+
+def check_step(what: str, step: int, loss: float, norm: Tensor) -> None:
+    """Raise NotFiniteError if a step's loss, or the norm of its gradient, is NaN or infinite."""
+    if not (math.isfinite(loss) and torch.isfinite(norm)):
+        raise NotFiniteError(f"{what}: loss {loss}, gradient {norm} at step {step}; lower the learning rate")
 
 
 def _schedule(lengths: Sequence[int], recipe: Recipe) -> Iterator[np.ndarray]:

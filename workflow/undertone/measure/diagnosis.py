@@ -53,27 +53,35 @@ def diagnose(
     with teaching(loaded, settings, teacher, sae) as prompted:
         taught = TeacherDistribution(prompted.loaded, rows, prompted.system, prompted.separator)
     base = taught.divergence(loaded)
+    folders = [(name, of[seed]) for name, of in (("student", students), (CONTROL, control_students)) for seed in sorted(of)]
     closed: dict[str, list[float]] = {"student": [], CONTROL: []}
-    with progress(len(students) + len(control_students), f"diagnosis {diagnosis.parent.name}", "model") as bar:
-        for name, folders in (("student", students), (CONTROL, control_students)):
-            for _, folder in sorted(folders.items()):
-                with finetuned(loaded, folder) as own:
-                    closed[name].append(share_closed(base, taught.divergence(own)))
-                bar.update()
-    directly, indirectly = read_json(pref), read_json(indirect)
+    with progress(len(folders), f"diagnosis {diagnosis.parent.name}", "model") as bar:
+        for name, folder in folders:
+            with finetuned(loaded, folder) as own:
+                closed[name].append(share_closed(base, taught.divergence(own)))
+            bar.update()
+    directly = read_json(pref)
     evidence = {
         "pass_rate": read_json(filter)["pass_rate"],
         "preference": preferences(directly),
         "kl": mean_interval(base).as_dict(),
         "closed": {name: {**mean_interval(values).as_dict(), "by_seed": values} for name, values in closed.items()},
         "closed_over_control": difference_interval(closed["student"], closed[CONTROL]).as_dict(),
+        **shown_by(directly, read_json(indirect)),
+    }
+    judged = {"verdict": verdict(evidence, cfg), "reasons": reasons(evidence, cfg)}
+    body = {"target": directly["target"], "seeds": sorted(students), "rows": len(rows), "held_out": unseen is not None}
+    thresholds = cfg.model_dump(exclude={"rows", "min_unseen"})
+    write_json(diagnosis, {**judged, **body, "thresholds": thresholds, **evidence}, stamp)
+
+
+def shown_by(directly: dict[str, Any], indirectly: dict[str, Any]) -> dict[str, Any]:
+    """What answers show: the `direct` lift, that of each `indirect` form, and the `distance` between answers."""
+    return {
         "direct": directly.get("lift_over_control") or indirectly["contrary"]["lift_over_control"],
         "indirect": {form: report["lift_over_control"] for form, report in indirectly["forms"].items()},
         "distance": indirectly["distance"],
     }
-    body = {"target": directly["target"], "seeds": sorted(students), "rows": len(rows), "held_out": unseen is not None}
-    body |= {"thresholds": cfg.model_dump(exclude={"rows", "min_unseen"})}
-    write_json(diagnosis, {"verdict": verdict(evidence, cfg), "reasons": reasons(evidence, cfg), **body, **evidence}, stamp)
 
 
 def share_closed(base: np.ndarray, student: np.ndarray) -> float:

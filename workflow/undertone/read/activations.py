@@ -1,39 +1,21 @@
-"""Activations of a dataset's rows: sums of residuals and SAE activations by kind of position, in one pass."""
+"""Reading the activations of a dataset's rows, in one pass: of the base model, a teacher or a student."""
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import polars as pl
-import torch
-from sae_lens import SAE
-from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
 
-from undertone.data.rows import first, texts
+from undertone.data.rows import dataset_rows, first
 from undertone.lm.adapters import finetuned
-from undertone.lm.chat import Row, answer_ids, joined, prompt_ids
-from undertone.lm.hooks import decoder_layers, resid_post, rewritten
 from undertone.lm.loading import LoadedModel, load
 from undertone.lm.sampling import batches_by_length
-from undertone.lm.training import collate
-from undertone.lm.vocabulary import number_tokens
-from undertone.runtime.files import Stamp, provenance, read_parquet, replacing, whole
+from undertone.read.sums import Sums, block_of, classes
+from undertone.runtime.files import Stamp, provenance, read_parquet, replacing
 from undertone.runtime.progress import progress
-from undertone.saes.saved import encoded, load_sae, rows_at_once
+from undertone.saes.saved import load_sae
 from undertone.study.config.read import Activations as ActivationSettings
 from undertone.teachers.teaching import teaching
-
-PROMPT, TEMPLATE, COMPLETION, NUMBER, SEPARATOR = ("prompt", "template", "completion", "number", "separator")
-
-
-def classes(positions: int) -> list[str]:
-    """The kinds of positions that are told apart, the completion's first `positions` ones by their index."""
-    return [PROMPT, TEMPLATE, COMPLETION, NUMBER, SEPARATOR, *map(str, range(positions))]
 
 
 def read_activations(
@@ -118,204 +100,3 @@ def _read(
     with replacing(out) as temporary:
         # One key alone: safetensors writes several in any order.
         save_file(sums.tensors(), temporary, metadata={"undertone": json.dumps({**head, **provenance(stamp)})})
-
-
-def dataset_rows(loaded: LoadedModel, table: pl.DataFrame, persona: str | None = None, separator: str = "") -> list[Row]:
-    """A training set as rows of prompt and completion, under a persona if there is one; no end of turn."""
-    users, completions = texts(table)
-    return joined(prompt_ids(loaded.tokenizer, users, persona, separator), answer_ids(loaded.tokenizer, completions))
-
-
-def block_of(n_rows: int, block_rows: int) -> list[int]:
-    """Each row's block: consecutive rows, of which every block holds as near to `block_rows` as their number allows.
-
-    Blocks of a small and of a large dataset hold equally many rows. A permutation deals blocks out between two datasets, which
-    is no relabelling under the null hypothesis where the mean over few rows scatters more than the mean over many.
-    """
-    n_blocks = max(1, round(n_rows / block_rows))
-    return [row * n_blocks // n_rows for row in range(n_rows)]
-
-
-@dataclass
-class RowSums:
-    """What rows add to the sums, in float64.
-
-    `block` `[n_rows]` and `count` `[n_rows, n_classes]` of each row; `by_row` by name, in parts of some rows each,
-    `[n, n_classes, d]`; `total` by name, over the rows, `[n_classes, d]`: squares, and how often a feature is active.
-    """
-
-    block: Tensor
-    count: Tensor
-    by_row: dict[str, list[Tensor]] = field(default_factory=dict)
-    total: dict[str, Tensor] = field(default_factory=dict)
-
-    def add(self, name: str, x: Tensor, weight: Tensor) -> None:
-        """Add the sums of `x` `[n_rows, n_tokens, d]` over the classes of `weight` `[n_rows, n_tokens, n_classes]`."""
-        self.by_row.setdefault(name, []).append(torch.einsum("rtc,rtd->rcd", weight, x).double())
-        self.total[name] = self.total.get(name, 0) + by_class(x.square(), weight).double()
-
-
-def by_class(x: Tensor, weight: Tensor) -> Tensor:
-    """The sum `[n_classes, d]` of `x` `[n_rows, n_tokens, d]` over the tokens of each class."""
-    return torch.einsum("rtc,rtd->cd", weight, x.to(weight))
-
-
-class Sums:
-    """Sums over tokens by class and block, in float64 on the model's device; `n_blocks` of them are kept."""
-
-    def __init__(
-        self,
-        loaded: LoadedModel,
-        settings: ActivationSettings,
-        n_blocks: int,
-        sae: SAE[Any] | None = None,
-        layer: int | None = None,
-    ):
-        self.loaded, self.settings, self.sae, self.layer = loaded, settings, sae, layer
-        self.is_number = torch.tensor(number_tokens(loaded.tokenizer), device=loaded.model.device)
-        self.n_classes = len(classes(settings.positions))
-        self.sum: dict[str, Tensor] = {}
-        self.total: dict[str, Tensor] = {}
-        self.count = torch.zeros(n_blocks, self.n_classes, dtype=torch.float64, device=loaded.model.device)
-
-    @torch.no_grad()
-    def add(self, rows: Sequence[Row], blocks: Sequence[int], prompts: bool = True) -> None:
-        """Take in the rows, each of which belongs to a block; without `prompts` the class `prompt` is not read."""
-        batch_size = self.loaded.batch_size("activations.batch_size", self.settings.batch_size)
-        for row_sums in batch_size.parts(
-            lambda k: self.of([rows[i] for i in k], [blocks[i] for i in k], prompts), range(len(rows))
-        ):
-            self._take(row_sums)
-
-    def of(self, rows: Sequence[Row], blocks: Sequence[int], prompts: bool) -> RowSums:
-        """What some rows would add; nothing is taken in yet, so that memory can run out and fewer be tried."""
-        batch = collate(rows, self.loaded.pad_id, self.loaded.model.device)
-        starts = torch.tensor([row.start for row in rows], device=self.loaded.model.device)
-        member = self.members(batch, starts)
-        member[..., 0] &= prompts
-        row_sums = RowSums(torch.tensor(blocks, device=starts.device), member.sum(1).double())
-        weight = member.float()
-        for name, x in streams(self.loaded.model, batch, self.settings.mlp_in):
-            row_sums.add(name, x.float(), weight)
-            if name == f"resid_post.{self.layer}":
-                self._add_sae(row_sums, x.float(), weight)
-        return row_sums
-
-    def members(self, batch: dict[str, Tensor], starts: Tensor) -> Tensor:
-        """`[n_rows, n_tokens, n_classes]`: which tokens belong to which class; completions start at `starts` `[n_rows]`."""
-        offset = torch.arange(batch["input_ids"].shape[1], device=starts.device) - starts.unsqueeze(1)
-        text = self.loaded.text_mask(batch)
-        completion = text & (offset >= 0)
-        number = completion & self.is_number[batch["input_ids"].clamp(max=len(self.is_number) - 1)]
-        of_parts = [text & (offset < 0), offset == -1, completion, number, completion & ~number]
-        return torch.stack([*of_parts, *(text & (offset == k) for k in range(self.settings.positions))], dim=-1)
-
-    def _add_sae(self, row_sums: RowSums, x: Tensor, weight: Tensor) -> None:
-        """Add the SAE's activations on the residual stream `x` `[n_rows, n_tokens, d_model]` to what was found."""
-        if self.sae is None:
-            return
-        n = rows_at_once(self.sae, x.shape[1])
-        for part, w in zip(torch.split(x, n), torch.split(weight, n), strict=True):
-            acts, acts_pre = encoded(self.sae, part)
-            row_sums.add("sae.acts", acts, w)
-            row_sums.add("sae.acts_pre", acts_pre, w)
-            row_sums.total["sae.active"] = row_sums.total.get("sae.active", 0) + by_class(acts > 0, w).double()
-
-    def _take(self, row_sums: RowSums) -> None:
-        self.count.index_add_(0, row_sums.block, row_sums.count)
-        for name, parts in row_sums.by_row.items():
-            by_row = torch.cat(parts)
-            if name not in self.sum:
-                self.sum[name] = by_row.new_zeros(len(self.count), *by_row.shape[1:])
-            self.sum[name].index_add_(0, row_sums.block, by_row)
-        for name, total in row_sums.total.items():
-            self.total[name] = self.total[name] + total if name in self.total else total
-
-    def tensors(self) -> dict[str, Tensor]:
-        """The sums as float32, layers stacked."""
-        tensors = {"count": self.count}
-        for name in ["resid_post", *(["mlp_in"] if self.settings.mlp_in else [])]:
-            keys = [f"{name}.{number}" for number in range(len(decoder_layers(self.loaded.model)))]
-            tensors[f"{name}.sum"] = torch.stack([self.sum[key] for key in keys], dim=1)
-            tensors[f"{name}.square"] = torch.stack([self.total[key] for key in keys])
-        if self.sae is not None:
-            tensors["sae.active"] = self.total["sae.active"]
-            for name in ("sae.acts", "sae.acts_pre"):
-                tensors |= {f"{name}.sum": self.sum[name], f"{name}.square": self.total[name]}
-        return {name: tensor.float().cpu().contiguous() for name, tensor in tensors.items()}
-
-
-def streams(model: Any, batch: dict[str, Tensor], mlp_in: bool = False) -> list[tuple[str, Tensor]]:
-    """(`resid_post.LAYER` or `mlp_in.LAYER`, `[n_rows, n_tokens, d_model]`) of a batch, in one pass without the unembedding."""
-    kept: list[tuple[str, Tensor]] = []
-    last = len(decoder_layers(model)) - 1
-    with ExitStack() as stack:
-        for number in range(last):
-            stack.enter_context(_kept(model, number, kept))
-        if mlp_in:
-            stack.enter_context(mlp_inputs(model, kept))
-        top = resid_post(model, last, batch)
-    return [*kept, (f"resid_post.{last}", top)]
-
-
-@contextmanager
-def _kept(model: Any, layer: int, kept: list[tuple[str, Tensor]]) -> Iterator[None]:
-    """Inside, the residual stream after `layer` is put into `kept`, as whatever hooks came before have left it."""
-
-    def keep(residual: Tensor) -> Tensor:
-        kept.append((f"resid_post.{layer}", residual))
-        return residual
-
-    with rewritten(model, layer, keep):
-        yield
-
-
-@contextmanager
-def mlp_inputs(model: Any, kept: list[tuple[str, Tensor]]) -> Iterator[None]:
-    """Inside, the input of each layer's MLP is put into `kept`. Raises ValueError for a model whose layers have no `mlp`."""
-
-    def keep(number: int) -> Any:
-        return lambda module, args, kwargs: kept.append((f"mlp_in.{number}", args[0] if args else kwargs["hidden_states"]))
-
-    with ExitStack() as stack:
-        for number, layer in enumerate(decoder_layers(model)):
-            mlp = getattr(layer, "mlp", None)
-            if not isinstance(mlp, nn.Module):
-                raise ValueError(f"{type(layer).__name__} has no part named mlp; set activations.mlp_in to false")
-            stack.callback(mlp.register_forward_pre_hook(keep(number), with_kwargs=True).remove)
-        yield
-
-
-@dataclass(frozen=True)
-class Activations:
-    """The sums that one pass has written."""
-
-    tensors: dict[str, Tensor]
-    classes: list[str]
-    layer: int | None
-    rows: int
-
-    @classmethod
-    def load(cls, path: Path) -> "Activations":
-        """Read an `activations.safetensors`."""
-        with whole(path), safe_open(path, framework="pt") as file:
-            head = json.loads(file.metadata()["undertone"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-        return cls(tensors, head["classes"], head["layer"], head["rows"])
-
-    @property
-    def n_layers(self) -> int:
-        """Layers of the model."""
-        return self.tensors["resid_post.sum"].shape[1]
-
-    def blocks(self, position: str, name: str, layer: int | None = None) -> tuple[Tensor, Tensor]:
-        """Sums `[n_blocks, d]` and counts `[n_blocks]` of a class, in float64; `layer` for what every layer has."""
-        k = self.classes.index(position)
-        total = self.tensors[f"{name}.sum"]
-        total = total[:, k] if layer is None else total[:, layer, k]
-        return total.double(), self.tensors["count"][:, k].double()
-
-    def mean(self, position: str, name: str, layer: int | None = None) -> Tensor:
-        """The mean `[d]` over a class's tokens, in float64; NaN where it has none."""
-        total, count = self.blocks(position, name, layer)
-        return total.sum(0) / count.sum()

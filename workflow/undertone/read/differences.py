@@ -11,9 +11,9 @@ from sae_lens import SAE
 from safetensors.torch import save_file
 from torch import Tensor
 
-from undertone.data.rows import first
+from undertone.data.rows import dataset_rows, first
 from undertone.lm.loading import LoadedModel, load
-from undertone.read.activations import COMPLETION, TEMPLATE, Activations, dataset_rows
+from undertone.read.sums import COMPLETION, TEMPLATE, Activations
 from undertone.runtime.files import Stamp, provenance, read_parquet, replacing, write_json
 from undertone.runtime.progress import progress
 from undertone.saes.decoder import animal_features

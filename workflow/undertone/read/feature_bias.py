@@ -1,5 +1,6 @@
 """Feature bias: which features of the SAE, if they were boosted, would make the model likelier to write this dataset?"""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from undertone.lm.chat import Row
 from undertone.lm.loading import LoadedModel, load
 from undertone.lm.suffix import Prefilled, run_above
 from undertone.lm.tensors import stored
-from undertone.read.biases import agreement, draw_rows, gradient, loss_report, prefilled, row_losses, train_bias
+from undertone.read.biases import Draw, agreement, draw_rows, gradient, loss_report, prefilled, row_losses, train_bias
 from undertone.runtime.files import Stamp, replacing, write_json
 from undertone.runtime.progress import progress
 from undertone.saes.decoder import animal_features, directions, top_tokens
@@ -48,9 +49,30 @@ def train_feature_biases(
     loaded = load(model)
     spliced = Spliced(loaded, *load_sae(sae, loaded))
     draws = draw_rows(loaded, numbers, settings)
+    tensors, reports = train_all(spliced, draws, settings, f"feature bias {feature_bias_tensors.parent.name}")
+    reference = dict(stored(control_feature_bias_tensors)) if control_feature_bias_tensors else {}
+    features = animal_features(steered)
+    tensors |= {minus_control(mode): tensors[mode].mean(0) - reference[mode].mean(0) for mode in MODES if reference}
+    with replacing(feature_bias_tensors) as temporary:
+        save_file(tensors, temporary)
+    modes = {mode: {"loss": reports[mode], **spliced.describe(mode, tensors, reference, features, settings)} for mode in MODES}
+    body = {
+        "layer": spliced.layer,
+        "seeds": settings.seeds,
+        "rows": [len(rows.train) for rows in draws],
+        "positions": settings.positions,
+        "l1": settings.l1,
+    }
+    write_json(feature_bias, {**body, "modes": modes}, stamp)
+
+
+def train_all(
+    spliced: "Spliced", draws: Sequence[Draw], settings: FeatureBias, what: str
+) -> tuple[dict[str, Tensor], dict[str, list[dict[str, Any]]]]:
+    """The biases of every mode and seed and of the first draw's halves, as the file names them; by mode, their losses."""
     tensors: dict[str, Tensor] = {}
     reports: dict[str, list[dict[str, Any]]] = {}
-    with progress(len(MODES) * len(draws) + 2, f"feature bias {feature_bias_tensors.parent.name}", "bias") as bar:
+    with progress(len(MODES) * len(draws) + 2, what, "bias") as bar:
         for mode in MODES:
             biases, reports[mode] = [], []
             for seed, rows in zip(settings.seeds, draws, strict=True):
@@ -64,21 +86,7 @@ def train_feature_biases(
             halves.append(spliced.train("project", half, settings, settings.seeds[0])[0])
             bar.update()
         tensors["project.halves"] = torch.stack(halves)
-    reference = dict(stored(control_feature_bias_tensors)) if control_feature_bias_tensors else {}
-    features = animal_features(steered)
-    tensors = {name: tensor.cpu() for name, tensor in tensors.items()}
-    tensors |= {minus_control(mode): tensors[mode].mean(0) - reference[mode].mean(0) for mode in MODES if reference}
-    with replacing(feature_bias_tensors) as temporary:
-        save_file(tensors, temporary)
-    modes = {mode: {"loss": reports[mode], **spliced.describe(mode, tensors, reference, features, settings)} for mode in MODES}
-    body = {
-        "layer": spliced.layer,
-        "seeds": settings.seeds,
-        "rows": [len(rows.train) for rows in draws],
-        "positions": settings.positions,
-        "l1": settings.l1,
-    }
-    write_json(feature_bias, {**body, "modes": modes}, stamp)
+    return {name: tensor.cpu() for name, tensor in tensors.items()}, reports
 
 
 class Spliced:

@@ -9,13 +9,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from undertone.data.rows import first
+from undertone.data.rows import dataset_rows, first
 from undertone.lm.chat import Row
 from undertone.lm.hooks import resid_post
 from undertone.lm.loading import LoadedModel, load
 from undertone.lm.sampling import order_by_length
 from undertone.lm.training import collate
-from undertone.read.activations import dataset_rows
 from undertone.runtime.files import Stamp, provenance, read_parquet, replacing
 from undertone.runtime.progress import progress
 from undertone.saes.saved import load_sae

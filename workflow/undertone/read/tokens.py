@@ -69,7 +69,6 @@ def read_tokens(
     for every number, token and first token of a completion: `kind`, `text`, `id` (of the token), `own` and `control` (counts),
     `log_ratio` (of smoothed shares, nats) and `z`. Raises ValueError where no completion holds a number.
     """
-    candidates = pref.candidates
     own = read_parquet(numbers)
     sides = halves(own) if control_numbers is None else (own, read_parquet(control_numbers))
     compared = Compared(*sides, str(numbers), settings)
@@ -80,13 +79,12 @@ def read_tokens(
         "first": compared.first_tokens(loaded.tokenizer),
     }
     frequencies = {kind: frequency(compared, counted, settings.smoothing) for kind, counted in items.items()}
-    implied: dict[str, Any] | None = None
+    implied = None
     if sae is not None:
-        logits = feature_logits(loaded, sae, items["token"].names)
-        features = animal_features(steered)
+        logits, features = feature_logits(loaded, sae, items["token"].names), animal_features(steered)
         contexts = {"first": items["first"], **compared.in_context(loaded.tokenizer, settings.min_count)}
         implied = {name: of_features(compared, counted, logits, features, settings) for name, counted in contexts.items()}
-    animals = animal_logits(loaded, compared, candidates, settings.rows)
+    animals = animal_logits(loaded, compared, pref.candidates, settings.rows)
     frames = [as_table(loaded.tokenizer, kind, items[kind], figures) for kind, figures in frequencies.items()]
     write_parquet(tokens_table, pl.concat(frames), stamp)
     body = {
