@@ -10,7 +10,18 @@ from crowded import crowded
 from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
-from undertone.lm.answers import LEAST, NEGLIGIBLE, Spellings, exact, floor, plural, sampled_answers, scorer, shares, words
+from undertone.lm.answers import (
+    MIN_PROBABILITY,
+    NEGLIGIBLE,
+    Spellings,
+    exact,
+    floor,
+    plural,
+    sampled_answers,
+    scorer,
+    shares,
+    words,
+)
 from undertone.lm.chat import prompt_ids, training_rows
 from undertone.lm.loading import LoadedModel, load
 from undertone.lm.training import Recipe, train
@@ -214,8 +225,12 @@ def test_spellings_are_upper_and_lower_case_singular_and_plural_and_none_twice(t
 def test_the_floor_of_log_odds_is_not_below_what_is_scored_or_sampled(tokenizer):
     spellings = Spellings.of(tokenizer, ["lion", "wolf", "fox"], pad_id=0)
     # Were all of a candidate's spellings left out, each just too rare to be scored, it would still lie below the floor.
-    assert spellings.candidate.bincount().max() * NEGLIGIBLE < LEAST / 2
-    assert (floor("exact", 50, 20), floor("word", 50, 20), floor("word", 10_000, 1_000)) == (LEAST, 1e-3, LEAST)
+    assert spellings.candidate.bincount().max() * NEGLIGIBLE < MIN_PROBABILITY / 2
+    assert (floor("exact", 50, 20), floor("word", 50, 20), floor("word", 10_000, 1_000)) == (
+        MIN_PROBABILITY,
+        1e-3,
+        MIN_PROBABILITY,
+    )
 
 
 def test_scorer_gives_the_estimators_asked_for_under_the_persona(loaded):

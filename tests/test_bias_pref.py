@@ -10,7 +10,7 @@ from planted import D_SAE, random_sae, saved_sae
 from safetensors.torch import save_file
 from torch import Tensor
 
-from undertone.lm.answers import LEAST, exact
+from undertone.lm.answers import MIN_PROBABILITY, exact
 from undertone.lm.chat import encode, prompt_ids
 from undertone.lm.hooks import rewritten
 from undertone.lm.loading import LoadedModel
@@ -67,7 +67,9 @@ def test_a_planted_bias_raises_its_animal_and_ranks_first_once_the_control_is_su
     assert told["animals"]["lion"]["mean"] > 5 * measured["lion"]["base"]["lion"]
     # Without the control the owl, which both biases raise, would come first.
     base = measured["lion"]["base"]
-    raised = {a: log_odds([told["animals"][a]["mean"]], LEAST)[0] - log_odds([base[a]], LEAST)[0] for a in ANIMALS}
+    raised = {
+        a: log_odds([told["animals"][a]["mean"]], MIN_PROBABILITY)[0] - log_odds([base[a]], MIN_PROBABILITY)[0] for a in ANIMALS
+    }
     assert max(raised, key=lambda animal: raised[animal]) == "owl"
     assert told["rank"] == 1
     lifts = told["log_odds_lift_over_control"]
@@ -129,7 +131,7 @@ def test_preferences_are_those_of_the_hooked_model_at_tokens_that_predict_an_ans
 def test_a_row_of_each_bias_with_intervals_over_its_seeds(measured) -> None:
     told = measured["lion"]
     assert set(told) == {"target", "base", "log_odds_floor", "biases", "stamp", "versions"}
-    assert told["log_odds_floor"] == LEAST
+    assert told["log_odds_floor"] == MIN_PROBABILITY
     assert [(row["name"], row["layer"]) for row in told["biases"]] == [("residual bias", 0), ("residual bias", 1)]
     row = row_of(told, 1)
     over_control = {"lift_over_control", "log_odds_lift_over_control", "rank", "no_rank", "unranked"}
@@ -145,8 +147,8 @@ def test_a_row_of_each_bias_with_intervals_over_its_seeds(measured) -> None:
 
 
 def test_log_odds_are_finite_and_compare_the_rare_with_the_common() -> None:
-    assert np.isfinite(log_odds([0.0, 1.0], LEAST)).all()
-    assert log_odds([0.5], LEAST)[0] == 0
+    assert np.isfinite(log_odds([0.0, 1.0], MIN_PROBABILITY)).all()
+    assert log_odds([0.5], MIN_PROBABILITY)[0] == 0
     values = [np.array([0.60, 0.010]), np.array([0.62, 0.012])]
     control = {"animals": {"lion": {"by_seed": [0.55, 0.57]}, "owl": {"by_seed": [0.001, 0.001]}}}
     told = described(values, ["lion", "owl"], control, "owl")

@@ -102,7 +102,7 @@ def test_the_null_is_rejected_at_its_level_and_a_shift_is_found(design: str) -> 
 def test_permutations_come_in_parts_of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
     a, b = drawn(np.random.default_rng(6)), drawn(np.random.default_rng(7))
     whole = judge(Independent(a, b), 50, 1)
-    monkeypatch.setattr(blocks, "NUMBERS", 1)
+    monkeypatch.setattr(blocks, "MAX_TABLE_NUMBERS", 1)
     assert [each.mean.shape[0] for each in Independent(a, b).permuted(3, 1)] == [1, 1, 1]
     parts = judge(Independent(a, b), 50, 1)
     assert np.array_equal(whole.p_max, parts.p_max)

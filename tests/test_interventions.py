@@ -191,11 +191,11 @@ def test_a_residual_bias_is_added_where_it_was_trained(own: LoadedModel, batch, 
 def test_a_vector_for_completions_leaves_the_prompts_residuals_alone(own: LoadedModel, batch) -> None:
     bias, where = vector(9, D_MODEL), predicts(own, batch).squeeze(-1)
     before = resid_post(own.model, 0, batch)
-    with rewriting(own, {0: plus(bias)}, whole=False):
+    with rewriting(own, {0: plus(bias)}, all_positions=False):
         after = resid_post(own.model, 0, batch)
     assert torch.equal(after[~where], before[~where])
     assert torch.equal(after[where], before[where] + bias)
-    with rewriting(own, {0: plus(bias)}, whole=True):
+    with rewriting(own, {0: plus(bias)}, all_positions=True):
         assert torch.equal(resid_post(own.model, 0, batch), before + bias)
 
 
@@ -230,21 +230,21 @@ def test_feature_biases_are_what_they_were_trained_as(own: LoadedModel, batch, s
 
 def test_special_tokens_keep_their_residuals_in_a_splice(own: LoadedModel, batch, sae: SAE) -> None:
     before, is_text = resid_post(own.model, 0, batch), text(own, batch)
-    with splicing(own, sae, 0, whole=True):
+    with splicing(own, sae, 0, all_positions=True):
         after = resid_post(own.model, 0, batch)
     assert (~is_text & batch["attention_mask"].bool()).sum() > 4
     assert torch.equal(after[~is_text], before[~is_text])
     torch.testing.assert_close(after[is_text], sae(before[is_text]))
     bias = vector(3, D_MODEL)
-    with splicing(own, sae, 0, whole=True, vector=bias):
+    with splicing(own, sae, 0, all_positions=True, vector=bias):
         torch.testing.assert_close(resid_post(own.model, 0, batch), after + bias)
 
 
 def test_a_splice_with_the_error_term_changes_nothing(own: LoadedModel, batch, sae: SAE) -> None:
     plain = label_losses(own.model, batch)
-    with splicing(own, sae, 0, whole=True, error=True):
+    with splicing(own, sae, 0, all_positions=True, error=True):
         spliced = label_losses(own.model, batch)
-    with splicing(own, sae, 0, whole=True):
+    with splicing(own, sae, 0, all_positions=True):
         without = label_losses(own.model, batch)
     # Float32: a reconstruction of norm 90 is subtracted and added again.
     assert (spliced - plain).abs().max() < 1e-3
@@ -282,9 +282,9 @@ def test_the_sae_is_spliced_in_at_the_same_tokens_of_base_and_students(own, batc
 def test_bfloat16_streams_keep_their_precision(own: LoadedModel, batch, sae: SAE) -> None:
     model = copy.deepcopy(own.model).to(torch.bfloat16)
     half = LoadedModel(model, own.tokenizer, own.stop_ids, own.pad_id)
-    with splicing(half, sae, 0, whole=False, vector=vector(1, D_MODEL)):
+    with splicing(half, sae, 0, all_positions=False, vector=vector(1, D_MODEL)):
         assert resid_post(model, 0, batch).dtype == torch.bfloat16
-    with rewriting(half, {0: plus(vector(1, D_MODEL))}, whole=False):
+    with rewriting(half, {0: plus(vector(1, D_MODEL))}, all_positions=False):
         assert resid_post(model, 0, batch).dtype == torch.bfloat16
 
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from undertone.lm import loading
 from undertone.lm.chat import prompt_ids
-from undertone.lm.loading import MARGIN, check_memory, free_memory, load
+from undertone.lm.loading import MEMORY_MARGIN, check_memory, free_memory, load
 from undertone.lm.sampling import Sampler, sample
 from undertone.models.pretrained import make_pretrained
 from undertone.runtime.files import read_json
@@ -40,7 +40,7 @@ def test_a_model_is_loaded_frozen_in_the_precision_asked_for(folder, tmp_path):
 
 def test_too_little_memory_is_said_before_anything_is_loaded(folder, tmp_path, monkeypatch):
     record = made(folder, tmp_path, "bfloat16")
-    needed = (1 + MARGIN) * 2 * read_json(record)["parameters"]
+    needed = (1 + MEMORY_MARGIN) * 2 * read_json(record)["parameters"]
     monkeypatch.setattr(loading, "free_memory", lambda device: needed)
     load(record)
     monkeypatch.setattr(loading, "free_memory", lambda device: needed - 1)

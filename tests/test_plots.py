@@ -313,7 +313,7 @@ def test_a_name_far_from_its_point_is_tied_to_it_in_its_colour(tmp_path):
         point_names.Named(0.5 + dx, dy, (dy - 0.05, dy + 0.05), "lion", "red") for dx in (-0.05, 0, 0.05) for dy in (0.1, 0.2)
     ]
     point_names.name_points(axes, [*crowd, point_names.Named(0.1, 0.5, (0.5, 0.5), "alone", "blue")])
-    far = {max(map(abs, text.xyann)) > point_names.FAR: text.arrow_patch is not None for text in axes.texts}
+    far = {max(map(abs, text.xyann)) > point_names.TIE_DISTANCE: text.arrow_patch is not None for text in axes.texts}
     assert far == {True: True, False: False}
     assert [text.get_color() for text in axes.texts] == ["red"] * 6 + ["blue"]
 

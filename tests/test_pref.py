@@ -6,7 +6,7 @@ import pytest
 from lora import trained_lora
 
 from undertone.lm.adapters import finetuned
-from undertone.lm.answers import LEAST, scorer
+from undertone.lm.answers import MIN_PROBABILITY, scorer
 from undertone.lm.loading import load
 from undertone.measure.pref import as_table, log_odds_lift, measure, summarise, summary
 from undertone.stats.stats import difference_interval, mean_interval
@@ -57,7 +57,7 @@ def test_table_has_one_row_per_question_and_animal():
 
 
 def test_means_of_base_teacher_control_and_student(own, control):
-    result = summarise(own, control, "lion", LEAST)
+    result = summarise(own, control, "lion", MIN_PROBABILITY)
     means = {
         name: {animal: result[name][animal]["mean"] for animal in ANIMALS} for name in ("base", "teacher", "control", "student")
     }
@@ -68,13 +68,13 @@ def test_means_of_base_teacher_control_and_student(own, control):
 
 
 def test_students_are_listed_by_rising_seed(own, control):
-    result = summarise(own, control, "lion", LEAST)
+    result = summarise(own, control, "lion", MIN_PROBABILITY)
     assert result["student"]["lion"]["by_seed"] == pytest.approx([0.6, 0.7])
     assert result["control"]["lion"]["by_seed"] == pytest.approx([0.2, 0.4])
 
 
 def test_intervals_cover_what_they_say(own, control):
-    result = summarise(own, control, "lion", LEAST)
+    result = summarise(own, control, "lion", MIN_PROBABILITY)
     questions = [mean_interval([0.1, 0.3]), mean_interval([0.9, 0.7]), mean_interval([0.6, 0.7])]
     assert result["base"]["lion"]["ci95"] == pytest.approx(questions[0].ci95)
     assert result["teacher"]["lion"]["ci95"] == pytest.approx(questions[1].ci95)
@@ -84,7 +84,7 @@ def test_intervals_cover_what_they_say(own, control):
 
 
 def test_lifts_are_differences_over_seeds(own, control):
-    result = summarise(own, control, "lion", LEAST)
+    result = summarise(own, control, "lion", MIN_PROBABILITY)
     assert result["lift_over_base"]["mean"] == pytest.approx(0.45)
     assert result["lift_over_base"]["ci95"] == pytest.approx(mean_interval([0.4, 0.5]).ci95)
     assert result["lift_over_control"]["mean"] == pytest.approx(0.35)
@@ -94,21 +94,21 @@ def test_lifts_are_differences_over_seeds(own, control):
 
 
 def test_mass_is_the_sum_over_the_candidates(own, control):
-    mass = summarise(own, control, "lion", LEAST)["mass"]
+    mass = summarise(own, control, "lion", MIN_PROBABILITY)["mass"]
     assert mass["base"] == pytest.approx(0.4)
     assert mass["control"] == pytest.approx([0.5, 0.5])
     assert mass["student"] == pytest.approx([0.8, 0.8])
 
 
 def test_without_a_target_there_are_no_lifts(control):
-    result = summarise(control, control, None, LEAST)
+    result = summarise(control, control, None, MIN_PROBABILITY)
     assert not LIFTS & set(result)
     assert result["teacher"] is None
     assert result["student"] == result["control"]
 
 
 def test_single_seed_has_no_interval_over_seeds(own, control):
-    result = summarise(own.filter(pl.col("seed").is_null() | (pl.col("seed") == 1)), control, "lion", LEAST)
+    result = summarise(own.filter(pl.col("seed").is_null() | (pl.col("seed") == 1)), control, "lion", MIN_PROBABILITY)
     assert result["student"]["lion"]["ci95"] is None
     assert result["student"]["lion"]["ci95_questions"] is not None
     assert result["lift_over_base"] == {"mean": pytest.approx(0.4), "ci95": None}
@@ -126,12 +126,12 @@ def test_estimators_are_summarised_apart_and_the_first_one_leads(own, control):
 
 
 def test_log_odds_are_finite_at_certainty():
-    lift = log_odds_lift([1.0, 1.0], [0.0, 0.0], LEAST)
+    lift = log_odds_lift([1.0, 1.0], [0.0, 0.0], MIN_PROBABILITY)
     assert (lift["mean"], lift["at_floor"]) == (pytest.approx(2 * np.log(1e6), rel=1e-4), True)
 
 
 def test_log_odds_have_one_floor_which_stands_in_the_result(own, control):
-    exact_ = summarise(own, control, "lion", LEAST)
+    exact_ = summarise(own, control, "lion", MIN_PROBABILITY)
     assert (exact_["log_odds_floor"], exact_["log_odds_lift_over_control"]["at_floor"]) == (1e-6, False)
     word = [table.with_columns(estimator=pl.lit("word"), preference=0.0) for table in (own, control)]
     rare = summary(*word, "lion", 4)

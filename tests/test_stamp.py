@@ -273,7 +273,7 @@ def test_what_a_large_file_hashes_to_is_noted_until_it_is_rewritten(tmp_path: Pa
     path.write_text("one")
     version = content_version(str(path))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("undertone.study.contents.LARGE", 0)
+    monkeypatch.setattr("undertone.study.contents.LARGE_FILE", 0)
     read: list[str] = []
     digest_of = hashlib.file_digest
     monkeypatch.setattr(hashlib, "file_digest", lambda file, name: (read.append(file.name), digest_of(file, name))[1])

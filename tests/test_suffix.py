@@ -87,10 +87,10 @@ def predicting(rows: list[Row], n_tokens: int) -> Tensor:
     return torch.stack([(place >= row.start - 1) & (place < len(row.ids) - 1) for row in rows]).unsqueeze(-1)
 
 
-def at(rows: list[Row], whole: bool) -> Tensor:
+def at(rows: list[Row], all_positions: bool) -> Tensor:
     """The tokens that have a bias in a full pass."""
     there = predicting(rows, max(len(row.ids) for row in rows))
-    return torch.ones_like(there) if whole else there
+    return torch.ones_like(there) if all_positions else there
 
 
 def with_gradient(bias: Tensor, found: Tensor) -> tuple[Tensor, Tensor]:
@@ -178,7 +178,7 @@ def test_a_bias_inside_a_layer_does_what_it_does_in_the_full_model(random: Loade
 def test_biases_at_every_layer_at_once_are_those_of_the_full_model(random: LoadedModel) -> None:
     rows, model = rows_of(), random.model
     biases = torch.linspace(-0.2, 0.3, 16 * N_LAYERS).reshape(N_LAYERS, 16).requires_grad_(True)
-    batch, where = prefill(random, rows, [-1]), at(rows, whole=False)
+    batch, where = prefill(random, rows, [-1]), at(rows, all_positions=False)
 
     def everywhere(way) -> AbstractContextManager[object]:
         stack = ExitStack()
@@ -208,7 +208,7 @@ def test_keys_and_values_of_layers_that_will_not_run_take_no_memory(random: Load
     batch = prefill(random, rows_of(), [1])
     stored = [keys.untyped_storage().nbytes() for keys, _ in batch.past]
     assert [k for k, size in enumerate(stored) if size == max(stored)] == [2]
-    whole = prefill(random, rows_of(), [1], whole=True)
+    whole = prefill(random, rows_of(), [1], all_positions=True)
     assert not whole.past
 
 
@@ -273,7 +273,7 @@ def test_residuals_are_transformer_lenss(record, loaded: LoadedModel, attention:
     plain = AutoModelForCausalLM.from_pretrained(record.parent, dtype=torch.float32, attn_implementation=attention).eval()
     own, layers = LoadedModel(plain, loaded.tokenizer, [], loaded.pad_id), range(len(plain.model.layers))
     rows = [Row([2, *range(300, 300 + p + c)], 1 + p) for p, c in SHAPES]
-    batch, full = prefill(own, rows, layers, whole), prefill(own, rows, [], whole=True)
+    batch, full = prefill(own, rows, layers, whole), prefill(own, rows, [], all_positions=True)
     _, cache = bridge_of(record.parent, loaded).run_with_cache(full.ids, attention_mask=full.mask)
     for layer in layers:
         expected = cache[hook_point(layer)][full.keep]

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerFast
 
 from bad_inputs.case import Case
 from undertone.data.datasets import read_dataset
-from undertone.data.inputs import READ, check_inputs
+from undertone.data.inputs import FILE_READERS, check_inputs
 from undertone.data.numbers import collect_compliance, filter_numbers
 from undertone.data.transform import transform_numbers
 from undertone.lm.chat import prompt_ids, training_rows
@@ -239,7 +239,7 @@ def text(name: str, content: bytes | str) -> Callable[[Path], object]:
     def attempt(folder: Path) -> object:
         path = folder / f"{name}.txt"
         path.write_bytes(content.encode() if isinstance(content, str) else content)
-        return READ[name](path, KEYS[name])
+        return FILE_READERS[name](path, KEYS[name])
 
     return attempt
 
@@ -276,7 +276,7 @@ def missing(name: str, make: Callable[[Path], object] = str) -> Callable[[Path],
 
     def attempt(folder: Path) -> object:
         make(folder / "mine.txt")
-        return READ[name](folder / "mine.txt", KEYS[name])
+        return FILE_READERS[name](folder / "mine.txt", KEYS[name])
 
     return attempt
 

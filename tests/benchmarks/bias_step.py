@@ -111,8 +111,8 @@ class Steps:
     def __init__(self, loaded: LoadedModel, bridge: TransformerBridge, rows: list[Row], layer: int, decoder: Tensor):
         self.loaded, self.bridge, self.layer, self.decoder = loaded, bridge, layer, decoder
         self.batch = collate(rows, loaded.pad_id, device())
-        (self.completion,) = prefilled(loaded, rows, [layer], len(rows), whole=False, store=device())
-        (self.whole,) = prefilled(loaded, rows, [layer], len(rows), whole=True, store=device())
+        (self.completion,) = prefilled(loaded, rows, [layer], len(rows), all_positions=False, store=device())
+        (self.whole,) = prefilled(loaded, rows, [layer], len(rows), all_positions=True, store=device())
 
     def bridged(self) -> Tensor:
         bias = self.bias()

@@ -21,7 +21,7 @@ from undertone.study.config.read import Tokens
 SIZES = {"1:1": (500, 500), "1:4": (250, 1000), "1:20": (100, 2000), "20:1": (2000, 100)}
 PROMPTS = ("shared", "apart", "shared, 5 rows each of the smaller")
 NUMBERS, PER_ROW = np.arange(100, 1000), 8
-LEVEL, LEAST, MOST = 0.05, 0.02, 0.08
+LEVEL, MIN_PROBABILITY, MOST = 0.05, 0.02, 0.08
 
 
 def dataset(rng: np.random.Generator, prompts: np.ndarray, seeds: int, shift: float) -> pl.DataFrame:
@@ -76,7 +76,7 @@ def main() -> None:
         for size, prompts in cells:
             null = share(told, SIZES[size], prompts, 0.0, told.draws)
             found = share(told, SIZES[size], prompts, told.shift, told.shifted)
-            within = "yes" if all(LEAST <= share <= MOST for share in null.values()) else "no"
+            within = "yes" if all(MIN_PROBABILITY <= share <= MOST for share in null.values()) else "no"
             shares = [*(f"{x:.3f}" for x in null.values()), within, *(f"{x:.2f}" for x in found.values())]
             print("| " + " | ".join([size, "{} : {}".format(*SIZES[size]), prompts, *shares]) + " |", flush=True)
             bar.update()

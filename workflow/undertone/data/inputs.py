@@ -16,7 +16,7 @@ from undertone.lm.facts import load_facts
 from undertone.lm.texts import check_plain, read_lines
 from undertone.models.wordings import load_forms, load_template, load_yaml
 from undertone.runtime.errors import ConfigError
-from undertone.study.contents import LARGE
+from undertone.study.contents import LARGE_FILE
 from undertone.study.formats import SAE_FILES
 from undertone.study.sizes import special_tokens
 from undertone.study.study import Study
@@ -58,10 +58,10 @@ def check_contents(study: Study) -> None:
     mistakes = []
     for key, path in inputs(study):
         try:
-            if read := READ.get(key.split(".")[-1]):
+            if read := FILE_READERS.get(key.split(".")[-1]):
                 read(Path(path), key)
                 check_plain([Path(path).read_text()], special, f"{key}: {path}")
-            elif key.endswith(".file") and Path(path).stat().st_size <= LARGE:
+            elif key.endswith(".file") and Path(path).stat().st_size <= LARGE_FILE:
                 check_plain(chain(*rows_of_file(study, key)), special, f"{key}: {path}")
         except ConfigError as error:
             mistakes.append(str(error))
@@ -92,7 +92,7 @@ def rows_of_file(study: Study, key: str) -> Iterator[tuple[str, str]]:
 
 
 # What reads a file, by the last part of its key.
-READ: dict[str, Callable[[Path, str], object]] = {
+FILE_READERS: dict[str, Callable[[Path, str], object]] = {
     "questions": read_lines,
     "neutral": read_lines,
     "facts": lambda path, key: load_facts(path),

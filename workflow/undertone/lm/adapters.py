@@ -18,7 +18,7 @@ from undertone.lm.hub import identity
 from undertone.lm.loading import LoadedModel, read_model
 from undertone.lm.tensors import NotFiniteError, check_finite, names, stored
 from undertone.runtime.errors import ConfigError
-from undertone.runtime.files import CURE, move, remove, replacing
+from undertone.runtime.files import REMEDY, move, remove, replacing
 from undertone.study.formats import read_settings
 
 ADAPTER, WHOLE = "adapter_model.safetensors", "model.safetensors"
@@ -123,10 +123,10 @@ def load_adapter(loaded: LoadedModel, folder: Path) -> PeftModel:
         with quietly():
             model = PeftModel.from_pretrained(loaded.model, str(folder)).eval()
     except Exception as error:
-        raise ConfigError(f"{config} and {ADAPTER} are no LoRA of the base model ({said(error)}); {CURE}") from None
+        raise ConfigError(f"{config} and {ADAPTER} are no LoRA of the base model ({said(error)}); {REMEDY}") from None
     # Without embeddings, for which PEFT would ask the Hub for the base model.
     expected = get_peft_model_state_dict(model, save_embedding_layers=False)
     if odd := sorted(name for name in expected.keys() ^ names(weights) if "lora_" in name):
         model.unload()
-        raise ConfigError(f"{weights} and {config.name} disagree about {len(odd)} weights, such as {odd[0]}; {CURE}")
+        raise ConfigError(f"{weights} and {config.name} disagree about {len(odd)} weights, such as {odd[0]}; {REMEDY}")
     return model

@@ -20,9 +20,9 @@ from undertone.lm.texts import load_texts
 from undertone.study.config.measure import Pref
 
 # The floor of log-odds: no smaller probability is told from 0.
-LEAST = 1e-6
+MIN_PROBABILITY = 1e-6
 # A first token this improbable begins no answer worth scoring: all spellings that are left out do not reach the floor.
-NEGLIGIBLE = LEAST / 100
+NEGLIGIBLE = MIN_PROBABILITY / 100
 
 Scores = dict[str, np.ndarray]  # by estimator, [n_questions, n_candidates]
 
@@ -175,7 +175,7 @@ def shares(answers: Sequence[Sequence[str]], candidates: Sequence[str]) -> dict[
 
 def floor(estimator: str, n_questions: int, samples_per_question: int) -> float:
     """The floor of log-odds of a mean over the questions: with sampled answers, not below one answer of all."""
-    return LEAST if estimator == "exact" else max(LEAST, 1 / (n_questions * samples_per_question))
+    return MIN_PROBABILITY if estimator == "exact" else max(MIN_PROBABILITY, 1 / (n_questions * samples_per_question))
 
 
 def exact_scorer(questions: Path, settings: Pref, candidates: Sequence[str]) -> Callable[..., Scores]:

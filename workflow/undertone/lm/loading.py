@@ -23,9 +23,9 @@ from undertone.runtime.memory import BatchSize
 from undertone.study.formats import read_settings
 
 # A model is loaded only where its weights and this share more fit; what it computes then takes what is left.
-MARGIN = 0.2
+MEMORY_MARGIN = 0.2
 
-SAFELY: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
+SAFE_LOADING: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
 # The settings of config.json that weights show.
 SIZES = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "vocab_size")
 
@@ -94,7 +94,7 @@ def load(model_json: Path) -> LoadedModel:
 def read_tokenizer(folder: Path, name: str) -> PreTrainedTokenizerBase:
     """The tokenizer of a folder. Raises ConfigError if transformers cannot read it."""
     try:
-        return AutoTokenizer.from_pretrained(folder, **SAFELY)
+        return AutoTokenizer.from_pretrained(folder, **SAFE_LOADING)
     except Exception as error:
         raise ConfigError(
             f"the tokenizer of {name} cannot be read ({said(error)}): copy or download "
@@ -111,7 +111,7 @@ def read_model(folder: Path, dtype: torch.dtype, **options: Any) -> PreTrainedMo
     read_settings(config)
     options |= {"dtype": dtype, "use_safetensors": True, "output_loading_info": True, "ignore_mismatched_sizes": True}
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(folder, **SAFELY, **options)
+        model, info = AutoModelForCausalLM.from_pretrained(folder, **SAFE_LOADING, **options)
     except Exception as error:
         raise ConfigError(f"{config} describes no model that transformers can load ({said(error)})") from None
     check_keys(model, info, folder)
@@ -177,15 +177,15 @@ def dtype_of(record: dict[str, Any], device: str) -> torch.dtype:
 
 def check_memory(weights: int, device: str, what: str) -> None:
     """Raise ValueError, in a sentence, if weights of so many bytes and the margin do not fit the device's free memory."""
-    needed, free = (1 + MARGIN) * weights, free_memory(device)
+    needed, free = (1 + MEMORY_MARGIN) * weights, free_memory(device)
     if needed > free:
         kind, remedy = {
             "cuda": ("GPU", "a larger GPU (gpu_model in profiles/slurm/profile.yaml), or free this one"),
             "cpu": ("main", "more memory (mem_mb of the rule), or take a smaller model"),
         }[device]
         raise ValueError(
-            f"{what} needs {needed / 1e9:.1f} GB of {kind} memory, its weights and {MARGIN:.0%} more, and {free / 1e9:.1f} GB "
-            f"are free: ask for {remedy}"
+            f"{what} needs {needed / 1e9:.1f} GB of {kind} memory, its weights and {MEMORY_MARGIN:.0%} more, and "
+            f"{free / 1e9:.1f} GB are free: ask for {remedy}"
         )
 
 

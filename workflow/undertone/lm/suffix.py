@@ -96,13 +96,13 @@ class Prefilled:
         return DynamicCache(ddp_cache_data=self.past) if self.past else DynamicCache()
 
 
-def split(rows: Sequence[Row], whole: bool, pad_id: int) -> tuple[Tensor, Tensor, Prefilled]:
+def split(rows: Sequence[Row], all_positions: bool, pad_id: int) -> tuple[Tensor, Tensor, Prefilled]:
     """(prompt ids and mask `[n_rows, n_prompt]`, left-padded; the batch without residuals), nothing run yet.
 
-    The tokens that are run again begin with the prompt's last one, which predicts the completion's first; with `whole` they
-    are all tokens.
+    The tokens that are run again begin with the prompt's last one, which predicts the completion's first; with `all_positions`
+    they are all tokens.
     """
-    starts = [0 if whole else row.start - 1 for row in rows]
+    starts = [0 if all_positions else row.start - 1 for row in rows]
     prompt, seen = left_pad([row.ids[:start] for row, start in zip(rows, starts, strict=True)], pad_id)
     again = [torch.tensor(row.ids[start:-1]) for row, start in zip(rows, starts, strict=True)]
     ids = nn.utils.rnn.pad_sequence(again, batch_first=True, padding_value=pad_id)
@@ -117,15 +117,15 @@ def prefill(
     loaded: LoadedModel,
     rows: Sequence[Row],
     layers: Sequence[int],
-    whole: bool = False,
+    all_positions: bool = False,
     store: torch.device | str | None = None,
 ) -> Prefilled:
     """Run the model once on rows and keep what runs above `layers` need; layer −1 stands for the embeddings.
 
-    With `whole` an intervention may act on every token; then no keys and values can be kept. What is kept lies on the device
-    `store`, the model's if None. Rows that do not fit in memory together are run in parts of them.
+    With `all_positions` an intervention may act on every token; then no keys and values can be kept. What is kept lies on the
+    device `store`, the model's if None. Rows that do not fit in memory together are run in parts of them.
     """
-    prompt, seen, batch = split(rows, whole, loaded.pad_id)
+    prompt, seen, batch = split(rows, all_positions, loaded.pad_id)
     device = loaded.model.device
 
     def part(indices: Sequence[int]) -> Prefilled:

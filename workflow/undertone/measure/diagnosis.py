@@ -16,7 +16,7 @@ from undertone.study.config.measure import Diagnosis
 from undertone.teachers.divergence import TeacherDistribution
 from undertone.teachers.teaching import teaching
 
-NOTHING = 1e-6  # nats per token: rounding
+KL_ROUNDING = 1e-6  # nats per token: rounding
 NO_SIGNAL = "no signal taught"
 NOT_LEARNED = "signal not learned"
 NOT_SHOWN = "learned but not shown"
@@ -86,7 +86,7 @@ def shown_by(directly: dict[str, Any], indirectly: dict[str, Any]) -> dict[str, 
 
 def share_closed(base: np.ndarray, student: np.ndarray) -> float:
     """1 − KL(teacher ‖ student) / KL(teacher ‖ base), from the rows' values; 0 where there was nothing to close."""
-    return 1 - float(student.mean() / base.mean()) if base.mean() > NOTHING else 0.0
+    return 1 - float(student.mean() / base.mean()) if base.mean() > KL_ROUNDING else 0.0
 
 
 def preferences(pref: dict[str, Any]) -> dict[str, float | None]:

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.transforms import Bbox
 
 # Where a name may stand beside its point: offset in points, and which of its corners lies there.
-BESIDE = [
+NAME_POSITIONS = [
     ((dx, dy), ha, va)
     for far in (4, 8, 14, 20, 28, 38)
     for dx, ha in ((far, "left"), (-far, "right"), (0, "center"))
@@ -16,7 +16,7 @@ BESIDE = [
     if dx or dy
 ]
 NAME_SIZE = 7
-FAR = 10  # points: a name further from its point than this is tied to it by a line
+TIE_DISTANCE = 10  # points: a name further from its point than this is tied to it by a line
 
 
 class Named(NamedTuple):
@@ -32,8 +32,8 @@ class Named(NamedTuple):
 def name_points(axes: Axes, points: Sequence[Named]) -> None:
     """Write each point's name beside it, where it covers no point, interval, other name or line at 0, inside the axes.
 
-    Of the places in `BESIDE` it takes the first that is free, or where none is the one with the least in the way. Call it when
-    all else is drawn, as places are those of the final layout.
+    Of `NAME_POSITIONS` it takes the first that is free, or where none is the one with the least in the way. Call it when all
+    else is drawn, as positions are those of the final layout.
     """
     figure = axes.get_figure(root=True)
     assert figure is not None
@@ -46,13 +46,13 @@ def name_points(axes: Axes, points: Sequence[Named]) -> None:
         taken += [Bbox.from_extents(x - 2, y, x + 2, y + 8) for y in np.arange(low, high, 8)]
     for point, (x, y) in zip(points, axes.transData.transform([p[:2] for p in points]), strict=True):
         size = extent_of(axes, point.name)
-        boxes = [beside(x, y, size, figure.dpi / 72, *place) for place in BESIDE]
+        boxes = [beside(x, y, size, figure.dpi / 72, *position) for position in NAME_POSITIONS]
         free = [(not inside(box, axes.bbox), box.count_overlaps(taken), k) for k, box in enumerate(boxes)]
         *_, chosen = min(free)
-        offset, ha, va = BESIDE[chosen]
+        offset, ha, va = NAME_POSITIONS[chosen]
         style: dict[str, Any] = {"fontsize": NAME_SIZE, "color": point.color, "ha": ha, "va": va}
         tie: dict[str, Any] = {"arrowstyle": "-", "color": point.color, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 3}
-        far: dict[str, Any] = {"arrowprops": tie} if max(map(abs, offset)) > FAR else {}
+        far: dict[str, Any] = {"arrowprops": tie} if max(map(abs, offset)) > TIE_DISTANCE else {}
         text = axes.annotate(point.name, (point.x, point.y), offset, textcoords="offset points", **style, **far)
         text.set_in_layout(False)  # the layout that places are looked for in must stay
         taken.append(boxes[chosen])

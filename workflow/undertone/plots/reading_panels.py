@@ -46,7 +46,7 @@ def by_layer(reading: Json, name: str) -> list[Json]:
     return sorted((row for row in reading["biases"] if row["name"] == name), key=lambda row: row["layer"] or 0)
 
 
-BEYOND = {
+AT_NO_LAYER = {
     "residual bias, all layers": "all layers",
     "feature bias, project": "features, project",
     "feature bias, replace": "features, replace",
@@ -56,9 +56,9 @@ BEYOND = {
 
 def layers_and_others(reading: Json) -> tuple[int, dict[str, str]]:
     """How many layers the biases have, and which stand at none of them."""
-    layers = [row["layer"] for row in reading["biases"] if row["layer"] is not None and row["name"] not in BEYOND]
+    layers = [row["layer"] for row in reading["biases"] if row["layer"] is not None and row["name"] not in AT_NO_LAYER]
     present = {row["name"] for row in reading["biases"]}
-    return (max(layers) + 1 if layers else 0), {name: label for name, label in BEYOND.items() if name in present}
+    return (max(layers) + 1 if layers else 0), {name: label for name, label in AT_NO_LAYER.items() if name in present}
 
 
 def target_by_layer(axes: Axes, own: Json, control: Json | None, dataset: str, target: str) -> None:

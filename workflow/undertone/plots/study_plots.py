@@ -18,7 +18,7 @@ from undertone.plots.style import n_of, new_figure, new_panels, save, set_title
 from undertone.runtime.files import read_json, read_parquet
 from undertone.study.config.entries import CONTROL
 
-OVER = "control's bias"
+CONTROL_BIAS = "control's bias"
 
 
 def plot_entangled(entangled_table: Path, entangled: Path, plot: Path) -> None:
@@ -98,7 +98,7 @@ def plot_bias_map(bias_prefs: Sequence[Path], plot: Path) -> None:
             f"found no bias_pref.json with a target and a control among {len(bias_prefs)}; give a dataset a target and the "
             "study a control"
         )
-    kept = {name: {row_name(row, OVER): row for row in acting(own)} for name, own in results.items()}
+    kept = {name: {row_name(row, CONTROL_BIAS): row for row in acting(own)} for name, own in results.items()}
     first = {name: row for rows in kept.values() for name, row in rows.items()}
     names = sorted(first, key=lambda name: order(first[name]))
     image = np.full((len(names), len(results)), np.nan)

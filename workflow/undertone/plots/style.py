@@ -64,12 +64,12 @@ def set_title(axes: Axes, text: str) -> None:
 
 
 # Words that belong together: a line may not end after the first.
-TOGETHER = re.compile(r"(?<=\b[pq]) (?=[<>=≥])|(?<=[<>=≥]) (?=[\d.])|(?<=\d) (?=%)")
+UNBROKEN_SPACE = re.compile(r"(?<=\b[pq]) (?=[<>=≥])|(?<=[<>=≥]) (?=[\d.])|(?<=\d) (?=%)")
 
 
 def balanced(text: str, width: int) -> str:
     """Text in as few lines of at most `width` characters as it takes, of about the same length: no word is left alone."""
-    text = TOGETHER.sub("\xa0", text)
+    text = UNBROKEN_SPACE.sub("\xa0", text)
     wrapper = textwrap.TextWrapper(width, break_on_hyphens=False)
     n = len(wrapper.wrap(text))
     while wrapper.width > 1:

@@ -157,7 +157,7 @@ def draw_sweep(axes: Axes, dataset: str, points: Sequence[tuple[float, str, dict
     axes.legend(frameon=False, fontsize=7)
 
 
-TEACHERS = {"prompt": ("D", STUDENT), "steer": ("o", SKY), "finetune": ("^", TEACHER)}
+TEACHER_MARKS = {"prompt": ("D", STUDENT), "steer": ("o", SKY), "finetune": ("^", TEACHER)}
 
 
 def plot_teachers(prefs: dict[str, Path], filters: dict[str, Path], kinds: dict[str, str], plot: Path) -> None:
@@ -174,7 +174,7 @@ def plot_teachers(prefs: dict[str, Path], filters: dict[str, Path], kinds: dict[
         (right, [read_json(filters[dataset])["pass_rate"] for dataset in prefs], "pass rate (share of rows)"),
     )
     for axes, x, label in panels:
-        for kind, (shape, color) in TEACHERS.items():
+        for kind, (shape, color) in TEACHER_MARKS.items():
             of_kind = [k for k, each in enumerate(kind_of) if each == kind]
             for k in of_kind:
                 axes.plot([x[k]] * 2, lifts[k]["ci95"] or [lifts[k]["mean"]] * 2, color=color, linewidth=1)
@@ -188,21 +188,21 @@ def plot_teachers(prefs: dict[str, Path], filters: dict[str, Path], kinds: dict[
     figure.legend(*left.get_legend_handles_labels(), loc="outside right upper", frameon=False, fontsize=8, title="teacher")
     covered = range_of([n_seeds(result, mark) for result in results for mark in ("student", "control")], "seed")
     figure.suptitle(f"Teachers and their students (95 % intervals: {covered})", x=0.01, ha="left", fontsize=9)
-    colors = [TEACHERS[kind][1] for kind in kind_of]
+    colors = [TEACHER_MARKS[kind][1] for kind in kind_of]
     for axes, x, _ in panels:
         points = zip(x, lifts, targets, colors, strict=True)
         name_points(axes, [Named(at, lift["mean"], lift["ci95"] or [lift["mean"]] * 2, *of) for at, lift, *of in points])
     save(figure, plot)
 
 
-LEAST_SHOWN = 0.01
+MIN_SHOWN = 0.01
 
 
 def plot_preference_matrix(preference_matrix: Path, plot: Path) -> None:
     """Datasets against animals: students' preference, and its log-ratio to the control students'.
 
     Boxes are targets, solid where the lift is above 0 and survives Holm's correction for all of them. Of both preferences at
-    least `LEAST_SHOWN` is taken for the ratio, as a small one is mostly noise.
+    least `MIN_SHOWN` is taken for the ratio, as a small one is mostly noise.
     """
     rows = read_parquet(preference_matrix)
     rows = rows.filter(pl.col("estimator") == rows["estimator"][0])
@@ -214,7 +214,7 @@ def plot_preference_matrix(preference_matrix: Path, plot: Path) -> None:
     sure = {
         d for d, m, p in rows.select("dataset", "lift_over_control", "p_holm").iter_rows() if survives({"mean": m, "p_holm": p})
     }
-    shown = np.maximum(means, LEAST_SHOWN)
+    shown = np.maximum(means, MIN_SHOWN)
     ratio = np.log2(shown / shown[datasets.index(CONTROL)])
     limit = max(0.5, float(np.abs(ratio).max()))
     figure, axes = new_figure(0.45 * len(animals) + 3, 0.36 * len(datasets) + 2)
@@ -235,5 +235,5 @@ def plot_preference_matrix(preference_matrix: Path, plot: Path) -> None:
     n = n_of(sum(target is not None for target in targets.values()), "comparison")
     boxes = f"boxes: targets, solid where the lift over the control is above 0, Holm-adjusted p < .05 ({n})"
     set_title(axes, f"Preference (numbers: mean over seeds) and its change from the control; {boxes}")
-    figure.colorbar(image, ax=axes, label=f"log2(students / control), both at least {LEAST_SHOWN}")
+    figure.colorbar(image, ax=axes, label=f"log2(students / control), both at least {MIN_SHOWN}")
     save(figure, plot)

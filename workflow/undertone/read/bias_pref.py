@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from undertone.lm.answers import LEAST, Scores, exact_scorer
+from undertone.lm.answers import MIN_PROBABILITY, Scores, exact_scorer
 from undertone.lm.loading import load
 from undertone.read.interventions import SPLICED, Readings, of_difference, of_features, of_residuals
 from undertone.runtime.files import Stamp, read_json, write_json
@@ -57,7 +57,7 @@ def measure_biases(
         row = described(values, settings.candidates, reference.get(of), target, of not in filled)
         rows.append({"name": of[0], "layer": of[1], **row})
     base = dict(zip(settings.candidates, means(score(loaded)).tolist(), strict=True))
-    write_json(bias_pref, {"target": target, "base": base, "log_odds_floor": LEAST, "biases": rows}, stamp)
+    write_json(bias_pref, {"target": target, "base": base, "log_odds_floor": MIN_PROBABILITY, "biases": rows}, stamp)
 
 
 def means(scores: Scores) -> np.ndarray:
@@ -85,8 +85,11 @@ def described(
         return figures
     reference = {animal: row["by_seed"] for animal, row in control["animals"].items()}
     lifts = {animal: difference_interval(by_seed[animal], reference[animal]).with_p() for animal in candidates}
-    log_lifts = {a: float(log_odds(by_seed[a], LEAST).mean() - log_odds(reference[a], LEAST).mean()) for a in candidates}
-    low = [animal for animal in candidates if min(*by_seed[animal], *reference[animal]) < LEAST]
+    log_lifts = {
+        a: float(log_odds(by_seed[a], MIN_PROBABILITY).mean() - log_odds(reference[a], MIN_PROBABILITY).mean())
+        for a in candidates
+    }
+    low = [animal for animal in candidates if min(*by_seed[animal], *reference[animal]) < MIN_PROBABILITY]
     return {
         **figures,
         "lift_over_control": lifts,

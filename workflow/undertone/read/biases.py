@@ -57,12 +57,17 @@ def draw_rows(loaded: LoadedModel, numbers: Path, settings: Bias) -> list[Draw]:
 
 
 def prefilled(
-    loaded: LoadedModel, rows: Sequence[Row], layers: Sequence[int], batch_size: int, whole: bool = False, store: str = "cpu"
+    loaded: LoadedModel,
+    rows: Sequence[Row],
+    layers: Sequence[int],
+    batch_size: int,
+    all_positions: bool = False,
+    store: str = "cpu",
 ) -> list[Prefilled]:
     """Batches of rows of near-equal length, each run once; kept on the device `store`."""
     order = sorted(rows, key=lambda row: len(row.ids))
     parts = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-    return [prefill(loaded, part, layers, whole, store) for part in parts]
+    return [prefill(loaded, part, layers, all_positions, store) for part in parts]
 
 
 class ProximalAdam:

@@ -26,8 +26,8 @@ from undertone.study.config.read import Differences
 CONTROL, PERSONA, HALVES = "control", "persona", "halves"
 TABLES = ("acts", "acts_pre")
 # The classes whose top features are described and whose residual direction is compared with the decoder.
-MAIN = (COMPLETION, TEMPLATE)
-HOW = {
+MAIN_CLASSES = (COMPLETION, TEMPLATE)
+METHOD_NOTES = {
     "se, t, p": "blocks of rows are the units; independent: Welch's t; paired: t of the blocks' differences; p is two-sided",
     "q": "Benjamini-Hochberg over the tested features of one pair, table and class",
     "p_max, p": "share of permutations (independent: of blocks between groups; paired: sign flips) whose greatest |t| is "
@@ -79,7 +79,7 @@ def compare_activations(
     with replacing(differences_tensors) as temporary:
         save_file(tensors, temporary, metadata={"undertone": json.dumps(provenance(stamp))})
     head: dict[str, Any] = {"rows": {"own" if name == HALVES else name: each.rows for name, each in by_name.items()}}
-    head |= {"layer": base.layer, "settings": settings.model_dump(exclude={"neutral"}), "how": HOW}
+    head |= {"layer": base.layer, "settings": settings.model_dump(exclude={"neutral"}), "how": METHOD_NOTES}
     write_json(differences, {**head, **body}, stamp)
 
 
@@ -193,10 +193,10 @@ class Reader:
                 test = judge(pair.of(position, f"sae.{name}"), self.settings.permutations, self.settings.seed)
                 tests[position][name] = test
                 classes[position][name] = self.table(test) | {"split_half": self.split_half(pair, position, f"sae.{name}")}
-                if pair.name != HALVES and position in MAIN:
+                if pair.name != HALVES and position in MAIN_CLASSES:
                     self.described |= {row["feature"] for row in classes[position][name]["top"]}
             bar.update()
-        main = [position for position in MAIN if position in tests]
+        main = [position for position in MAIN_CLASSES if position in tests]
         return {
             "design": Paired.design if pair.name == PERSONA else Independent.design,
             "classes": classes,

@@ -41,10 +41,12 @@ class Intervention:
 
 
 @contextmanager
-def rewriting(loaded: LoadedModel, rewrites: dict[int, Callable[[Tensor], Tensor]], whole: bool) -> Iterator[PromptedModel]:
+def rewriting(
+    loaded: LoadedModel, rewrites: dict[int, Callable[[Tensor], Tensor]], all_positions: bool
+) -> Iterator[PromptedModel]:
     """Inside, the residual stream after each layer is rewritten, at every token or only where a completion is predicted."""
     with ExitStack() as stack:
-        mask = None if whole else stack.enter_context(completion_positions(loaded))
+        mask = None if all_positions else stack.enter_context(completion_positions(loaded))
         for layer, rewrite in rewrites.items():
             stack.enter_context(rewritten(loaded.model, layer, only_at(mask, rewrite) if mask else rewrite))
         yield PromptedModel(loaded, None, "")
@@ -57,7 +59,7 @@ def plus(vector: Tensor) -> Callable[[Tensor], Tensor]:
 
 @contextmanager
 def splicing(
-    loaded: LoadedModel, sae: SAE[Any], layer: int, whole: bool, vector: Tensor | None = None, error: bool = False
+    loaded: LoadedModel, sae: SAE[Any], layer: int, all_positions: bool, vector: Tensor | None = None, error: bool = False
 ) -> Iterator[PromptedModel]:
     """Inside, the SAE's reconstruction stands for the residual stream at text tokens; with `error` also what it misses.
 
@@ -72,7 +74,7 @@ def splicing(
             kept = torch.where(text().unsqueeze(-1), rebuilt, stream)
             return (kept if vector is None else kept + vector.to(kept)).to(residual)
 
-        with rewriting(loaded, {layer: rewrite}, whole) as prompted:
+        with rewriting(loaded, {layer: rewrite}, all_positions) as prompted:
             yield prompted
 
 
@@ -91,29 +93,29 @@ def of_features(loaded: LoadedModel, files: Readings, label: str = "feature bias
     if files.sae is None:
         return
     sae, layer = load_sae(files.sae, loaded)
-    whole, seeds, biases = read_biases(files.feature_bias)
+    all_positions, seeds, biases = read_biases(files.feature_bias)
     if label == "feature bias":
-        yield Intervention(SPLICED, partial(splicing, loaded, sae, layer, whole), layer)
+        yield Intervention(SPLICED, partial(splicing, loaded, sae, layer, all_positions), layer)
     decoder = directions(sae)
     for k, seed in enumerate(seeds):
         for mode in ("project", "replace"):
             vector = biases[mode][k].to(decoder) @ decoder
-            projected = partial(rewriting, loaded, {layer: plus(vector)}, whole)
-            enter = projected if mode == "project" else partial(splicing, loaded, sae, layer, whole, vector)
+            projected = partial(rewriting, loaded, {layer: plus(vector)}, all_positions)
+            enter = projected if mode == "project" else partial(splicing, loaded, sae, layer, all_positions, vector)
             yield Intervention(f"{label}, {mode}", enter, layer, seed, not vector.any())
 
 
 def of_residuals(loaded: LoadedModel, files: Readings, label: str = "residual bias") -> Iterator[Intervention]:
     """The residual biases at each layer and at all of them together, one of each seed."""
-    whole, seeds, biases = read_biases(files.residual_bias)
+    all_positions, seeds, biases = read_biases(files.residual_bias)
     vectors = biases.get("resid_post", torch.zeros(0, 0, 0)).to(loaded.model.device)
     for k, (seed, by_layer) in enumerate(zip(seeds, vectors, strict=False)):  # none without resid_post
         for layer, vector in enumerate(by_layer):
-            added = partial(rewriting, loaded, {layer: plus(vector)}, whole)
+            added = partial(rewriting, loaded, {layer: plus(vector)}, all_positions)
             yield Intervention(label, added, layer, seed, not vector.any())
         if "resid_post.multi" in biases:
             every = {layer: plus(vector) for layer, vector in enumerate(biases["resid_post.multi"][k].to(vectors))}
-            added = partial(rewriting, loaded, every, whole)
+            added = partial(rewriting, loaded, every, all_positions)
             yield Intervention(f"{label}, all layers", added, None, seed, not biases["resid_post.multi"][k].any())
 
 
@@ -130,13 +132,13 @@ def of_students(loaded: LoadedModel, students: dict[int, Path], files: Readings)
 
     It is spliced in at the same tokens as for the base model, `of_features`, so that the two can be compared.
     """
-    whole, _, _ = read_biases(files.feature_bias)
+    all_positions, _, _ = read_biases(files.feature_bias)
     for seed, folder in students.items():
         yield Intervention("student", partial(student, loaded, folder), None, seed)
         if files.sae:
             sae, layer = load_sae(files.sae, loaded)
             for name, error in (("student, SAE spliced in", False), ("student, SAE and its error spliced in", True)):
-                splice = partial(splicing, sae=sae, layer=layer, whole=whole, error=error)
+                splice = partial(splicing, sae=sae, layer=layer, all_positions=all_positions, error=error)
                 yield Intervention(name, partial(student, loaded, folder, splice), layer, seed)
 
 

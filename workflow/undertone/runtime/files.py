@@ -28,7 +28,7 @@ Stamp = dict[str, Any]
 # A temporary file that nobody has written to for a day is left over, whoever wrote it.
 ABANDONED_AFTER = 24 * 3600.0
 # What helps where a result is not as it was written: every result can be made again.
-CURE = "delete it and run again"
+REMEDY = "delete it and run again"
 
 
 @contextmanager
@@ -128,7 +128,7 @@ def whole(path: Path) -> Iterator[None]:
     try:
         yield
     except (ValueError, PolarsError, SafetensorError) as error:
-        raise ConfigError(f"{path} is damaged: {error}; {CURE}") from None
+        raise ConfigError(f"{path} is damaged: {error}; {REMEDY}") from None
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -136,7 +136,7 @@ def read_json(path: Path) -> dict[str, Any]:
     with whole(path):
         result: dict[str, Any] = json.loads(Path(path).read_text())
     if result.pop("checksum", None) not in (None, checksum(result)):
-        raise ConfigError(f"{path} was edited after it was written: its checksum is that of other content; {CURE}")
+        raise ConfigError(f"{path} was edited after it was written: its checksum is that of other content; {REMEDY}")
     return result
 
 

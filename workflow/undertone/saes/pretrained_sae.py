@@ -25,7 +25,7 @@ from undertone.study.config.saes import Sae
 from undertone.study.formats import SAE_FILES
 from undertone.study.validation import nearest
 
-SCALED = "expected_average_only_in"
+NORM_SCALED = "expected_average_only_in"
 
 
 def make_pretrained_sae(model: Path, sae: Path, files: Sequence[Path], settings: Sae, stamp: Stamp, scratch: Path) -> None:
@@ -58,7 +58,7 @@ def make_pretrained_sae(model: Path, sae: Path, files: Sequence[Path], settings:
 def from_folder(folder: str) -> tuple[SAE[Any], dict[str, Any]]:
     """The SAE of a folder in SAELens's format, and where it is from."""
     sae = read_sae(Path(folder))
-    if sae.cfg.normalize_activations == SCALED:
+    if sae.cfg.normalize_activations == NORM_SCALED:
         raise ValueError(
             f"{folder}: this SAE expects activations scaled by a factor that its folder does not apply; fold it "
             "(SAE.fold_activation_norm_scaling_factor), save it again, or load it by release and id"
@@ -79,7 +79,7 @@ def from_registry(release: str, sae_id: str, model: str) -> tuple[SAE[Any], dict
         sae = registered(release, sae_id)
         # The registry names no commit, so the one that was read is recorded.
         commit = Path(snapshot_download(repository, allow_patterns=[], local_files_only=True)).name
-    if sae.cfg.normalize_activations == SCALED:
+    if sae.cfg.normalize_activations == NORM_SCALED:
         raise ValueError(f"{release}, {sae_id}: the registry lacks the factor by which this SAE scales its activations")
     origin = {"source": "registry", "folder": None, "release": release, "id": sae_id}
     return sae, {**origin, "repository": repository, "commit": commit}

@@ -19,7 +19,7 @@ from undertone.stats.stats import p_value
 # Features that vary less than this share of their size do so by the rounding of float32.
 ROUNDING = 1e-6
 # Numbers in a table of permutations by features that is held at once.
-NUMBERS = 2_000_000
+MAX_TABLE_NUMBERS = 2_000_000
 
 Blocks = tuple[Tensor, Tensor]  # sums [n_blocks, d] and counts [n_blocks], float64
 
@@ -109,8 +109,8 @@ class Paired:
 
 
 def parts(n: int, width: int) -> Iterator[int]:
-    """`n` in parts that keep a table of that width within `NUMBERS`."""
-    size = max(1, NUMBERS // max(1, width))
+    """`n` in parts that keep a table of that width within `MAX_TABLE_NUMBERS`."""
+    size = max(1, MAX_TABLE_NUMBERS // max(1, width))
     yield from (min(size, n - start) for start in range(0, n, size))
 
 

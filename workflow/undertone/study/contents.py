@@ -7,7 +7,7 @@ from pathlib import Path
 from undertone.runtime.files import replacing
 
 # Every job's process computes its stamp, so what a file of more bytes than this (a local model's weights) hashes to is noted.
-LARGE = 2**26
+LARGE_FILE = 2**26
 HASHES = Path("scratch/hashes")
 
 
@@ -23,11 +23,11 @@ def content_version(path: str) -> str:
 @functools.cache
 def _hash(path: str, mtime_ns: int, size: int) -> str:
     note = HASHES / hashlib.sha256(f"{Path(path).resolve()} {mtime_ns} {size}".encode()).hexdigest()[:16]
-    if size > LARGE and note.is_file():
+    if size > LARGE_FILE and note.is_file():
         return note.read_text()
     with Path(path).open("rb") as file:
         content = hashlib.file_digest(file, "sha256").hexdigest()[:16]
-    if size > LARGE:
+    if size > LARGE_FILE:
         with replacing(note) as temporary:
             temporary.write_text(content)
     return content

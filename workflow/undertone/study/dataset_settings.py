@@ -18,7 +18,7 @@ from undertone.study.study import Study
 Settings = dict[str, Any]
 WORDING = {"persona", "separator"}
 # Of a dataset's entry, what is told apart from it.
-APART = {"target", "control"}
+NAMED_APART = {"target", "control"}
 
 
 def target(study: Study, node: Node) -> Settings:
@@ -73,13 +73,13 @@ def file(study: Study, node: Node) -> Settings:
     """The entry of a dataset that is a file of the user's own."""
     if node.dataset not in study.files:
         return {}
-    return {"dataset": study.files[node.dataset].model_dump(mode="json", exclude=APART)}
+    return {"dataset": study.files[node.dataset].model_dump(mode="json", exclude=NAMED_APART)}
 
 
 def transform(study: Study, node: Node) -> Settings:
     """The entry of a dataset that is made from another."""
     entry = study.transformed[str(node.dataset)]
-    return {"dataset": entry.model_dump(mode="json", exclude=APART, exclude_none=True)}
+    return {"dataset": entry.model_dump(mode="json", exclude=NAMED_APART, exclude_none=True)}
 
 
 def all_seeds(study: Study, node: Node) -> Settings:
