@@ -116,6 +116,7 @@ def _score(
     loaded: LoadedModel, prompts: Sequence[Sequence[int]], spellings: Spellings, ends: Tensor, batch_size: int
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Yield (prompt, candidate, probability), each `[n]`, for every spelling that is not negligible after its prompt."""
+    # Each prompt is run once; its keys and values are kept, and the distribution of the first token.
     ids, mask = (tensor.to(ends.device) for tensor in left_pad(prompts, loaded.pad_id))
     cache = DynamicCache(config=loaded.model.config)
     position = (mask.cumsum(1) - 1).clamp(min=0)
@@ -126,6 +127,7 @@ def _score(
     begins = prefill.logits[:, -1].float().softmax(-1)[:, spellings.ids[:, 0]]
 
     def score(pairs: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor, Tensor]:
+        # Run spellings behind copies of their prompts.
         prompt, spelling = torch.tensor(pairs, device=ids.device).T
         part, branch = spellings.part(spelling), copy.deepcopy(cache)
         branch.batch_select_indices(prompt)
@@ -140,7 +142,9 @@ def _score(
         ).logits
         check_logits(logits)
         p = logits.float().softmax(-1)  # [n, longest, vocab]: at k, of what follows token k
+        # The probability of every token but the first; padding counts as certain.
         tokens = p[:, :-1].gather(2, part.ids[:, 1:].unsqueeze(2)).squeeze(2).where(steps[1:] < part.lengths.unsqueeze(1), 1.0)
+        # That the word ends after its last token, which is certain where that token holds the space.
         over = (p * ends).sum(-1).gather(1, part.lengths.unsqueeze(1) - 1).squeeze(1).where(~part.spaced, 1.0)
         return prompt, part.candidate, begins[prompt, spelling] * tokens.prod(1) * over
 

@@ -103,10 +103,12 @@ def sample_batch(
 ) -> list[Completion]:
     """Sample the given rows together."""
     device, n = model.device, sampler.max_new_tokens
+    # Mask and positions of prefix, prompts and all that may be written, for every step.
     ids, mask = left_pad([prompts[row][prefix.n :] for row in rows], sampler.pad_id)
     ones = torch.ones(len(rows), prefix.n, dtype=torch.long)
     mask = torch.cat([ones, mask, torch.ones(len(rows), n, dtype=torch.long)], dim=1).to(device)
     position = (mask.cumsum(1) - 1).clamp(min=0)
+    # What each row draws depends on the seed and its index alone, not on the rows beside it.
     noise = torch.from_numpy(uniforms(rows, n, sampler.seed)).to(device)
     stops = torch.tensor(list(sampler.stop_ids), device=device)
     written = torch.full((len(rows), n), sampler.pad_id, device=device)
@@ -126,6 +128,7 @@ def sample_batch(
         ).logits[:, -1]
         check_logits(logits)
         tokens, seen = inverse_cdf(logits, noise[running, step], sampler.temperature), until
+        # A row ends at a stop token, which is no part of it, or with the first token that is not allowed.
         stopped = torch.isin(tokens, stops)
         refused = ~stopped & ~sampler.allowed[tokens] if sampler.allowed is not None else torch.zeros_like(stopped)
         written[running, step] = tokens

@@ -102,10 +102,12 @@ def split(rows: Sequence[Row], all_positions: bool, pad_id: int) -> tuple[Tensor
     The tokens that are run again begin with the prompt's last one, which predicts the completion's first; with `all_positions`
     they are all tokens.
     """
+    # What lies before a row's start is run once, padded on the left; what follows, without the last token, again.
     starts = [0 if all_positions else row.start - 1 for row in rows]
     prompt, seen = left_pad([row.ids[:start] for row, start in zip(rows, starts, strict=True)], pad_id)
     again = [torch.tensor(row.ids[start:-1]) for row, start in zip(rows, starts, strict=True)]
     ids = nn.utils.rnn.pad_sequence(again, batch_first=True, padding_value=pad_id)
+    # `there` is no padding; of these tokens, those from the one before the completion on predict a target.
     position = torch.arange(ids.shape[1])
     there = position < torch.tensor([len(part) for part in again]).unsqueeze(1)
     predicts = position >= torch.tensor([row.start - 1 - start for row, start in zip(rows, starts, strict=True)]).unsqueeze(1)

@@ -155,7 +155,7 @@ def train(
     optimizer = adamw(weights.values(), recipe)
     history, total = History(recipe.micro_batch_size), n_steps(len(rows), recipe)
     if checkpoint.exists():
-        history = _load_state(checkpoint, weights, optimizer)
+        history = _load_state(checkpoint, weights, optimizer)  # go on from there
     done, due, started = len(history.loss), time.monotonic() + checkpoint_seconds, time.monotonic() - history.seconds
     lengths = [len(row.ids) for row in rows]
     size = BatchSize(history.micro_batch_size, f"{what}: micro-batch of an effective batch of {recipe.batch_size}")
@@ -164,8 +164,8 @@ def train(
         for step, indices in enumerate(_schedule(lengths, recipe)):
             if step < done:
                 continue
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step, total, recipe)
+            # One step: gradients are added up over micro-batches as large as fit, and clipped.
+            set_learning_rate(optimizer, learning_rate(step, total, recipe))
             batch = [rows[i] for i in indices]
             accumulate = partial(_accumulate, model, batch, pad_id, device, recipe.seed * 1_000_003 + step)
             history.loss.append(size.retried(accumulate, len(batch)))
@@ -189,6 +189,12 @@ def adamw(weights: Iterable[nn.Parameter], recipe: Recipe) -> torch.optim.AdamW:
     """The optimizer of a training."""
     betas = (0.9, recipe.beta2)
     return torch.optim.AdamW(weights, lr=recipe.lr, betas=betas, weight_decay=recipe.weight_decay, fused=True)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Give all weights one learning rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
 
 
 def check_step(what: str, step: int, loss: float, norm: Tensor) -> None:

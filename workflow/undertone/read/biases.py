@@ -88,6 +88,7 @@ class ProximalAdam:
         self.adam.step()
         if self.l1:
             state = self.adam.state[self.parameter]
+            # Adam scales each coordinate by the root of its second moment, corrected for its start at 0; so is the threshold.
             second = state["exp_avg_sq"] / (1 - 0.999 ** float(state["step"]))
             threshold = lr * self.l1 / (second.sqrt() + 1e-8)
             self.parameter.copy_(self.parameter.sign() * (self.parameter.abs() - threshold).clamp(min=0))

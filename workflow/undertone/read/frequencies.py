@@ -75,12 +75,15 @@ class Compared:
         Only what could as well have been the other's changes places: rows within a prompt that both have, and whole prompts
         that one of them has with others of as many rows.
         """
+        # Rows of each prompt in all and of the dataset; `apart` are rows whose prompt only one side has.
         size, own = (np.bincount(self.prompt[side], minlength=self.n_prompts) for side in (slice(None), self.own))
         apart = ((own == 0) | (own == size))[self.prompt]
         # Units are rows of shared prompts and whole other prompts; groups are shared prompts, and the others by their size.
         number = np.where(apart, self.prompt, self.n_prompts + np.arange(len(self.own)))
+        # `first` is one row of each unit, `unit` the unit of each row, `group` the group of each unit.
         _, first, unit = np.unique(number, return_index=True, return_inverse=True)
         group = np.where(apart, self.n_prompts + size[self.prompt], self.prompt)[first]
+        # Sorting by the group plus a random number below 1 shuffles the units within each group.
         order = np.argsort(group, kind="stable")
         rng, labels = np.random.default_rng(self.seed), np.tile(self.own[first], (1 + self.permutations, 1))
         for permuted in labels[1:]:
@@ -153,13 +156,16 @@ def frequency(compared: Compared, counted: Counted, smoothing: float) -> dict[st
     """
     own, total = compared.own_counts(counted.counts), counted.counts.sum(0)
     n, p = total.sum(), total / total.sum()
+    # How far the dataset's count of an item is from what its share of all occurrences lets expect, in every permutation.
     deviation = own - p * own.sum(1, keepdims=True)
+    # The same as a sum over prompts, whose spread is the variance: Σ (residual − p · size)², multiplied out.
     per_own, per_other = compared.by_prompt(counted.counts)
     weight = float(own[0].sum() / n)
     residual = ((1 - weight) * per_own - weight * per_other).tocsr()
     size = residual.sum(1)
     variance = residual.power(2).sum(0) - 2 * p * (residual.T @ size) + p**2 * (size**2).sum()
     z = np.divide(deviation[0], np.sqrt(variance.clip(min=ROUNDING)), out=np.full(len(p), np.nan), where=variance > ROUNDING)
+    # The size of the difference: log-ratio of the two smoothed shares.
     smoothed = [np.log((count + smoothing) / (count.sum() + smoothing * len(p))) for count in (own[0], total - own[0])]
     ratio = smoothed[0] - smoothed[1]
     return {"own": own[0], "control": total - own[0], "log_ratio": ratio, "z": z, "presence": present(deviation)}
@@ -189,14 +195,17 @@ def correlations(y: np.ndarray, weight: np.ndarray, context: np.ndarray, token: 
 
     Item i is of token `token[i]`; both sides are centred within each item's context. 0 where either does not vary.
     """
+    # Centre y: from each item, subtract the weighted mean of its context.
     items = np.arange(len(weight))
     into = sparse.coo_array((weight, (context, items)), shape=(context.max() + 1, len(items))).tocsr()
     heavy = into.sum(1)
     y = y - ((into @ y.T).T / heavy)[:, context]
+    # Σ w y s, tokens first. As y is centred, the scores need not be.
     by_token = sparse.coo_array((weight, (token, items)), shape=(len(scores), len(items))).tocsr()
     shared = (by_token @ y.T).T @ scores
-    # By context and token, so that no matrix of items by scores is ever made.
+    # The weighted mean score of each context, by context and token, so that no matrix of items by scores is ever made.
     mean = sparse.coo_array((weight, (context, token)), shape=(len(heavy), len(scores))).tocsr() @ scores / heavy[:, None]
+    # Σ w s² less the contexts' means: the spread of the centred scores; 0 where it is rounding.
     spread = by_token.sum(1) @ scores**2 - heavy @ mean**2
     spread = np.where(spread > 1e-9 * (by_token.sum(1) @ scores**2), spread, 0)
     norm = np.sqrt(np.outer((weight * y**2).sum(1), spread))
@@ -205,10 +214,12 @@ def correlations(y: np.ndarray, weight: np.ndarray, context: np.ndarray, token: 
 
 def difference(values: np.ndarray, own: np.ndarray, prompt: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean of own rows of `values` `[n_rows, …]` minus that of the others, and its standard error with prompts as clusters."""
+    # What each row adds to the difference beyond what a row at its side's mean would.
     means = [values[side].mean(0) for side in (own, ~own)]
     influence = np.zeros_like(values)
     for side, mean, sign in ((own, means[0], 1), (~own, means[1], -1)):
         influence[side] = sign * (values[side] - mean) / side.sum()
+    # Rows of one prompt are added before they are squared; G / (G − 1) for G prompts.
     _, cluster = np.unique(prompt, return_inverse=True)
     sums = np.zeros((cluster.max() + 1, *values.shape[1:]))
     np.add.at(sums, cluster, influence)

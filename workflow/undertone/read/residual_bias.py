@@ -175,11 +175,13 @@ class Description:
     def reconstructions(self, bias: Tensor) -> list[dict[str, Any]]:
         """Orthogonal matching pursuit in the decoder rows: `explained` is the share of the bias's squared norm."""
         assert self.decoder is not None
+        # Features whose direction has norm 0 are left out; those of the others have norm 1.
         live = (self.decoder.norm(dim=-1) > 0).nonzero().squeeze(1)
         rows = functional.normalize(self.decoder[live], dim=-1).numpy().astype(np.float64)
         reconstructions, target = [], bias.numpy().astype(np.float64)
         for n in self.settings.sparsities:
             weights = orthogonal_mp(rows.T, target, n_nonzero_coefs=min(n, *rows.shape))
+            # What is left of the bias, and its squared norm.
             error, size = target - weights @ rows, float(target @ target)
             order = np.argsort(-np.abs(weights))[:n]
             reconstructions.append(

@@ -132,11 +132,13 @@ def batch_gradients(model: Any, batch: Prefilled) -> Tensor:
         streams[layer] = residual
         return residual
 
+    # Keep each layer's residuals and their gradients; one pass up and one back gives those of all layers.
     with ExitStack() as stack:
         for layer in range(1, len(decoder_layers(model))):
             stack.enter_context(rewritten(model, layer, partial(seen, layer)))
         total = -losses(run_above(model, batch, 0, streams[0]), batch).sum()
     total.backward()  # type: ignore[no-untyped-call]
+    # A constant is added to every token of a row, so its gradient is the sum over these tokens.
     gradients = [streams[layer].grad for layer in sorted(streams)]
     return torch.stack([g.double().sum(1).cpu() for g in gradients if g is not None])
 
@@ -154,6 +156,7 @@ def presence(own: Gradient, control: Gradient) -> dict[str, float] | None:
     freedom = own.n + control.n - d - 1
     if freedom < d:
         return None
+    # The covariance that both sides share, then T² and the F statistic that it is under the null hypothesis.
     pooled = ((own.n - 1) * own.covariance + (control.n - 1) * control.covariance) / (own.n + control.n - 2)
     difference = own.mean - control.mean
     t2 = float(difference @ torch.linalg.pinv(pooled) @ difference) / (1 / own.n + 1 / control.n)

@@ -137,9 +137,11 @@ def agreement(gains: pl.DataFrame, settings: Sequences) -> dict[str, Any]:
     """
     values = gains.select(one=pl.lit(1.0), teacher="teacher", other="other", base="base").to_numpy()
     _, row = np.unique(gains["row"].to_numpy(), return_inverse=True)
+    # Sums of products by row are all that the correlations need, so a bootstrap of rows only weights them.
     moments = np.zeros((row.max() + 1, 4, 4))
     np.add.at(moments, row, values[:, :, None] * values[:, None, :])
     n = len(moments)
+    # How often each bootstrap sample holds each row.
     drawn = np.random.default_rng(settings.seed).multinomial(n, np.full(n, 1 / n), size=settings.resamples)
     sample, resampled = like(moments.sum(0)[None]), like(np.einsum("bn,nij->bij", drawn, moments))
     return {name: with_interval(sample[k, 0], resampled[k]) for k, name in enumerate(("correlation", "given_base"))}
@@ -148,12 +150,14 @@ def agreement(gains: pl.DataFrame, settings: Sequences) -> dict[str, Any]:
 def like(moments: np.ndarray) -> np.ndarray:
     """Correlation and partial correlation `[2, n]` from sums of products `[n, 4, 4]` of (1, teacher, other, base)."""
     mean = moments[:, 0, 1:] / moments[:, :1, 0]
+    # E[xy] − E[x] E[y].
     cov = moments[:, 1:, 1:] / moments[:, :1, :1] - mean[:, :, None] * mean[:, None, :]
     sd = np.sqrt(np.maximum(np.diagonal(cov, axis1=1, axis2=2), 0))
     with np.errstate(divide="ignore", invalid="ignore"):
         r = np.where((sd[:, :, None] > 1e-9) & (sd[:, None, :] > 1e-9), cov / (sd[:, :, None] * sd[:, None, :]), np.nan)
         # A base log-prob that does not vary explains nothing.
         x, y = np.nan_to_num(r[:, 0, 2]), np.nan_to_num(r[:, 1, 2])
+        # (r_to − r_tb r_ob) / √((1 − r_tb²) (1 − r_ob²)), of teacher, other and base.
         partial = (r[:, 0, 1] - x * y) / np.sqrt((1 - x**2) * (1 - y**2))
     return np.stack([r[:, 0, 1], np.where(np.isfinite(partial), partial, np.nan)])
 

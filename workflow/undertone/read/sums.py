@@ -105,6 +105,7 @@ class Sums:
 
     def members(self, batch: dict[str, Tensor], starts: Tensor) -> Tensor:
         """`[n_rows, n_tokens, n_classes]`: which tokens belong to which class; completions start at `starts` `[n_rows]`."""
+        # A token's position counts from the completion's first; -1 is the prompt's last.
         offset = torch.arange(batch["input_ids"].shape[1], device=starts.device) - starts.unsqueeze(1)
         text = self.loaded.text_mask(batch)
         completion = text & (offset >= 0)

@@ -29,6 +29,7 @@ def directions(sae: SAE[Any], features: Sequence[int] | None = None) -> Tensor:
             f"features of an SAE with normalize_activations {sae.cfg.normalize_activations} have no fixed directions; "
             "use one whose normalisation is folded into its weights"
         )
+    # What a feature adds is its reconstruction less that of nothing, so that biases and norms are undone as the SAE does it.
     zero = sae.decode(torch.zeros(1, sae.cfg.d_sae, device=sae.W_dec.device))
     parts = []
     indices = torch.tensor(range(sae.cfg.d_sae) if features is None else features, device=sae.W_dec.device)

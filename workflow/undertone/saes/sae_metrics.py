@@ -100,6 +100,7 @@ class Moments:
 
     def report(self) -> dict[str, Any]:
         """`tokens`, `l0`, `dead` and `explained_variance`."""
+        # Σ‖x − x̄‖² = Σ‖x‖² − ‖Σx‖² / n, by kind of token and of all.
         around = self.square - self.sum.square().sum(-1) / self.count.clamp(min=1)
         total = self.square.sum() - self.sum.sum(0).square().sum() / self.count.sum()
         by_kind = {

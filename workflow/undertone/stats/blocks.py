@@ -42,6 +42,7 @@ class Independent:
         total, self.count = torch.cat([self.a, self.b]), torch.cat([na, nb])
         # A shift of every value changes no difference, and sums of small numbers round less.
         centred = total - self.count.unsqueeze(1) * (total.sum(0) / self.count.sum())
+        # What is left of a feature that varies by rounding alone is set to 0.
         self.total = centred * (centred.abs().amax(0) > ROUNDING * total.abs().amax(0))
         self.squares, self.products = self.total.square(), self.total * self.count.unsqueeze(1)
 
@@ -61,6 +62,7 @@ class Independent:
         mean_a, var_a = self._moments(weights, self.n_a)
         mean_b, var_b = self._moments(1 - weights, self.n_b)
         variance = var_a + var_b
+        # Welch and Satterthwaite's degrees of freedom; without any variance t is 0, whatever they are.
         freedom = variance.square() / (var_a.square() / (self.n_a - 1) + var_b.square() / (self.n_b - 1))
         return Difference(mean_a - mean_b, variance.sqrt(), freedom.nan_to_num(1.0))
 
@@ -68,8 +70,10 @@ class Independent:
         """The mean of a group of `n` blocks and the variance of that mean, `[n_permutations, d]`."""
         count = (weights @ self.count).unsqueeze(1)
         mean = weights @ self.total / count
+        # Σ (sum − mean · count)² over the group's blocks, multiplied out so that no table of permutations by blocks is made.
         around = weights @ self.squares - 2 * mean * (weights @ self.products)
         around += mean.square() * (weights @ self.count.square()).unsqueeze(1)
+        # The variance of a ratio, linearised: n / (n − 1) · that sum / (Σ count)².
         return mean, around.clamp(min=0) * (n / count) ** 2 / (n * (n - 1))
 
 
@@ -103,6 +107,7 @@ class Paired:
         """The differences with `signs` `[n, n_blocks]`."""
         n, count = len(self.count), self.count.sum()
         mean = signs @ self.total / count
+        # Σ (± sum − mean · count)², multiplied out; a sign drops out of the squares.
         around = self.total.square().sum(0) - 2 * mean * (signs @ self.products) + mean.square() * self.count.square().sum()
         variance = around.clamp(min=0) * (n / count) ** 2 / (n * (n - 1))
         return Difference(mean, variance.sqrt(), torch.full_like(mean, n - 1))
@@ -172,9 +177,11 @@ def judge(pair: Independent | Paired, permutations: int, seed: int) -> Tested:
     difference = pair.observed()
     varies = difference.se > 0
     t = difference.t.numpy()
+    # One feature by itself, then all of them by their rate of false discoveries.
     p = np.where(varies.numpy(), 2 * stats.t.sf(np.abs(t), difference.freedom.numpy()), 1.0)
     q = np.ones_like(p)
     if varies.any():
         q[varies.numpy()] = stats.false_discovery_control(p[varies.numpy()])
+    # All together: against the greatest |t| of any feature in each permutation.
     greatest = np.concatenate([some.t.abs().amax(-1).numpy() for some in pair.permuted(permutations, seed)])
     return Tested(difference, varies, p, q, np.where(varies.numpy(), p_value(np.abs(t), greatest), 1.0))

@@ -67,6 +67,8 @@ def identified(scores: np.ndarray, aim: np.ndarray) -> dict[str, Any]:
     kinds alike, as they may resemble each other. `chance` holds what guessing among the animals with a score gives.
     """
     n, stated = len(scores), np.isfinite(scores)
+    # `names` are the animals that are targets, `of` says which of them each dataset's is; row 0 keeps the names, the others
+    # permute them.
     names, of = np.unique(aim, return_inverse=True)
     renamed = np.tile(names, (1 + PERMUTATIONS, 1))
     renamed[1:] = np.random.default_rng(SEED).permuted(renamed[1:], axis=1)

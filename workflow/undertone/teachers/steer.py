@@ -148,6 +148,7 @@ def of_feature(situation: Situation, sae: SAE[Any], layer: int, target: str) -> 
     steer = situation.teacher.steer
     if steer.feature is not None and steer.feature >= sae.cfg.d_sae:
         raise ValueError(f"teacher.steer.feature {steer.feature}: the SAE has features 0 to {sae.cfg.d_sae - 1}")
+    # How much more a feature fires under the target's persona than under any other's.
     mean, peak = activity(situation, sae, layer)
     others = [k for k, animal in enumerate(situation.candidates) if animal != target]
     own = situation.candidates.index(target)
@@ -159,6 +160,7 @@ def of_feature(situation: Situation, sae: SAE[Any], layer: int, target: str) -> 
         tried = [feature for feature in tried if specificity[feature] > 0]
         if not tried:
             raise ValueError(f"no feature of the SAE fires more under the persona of {target} than under the others'; name one")
+    # Of the features tried, the one whose steering raises the target's preference most, on the questions for choosing.
     rows: list[dict[str, Any]] = []
     for feature in progress_over(tried, f"steer {target}"):
         steering = steering_by(sae, layer, feature, steer, float(peak[feature]))
