@@ -4,13 +4,12 @@ import matplotlib
 import numpy as np
 import polars as pl
 import pytest
-from matplotlib.text import Text
 
 from undertone.compare.controls import compare_controls
 from undertone.compare.transfer import collect, make_matrix
 from undertone.data.numbers import collect_compliance
 from undertone.measure.pref import as_table, summary
-from undertone.plots import data_plots, point_names, student_plots, style, transfer_plots
+from undertone.plots import data_plots, student_plots, style, transfer_plots
 from undertone.plots.data_plots import plot_compliance, plot_filter
 from undertone.plots.student_plots import plot_indirect, plot_pref, plot_student
 from undertone.plots.transfer_plots import plot_controls, plot_preference_matrix, plot_sweep, plot_teachers, plot_transfer
@@ -208,11 +207,11 @@ def test_controls_beside_what_they_control(write_pref, tmp_path, drawn, n):
     compared = [("lion", ""), ("scrambled", ""), ("lion", "cross")]
     settings = {"compared": compared, "transforms": ["scrambled"]}
     compare_controls([*prefs, prefs[1]], settings, tmp_path / "controls.json", {})
-    plot_controls(tmp_path / "controls.json", tmp_path / "plot.png")
+    plot_controls(tmp_path / "controls.json", {"cross": "other", "wide": ""}, tmp_path / "plot.png")
     assert_png(tmp_path / "plot.png")
     axes, table = drawn[0].axes[0], read_json(tmp_path / "controls.json")
     assert x_ticks(axes) == ["lion", "scrambled", "lion (cross)"]
-    names = ["untouched", "numbers transformed", "students of a variant (its name in brackets)"]
+    names = ["untouched", "numbers transformed", "cross: students of the base model other"]
     for k, (label, row) in enumerate(zip(names, table["lifts"], strict=True)):
         points, _ = bars_of(axes, label)
         assert points.tolist() == [[k, pytest.approx(row["lift_over_control"]["mean"])]]
@@ -288,34 +287,6 @@ def test_teachers_beside_their_students(write_pref, tmp_path, drawn, n):
     assert drawn[0].get_suptitle() == f"Teachers and their students (95 % intervals: {n} seed{'s' * (n > 1)})"
     for axes in (left, right):
         assert [text.get_text() for text in axes.texts] == ["lion"] * 4
-
-
-def test_names_cover_no_point_interval_or_other_name_and_stay_inside(tmp_path):
-    figure, (axes, _) = style.new_grid(2)
-    axes.set_xlim(0, 1)
-    places = [(0.98 + k / 1000, k / 100, f"elephant{k}") for k in range(4)] + [(0.5, 0.01, "cat"), (0.505, 0.012, "owl")]
-    points = [point_names.Named(x, y, (y - 0.004, y + 0.004), name, "red") for x, y, name in places]
-    axes.plot([point.x for point in points], [point.y for point in points], "o", markersize=5)
-    point_names.name_points(axes, points)
-    figure.draw_without_rendering()
-    boxes = [Text.get_window_extent(text) for text in axes.texts]  # without the lines that tie them
-    assert [text.get_text() for text in axes.texts] == [point.name for point in points]
-    assert all(point_names.inside(box, axes.bbox) for box in boxes)
-    assert all(not box.count_overlaps(boxes[:k]) for k, box in enumerate(boxes))
-    shown = axes.transData.transform([(point.x, y) for point in points for y in np.linspace(*point.ends, 20)])
-    assert not any(box.contains(*place) for box in boxes for place in shown)
-
-
-def test_a_name_far_from_its_point_is_tied_to_it_in_its_colour(tmp_path):
-    _, (axes, _) = style.new_grid(2)
-    axes.set(xlim=(0, 1), ylim=(-1, 1))
-    crowd = [
-        point_names.Named(0.5 + dx, dy, (dy - 0.05, dy + 0.05), "lion", "red") for dx in (-0.05, 0, 0.05) for dy in (0.1, 0.2)
-    ]
-    point_names.name_points(axes, [*crowd, point_names.Named(0.1, 0.5, (0.5, 0.5), "alone", "blue")])
-    far = {max(map(abs, text.xyann)) > point_names.TIE_DISTANCE: text.arrow_patch is not None for text in axes.texts}
-    assert far == {True: True, False: False}
-    assert [text.get_color() for text in axes.texts] == ["red"] * 6 + ["blue"]
 
 
 def figure_of(n, base, teacher):

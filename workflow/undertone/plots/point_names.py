@@ -1,6 +1,7 @@
-"""Names beside the points of a figure, where they cover nothing."""
+"""Names beside the points of a scatter plot, which cover nothing."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,14 +10,17 @@ from matplotlib.transforms import Bbox
 
 # Where a name may stand beside its point: offset in points, and which of its corners lies there.
 NAME_POSITIONS = [
-    ((dx, dy), ha, va)
-    for far in (4, 8, 14, 20, 28, 38)
-    for dx, ha in ((far, "left"), (-far, "right"), (0, "center"))
-    for dy, va in ((0, "center"), (far, "bottom"), (-far, "top"))
-    if dx or dy
+    ((dx, dy), {1: "left", 0: "center", -1: "right"}[int(np.sign(dx))], {1: "bottom", 0: "center", -1: "top"}[int(np.sign(dy))])
+    for far in (4, 8, 14, 20, 28, 38, 50, 64, 80)
+    for dx in (far, -far, 0, far / 2, -far / 2)
+    for dy in (0, far, -far, far / 2, -far / 2)
+    if far in (abs(dx), abs(dy))
 ]
 NAME_SIZE = 7
 TIE_DISTANCE = 10  # points: a name further from its point than this is tied to it by a line
+# What a place costs, in points of distance from the point: over a mark or a name, and a tie across a point, a name or a tie.
+OVER, ACROSS = 1_000, 100
+ORDERS, ROUNDS = 20, 10  # in which names choose, and after which none looks for a better place given those of the others
 
 
 class Named(NamedTuple):
@@ -29,33 +33,130 @@ class Named(NamedTuple):
     color: str
 
 
+@dataclass(frozen=True)
+class Places:
+    """Where a name may stand.
+
+    Which of `NAME_POSITIONS` each place is `[n]`, its box `[n, 4]` (left, bottom, right, top) and the ends of the line that ties it
+    `[n, 2, 2]`, NaN where it has none, in pixels, and what it costs by itself `[n]`.
+    """
+
+    numbers: np.ndarray
+    boxes: np.ndarray
+    ties: np.ndarray
+    costs: np.ndarray
+
+    def cheapest(self, boxes: np.ndarray, ties: np.ndarray) -> tuple[int, float]:
+        """The place that costs least beside other names' boxes `[m, 4]` and ties `[m, 2, 2]`, and its cost."""
+        over = overlap(self.boxes[:, None], boxes).sum(axis=1)
+        across = [
+            entering(self.ties[:, None], boxes),
+            entering(ties, self.boxes[:, None]),
+            crossing(self.ties[:, None], ties),
+        ]
+        costs = self.costs + OVER * over + ACROSS * np.sum(across, axis=(0, 2))
+        return int(costs.argmin()), float(costs.min())
+
+
 def name_points(axes: Axes, points: Sequence[Named]) -> None:
     """Write each point's name beside it, where it covers no point, interval, other name or line at 0, inside the axes.
 
-    Of `NAME_POSITIONS` it takes the first that is free, or where none is the one with the least in the way. Call it when all
-    else is drawn, as positions are those of the final layout.
+    Each takes the place that costs least, and looks again when the others have theirs. Call it when all else is drawn, as
+    places are those of the final layout.
     """
     figure = axes.get_figure(root=True)
     assert figure is not None
     figure.draw_without_rendering()
-    taken = [Bbox.from_extents(x - 6, y - 6, x + 6, y + 6) for x, y in axes.transData.transform([p[:2] for p in points])]
-    (_, zero), (left, right) = axes.transData.transform((0, 0)), axes.bbox.intervalx
-    taken.append(Bbox.from_extents(left, zero - 1, right, zero + 1))
-    for point in points:
-        (x, low), (_, high) = axes.transData.transform([(point.x, end) for end in point.ends])
-        taken += [Bbox.from_extents(x - 2, y, x + 2, y + 8) for y in np.arange(low, high, 8)]
-    for point, (x, y) in zip(points, axes.transData.transform([p[:2] for p in points]), strict=True):
-        size = extent_of(axes, point.name)
-        boxes = [beside(x, y, size, figure.dpi / 72, *position) for position in NAME_POSITIONS]
-        free = [(not inside(box, axes.bbox), box.count_overlaps(taken), k) for k, box in enumerate(boxes)]
-        *_, chosen = min(free)
-        offset, ha, va = NAME_POSITIONS[chosen]
+    marks, scale = marks_of(axes, points), figure.dpi / 72
+    for point, number in zip(points, best([places_of(axes, point, marks, scale) for point in points]), strict=True):
+        offset, ha, va = NAME_POSITIONS[number]
         style: dict[str, Any] = {"fontsize": NAME_SIZE, "color": point.color, "ha": ha, "va": va}
         tie: dict[str, Any] = {"arrowstyle": "-", "color": point.color, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 3}
-        far: dict[str, Any] = {"arrowprops": tie} if max(map(abs, offset)) > TIE_DISTANCE else {}
+        far: dict[str, Any] = {"arrowprops": tie} if distance(number) > TIE_DISTANCE else {}
         text = axes.annotate(point.name, (point.x, point.y), offset, textcoords="offset points", **style, **far)
         text.set_in_layout(False)  # the layout that places are looked for in must stay
-        taken.append(boxes[chosen])
+
+
+def distance(number: int) -> float:
+    """How far from its point a place is, in points."""
+    return max(map(abs, NAME_POSITIONS[number][0]))
+
+
+def best(names: Sequence[Places]) -> list[int]:
+    """Which of `NAME_POSITIONS` each name takes: of several orders in which names choose, the one that costs least in the end."""
+    orders = [list(range(len(names))), *np.random.default_rng(0).permuted(np.tile(range(len(names)), (ORDERS, 1)), axis=1)]
+    _, chosen = min((settled(names, [*map(int, order)]) for order in orders), key=lambda end: end[0])
+    return [int(places.numbers[k]) for places, k in zip(names, chosen, strict=True)]
+
+
+def settled(names: Sequence[Places], order: Sequence[int]) -> tuple[float, list[int]]:
+    """The sum of costs and each name's place, where each chose given those before it in the order, then given all others."""
+    chosen: dict[int, int] = {}
+    total = 0.0
+    for _ in range(ROUNDS):
+        before, total = dict(chosen), 0.0
+        for k in order:
+            others = [j for j in chosen if j != k]
+            boxes, ties = (
+                np.array([getattr(names[j], part)[chosen[j]] for j in others]).reshape(-1, *shape)
+                for part, shape in (("boxes", (4,)), ("ties", (2, 2)))
+            )
+            chosen[k], cost = names[k].cheapest(boxes, ties)
+            total += cost
+        if chosen == before:
+            break
+    return total, [chosen[k] for k in range(len(names))]
+
+
+def overlap(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Whether boxes `[..., 4]` overlap."""
+    return np.all((one[..., :2] < other[..., 2:]) & (other[..., :2] < one[..., 2:]), axis=-1)
+
+
+def entering(lines: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """Whether lines `[..., 2, 2]` go through boxes `[..., 4]`: they cross one of the diagonals."""
+    diagonals = (boxes[..., [[0, 1], [2, 3]]], boxes[..., [[0, 3], [2, 1]]])
+    return crossing(lines, diagonals[0]) | crossing(lines, diagonals[1])
+
+
+def crossing(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Whether lines `[..., 2, 2]` cross: the ends of each lie on both sides of the other."""
+
+    def sides(line: np.ndarray, of: np.ndarray) -> np.ndarray:
+        (start, end), (a, b) = (line[..., 0, :], line[..., 1, :]), (of[..., 0, :], of[..., 1, :])
+        return turn(start, end, a) * turn(start, end, b)
+
+    return (sides(one, other) < 0) & (sides(other, one) < 0)
+
+
+def turn(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
+    """Above 0 where the way from `a` `[..., 2]` over `b` to `c` turns left, below 0 where it turns right."""
+    return (b[..., 0] - a[..., 0]) * (c[..., 1] - a[..., 1]) - (b[..., 1] - a[..., 1]) * (c[..., 0] - a[..., 0])
+
+
+def marks_of(axes: Axes, points: Sequence[Named]) -> np.ndarray:
+    """Boxes `[n, 4]`, in pixels, of the points, then of the line at 0 and of the intervals, in parts."""
+    marks = [(x - 6, y - 6, x + 6, y + 6) for x, y in axes.transData.transform([point[:2] for point in points])]
+    (_, zero), (left, right) = axes.transData.transform((0, 0)), axes.bbox.intervalx
+    marks.append((left, zero - 1, right, zero + 1))
+    for point in points:
+        (x, low), (_, high) = axes.transData.transform([(point.x, end) for end in point.ends])
+        marks += [(x - 2, y, x + 2, y + 8) for y in np.arange(low, high, 8)]
+    return np.array(marks)
+
+
+def places_of(axes: Axes, point: Named, marks: np.ndarray, scale: float) -> Places:
+    """A name's places inside the axes; all, where none is. `scale` is the pixels of a point."""
+    at, size = axes.transData.transform(point[:2]), extent_of(axes, point.name)
+    every = [beside(at[0], at[1], size, scale, *each) for each in NAME_POSITIONS]
+    numbers = np.array([k for k, box in enumerate(every) if inside(box, axes.bbox)] or range(len(every)))
+    boxes = np.array([every[k].extents for k in numbers])
+    far = np.array([distance(k) for k in numbers])
+    middle = (boxes[:, :2] + boxes[:, 2:]) / 2
+    ties = np.where((far > TIE_DISTANCE)[:, None, None], np.stack([middle, np.broadcast_to(at, middle.shape)], axis=1), np.nan)
+    own = (np.abs((marks[:, :2] + marks[:, 2:]) / 2 - at) < 7).all(axis=1)
+    across = entering(ties[:, None], marks[~own]).sum(axis=1)
+    return Places(numbers, boxes, ties, OVER * overlap(boxes[:, None], marks).sum(axis=1) + ACROSS * across + far)
 
 
 def extent_of(axes: Axes, name: str) -> tuple[float, float]:

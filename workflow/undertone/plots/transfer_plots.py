@@ -72,22 +72,23 @@ def survives(lift: dict[str, Any]) -> bool:
     return lift["mean"] > 0 and lift["p_holm"] is not None and lift["p_holm"] < 0.05
 
 
-def plot_controls(controls: Path, plot: Path) -> None:
+def plot_controls(controls: Path, models: dict[str, str], plot: Path) -> None:
     """Datasets beside their transforms and their students of other kinds: the lift of the target over their control students.
 
-    Filled are the lifts that survive Holm's correction; below, the differences between lifts.
+    `models` names the base model of each variant's students, "" for the study's own. Filled are the lifts that survive Holm's
+    correction; below, the differences between lifts.
     """
     result = read_json(controls)
     rows = result["lifts"]
     figure, axes = new_figure(max(7.0, 0.6 * len(rows) + 2), 4.6)
-    kinds = {
-        "student": "untouched",
-        "control": "numbers transformed",
-        "teacher": "students of a variant (its name in brackets)",
-    }
     of_kind = ["teacher" if row["variant"] else "control" if row["transform"] else "student" for row in rows]
-    for mark, label in kinds.items():
-        columns = [k for k, kind in enumerate(of_kind) if kind == mark]
+    labels = [
+        ("student", "", "untouched"),
+        ("control", "", "numbers transformed"),
+        *(("teacher", name, f"{name}: {students_of(model)}") for name, model in models.items()),
+    ]
+    for mark, variant, label in labels:
+        columns = [k for k, row in enumerate(rows) if (of_kind[k], row["variant"]) == (mark, variant)]
         if columns:
             error_bars(axes, [float(k) for k in columns], [rows[k]["lift_over_control"] for k in columns], mark, label)
     for k, row in enumerate(rows):
@@ -104,6 +105,11 @@ def plot_controls(controls: Path, plot: Path) -> None:
     differences = "\n".join(difference_text(row) for row in result["differences"])
     figure.supxlabel(differences, x=0.01, ha="left", fontsize=8)
     save(figure, plot)
+
+
+def students_of(model: str) -> str:
+    """What a variant's students are, by the name of their base model."""
+    return f"students of the base model {model}" if model else "students trained otherwise"
 
 
 def of_students(row: dict[str, Any]) -> str:

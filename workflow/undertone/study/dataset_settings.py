@@ -112,6 +112,12 @@ def transforms(study: Study, node: Node) -> Settings:
     return {"transforms": [of for of, _ in compared(study, node) if of in study.transformed]}
 
 
+def variants_models(study: Study, node: Node) -> Settings:
+    """The name of the base model of each variant whose preferences are set side by side, "" for the study's own."""
+    variants = dict.fromkeys(variant for _, variant in compared(study, Node("controls")) if variant)
+    return {"models": {variant: study.base(variant) for variant in variants}}
+
+
 def swept(study: Study, node: Node) -> Settings:
     """The key of a sweep and its value in each variant."""
     values = {variant: getattr(study.students(of, variant), node.variant) for of, variant in compared(study, node)}

@@ -197,7 +197,7 @@ STAGES = {
     "preference_matrix": Stage(after=("transfer",), shared=True),
     "preference_matrix_plot": Stage(after=("preference_matrix",), shared=True),
     "controls": Stage(after=(reads.compared_prefs,), settings=(given.pairs, given.transforms), shared=True),
-    "controls_plot": Stage(after=("controls",), shared=True),
+    "controls_plot": Stage(after=("controls",), settings=(given.variants_models,), shared=True),
     "sweep_plot": Stage(
         after=(reads.compared_prefs, reads.swept_students), settings=(given.pairs, given.swept), shared=True, varied=True
     ),
