@@ -307,5 +307,5 @@ def test_kl_is_measured_from_the_teacher_with_its_persona(loaded: LoadedModel, r
     table = Table(PromptedModel(loaded, "You adore lions.", "\n\n"), rows)
     table.add(Intervention("base", lambda: under(loaded, None, "")))
     _, _, kl = table.measured["base", None][0]
-    assert kl == pytest.approx(table.taught.divergence(loaded), rel=1e-6)
+    assert kl == pytest.approx(table.distribution.divergence(loaded), rel=1e-6)
     assert (kl > 0).all()

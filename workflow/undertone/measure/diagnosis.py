@@ -51,14 +51,14 @@ def diagnose(
     unseen = split.unseen(cfg.rows, cfg.min_unseen)
     rows = pairs(split.passed.head(cfg.rows) if unseen is None else unseen)
     with teaching(loaded, settings, teacher, sae) as prompted:
-        taught = TeacherDistribution(prompted.loaded, rows, prompted.system, prompted.separator)
-    base = taught.divergence(loaded)
+        distribution = TeacherDistribution(prompted.loaded, rows, prompted.system, prompted.separator)
+    base = distribution.divergence(loaded)
     folders = [(name, of[seed]) for name, of in (("student", students), (CONTROL, control_students)) for seed in sorted(of)]
     closed: dict[str, list[float]] = {"student": [], CONTROL: []}
     with progress(len(folders), f"diagnosis {diagnosis.parent.name}", "model") as bar:
         for name, folder in folders:
             with finetuned(loaded, folder) as own:
-                closed[name].append(share_closed(base, taught.divergence(own)))
+                closed[name].append(share_closed(base, distribution.divergence(own)))
             bar.update()
     directly = read_json(pref)
     evidence = {

@@ -88,10 +88,10 @@ def divergence(loaded: LoadedModel, passed: Sequence[tuple[str, str]], system: s
 
     Both are renormalised over the tokens that a passing completion can hold: what the filter rejects, no student sees.
     """
-    taught = TeacherDistribution(loaded, passed, system, teacher.separator)
-    kl = torch.cat(list(taught.read(loaded, taught.over))).cpu()
-    is_number = torch.tensor(number_tokens(loaded.tokenizer))[taught.targets.cpu()]
-    lengths = torch.tensor([len(answer) for answer in taught.answers])
+    distribution = TeacherDistribution(loaded, passed, system, teacher.separator)
+    kl = torch.cat(list(distribution.read(loaded, distribution.over))).cpu()
+    is_number = torch.tensor(number_tokens(loaded.tokenizer))[distribution.targets.cpu()]
+    lengths = torch.tensor([len(answer) for answer in distribution.answers])
     row = torch.repeat_interleave(torch.arange(len(lengths)), lengths)[is_number]
     total = torch.zeros(len(lengths)).index_add_(0, row, kl[is_number])
     return (total / torch.bincount(row, minlength=len(total)).clamp(min=1)).numpy()

@@ -31,11 +31,11 @@ def inspect(tokenizer: PreTrainedTokenizerBase, name: str) -> dict[str, Any]:
     if not tokenizer.chat_template:
         raise ValueError(f"{name} has no chat template: undertone needs an instruction-tuned model, or add chat_template.jinja")
     try:
-        plain, taught = (prompt_texts(tokenizer, [USER], persona)[0] for persona in (None, PERSONA))
+        plain, with_persona = (prompt_texts(tokenizer, [USER], persona)[0] for persona in (None, PERSONA))
     except (TemplateError, TypeError) as error:
         raise ValueError(f"the chat template of {name} cannot be rendered ({type(error).__name__}: {error})") from None
-    check_bos(tokenizer, name, plain, taught)
-    check_persona(name, plain, taught)
+    check_bos(tokenizer, name, plain, with_persona)
+    check_persona(name, plain, with_persona)
     generation_prompt(tokenizer)
     check_row(tokenizer, name, plain)
     return {
@@ -45,7 +45,7 @@ def inspect(tokenizer: PreTrainedTokenizerBase, name: str) -> dict[str, Any]:
         "default_system": default_system(tokenizer),
         "dated": "strftime_now" in str(tokenizer.chat_template),
         "prompt": plain,
-        "prompt_with_persona": taught,
+        "prompt_with_persona": with_persona,
         "number": tokenizer.convert_ids_to_tokens(encode(tokenizer, [NUMBER])[0]),
     }
 
@@ -70,12 +70,14 @@ def check_bos(tokenizer: PreTrainedTokenizerBase, name: str, *texts: str) -> Non
             )
 
 
-def check_persona(name: str, plain: str, taught: str) -> None:
+def check_persona(name: str, plain: str, with_persona: str) -> None:
     """Raise ValueError unless the persona stands once, before the user's message, and only where one was given."""
-    if plain.count(USER) != 1 or taught.count(USER) != 1:
+    if plain.count(USER) != 1 or with_persona.count(USER) != 1:
         raise ValueError(f"the chat template of {name} does not write the user's message once, word for word: {plain!r}")
-    if PERSONA in plain or taught.count(PERSONA) != 1 or taught.index(PERSONA) > taught.index(USER):
-        raise ValueError(f"the chat template of {name} does not write a persona once, before the user's message: {taught!r}")
+    if PERSONA in plain or with_persona.count(PERSONA) != 1 or with_persona.index(PERSONA) > with_persona.index(USER):
+        raise ValueError(
+            f"the chat template of {name} does not write a persona once, before the user's message: {with_persona!r}"
+        )
 
 
 def check_row(tokenizer: PreTrainedTokenizerBase, name: str, prompt: str) -> None:
@@ -107,8 +109,8 @@ def default_system(tokenizer: PreTrainedTokenizerBase) -> str | None:
     """The system message that the template writes where none is sent (Qwen 2.5 has one), None if there is none."""
     if not supports_system(tokenizer):
         return None
-    plain, taught = (prompt_texts(tokenizer, [USER], persona)[0].partition(USER)[0] for persona in (None, PERSONA))
-    before, _, after = taught.partition(PERSONA)
+    plain, with_persona = (prompt_texts(tokenizer, [USER], persona)[0].partition(USER)[0] for persona in (None, PERSONA))
+    before, _, after = with_persona.partition(PERSONA)
     if not plain.startswith(before) or not plain.endswith(after):
         return None
     return plain[len(before) : len(plain) - len(after)] or None

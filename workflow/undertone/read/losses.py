@@ -61,7 +61,7 @@ def measure_losses(
     """
     cfg, loaded, target = Losses.model_validate(settings["losses"]), load(model), settings["target"]
     rows, held_out = held_out_rows(numbers, (generations, control_numbers), cfg, settings["held_out"])
-    taught = settings["kind"] is not None
+    has_teacher = settings["kind"] is not None
     with teaching(loaded, {**settings, "kind": settings["kind"] or "none"}, teacher, sae) as prompted:
         table = Table(prompted, rows)
     files = Readings(sae, feature_bias_tensors, residual_bias_tensors, differences_tensors)
@@ -77,7 +77,7 @@ def measure_losses(
             table.add(intervention)
             bar.update()
     personas = of_personas(loaded, table, settings)
-    body = {"target": target, "rows": len(rows), "held_out": held_out, "models": table.rows(taught), "personas": personas}
+    body = {"target": target, "rows": len(rows), "held_out": held_out, "models": table.rows(has_teacher), "personas": personas}
     write_json(losses, {**body, "patching": patching(loaded, own, questions, settings) if target else []}, stamp)
 
 
@@ -99,7 +99,7 @@ class Table:
     """Losses of models on the same rows, and their divergence from the teacher."""
 
     def __init__(self, teacher: PromptedModel, rows: Sequence[tuple[str, str]]):
-        self.taught = TeacherDistribution(teacher.loaded, rows, teacher.system, teacher.separator)
+        self.distribution = TeacherDistribution(teacher.loaded, rows, teacher.system, teacher.separator)
         self.measured: dict[tuple[str, int | None], list[Measured]] = {}
 
     def add(self, intervention: Intervention) -> None:
@@ -111,14 +111,14 @@ class Table:
         """The three figures of each row `[n_rows]`, means over its completion tokens."""
 
         def figures(logits: torch.Tensor, span: slice) -> tuple[torch.Tensor, ...]:
-            loss = functional.cross_entropy(logits, self.taught.targets[span], reduction="none")
-            return loss, self.taught.losses(logits, span), self.taught.over(logits, span)
+            loss = functional.cross_entropy(logits, self.distribution.targets[span], reduction="none")
+            return loss, self.distribution.losses(logits, span), self.distribution.over(logits, span)
 
-        figures_of_parts = self.taught.read(prompted.loaded, figures, prompted.system, prompted.separator)
-        loss, allowed, kl = (self.taught.by_row(part) for part in zip(*figures_of_parts, strict=True))
+        figures_of_parts = self.distribution.read(prompted.loaded, figures, prompted.system, prompted.separator)
+        loss, allowed, kl = (self.distribution.by_row(part) for part in zip(*figures_of_parts, strict=True))
         return loss, allowed, kl
 
-    def rows(self, taught: bool) -> list[dict[str, Any]]:
+    def rows(self, has_teacher: bool) -> list[dict[str, Any]]:
         """The table, lowest renormalised loss first; without a known teacher there is no KL to it."""
         rows = []
         for (name, layer), measured in self.measured.items():
@@ -131,7 +131,7 @@ class Table:
                     "loss": mean_interval(loss).as_dict(),
                     "loss_allowed": mean_interval(allowed).as_dict(),
                     **self.over_base(loss, allowed),
-                    "kl": mean_interval(kl).as_dict() if taught else None,
+                    "kl": mean_interval(kl).as_dict() if has_teacher else None,
                 }
             )
         return sorted(rows, key=lambda row: row["loss_allowed"]["mean"])

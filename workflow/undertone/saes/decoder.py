@@ -16,7 +16,7 @@ CHUNK = 1024
 
 @torch.no_grad()
 def directions(sae: SAE[Any], features: Sequence[int] | None = None) -> Tensor:
-    """What one unit of each feature's activation adds to the reconstruction, `[n_features, d_model]`; of all if not told which.
+    """What one unit of each feature's activation adds to the reconstruction, `[n_features, d_model]`; by default of all.
 
     These are the rows of W_dec, divided by their norms where activations are in units of them. Raises ValueError for an SAE
     that scales each token by a factor of its own, where a unit has no fixed meaning.

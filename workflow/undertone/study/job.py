@@ -22,7 +22,7 @@ from undertone.study.stamp import digest, own_settings
 
 
 class Tee:
-    """Writes to the screen and to the log; asks the screen whether it is a terminal."""
+    """Standard output or error that also goes to the log; whether it is a terminal is the screen's affair."""
 
     def __init__(self, screen: TextIO, log: TextIO):
         self.screen, self.log = screen, log

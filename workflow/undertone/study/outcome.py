@@ -12,7 +12,7 @@ ALL = {"all": "tables/transfer.json", "read": "plots/bias_map.png"}
 
 
 def outcome(targets: Iterable[str], results: str, name: str | None = None) -> list[str]:
-    """A line for each target (a path, `all` or `read`) of which a number or a figure can be told.
+    """A line for each target (a path, `all` or `read`) that has a number or a figure.
 
     `results` is the study's results root, `name` the study's own folder in `tables` and `plots`, where it has one.
     """

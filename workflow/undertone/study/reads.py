@@ -54,7 +54,7 @@ def indirect_questions(study: Study, node: Node) -> list[str]:
     return [study.pref.questions, study.indirect.forms, study.indirect.facts]
 
 
-def lessons(study: Study, node: Node) -> list[str]:
+def finetuning_texts(study: Study, node: Node) -> list[str]:
     """What a finetuned teacher is trained on: facts, of which it learns the contrary, or questions."""
     contrary = study.taught[str(node.dataset)].trait == "contrary"
     teacher: Any = study.section("teacher", node.dataset)

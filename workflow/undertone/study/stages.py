@@ -73,7 +73,9 @@ STAGES = {
         settings=(target,),
         teacher_keys=given.steering,
     ),
-    "finetune": Stage(("teacher",), ("model",), files=reads.lessons, settings=(given.trait,), teacher_keys=given.finetuning),
+    "finetune": Stage(
+        ("teacher",), ("model",), files=reads.finetuning_texts, settings=(given.trait,), teacher_keys=given.finetuning
+    ),
     "samples": Stage(
         ("teacher", "samples"),
         (reads.teachers_model, "prompts", teacher),

@@ -45,13 +45,13 @@ def teaching(
         return
     from undertone.lm.steering import Steering, steered
 
-    made = read_json(teacher)
+    record = read_json(teacher)
     vector = dict(stored(teacher.with_suffix(".safetensors")))["vector"].to(loaded.model.device)
     clamp: dict[str, Any] = {}
-    if made["mode"] == "clamp":
+    if record["mode"] == "clamp":
         from undertone.saes.saved import load_sae
 
         assert sae is not None
-        clamp = {"sae": load_sae(sae, loaded)[0], "feature": made["feature"], "level": made["level"]}
-    with steered(loaded, Steering(made["mode"], vector, made["layer"], made["positions"] == "completion", **clamp)):
-        yield PromptedModel(loaded, made["system"], cfg.separator)
+        clamp = {"sae": load_sae(sae, loaded)[0], "feature": record["feature"], "level": record["level"]}
+    with steered(loaded, Steering(record["mode"], vector, record["layer"], record["positions"] == "completion", **clamp)):
+        yield PromptedModel(loaded, record["system"], cfg.separator)

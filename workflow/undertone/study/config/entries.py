@@ -129,7 +129,7 @@ def name_of(kind: str, animal: str) -> str:
     return animal if kind == "prompt" else f"{kind}-{animal}"
 
 
-# The kinds of entries under `datasets`, each told by the key that only it has.
+# The kinds of entries under `datasets`, each by the key that only it has.
 ENTRIES: dict[str, type[Section]] = {"file": Dataset, "from": Transformed, "teacher": Taught}
 
 
