@@ -37,8 +37,8 @@ class Named(NamedTuple):
 class Places:
     """Where a name may stand.
 
-    Which of `NAME_POSITIONS` each place is `[n]`, its box `[n, 4]` (left, bottom, right, top) and the ends of the line that ties it
-    `[n, 2, 2]`, NaN where it has none, in pixels, and what it costs by itself `[n]`.
+    Which of `NAME_POSITIONS` each is `[n]`; in pixels its box `[n, 4]` (left, bottom, right, top) and the ends of the line that
+    ties it `[n, 2, 2]`, NaN where it has none; and what it costs by itself `[n]`.
     """
 
     numbers: np.ndarray
@@ -83,7 +83,7 @@ def distance(number: int) -> float:
 
 
 def best(names: Sequence[Places]) -> list[int]:
-    """Which of `NAME_POSITIONS` each name takes: of several orders in which names choose, the one that costs least in the end."""
+    """Which of `NAME_POSITIONS` each name takes, by that of several orders of choosing which costs least in the end."""
     orders = [list(range(len(names))), *np.random.default_rng(0).permuted(np.tile(range(len(names)), (ORDERS, 1)), axis=1)]
     _, chosen = min((settled(names, [*map(int, order)]) for order in orders), key=lambda end: end[0])
     return [int(places.numbers[k]) for places, k in zip(names, chosen, strict=True)]
