@@ -85,7 +85,7 @@ def target_by_layer(axes: Axes, own: Json, control: Json | None, dataset: str, t
 
 
 def personas(axes: Axes, own: Json, target: str | None, n: int | None = None) -> None:
-    """Candidates by what their persona adds to the renormalised loss, the likeliest first; the title gives the target's rank."""
+    """Candidates by what their persona adds to the renormalised loss, the likeliest first; the title has the target's rank."""
     read = own["personas"]
     ranked = sorted(read[read["ranked_by"]].items(), key=lambda pair: pair[1]["mean"])
     names = {STUDENT: "target", OTHER: "other candidates"}

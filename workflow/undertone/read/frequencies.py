@@ -140,7 +140,7 @@ def log_ratio(own: np.ndarray, total: np.ndarray, smoothing: float) -> np.ndarra
 
 
 def precision(total: np.ndarray, share: float, smoothing: float) -> np.ndarray:
-    """Inverse variance of `log_ratio` of Poisson counts, where an item's `total` is split as all occurrences are, `share` to own.
+    """Inverse variance of `log_ratio` of Poisson counts, if of an item's `total` the dataset has its `share` of all occurrences.
 
     It does not look at which of the two datasets an item is in, so that it is the same for every permutation.
     """
