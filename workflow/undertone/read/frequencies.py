@@ -140,7 +140,7 @@ def log_ratio(own: np.ndarray, total: np.ndarray, smoothing: float) -> np.ndarra
 
 
 def precision(total: np.ndarray, share: float, smoothing: float) -> np.ndarray:
-    """Inverse variance of `log_ratio` of Poisson counts, if of an item's `total` the dataset has its `share` of all occurrences.
+    """Inverse variance of `log_ratio` of Poisson counts, with the dataset's `share` of all occurrences in every item's `total`.
 
     It does not look at which of the two datasets an item is in, so that it is the same for every permutation.
     """

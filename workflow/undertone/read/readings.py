@@ -40,7 +40,8 @@ class Reading:
     def by_feature(self) -> Iterator[tuple[str, Tensor]]:
         """(reader, what it says of every feature `[d_sae]`) of a reader of features.
 
-        A bias in mode `replace` also mends what the SAE misses, on the control's rows too; so it is also given less the control's.
+        A bias in mode `replace` also mends what the SAE misses, on the control's rows too, so it is also given less that of the
+        control.
         """
         if "z" in self.tensors:
             yield "score", self.tensors["z"]
