@@ -114,8 +114,8 @@ class Table:
             loss = functional.cross_entropy(logits, self.distribution.targets[span], reduction="none")
             return loss, self.distribution.losses(logits, span), self.distribution.over(logits, span)
 
-        figures_of_parts = self.distribution.read(prompted.loaded, figures, prompted.system, prompted.separator)
-        loss, allowed, kl = (self.distribution.by_row(part) for part in zip(*figures_of_parts, strict=True))
+        by_part = self.distribution.read(prompted.loaded, figures, prompted.system, prompted.separator)
+        loss, allowed, kl = (self.distribution.by_row(part) for part in zip(*by_part, strict=True))
         return loss, allowed, kl
 
     def rows(self, has_teacher: bool) -> list[dict[str, Any]]:

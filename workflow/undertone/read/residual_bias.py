@@ -108,7 +108,7 @@ def stacked(biases: dict[tuple[str, int | None], list[Tensor]]) -> dict[str, Ten
     """Biases by (point, layer), a tensor for each seed, as the file has them."""
     tensors = {}
     for point in dict.fromkeys(point for point, _ in biases):
-        each = [torch.stack(of_seeds) for (of, layer), of_seeds in biases.items() if of == point and layer is not None]
+        each = [torch.stack(seeds) for (of, layer), seeds in biases.items() if of == point and layer is not None]
         tensors[point] = torch.stack(each, dim=1)
         if (point, None) in biases:
             tensors[f"{point}.{MULTI}"] = torch.stack(biases[point, None])

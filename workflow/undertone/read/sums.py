@@ -110,8 +110,8 @@ class Sums:
         text = self.loaded.text_mask(batch)
         completion = text & (offset >= 0)
         number = completion & self.is_number[batch["input_ids"].clamp(max=len(self.is_number) - 1)]
-        of_parts = [text & (offset < 0), offset == -1, completion, number, completion & ~number]
-        return torch.stack([*of_parts, *(text & (offset == k) for k in range(self.settings.positions))], dim=-1)
+        kinds = [text & (offset < 0), offset == -1, completion, number, completion & ~number]
+        return torch.stack([*kinds, *(text & (offset == k) for k in range(self.settings.positions))], dim=-1)
 
     def _add_sae(self, row_sums: RowSums, x: Tensor, weight: Tensor) -> None:
         """Add the SAE's activations on the residual stream `x` `[n_rows, n_tokens, d_model]` to what was found."""
