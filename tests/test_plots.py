@@ -4,6 +4,7 @@ import matplotlib
 import numpy as np
 import polars as pl
 import pytest
+from PIL import Image
 
 from undertone.compare.controls import compare_controls
 from undertone.compare.transfer import collect, make_matrix
@@ -211,7 +212,7 @@ def test_controls_beside_what_they_control(write_pref, tmp_path, drawn, n):
     assert_png(tmp_path / "plot.png")
     axes, table = drawn[0].axes[0], read_json(tmp_path / "controls.json")
     assert x_ticks(axes) == ["lion", "scrambled", "lion (cross)"]
-    names = ["untouched", "numbers transformed", "cross: students of the base model other"]
+    names = ["untouched", "numbers transformed", 'cross: students of the base model "other"']
     for k, (label, row) in enumerate(zip(names, table["lifts"], strict=True)):
         points, _ = bars_of(axes, label)
         assert points.tolist() == [[k, pytest.approx(row["lift_over_control"]["mean"])]]
@@ -407,3 +408,14 @@ def test_drawing_changes_none_of_matplotlibs_settings_and_needs_no_backend(monke
     assert matplotlib.rcParams == before
     assert not axes.spines["top"].get_visible()
     assert struct.unpack(">II", (tmp_path / "figure.png").read_bytes()[16:24]) == (600, 600)
+
+
+def test_the_texts_of_a_figure_are_in_its_metadata(tmp_path):
+    figure, axes = style.new_figure(4, 3)
+    axes.set_xticks([0, 1], ["lion", "owl"])
+    axes.plot([0, 1], [1, 2], label="lift")
+    axes.legend()
+    style.set_title(axes, "Two − targets")
+    style.save(figure, tmp_path / "plot.png")
+    with Image.open(tmp_path / "plot.png") as image:
+        assert {"lion", "owl", "lift", "Two − targets"} <= set(image.info["Description"].splitlines())

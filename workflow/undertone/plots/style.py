@@ -11,6 +11,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from undertone.plots.legends import clear_legends
 from undertone.runtime.files import replacing
@@ -51,10 +52,18 @@ def new_grid(n: int, width: float = 4.5, height: float = 3.8) -> tuple[Figure, l
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a PNG, whole or not at all, with its legends where they cover nothing."""
+    """Write a PNG, whole or not at all, with its legends where they cover nothing; its metadata hold every text in it."""
     clear_legends(figure)
     with replacing(path) as temporary, rc_context(STYLE):
-        figure.savefig(temporary, format="png", metadata={"Software": None})
+        figure.savefig(temporary, format="png", metadata={"Software": None, "Description": "\n".join(texts_of(figure))})
+
+
+def texts_of(figure: Figure) -> list[str]:
+    """The titles, labels, names and legends of a figure, each once."""
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.get_ticklabels()  # which writes them
+    return [text for text in dict.fromkeys(artist.get_text() for artist in figure.findobj(Text)) if text]
 
 
 def set_title(axes: Axes, text: str) -> None:

@@ -109,7 +109,7 @@ def plot_controls(controls: Path, models: dict[str, str], plot: Path) -> None:
 
 def students_of(model: str) -> str:
     """What a variant's students are, by the name of their base model."""
-    return f"students of the base model {model}" if model else "students trained otherwise"
+    return f'students of the base model "{model}"' if model else "students trained otherwise"
 
 
 def of_students(row: dict[str, Any]) -> str:
