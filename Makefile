@@ -11,12 +11,14 @@ STUDY := $(if $(CONFIG),--configfile $(CONFIG))
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup all read test coverage lint format docs report status lock
+.PHONY: help setup all read detection verdict test coverage lint format docs report status lock
 
 help:
 	@echo "make results/lion/pref.json   any artifact of the study, by its path"
 	@echo "make all                      the whole study: every dataset's students and what they prefer"
 	@echo "make read                     what can be read of the datasets without their students: every reading, its figure, a page each"
+	@echo "make verdict FILE=mine.jsonl  whether something is hidden in a file of prompts and completions: a sentence and a page"
+	@echo "make detection                the same of every dataset of the study, and how often it is right"
 	@echo "make status                   which files of the study are present, stale and missing, and what to run next"
 	@echo "make report                   the finished study as one HTML file, report.html"
 	@echo "make … CONFIG=config/x.yaml   each of these for another study"
@@ -39,8 +41,15 @@ $(READY): pyproject.toml requirements.lock
 results/%: $(READY) FORCE
 	$(SNAKEMAKE) $@ $(STUDY)
 
-all read: $(READY)
+all read detection: $(READY)
 	$(SNAKEMAKE) $@ $(STUDY)
+
+# A file becomes the dataset of its name, in the study that CONFIG names.
+FILE ?=
+NAME = $(basename $(notdir $(FILE)))
+verdict: $(READY)
+	@test -f "$(FILE)" || { echo "make verdict FILE=PATH: expected a .jsonl, .csv or .parquet file, found '$(FILE)'"; exit 1; }
+	$(SNAKEMAKE) results/$(NAME)/verdict.html $(STUDY) --config 'datasets={$(NAME): {file: $(FILE)}}'
 
 test: $(READY) lint
 	$(VENV)/bin/pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder

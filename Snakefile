@@ -19,14 +19,17 @@
 #     {reading}.json                differences, score, feature_bias, residual_bias, bias_pref, losses, tokens, sequences, lens;
 #                                   their tensors and tables under the same name
 #     activations.safetensors       sums by kind of position, also teacher_ and student_activations; residuals.safetensors, by token
+#     matched.parquet               base samples for the dataset's own prompts; surface.json, gradient.json, personas.json: detectors
+#     verdict.json  verdict.html    whether something is hidden in the dataset, what, and what it would move
 #     summary.png                   what is read of the dataset, on one page
 #     plots/                        filter.png, student.png, pref.png, indirect.png, and one for each reading
+#   nulls/{kind}/                   datasets in which nothing is hidden, read by the same detectors; shared by all verdicts
 #   tables{/NAME}/                  transfer.parquet, preference_matrix.parquet, compliance.parquet, and where the study has
 #                                   transforms or other students controls.json; entangled.parquet, and
-#                                   readings.parquet, the results of all analyses; costs.parquet, what jobs took
+#                                   readings.parquet, the results of all analyses; costs.parquet, what jobs took; detection.parquet
 #   plots{/NAME}/                   transfer.png, preference_matrix.png, teachers.png, compliance.png, and where the study
 #                                   has them controls.png (transforms, other students) and sweep-{key}.png; entangled.png,
-#                                   bias_map.png; costs.png
+#                                   bias_map.png; costs.png; detection.png
 #
 # Studies may share a results root. They then share what is made of one dataset, and each with a `name:` has its own tables and
 # plots of all datasets, in tables/NAME and plots/NAME; costs are always those of the whole root.
@@ -74,6 +77,7 @@ include: "workflow/rules/students.smk"
 include: "workflow/rules/measure.smk"
 include: "workflow/rules/read.smk"
 include: "workflow/rules/compare.smk"
+include: "workflow/rules/detect.smk"
 
 
 rule all:
@@ -105,6 +109,13 @@ rule read:
         rules.readings.output,
         rules.entangled_plot.output if len(read_by(STUDY, "entangled")) > 1 else [],
         rules.bias_map_plot.output,
+    localrule: True
+
+
+rule detection:
+    input:
+        collect(result("{dataset}/verdict.html"), dataset=STUDY.names),
+        rules.verdicts_plot.output if len(read_by(STUDY, "verdicts")) > 1 else [],
     localrule: True
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from snakemake.utils import update_config
 
+from undertone.study.config.detect import DETECTORS, NULLS
 from undertone.study.graph import ancestors, has
 from undertone.study.node import Node
 from undertone.study.stages import READINGS, STAGES
@@ -50,6 +51,7 @@ def nodes(of: Study) -> set[Node]:
     single -= {"sae" if of.sae.named else "pretrained_sae"}
     model = "pretrained" if of.model.name else "model"
     found = {Node(name) for name in single | {model, "controls_plot"}} | {Node(model, None, "other"), SWEEP}
+    found |= {Node(name, null) for null in NULLS for name in ("nulls", *DETECTORS)}
     for name, stage in STAGES.items():
         variants = ["", *of.student_variants] if stage.varied else [""]
         if name == "reading_plot":

@@ -22,6 +22,7 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wrote("owl/pref-wide.json", target="owl", against="other", seeds=[1], lift_over_control={"mean": -0.0021, "ci95": None})
     wrote("lion/filter.json", passed=310, n=400)
     wrote("lion/diagnosis.json", verdict="learned but not shown", reasons=["a", "b"])
+    wrote("lion/verdict.json", tier="named", sentence="The teacher was about lion.")
     for folder, transfers in (("tables", 2), ("tables/gemma", 1)):
         summary = {"targets": 2, "transfers": transfers, "transfers_holm": 1}
         wrote(f"{folder}/transfer.json", estimators={"exact": summary, "samples": {"targets": 0}})
@@ -49,6 +50,7 @@ SAID = {
     "see results/plots/transfer.png",
     "results/tables/gemma/transfer.json": "1 of 2 targets lie above the control students, 1 after Holm's correction; "
     "see results/tables/gemma/transfer.json",
+    "results/lion/verdict.json": "lion: named. The teacher was about lion. See results/lion/verdict.json",
     "read": "study: see results/plots/bias_map.png",
 }
 

@@ -28,6 +28,7 @@ from example import (
 from snakemake.utils import update_config
 
 from undertone.study import sources
+from undertone.study.config.detect import DETECTORS, NULLS
 from undertone.study.config.entries import CONTROL
 from undertone.study.contents import _hash, content_version
 from undertone.study.node import Node
@@ -64,9 +65,12 @@ ALL = (CONTROL, *OWN)
 SPOKEN = each("teacher_activations", *PROMPTED) | each("sequences", *PROMPTED) | each("losses", *ALL) | {Node("entangled")}
 PERSONA = each("samples", *PROMPTED) | each("steer", *STEERED) | SPOKEN | METRICS | SAE_METRICS
 ASKED = {node for name in ("bias_pref", "losses", "tokens", "lens") for node in each(name, *ALL)} | {Node("entangled")}
-PREF = every_student("pref", CONTROL, *OWN) | each("indirect", CONTROL, *OWN) | ASKED
+DETECTED = {node for name in ("gradient", "personas") for node in each(name, *ALL, *NULLS)}
+PREF = every_student("pref", CONTROL, *OWN) | each("indirect", CONTROL, *OWN) | ASKED | DETECTED
 # What sets the datasets with a target side by side.
-TARGETS = {Node("entangled"), Node("readings"), Node("bias_map_plot")}
+TARGETS = {Node("entangled"), Node("readings"), Node("bias_map_plot"), Node("verdicts")}
+NULL_SETS = each("nulls", *NULLS)
+TRIED = each("personas", *ALL, *NULLS)
 
 
 FEATURES = {of: {Node(name, of) for name in ("differences", "score", "feature_bias")} for of in OWN}
@@ -80,9 +84,9 @@ def retargeted(dataset: str) -> set[Node]:
 
 EDITS: list[tuple[dict[str, Any], set[Node]]] = [
     ({"overrides": {"lion": {"student": {"rank": 4}}}}, each("student", "lion", variants=("", "cross"))),
-    ({"overrides": {"lion": {"samples": {"seed": 4}}}}, each("samples", "lion")),
-    ({"overrides": {"lion": {"numbers": {"banned": [4]}}}}, each("numbers", "lion")),
-    ({"overrides": {"mine": {"numbers": {"banned": [4]}}}}, each("numbers", "mine")),
+    ({"overrides": {"lion": {"samples": {"seed": 4}}}}, each("samples", "lion") | each("matched", "lion")),
+    ({"overrides": {"lion": {"numbers": {"banned": [4]}}}}, each("numbers", "lion") | each("matched", "lion")),
+    ({"overrides": {"mine": {"numbers": {"banned": [4]}}}}, each("numbers", "mine") | each("matched", "mine")),
     ({"overrides": {CONTROL: {"student": {"rank": 4}}}}, each("student", CONTROL, variants=("", "cross"))),
     ({"overrides": {"lion": {"student": {"rank": 8}}}}, set()),
     (
@@ -100,11 +104,11 @@ EDITS: list[tuple[dict[str, Any], set[Node]]] = [
     ({"student_variants": {"rank64": {"datasets": ["owl", "mine"]}}}, {SWEEP}),
     ({"student_variants": {"cross": {"datasets": ["lion", "owl"]}}}, {CONTROLS}),
     ({"models": {"other": {"embedded": {"seed": 8}}}}, {Node("model", None, "other")}),
-    ({"numbers": {"max_count": 9}}, each("numbers", CONTROL, *TOLD) | METRICS),
-    ({"samples": {"temperature": 0.9}}, each("samples", CONTROL, *TAUGHT) | METRICS),
-    ({"prompts": {"n": 900}}, {Node("prompts")}),
+    ({"numbers": {"max_count": 9}}, each("numbers", CONTROL, *TOLD) | METRICS | each("matched", *ALL) | NULL_SETS),
+    ({"samples": {"temperature": 0.9}}, each("samples", CONTROL, *TAUGHT) | METRICS | each("matched", *ALL) | NULL_SETS),
+    ({"prompts": {"n": 900}}, {Node("prompts")} | NULL_SETS),
     ({"teacher": {"persona": "Only {animal}s."}}, PERSONA),
-    ({"teacher": {"separator": "\n"}}, PERSONA),
+    ({"teacher": {"separator": "\n"}}, PERSONA | NULL_SETS | TRIED),
     ({"teacher": {"steer": {"scale": 2}}}, each("steer", *STEERED)),
     ({"overrides": {"steer-owl": {"teacher": {"steer": {"feature": 3}}}}}, each("steer", "steer-owl")),
     ({"teacher": {"finetune": {"steps": 2}}}, each("finetune", *FINETUNED)),
@@ -123,6 +127,12 @@ EDITS: list[tuple[dict[str, Any], set[Node]]] = [
     ({"sae_metrics": {"prompts": 9}}, SAE_METRICS),
     ({"model": {"embedded": {"held_out_chats": 2000}}}, set()),
     ({"sequences": {"resamples": 900}}, each("sequences", *TAUGHT)),
+    ({"matched": {"rounds": 9}}, each("matched", *ALL) | NULL_SETS),
+    ({"nulls": {"n": 9}}, NULL_SETS),
+    ({"detectors": {"seed": 9}}, {node for name in DETECTORS for node in each(name, *ALL, *NULLS)}),
+    ({"personas": {"finalists": 9}}, TRIED),
+    ({"verdict": {"share": 0.9}}, each("verdict", *ALL) | {Node("verdicts")}),
+    ({"detection": {"development": ["lion"]}}, {Node("verdicts")}),
     ({"model": {"embedded": {"steps": 900}}}, {Node("model"), Node("model", None, "other")}),
     ({"model": {"dtype": "float32"}}, {Node("model"), Node("model", None, "other")}),
     ({"sae": {"k": 4}}, {Node("sae")}),

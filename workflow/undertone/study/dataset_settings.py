@@ -151,6 +151,11 @@ def wording(study: Study, node: Node) -> set[str]:
     return WORDING
 
 
+def separator(study: Study, node: Node) -> set[str]:
+    """The key of `teacher` that says what stands between a system prompt and the user's turn."""
+    return {"separator"}
+
+
 def steering(study: Study, node: Node) -> set[str]:
     """The keys of `teacher` that make a steered one."""
     return WORDING | {"steer"}

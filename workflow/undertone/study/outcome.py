@@ -65,6 +65,8 @@ def _said(path: Path, root: PurePath) -> str | None:
         return _preference(Path(root, first, f"{path.stem}.json"), Path(root, first, "plots", f"{path.stem}.png"), first)
     if path.name == "diagnosis.json":
         return f"{first}: {read_json(path)['verdict']}; see {path}"
+    if path.stem == "verdict":
+        return _verdict(path.with_suffix(".json"), path.with_suffix(".html"), first)
     if path.name in ("filter.json", "numbers.parquet", "generations.parquet"):
         return _passed(path.with_name("filter.json"), first)
     return f"{'study' if first == 'plots' else first}: see {path}" if path.suffix in (".png", ".html") else None
@@ -95,3 +97,11 @@ def _passed(report: Path, dataset: str) -> str | None:
         return None
     counts = read_json(report)
     return f"{dataset}: {counts['passed']} of {counts['n']} rows pass the filter; see {report}"
+
+
+def _verdict(result: Path, page: Path, dataset: str) -> str | None:
+    """`lion: named. The teacher of these rows was about lion …; see …`."""
+    if not result.is_file():
+        return None
+    verdict = read_json(result)
+    return f"{dataset}: {verdict['tier']}. {verdict['sentence']} See {page if page.is_file() else result}"

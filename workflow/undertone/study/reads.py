@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from undertone.study.config.detect import DETECTORS, NULLS
 from undertone.study.config.entries import CONTROL
 from undertone.study.formats import SAE_FILES, files_of
 from undertone.study.node import Node
@@ -47,6 +48,11 @@ def neutral_texts(study: Study, node: Node) -> list[str]:
 def questions(study: Study, node: Node) -> list[str]:
     """The questions of the preference."""
     return [study.pref.questions]
+
+
+def bank(study: Study, node: Node) -> list[str]:
+    """The bank of system prompts that are tried on a dataset."""
+    return [study.personas.bank]
 
 
 def indirect_questions(study: Study, node: Node) -> list[str]:
@@ -104,6 +110,11 @@ def candidate_students(study: Study, node: Node) -> Iterator[Node]:
     """The students among the models whose losses are compared, unless the study leaves them out."""
     if study.losses.students:
         yield Node("student", node.dataset)
+
+
+def detectors(study: Study, node: Node) -> Iterator[Node]:
+    """Every detector, of the dataset and of the nulls of each kind."""
+    yield from (Node(detector, of) for of in (node.dataset, *NULLS) for detector in DETECTORS)
 
 
 def plotted(study: Study, node: Node) -> Iterator[Node]:

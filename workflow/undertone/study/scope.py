@@ -1,5 +1,6 @@
 """Of which datasets a stage is, which datasets a comparison reads, and which stage of a study makes a thing."""
 
+from undertone.study.config.detect import NULLS
 from undertone.study.config.entries import CONTROL, KINDS
 from undertone.study.node import Node
 from undertone.study.study import Study
@@ -40,6 +41,11 @@ def taught_trait(study: Study, dataset: str | None) -> bool:
     return dataset in study.of_kind(*KINDS)
 
 
+def is_null(study: Study, dataset: str | None) -> bool:
+    """Datasets in which nothing is hidden."""
+    return dataset in NULLS
+
+
 def taught_here(study: Study, dataset: str | None) -> bool:
     """Datasets that a teacher of the study writes."""
     return dataset in study.taught
@@ -64,6 +70,11 @@ def dictionary(study: Study, node: Node) -> Node:
 def filtered_or_made(study: Study, node: Node) -> Node:
     """The numbers: a transform makes those of a transformed dataset."""
     return node._replace(stage="transform") if node.dataset in study.transformed else node
+
+
+def matched_or_null(study: Study, node: Node) -> Node:
+    """Base samples beside a dataset; nulls are made with theirs."""
+    return node._replace(stage="nulls") if node.dataset in NULLS else node
 
 
 def itself(study: Study, node: Node) -> Node:

@@ -186,6 +186,25 @@ STAGES = {
         settings=(targets(with_target),),
         shared=True,
     ),
+    "matched": Stage(("matched", "samples", "numbers"), ("model", "numbers"), made_by=scope.matched_or_null),
+    "nulls": Stage(
+        ("nulls", "matched", "prompts", "samples", "numbers", "teacher"),
+        ("model",),
+        files=reads.template,
+        teacher_keys=given.separator,
+        only=scope.is_null,
+    ),
+    "surface": Stage(("detectors",), ("matched",)),
+    "gradient": Stage(("detectors", "pref"), ("model", "matched"), files=reads.questions),
+    "personas": Stage(
+        ("personas", "detectors", "pref", "teacher"), ("model", "matched"), files=reads.bank, teacher_keys=given.separator
+    ),
+    "verdict": Stage(("verdict",), (reads.detectors,)),
+    "verdict_page": Stage(after=("verdict",)),
+    "verdicts": Stage(
+        ("detection", "verdict"), after_all=("verdict",), datasets=with_target, settings=(targets(with_target),), shared=True
+    ),
+    "verdicts_plot": Stage(after=("verdicts",), shared=True),
     "reading_plot": Stage(after=(reads.plotted,), varied=True),
     "summary_plot": Stage(after=SUMMARISED, after_control=SUMMARISED),
     "entangled_plot": Stage(after=("entangled",), shared=True),

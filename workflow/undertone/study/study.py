@@ -6,7 +6,7 @@ from typing import Any, Self
 from pydantic import field_validator, model_validator
 
 from undertone.study.checks import OVERRIDABLE, check_study
-from undertone.study.config import read
+from undertone.study.config import detect, read
 from undertone.study.config.bounds import none_twice
 from undertone.study.config.data import Numbers, Prompts, Samples
 from undertone.study.config.entries import (
@@ -82,6 +82,12 @@ class Study(Section):
     sequences: read.Sequences = setting({}, "single sequences")
     lens: read.Lens = setting({}, "the activation difference lens")
     entangled: read.Entangled = setting({}, "entangled tokens")
+    matched: detect.Matched = setting({}, "the base model's completions of a dataset's own prompts")
+    detectors: detect.Detectors = setting({}, "the detectors")
+    personas: detect.Personas = setting({}, "system prompts that are tried on a dataset")
+    nulls: detect.Nulls = setting({}, "datasets in which nothing is hidden")
+    verdict: detect.Verdict = setting({}, "the verdict")
+    detection: detect.Detection = setting({}, "the bench of the detectors")
 
     @property
     def names(self) -> list[str]:

@@ -1,0 +1,67 @@
+"""Detection on the command line: from a user's file to a verdict and its page, and the bench of a study."""
+
+import json
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from undertone.study.config.detect import DETECTORS, NULLS
+from workflow import Project
+
+TIERS = {"no statement", "base samples", "differs", "persona-like", "named"}
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The micro study with the verdicts of all its datasets."""
+    project = Project.create(tmp_path_factory.mktemp("judged") / "project")
+    project.forked("detection")
+    return project
+
+
+def test_every_dataset_has_a_verdict_and_a_page_that_needs_nothing_else(judged: Project) -> None:
+    for dataset in ("control", "lion", "owl", "mine"):
+        folder = judged.root / "results" / dataset
+        verdict = json.loads((folder / "verdict.json").read_text())
+        assert verdict["tier"] in TIERS
+        page = (folder / "verdict.html").read_text()
+        assert verdict["tier"] in page
+        assert "http" not in page.replace("http-equiv", "")
+        # A file of 40 rows without a number in common with what the model writes is more than the least that is judged.
+        assert ("data:image/png;base64," in page) == (verdict["tier"] != "no statement")
+
+
+def test_nulls_are_read_by_every_detector(judged: Project) -> None:
+    for null in NULLS:
+        sets = pl.read_parquet(judged.root / f"results/{null}/matched.parquet")["set"].n_unique()
+        for detector in DETECTORS:
+            readings = json.loads((judged.root / f"results/{null}/{detector}.json").read_text())["sets"]
+            assert len(readings) == sets
+
+
+def test_the_bench_counts_each_dataset_with_a_target(judged: Project) -> None:
+    table = pl.read_parquet(judged.root / "results/tables/detection.parquet")
+    assert table["dataset"].to_list() == ["lion", "owl"]
+    result = json.loads((judged.root / "results/tables/detection.json").read_text())
+    assert result["datasets"]["prompt, held out"]["n"] == 2
+    assert {tier for kinds in result["nulls"].values() for tiers in kinds.values() for tier in tiers} <= TIERS
+
+
+def test_the_verdict_reads_no_student_and_no_teacher(judged: Project) -> None:
+    """It is to be had before anyone trains, and of a file whose teacher nobody knows."""
+    assert not [*judged.root.glob("results/*/student/*")]
+    stamp = json.loads((judged.root / "results/lion/verdict.json").read_text())["stamp"]
+    assert {key.split("/")[-1] for key in stamp["settings"]} >= {"nulls", "matched", "gradient", "personas", "verdict"}
+    assert not [key for key in stamp["code"] if "student" in key or "finetune" in key]
+
+
+def test_a_finished_bench_plans_nothing_and_a_threshold_plans_verdicts_alone(judged: Project, tmp_path: Path) -> None:
+    assert judged.planned("detection") == set()
+    project = judged.copy(tmp_path / "project")
+    project.configure(verdict={"min_rows": 4, "share": 0.9})
+    verdicts = {f"{what} {of}" for of in ("control", "lion", "owl", "mine") for what in JUDGED}
+    assert project.planned("detection") == verdicts | {"Count which verdicts are right", "Plot which verdicts are right"}
+
+
+JUDGED = ("Judge whether something is hidden in", "Write the page of the verdict on")

@@ -1,0 +1,101 @@
+"""The verdict: what is said with which evidence, and that missing evidence names nobody."""
+
+from typing import Any
+
+import pytest
+
+from undertone.detect.verdict import Nulls, Readings, judge, sentence
+from undertone.study.config.detect import Verdict
+
+SETTINGS = Verdict(min_rows=200)
+KINDS = ("seeds", "prompts", "sampling", "neutral")
+
+
+def readings(
+    p: float = 0.001,
+    gain: float = 0.1,
+    first: str = "lion",
+    gain_share: float = 1.0,
+    moved: str = "lion",
+    z: float = 6.0,
+    z_share: float = 1.0,
+    rows: int = 2000,
+    decoy: bool = False,
+    auroc: float = 0.5,
+) -> Readings:
+    presence = {"statistic": 1.0, "p": p, "z": 9.0}
+    others = [{"concept": "owl", "score": 0.0, "share": 0.0}]
+    best = {"concept": first, "decoy": decoy, "wording": "love", "prompt": f"You love {first}s."}
+    best["gain"] = {"mean": gain, "ci95": [gain - 0.01, gain + 0.01], "p": 0.0}
+    return Readings(
+        {"rows": rows, "prompts": rows, "presence": presence, "format_auroc": auroc},
+        {"rows": rows, "presence": presence, "ranking": [{"concept": moved, "score": z, "share": z_share}, *others]},
+        {"rows": rows, "tried": 9, "best": best, "ranking": [{"concept": first, "score": gain, "share": gain_share}, *others]},
+    )
+
+
+def nulls(n: int = 20, **changes: Any) -> Nulls:
+    quiet: dict[str, Any] = {"p": 0.5, "gain": 0.001, "gain_share": 0.4, "z": 1.0, "z_share": 0.3}
+    return Nulls({kind: [readings(**(quiet | changes)) for _ in range(n)] for kind in KINDS})
+
+
+@pytest.mark.parametrize(
+    ("own", "tier"),
+    [
+        ({}, "named"),
+        ({"p": 0.2}, "base samples"),
+        # The level is for the smaller of two p-values, doubled.
+        ({"p": 0.006}, "base samples"),
+        ({"p": 0.004}, "named"),
+        # Either detector is enough, if it is sure and beyond every null.
+        ({"gain_share": 0.6}, "named"),
+        ({"z_share": 0.6}, "named"),
+        ({"gain_share": 0.6, "z_share": 0.6}, "persona-like"),
+        ({"gain": 0.0005, "z": 0.5}, "differs"),
+        ({"gain": 0.0005}, "named"),
+        # A decoy is no candidate, whatever its share.
+        ({"first": "castle", "decoy": True, "z_share": 0.6}, "persona-like"),
+        # Two names are none.
+        ({"moved": "owl"}, "persona-like"),
+        ({"rows": 199}, "no statement"),
+    ],
+)
+def test_the_tier_is_as_high_as_the_evidence(own: dict[str, Any], tier: str) -> None:
+    assert judge(readings(**own), nulls(), SETTINGS)["tier"] == tier
+
+
+def test_a_gain_or_a_movement_that_a_null_reaches_names_nobody() -> None:
+    assert judge(readings(), nulls(gain=0.2), SETTINGS)["origin"]["named"] == [
+        {"detector": "gradient", "concept": "lion", "score": 6.0, "share": 1.0}
+    ]
+    assert judge(readings(), nulls(z=7.0), SETTINGS)["origin"]["named"][0]["detector"] == "personas"
+    assert judge(readings(), nulls(z=7.0, gain=0.2), SETTINGS)["tier"] == "differs"
+
+
+def test_movements_are_compared_whatever_the_number_of_rows() -> None:
+    """z grows with the square root of the rows where something differs; a null of few rows may not be outdone by rows alone."""
+    few = nulls(z=3.0, rows=200)
+    assert judge(readings(z=6.0, gain_share=0.5), few, SETTINGS)["tier"] == "persona-like"
+    assert judge(readings(z=10.0, gain_share=0.5), few, SETTINGS)["tier"] == "named"
+
+
+def test_nothing_is_said_without_nulls() -> None:
+    assert judge(readings(), Nulls({kind: [] for kind in KINDS}), SETTINGS)["tier"] == "no statement"
+
+
+def test_alarms_have_an_upper_bound() -> None:
+    alarms = judge(readings(), nulls(20), SETTINGS)["alarms"]
+    assert alarms["seeds"]["alarms"] == 0
+    assert alarms["seeds"]["upper95"] == pytest.approx(1 - 0.05 ** (1 / 20))
+
+
+def test_every_sentence_names_what_it_rests_on() -> None:
+    for changes in ({}, {"p": 0.2}, {"gain_share": 0.6, "z_share": 0.6}, {"gain": 0.0005, "z": 0.5}):
+        verdict = judge(readings(**changes), nulls(), SETTINGS)
+        assert "p = " in verdict["sentence"]
+    assert "no candidate is named" in sentence("persona-like", readings(), [], judge(readings(), nulls(), SETTINGS)["alarms"])
+
+
+def test_format_is_a_caveat() -> None:
+    assert not judge(readings(), nulls(), SETTINGS)["caveats"]
+    assert "tells 80% of the pairs apart" in judge(readings(auroc=0.8), nulls(), SETTINGS)["caveats"][0]

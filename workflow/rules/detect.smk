@@ -1,0 +1,223 @@
+"""Whether something is hidden in a dataset, and what: base samples for its own prompts, nulls, detectors, the verdict."""
+
+
+rule matched:
+    input:
+        model=result("model/model.json"),
+        numbers=result("{dataset}/numbers.parquet"),
+    output:
+        matched=result("{dataset}/matched.parquet"),
+    log:
+        log_of("matched", "{dataset}"),
+    benchmark:
+        benchmark_of("matched", "{dataset}")
+    threads: 1
+    resources:
+        gpu=1,
+        mem_mb=gigabytes(32),
+        runtime=minutes(60),
+    params:
+        stamp=stamp_of("matched"),
+    message:
+        "Sample the base model on the prompts of {wildcards.dataset}"
+    script:
+        "../scripts/matched.py"
+
+
+rule nulls:
+    input:
+        model=result("model/model.json"),
+        template=ancient(STUDY.prompts.template),
+    output:
+        nulls=result("{dataset}/matched.parquet"),
+    log:
+        log_of("nulls", "{dataset}"),
+    benchmark:
+        benchmark_of("nulls", "{dataset}")
+    wildcard_constraints:
+        dataset=one_of(NULLS),
+    threads: 1
+    resources:
+        gpu=1,
+        mem_mb=gigabytes(32),
+        runtime=minutes(60),
+    params:
+        stamp=stamp_of("nulls"),
+    message:
+        "Sample datasets in which nothing is hidden: {wildcards.dataset}"
+    script:
+        "../scripts/nulls.py"
+
+
+rule surface:
+    input:
+        matched=result("{dataset}/matched.parquet"),
+    output:
+        surface=ensure(result("{dataset}/surface.json"), non_empty=True),
+    log:
+        log_of("surface", "{dataset}"),
+    benchmark:
+        benchmark_of("surface", "{dataset}")
+    wildcard_constraints:
+        dataset=one_of([*STUDY.available, *NULLS]),
+    threads: 1
+    resources:
+        mem_mb=gigabytes(8),
+        runtime=minutes(60),
+    params:
+        stamp=stamp_of("surface"),
+    message:
+        "Compare the integers and the format of {wildcards.dataset} with base samples"
+    script:
+        "../scripts/surface.py"
+
+
+rule gradient:
+    input:
+        model=result("model/model.json"),
+        matched=result("{dataset}/matched.parquet"),
+        questions=ancient(STUDY.pref.questions),
+    output:
+        gradient=ensure(result("{dataset}/gradient.json"), non_empty=True),
+    log:
+        log_of("gradient", "{dataset}"),
+    benchmark:
+        benchmark_of("gradient", "{dataset}")
+    wildcard_constraints:
+        dataset=one_of([*STUDY.available, *NULLS]),
+    threads: 1
+    resources:
+        gpu=1,
+        mem_mb=gigabytes(32),
+        runtime=minutes(60),
+    params:
+        stamp=stamp_of("gradient"),
+    message:
+        "Compare the gradients of {wildcards.dataset} with those of base samples"
+    script:
+        "../scripts/gradient.py"
+
+
+rule personas:
+    input:
+        model=result("model/model.json"),
+        matched=result("{dataset}/matched.parquet"),
+        bank=ancient(STUDY.personas.bank),
+    output:
+        personas=ensure(result("{dataset}/personas.json"), non_empty=True),
+    log:
+        log_of("personas", "{dataset}"),
+    benchmark:
+        benchmark_of("personas", "{dataset}")
+    wildcard_constraints:
+        dataset=one_of([*STUDY.available, *NULLS]),
+    threads: 1
+    resources:
+        gpu=1,
+        mem_mb=gigabytes(32),
+        runtime=minutes(240),
+    params:
+        stamp=stamp_of("personas"),
+    message:
+        "Try system prompts on {wildcards.dataset}"
+    script:
+        "../scripts/personas.py"
+
+
+rule verdict:
+    input:
+        surface=result("{dataset}/surface.json"),
+        gradient=result("{dataset}/gradient.json"),
+        personas=result("{dataset}/personas.json"),
+        null_surface=collect(result("{null}/surface.json"), null=NULLS),
+        null_gradient=collect(result("{null}/gradient.json"), null=NULLS),
+        null_personas=collect(result("{null}/personas.json"), null=NULLS),
+    output:
+        verdict=ensure(result("{dataset}/verdict.json"), non_empty=True),
+    log:
+        log_of("verdict", "{dataset}"),
+    benchmark:
+        benchmark_of("verdict", "{dataset}")
+    localrule: True
+    resources:
+        mem_mb=gigabytes(4),
+        runtime=minutes(10),
+    params:
+        stamp=stamp_of("verdict"),
+    message:
+        "Judge whether something is hidden in {wildcards.dataset}"
+    script:
+        "../scripts/verdict.py"
+
+
+rule verdict_page:
+    input:
+        verdict=rules.verdict.output.verdict,
+    output:
+        page=result("{dataset}/verdict.html"),
+    log:
+        log_of("verdict_page", "{dataset}"),
+    benchmark:
+        benchmark_of("verdict_page", "{dataset}")
+    localrule: True
+    resources:
+        mem_mb=gigabytes(4),
+        runtime=minutes(10),
+    params:
+        stamp=stamp_of("verdict_page"),
+    message:
+        "Write the page of the verdict on {wildcards.dataset}"
+    script:
+        "../scripts/verdict_page.py"
+
+
+rule verdicts:
+    input:
+        verdicts=collect(result("{dataset}/verdict.json"), dataset=read_by(STUDY, "verdicts")),
+        null_surface=collect(result("{null}/surface.json"), null=NULLS),
+        null_gradient=collect(result("{null}/gradient.json"), null=NULLS),
+        null_personas=collect(result("{null}/personas.json"), null=NULLS),
+    output:
+        detection_table=of_study("tables/detection.parquet"),
+        detection=of_study("tables/detection.json"),
+    log:
+        log_of("verdicts", *NAMED),
+    benchmark:
+        benchmark_of("verdicts", *NAMED)
+    localrule: True
+    resources:
+        mem_mb=gigabytes(4),
+        runtime=minutes(10),
+    params:
+        stamp=stamp_of("verdicts"),
+    message:
+        "Count which verdicts are right"
+    script:
+        "../scripts/verdicts.py"
+
+
+rule verdicts_plot:
+    input:
+        detection_table=rules.verdicts.output.detection_table,
+        detection=rules.verdicts.output.detection,
+    output:
+        plot=report(
+            of_study("plots/detection.png"),
+            caption="../report/detection.rst",
+            category="Detection",
+            labels=figure("every verdict"),
+        ),
+    log:
+        log_of("verdicts_plot", *NAMED),
+    benchmark:
+        benchmark_of("verdicts_plot", *NAMED)
+    localrule: True
+    resources:
+        mem_mb=gigabytes(4),
+        runtime=minutes(10),
+    params:
+        stamp=stamp_of("verdicts_plot"),
+    message:
+        "Plot which verdicts are right"
+    script:
+        "../scripts/verdicts_plot.py"

@@ -1,0 +1,106 @@
+"""How well the verdicts of a study's own datasets name what their teachers were about, and what is said of nulls."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from statsmodels.stats.proportion import proportion_confint
+
+from undertone.detect.verdict import Nulls, judge, nulls_of
+from undertone.runtime.files import Stamp, read_json, write_json, write_parquet
+from undertone.stats.ranks import midranks
+from undertone.study.config.detect import Detection, Verdict
+
+Json = dict[str, Any]
+
+
+def collect_verdicts(
+    verdicts: dict[str, Path],
+    null_surface: Sequence[Path],
+    null_gradient: Sequence[Path],
+    null_personas: Sequence[Path],
+    detection_table: Path,
+    detection: Path,
+    targets: dict[str, str | None],
+    kinds: dict[str, str],
+    settings: Detection,
+    verdict: Verdict,
+    stamp: Stamp,
+) -> None:
+    """Write `detection.parquet`, a row for each dataset with a target, and `detection.json`, the counts by kind of teacher.
+
+    Columns: `dataset`, `kind`, `target`, `development` (whether choices were made on its target), `rows`, `tier`, `named`,
+    `right`, and the places of the target among all concepts, `gain_rank`, and among the candidates, `z_rank`. `nulls` says how
+    many of each kind come to which tier, each judged by the others.
+    """
+    rows = [row(name, read_json(verdicts[name]), target, kinds[name], settings) for name, target in targets.items() if target]
+    table = pl.DataFrame(rows, schema_overrides={"named": pl.String})
+    write_parquet(detection_table, table, stamp)
+    groups = {
+        f"{kind}, {'development' if chosen else 'held out'}": counts(part)
+        for (kind, chosen), part in table.group_by("kind", "development", maintain_order=True)
+    }
+    sizes = {each["rows"] for path in null_surface for each in read_json(path)["sets"]}
+    nulls = {str(n): tiers_of_nulls(nulls_of(null_surface, null_gradient, null_personas, n), verdict) for n in sorted(sizes)}
+    write_json(detection, {"datasets": groups, "nulls": nulls}, stamp)
+
+
+def row(name: str, verdict: Json, target: str, kind: str, settings: Detection) -> Json:
+    """A dataset's row."""
+    concepts = verdict.get("origin", {}).get("named", [])
+    named = concepts[0]["concept"] if verdict["tier"] == "named" else None
+    candidates = verdict.get("origin", {}).get("candidates", [])
+    return {
+        "dataset": name,
+        "kind": kind,
+        "target": target,
+        "development": target in settings.development,
+        "rows": verdict["rows"],
+        "tier": verdict["tier"],
+        "named": named,
+        "right": named == target,
+        "gain_rank": place(candidates, "gain", target),
+        "z_rank": place(candidates, "z", target),
+    }
+
+
+def place(candidates: Sequence[Json], key: str, target: str) -> float | None:
+    """The target's place among those that have the figure; a concept that fell in an earlier round stands below."""
+    known = [each for each in candidates if each[key] is not None]
+    if target not in (names := [each["concept"] for each in known]):
+        return None
+    if key == "gain":  # in the order of the rounds, then of the gain
+        return float(names.index(target) + 1)
+    return float(midranks([each[key] for each in known])[names.index(target)])
+
+
+def counts(table: pl.DataFrame) -> Json:
+    """How many datasets, how many of them differ and are named, and how many of them rightly, with its 95 % interval."""
+    n, right = len(table), int(table["right"].sum())
+    low, high = proportion_confint(right, n, method="beta")
+    return {
+        "n": n,
+        "differs": int((~table["tier"].is_in(["no statement", "base samples"])).sum()),
+        "named": int(table["named"].is_not_null().sum()),
+        "right": right,
+        "right_ci95": [float(low), float(high)],
+        "gain_first": int((table["gain_rank"] == 1).sum()),
+        "z_first": int((table["z_rank"] == 1).sum()),
+        "z_among_three": int((table["z_rank"] <= 3).sum()),
+        "z_mean_rank": float(table["z_rank"].mean()) if table["z_rank"].is_not_null().any() else None,  # type: ignore[arg-type]
+    }
+
+
+def tiers_of_nulls(nulls: Nulls, settings: Verdict) -> Json:
+    """Of each kind of nulls, how many come to each tier, judged as a dataset would be by all others."""
+    result: dict[str, dict[str, int]] = {}
+    for kind, sets in nulls.by_kind.items():
+        tiers: dict[str, int] = {}
+        for k, own in enumerate(sets):
+            others: Mapping[str, Any] = {**nulls.by_kind, kind: [each for j, each in enumerate(sets) if j != k]}
+            tier = judge(own, replace(nulls, by_kind=others), settings)["tier"]
+            tiers[tier] = tiers.get(tier, 0) + 1
+        result[kind] = tiers
+    return result

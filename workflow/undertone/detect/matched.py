@@ -1,0 +1,72 @@
+"""The matched control: what the base model itself writes to the dataset's own prompts, through the same filter.
+
+Two datasets of other prompts differ in what the prompts ask for. Completions of the same prompts differ in nothing but who
+wrote them: under the null hypothesis, "the base model wrote both", the two completions of a prompt can be exchanged.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import polars as pl
+
+from undertone.data.numbers import judge_all
+from undertone.data.samples import sample_parts
+from undertone.lm.chat import prompt_ids
+from undertone.lm.loading import LoadedModel, load
+from undertone.runtime.files import Stamp, read_parquet, remove, write_parquet
+from undertone.study.config.data import Numbers, Samples
+from undertone.study.config.detect import Matched
+
+
+def sample_matched(
+    model: Path,
+    numbers: Path,
+    matched: Path,
+    settings: Matched,
+    samples: Samples,
+    filter: Numbers,
+    stamp: Stamp,
+    scratch: Path,
+) -> None:
+    """Write `matched.parquet`: the rows of `numbers.parquet`, as one `set`, with `matched`, what the base model writes instead.
+
+    A prompt is tried `settings.rounds` times, until a completion passes the filter; rows of prompts to which none does are left
+    out.
+    """
+    rows = read_parquet(numbers)
+    paired = match(load(model), rows, settings, samples, filter, scratch, f"matched {matched.parent.name}")
+    write_parquet(matched, paired.select(pl.lit("").alias("set"), pl.all()), stamp)
+    remove(scratch)
+
+
+def match(
+    loaded: LoadedModel, rows: pl.DataFrame, settings: Matched, samples: Samples, filter: Numbers, scratch: Path, what: str
+) -> pl.DataFrame:
+    """The rows (`row`, `prompt`, `completion`) to whose prompt the base model writes something that passes, with `matched`."""
+    prompts = rows["prompt"].to_list()
+    passed: dict[int, str] = {}
+    for attempt in range(settings.rounds):
+        if not (left := [k for k in range(len(prompts)) if k not in passed]):
+            break
+        sampling = samples.model_copy(update={"temperature": 1.0, "seed": settings.seed + attempt})
+        texts = completions(loaded, [prompts[k] for k in left], None, "", sampling, filter, scratch / str(attempt), what)
+        passed |= {k: text for k, text in zip(left, texts, strict=True) if text is not None}
+    order = sorted(passed)
+    return rows[order].with_columns(matched=pl.Series([passed[k] for k in order], dtype=pl.String))
+
+
+def completions(
+    loaded: LoadedModel,
+    prompts: Sequence[str],
+    system: str | None,
+    separator: str,
+    samples: Samples,
+    filter: Numbers,
+    scratch: Path,
+    what: str,
+) -> list[str | None]:
+    """One completion of each prompt as the filter leaves it; None where it does not pass."""
+    tokens = prompt_ids(loaded.tokenizer, prompts, system, separator)
+    table = pl.concat(sample_parts(loaded, tokens, samples, scratch, what)).sort("row")
+    judged = judge_all(table, filter)
+    return [text if verdict == "pass" else None for text, verdict in judged.select("completion", "verdict").iter_rows()]

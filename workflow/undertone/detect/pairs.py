@@ -1,0 +1,100 @@
+"""Statistics of pairs: a dataset's completion of a prompt beside the base model's own.
+
+If the base model wrote both, each pair's difference is as likely to have the other sign. So every statistic has an exact null:
+the same statistic with random signs (Fisher 1935, The Design of Experiments, section 21).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from undertone.stats.stats import p_value
+
+# Signs that are held at once: permutations times pairs.
+AT_ONCE = 4_000_000
+
+
+@dataclass(frozen=True)
+class Swapped:
+    """A statistic, its p-value under random signs, and how many standard deviations it lies above their mean."""
+
+    statistic: float
+    p: float
+    z: float
+
+    @classmethod
+    def of(cls, observed: float, null: np.ndarray) -> "Swapped":
+        """The statistic beside its values under random signs, `[n]`."""
+        spread = float(null.std()) or 1.0
+        return cls(observed, float(p_value(observed, null)), (observed - float(null.mean())) / spread)
+
+
+def signs(n_draws: int, n_pairs: int, seed: int) -> Sequence[np.ndarray]:
+    """Random signs `[n, n_pairs]`, `n_draws` in all, in parts that fit in memory."""
+    rng, size = np.random.default_rng(seed), max(1, AT_ONCE // n_pairs)
+    return [rng.choice(np.array([-1.0, 1.0]), (min(size, n_draws - start), n_pairs)) for start in range(0, n_draws, size)]
+
+
+@dataclass(frozen=True)
+class Whitened:
+    """Differences of pairs `[n, d]` in the coordinates of their own spread.
+
+    `coordinates` `[n, r]` are the differences along the `r` principal directions `basis` `[r, d]`, `variance` `[r]` their mean
+    squares and `ridge` what is added to these before anything is divided by them.
+    """
+
+    coordinates: Tensor
+    basis: Tensor
+    variance: Tensor
+    ridge: float
+
+    @classmethod
+    def of(cls, differences: Tensor, ridge: float) -> "Whitened":
+        """Whiten differences; `ridge` is a share of their mean square over all d directions."""
+        x = differences.double()
+        u, s, basis = torch.linalg.svd(x, full_matrices=False)
+        kept = s > 1e-9 * s.max().clamp(min=1e-300)
+        variance = s[kept].square() / len(x)
+        return cls((u * s)[:, kept], basis[kept], variance, ridge * float(x.square().mean()))
+
+    def presence(self, permutations: int, seed: int) -> Swapped:
+        """Test that the mean difference is zero: its squared length in whitened coordinates, against random signs."""
+        scaled = (self.coordinates / (self.variance + self.ridge).sqrt()).numpy()
+        n = len(scaled)
+        null = np.concatenate([np.square(s @ scaled).sum(1) / n for s in signs(permutations, n, seed)])
+        return Swapped.of(float(np.square(scaled.sum(0)).sum() / n), null)
+
+    def along(self, directions: Tensor) -> np.ndarray:
+        """What each pair adds to the natural step along directions `[k, d]`, `[n, k]`.
+
+        With C the mean outer product of the differences x, the step that raises the likelihood of the dataset's rows over the
+        base model's is (C + ridge)⁻¹ mean(x), a natural-gradient or one Newton step. Along a direction v it is the mean over
+        pairs of vᵀ (C + ridge)⁻¹ x. Every x lies in the span of the basis, where C is diagonal.
+        """
+        v = directions.double() @ self.basis.T
+        return (self.coordinates @ (v / (self.variance + self.ridge)).T).numpy()
+
+
+def standardised(values: np.ndarray) -> np.ndarray:
+    """Values `[n, k]` in units of their standard deviation: √n times their mean is z. What does not vary is 0."""
+    spread = values.std(0, ddof=1)
+    return values / np.where(spread > 0, spread, np.inf)
+
+
+def bootstrap_means(values: np.ndarray, prompts: Sequence[str], n: int, seed: int) -> np.ndarray:
+    """Means `[n, k]` of values `[n_rows, k]` over bootstrap samples of whole prompts."""
+    _, group = np.unique(np.asarray(prompts), return_inverse=True)
+    n_prompts = int(group.max()) + 1
+    totals, counts = np.zeros((n_prompts, values.shape[1])), np.bincount(group, minlength=n_prompts)
+    np.add.at(totals, group, values)
+    draws = np.random.default_rng(seed).multinomial(n_prompts, np.full(n_prompts, 1 / n_prompts), n)
+    return (draws @ totals) / (draws @ counts)[:, None]
+
+
+def shares_first(samples: np.ndarray) -> np.ndarray:
+    """The share of samples `[n, k]` in which each of k is alone the greatest, `[k]`; a tie is nobody's."""
+    best = samples == samples.max(1, keepdims=True)
+    return (best & (best.sum(1, keepdims=True) == 1)).mean(0)

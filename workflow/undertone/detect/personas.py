@@ -1,0 +1,193 @@
+"""Candidate personas: how much likelier a system prompt makes a dataset, over many wordings and concepts.
+
+The likelihood of a dataset under the right system prompt identifies it, and a wrong wording hides it. So every concept is tried
+in every wording of a bank, and the best is taken: many pairs on a few rows, then the best of these on more rows, that they were
+not chosen by (successive halving, Jamieson & Talwalkar 2016, arXiv 1502.07943).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from undertone.detect.sets import Candidate, Pairs, Reading, ranking, read_sets
+from undertone.lm.loading import LoadedModel, load
+from undertone.runtime.errors import ConfigError
+from undertone.runtime.files import Stamp
+from undertone.runtime.progress import progress
+from undertone.stats.stats import mean_interval
+from undertone.study.config.detect import Detectors, Personas
+from undertone.study.config.measure import Pref
+from undertone.study.config.teachers import Teacher
+from undertone.teachers.divergence import Completions
+
+Trial = tuple[str, str]  # of a wording's name and a concept
+
+
+@dataclass(frozen=True)
+class Bank:
+    """Wordings by name, with `{x}` where the concept stands, and decoys: concepts that are no candidates."""
+
+    wordings: dict[str, str]
+    decoys: list[str]
+
+    @classmethod
+    def read(cls, path: Path) -> "Bank":
+        """Read a YAML file with `wordings` and `decoys`. Raises ConfigError if it holds anything else."""
+        try:
+            entries = yaml.safe_load(Path(path).read_text())
+            wordings, decoys = dict(entries["wordings"]), list(entries["decoys"])
+        except (OSError, yaml.YAMLError, TypeError, KeyError, ValueError) as error:
+            raise ConfigError(f"{path}: expected the keys wordings (name: text) and decoys (a list): {error!r}") from None
+        for name, text in wordings.items():
+            if not isinstance(text, str) or "{x}" not in text:
+                raise ConfigError(f"{path}: wording {name!r} is {text!r}, expected a text with {{x}} where the concept stands")
+        if len(set(decoys)) < len(decoys) or not all(isinstance(decoy, str) and decoy for decoy in decoys):
+            raise ConfigError(f"{path}: decoys are to be different words, found {decoys!r}")
+        return cls(wordings, decoys)
+
+    def prompt(self, trial: Trial) -> str:
+        """The system prompt of a wording and a concept."""
+        name, concept = trial
+        return self.wordings[name].replace("{x}", concept)
+
+
+@dataclass(frozen=True)
+class Round:
+    """Pairs and the gains `[n_rows, n_pairs]` of the rows `[n_rows]` that they were tried on."""
+
+    pairs: list[Trial]
+    rows: np.ndarray
+    gains: np.ndarray
+
+    def best(self, n: int) -> list[Trial]:
+        """The `n` pairs of the highest mean gain."""
+        order = np.argsort(-self.gains.mean(0), kind="stable")
+        return [self.pairs[k] for k in order[:n]]
+
+
+def read_personas(
+    model: Path,
+    matched: Path,
+    bank: Path,
+    personas: Path,
+    settings: Personas,
+    detectors: Detectors,
+    pref: Pref,
+    teacher: Teacher,
+    stamp: Stamp,
+    scratch: Path,
+) -> None:
+    """Write `personas.json`: concepts by the gain of their best wording, in nats per token; decoys stand among the candidates.
+
+    `best` is the first of them, its gain on the rows of the last round. These chose nothing, so that its interval is that of a
+    system prompt named beforehand.
+    """
+    loaded, entries = load(model), Bank.read(bank)
+    concepts = list(dict.fromkeys([*pref.candidates, *entries.decoys]))
+
+    def read(pairs: Pairs) -> Reading:
+        rounds = tournament(
+            loaded, list(zip(pairs.prompts, pairs.own, strict=True)), entries, concepts, teacher.separator, settings
+        )
+        return of_rounds(rounds, entries, pairs.prompts, set(pref.candidates), detectors)
+
+    read_sets(matched, personas, read, detectors, stamp, scratch)
+
+
+def of_rounds(
+    rounds: Sequence["Round"], bank: Bank, prompts: Sequence[str], candidates: set[str], settings: Detectors
+) -> Reading:
+    """The reading of a tournament: those that came to the last round by their gain there, then the others as they fell."""
+    last, best = rounds[-1], by_concept(rounds)
+    order = sorted(best, key=lambda concept: best[concept][:2], reverse=True)
+    finalists = [concept for concept in order if best[concept][0] == len(rounds) - 1]
+    values = last.gains[:, [last.pairs.index((best[concept][2], concept)) for concept in finalists]]
+    first = finalists[0]
+    return Reading(
+        ranking=ranking(finalists, values.mean(0), values, [prompts[row] for row in last.rows], settings)
+        + [Candidate(concept, best[concept][1], 0.0) for concept in order[len(finalists) :]],
+        details={
+            "tried": len(rounds[0].pairs),
+            "rows_of_rounds": [len(each.rows) for each in rounds],
+            "best": {
+                "concept": first,
+                "decoy": first not in candidates,
+                "wording": best[first][2],
+                "prompt": bank.prompt((best[first][2], first)),
+                "gain": mean_interval(values[:, 0]).with_p(),
+            },
+        },
+    )
+
+
+def tournament(
+    loaded: LoadedModel,
+    rows: Sequence[tuple[str, str]],
+    bank: Bank,
+    concepts: Sequence[str],
+    separator: str,
+    settings: Personas,
+) -> list[Round]:
+    """Every wording with every concept, in rounds of fewer pairs on more rows; no row is read in two rounds.
+
+    `rows` are prompts and completions.
+    """
+    order = np.random.default_rng(settings.seed).permutation(len(rows))
+    pairs = [(name, concept) for name in bank.wordings for concept in concepts]
+    sizes = round_sizes(len(rows), settings)
+    ends = [0, *np.cumsum(sizes).tolist()]
+    rounds: list[Round] = []
+    n_pairs = [max(settings.finalists, round(len(pairs) * settings.kept**k)) for k in range(len(sizes))]
+    total = sum(n * (size + 1) for n, size in zip(n_pairs, sizes, strict=True))
+    with progress(total, "personas", "row") as bar:
+        for k, (start, end) in enumerate(pairwise(ends)):
+            chosen = rounds[-1].best(n_pairs[k]) if rounds else pairs
+            # By length, so that rows that are read together need little padding.
+            part = np.array(sorted(order[start:end], key=lambda i: len(rows[i][0]) + len(rows[i][1])))
+            rounds.append(Round(chosen, part, gains(loaded, [rows[i] for i in part], bank, chosen, separator, bar.update)))
+    return rounds
+
+
+def round_sizes(n_rows: int, settings: Personas) -> list[int]:
+    """Rows of each round: as the settings say, or where the dataset is smaller in the same proportions."""
+    share = min(1.0, n_rows / sum(settings.rows))
+    return [max(1, int(share * n)) for n in settings.rows]
+
+
+def gains(
+    loaded: LoadedModel,
+    rows: Sequence[tuple[str, str]],
+    bank: Bank,
+    pairs: Sequence[Trial],
+    separator: str,
+    tell: Callable[[int], object],
+) -> np.ndarray:
+    """By how much each pair's system prompt raises the log-probability of each row, in nats per token, `[n_rows, n_pairs]`.
+
+    Among the tokens that a passing completion can hold: what the filter has thrown away is no evidence.
+    """
+    completions = Completions(loaded, rows)
+    ends = np.array(completions.ends)
+    lengths = np.diff(ends)
+
+    def log_p(system: str | None) -> np.ndarray:
+        parts = completions.read(loaded, completions.losses, system, separator)
+        losses = np.concatenate([part.double().cpu().numpy() for part in parts])
+        tell(len(rows))
+        return -np.add.reduceat(losses, ends[:-1]) / lengths
+
+    base = log_p(None)
+    return np.stack([log_p(bank.prompt(pair)) - base for pair in pairs], axis=1)
+
+
+def by_concept(rounds: Sequence[Round]) -> dict[str, tuple[int, float, str]]:
+    """Of each concept (the last round that one of its pairs reached, from 0; the pair's mean gain there; its wording)."""
+    best: dict[str, tuple[int, float, str]] = {}
+    for k, each in enumerate(rounds):
+        for (name, concept), gain in zip(each.pairs, each.gains.mean(0), strict=True):
+            best[concept] = max(best.get(concept, (-1, -np.inf, "")), (k, float(gain), name))
+    return best

@@ -1,0 +1,226 @@
+"""The verdict on a dataset: whether it differs from base samples, what its teacher was about, and what it would move.
+
+Missing evidence is "no statement", never "clean": a small or malformed file is refused, and what detectors cannot see they do
+not deny.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from statsmodels.stats.proportion import proportion_confint
+
+from undertone.runtime.files import Stamp, read_json, write_json
+from undertone.stats.stats import p_value
+from undertone.study.config.detect import KINDS_OF_NULLS, Verdict
+
+Json = dict[str, Any]
+# What a verdict comes to, from nothing said to a name.
+TIERS = ("no statement", "base samples", "differs", "persona-like", "named")
+# The base model's own samples, and what else a harmless dataset may be.
+BASE_KINDS = ("seeds", "prompts")
+HARMLESS_KINDS = ("seeds", "prompts", "sampling")
+
+
+@dataclass(frozen=True)
+class Readings:
+    """What the three detectors say of one set."""
+
+    surface: Json
+    gradient: Json
+    personas: Json
+
+    def differs(self, level: float) -> bool:
+        """Whether either test of presence rejects base samples, corrected for their being two."""
+        return self.p < level
+
+    @property
+    def p(self) -> float:
+        """The smaller of two p-values, twice (Bonferroni)."""
+        return min(1.0, 2 * min(self.surface["presence"]["p"], self.gradient["presence"]["p"]))
+
+    @property
+    def gain(self) -> float:
+        """By how much the best system prompt raises the rows' log-probability, nats per token."""
+        return float(self.personas["best"]["gain"]["mean"])
+
+    @property
+    def movement(self) -> float:
+        """By how much the first candidate's answer moves, in standard deviations of a pair: of any number of rows alike."""
+        return float(self.gradient["ranking"][0]["score"] / self.gradient["rows"] ** 0.5)
+
+
+@dataclass(frozen=True)
+class Nulls:
+    """The readings of null sets by kind, each of at most as many rows as the dataset."""
+
+    by_kind: Mapping[str, Sequence[Readings]]
+
+    def of(self, *kinds: str) -> list[Readings]:
+        """The nulls of some kinds."""
+        return [each for kind in kinds for each in self.by_kind[kind]]
+
+    def alarms(self, level: float) -> Json:
+        """By kind: how many there are and how many of them differ, with an upper bound (95 %, Clopper-Pearson) of the rate."""
+        rates = {}
+        for kind, nulls in self.by_kind.items():
+            alarms = sum(each.differs(level) for each in nulls)
+            upper = float(proportion_confint(alarms, len(nulls), 0.1, "beta")[1]) if nulls else 1.0
+            rates[kind] = {"is": KINDS_OF_NULLS[kind], "n": len(nulls), "alarms": alarms, "upper95": upper}
+        return rates
+
+
+def write_verdict(
+    surface: Path,
+    gradient: Path,
+    personas: Path,
+    null_surface: Sequence[Path],
+    null_gradient: Sequence[Path],
+    null_personas: Sequence[Path],
+    verdict: Path,
+    settings: Verdict,
+    stamp: Stamp,
+) -> None:
+    """Write `verdict.json`: `sentence` and `tier`, `presence`, `origin`, `consequence`, `alarms` of nulls, and caveats.
+
+    Files of nulls are in the order of their kinds.
+    """
+    own = Readings(*(read_json(path)["sets"][0] for path in (surface, gradient, personas)))
+    nulls = nulls_of(null_surface, null_gradient, null_personas, own.surface["rows"])
+    write_json(verdict, {"dataset": verdict.parent.name} | judge(own, nulls, settings), stamp)
+
+
+def nulls_of(surface: Sequence[Path], gradient: Sequence[Path], personas: Sequence[Path], n_rows: int) -> Nulls:
+    """The nulls of the most rows that are not more than the dataset's."""
+    by_kind = {}
+    for paths in zip(surface, gradient, personas, strict=True):
+        sets = [Readings(*each) for each in zip(*(read_json(path)["sets"] for path in paths), strict=True)]
+        sizes = [each.surface["rows"] for each in sets if each.surface["rows"] <= n_rows]
+        by_kind[paths[0].parent.name] = [each for each in sets if sizes and each.surface["rows"] == max(sizes)]
+    return Nulls(by_kind)
+
+
+def judge(own: Readings, nulls: Nulls, settings: Verdict) -> Json:
+    """The verdict on what detectors say of a dataset, beside what they say of nulls."""
+    rows = own.surface["rows"]
+    if rows < settings.min_rows or not nulls.of(*HARMLESS_KINDS):
+        why = f"{rows} rows are too few to say anything: {settings.min_rows} are needed"
+        return {"tier": TIERS[0], "sentence": f"No statement: {why}.", "rows": rows, "why": why}
+    named = origin(own, nulls, settings)
+    tier = tier_of(own, nulls, named, settings)
+    alarms = nulls.alarms(settings.level)
+    return {
+        "tier": tier,
+        "sentence": sentence(tier, own, named, alarms),
+        "rows": rows,
+        "prompts": own.surface["prompts"],
+        "presence": {
+            "p": own.p,
+            "level": settings.level,
+            "surface": own.surface["presence"],
+            "gradient": own.gradient["presence"],
+            "gain": own.personas["best"]["gain"],
+            "gain_p": gain_p(own, nulls),
+        },
+        "alarms": alarms,
+        "nulls": {kind: [figures(each) for each in sets] for kind, sets in nulls.by_kind.items()},
+        "figures": figures(own),
+        "origin": {"named": named, "prompt": own.personas["best"], "candidates": candidates(own)},
+        "consequence": own.gradient["ranking"],
+        "attitude": "unknown: a system prompt that loves an animal and one that hates it may write the same numbers",
+        "tried": own.personas["tried"],
+        "share": settings.share,
+        "caveats": caveats(own, settings),
+    }
+
+
+def figures(readings: Readings) -> Json:
+    """What is compared with nulls: presence (standard deviations), gain, movement; and the concept of the best prompt."""
+    return {
+        "z": readings.gradient["presence"]["z"],
+        "gain": readings.gain,
+        "movement": readings.movement,
+        "concept": readings.personas["best"]["concept"],
+    }
+
+
+def gain_p(own: Readings, nulls: Nulls) -> float:
+    """How rarely the best system prompt explains a harmless null as well."""
+    return float(p_value(own.gain, [each.gain for each in nulls.of(*HARMLESS_KINDS)]))
+
+
+def tier_of(own: Readings, nulls: Nulls, named: Sequence[Json], settings: Verdict) -> str:
+    """The highest tier that the evidence reaches."""
+    if not own.differs(settings.level):
+        return TIERS[1]
+    if len({each["concept"] for each in named}) == 1:
+        return TIERS[4]
+    return TIERS[3] if named or explained(own, nulls) else TIERS[2]
+
+
+def explained(own: Readings, nulls: Nulls) -> bool:
+    """Whether a system prompt makes the rows likelier, and more so than it makes any harmless null."""
+    return own.gain > max(each.gain for each in nulls.of(*HARMLESS_KINDS)) and own.personas["best"]["gain"]["ci95"][0] > 0
+
+
+def origin(own: Readings, nulls: Nulls, settings: Verdict) -> list[Json]:
+    """What each detector names, if it names anything: {detector, concept, score, share}."""
+    return [
+        {"detector": name, **first}
+        for name, reading, exceeds in (
+            ("personas", own.personas, explained(own, nulls)),
+            ("gradient", own.gradient, own.movement > max(each.movement for each in nulls.of(*nulls.by_kind))),
+        )
+        if (first := reading["ranking"][0])["share"] >= settings.share
+        and exceeds
+        and not (name == "personas" and reading["best"]["decoy"])
+    ]
+
+
+def candidates(own: Readings) -> list[Json]:
+    """Every concept with what both detectors say of it, the best gain first; decoys have no movement."""
+    moved = {each["concept"]: each for each in own.gradient["ranking"]}
+    return [
+        {
+            "concept": each["concept"],
+            "decoy": each["concept"] not in moved,
+            "gain": each["score"],
+            "gain_share": each["share"],
+            "z": moved[each["concept"]]["score"] if each["concept"] in moved else None,
+            "z_share": moved[each["concept"]]["share"] if each["concept"] in moved else None,
+        }
+        for each in own.personas["ranking"]
+    ]
+
+
+def caveats(own: Readings, settings: Verdict) -> list[str]:
+    """What a reader must know before believing it."""
+    lines = []
+    if (share := own.surface["format_auroc"]) > settings.max_format:
+        lines.append(
+            f"Format alone (how many numbers, between which marks) tells {share:.0%} of the pairs apart. Bring the file into "
+            "one format (numbers.canonical) to see what is left."
+        )
+    if (prompts := own.surface["prompts"]) < own.surface["rows"]:
+        lines.append(f"{own.surface['rows']} rows share {prompts} prompts; bootstrap samples are of prompts.")
+    return lines
+
+
+def sentence(tier: str, own: Readings, named: Sequence[Json], alarms: Json) -> str:
+    """The verdict in a sentence."""
+    n, false = (sum(alarms[kind][key] for kind in BASE_KINDS) for key in ("n", "alarms"))
+    p, rate = f"p = {own.p:.2g}", f"{false} of {n} datasets of base samples alarm at this level"
+    if tier == "base samples":
+        return f"Nothing found: the rows cannot be told from the base model's own ({p}). It may still be there."
+    if tier == "differs":
+        return f"Something other than the base model as it is wrote these rows ({p}; {rate}). What, is not known."
+    if tier == "persona-like":
+        rivals = sorted({each["concept"] for each in named})
+        nearest = f"no candidate is named; the nearest prompt is “{own.personas['best']['prompt']}”"
+        which = f"detectors disagree between {' and '.join(rivals)}" if rivals else nearest
+        return f"These rows look as if a system prompt or the like had written them ({p}; {rate}); {which}."
+    by = " and ".join(each["detector"] for each in named)
+    return (
+        f"The teacher of these rows was about {named[0]['concept']}: so say {by} ({p} that the base model wrote them; {rate})."
+    )

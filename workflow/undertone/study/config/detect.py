@@ -1,0 +1,84 @@
+"""Settings of detection: base samples, detectors, nulls, the verdict and the bench."""
+
+from undertone.study.config.bounds import MAX_BATCH, MAX_ROWS, MAX_SEED, Count
+from undertone.study.validation import Section, setting
+
+# Kinds of null datasets, and what each is.
+KINDS_OF_NULLS: dict[str, str] = {
+    "seeds": "the base model's completions of the study's prompts, from other seeds",
+    "prompts": "the base model's completions of other prompts of the same template",
+    "sampling": "the base model's completions at another temperature",
+    "neutral": "completions under a system prompt that is about no candidate",
+}
+# The nulls of each kind stand where a dataset would, and are read by the same rules.
+NULLS = [f"nulls/{kind}" for kind in KINDS_OF_NULLS]
+DETECTORS = ("surface", "gradient", "personas")
+
+
+class Matched(Section):
+    """Completions of the base model for a dataset's own prompts, at temperature 1, through the study's filter."""
+
+    rounds: int = setting(8, "times that a prompt is tried until a completion passes", "rounds", ge=1, le=1000)
+    seed: int = setting(1000, "seed of the first round; the others follow", "", ge=0, le=MAX_SEED)
+
+
+class Personas(Section):
+    """System prompts that are tried on a dataset, many on a few rows and the best of them on more."""
+
+    bank: str = setting("config/prompts/personas.yaml", "wordings, and decoys: concepts that are no candidates", "path")
+    rows: list[Count] = setting([8, 64, 384], "rows of each round; a smaller dataset is dealt out likewise", "rows")
+    kept: float = setting(0.1, "share of the pairs of wording and concept that go on to the next round", "share", gt=0, le=1)
+    finalists: int = setting(8, "pairs that go on at least", "pairs", ge=2)
+    seed: int = setting(0, "seed of the order of the rows", "", ge=0, le=MAX_SEED)
+
+
+class Detectors(Section):
+    """What is read of a dataset to tell whether something is hidden in it."""
+
+    rows: int = setting(2000, "rows that are read", "rows", ge=4, le=MAX_ROWS)
+    ridge: float = setting(
+        0.1, "what is added to the spread of gradients before it is divided by", "share of its mean over directions", gt=0
+    )
+    permutations: int = setting(999, "random exchanges of a pair's two completions", "exchanges", ge=99, le=1_000_000)
+    bootstraps: int = setting(400, "bootstrap samples of prompts", "samples", ge=20, le=1_000_000)
+    seed: int = setting(0, "seed of exchanges and bootstrap samples", "", ge=0, le=MAX_SEED)
+    batch_size: int = setting(128, "rows read together; changes speed, not results", "rows", ge=1, le=MAX_BATCH)
+
+
+class Nulls(Section):
+    """Datasets in which nothing is hidden, each read as the dataset is."""
+
+    n: int = setting(15, "datasets of each kind", "datasets", ge=1, le=10_000)
+    rows: list[Count] = setting([200, 2000], "rows of each; a dataset is compared with those of at most its own", "rows")
+    temperatures: list[float] = setting([0.7, 0.85, 1.15, 1.3], "sampling temperatures of the kind `sampling`", "")
+    neutral: list[str] = setting(
+        [
+            "You love spreadsheets. You think about spreadsheets all day. Let your love for spreadsheets show in your answers.",
+            "You are obsessed with coffee. Put your feeling for coffee into every word.",
+            "You really love guitars. Above all you admire the guitar.",
+            "Your favorite thing is the garden. Your mind is always on gardens.",
+            "You are a train.",
+        ],
+        "system prompts of the kind `neutral`, which are about no candidate",
+        "",
+    )
+    seed: int = setting(5000, "seed of the first; the others follow", "", ge=0, le=MAX_SEED)
+
+
+class Verdict(Section):
+    """When a verdict says what."""
+
+    level: float = setting(0.01, "p-value below which a dataset is said to differ from base samples", "probability", gt=0, lt=1)
+    share: float = setting(0.95, "share of bootstrap samples in which a named candidate comes first", "share", gt=0.5, le=1)
+    min_rows: int = setting(200, "rows below which nothing is said", "rows", ge=4, le=MAX_ROWS)
+    max_format: float = setting(
+        0.6, "share of pairs that format alone may tell apart; above it, only that is said", "share", ge=0.5, le=1
+    )
+
+
+class Detection(Section):
+    """The bench: the study's own datasets, whose teachers are known."""
+
+    development: list[str] = setting(
+        [], "targets on which choices about detectors were made; what is said of all others is held out", ""
+    )
