@@ -26,7 +26,7 @@
 #   nulls/{kind}/                   datasets in which nothing is hidden, read by the same detectors; shared by all verdicts
 #   tables{/NAME}/                  transfer.parquet, preference_matrix.parquet, compliance.parquet, and where the study has
 #                                   transforms or other students controls.json; entangled.parquet, and
-#                                   readings.parquet, the results of all analyses; costs.parquet, what jobs took; detection.parquet
+#                                   readings.parquet, the results of all analyses; costs.parquet, what jobs took; detection.parquet, consequence.parquet
 #   plots{/NAME}/                   transfer.png, preference_matrix.png, teachers.png, compliance.png, and where the study
 #                                   has them controls.png (transforms, other students) and sweep-{key}.png; entangled.png,
 #                                   bias_map.png; costs.png; detection.png

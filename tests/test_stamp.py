@@ -148,7 +148,7 @@ EDITS: list[tuple[dict[str, Any], set[Node]]] = [
     ({"datasets": {"scrambled": {"from": "owl"}}}, each("transform", "scrambled") | {CONTROLS}),
     # No feature stands for the cat, as no teacher of the study is steered to it.
     ({"datasets": {"scrambled": {"target": "cat"}}}, retargeted("scrambled") | FEATURES["scrambled"] | TARGETS),
-    ({"animals": ["lion", "owl", "cat"]}, COMPARE | TARGETS),
+    ({"animals": ["lion", "owl", "cat"]}, COMPARE | TARGETS | {Node("consequence")}),
     ({"animals": ["owl", "lion"]}, set()),
     ({"results": "elsewhere"}, set()),
 ]

@@ -221,3 +221,27 @@ rule verdicts_plot:
         "Plot which verdicts are right"
     script:
         "../scripts/verdicts_plot.py"
+
+
+rule consequence:
+    input:
+        prefs=collect(result("{dataset}/pref.json"), dataset=read_by(STUDY, "consequence")),
+        gradients=collect(result("{dataset}/gradient.json"), dataset=read_by(STUDY, "consequence")),
+        personas=collect(result("{dataset}/personas.json"), dataset=read_by(STUDY, "consequence")),
+    output:
+        consequence_table=of_study("tables/consequence.parquet"),
+        consequence=of_study("tables/consequence.json"),
+    log:
+        log_of("consequence", *NAMED),
+    benchmark:
+        benchmark_of("consequence", *NAMED)
+    localrule: True
+    resources:
+        mem_mb=gigabytes(4),
+        runtime=minutes(10),
+    params:
+        stamp=stamp_of("consequence"),
+    message:
+        "Compare what was predicted to move with what students came to prefer"
+    script:
+        "../scripts/consequence.py"

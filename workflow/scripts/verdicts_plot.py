@@ -1,4 +1,4 @@
-from undertone.detect.detection_plot import plot_detection
+from undertone.detect.verdicts_plot import plot_verdicts
 from undertone.study.job import run
 
-run(plot_detection, snakemake)
+run(plot_verdicts, snakemake)

@@ -204,6 +204,12 @@ STAGES = {
     "verdicts": Stage(
         ("detection", "verdict"), after_all=("verdict",), datasets=with_target, settings=(targets(with_target),), shared=True
     ),
+    "consequence": Stage(
+        after_all=("gradient", "personas", "pref"),
+        datasets=scope.with_teacher,
+        settings=(targets(scope.with_teacher),),
+        shared=True,
+    ),
     "verdicts_plot": Stage(after=("verdicts",), shared=True),
     "reading_plot": Stage(after=(reads.plotted,), varied=True),
     "summary_plot": Stage(after=SUMMARISED, after_control=SUMMARISED),

@@ -10,7 +10,7 @@ from undertone.runtime.files import read_json, read_parquet
 COLOURS = {"right": TEACHER, "wrong": STUDENT, "none": BASE}
 
 
-def plot_detection(detection_table: Path, detection: Path, plot: Path) -> None:
+def plot_verdicts(detection_table: Path, detection: Path, plot: Path) -> None:
     """Left: the target's place by each detector, a dataset a row. Right: what is said of nulls, by kind."""
     table, result = read_parquet(detection_table), read_json(detection)
     table = table.sort("kind", "target", descending=True)

@@ -1,0 +1,80 @@
+"""The bench: what is counted as right, where the target stands, and that nulls are judged by the others."""
+
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from test_verdict import SETTINGS, nulls, readings
+
+from undertone.detect.bench import counts, place, row, tiers_of_nulls
+from undertone.detect.page import write_page
+from undertone.detect.verdict import Nulls, judge
+from undertone.detect.verdicts_plot import plot_verdicts
+from undertone.runtime.files import read_json, write_json
+from undertone.study.config.detect import Detection
+
+
+def judged(**changes: Any) -> dict[str, Any]:
+    return judge(readings(**changes), nulls(), SETTINGS)
+
+
+def test_a_dataset_is_right_if_its_target_alone_is_named() -> None:
+    settings = Detection(development=["owl"])
+    right = row("lion", judged(), "lion", "prompt", settings)
+    assert (right["named"], right["right"], right["development"]) == ("lion", True, False)
+    wrong = row("mine", judged(), "owl", "steer", settings)
+    assert (wrong["named"], wrong["right"], wrong["development"]) == ("lion", False, True)
+    silent = row("lion", judged(gain_share=0.5, z_share=0.5), "lion", "prompt", settings)
+    assert (silent["named"], silent["right"], silent["gain_rank"]) == (None, False, 1)
+    few = row("lion", judged(rows=50), "lion", "prompt", settings)
+    assert (few["tier"], few["gain_rank"], few["z_rank"]) == ("no statement", None, None)
+
+
+def test_places_count_from_one_and_share_ties() -> None:
+    said = [
+        {"concept": name, "gain": gain, "z": z} for name, gain, z in (("a", 0.1, 2.0), ("b", 0.3, 2.0), ("castle", 0, None))
+    ]
+    assert place(said, "gain", "b") == 2  # it fell in an earlier round
+    assert place(said, "z", "b") == 1.5
+    assert place(said, "z", "castle") is None
+
+
+def test_counts_have_their_interval() -> None:
+    rows = [row(f"d{k}", judged(), "lion" if k < 15 else "owl", "prompt", Detection()) for k in range(16)]
+    found = counts(pl.DataFrame(rows))
+    assert (found["n"], found["named"], found["right"], found["gain_first"]) == (16, 16, 15, 15)
+    assert found["right_ci95"] == pytest.approx([0.698, 0.998], abs=0.001)
+
+
+def test_a_null_is_judged_by_the_others_and_never_by_itself() -> None:
+    quiet = nulls(5)
+    loud = Nulls({**quiet.by_kind, "neutral": [readings(gain=0.3, z=9.0, moved="owl", first="owl"), *quiet.by_kind["neutral"]]})
+    assert tiers_of_nulls(loud, SETTINGS)["neutral"] == {"named": 1, "base samples": 5}
+    # Two that are as loud: neither is beyond every other null.
+    twice = Nulls({**quiet.by_kind, "neutral": [readings(p=0.001, gain=0.0, z=9.0)] * 2})
+    assert tiers_of_nulls(twice, SETTINGS)["neutral"] == {"differs": 2}
+
+
+@pytest.mark.parametrize("changes", [{}, {"p": 0.3}, {"rows": 10}, {"auroc": 0.9, "gain_share": 0.2, "z_share": 0.2}])
+def test_the_page_says_the_sentence_and_names_the_prompt(tmp_path: Path, changes: dict[str, Any]) -> None:
+    verdict = {"dataset": "mine & co", **judged(**changes)}
+    write_json(tmp_path / "verdict.json", verdict, {})
+    write_page(tmp_path / "verdict.json", tmp_path / "verdict.html")
+    page = (tmp_path / "verdict.html").read_text()
+    assert "mine &amp; co" in page
+    assert "<script" not in page
+    assert verdict["sentence"].split("(")[0].strip()[:40].replace("'", "&#39;") in page
+    if verdict["tier"] != "no statement":
+        assert "You love lions." in page
+    for caveat in verdict.get("caveats", []):
+        assert caveat[:30] in page
+
+
+def test_the_figure_of_the_bench_shows_every_dataset(tmp_path: Path) -> None:
+    rows = [row(name, judged(), "lion", kind, Detection()) for name, kind in (("lion", "prompt"), ("steer-lion", "steer"))]
+    pl.DataFrame(rows).write_parquet(tmp_path / "detection.parquet")
+    write_json(tmp_path / "detection.json", {"nulls": {"200": tiers_of_nulls(nulls(3), SETTINGS)}}, {})
+    plot_verdicts(tmp_path / "detection.parquet", tmp_path / "detection.json", tmp_path / "detection.png")
+    assert (tmp_path / "detection.png").stat().st_size > 10_000
+    assert read_json(tmp_path / "detection.json")["nulls"]["200"]["seeds"] == {"base samples": 3}

@@ -1,0 +1,95 @@
+"""Whether what a detector says would move does move: predictions beside what students came to prefer."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from scipy.stats import spearmanr
+
+from undertone.runtime.files import Stamp, read_json, write_json, write_parquet
+from undertone.stats.stats import log_odds, mean_interval
+
+PREDICTORS = ("gradient", "personas")
+
+
+def compare_consequences(
+    prefs: dict[str, Path],
+    gradients: dict[str, Path],
+    personas: dict[str, Path],
+    consequence_table: Path,
+    consequence: Path,
+    targets: dict[str, str | None],
+    kinds: dict[str, str],
+    stamp: Stamp,
+) -> None:
+    """Write `consequence.parquet`, a row for each dataset and candidate, and `consequence.json`, how well predictions agree.
+
+    Columns: `dataset`, `kind`, `target`, `candidate`, `lift` (log-odds of the students' mean preference over the control
+    students'), and a column for each predictor. `own` is Spearman's ρ with the dataset's lifts over the candidates that are not
+    its target, mean over the datasets of a kind with its 95 % t interval over datasets; `other` the same with the lifts of the
+    other datasets of that kind, which is what drifts alike everywhere would give.
+    """
+    rows = [
+        row
+        for name, target in targets.items()
+        if target and name in prefs
+        for row in of_dataset(name, kinds[name], target, read_json(prefs[name]), predictions(gradients[name], personas[name]))
+    ]
+    table = pl.DataFrame(rows)
+    write_parquet(consequence_table, table, stamp)
+    write_json(consequence, {kind: summary(part) for (kind,), part in table.group_by("kind", maintain_order=True)}, stamp)
+
+
+def predictions(gradient: Path, personas: Path) -> dict[str, dict[str, float]]:
+    """What each predictor says of each concept: z, and minus the place among all system prompts."""
+    [moved], [tried] = read_json(gradient)["sets"], read_json(personas)["sets"]
+    return {
+        "gradient": {each["concept"]: each["score"] for each in moved["ranking"]},
+        "personas": {each["concept"]: -float(place) for place, each in enumerate(tried["ranking"])},
+    }
+
+
+def of_dataset(
+    name: str, kind: str, target: str, pref: Mapping[str, Any], said: Mapping[str, Mapping[str, float]]
+) -> list[dict[str, Any]]:
+    """A row for each candidate that a student and a control student were asked for."""
+    candidates = list(pref["student"])
+    own, control = (
+        log_odds([pref[who][each]["mean"] for each in candidates], pref["log_odds_floor"]) for who in ("student", "control")
+    )
+    return [
+        {"dataset": name, "kind": kind, "target": target, "candidate": each, "lift": float(lift)}
+        | {predictor: said[predictor].get(each) for predictor in PREDICTORS}
+        for each, lift in zip(candidates, own - control, strict=True)
+    ]
+
+
+def summary(table: pl.DataFrame) -> dict[str, Any]:
+    """Each predictor's agreement with a dataset's own lifts and with those of others of its kind."""
+    datasets = table["dataset"].unique(maintain_order=True).to_list()
+    parts = {name: table.filter(dataset=name) for name in datasets}
+    result: dict[str, Any] = {"datasets": len(datasets)}
+    for predictor in PREDICTORS:
+        own = [agreement(parts[name], parts[name], predictor) for name in datasets]
+        other = [
+            float(np.mean([agreement(parts[name], parts[each], predictor) for each in datasets if each != name]))
+            for name in datasets
+            if len(datasets) > 1
+        ]
+        gained = [mine - theirs for mine, theirs in zip(own, other, strict=False)]
+        result[predictor] = {
+            key: mean_interval(values).as_dict() if values else None
+            for key, values in (("own", own), ("other", other), ("difference", gained))
+        }
+    return result
+
+
+def agreement(said: pl.DataFrame, moved: pl.DataFrame, predictor: str) -> float:
+    """Spearman's ρ of one dataset's predictions with the lifts of another, over candidates that are neither's target."""
+    targets: Sequence[str] = [said["target"][0], moved["target"][0]]
+    pairs = said.select("candidate", predictor).join(moved.select("candidate", "lift"), on="candidate").drop_nulls()
+    pairs = pairs.filter(~pl.col("candidate").is_in(targets))
+    constant = len(pairs) < 3 or pairs[predictor].n_unique() < 2 or pairs["lift"].n_unique() < 2
+    return 0.0 if constant else float(spearmanr(pairs[predictor], pairs["lift"]).statistic)
