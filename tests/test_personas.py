@@ -84,14 +84,14 @@ def test_the_right_wording_of_the_right_concept_wins_and_no_row_is_used_twice(
     def noisy(loaded, rows, bank, trials, separator, tell):
         rng = np.random.default_rng(len(used))
         used.extend(int(prompt) for prompt, _ in rows)
-        planted = np.array([0.2 * (trial == ("role", "owl")) - 0.05 * (trial[0] == "love") for trial in trials])
+        planted = np.array([0.2 * (trial[1] == "owl") - 0.1 * (trial[0] == "love") for trial in trials])
         return planted + rng.normal(0, 0.3, (len(rows), 1)) + rng.normal(0, 0.1, (len(rows), len(trials)))
 
     monkeypatch.setattr(personas, "gains", noisy)
     concepts = ["lion", "owl", "cat", *BANK.decoys, *(f"thing{k}" for k in range(40))]
-    settings = Personas(rows=[16, 64, 200], finalists=3, kept=0.2)
+    settings = Personas(rows=[16, 64, 200], coarse=1, concepts=5, finalists=3)
     rounds = tournament(loaded, [(str(k), "1, 2") for k in range(400)], BANK, concepts, "", settings)
-    assert [len(each.pairs) for each in rounds] == [90, 18, 4]
+    assert [len(each.pairs) for each in rounds] == [45, 10, 3]
     assert len(set(used)) == len(used) == 280
     reading = of_rounds(rounds, BANK, ["a prompt"] * 400, {"lion", "owl", "cat"}, Detectors(bootstraps=20))
     assert reading.details["best"]["prompt"] == "You are a owl."
@@ -115,8 +115,8 @@ def test_a_concept_stands_where_its_best_wording_fell() -> None:
 
 
 def test_a_small_dataset_is_dealt_out_in_the_same_proportions() -> None:
-    assert round_sizes(10_000, Personas(rows=[16, 96, 384])) == [16, 96, 384]
-    assert round_sizes(248, Personas(rows=[16, 96, 384])) == [8, 48, 192]
+    assert round_sizes(10_000, Personas(rows=[48, 48, 384])) == [48, 48, 384]
+    assert round_sizes(240, Personas(rows=[48, 48, 384])) == [24, 24, 192]
 
 
 def test_the_reading_of_a_file_names_every_concept(tmp_path: Path, record: Path) -> None:
@@ -130,7 +130,7 @@ def test_the_reading_of_a_file_names_every_concept(tmp_path: Path, record: Path)
         tmp_path / "matched.parquet",
         ROOT / "config/prompts/personas.yaml",
         tmp_path / "personas.json",
-        Personas(rows=[1, 2, 4], finalists=2, kept=0.01),
+        Personas(rows=[1, 2, 4], concepts=3, finalists=2),
         Detectors(bootstraps=20),
         Pref(candidates=["lion", "owl"]),
         Teacher(),
@@ -139,5 +139,5 @@ def test_the_reading_of_a_file_names_every_concept(tmp_path: Path, record: Path)
     )
     [reading] = read_json(tmp_path / "personas.json")["sets"]
     assert {"lion", "owl", "castle"} <= {candidate["concept"] for candidate in reading["ranking"]}
-    assert reading["tried"] == 8 * (2 + 58)
+    assert reading["tried"] == 2 * (2 + 58) + 6 * 3
     assert not (tmp_path / "scratch").exists()

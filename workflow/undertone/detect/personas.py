@@ -1,8 +1,8 @@
 """Candidate personas: how much likelier a system prompt makes a dataset, over many wordings and concepts.
 
 The likelihood of a dataset under the right system prompt identifies it, and a wrong wording hides it. So every concept is tried
-in every wording of a bank, and the best is taken: many pairs on a few rows, then the best of these on more rows, that they were
-not chosen by (successive halving, Jamieson & Talwalkar 2016, arXiv 1502.07943).
+in every wording of a bank, and the best is taken: many pairs on a few rows, then the best of these on other rows (as successive
+halving does, Jamieson & Talwalkar 2016, arXiv 1502.07943).
 """
 
 from collections.abc import Callable, Sequence
@@ -111,7 +111,7 @@ def of_rounds(
         ranking=ranking(finalists, values.mean(0), values, [prompts[row] for row in last.rows], settings)
         + [Candidate(concept, best[concept][1], 0.0) for concept in order[len(finalists) :]],
         details={
-            "tried": len(rounds[0].pairs),
+            "tried": len({trial for each in rounds for trial in each.pairs}),
             "rows_of_rounds": [len(each.rows) for each in rounds],
             "best": {
                 "concept": first,
@@ -132,24 +132,27 @@ def tournament(
     separator: str,
     settings: Personas,
 ) -> list[Round]:
-    """Every wording with every concept, in rounds of fewer pairs on more rows; no row is read in two rounds.
+    """Every concept in a few wordings, the best concepts in every wording, and the best of these pairs on the most rows.
 
-    `rows` are prompts and completions.
+    `rows` are prompts and completions; none is read in two rounds. A concept's gains in different wordings go up and down
+    with the same rows, so it is rows and not wordings that keep a concept from falling by chance in the first round.
     """
     order = np.random.default_rng(settings.seed).permutation(len(rows))
-    pairs = [(name, concept) for name in bank.wordings for concept in concepts]
-    sizes = round_sizes(len(rows), settings)
-    ends = [0, *np.cumsum(sizes).tolist()]
-    rounds: list[Round] = []
-    n_pairs = [max(settings.finalists, round(len(pairs) * settings.kept**k)) for k in range(len(sizes))]
-    total = sum(n * (size + 1) for n, size in zip(n_pairs, sizes, strict=True))
+    ends = [0, *np.cumsum(round_sizes(len(rows), settings)).tolist()]
+    # By length, so that rows that are read together need little padding.
+    parts = [sorted(order[start:end], key=lambda i: sum(map(len, rows[i]))) for start, end in pairwise(ends)]
+    n_coarse = settings.coarse * len(concepts)
+    n_wide = min(settings.concepts, len(concepts)) * len(bank.wordings)
+    total = sum((n + 1) * len(part) for n, part in zip((n_coarse, n_wide, settings.finalists), parts, strict=True))
     with progress(total, "personas", "row") as bar:
-        for k, (start, end) in enumerate(pairwise(ends)):
-            chosen = rounds[-1].best(n_pairs[k]) if rounds else pairs
-            # By length, so that rows that are read together need little padding.
-            part = np.array(sorted(order[start:end], key=lambda i: len(rows[i][0]) + len(rows[i][1])))
-            rounds.append(Round(chosen, part, gains(loaded, [rows[i] for i in part], bank, chosen, separator, bar.update)))
-    return rounds
+
+        def tried(trials: list[Trial], part: list[int]) -> Round:
+            return Round(trials, np.array(part), gains(loaded, [rows[i] for i in part], bank, trials, separator, bar.update))
+
+        coarse = tried([(name, concept) for name in [*bank.wordings][: settings.coarse] for concept in concepts], parts[0])
+        best = sorted(by_concept([coarse]).items(), key=lambda entry: -entry[1][1])[: settings.concepts]
+        wide = tried([(name, concept) for name in bank.wordings for concept, _ in best], parts[1])
+        return [coarse, wide, tried(wide.best(settings.finalists), parts[2])]
 
 
 def round_sizes(n_rows: int, settings: Personas) -> list[int]:

@@ -1,5 +1,7 @@
 """Settings of detection: base samples, detectors, nulls, the verdict and the bench."""
 
+from pydantic import field_validator
+
 from undertone.study.config.bounds import MAX_BATCH, MAX_ROWS, MAX_SEED, Count
 from undertone.study.validation import Section, setting
 
@@ -23,13 +25,22 @@ class Matched(Section):
 
 
 class Personas(Section):
-    """System prompts that are tried on a dataset, many on a few rows and the best of them on more."""
+    """System prompts that are tried on a dataset, in three rounds of fewer pairs of wording and concept."""
 
     bank: str = setting("config/prompts/personas.yaml", "wordings, and decoys: concepts that are no candidates", "path")
-    rows: list[Count] = setting([8, 64, 384], "rows of each round; a smaller dataset is dealt out likewise", "rows")
-    kept: float = setting(0.1, "share of the pairs of wording and concept that go on to the next round", "share", gt=0, le=1)
-    finalists: int = setting(8, "pairs that go on at least", "pairs", ge=2)
+    rows: list[Count] = setting([48, 48, 384], "rows of each round; a smaller dataset is dealt out likewise", "rows")
+    coarse: int = setting(2, "wordings of the first round, with every concept: the first ones of the bank", "wordings", ge=1)
+    concepts: int = setting(8, "concepts of the second round, with every wording", "concepts", ge=2)
+    finalists: int = setting(6, "pairs of wording and concept of the last round", "pairs", ge=2)
     seed: int = setting(0, "seed of the order of the rows", "", ge=0, le=MAX_SEED)
+
+    @field_validator("rows")
+    @classmethod
+    def three_rounds(cls, rows: list[int]) -> list[int]:
+        """There are three rounds."""
+        if len(rows) != 3:
+            raise ValueError(f"expected the rows of three rounds, found {rows}")
+        return rows
 
 
 class Detectors(Section):
