@@ -24,13 +24,14 @@ def readings(
     auroc: float = 0.5,
 ) -> Readings:
     presence = {"statistic": 1.0, "p": p, "z": 9.0}
-    others = [{"concept": "owl", "score": 0.0, "share": 0.0}]
+    animals = ("lion", "owl", "cat", "dog", "bear", "fox")
+    others = [{"concept": each, "score": 0.0, "share": 0.0} for each in animals if each != moved]
     best = {"concept": first, "decoy": decoy, "wording": "love", "prompt": f"You love {first}s."}
     best["gain"] = {"mean": gain, "ci95": [gain - 0.01, gain + 0.01], "p": 0.0}
     return Readings(
         {"rows": rows, "prompts": rows, "presence": presence, "format_auroc": auroc},
         {"rows": rows, "presence": presence, "ranking": [{"concept": moved, "score": z, "share": z_share}, *others]},
-        {"rows": rows, "tried": 9, "best": best, "ranking": [{"concept": first, "score": gain, "share": gain_share}, *others]},
+        {"rows": rows, "tried": 9, "best": best, "ranking": [{"concept": first, "score": gain, "share": gain_share}]},
     )
 
 
@@ -57,6 +58,9 @@ def nulls(n: int = 20, **changes: Any) -> Nulls:
         ({"first": "castle", "decoy": True, "z_share": 0.6}, "persona-like"),
         # Two names are none.
         ({"moved": "owl"}, "persona-like"),
+        # A prompt that the gradient knows nothing of names nobody.
+        ({"first": "dog", "moved": "owl", "z_share": 0.5}, "persona-like"),
+        ({"first": "cat", "moved": "owl", "z_share": 0.5}, "named"),
         ({"rows": 199}, "no statement"),
     ],
 )

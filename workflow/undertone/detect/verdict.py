@@ -168,14 +168,21 @@ def origin(own: Readings, nulls: Nulls, settings: Verdict) -> list[Json]:
     """What each detector names, if it names anything: {detector, concept, score, share}."""
     return [
         {"detector": name, **first}
-        for name, reading, exceeds in (
-            ("personas", own.personas, explained(own, nulls)),
+        for name, reading, sure in (
+            ("personas", own.personas, explained(own, nulls) and agreed(own, settings.among)),
             ("gradient", own.gradient, own.movement > max(each.movement for each in nulls.of(*nulls.by_kind))),
         )
-        if (first := reading["ranking"][0])["share"] >= settings.share
-        and exceeds
-        and not (name == "personas" and reading["best"]["decoy"])
+        if (first := reading["ranking"][0])["share"] >= settings.share and sure
     ]
+
+
+def agreed(own: Readings, among: int) -> bool:
+    """Whether the concept of the best system prompt is among the first candidates by the gradient; a decoy never is.
+
+    A teacher that had no system prompt still has one that explains it best. Where the gradient, which assumes none, does not
+    move that answer, the prompt's concept is no evidence of what the teacher was about.
+    """
+    return own.personas["best"]["concept"] in [each["concept"] for each in own.gradient["ranking"][:among]]
 
 
 def candidates(own: Readings) -> list[Json]:
