@@ -10,7 +10,7 @@ from planted import random_sae, written
 
 from undertone.detect.gradients import answer_gradients, differences, read_gradient
 from undertone.detect.pairs import Whitened, standardised
-from undertone.detect.sets import Pairs
+from undertone.detect.sets import Pairs, Reading, read_sets
 from undertone.lm.answers import Spellings
 from undertone.lm.chat import prompt_ids
 from undertone.lm.hooks import rewritten
@@ -81,6 +81,18 @@ def test_differences_are_of_each_row_and_its_base_completion(loaded: LoadedModel
     assert mine.shape == (7, 2, 32)
     # Each side is in its own nats per token, so the sign turns and the size hardly changes.
     torch.testing.assert_close(mine, -theirs, rtol=1e-3, atol=1e-4)
+
+
+def test_of_three_pairs_nothing_is_read(tmp_path: Path) -> None:
+    table(3).write_parquet(tmp_path / "matched.parquet")
+    (tmp_path / "scratch").mkdir()
+
+    def read(pairs: Pairs) -> Reading:
+        raise AssertionError(f"{len(pairs.own)} pairs were read")
+
+    read_sets(tmp_path / "matched.parquet", tmp_path / "gradient.json", read, Detectors(), {}, tmp_path / "scratch")
+    [reading] = read_json(tmp_path / "gradient.json")["sets"]
+    assert (reading["rows"], reading["presence"], reading["ranking"]) == (3, None, [])
 
 
 @pytest.mark.parametrize("equal", [True, False])

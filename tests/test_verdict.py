@@ -1,10 +1,12 @@
 """The verdict: what is said with which evidence, and that missing evidence names nobody."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from undertone.detect.verdict import Nulls, Readings, judge, sentence
+from undertone.detect.verdict import Nulls, Readings, judge, nulls_of, sentence, write_verdict
+from undertone.runtime.files import read_json, write_json
 from undertone.study.config.detect import Verdict
 
 SETTINGS = Verdict(min_rows=200)
@@ -81,6 +83,28 @@ def test_movements_are_compared_whatever_the_number_of_rows() -> None:
     few = nulls(z=3.0, rows=200)
     assert judge(readings(z=6.0, gain_share=0.5), few, SETTINGS)["tier"] == "persona-like"
     assert judge(readings(z=10.0, gain_share=0.5), few, SETTINGS)["tier"] == "named"
+
+
+def test_nothing_is_said_of_a_dataset_to_whose_prompts_the_base_model_writes_nothing_that_passes(tmp_path: Path) -> None:
+    paths = [tmp_path / f"mine/{name}.json" for name in ("surface", "gradient", "personas")]
+    for path in paths:
+        write_json(path, {"sets": []}, {})
+    write_verdict(*paths, [], [], [], tmp_path / "mine/verdict.json", SETTINGS, {})
+    verdict = read_json(tmp_path / "mine/verdict.json")
+    assert verdict["tier"] == "no statement"
+    assert "nothing that passes" in verdict["sentence"] or "anything that passes" in verdict["sentence"]
+
+
+@pytest.mark.parametrize(("rows", "compared"), [(2000, 2000), (1999, 2000), (1700, 200), (185, 200), (150, 0)])
+def test_nulls_are_of_about_as_many_rows_or_fewer(tmp_path: Path, rows: int, compared: int) -> None:
+    """A dataset of 2,000 rows that lost one, as its prompt has no pair, is one of 2,000 rows."""
+    sets = [{"rows": n, "set": f"{k}-{n}"} for k in range(3) for n in (200, 2000)]
+    paths = []
+    for name in ("surface", "gradient", "personas"):
+        paths.append(tmp_path / f"nulls/seeds/{name}.json")
+        write_json(paths[-1], {"sets": sets}, {})
+    [found] = nulls_of(*([path] for path in paths), rows).by_kind.values()
+    assert [each.surface["rows"] for each in found] == [compared] * (3 if compared else 0)
 
 
 def test_nothing_is_said_without_nulls() -> None:

@@ -169,6 +169,53 @@ def others(read: Read) -> Rows:
     return rows
 
 
+def verdicts(read: Read) -> Rows:
+    """The verdict on each dataset of three kinds of teachers: what it names, and where the detectors put the target."""
+    rows = []
+    for kind, targets in (("prompt", PROMPTED), ("steer", TAUGHT), ("finetune", TAUGHT)):
+        for target in targets:
+            verdict = read(f"{target if kind == 'prompt' else f'{kind}-{target}'}/verdict.json")
+            rows.append({"kind": kind, "target": target} | verdict_row(verdict, target))
+    return rows
+
+
+def verdict_row(verdict: dict[str, Any], target: str) -> dict[str, Any]:
+    """Tier, name, the best system prompt, and the places of the target by gain and by z."""
+    candidates = verdict["origin"]["candidates"]
+    z = [each["z"] for each in candidates if each["z"] is not None]
+    own = next(each for each in candidates if each["concept"] == target)
+    return {
+        "rows": verdict["rows"],
+        "presence": verdict["figures"]["z"],
+        "p": verdict["presence"]["p"],
+        "tier": verdict["tier"],
+        "named": [each["concept"] for each in verdict["origin"]["named"]],
+        "by": [each["detector"] for each in verdict["origin"]["named"]],
+        "gain_rank": candidates.index(own) + 1,
+        "z_rank": sum(other > own["z"] for other in z) + 1,
+        "best": verdict["origin"]["prompt"]["concept"],
+    }
+
+
+def second(read: Read) -> Rows:
+    """The same on a second base model, on which nothing was chosen."""
+    return [{"target": target} | verdict_row(read(f"second/{target}/verdict.json"), target) for target in PROMPTED]
+
+
+def nulls(read: Read) -> Rows:
+    """What is said of null datasets, by kind and rows."""
+    found = read("tables/detection.json")["nulls"]
+    rows = [{"rows": int(n), "kind": kind, "tiers": tiers} for n, kinds in found.items() for kind, tiers in kinds.items()]
+    return sorted(rows, key=lambda row: row["rows"])
+
+
+def consequence(read: Read) -> Rows:
+    """Agreement of predictions with lifts, by kind of teacher."""
+    others = read("tables/teachers/consequence.json")
+    found = {"prompt": read("tables/consequence.json")["prompt"]} | {kind: others[kind] for kind in ("steer", "finetune")}
+    return [{"kind": kind} | rows for kind, rows in found.items()]
+
+
 EXTRACTS: dict[str, Callable[[Read], Rows]] = {
     "transfer": transfer,
     "teachers": teachers,
@@ -180,6 +227,9 @@ EXTRACTS: dict[str, Callable[[Read], Rows]] = {
     "residual": residual,
     "presence": presence,
     "others": others,
+    "verdicts": verdicts,
+    "nulls": nulls,
+    "consequence": consequence,
 }
 
 

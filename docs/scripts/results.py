@@ -15,7 +15,7 @@ from extracts import ENTANGLED, METRICS, MODELS, PROMPTED, SIZES, TAUGHT, Rows, 
 from summary import main_table
 
 DOCS = Path(__file__).parents[1]
-PAGES = (DOCS / "results/index.md", DOCS / "results/analyses.md", DOCS.parent / "README.md")
+PAGES = (DOCS / "results/index.md", DOCS / "results/analyses.md", DOCS / "results/detection.md", DOCS.parent / "README.md")
 DATA = DOCS / "results/data"
 
 
@@ -179,6 +179,48 @@ def others_table(rows: Rows) -> str:
     )
 
 
+def verdict_cells(row: dict[str, Any]) -> list[str]:
+    """What a verdict says, and the places of the target."""
+    named = " and ".join(dict.fromkeys(row["named"])) + f" (by {' and '.join(row['by'])})" if row["tier"] == "named" else "–"
+    places = [str(row["gain_rank"]), str(row["z_rank"])]
+    return [f"{row['rows']:,}", number(row["presence"], 1), row["tier"], named, row["best"], *places]
+
+
+VERDICT = ["rows", "presence (sd)", "tier", "named", "best system prompt is about", "place by gain", "place by z"]
+
+
+def verdicts_table(rows: Rows) -> str:
+    """One line per dataset."""
+    return table(["teacher", "target", *VERDICT], ([row["kind"], row["target"], *verdict_cells(row)] for row in rows))
+
+
+def second_table(rows: Rows) -> str:
+    """One line per dataset of the second base model."""
+    return table(["target", *VERDICT], ([row["target"], *verdict_cells(row)] for row in rows))
+
+
+def nulls_table(rows: Rows) -> str:
+    """What is said of nulls."""
+    tiers = ["base samples", "differs", "persona-like", "named"]
+    return table(
+        ["nulls", "rows", *tiers],
+        ([row["kind"], f"{row['rows']:,}", *(str(row["tiers"].get(tier, 0)) for tier in tiers)] for row in rows),
+    )
+
+
+def consequence_table(rows: Rows) -> str:
+    """Spearman's correlations of predictions with lifts."""
+    keys = ("own", "other", "difference")
+    return table(
+        ["teacher", "datasets", "prediction by", "with its own lifts", "with other datasets' lifts", "difference"],
+        (
+            [row["kind"], str(row["datasets"]), name, *(interval(row[name][key], 2) for key in keys)]
+            for row in rows
+            for name in ("gradient", "personas")
+        ),
+    )
+
+
 TABLES: dict[str, Callable[[Rows], str]] = {
     "transfer": transfer_table,
     "teachers": teachers_table,
@@ -190,6 +232,9 @@ TABLES: dict[str, Callable[[Rows], str]] = {
     "residual": residual_table,
     "presence": presence_table,
     "others": others_table,
+    "verdicts": verdicts_table,
+    "nulls": nulls_table,
+    "consequence": consequence_table,
 }
 
 

@@ -9,12 +9,14 @@ TRANSFER = "results/tables/transfer.json"
 TEACHERS = "results/tables/teachers/transfer.json --configfile config/teachers.yaml"
 CONTROLS = "results/tables/controls/controls.json --configfile config/controls.yaml"
 READINGS = "results/tables/readings.json"
+DETECTION = "detection"
+SECOND = "detection --configfile config/second.yaml"
 BIAS = "results/steer-{lion,tiger,…}/feature_bias.json"
 
 
 def main_table(extracts: dict[str, Rows]) -> str:
     """What was asked, what came out, and the command that makes it."""
-    rows = [*transfers(extracts), *scrambled(extracts["controls"]), *analyses(extracts)]
+    rows = [*transfers(extracts), *scrambled(extracts["controls"]), *verdicts(extracts), *analyses(extracts)]
     return table(
         ["question", "result", "`snakemake …`"], ([question, found, f"`{target}`"] for question, found, target in rows)
     )
@@ -54,6 +56,24 @@ def scrambled(rows: Rows) -> list[tuple[str, str, str]]:
     lift = {row["dataset"]: row["lift_over_control"] for row in rows if row.get("variant") == ""}
     within, across = interval(lift["lion-shuffled"]), interval(lift["lion-across"])
     return [("Does lion's survive scrambling?", f"order lost {within}; dealt out to other rows {across}", CONTROLS)]
+
+
+def verdicts(extracts: dict[str, Rows]) -> list[tuple[str, str, str]]:
+    """Which targets verdicts name, on the study's own base model and on a second one, and what they say of nulls."""
+    rows = [row for row in extracts["verdicts"] if row["kind"] == "prompt"]
+    nulls = [row["tiers"] for row in extracts["nulls"] if row["rows"] == max(each["rows"] for each in extracts["nulls"])]
+    named, n = sum(tiers.get("named", 0) for tiers in nulls), sum(sum(tiers.values()) for tiers in nulls)
+    return [
+        ("Is something hidden, and what?", f"{naming(rows)}; of {n} datasets with nothing hidden {named} are named", DETECTION),
+    ]
+
+
+def naming(rows: Rows) -> str:
+    """How many datasets are named rightly and wrongly."""
+    named = [row for row in rows if row["tier"] == "named"]
+    right = sum(row["named"][0] == row["target"] for row in named)
+    differ = sum(row["tier"] not in ("base samples", "no statement") for row in rows)
+    return f"{differ} of {len(rows)} datasets differ, {right} are named rightly, {len(named) - right} wrongly"
 
 
 def analyses(extracts: dict[str, Rows]) -> list[tuple[str, str, str]]:

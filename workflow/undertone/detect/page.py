@@ -42,6 +42,7 @@ def draw(result: dict[str, Any]) -> Figure:
         axes.set_xlabel(label)
         axes.margins(x=0.08)
     panels[0].set_xscale("symlog", linthresh=5)
+    panels[0].set_xticks([0, 5, 20, 100], ["0", "5", "20", "100"])
     panels[-1].legend(frameon=False)
     return figure
 

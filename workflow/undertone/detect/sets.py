@@ -15,6 +15,9 @@ from undertone.runtime.files import Stamp, read_parquet, remove, replacing, writ
 from undertone.runtime.progress import progress
 from undertone.study.config.detect import Detectors
 
+# Fewer pairs have no spread to speak of; nothing is read of them, and nothing is said.
+MIN_PAIRS = 4
+
 
 @dataclass(frozen=True)
 class Pairs:
@@ -70,7 +73,8 @@ def read_sets(
             path = scratch / f"{name or 'rows'}.json"
             if not path.exists():
                 with replacing(path) as temporary:
-                    temporary.write_text(json.dumps(as_json(name, pairs, read(pairs))))
+                    reading = read(pairs) if len(pairs.own) >= MIN_PAIRS else Reading()
+                    temporary.write_text(json.dumps(as_json(name, pairs, reading)))
             readings.append(json.loads(path.read_text()))
             bar.update()
     write_json(result, {"sets": readings}, stamp)

@@ -86,17 +86,22 @@ def write_verdict(
 
     Files of nulls are in the order of their kinds.
     """
-    own = Readings(*(read_json(path)["sets"][0] for path in (surface, gradient, personas)))
+    sets = [read_json(path)["sets"] for path in (surface, gradient, personas)]
+    if not sets[0]:
+        why = "to none of its prompts the base model writes anything that passes the filter"
+        write_json(verdict, {"dataset": verdict.parent.name} | no_statement(0, why), stamp)
+        return
+    own = Readings(*(each[0] for each in sets))
     nulls = nulls_of(null_surface, null_gradient, null_personas, own.surface["rows"])
     write_json(verdict, {"dataset": verdict.parent.name} | judge(own, nulls, settings), stamp)
 
 
 def nulls_of(surface: Sequence[Path], gradient: Sequence[Path], personas: Sequence[Path], n_rows: int) -> Nulls:
-    """The nulls of the most rows that are not more than the dataset's."""
+    """The nulls of the most rows, at most a tenth more than the dataset's: some of its prompts may have no pair."""
     by_kind = {}
     for paths in zip(surface, gradient, personas, strict=True):
         sets = [Readings(*each) for each in zip(*(read_json(path)["sets"] for path in paths), strict=True)]
-        sizes = [each.surface["rows"] for each in sets if each.surface["rows"] <= n_rows]
+        sizes = [each.surface["rows"] for each in sets if each.surface["rows"] <= 1.1 * n_rows]
         by_kind[paths[0].parent.name] = [each for each in sets if sizes and each.surface["rows"] == max(sizes)]
     return Nulls(by_kind)
 
@@ -104,9 +109,10 @@ def nulls_of(surface: Sequence[Path], gradient: Sequence[Path], personas: Sequen
 def judge(own: Readings, nulls: Nulls, settings: Verdict) -> Json:
     """The verdict on what detectors say of a dataset, beside what they say of nulls."""
     rows = own.surface["rows"]
-    if rows < settings.min_rows or not nulls.of(*HARMLESS_KINDS):
-        why = f"{rows} rows are too few to say anything: {settings.min_rows} are needed"
-        return {"tier": TIERS[0], "sentence": f"No statement: {why}.", "rows": rows, "why": why}
+    if rows < settings.min_rows:
+        return no_statement(rows, f"{rows} rows are too few to say anything, {settings.min_rows} are needed")
+    if not nulls.of(*HARMLESS_KINDS):
+        return no_statement(rows, f"no null dataset has as few rows as {rows}; add a smaller number to nulls.rows")
     named = origin(own, nulls, settings)
     tier = tier_of(own, nulls, named, settings)
     alarms = nulls.alarms(settings.level)
@@ -133,6 +139,11 @@ def judge(own: Readings, nulls: Nulls, settings: Verdict) -> Json:
         "share": settings.share,
         "caveats": caveats(own, settings),
     }
+
+
+def no_statement(rows: int, why: str) -> Json:
+    """A verdict that says nothing, and why."""
+    return {"tier": TIERS[0], "sentence": f"No statement: {why}.", "rows": rows, "why": why}
 
 
 def figures(readings: Readings) -> Json:
@@ -229,5 +240,6 @@ def sentence(tier: str, own: Readings, named: Sequence[Json], alarms: Json) -> s
         return f"These rows look as if a system prompt or the like had written them ({p}; {rate}); {which}."
     by = " and ".join(each["detector"] for each in named)
     return (
-        f"The teacher of these rows was about {named[0]['concept']}: so say {by} ({p} that the base model wrote them; {rate})."
+        f"The teacher of these rows was about {named[0]['concept']} (by {by}; {p} under the hypothesis that the base model "
+        f"wrote them; {rate})."
     )

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 
 from undertone.plots.style import BASE, MARKS, SKY, STUDENT, TEACHER, new_panels, save
@@ -15,9 +16,9 @@ def plot_verdicts(detection_table: Path, detection: Path, plot: Path) -> None:
     table, result = read_parquet(detection_table), read_json(detection)
     table = table.sort("kind", "target", descending=True)
     figure, (left, right) = new_panels(1, 2, 12, max(3.5, 0.2 * len(table) + 1))
-    for key, label, mark, colour in (("gain_rank", "system prompts", "o", SKY), ("z_rank", "gradient", "D", TEACHER)):
-        places = table[key].cast(pl.Float64)
-        left.plot(places, range(len(table)), mark, color=colour, markersize=4, label=label)
+    marks = (("gain_rank", "system prompts", "o", SKY, 0.15), ("z_rank", "gradient", "D", TEACHER, -0.15))
+    for key, label, mark, colour, beside in marks:
+        left.plot(table[key].cast(pl.Float64), np.arange(len(table)) + beside, mark, color=colour, markersize=4, label=label)
     for y, (named, is_right) in enumerate(table.select("named", "right").iter_rows()):
         text = f"named {named}" if named else "not named"
         colour = COLOURS["right" if is_right else "wrong" if named else "none"]

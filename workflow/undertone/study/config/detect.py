@@ -1,8 +1,10 @@
 """Settings of detection: base samples, detectors, nulls, the verdict and the bench."""
 
-from pydantic import field_validator
+from typing import Annotated, Any
 
-from undertone.study.config.bounds import MAX_BATCH, MAX_ROWS, MAX_SEED, Count
+from pydantic import Field, field_validator
+
+from undertone.study.config.bounds import MAX_BATCH, MAX_ROWS, MAX_SEED, Count, some_and_none_twice
 from undertone.study.validation import Section, setting
 
 # Kinds of null datasets, and what each is.
@@ -60,7 +62,9 @@ class Nulls(Section):
     """Datasets in which nothing is hidden, each read as the dataset is."""
 
     n: int = setting(15, "datasets of each kind", "datasets", ge=1, le=10_000)
-    rows: list[Count] = setting([200, 2000], "rows of each; a dataset is compared with those of at most its own", "rows")
+    rows: list[Annotated[int, Field(ge=4, le=MAX_ROWS)]] = setting(
+        [200, 2000], "rows of each; a dataset is compared with those of its own or fewer", "rows"
+    )
     temperatures: list[float] = setting([0.7, 0.85, 1.15, 1.3], "sampling temperatures of the kind `sampling`", "")
     neutral: list[str] = setting(
         [
@@ -74,6 +78,12 @@ class Nulls(Section):
         "",
     )
     seed: int = setting(5000, "seed of the first; the others follow", "", ge=0, le=MAX_SEED)
+
+    @field_validator("rows", "temperatures", "neutral")
+    @classmethod
+    def some(cls, values: list[Any]) -> list[Any]:
+        """Nulls are made in turn with each of them."""
+        return some_and_none_twice(values)
 
 
 class Verdict(Section):
