@@ -155,9 +155,9 @@ def test_every_rule_asks_for_what_it_states(cluster: Cluster, project: Project, 
     project.configure(student_variants=variants, sweeps={"rank": ["wide"]}, datasets={"scrambled": scrambled})
     also = ("steer-lion/pref.json", "finetune-lion/pref.json", "plots/costs.png")
     also += tuple(f"lion/{name}.safetensors" for name in ("residuals", "student_activations"))
-    asked, made = stated(project, "all", "read", *(f"results/{path}" for path in also))
+    asked, made = stated(project, "all", "read", "detection", "consequence", *(f"results/{path}" for path in also))
     rules = set(re.findall(r"^(\w+)$", project.snakemake("--list-rules"), re.MULTILINE))
-    assert rules - set(asked) == {"all", "read"}
+    assert rules - set(asked) == {"all", "read", "detection"}
     expected = {name: resources for name, resources in asked.items() if name not in local_rules(project)}
     # Without inputs no job waits for another, and in closed partitions none of them starts.
     alone = without(project, "alone", "input")
