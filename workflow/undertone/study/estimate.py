@@ -6,7 +6,7 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
-from undertone.study.paths import finished_jobs
+from undertone.study.paths import finished_jobs, rule_of
 
 
 class Job(NamedTuple):
@@ -21,7 +21,7 @@ def seconds_of(folder: Path) -> dict[str, float]:
     times: dict[str, list[float]] = {}
     for path in finished_jobs(folder):
         try:
-            times.setdefault(path.parent.name, []).append(float(json.loads(path.read_text())["s"]))
+            times.setdefault(rule_of(path, folder), []).append(float(json.loads(path.read_text())["s"]))
         except (ValueError, KeyError):  # `costs` complains of a damaged record; a run need not
             continue
     return {rule: median(of_jobs) for rule, of_jobs in times.items()}

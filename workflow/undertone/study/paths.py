@@ -97,4 +97,10 @@ def _unfit(root: str, reserved: tuple[str, ...]) -> str:
 
 def finished_jobs(folder: Path) -> list[Path]:
     """Snakemake's records of a study's finished jobs, `folder/RULE/JOB.jsonl`, but for those of what adds them up."""
-    return [path for path in sorted(folder.glob("*/*.jsonl")) if path.parent.name not in ("costs", "costs_plot")]
+    records = sorted([*folder.glob("*/*.jsonl"), *folder.glob("*/nulls/*.jsonl")])
+    return [path for path in records if rule_of(path, folder) not in ("costs", "costs_plot")]
+
+
+def rule_of(path: Path, folder: Path) -> str:
+    """The rule of a record; a null dataset's job, `nulls/KIND`, stands a folder deeper than others."""
+    return path.relative_to(folder).parts[0]
