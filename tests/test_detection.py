@@ -44,7 +44,7 @@ def test_the_bench_counts_each_dataset_with_a_target(judged: Project) -> None:
     table = pl.read_parquet(judged.root / "results/tables/detection.parquet")
     assert table["dataset"].to_list() == ["lion", "owl"]
     result = json.loads((judged.root / "results/tables/detection.json").read_text())
-    assert result["datasets"]["prompt, held out"]["n"] == 2
+    assert result["datasets"]["prompt, development"]["n"] == 2
     assert {tier for kinds in result["nulls"].values() for tiers in kinds.values() for tier in tiers} <= TIERS
 
 

@@ -49,6 +49,7 @@ def test_every_setting_that_is_a_path_is_looked_for() -> None:
         "teacher.finetune.questions",
         "prompts.template",
         "pref.questions",
+        "personas.bank",
         "indirect.forms",
         "indirect.facts",
         "differences.neutral",

@@ -99,6 +99,7 @@ FILE_READERS: dict[str, Callable[[Path, str], object]] = {
     "template": lambda path, key: load_template(path),
     "forms": lambda path, key: load_forms(path),
     "corpus": load_yaml,
+    "bank": load_yaml,
 }
 
 
