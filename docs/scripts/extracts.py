@@ -181,6 +181,8 @@ def verdicts(read: Read) -> Rows:
 
 def verdict_row(verdict: dict[str, Any], target: str) -> dict[str, Any]:
     """Tier, name, the best system prompt, and the places of the target by gain and by z."""
+    if verdict["tier"] == "no statement":
+        return {"rows": verdict["rows"], "tier": verdict["tier"]}
     candidates = verdict["origin"]["candidates"]
     z = [each["z"] for each in candidates if each["z"] is not None]
     own = next(each for each in candidates if each["concept"] == target)
@@ -229,6 +231,7 @@ EXTRACTS: dict[str, Callable[[Read], Rows]] = {
     "others": others,
     "verdicts": verdicts,
     "nulls": nulls,
+    "second": second,
     "consequence": consequence,
 }
 

@@ -181,6 +181,8 @@ def others_table(rows: Rows) -> str:
 
 def verdict_cells(row: dict[str, Any]) -> list[str]:
     """What a verdict says, and the places of the target."""
+    if row["tier"] == "no statement":
+        return [f"{row['rows']:,}", "–", row["tier"], *["–"] * 4]
     named = " and ".join(dict.fromkeys(row["named"])) + f" (by {' and '.join(row['by'])})" if row["tier"] == "named" else "–"
     places = [str(row["gain_rank"]), str(row["z_rank"])]
     return [f"{row['rows']:,}", number(row["presence"], 1), row["tier"], named, row["best"], *places]
@@ -234,6 +236,7 @@ TABLES: dict[str, Callable[[Rows], str]] = {
     "others": others_table,
     "verdicts": verdicts_table,
     "nulls": nulls_table,
+    "second": second_table,
     "consequence": consequence_table,
 }
 

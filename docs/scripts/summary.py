@@ -65,6 +65,7 @@ def verdicts(extracts: dict[str, Rows]) -> list[tuple[str, str, str]]:
     named, n = sum(tiers.get("named", 0) for tiers in nulls), sum(sum(tiers.values()) for tiers in nulls)
     return [
         ("Is something hidden, and what?", f"{naming(rows)}; of {n} datasets with nothing hidden {named} are named", DETECTION),
+        ("… on a second base model, held out?", naming(extracts["second"]), SECOND),
     ]
 
 
@@ -72,8 +73,10 @@ def naming(rows: Rows) -> str:
     """How many datasets are named rightly and wrongly."""
     named = [row for row in rows if row["tier"] == "named"]
     right = sum(row["named"][0] == row["target"] for row in named)
-    differ = sum(row["tier"] not in ("base samples", "no statement") for row in rows)
-    return f"{differ} of {len(rows)} datasets differ, {right} are named rightly, {len(named) - right} wrongly"
+    judged = [row for row in rows if row["tier"] != "no statement"]
+    differ = sum(row["tier"] != "base samples" for row in judged)
+    few = f", {len(rows) - len(judged)} have too few rows" if len(judged) < len(rows) else ""
+    return f"{differ} of {len(judged)} datasets differ, {right} are named rightly, {len(named) - right} wrongly{few}"
 
 
 def analyses(extracts: dict[str, Rows]) -> list[tuple[str, str, str]]:
