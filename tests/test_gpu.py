@@ -16,6 +16,7 @@ from undertone.lm import training
 from undertone.lm.chat import Row
 from undertone.lm.loading import load
 from undertone.lm.training import collate, label_losses, train
+from undertone.study.paths import rule_of
 from workflow import Project
 
 # Every rule with a GPU once, and every way to steer.
@@ -24,7 +25,7 @@ ASKED = [
 ]
 ASKED += [f"lion/{name}.safetensors" for name in ("residuals", "student_activations")]
 ASKED += [f"{name}/samples.parquet" for name in ("steer-lion", "contrast", "logits", "finetune-lion")]
-ASKED += ["model/metrics.json", "sae/metrics.json", "tables/entangled.parquet"]
+ASKED += ["lion/verdict.json", "model/metrics.json", "sae/metrics.json", "tables/entangled.parquet"]
 
 
 def test_every_rule_with_a_gpu_runs_on_one_in_bfloat16(tmp_path: Path) -> None:
@@ -43,7 +44,8 @@ def test_every_rule_with_a_gpu_runs_on_one_in_bfloat16(tmp_path: Path) -> None:
         residual_bias=few,
     )
     project.forked(*(f"results/{path}" for path in ASKED), PRETEND_GPU="1")
-    used = {path.parent.name: json.loads(path.read_text())["gpu"] for path in project.root.glob("benchmarks/*/*.used.json")}
+    benchmarks = project.root / "benchmarks"
+    used = {rule_of(path, benchmarks): json.loads(path.read_text())["gpu"] for path in benchmarks.glob("*/**/*.used.json")}
     profile = yaml.safe_load((project.root / "profiles/slurm/profile.yaml").read_text())
     with_gpu = {rule.removesuffix("_whole") for rule in profile["set-resources"]}
     assert with_gpu <= {rule for rule, gpu in used.items() if gpu["name"] == "a pretended GPU"}
