@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from undertone.stats.stats import Estimate, contrast, difference_interval, holm, log_odds, mean_interval, p_value
+from undertone.stats.stats import (
+    Estimate,
+    contrast,
+    difference_interval,
+    holm,
+    log_odds,
+    mean_interval,
+    p_value,
+    share_interval,
+)
 
 SAMPLES = [[0.1, 0.4], [0.2, 0.9, 0.4, 0.4, 0.1], [-3.0, 40.0, 5.5, 17.0], list(np.linspace(0, 1, 50) ** 2)]
 
@@ -127,3 +136,9 @@ def test_intervals_cover_the_truth_in_95_of_100_samples() -> None:
     two = np.mean([covers(difference_interval(rng.normal(3, 2, 5), rng.normal(1, 0.5, 8)), 2) for _ in range(n)])
     assert 0.94 < one < 0.96
     assert 0.935 < two < 0.965
+
+
+def test_the_interval_of_a_share_is_exact() -> None:
+    assert share_interval(0, 20) == pytest.approx((0, 1 - 0.025 ** (1 / 20)))
+    assert share_interval(20, 20, 0.9) == pytest.approx((0.05 ** (1 / 20), 1))
+    assert share_interval(0, 0) == (0, 1)

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from statsmodels.stats.proportion import proportion_confint
 
 from undertone.detect.verdict import Nulls, judge, nulls_of
 from undertone.runtime.files import Stamp, read_json, write_json, write_parquet
-from undertone.stats.ranks import midranks
+from undertone.stats.ranks import rank_of
+from undertone.stats.stats import share_interval
 from undertone.study.config.detect import Detection, Verdict
 
 Json = dict[str, Any]
@@ -68,24 +68,21 @@ def row(name: str, verdict: Json, target: str, kind: str, settings: Detection) -
 
 def place(candidates: Sequence[Json], key: str, target: str) -> float | None:
     """The target's place among those that have the figure; a concept that fell in an earlier round stands below."""
-    known = [each for each in candidates if each[key] is not None]
-    if target not in (names := [each["concept"] for each in known]):
-        return None
+    known = {each["concept"]: each[key] for each in candidates if each[key] is not None}
     if key == "gain":  # in the order of the rounds, then of the gain
-        return float(names.index(target) + 1)
-    return float(midranks([each[key] for each in known])[names.index(target)])
+        known = {concept: -place for place, concept in enumerate(known)}
+    return rank_of(known, target)
 
 
 def counts(table: pl.DataFrame) -> Json:
     """How many datasets, how many of them differ and are named, and how many of them rightly, with its 95 % interval."""
     n, right = len(table), int(table["right"].sum())
-    low, high = proportion_confint(right, n, method="beta")
     return {
         "n": n,
         "differs": int((~table["tier"].is_in(["no statement", "base samples"])).sum()),
         "named": int(table["named"].is_not_null().sum()),
         "right": right,
-        "right_ci95": [float(low), float(high)],
+        "right_ci95": list(share_interval(right, n)),
         "gain_first": int((table["gain_rank"] == 1).sum()),
         "z_first": int((table["z_rank"] == 1).sum()),
         "z_among_three": int((table["z_rank"] <= 3).sum()),

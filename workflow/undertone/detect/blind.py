@@ -18,12 +18,12 @@ from typing import Any
 
 import polars as pl
 import yaml
-from statsmodels.stats.proportion import proportion_confint
 
 from undertone.data.datasets import READERS
 from undertone.detect.verdict import TIERS
 from undertone.runtime.errors import ConfigError
 from undertone.runtime.files import read_json
+from undertone.stats.stats import share_interval
 
 COLUMNS = ["file", "hidden", "kind", "target"]
 
@@ -75,7 +75,7 @@ def lines_of(scored: pl.DataFrame) -> Iterable[str]:
 def rate(what: str, counted: pl.Series, of: pl.Series) -> str:
     """`what: k of n [low, high]`."""
     k, n = int((counted & of).sum()), int(of.sum())
-    low, high = proportion_confint(k, n, method="beta") if n else (0.0, 1.0)
+    low, high = share_interval(k, n)
     return f"{what}: {k} of {n} [{low:.3f}, {high:.3f}]"
 
 

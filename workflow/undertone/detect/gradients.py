@@ -8,7 +8,6 @@ answer's log-probability it says how far that answer would move: no persona, no 
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +16,10 @@ from torch import Tensor
 
 from undertone.detect.pairs import Whitened, standardised
 from undertone.detect.sets import Pairs, Reading, ranking, read_sets
-from undertone.lm.answers import Spellings
+from undertone.lm.answers import Spellings, first_logits
 from undertone.lm.chat import prompt_ids, training_rows
-from undertone.lm.hooks import decoder_layers, rewritten
+from undertone.lm.hooks import decoder_layers, plus, rewritten
 from undertone.lm.loading import LoadedModel, load
-from undertone.lm.sampling import left_pad
 from undertone.lm.texts import load_texts
 from undertone.read.score import gradients
 from undertone.runtime.files import Stamp
@@ -76,17 +74,14 @@ def answer_gradients(loaded: LoadedModel, questions: Sequence[str], candidates: 
     The log-probability is that of the first token of any of the candidate's spellings, mean over the questions, less its mean
     over the candidates: what all of them gain together names nobody. The constant is added to every token of the question.
     """
-    ids, mask = (tensor.to(loaded.model.device) for tensor in left_pad(prompt_ids(loaded.tokenizer, questions), loaded.pad_id))
     width = loaded.model.config.get_text_config().hidden_size
-    constants = [torch.zeros(width, device=ids.device, requires_grad=True) for _ in range(len(decoder_layers(loaded.model)))]
+    constants = [
+        torch.zeros(width, device=loaded.model.device, requires_grad=True) for _ in range(len(decoder_layers(loaded.model)))
+    ]
     with ExitStack() as stack:
         for layer, constant in enumerate(constants):
-            stack.enter_context(rewritten(loaded.model, layer, partial(_plus, constant)))
-        position = (mask.cumsum(1) - 1).clamp(min=0)
-        logits = loaded.model(
-            input_ids=ids, attention_mask=mask, position_ids=position, use_cache=False, logits_to_keep=1
-        ).logits[:, -1]
-    log_p = logits.float().log_softmax(-1)
+            stack.enter_context(rewritten(loaded.model, layer, plus(constant)))
+        log_p = first_logits(loaded, prompt_ids(loaded.tokenizer, questions)).float().log_softmax(-1)
     spellings = Spellings.of(loaded.tokenizer, candidates, loaded.pad_id)
     named = [
         log_p[:, sorted(set(spellings.ids[spellings.candidate == k, 0].tolist()))].logsumexp(1).mean()
@@ -95,7 +90,3 @@ def answer_gradients(loaded: LoadedModel, questions: Sequence[str], candidates: 
     by_candidate = [torch.stack(torch.autograd.grad(each, constants, retain_graph=True)) for each in named]
     gradients = torch.stack(by_candidate).double().cpu()
     return gradients - gradients.mean(0)
-
-
-def _plus(constant: Tensor, residual: Tensor) -> Tensor:
-    return residual + constant.to(residual)

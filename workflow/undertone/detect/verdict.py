@@ -9,10 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from statsmodels.stats.proportion import proportion_confint
-
 from undertone.runtime.files import Stamp, read_json, write_json
-from undertone.stats.stats import p_value
+from undertone.stats.stats import p_value, share_interval
 from undertone.study.config.detect import KINDS_OF_NULLS, Verdict
 
 Json = dict[str, Any]
@@ -62,11 +60,11 @@ class Nulls:
         return [each for kind in kinds for each in self.by_kind[kind]]
 
     def alarms(self, level: float) -> Json:
-        """By kind: how many there are and how many of them differ, with an upper bound (95 %, Clopper-Pearson) of the rate."""
+        """By kind: how many there are and how many of them differ, and the upper bound of the rate (95 %, one-sided)."""
         rates = {}
         for kind, nulls in self.by_kind.items():
             alarms = sum(each.differs(level) for each in nulls)
-            upper = float(proportion_confint(alarms, len(nulls), 0.1, "beta")[1]) if nulls else 1.0
+            _, upper = share_interval(alarms, len(nulls), 0.9)
             rates[kind] = {"is": KINDS_OF_NULLS[kind], "n": len(nulls), "alarms": alarms, "upper95": upper}
         return rates
 

@@ -86,6 +86,16 @@ def word_ends(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> Tensor:
     return torch.tensor([not text[:1].isalpha() for text in token_texts(tokenizer, vocab_size)])
 
 
+def first_logits(loaded: LoadedModel, prompts: Sequence[Sequence[int]]) -> Tensor:
+    """The logits `[n_prompts, vocab]` of the first token of each answer, of prompts that are run together."""
+    ids, mask = (tensor.to(loaded.model.device) for tensor in left_pad(prompts, loaded.pad_id))
+    position = (mask.cumsum(1) - 1).clamp(min=0)
+    output = loaded.model(input_ids=ids, attention_mask=mask, position_ids=position, use_cache=False, logits_to_keep=1)
+    check_logits(output.logits[:, -1])
+    logits: Tensor = output.logits[:, -1]
+    return logits
+
+
 @torch.no_grad()
 def exact(loaded: LoadedModel, prompts: Sequence[Sequence[int]], candidates: Sequence[str], batch_size: int) -> np.ndarray:
     """Probability `[n_prompts, n_candidates]` that the answer's first word names the candidate, by teacher forcing.

@@ -72,6 +72,11 @@ def rewritten(model: Any, layer: int, rewrite: Callable[[Tensor], Tensor]) -> It
         handle.remove()
 
 
+def plus(vector: Tensor) -> Callable[[Tensor], Tensor]:
+    """Adds a vector `[d_model]` to the residual stream."""
+    return lambda residual: residual + vector.to(residual)
+
+
 class _ReachedError(Exception):
     """The layer that was asked for has run."""
 

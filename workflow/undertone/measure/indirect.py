@@ -12,12 +12,11 @@ import numpy as np
 import torch
 
 from undertone.lm.adapters import finetuned
-from undertone.lm.answers import exact
+from undertone.lm.answers import exact, first_logits
 from undertone.lm.chat import prompt_ids
 from undertone.lm.facts import load_facts, taught_and_held_out
 from undertone.lm.loading import LoadedModel, load
-from undertone.lm.sampling import batches_by_length, left_pad
-from undertone.lm.tensors import check_logits
+from undertone.lm.sampling import batches_by_length
 from undertone.lm.texts import load_texts
 from undertone.models.wordings import FACTS, load_forms
 from undertone.runtime.files import Stamp, write_json
@@ -137,11 +136,7 @@ def next_tokens(loaded: LoadedModel, prompts: Sequence[Sequence[int]], batch_siz
     size = loaded.batch_size("pref.batch_size", batch_size)
 
     def read(rows: Sequence[int]) -> np.ndarray:
-        ids, mask = (tensor.to(loaded.model.device) for tensor in left_pad([prompts[row] for row in rows], loaded.pad_id))
-        position = (mask.cumsum(1) - 1).clamp(min=0)
-        output = loaded.model(input_ids=ids, attention_mask=mask, position_ids=position, use_cache=False, logits_to_keep=1)
-        check_logits(output.logits[:, -1])
-        return output.logits[:, -1].float().softmax(-1).cpu().numpy()
+        return first_logits(loaded, [prompts[row] for row in rows]).float().softmax(-1).cpu().numpy()
 
     batches = batches_by_length(prompts, batch_size)
     probabilities = np.concatenate([part for rows in batches for part in size.parts(read, rows)])

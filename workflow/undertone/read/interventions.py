@@ -12,7 +12,7 @@ from sae_lens import SAE
 from torch import Tensor
 
 from undertone.lm.adapters import finetuned
-from undertone.lm.hooks import of_running_call, rewritten
+from undertone.lm.hooks import of_running_call, plus, rewritten
 from undertone.lm.loading import LoadedModel
 from undertone.lm.steering import completion_positions, only_at
 from undertone.lm.tensors import stored
@@ -50,11 +50,6 @@ def rewriting(
         for layer, rewrite in rewrites.items():
             stack.enter_context(rewritten(loaded.model, layer, only_at(mask, rewrite) if mask else rewrite))
         yield PromptedModel(loaded, None, "")
-
-
-def plus(vector: Tensor) -> Callable[[Tensor], Tensor]:
-    """Adds a vector `[d_model]` to the residual stream."""
-    return lambda residual: residual + vector.to(residual)
 
 
 @contextmanager

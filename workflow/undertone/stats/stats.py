@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import special, stats
 from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.proportion import proportion_confint
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,15 @@ def p_value(observed: ArrayLike, null: ArrayLike) -> np.ndarray:
     # A draw that is the observed arrangement must count, however its sums were rounded.
     least = np.asarray(observed) - 1e-9 * np.abs(observed)
     return (1 + np.size(null) - np.searchsorted(np.sort(null), least)) / (1 + np.size(null))
+
+
+def share_interval(k: int, n: int, level: float = 0.95) -> tuple[float, float]:
+    """The exact interval of a share, `k` of `n` (Clopper & Pearson 1934); (0, 1) of none.
+
+    Each end by itself is a bound at level (1 + `level`) / 2.
+    """
+    low, high = proportion_confint(k, n, 1 - level, method="beta") if n else (0.0, 1.0)
+    return float(low), float(high)
 
 
 def corrected(estimates: Sequence[Estimate]) -> list[dict[str, Any]]:
