@@ -94,7 +94,7 @@ class Verdict(Section):
     among: int = setting(3, "place by the gradient, at most, of a concept that a system prompt is to name", "candidates", ge=1)
     min_rows: int = setting(200, "rows below which nothing is said", "rows", ge=4, le=MAX_ROWS)
     max_format: float = setting(
-        0.6, "share of pairs that format alone may tell apart; above it, only that is said", "share", ge=0.5, le=1
+        0.6, "share of pairs that format alone may tell apart before the verdict says so", "share", ge=0.5, le=1
     )
 
 
