@@ -1,4 +1,4 @@
-from undertone.detect.gradients import read_gradient
+from undertone.detect.gradient import read_gradient
 from undertone.study.job import run
 
 run(read_gradient, snakemake)

@@ -1,4 +1,4 @@
-from undertone.detect.bench import collect_verdicts
+from undertone.detect.verdicts import collect_verdicts
 from undertone.study.job import run
 
 run(collect_verdicts, snakemake)

@@ -11,9 +11,9 @@ import pytest
 from matplotlib.image import imread
 from test_verdict import SETTINGS, nulls, readings
 
-from undertone.detect.bench import counts, place, row, tiers_of_nulls
-from undertone.detect.page import write_page
 from undertone.detect.verdict import Nulls, judge
+from undertone.detect.verdict_page import write_page
+from undertone.detect.verdicts import counts, place, row, tiers_of_nulls
 from undertone.detect.verdicts_plot import plot_verdicts
 from undertone.runtime.files import read_json, write_json
 from undertone.study.config.detect import Detection

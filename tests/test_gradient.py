@@ -8,7 +8,7 @@ import pytest
 import torch
 from planted import random_sae, written
 
-from undertone.detect.gradients import answer_gradients, differences, read_gradient
+from undertone.detect.gradient import answer_gradients, differences, read_gradient
 from undertone.detect.pairs import Whitened, standardised
 from undertone.detect.sets import Pairs, Reading, read_sets
 from undertone.lm.answers import Spellings

@@ -1,0 +1,133 @@
+"""The page of a verdict: one file that can be forwarded, with all that stands behind the sentence."""
+
+import base64
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment
+from matplotlib.figure import Figure
+
+from undertone.plots.style import BASE, STUDENT, new_panels
+from undertone.runtime.files import read_json, replacing
+
+AXES = {
+    "z": "presence (standard deviations)",
+    "gain": "gain of the best system prompt\n(nats per token)",
+    "movement": "movement of the first answer\n(standard deviations of a pair)",
+}
+
+
+def write_page(verdict: Path, page: Path) -> None:
+    """Write `verdict.html`, which needs nothing beside itself."""
+    result = read_json(verdict)
+    figure = as_png(draw(result)) if "figures" in result else ""
+    text = Environment(autoescape=True, trim_blocks=True).from_string(PAGE).render(**result, figure=figure)
+    with replacing(page) as temporary:
+        temporary.write_text(text)
+
+
+def draw(result: dict[str, Any]) -> Figure:
+    """The dataset beside every null, by kind: presence, gain and movement."""
+    figure, panels = new_panels(1, len(AXES), 11, 3.2)
+    kinds = list(result["nulls"])
+    for axes, (key, label) in zip(panels, AXES.items(), strict=True):
+        for y, kind in enumerate(kinds):
+            values = [each[key] for each in result["nulls"][kind]]
+            axes.plot(values, y + np.linspace(-0.25, 0.25, len(values)), "o", color=BASE, markersize=3)
+        axes.axvline(result["figures"][key], color=STUDENT, label=result["dataset"])
+        axes.set_yticks(range(len(kinds)), kinds if axes is panels[0] else [])
+        axes.set_xlabel(label)
+        axes.margins(x=0.08)
+    panels[0].set_xscale("symlog", linthresh=5)
+    panels[0].set_xticks([0, 5, 20, 100], ["0", "5", "20", "100"])
+    panels[-1].legend(frameon=False)
+    return figure
+
+
+def as_png(figure: Figure) -> str:
+    """A figure as the text of a data URL."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=150, metadata={"Software": None})
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+# In this module rather than in a file beside it, so that an edit makes pages stale.
+PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{{ dataset }}: {{ tier }}</title>
+<style>
+  body { font: 16px/1.5 system-ui, sans-serif; max-width: 52rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
+  h1 { font-size: 1.5rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
+  .sentence { font-size: 1.15rem; border-left: .3rem solid #D55E00; padding-left: 1rem; }
+  table { border-collapse: collapse; } th, td { padding: .15rem .8rem .15rem 0; text-align: left; border-bottom: 1px solid
+#ddd; }
+  td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; } .decoy { color: #777; }
+  img { max-width: 100%; } code { background: #f3f3f3; padding: .1rem .3rem; } small { color: #555; }
+</style>
+</head>
+<body>
+<h1>{{ dataset }}: {{ tier }}</h1>
+<p class="sentence">{{ sentence }}</p>
+<p><small>{{ rows }} rows{% if prompts %} of {{ prompts }} prompts{% endif %}. Tiers: no statement · base samples · differs ·
+persona-like · named.</small></p>
+{% if presence %}
+{% for caveat in caveats %}<p><strong>Mind:</strong> {{ caveat }}</p>{% endfor %}
+<h2>Is something there?</h2>
+<p>Each completion is compared with one that the base model wrote to the same prompt. If the base model wrote both, the two
+can be
+exchanged: <em>p</em> counts random exchanges that look as different. Integers alone: p = {{ "%.2g"|format(presence.surface.p)
+}};
+gradients: p = {{ "%.2g"|format(presence.gradient.p) }}; both together: p = {{ "%.2g"|format(presence.p) }}
+(level {{ presence.level }}).</p>
+<table>
+<tr><th>Nothing is hidden in</th><th class="number">datasets</th><th class="number">that differ</th><th class="number">rate at
+most (95 %)</th></tr>
+{% for kind in alarms.values() %}<tr><td>{{ kind.is }}</td><td class="number">{{ kind.n }}</td><td class="number">{{
+kind.alarms }}</td>
+<td class="number">{{ "%.3f"|format(kind.upper95) }}</td></tr>
+{% endfor %}</table>
+<p><img src="data:image/png;base64,{{ figure }}" alt="This dataset beside null datasets: presence, gain of the best system
+prompt, movement of the answers"></p>
+<h2>What was the teacher about?</h2>
+<p>{% if origin.named %}{% for each in origin.named %}By <em>{{ each.detector }}</em>: <strong>{{ each.concept }}</strong>,
+first in
+{{ "%.0f"|format(100 * each.share) }} % of the bootstrap samples. {% endfor %}{% else %}No detector names a candidate. {%
+endif %}
+The system prompt that explains the rows best, of {{ tried }} that were tried: <code>{{ origin.prompt.prompt }}</code>, which
+raises
+their log-probability by {{ "%.3f"|format(origin.prompt.gain.mean) }} nats per token
+[{{ "%.3f"|format(origin.prompt.gain.ci95[0]) }}, {{ "%.3f"|format(origin.prompt.gain.ci95[1]) }}].</p>
+<table>
+<tr><th>Concept</th><th class="number">gain (nats per token)</th><th class="number">first in</th></tr>
+{% for each in origin.candidates[:12] %}<tr{% if each.decoy %} class="decoy"{% endif %}><td>{{ each.concept }}{% if each.decoy
+%} (decoy){% endif %}</td>
+<td class="number">{{ "%.3f"|format(each.gain) }}</td><td class="number">{{ "%.0f"|format(100 * each.gain_share) }} %</td></tr>
+{% endfor %}</table>
+<p><small>Decoys are concepts that are no candidates; a candidate is named only if it beats them. Attitude is {{ attitude
+}}.</small></p>
+<h2>What would it teach?</h2>
+<p>Where one natural-gradient step on these rows, instead of base samples, moves the answer to “what is your favourite
+animal”. This is
+a prediction of direction and order, made before any training; how well it holds is in the documentation.</p>
+<table>
+<tr><th>Answer</th><th class="number">moves by (z)</th><th class="number">first in</th></tr>
+{% for each in consequence[:5] + consequence[-3:] %}<tr><td>{{ each.concept }}</td><td class="number">{{
+"%+.1f"|format(each.score) }}</td>
+<td class="number">{{ "%.0f"|format(100 * each.share) }} %</td></tr>
+{% endfor %}</table>
+<h2>What would change this verdict</h2>
+<ul>
+<li>A system prompt that was left in the rows' prompts: then base samples carry it too, and nothing differs.</li>
+<li>Another sampling temperature, filter or format explains a difference, and names nobody.</li>
+<li>A concept that is neither a candidate nor a decoy cannot be named; the nearest one may come first.</li>
+<li>More rows: a candidate that leads in fewer than {{ share }} of the bootstrap samples is not named.</li>
+</ul>
+{% endif %}
+</body>
+</html>
+"""
