@@ -108,7 +108,8 @@ their log-probability by {{ "%.3f"|format(origin.prompt.gain.mean) }} nats per t
 %} (decoy){% endif %}</td>
 <td class="number">{{ "%.3f"|format(each.gain) }}</td><td class="number">{{ "%.0f"|format(100 * each.gain_share) }} %</td></tr>
 {% endfor %}</table>
-<p><small>Decoys are concepts that are no candidates; a candidate is named only if it beats them. Attitude is {{ attitude
+<p><small>Concepts stand in the order of the rounds that they reached: the gains of those that fell earlier are on other, fewer
+rows. Decoys are concepts that are no candidates; a candidate is named only if it beats them. Attitude is {{ attitude
 }}.</small></p>
 <h2>What would it teach?</h2>
 <p>Where one natural-gradient step on these rows, instead of base samples, moves the answer to “what is your favourite
