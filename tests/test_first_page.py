@@ -6,6 +6,7 @@ from typing import Any
 
 import jinja2
 import pytest
+from browser import browse, needs_browser
 from docutils.core import publish_parts
 
 from undertone.runtime.files import write_json
@@ -47,11 +48,11 @@ def rendered(page: dict[str, Any]) -> str:
     class Snakemake:
         config = json.loads(json.dumps({"first_page": page}))
 
-    text = (REPOSITORY / "workflow/report/workflow.rst").read_text()
-    parts = publish_parts(
-        jinja2.Template(text).render(snakemake=Snakemake), writer_name="html", settings_overrides={"halt_level": 2}
+    template = jinja2.Environment(trim_blocks=True, lstrip_blocks=True).from_string(
+        (REPOSITORY / "workflow/report/workflow.rst").read_text()
     )
-    body: str = parts["html_body"]
+    text = template.render(snakemake=Snakemake, categories={})
+    body: str = publish_parts(text, writer_name="html", settings_overrides={"halt_level": 2})["html_body"]
     return body
 
 
@@ -75,11 +76,38 @@ def test_an_unfinished_study_has_a_first_page_without_a_table(study: Study) -> N
     assert "System Message" not in html
 
 
-def test_a_report_opens_with_the_page_and_names_its_figures(tmp_path: Path) -> None:
-    project = Project.create(tmp_path / "project")
-    project.snakemake("results/mine/plots/filter.png")
-    project.snakemake("results/mine/plots/filter.png", "--report", "report.html")
-    html = (project.root / "report.html").read_text()
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of a figure and of a file of data."""
+    project = Project.create(tmp_path_factory.mktemp("report") / "project")
+    targets = ["results/mine/plots/filter.png", "results/mine/filter.json"]
+    project.forked(*targets)
+    project.snakemake(*targets, "--report", "report.html")
+    return project.root / "report.html"
+
+
+def test_a_report_opens_with_the_page_and_names_its_figures(report: Path) -> None:
+    html = report.read_text()
     assert "embedded model, trained here" in html
     assert '"Made by"' in html  # without metadata, Snakemake opens with the graph of all rules
     assert '"shows": "pass rate"' in html
+
+
+@needs_browser
+def test_the_pages_link_opens_a_figure_with_its_caption_beside(report: Path) -> None:
+    click = "<script>setTimeout(() => document.querySelector('.prose li a[onclick]').click(), 100)</script>"
+    page = report.with_name("clicked.html")
+    page.write_text(report.read_text().replace("</body>", f"{click}</body>"))
+    shown = browse(page, "--virtual-time-budget=5000", "--dump-dom").split('<div id="app">')[1].split("<script")[0]
+    assert '<img src="data:image/png;' in shown
+    assert "Share of completions that pass the filter" in shown
+
+
+@needs_browser
+def test_the_top_of_a_long_page_is_seen(report: Path) -> None:
+    top = "document.querySelector('.prose h1').getBoundingClientRect().top"
+    ask = f"<script>setTimeout(() => {{document.body.dataset.top = {top}}}, 100)</script>"
+    page = report.with_name("asked.html")
+    page.write_text(report.read_text().replace("</body>", f"{ask}</body>"))
+    shown = browse(page, "--window-size=900,200", "--virtual-time-budget=5000", "--dump-dom")
+    assert float(shown.split('data-top="')[1].split('"')[0]) >= 0

@@ -1,13 +1,12 @@
 """The bench: what is counted as right, where the target stands, and that nulls are judged by the others."""
 
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
+from browser import browse, needs_browser
 from matplotlib.image import imread
 from test_verdict import SETTINGS, nulls, readings
 
@@ -75,23 +74,12 @@ def test_the_page_says_the_sentence_and_names_the_prompt(tmp_path: Path, changes
         assert caveat[:30] in page
 
 
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-
-
-@pytest.mark.skipif(BROWSER is None, reason="no Chromium to show the page in")
+@needs_browser
 def test_a_browser_shows_the_page_with_its_figure(tmp_path: Path) -> None:
     """Its orange line, the dataset's in the figure, is seen; without the figure the only orange is the bar at the sentence."""
-    assert BROWSER
     write_json(tmp_path / "verdict.json", {"dataset": "mine", **judged()}, {})
     write_page(tmp_path / "verdict.json", tmp_path / "verdict.html")
-    options = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--window-size=900,2400"]
-    page = (tmp_path / "verdict.html").as_uri()
-    subprocess.run(
-        [BROWSER, *options, f"--user-data-dir={tmp_path}/profile", f"--screenshot={tmp_path}/page.png", page],
-        check=True,
-        capture_output=True,
-        timeout=120,
-    )
+    browse(tmp_path / "verdict.html", "--window-size=900,2400", f"--screenshot={tmp_path}/page.png")
     shown = imread(tmp_path / "page.png")[..., :3]
     orange = np.isclose(shown, [0xD5 / 255, 0x5E / 255, 0], atol=0.02).all(-1)
     assert orange[:, 200:].sum() > 100
