@@ -74,3 +74,4 @@ def test_a_dry_run_says_why_in_a_line(tmp_path: Path) -> None:
     assert sorted(said)[1] == "prompts.seed: 42 → 7 (prompts)"
     assert re.fullmatch(r"content of mine\.csv: \w+ → \w+, numbers\.banned: \[\] → \[13\] \(mine/numbers\)", sorted(said)[0])
     assert "'settings'" not in output
+    assert "Workflow ID" not in output  # one of the lines on Snakemake and the machine
