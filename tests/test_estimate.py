@@ -46,7 +46,7 @@ def test_jobs_are_shared_out_or_wait_for_each_other(at_once: int, time: str) -> 
 
 
 def test_what_is_not_known_is_named_and_without_any_record_nothing_is_said() -> None:
-    line = "Estimated time: 60 s, by what jobs of the same rules took, without student, of which none has been run yet"
+    line = "Estimated time: at least 60 s, by what jobs of the same rules took; none has been run yet of student"
     assert time_left(JOBS, {"pref": 59.6}, 4) == line
     assert time_left(JOBS, {"numbers": 60.0}, 4) is None
     assert time_left({}, SECONDS, 4) is None

@@ -40,8 +40,9 @@ def time_left(jobs: Mapping[Hashable, Job], seconds: Mapping[str, float], at_onc
         _end(job, jobs, seconds, ends)
     total = sum(seconds.get(job.rule, 0) for job in jobs.values())
     unknown = sorted(rules - seconds.keys())
-    without = f", without {', '.join(unknown)}, of which none has been run yet" if unknown else ""
-    return f"Estimated time: {duration(max(total / at_once, *ends.values()))}, by what jobs of the same rules took{without}"
+    least, without = ("at least ", f"; none has been run yet of {', '.join(unknown)}") if unknown else ("", "")
+    time = duration(max(total / at_once, *ends.values()))
+    return f"Estimated time: {least}{time}, by what jobs of the same rules took{without}"
 
 
 def duration(seconds: float) -> str:
