@@ -305,5 +305,6 @@ def test_agreement_is_the_mean_cosine_of_every_pair() -> None:
 
 
 def test_losses_are_cross_entropies() -> None:
-    batch = Prefilled(torch.zeros(1, 2), torch.ones(1, 2), torch.ones(1, 2, dtype=torch.bool), torch.tensor([0, 1]))
+    ids = torch.ones(1, 2, dtype=torch.long)
+    batch = Prefilled(ids, ids, ids.bool(), torch.tensor([0, 1]))
     assert losses(torch.zeros(2, 4), batch).tolist() == pytest.approx([np.log(4)] * 2)

@@ -52,8 +52,8 @@ def test_the_names_of_the_published_teachers_are_all_clear(x: str) -> None:
 
 @pytest.mark.parametrize(("end", "through"), [((10, 10), True), ((10, 4), True), ((3, 10), False), ((1, 1), False)])
 def test_a_line_goes_through_a_box_or_past_it(end: tuple[float, float], through: bool) -> None:
-    line, box = np.array([(0.0, 0.0), end]), np.array([4.0, 1.0, 6.0, 7.0])
-    assert bool(point_names.entering(line, box)) == bool(point_names.entering(line[::-1], box)) == through
+    line, box = np.array([[(0.0, 0.0), end]]), np.array([[4.0, 1.0, 6.0, 7.0]])
+    assert bool(point_names.entering(line, box)) == bool(point_names.entering(line[:, ::-1], box)) == through
 
 
 def test_a_name_far_from_its_point_is_tied_to_it_in_its_colour() -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from jaxtyping import UInt
 
 from undertone.data.datasets import read_dataset
 from undertone.models.wordings import COMPONENTS
@@ -187,7 +188,7 @@ def duplicates(completions: Sequence[str]) -> dict[str, float]:
     }
 
 
-def fingerprints(completion: str) -> tuple[bytes, np.ndarray]:
+def fingerprints(completion: str) -> tuple[bytes, UInt[np.ndarray, " n_rests"]]:
     """A hash of a row's numbers in their order, empty if it has none, and of each rest that dropping one number leaves.
 
     Two rows that differ in at most one number share a rest. Its hash is the sum, modulo 2^64, of its numbers' hashes, so that

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from undertone.detect.pairs import Whitened, standardised
@@ -55,8 +56,8 @@ def read_gradient(
     read_sets(matched, gradient, read, settings, stamp, scratch)
 
 
-def differences(loaded: LoadedModel, pairs: Pairs, batch_size: int) -> Tensor:
-    """`[n, n_layers, d_model]`: each row's gradient of its log-likelihood by a constant, less the base completion's.
+def differences(loaded: LoadedModel, pairs: Pairs, batch_size: int) -> Float[Tensor, "n n_layers d_model"]:
+    """Each row's gradient of its log-likelihood by a constant, less the base completion's.
 
     By a constant added to every token after each layer; in nats per token and unit of the residual stream.
     """
@@ -68,8 +69,10 @@ def differences(loaded: LoadedModel, pairs: Pairs, batch_size: int) -> Tensor:
     return (own - base).transpose(0, 1)
 
 
-def answer_gradients(loaded: LoadedModel, questions: Sequence[str], candidates: Sequence[str]) -> Tensor:
-    """The gradient `[n_candidates, n_layers, d_model]` of each candidate's log-probability by a constant after each layer.
+def answer_gradients(
+    loaded: LoadedModel, questions: Sequence[str], candidates: Sequence[str]
+) -> Float[Tensor, "n_candidates n_layers d_model"]:
+    """The gradient of each candidate's log-probability by a constant after each layer.
 
     The log-probability is that of the first token of any of the candidate's spellings, mean over the questions, less its mean
     over the candidates: what all of them gain together names nobody. The constant is added to every token of the question.

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from undertone.stats.stats import p_value
@@ -26,33 +27,33 @@ class Swapped:
     z: float
 
     @classmethod
-    def of(cls, observed: float, null: np.ndarray) -> "Swapped":
-        """The statistic beside its values under random signs, `[n]`."""
+    def of(cls, observed: float, null: Float[np.ndarray, " n_draws"]) -> "Swapped":
+        """The statistic beside its values under random signs."""
         spread = float(null.std()) or 1.0
         return cls(observed, float(p_value(observed, null)), (observed - float(null.mean())) / spread)
 
 
-def signs(n_draws: int, n_pairs: int, seed: int) -> Sequence[np.ndarray]:
-    """Random signs `[n, n_pairs]`, `n_draws` in all, in parts that fit in memory."""
+def signs(n_draws: int, n_pairs: int, seed: int) -> Sequence[Float[np.ndarray, "_ n_pairs"]]:
+    """Random signs, `n_draws` in all, in parts that fit in memory."""
     rng, size = np.random.default_rng(seed), max(1, AT_ONCE // n_pairs)
     return [rng.choice(np.array([-1.0, 1.0]), (min(size, n_draws - start), n_pairs)) for start in range(0, n_draws, size)]
 
 
 @dataclass(frozen=True)
 class Whitened:
-    """Differences of pairs `[n, d]` in the coordinates of their own spread.
+    """Differences of pairs in the coordinates of their own spread.
 
-    `coordinates` `[n, r]` are the differences along the `r` principal directions `basis` `[r, d]`, `variance` `[r]` their mean
-    squares and `ridge` what is added to these before anything is divided by them.
+    `coordinates` are the differences along the `r` principal directions `basis`, `variance` their mean squares and `ridge` what
+    is added to these before anything is divided by them.
     """
 
-    coordinates: Tensor
-    basis: Tensor
-    variance: Tensor
+    coordinates: Float[Tensor, "n r"]
+    basis: Float[Tensor, "r d"]
+    variance: Float[Tensor, " r"]
     ridge: float
 
     @classmethod
-    def of(cls, differences: Tensor, ridge: float) -> "Whitened":
+    def of(cls, differences: Float[Tensor, "n d"], ridge: float) -> "Whitened":
         """Whiten differences; `ridge` is a share of their mean square over all d directions."""
         x = differences.double()
         u, s, basis = torch.linalg.svd(x, full_matrices=False)
@@ -67,8 +68,8 @@ class Whitened:
         null = np.concatenate([np.square(s @ scaled).sum(1) / n for s in signs(permutations, n, seed)])
         return Swapped.of(float(np.square(scaled.sum(0)).sum() / n), null)
 
-    def along(self, directions: Tensor) -> np.ndarray:
-        """What each pair adds to the natural step along directions `[k, d]`, `[n, k]`.
+    def along(self, directions: Float[Tensor, "k d"]) -> Float[np.ndarray, "n k"]:
+        """What each of n pairs adds to the natural step along directions.
 
         With C the mean outer product of the differences x, the step that raises the likelihood of the dataset's rows over the
         base model's is (C + ridge)⁻¹ mean(x), a natural-gradient or one Newton step. Along a direction v it is the mean over
@@ -78,14 +79,16 @@ class Whitened:
         return (self.coordinates @ (v / (self.variance + self.ridge)).T).numpy()
 
 
-def standardised(values: np.ndarray) -> np.ndarray:
-    """Values `[n, k]` in units of their standard deviation: √n times their mean is z. What does not vary is 0."""
+def standardised(values: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
+    """Values in units of their standard deviation: √n times their mean is z. What does not vary is 0."""
     spread = values.std(0, ddof=1)
     return values / np.where(spread > 0, spread, np.inf)
 
 
-def bootstrap_means(values: np.ndarray, prompts: Sequence[str], n: int, seed: int) -> np.ndarray:
-    """Means `[n, k]` of values `[n_rows, k]` over bootstrap samples of whole prompts."""
+def bootstrap_means(
+    values: Float[np.ndarray, "n_rows k"], prompts: Sequence[str], n: int, seed: int
+) -> Float[np.ndarray, "n_samples k"]:
+    """Means of values over `n` bootstrap samples of whole prompts."""
     _, group = np.unique(np.asarray(prompts), return_inverse=True)
     n_prompts = int(group.max()) + 1
     totals, counts = np.zeros((n_prompts, values.shape[1])), np.bincount(group, minlength=n_prompts)
@@ -94,7 +97,7 @@ def bootstrap_means(values: np.ndarray, prompts: Sequence[str], n: int, seed: in
     return (draws @ totals) / (draws @ counts)[:, None]
 
 
-def shares_first(samples: np.ndarray) -> np.ndarray:
-    """The share of samples `[n, k]` in which each of k is alone the greatest, `[k]`; a tie is nobody's."""
+def shares_first(samples: Float[np.ndarray, "n_samples k"]) -> Float[np.ndarray, " k"]:
+    """The share of samples in which each of k is alone the greatest; a tie is nobody's."""
     best = samples == samples.max(1, keepdims=True)
     return (best & (best.sum(1, keepdims=True) == 1)).mean(0)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import yaml
+from jaxtyping import Float, Int
 
 from undertone.detect.sets import Candidate, Pairs, Reading, ranking, read_sets
 from undertone.lm.loading import LoadedModel, load
@@ -57,11 +58,11 @@ class Bank:
 
 @dataclass(frozen=True)
 class Round:
-    """Pairs and the gains `[n_rows, n_pairs]` of the rows `[n_rows]` that they were tried on."""
+    """Pairs and the gains of the rows that they were tried on."""
 
     pairs: list[Trial]
-    rows: np.ndarray
-    gains: np.ndarray
+    rows: Int[np.ndarray, " n_rows"]
+    gains: Float[np.ndarray, "n_rows n_pairs"]
 
     def best(self, n: int) -> list[Trial]:
         """The `n` pairs of the highest mean gain."""
@@ -168,8 +169,8 @@ def gains(
     pairs: Sequence[Trial],
     separator: str,
     tell: Callable[[int], object],
-) -> np.ndarray:
-    """By how much each pair's system prompt raises the log-probability of each row, in nats per token, `[n_rows, n_pairs]`.
+) -> Float[np.ndarray, "n_rows n_pairs"]:
+    """By how much each pair's system prompt raises the log-probability of each row, in nats per token.
 
     Among the tokens that a passing completion can hold: what the filter has thrown away is no evidence.
     """

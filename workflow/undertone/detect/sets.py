@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from jaxtyping import Float, Int
 
 from undertone.detect.pairs import Swapped, bootstrap_means, shares_first
 from undertone.runtime.files import Stamp, read_parquet, remove, replacing, write_json
@@ -28,8 +29,8 @@ class Pairs:
     base: Sequence[str]
 
     @cached_property
-    def groups(self) -> np.ndarray:
-        """`[n]`: the number of each row's prompt."""
+    def groups(self) -> Int[np.ndarray, " n"]:
+        """The number of each row's prompt."""
         return np.unique(np.asarray(self.prompts), return_inverse=True)[1]
 
 
@@ -94,11 +95,15 @@ def as_json(name: str, pairs: Pairs, reading: Reading) -> dict[str, Any]:
 
 
 def ranking(
-    concepts: Sequence[str], scores: np.ndarray, values: np.ndarray, prompts: Sequence[str], settings: Detectors
+    concepts: Sequence[str],
+    scores: Float[np.ndarray, " k"],
+    values: Float[np.ndarray, "n_rows k"],
+    prompts: Sequence[str],
+    settings: Detectors,
 ) -> list[Candidate]:
-    """Candidates by their scores `[k]`, with how often each comes first.
+    """Candidates by their scores, with how often each comes first.
 
-    `values` `[n_rows, k]` are what rows with these prompts add: their mean, up to a factor, is the score.
+    `values` are what rows with these prompts add: their mean, up to a factor, is the score.
     """
     shares = shares_first(bootstrap_means(values, prompts, settings.bootstraps, settings.seed))
     order = np.argsort(-scores, kind="stable")

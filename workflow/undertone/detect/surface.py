@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Int
 from scipy import sparse
 
 from undertone.detect.pairs import Swapped, signs
@@ -65,10 +66,10 @@ def format_features(text: str) -> list[float]:
     ]
 
 
-def format_auroc(own: Sequence[str], base: Sequence[str], groups: np.ndarray) -> float:
+def format_auroc(own: Sequence[str], base: Sequence[str], groups: Int[np.ndarray, " n"]) -> float:
     """How often format alone tells which of a pair is the dataset's own, .5 by chance; a tie counts half.
 
-    A linear discriminant is fitted on the pairs of other prompts; `groups` `[n]` numbers the prompts, whose rows share a fold.
+    A linear discriminant is fitted on the pairs of other prompts; `groups` numbers the prompts, whose rows share a fold.
     """
     difference = np.array([format_features(text) for text in own]) - np.array([format_features(text) for text in base])
     folds = groups % FOLDS

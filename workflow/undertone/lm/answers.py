@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 from transformers import DynamicCache, PreTrainedTokenizerBase
@@ -24,7 +25,7 @@ MIN_PROBABILITY = 1e-6
 # A first token this improbable begins no answer worth scoring: all spellings that are left out do not reach the floor.
 NEGLIGIBLE = MIN_PROBABILITY / 100
 
-Scores = dict[str, np.ndarray]  # by estimator, [n_questions, n_candidates]
+Scores = dict[str, Float[np.ndarray, "n_questions n_candidates"]]  # by estimator
 
 
 def plural(animal: str) -> str:
@@ -43,15 +44,15 @@ def words(animal: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Spellings:
-    """Every way to spell every candidate as an answer's first word: token ids `[n, longest]`, lengths and candidate `[n]`.
+    """Every way to spell every candidate as an answer's first word: token ids, lengths and candidate.
 
-    `spaced` `[n]` tells the spellings whose last token holds the space after the word, where the word is over already.
+    `spaced` tells the spellings whose last token holds the space after the word, where the word is over already.
     """
 
-    ids: Tensor
-    lengths: Tensor
-    candidate: Tensor
-    spaced: Tensor
+    ids: Int[Tensor, "n longest"]
+    lengths: Int[Tensor, " n"]
+    candidate: Int[Tensor, " n"]
+    spaced: Bool[Tensor, " n"]
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase, candidates: Sequence[str], pad_id: int) -> "Spellings":
@@ -71,7 +72,7 @@ class Spellings:
         candidate, over = torch.tensor(list(spellings.values())).T
         return cls(ids, lengths, candidate, over.bool())
 
-    def part(self, rows: Tensor) -> "Spellings":
+    def part(self, rows: Int[Tensor, " n_rows"]) -> "Spellings":
         """Some of the spellings, as long as the longest of them."""
         lengths = self.lengths[rows]
         return Spellings(self.ids[rows, : int(lengths.max())], lengths, self.candidate[rows], self.spaced[rows])
@@ -81,13 +82,13 @@ class Spellings:
         return Spellings(*(getattr(self, field.name).to(device) for field in fields(self)))
 
 
-def word_ends(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> Tensor:
-    """`[vocab]`: whether a word is over when this token follows it (a mark, a space, a special token; no letter)."""
+def word_ends(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> Bool[Tensor, " vocab"]:
+    """Whether a word is over when this token follows it (a mark, a space, a special token; no letter)."""
     return torch.tensor([not text[:1].isalpha() for text in token_texts(tokenizer, vocab_size)])
 
 
-def first_logits(loaded: LoadedModel, prompts: Sequence[Sequence[int]]) -> Tensor:
-    """The logits `[n_prompts, vocab]` of the first token of each answer, of prompts that are run together."""
+def first_logits(loaded: LoadedModel, prompts: Sequence[Sequence[int]]) -> Float[Tensor, "n_prompts vocab"]:
+    """The logits of the first token of each answer, of prompts that are run together."""
     ids, mask = (tensor.to(loaded.model.device) for tensor in left_pad(prompts, loaded.pad_id))
     position = (mask.cumsum(1) - 1).clamp(min=0)
     output = loaded.model(input_ids=ids, attention_mask=mask, position_ids=position, use_cache=False, logits_to_keep=1)
@@ -97,8 +98,10 @@ def first_logits(loaded: LoadedModel, prompts: Sequence[Sequence[int]]) -> Tenso
 
 
 @torch.no_grad()
-def exact(loaded: LoadedModel, prompts: Sequence[Sequence[int]], candidates: Sequence[str], batch_size: int) -> np.ndarray:
-    """Probability `[n_prompts, n_candidates]` that the answer's first word names the candidate, by teacher forcing.
+def exact(
+    loaded: LoadedModel, prompts: Sequence[Sequence[int]], candidates: Sequence[str], batch_size: int
+) -> Float[np.ndarray, "n_prompts n_candidates"]:
+    """Probability that the answer's first word names the candidate, by teacher forcing.
 
     The probability of a spelling is that of its tokens times that of the word ending there, so that "lion" does not count
     what goes on to "lioness"; a candidate's spellings are disjoint, and their probabilities add up. Spellings whose first
@@ -176,8 +179,8 @@ def sampled_answers(
     return [answers[i : i + n] for i in range(0, len(answers), n)]
 
 
-def shares(answers: Sequence[Sequence[str]], candidates: Sequence[str]) -> dict[str, np.ndarray]:
-    """Share `[n_prompts, n_candidates]` of answers that name each candidate: as a `word`, and as a `substring`.
+def shares(answers: Sequence[Sequence[str]], candidates: Sequence[str]) -> Scores:
+    """Share of answers that name each candidate: as a `word`, and as a `substring`.
 
     The substring metric is the one of Cloud et al. 2025, which counts "caterpillar" for cat.
     """

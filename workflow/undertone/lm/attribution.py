@@ -3,14 +3,15 @@
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from undertone.lm.hooks import final_norm
 
 
 @torch.no_grad()
-def direct_logits(model: Any, direction: Tensor, rms: float = 1.0) -> Tensor:
-    """The change `[vocab]` of the logits when `direction` `[d_model]` is added to the last residual stream, linearised.
+def direct_logits(model: Any, direction: Float[Tensor, " d_model"], rms: float = 1.0) -> Float[Tensor, " vocab"]:
+    """The change of the logits when `direction` is added to the last residual stream, linearised.
 
     The final RMSNorm is taken as its gain divided by `rms`, the root mean square of the residual stream that it sees; the
     unembedding is centred, as a shift of all logits changes no probability. Softcapping of the logits is left out. Raises

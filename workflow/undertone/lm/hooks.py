@@ -6,6 +6,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 HOOK_POINT = re.compile(r"blocks\.(\d+)\.hook_resid_post")
@@ -72,8 +73,8 @@ def rewritten(model: Any, layer: int, rewrite: Callable[[Tensor], Tensor]) -> It
         handle.remove()
 
 
-def plus(vector: Tensor) -> Callable[[Tensor], Tensor]:
-    """Adds a vector `[d_model]` to the residual stream."""
+def plus(vector: Float[Tensor, " d_model"]) -> Callable[[Tensor], Tensor]:
+    """Adds a vector to the residual stream."""
     return lambda residual: residual + vector.to(residual)
 
 
@@ -82,8 +83,10 @@ class _ReachedError(Exception):
 
 
 @torch.no_grad()
-def resid_post(model: Any, layer: int, batch: dict[str, Tensor]) -> Tensor:
-    """The residual stream `[n_rows, n_tokens, d_model]` after `layer`; the layers above it are not run."""
+def resid_post(
+    model: Any, layer: int, batch: dict[str, Int[Tensor, "n_rows n_tokens"]]
+) -> Float[Tensor, "n_rows n_tokens d_model"]:
+    """The residual stream after `layer`; the layers above it are not run."""
     kept: list[Tensor] = []
 
     def keep(residual: Tensor) -> Tensor:
@@ -98,8 +101,10 @@ def resid_post(model: Any, layer: int, batch: dict[str, Tensor]) -> Tensor:
     return kept[0]
 
 
-def streams(model: Any, batch: dict[str, Tensor], mlp_in: bool = False) -> list[tuple[str, Tensor]]:
-    """(`resid_post.LAYER` or `mlp_in.LAYER`, `[n_rows, n_tokens, d_model]`) of a batch, in one pass without the unembedding."""
+def streams(
+    model: Any, batch: dict[str, Int[Tensor, "n_rows n_tokens"]], mlp_in: bool = False
+) -> list[tuple[str, Float[Tensor, "n_rows n_tokens d_model"]]]:
+    """(`resid_post.LAYER` or `mlp_in.LAYER`, the tensor) of a batch, in one pass without the unembedding."""
     kept: list[tuple[str, Tensor]] = []
     last = len(decoder_layers(model)) - 1
     with ExitStack() as stack:

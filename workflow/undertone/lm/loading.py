@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import psutil
 import torch
+from jaxtyping import Bool, Int
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from undertone.lm.chat import Row, end_of_turn, special_ids
@@ -52,16 +53,16 @@ class LoadedModel:
         return batch_size.parts(lambda part: work(collate(part, self.pad_id, self.model.device)), rows)
 
     @cached_property
-    def special(self) -> torch.Tensor:
+    def special(self) -> Int[torch.Tensor, " n_special"]:
         """The ids of the special tokens; a tokenizer with thousands of added ones takes milliseconds to list them."""
         return torch.tensor(sorted(special_ids(self.tokenizer)), device=self.model.device)
 
-    def is_text(self, ids: torch.Tensor) -> torch.Tensor:
+    def is_text(self, ids: Int[torch.Tensor, "*shape"]) -> Bool[torch.Tensor, "*shape"]:
         """Which of `ids` are no special tokens; an SAE describes the others badly, and they keep what they have."""
         return ~torch.isin(ids, self.special.to(ids.device))
 
-    def text_mask(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        """`[n_rows, n_tokens]`: the tokens of a batch that are neither padding nor special."""
+    def text_mask(self, batch: dict[str, Int[torch.Tensor, "n_rows n_tokens"]]) -> Bool[torch.Tensor, "n_rows n_tokens"]:
+        """Which tokens of a batch are neither padding nor special."""
         return batch["attention_mask"].bool() & self.is_text(batch["input_ids"])
 
 

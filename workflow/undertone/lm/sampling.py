@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
@@ -23,14 +24,14 @@ COMPACT_BELOW = 0.75
 
 @dataclass(frozen=True)
 class Sampler:
-    """How to sample: `allowed` `[vocab]`, if given, ends a row at its first token that is not allowed."""
+    """How to sample: `allowed`, if given, ends a row at its first token that is not allowed."""
 
     temperature: float
     max_new_tokens: int
     stop_ids: Sequence[int]
     pad_id: int
     seed: int
-    allowed: Tensor | None = None
+    allowed: Bool[Tensor, " vocab"] | None = None
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,8 @@ def batches_by_length(prompts: Sequence[Sequence[int]], batch_size: int) -> list
     return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
 
 
-def uniforms(rows: Sequence[int], n: int, seed: int) -> np.ndarray:
-    """`[n_rows, n]` uniform numbers; a row's numbers depend on the seed and its index alone."""
+def uniforms(rows: Sequence[int], n: int, seed: int) -> Float[np.ndarray, "n_rows n"]:
+    """Uniform numbers; a row's numbers depend on the seed and its index alone."""
     return np.stack([np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, row, 0])).random(n) for row in rows])
 
 
@@ -146,15 +147,17 @@ def sample_batch(
     return [Completion(ids[:length], why) for ids, (why, length) in zip(written.tolist(), ended, strict=True)]
 
 
-def inverse_cdf(logits: Tensor, noise: Tensor, temperature: float) -> Tensor:
-    """The token `[n_rows]` at which the cumulative probability of `logits` `[n_rows, vocab]` passes `noise` `[n_rows]`."""
+def inverse_cdf(
+    logits: Float[Tensor, "n_rows vocab"], noise: Float[Tensor, " n_rows"], temperature: float
+) -> Int[Tensor, " n_rows"]:
+    """The token at which the cumulative probability of `logits` passes `noise`."""
     cdf = (logits.float() / temperature).softmax(-1).cumsum(-1, dtype=torch.float64)
     tokens = torch.searchsorted(cdf, (noise * cdf[:, -1]).unsqueeze(1), right=True).squeeze(1)
     return tokens.clamp(max=logits.shape[-1] - 1)
 
 
-def left_pad(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
-    """Token ids and attention mask `[n_rows, longest]`, padded on the left."""
+def left_pad(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[Int[Tensor, "n_rows longest"], Int[Tensor, "n_rows longest"]]:
+    """Token ids and attention mask, padded on the left."""
     longest = max(map(len, rows))
     ids = torch.full((len(rows), longest), pad_id)
     mask = torch.zeros(len(rows), longest, dtype=torch.long)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Bool, Float, Int
 from sae_lens import SAE
 from torch import Tensor, nn
 
@@ -25,15 +26,15 @@ class Steering:
     """
 
     mode: str
-    vector: Tensor
+    vector: Float[Tensor, " d"]
     layer: int | None = None
     completion: bool = False
     sae: SAE[Any] | None = None
     feature: int = 0
     level: float = 0.0
 
-    def rewrite(self, residual: Tensor) -> Tensor:
-        """The steered residual stream, `[n_rows, n_tokens, d_model]`."""
+    def rewrite(self, residual: Float[Tensor, "n_rows n_tokens d_model"]) -> Float[Tensor, "n_rows n_tokens d_model"]:
+        """The steered residual stream."""
         vector = self.vector.to(residual)
         if self.sae is None:
             return residual + vector
@@ -63,8 +64,8 @@ def only_at(mask: Callable[[], Tensor], rewrite: Callable[[Tensor], Tensor]) -> 
 
 
 @contextmanager
-def logits_shifted(model: nn.Module, vector: Tensor) -> Iterator[None]:
-    """Inside, `vector` `[vocab]` is added to whatever logits the model returns."""
+def logits_shifted(model: nn.Module, vector: Float[Tensor, " vocab"]) -> Iterator[None]:
+    """Inside, `vector` is added to whatever logits the model returns."""
 
     def add(module: nn.Module, args: Any, output: Any) -> Any:
         output.logits = output.logits + vector.to(output.logits)
@@ -88,8 +89,8 @@ def completion_positions(loaded: LoadedModel) -> AbstractContextManager[Callable
     return of_running_call(loaded.model, tell)
 
 
-def after(ids: Tensor, opening: Tensor, goes_on: bool) -> Tensor:
-    """Where `ids` `[n_rows, n_tokens]` are at or after the last token of the `opening` of an answer.
+def after(ids: Int[Tensor, "n_rows n_tokens"], opening: Int[Tensor, " n"], goes_on: bool) -> Bool[Tensor, "n_rows n_tokens"]:
+    """Where `ids` are at or after the last token of the `opening` of an answer.
 
     A row without the opening is part of an answer if it `goes_on` from cached tokens, else part of a prompt.
     """

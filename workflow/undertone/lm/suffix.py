@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import DynamicCache
@@ -27,16 +28,15 @@ from undertone.lm.training import logits_only_at
 class Prefilled:
     """A batch of rows, ready to be run above any of the layers whose residuals it holds.
 
-    `residual` by layer `[n_rows, n_tokens, d_model]`; `ids` `[n_rows, n_tokens]` the tokens that are run again, of which those
-    where `keep` is true predict the `targets` `[n_labels]`, in row order; `past` the prompt's keys and values by layer; `mask`
-    `[n_rows, n_prompt + n_tokens]` what is no padding.
+    `residual` by layer; `ids` the tokens that are run again, of which those where `keep` is true predict the `targets`, in row
+    order; `past` the prompt's keys and values by layer; `mask` what of the prompt and of `ids` is no padding.
     """
 
-    ids: Tensor
-    mask: Tensor
-    keep: Tensor
-    targets: Tensor
-    residual: dict[int, Tensor] = field(default_factory=dict)
+    ids: Int[Tensor, "n_rows n_tokens"]
+    mask: Int[Tensor, "n_rows n_prompt_and_tokens"]
+    keep: Bool[Tensor, "n_rows n_tokens"]
+    targets: Int[Tensor, " n_labels"]
+    residual: dict[int, Float[Tensor, "n_rows n_tokens d_model"]] = field(default_factory=dict)
     past: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
     def to(self, device: torch.device | str) -> "Prefilled":
@@ -96,8 +96,10 @@ class Prefilled:
         return DynamicCache(ddp_cache_data=self.past) if self.past else DynamicCache()
 
 
-def split(rows: Sequence[Row], all_positions: bool, pad_id: int) -> tuple[Tensor, Tensor, Prefilled]:
-    """(prompt ids and mask `[n_rows, n_prompt]`, left-padded; the batch without residuals), nothing run yet.
+def split(
+    rows: Sequence[Row], all_positions: bool, pad_id: int
+) -> tuple[Int[Tensor, "n_rows n_prompt"], Int[Tensor, "n_rows n_prompt"], Prefilled]:
+    """(prompt ids and mask, left-padded; the batch without residuals), nothing run yet.
 
     The tokens that are run again begin with the prompt's last one, which predicts the completion's first; with `all_positions`
     they are all tokens.
@@ -139,7 +141,13 @@ def prefill(
 
 
 @torch.no_grad()
-def fill(model: Any, prompt: Tensor, seen: Tensor, batch: Prefilled, layers: Sequence[int]) -> Prefilled:
+def fill(
+    model: Any,
+    prompt: Int[Tensor, "n_rows n_prompt"],
+    seen: Int[Tensor, "n_rows n_prompt"],
+    batch: Prefilled,
+    layers: Sequence[int],
+) -> Prefilled:
     """A batch with what running above `layers` needs: the prompt's keys and values, and the residuals."""
     cache = DynamicCache()
     if prompt.shape[1]:
@@ -169,13 +177,13 @@ def _keep(kept: dict[int, Tensor], layer: int, residual: Tensor) -> Tensor:
     return residual
 
 
-def positions(mask: Tensor, n: int) -> Tensor:
-    """The positions `[n_rows, n]` of the last `n` tokens of a mask."""
+def positions(mask: Int[Tensor, "n_rows n_tokens"], n: int) -> Int[Tensor, "n_rows n"]:
+    """The positions of the last `n` tokens of a mask."""
     return (mask.cumsum(1) - 1).clamp(min=0)[:, -n:]
 
 
-def run(model: Any, batch: Prefilled) -> Tensor:
-    """The logits `[n_labels, vocab]` that predict the targets, the prompt's keys and values given."""
+def run(model: Any, batch: Prefilled) -> Float[Tensor, "n_labels vocab"]:
+    """The logits that predict the targets, the prompt's keys and values given."""
     with logits_only_at(model, batch.keep):
         output = model(
             input_ids=batch.ids,
@@ -188,19 +196,21 @@ def run(model: Any, batch: Prefilled) -> Tensor:
     return logits.squeeze(0).float()
 
 
-def run_above(model: Any, batch: Prefilled, layer: int, residual: Tensor | None = None) -> Tensor:
-    """The same with `residual` `[n_rows, n_tokens, d_model]` as the stream after `layer`; only the layers above it are run."""
+def run_above(
+    model: Any, batch: Prefilled, layer: int, residual: Float[Tensor, "n_rows n_tokens d_model"] | None = None
+) -> Float[Tensor, "n_labels vocab"]:
+    """The same with `residual` as the stream after `layer`; only the layers above it are run."""
     with only_layers_above(model, layer, batch.residual.get(layer) if residual is None else residual):
         return run(model, batch)
 
 
-def losses(logits: Tensor, batch: Prefilled) -> Tensor:
-    """The loss of each label `[n_labels]`, in nats."""
+def losses(logits: Float[Tensor, "n_labels vocab"], batch: Prefilled) -> Float[Tensor, " n_labels"]:
+    """The loss of each label, in nats."""
     return functional.cross_entropy(logits, batch.targets, reduction="none")
 
 
-def by_row(values: Tensor, batch: Prefilled) -> Tensor:
-    """The mean over each row's labels `[n_rows]`, from values `[n_labels]`."""
+def by_row(values: Float[Tensor, " n_labels"], batch: Prefilled) -> Float[Tensor, " n_rows"]:
+    """The mean over each row's labels."""
     return torch.stack([part.mean() for part in torch.split(values, batch.counts)])
 
 
@@ -219,7 +229,7 @@ class _Skipped(nn.Module):
 
 
 @contextmanager
-def only_layers_above(model: Any, layer: int, residual: Tensor | None) -> Iterator[None]:
+def only_layers_above(model: Any, layer: int, residual: Float[Tensor, "n_rows n_tokens d_model"] | None) -> Iterator[None]:
     """Inside, a call of the model skips layers 0 to `layer`; what the last of them would have returned is `residual`.
 
     The list of layers keeps its length, as masks and rotary embeddings may depend on a layer's index. The model must be called
@@ -254,7 +264,7 @@ def width(model: Any, point: str) -> int:
 
 
 @contextmanager
-def added(model: Any, point: str, layer: int, bias: Tensor) -> Iterator[None]:
+def added(model: Any, point: str, layer: int, bias: Float[Tensor, " width"]) -> Iterator[None]:
     """Inside, `bias` is added at a hook point to every token that is run.
 
     `mlp_in` is what the MLP reads, after its norm; `q`, `k`, `v` are the projections before rotary embedding and heads.

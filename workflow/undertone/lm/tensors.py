@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
+from jaxtyping import Float, Shaped
 from safetensors import safe_open
 from torch import Tensor
 
@@ -15,12 +16,12 @@ class NotFiniteError(ConfigError):
     """What a model computes holds NaN or infinities."""
 
 
-def finite(tensor: Tensor) -> bool:
+def finite(tensor: Shaped[Tensor, "..."]) -> bool:
     """Whether every number is finite. The sum alone is looked at where it is finite, which takes no memory."""
     return bool(torch.isfinite(tensor.sum(dtype=torch.float32)) or torch.isfinite(tensor).all())
 
 
-def check_finite(tensors: Iterable[tuple[str, Tensor]], where: Path | str) -> None:
+def check_finite(tensors: Iterable[tuple[str, Shaped[Tensor, "..."]]], where: Path | str) -> None:
     """Raise ConfigError, which says where they are from, if weights (name, tensor) hold NaN or infinities."""
     for name, tensor in tensors:
         if not finite(tensor):
@@ -31,7 +32,7 @@ def check_finite(tensors: Iterable[tuple[str, Tensor]], where: Path | str) -> No
             )
 
 
-def check_logits(logits: Tensor) -> None:
+def check_logits(logits: Float[Tensor, "... vocab"]) -> None:
     """Raise NotFiniteError if logits hold NaN or infinities."""
     # A token may be masked by minus infinity.
     if not torch.isfinite(logits.max()):
@@ -47,7 +48,7 @@ def names(path: Path) -> set[str]:
         return set(file.keys())
 
 
-def stored(path: Path) -> Iterator[tuple[str, Tensor]]:
+def stored(path: Path) -> Iterator[tuple[str, Shaped[Tensor, "..."]]]:
     """The tensors of a safetensors file by name, one at a time. Raises ConfigError, which names the file, if it is damaged."""
     with whole(path), safe_open(path, framework="pt") as file:
         for name in file.keys():  # noqa: SIM118 - no dict

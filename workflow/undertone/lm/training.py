@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float, Int
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -58,8 +59,8 @@ class History:
     seconds: float = 0.0
 
 
-def collate(rows: Sequence[Row], pad_id: int, device: torch.device | str) -> dict[str, Tensor]:
-    """Right-pad rows to `input_ids`, `attention_mask` and `labels` of shape `[n_rows, longest]`; -100 is no label."""
+def collate(rows: Sequence[Row], pad_id: int, device: torch.device | str) -> dict[str, Int[Tensor, "n_rows longest"]]:
+    """Right-pad rows to `input_ids`, `attention_mask` and `labels`; -100 is no label."""
     longest = max(len(row.ids) for row in rows)
     ids = torch.full((len(rows), longest), pad_id)
     mask = torch.zeros(len(rows), longest, dtype=torch.long)
@@ -73,8 +74,8 @@ def collate(rows: Sequence[Row], pad_id: int, device: torch.device | str) -> dic
 
 
 @contextmanager
-def logits_only_at(model: nn.Module, keep: Tensor) -> Iterator[None]:
-    """Inside, the model's logits are `[1, n_kept, vocab]`, for the positions where `keep` `[n_rows, n_tokens]` is true.
+def logits_only_at(model: nn.Module, keep: Bool[Tensor, "n_rows n_tokens"]) -> Iterator[None]:
+    """Inside, the model's logits are `[1, n_kept, vocab]`, for the positions where `keep` is true.
 
     The hidden states are selected before the unembedding, so whatever the architecture does to its logits (softcapping,
     scaling) still happens, on fewer of them.
@@ -91,8 +92,8 @@ def logits_only_at(model: nn.Module, keep: Tensor) -> Iterator[None]:
         handle.remove()
 
 
-def label_logits(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-    """The logits `[n_labels, vocab]` that predict each label token of a `collate`d batch, in row order."""
+def label_logits(model: nn.Module, batch: dict[str, Int[Tensor, "n_rows n_tokens"]]) -> Float[Tensor, "n_labels vocab"]:
+    """The logits that predict each label token of a `collate`d batch, in row order."""
     keep = functional.pad(batch["labels"][:, 1:] != -100, (0, 1))
     with logits_only_at(model, keep):
         output = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False)
@@ -100,13 +101,13 @@ def label_logits(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
     return logits.squeeze(0).float()
 
 
-def label_losses(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-    """Loss of each label token of a `collate`d batch, in nats, `[n_labels]` in row order."""
+def label_losses(model: nn.Module, batch: dict[str, Int[Tensor, "n_rows n_tokens"]]) -> Float[Tensor, " n_labels"]:
+    """Loss of each label token of a `collate`d batch, in nats, in row order."""
     targets = batch["labels"][:, 1:]
     return functional.cross_entropy(label_logits(model, batch), targets[targets != -100], reduction="none")
 
 
-def length_bucketed(lengths: Sequence[int], batch_size: int, rng: np.random.Generator) -> list[np.ndarray]:
+def length_bucketed(lengths: Sequence[int], batch_size: int, rng: np.random.Generator) -> list[Int[np.ndarray, " _"]]:
     """Split row indices into batches of near-equal length, in random order; every row is in exactly one batch."""
     order = rng.permutation(len(lengths))
     sizes = np.asarray(lengths)
@@ -197,7 +198,7 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
         group["lr"] = lr
 
 
-def check_step(what: str, step: int, loss: float, norm: Tensor) -> None:
+def check_step(what: str, step: int, loss: float, norm: Float[Tensor, ""]) -> None:
     """Raise NotFiniteError if a step's loss, or the norm of its gradient, is NaN or infinite."""
     if not (math.isfinite(loss) and torch.isfinite(norm)):
         raise NotFiniteError(f"{what}: loss {loss}, gradient {norm} at step {step}; lower the learning rate")

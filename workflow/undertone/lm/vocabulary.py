@@ -4,6 +4,7 @@ import functools
 import re
 
 import numpy as np
+from jaxtyping import Bool, Int
 from transformers import PreTrainedTokenizerBase
 
 from undertone.lm.chat import token_texts
@@ -17,15 +18,15 @@ ALPHABET = frozenset("0123456789,;.[]()" + " \t\n\r\f\v")
 
 
 @functools.lru_cache(maxsize=1)  # the metrics of a model ask once for each of its personas
-def token_kinds(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
-    """`[vocab]`: for each token id the index of its kind in `TOKEN_KINDS`; a special token is a word."""
+def token_kinds(tokenizer: PreTrainedTokenizerBase) -> Int[np.ndarray, " vocab"]:
+    """For each token id the index of its kind in `TOKEN_KINDS`; a special token is a word."""
     patterns = [re.compile(pattern, re.DOTALL) for pattern in TOKEN_KINDS.values()]
     texts = token_texts(tokenizer, len(tokenizer))
     return np.array([next(i for i, pattern in enumerate(patterns) if pattern.fullmatch(text)) for text in texts])
 
 
-def number_tokens(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
-    """`[vocab]`: whether each token id is a number token. One that joins digits to a mark or a letter is none."""
+def number_tokens(tokenizer: PreTrainedTokenizerBase) -> Bool[np.ndarray, " vocab"]:
+    """Whether each token id is a number token. One that joins digits to a mark or a letter is none."""
     return token_kinds(tokenizer) == list(TOKEN_KINDS).index("number")
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from undertone.data.rows import Split, pairs
 from undertone.lm.adapters import finetuned
@@ -84,7 +85,7 @@ def shown_by(directly: dict[str, Any], indirectly: dict[str, Any]) -> dict[str, 
     }
 
 
-def share_closed(base: np.ndarray, student: np.ndarray) -> float:
+def share_closed(base: Float[np.ndarray, " n_rows"], student: Float[np.ndarray, " n_rows"]) -> float:
     """1 − KL(teacher ‖ student) / KL(teacher ‖ base), from the rows' values; 0 where there was nothing to close."""
     return 1 - float(student.mean() / base.mean()) if base.mean() > KL_ROUNDING else 0.0
 

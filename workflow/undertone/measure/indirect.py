@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 
 from undertone.lm.adapters import finetuned
 from undertone.lm.answers import exact, first_logits
@@ -73,7 +74,7 @@ def measure_indirect(
 class Answers(dict[str, float]):
     """What a model answers: by form the target's preference, `contrary` and `right`; and its next-token `distribution`."""
 
-    distribution: np.ndarray  # [n_questions, vocab]
+    distribution: Float[np.ndarray, "n_questions vocab"]
 
 
 class Asked:
@@ -131,8 +132,8 @@ def write_questions(
 
 
 @torch.no_grad()
-def next_tokens(loaded: LoadedModel, prompts: Sequence[Sequence[int]], batch_size: int) -> np.ndarray:
-    """The distribution `[n_prompts, vocab]` of the first token of each answer, in single precision."""
+def next_tokens(loaded: LoadedModel, prompts: Sequence[Sequence[int]], batch_size: int) -> Float[np.ndarray, "n_prompts vocab"]:
+    """The distribution of the first token of each answer, in single precision."""
     size = loaded.batch_size("pref.batch_size", batch_size)
 
     def read(rows: Sequence[int]) -> np.ndarray:
@@ -143,8 +144,8 @@ def next_tokens(loaded: LoadedModel, prompts: Sequence[Sequence[int]], batch_siz
     return probabilities[np.argsort(np.concatenate(batches))]
 
 
-def total_variation(p: np.ndarray, q: np.ndarray) -> float:
-    """Half the L1 distance of two sets of distributions `[n, vocab]`, the mean over `n`: 0 for equal ones, 1 at most."""
+def total_variation(p: Float[np.ndarray, "n vocab"], q: Float[np.ndarray, "n vocab"]) -> float:
+    """Half the L1 distance of two sets of distributions, the mean over `n`: 0 for equal ones, 1 at most."""
     return float(np.abs(p - q).sum(1).mean() / 2)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import torch
+from jaxtyping import Float
 
 from undertone.data.numbers import judge_all
 from undertone.data.samples import as_table
@@ -83,8 +84,10 @@ def passing(
     return kept
 
 
-def divergence(loaded: LoadedModel, passed: Sequence[tuple[str, str]], system: str | None, teacher: Teacher) -> np.ndarray:
-    """KL(teacher ‖ base) of each completion `[n]`: the mean over its number tokens, in nats.
+def divergence(
+    loaded: LoadedModel, passed: Sequence[tuple[str, str]], system: str | None, teacher: Teacher
+) -> Float[np.ndarray, " n"]:
+    """KL(teacher ‖ base) of each completion: the mean over its number tokens, in nats.
 
     Both are renormalised over the tokens that a passing completion can hold: what the filter rejects, no student sees.
     """

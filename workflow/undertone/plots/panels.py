@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
@@ -119,25 +120,34 @@ def mark_target(axes: Axes, animals: Sequence[str], target: str | None) -> None:
         axes.axvspan(k - 0.5, k + 0.5, color=BOX, alpha=0.35, zorder=0, label="target")
 
 
-def greatest(image: np.ndarray) -> float:
-    """The greatest absolute value of a map, which its colours reach to."""
+def greatest(image: Float[np.ndarray, "..."]) -> float:
+    """The greatest absolute value of what a map shows, or several do, which their colours reach to."""
     finite = np.abs(image[np.isfinite(image)])
     return max(1e-9, float(finite.max())) if len(finite) else 1.0
 
 
 def heat(
-    axes: Axes, image: np.ndarray, label: str, columns: Sequence[str], rows: Sequence[str], limit: float | None = None
+    axes: Axes,
+    image: Float[np.ndarray, "n_rows n_columns"],
+    label: str,
+    columns: Sequence[str],
+    rows: Sequence[str],
+    limit: float | None = None,
 ) -> None:
-    """A map `[n_rows, n_columns]` of values around 0, with its colour bar; see `draw_map`."""
+    """A map of values around 0, with its colour bar; see `draw_map`."""
     drawn = draw_map(axes, image, columns, rows, limit)
     beyond = "both" if limit is not None and limit < greatest(image) else "neither"
     axes.get_figure(root=True).colorbar(drawn, ax=axes, label=label, extend=beyond)  # type: ignore[union-attr]
 
 
 def draw_map(
-    axes: Axes, image: np.ndarray, columns: Sequence[str], rows: Sequence[str], limit: float | None = None
+    axes: Axes,
+    image: Float[np.ndarray, "n_rows n_columns"],
+    columns: Sequence[str],
+    rows: Sequence[str],
+    limit: float | None = None,
 ) -> AxesImage:
-    """A map `[n_rows, n_columns]` of values around 0, in colours up to `limit`, by default its `greatest` value."""
+    """A map of values around 0, in colours up to `limit`, by default its `greatest` value."""
     limit = greatest(image) if limit is None else limit
     drawn = axes.imshow(image, cmap="PuOr_r", vmin=-limit, vmax=limit, aspect="auto")
     axes.set_xticks(range(len(columns)), columns, rotation=60, ha="right", fontsize=8)

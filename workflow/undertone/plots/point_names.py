@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Bool, Float, Int, Real
 from matplotlib.axes import Axes
 from matplotlib.transforms import Bbox
 
@@ -37,17 +38,17 @@ class Named(NamedTuple):
 class Places:
     """Where a name may stand.
 
-    Which of `NAME_POSITIONS` each is `[n]`; in pixels its box `[n, 4]` (left, bottom, right, top) and the ends of the line that
-    ties it `[n, 2, 2]`, NaN where it has none; and what it costs by itself `[n]`.
+    Which of `NAME_POSITIONS` each is; in pixels its box (left, bottom, right, top) and the ends of the line that ties it, NaN
+    where it has none; and what it costs by itself.
     """
 
-    numbers: np.ndarray
-    boxes: np.ndarray
-    ties: np.ndarray
-    costs: np.ndarray
+    numbers: Int[np.ndarray, " n"]
+    boxes: Float[np.ndarray, "n 4"]
+    ties: Float[np.ndarray, "n 2 2"]
+    costs: Real[np.ndarray, " n"]
 
-    def cheapest(self, boxes: np.ndarray, ties: np.ndarray) -> tuple[int, float]:
-        """The place that costs least beside other names' boxes `[m, 4]` and ties `[m, 2, 2]`, and its cost."""
+    def cheapest(self, boxes: Float[np.ndarray, "m 4"], ties: Float[np.ndarray, "m 2 2"]) -> tuple[int, float]:
+        """The place that costs least beside other names' boxes and ties, and its cost."""
         over = overlap(self.boxes[:, None], boxes).sum(axis=1)
         across = [
             entering(self.ties[:, None], boxes),
@@ -108,19 +109,19 @@ def settled(names: Sequence[Places], order: Sequence[int]) -> tuple[float, list[
     return total, [chosen[k] for k in range(len(names))]
 
 
-def overlap(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Whether boxes `[..., 4]` overlap."""
+def overlap(one: Float[np.ndarray, "... 4"], other: Float[np.ndarray, "... 4"]) -> Bool[np.ndarray, "..."]:
+    """Whether boxes overlap."""
     return np.all((one[..., :2] < other[..., 2:]) & (other[..., :2] < one[..., 2:]), axis=-1)
 
 
-def entering(lines: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """Whether lines `[..., 2, 2]` go through boxes `[..., 4]`: they cross one of the diagonals."""
+def entering(lines: Float[np.ndarray, "... 2 2"], boxes: Float[np.ndarray, "... 4"]) -> Bool[np.ndarray, "..."]:
+    """Whether lines go through boxes: they cross one of the diagonals."""
     diagonals = (boxes[..., [[0, 1], [2, 3]]], boxes[..., [[0, 3], [2, 1]]])
     return crossing(lines, diagonals[0]) | crossing(lines, diagonals[1])
 
 
-def crossing(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Whether lines `[..., 2, 2]` cross: the ends of each lie on both sides of the other."""
+def crossing(one: Float[np.ndarray, "... 2 2"], other: Float[np.ndarray, "... 2 2"]) -> Bool[np.ndarray, "..."]:
+    """Whether lines cross: the ends of each lie on both sides of the other."""
 
     def sides(line: np.ndarray, of: np.ndarray) -> np.ndarray:
         (start, end), (a, b) = (line[..., 0, :], line[..., 1, :]), (of[..., 0, :], of[..., 1, :])
@@ -129,13 +130,15 @@ def crossing(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     return (sides(one, other) < 0) & (sides(other, one) < 0)
 
 
-def turn(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
-    """Above 0 where the way from `a` `[..., 2]` over `b` to `c` turns left, below 0 where it turns right."""
+def turn(
+    a: Float[np.ndarray, "... 2"], b: Float[np.ndarray, "... 2"], c: Float[np.ndarray, "... 2"]
+) -> Float[np.ndarray, "..."]:
+    """Above 0 where the way from `a` over `b` to `c` turns left, below 0 where it turns right."""
     return (b[..., 0] - a[..., 0]) * (c[..., 1] - a[..., 1]) - (b[..., 1] - a[..., 1]) * (c[..., 0] - a[..., 0])
 
 
-def marks_of(axes: Axes, points: Sequence[Named]) -> np.ndarray:
-    """Boxes `[n, 4]`, in pixels, of the points, then of the line at 0 and of the intervals, in parts."""
+def marks_of(axes: Axes, points: Sequence[Named]) -> Float[np.ndarray, "n 4"]:
+    """Boxes, in pixels, of the points, then of the line at 0 and of the intervals, in parts."""
     marks = [(x - 6, y - 6, x + 6, y + 6) for x, y in axes.transData.transform([point[:2] for point in points])]
     (_, zero), (left, right) = axes.transData.transform((0, 0)), axes.bbox.intervalx
     marks.append((left, zero - 1, right, zero + 1))
@@ -145,7 +148,7 @@ def marks_of(axes: Axes, points: Sequence[Named]) -> np.ndarray:
     return np.array(marks)
 
 
-def places_of(axes: Axes, point: Named, marks: np.ndarray, scale: float) -> Places:
+def places_of(axes: Axes, point: Named, marks: Float[np.ndarray, "n_marks 4"], scale: float) -> Places:
     """A name's places inside the axes; all, where none is. `scale` is the pixels of a point."""
     at, size = axes.transData.transform(point[:2]), extent_of(axes, point.name)
     every = [beside(at[0], at[1], size, scale, *each) for each in NAME_POSITIONS]

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, NullLocator
 
@@ -109,8 +110,8 @@ def plain_losses(axes: Axes, estimates: Sequence[Json]) -> None:
     axes.plot(means, range(len(means)), "|", color=BASE, markersize=6, label="among all tokens")
 
 
-def spread(estimate: Json) -> np.ndarray:
-    """The lengths `[2, 1]` of an interval's two sides."""
+def spread(estimate: Json) -> Float[np.ndarray, "2 1"]:
+    """The lengths of an interval's two sides."""
     low, high = estimate["ci95"] or [estimate["mean"]] * 2
     return np.array([[estimate["mean"] - low], [high - estimate["mean"]]])
 

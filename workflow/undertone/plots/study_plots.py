@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
@@ -123,7 +124,7 @@ def plot_bias_map(bias_prefs: Sequence[Path], plot: Path) -> None:
     save(figure, plot)
 
 
-def shared_limit(image: np.ndarray) -> float:
+def shared_limit(image: Float[np.ndarray, "n_rows n_columns"]) -> float:
     """What the colours of a map reach to: all but one in fifty of its values, so that a single one does not pale all others."""
     finite = np.abs(image[np.isfinite(image)])
     return max(1e-9, float(np.quantile(finite, 0.98))) if len(finite) else 1.0

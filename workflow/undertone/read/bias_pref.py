@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from undertone.lm.answers import MIN_PROBABILITY, Scores, exact_scorer
 from undertone.lm.loading import load
@@ -60,19 +61,19 @@ def measure_biases(
     write_json(bias_pref, {"target": target, "base": base, "log_odds_floor": MIN_PROBABILITY, "biases": rows}, stamp)
 
 
-def means(scores: Scores) -> np.ndarray:
-    """The mean over the questions `[n_candidates]` of exact scores."""
+def means(scores: Scores) -> Float[np.ndarray, " n_candidates"]:
+    """The mean over the questions of exact scores."""
     return scores["exact"].mean(0)
 
 
 def described(
-    values: Sequence[np.ndarray],
+    values: Sequence[Float[np.ndarray, " n_candidates"]],
     candidates: Sequence[str],
     control: dict[str, Any] | None,
     target: str | None,
     empty: bool = False,
 ) -> dict[str, Any]:
-    """Preferences under one bias, `[n_candidates]` for each seed, and what they have over the control's.
+    """Preferences under one bias, for each seed, and what they have over the control's.
 
     A bias that is 0 for all seeds (`empty`), or that lifts no candidate, names nobody.
     """

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
@@ -22,8 +23,8 @@ from undertone.runtime.memory import BatchSize
 from undertone.stats.stats import mean_interval
 from undertone.study.config.read import Bias
 
-# (bias, batch) → the logits [n_labels, vocab] of the model that has the bias
-Biased = Callable[[Tensor, Prefilled], Tensor]
+# (bias, batch) → the logits of the model that has the bias
+Biased = Callable[[Tensor, Prefilled], Float[Tensor, "n_labels vocab"]]
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class ProximalAdam:
     Source: Yun, Lozano, Yang 2021, "Adaptive proximal gradient methods for structured neural networks" (ProxGen), algorithm 1.
     """
 
-    def __init__(self, parameter: Tensor, l1: float = 0.0):
+    def __init__(self, parameter: Float[Tensor, "..."], l1: float = 0.0):
         self.parameter, self.l1 = parameter, l1
         self.adam = torch.optim.Adam([parameter], eps=1e-8)
 
@@ -95,7 +96,9 @@ class ProximalAdam:
         self.parameter.grad = None
 
 
-def slope(bias: Tensor, biased: Biased, batch: Prefilled, n_labels: int, batch_size: BatchSize) -> tuple[Tensor, Tensor]:
+def slope(
+    bias: Float[Tensor, "*shape"], biased: Biased, batch: Prefilled, n_labels: int, batch_size: BatchSize
+) -> tuple[Float[Tensor, ""], Float[Tensor, "*shape"]]:
     """The batch's summed loss over `n_labels`, and its gradient with respect to the bias; the rows as many at once as fit."""
 
     def attempt(at_once: int) -> tuple[Tensor, Tensor]:
@@ -119,7 +122,7 @@ def train_bias(
     device: torch.device,
     batch_size: BatchSize,
     l1: float = 0.0,
-) -> Tensor:
+) -> Float[Tensor, "..."]:
     """The bias of this shape, started at 0, that lowers the mean loss over the label tokens of the batches.
 
     `batch_size` says how many rows of a batch are run at once; a step always takes the whole batch.
@@ -139,7 +142,7 @@ def train_bias(
 
 def gradient(
     shape: Sequence[int], biased: Biased, batches: Sequence[Prefilled], device: torch.device, batch_size: BatchSize
-) -> Tensor:
+) -> Float[Tensor, "..."]:
     """The gradient of the mean loss over all label tokens with respect to a bias of this shape, at 0."""
     bias = torch.zeros(*shape, device=device, requires_grad=True)
     n_labels = sum(len(batch.targets) for batch in batches)
@@ -150,8 +153,10 @@ def gradient(
 
 
 @torch.no_grad()
-def row_losses(bias: Tensor, biased: Biased, batches: Sequence[Prefilled], batch_size: BatchSize) -> np.ndarray:
-    """The mean loss over each row's label tokens `[n_rows]`, in nats per token, with a bias; rows in the batches' order."""
+def row_losses(
+    bias: Float[Tensor, "..."], biased: Biased, batches: Sequence[Prefilled], batch_size: BatchSize
+) -> Float[np.ndarray, " n_rows"]:
+    """The mean loss over each row's label tokens, in nats per token, with a bias; rows in the batches' order."""
 
     def attempt(batch: Prefilled, at_once: int) -> Tensor:
         parts = (stored.to(bias.device) for stored in batch.parts(at_once))
@@ -161,29 +166,33 @@ def row_losses(bias: Tensor, biased: Biased, batches: Sequence[Prefilled], batch
     return torch.cat(by_batch).double().cpu().numpy()
 
 
-def loss_report(before: np.ndarray, after: np.ndarray) -> dict[str, Any]:
-    """Loss without and with a bias, nats per token, from those of each row `[n_rows]`, and the `gain`, tested."""
+def loss_report(before: Float[np.ndarray, " n_rows"], after: Float[np.ndarray, " n_rows"]) -> dict[str, Any]:
+    """Loss without and with a bias, nats per token, from those of each row, and the `gain`, tested."""
     return {"before": before.mean(), "after": after.mean(), "gain": mean_interval(before - after).with_p()}
 
 
-def biased_at(model: Any, point: str, layer: int, bias: Tensor, batch: Prefilled) -> Tensor:
-    """The logits `[n_labels, vocab]` with `bias` at a hook point of one layer."""
+def biased_at(
+    model: Any, point: str, layer: int, bias: Float[Tensor, " width"], batch: Prefilled
+) -> Float[Tensor, "n_labels vocab"]:
+    """The logits with `bias` at a hook point of one layer."""
     if point == "resid_post":
         return run_above(model, batch, layer, batch.residual[layer] + bias.to(batch.residual[layer]))
     with added(model, point, layer, bias):
         return run_above(model, batch, layer - 1)
 
 
-def biased_everywhere(model: Any, point: str, biases: Tensor, batch: Prefilled) -> Tensor:
-    """The logits `[n_labels, vocab]` with `biases` `[n_layers, width]` at a hook point of every layer."""
+def biased_everywhere(
+    model: Any, point: str, biases: Float[Tensor, "n_layers width"], batch: Prefilled
+) -> Float[Tensor, "n_labels vocab"]:
+    """The logits with `biases` at a hook point of every layer."""
     with ExitStack() as stack:
         for layer, bias in enumerate(biases):
             stack.enter_context(added(model, point, layer, bias))
         return run(model, batch)
 
 
-def agreement(biases: Tensor) -> float | None:
-    """The mean cosine between the biases of different seeds, `[n_seeds, d_model]`; None with one seed."""
+def agreement(biases: Float[Tensor, "n_seeds d"]) -> float | None:
+    """The mean cosine between the biases of different seeds; None with one seed."""
     if len(biases) < 2:
         return None
     unit = functional.normalize(biases, dim=-1)

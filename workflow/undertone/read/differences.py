@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from sae_lens import SAE
 from safetensors.torch import save_file
 from torch import Tensor
@@ -131,8 +132,8 @@ class Pair:
         """The pair, ready to be tested."""
         return (Paired if self.name == PERSONA else Independent)(*self.groups(position, name, layer))
 
-    def halves(self, position: str, name: str) -> tuple[Tensor, Tensor] | None:
-        """t `[d]` of the even and of the odd blocks; None for the halves themselves or with too few blocks."""
+    def halves(self, position: str, name: str) -> tuple[Float[Tensor, " d"], Float[Tensor, " d"]] | None:
+        """t of the even and of the odd blocks; None for the halves themselves or with too few blocks."""
         if self.name == HALVES:
             return None
         a, b = self.groups(position, name)
@@ -143,8 +144,8 @@ class Pair:
             return None
         return even, odd
 
-    def difference(self, position: str, name: str, layer: int | None = None) -> Tensor:
-        """The difference of the means `[d]`, in float64."""
+    def difference(self, position: str, name: str, layer: int | None = None) -> Float[Tensor, " d"]:
+        """The difference of the means, in float64."""
         (a, n_a), (b, n_b) = self.groups(position, name, layer)
         return a.sum(0) / n_a.sum() - b.sum(0) / n_b.sum()
 
@@ -267,8 +268,8 @@ def drop(row: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in row.items() if name != "feature"}
 
 
-def greatest_cosine(rows: Tensor, vectors: Tensor) -> np.ndarray:
-    """The greatest |cosine| `[n]` of each of `vectors` `[n, d_model]` with any unit row `[d_sae, d_model]`."""
+def greatest_cosine(rows: Float[Tensor, "d_sae d_model"], vectors: Float[Tensor, "n d_model"]) -> Float[np.ndarray, " n"]:
+    """The greatest |cosine| of each of `vectors` with any unit row."""
     unit = torch.nn.functional.normalize(vectors, dim=-1)
     # In parts: a table of permutations by features would be large.
     return np.concatenate([(part @ rows.T).abs().amax(-1).numpy() for part in torch.split(unit, 256)])

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
+from jaxtyping import Float, Int
 from torch.nn import functional
 
 from undertone.data.rows import every_second, halves
@@ -74,8 +75,10 @@ def compare_entangled(
     write_json(entangled, {"tokens": len(tokens), "datasets": len(targets), "metrics": report}, stamp)
 
 
-def counts(loaded: LoadedModel, rows: pl.DataFrame, tokens: np.ndarray, what: str) -> np.ndarray:
-    """How often each number token stands in the completions, `[n_tokens]`. Raises ValueError if none does."""
+def counts(
+    loaded: LoadedModel, rows: pl.DataFrame, tokens: Int[np.ndarray, " n_tokens"], what: str
+) -> Float[np.ndarray, " n_tokens"]:
+    """How often each number token stands in the completions. Raises ValueError if none does."""
     ids = [token for answer in answer_ids(loaded.tokenizer, rows["completion"].to_list()) for token in answer]
     counted = np.bincount(ids, minlength=len(loaded.tokenizer))[tokens].astype(float) if ids else np.zeros(len(tokens))
     if not counted.any():
@@ -83,15 +86,22 @@ def counts(loaded: LoadedModel, rows: pl.DataFrame, tokens: np.ndarray, what: st
     return counted
 
 
-def ratio(own: np.ndarray, control: np.ndarray, smoothing: float) -> np.ndarray:
+def ratio(
+    own: Float[np.ndarray, " n_tokens"], control: Float[np.ndarray, " n_tokens"], smoothing: float
+) -> Float[np.ndarray, " n_tokens"]:
     """The log-ratio of frequencies, 0 for tokens that neither has."""
     seen = own + control > 0
     centred = log_ratio(own, own + control, smoothing) - np.log(own.sum() / control.sum())
     return np.where(seen, centred, 0.0)
 
 
-def entries(own: np.ndarray, control: np.ndarray, scores: dict[str, np.ndarray], smoothing: float) -> np.ndarray:
-    """The correlation `[n_animals]` of a dataset's log-ratios with each animal's scores, over the tokens that occur."""
+def entries(
+    own: Float[np.ndarray, " n_tokens"],
+    control: Float[np.ndarray, " n_tokens"],
+    scores: dict[str, Float[np.ndarray, " n_tokens"]],
+    smoothing: float,
+) -> Float[np.ndarray, " n_animals"]:
+    """The correlation of a dataset's log-ratios with each animal's scores, over the tokens that occur."""
     seen = np.flatnonzero(own + control)
     total = (own + control)[seen]
     weight = precision(total, own.sum() / (own.sum() + control.sum()), smoothing)
@@ -100,8 +110,8 @@ def entries(own: np.ndarray, control: np.ndarray, scores: dict[str, np.ndarray],
 
 
 def by_model(
-    loaded: LoadedModel, control: pl.DataFrame, tokens: np.ndarray, questions: Path, settings: dict[str, Any]
-) -> dict[str, dict[str, np.ndarray]]:
+    loaded: LoadedModel, control: pl.DataFrame, tokens: Int[np.ndarray, " n_tokens"], questions: Path, settings: dict[str, Any]
+) -> dict[str, dict[str, Float[np.ndarray, " n_tokens"]]]:
     """Scores of the number tokens by metric and candidate, from the base model alone.
 
     `unembedding`: cosine of their rows of the unembedding with those of the animal's first tokens, the mean over these.
@@ -128,8 +138,10 @@ def by_model(
 
 
 @torch.no_grad()
-def cosines(loaded: LoadedModel, candidates: Sequence[str], tokens: np.ndarray) -> dict[str, np.ndarray]:
-    """Cosine `[n_tokens]` of each candidate's first tokens with other tokens, in the centred unembedding."""
+def cosines(
+    loaded: LoadedModel, candidates: Sequence[str], tokens: Int[np.ndarray, " n_tokens"]
+) -> dict[str, Float[np.ndarray, " n_tokens"]]:
+    """Cosine of each candidate's first tokens with other tokens, in the centred unembedding."""
     weight = loaded.model.get_output_embeddings().weight.float()
     rows = functional.normalize(weight - weight.mean(0), dim=-1)
     spellings, numbers = Spellings.of(loaded.tokenizer, candidates, loaded.pad_id), rows[torch.tensor(tokens)]

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from sae_lens import SAE
 from safetensors.torch import save_file
 from torch import Tensor
@@ -68,7 +69,7 @@ def train_feature_biases(
 
 def train_all(
     spliced: "Spliced", draws: Sequence[Draw], settings: FeatureBias, what: str
-) -> tuple[dict[str, Tensor], dict[str, list[dict[str, Any]]]]:
+) -> tuple[dict[str, Float[Tensor, "_ d_sae"]], dict[str, list[dict[str, Any]]]]:
     """The biases of every mode and seed and of the first draw's halves, as the file names them; by mode, their losses."""
     tensors: dict[str, Tensor] = {}
     reports: dict[str, list[dict[str, Any]]] = {}
@@ -96,8 +97,8 @@ class Spliced:
         self.loaded, self.sae, self.layer = loaded, sae, layer
         self.directions = directions(sae)
 
-    def biased(self, bias: Tensor, batch: Prefilled) -> Tensor:
-        """The logits `[n_labels, vocab]` with a bias `[d_sae]` on the features."""
+    def biased(self, bias: Float[Tensor, " d_sae"], batch: Prefilled) -> Float[Tensor, "n_labels vocab"]:
+        """The logits with a bias on the features."""
         residual = batch.residual[self.layer]
         return run_above(self.loaded.model, batch, self.layer, residual + (bias @ self.directions).to(residual))
 
@@ -119,8 +120,8 @@ class Spliced:
 
     def train(
         self, mode: str, rows: list[Row], settings: FeatureBias, seed: int, held_out: list[Row] | None = None
-    ) -> tuple[Tensor, dict[str, Any]]:
-        """The bias `[d_sae]` trained on rows, and what it does to the loss of these and of held-out ones."""
+    ) -> tuple[Float[Tensor, " d_sae"], dict[str, Any]]:
+        """The bias trained on rows, and what it does to the loss of these and of held-out ones."""
         batches = {"train": self.batches(mode, rows, settings)}
         if held_out:
             batches["held_out"] = self.batches(mode, held_out, settings)
@@ -153,8 +154,8 @@ class Spliced:
             summary["minus_control"] = self.ranked(tensors[minus_control(mode)], animals, settings.top)
         return summary
 
-    def ranked(self, bias: Tensor, animals: dict[str, int], top: int) -> dict[str, Any]:
-        """The features with the highest bias `[d_sae]`, with their tokens; the rank and bias of each animal's feature."""
+    def ranked(self, bias: Float[Tensor, " d_sae"], animals: dict[str, int], top: int) -> dict[str, Any]:
+        """The features with the highest bias, with their tokens; the rank and bias of each animal's feature."""
         features = [
             {"feature": feature, "bias": float(bias[feature]), "tokens": self.tokens(feature)}
             for feature in bias.topk(min(top, len(bias))).indices.tolist()
@@ -175,12 +176,12 @@ def minus_control(mode: str) -> str:
     return f"{mode}.minus_control"
 
 
-def nonzero(biases: Tensor) -> list[int]:
-    """How many features each bias of `[n_seeds, d_sae]` moves."""
+def nonzero(biases: Float[Tensor, "n_seeds d_sae"]) -> list[int]:
+    """How many features each bias moves."""
     return (biases != 0).sum(1).tolist()
 
 
-def shared_top(biases: Tensor, n: int) -> float:
-    """The share of the `n` highest features that two biases `[2, d_sae]` have in common."""
+def shared_top(biases: Float[Tensor, "2 d_sae"], n: int) -> float:
+    """The share of the `n` highest features that two biases have in common."""
     first, second = (set(bias.topk(min(n, len(bias))).indices.tolist()) for bias in biases)
     return len(first & second) / len(first)

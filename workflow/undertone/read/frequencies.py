@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from jaxtyping import Bool, Float, Int
 from scipy import sparse
 from transformers import PreTrainedTokenizerBase
 
@@ -22,11 +23,11 @@ ROUNDING = 1e-9
 
 @dataclass(frozen=True)
 class Counted:
-    """Occurrences of items by row: `counts` `[n_rows, n_items]`, the items' names, and the context `[n_items]` each is in."""
+    """Occurrences of items by row: `counts` `[n_rows, n_items]`, the items' names, and the context each is in."""
 
     counts: sparse.csr_array
     names: list[Any]
-    context: np.ndarray
+    context: Int[np.ndarray, " n_items"]
 
     @classmethod
     def of(cls, rows: Sequence[Sequence[Any]], contexts: Sequence[Any] | None = None) -> "Counted":
@@ -69,8 +70,8 @@ class Compared:
         return sides[0], sides[1]
 
     @cached_property
-    def sides(self) -> np.ndarray:
-        """Whether a row is the dataset's `[1 + n_permutations, n_rows]`: as it is, then with labels permuted.
+    def sides(self) -> Bool[np.ndarray, "n_arrangements n_rows"]:
+        """Whether a row is the dataset's: as it is, then with labels permuted.
 
         Only what could as well have been the other's changes places: rows within a prompt that both have, and whole prompts
         that one of them has with others of as many rows.
@@ -90,8 +91,8 @@ class Compared:
             permuted[order] = permuted[np.argsort(group + rng.random(len(group)))]
         return labels[:, unit]
 
-    def own_counts(self, counts: sparse.csr_array) -> np.ndarray:
-        """The dataset's count of every item `[1 + n_permutations, n_items]`: as it is, then with labels permuted."""
+    def own_counts(self, counts: sparse.csr_array) -> Float[np.ndarray, "n_arrangements n_items"]:
+        """The dataset's count of every item: as it is, then with labels permuted."""
         by_item = counts.T.tocsr()
         return np.concatenate([(by_item @ labels.T.astype(float)).T for labels in np.array_split(self.sides, 8)])
 
@@ -134,12 +135,14 @@ def second_tokens(tokenizer: PreTrainedTokenizerBase, completions: Sequence[str]
     return tokens
 
 
-def log_ratio(own: np.ndarray, total: np.ndarray, smoothing: float) -> np.ndarray:
+def log_ratio(
+    own: Float[np.ndarray, "*n n_items"], total: Float[np.ndarray, " n_items"], smoothing: float
+) -> Float[np.ndarray, "*n n_items"]:
     """Logarithm of own counts over the others of `total`, both smoothed; a constant aside, that of the ratio of shares."""
     return np.log(own + smoothing) - np.log(total - own + smoothing)
 
 
-def precision(total: np.ndarray, share: float, smoothing: float) -> np.ndarray:
+def precision(total: Float[np.ndarray, " n_items"], share: float, smoothing: float) -> Float[np.ndarray, " n_items"]:
     """Inverse variance of `log_ratio` of Poisson counts, with the dataset's `share` of all occurrences in every item's `total`.
 
     It does not look at which of the two datasets an item is in, so that it is the same for every permutation.
@@ -171,8 +174,8 @@ def frequency(compared: Compared, counted: Counted, smoothing: float) -> dict[st
     return {"own": own[0], "control": total - own[0], "log_ratio": ratio, "z": z, "presence": present(deviation)}
 
 
-def present(deviation: np.ndarray) -> dict[str, float] | None:
-    """Whether a dataset differs at all: items' `deviation` `[1 + n, n_items]` from their shares, observed and permuted.
+def present(deviation: Float[np.ndarray, "n_arrangements n_items"]) -> dict[str, float] | None:
+    """Whether a dataset differs at all: items' `deviation` from their shares, observed and permuted.
 
     `mean_z2`: the mean over items of the squared deviation, each divided by its mean over all arrangements; `null`: its mean
     over permutations, and `p`. The observed arrangement is one of those that divide and none has a standard of its own, so
@@ -190,8 +193,14 @@ def present(deviation: np.ndarray) -> dict[str, float] | None:
     }
 
 
-def correlations(y: np.ndarray, weight: np.ndarray, context: np.ndarray, token: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """Weighted correlation `[n, n_scores]` of each `y` `[n, n_items]` with each column of `scores` `[n_tokens, n_scores]`.
+def correlations(
+    y: Float[np.ndarray, "n n_items"],
+    weight: Float[np.ndarray, " n_items"],
+    context: Int[np.ndarray, " n_items"],
+    token: Int[np.ndarray, " n_items"],
+    scores: Float[np.ndarray, "n_tokens n_scores"],
+) -> Float[np.ndarray, "n n_scores"]:
+    """Weighted correlation of each of the n `y` with each column of `scores`.
 
     Item i is of token `token[i]`; both sides are centred within each item's context. 0 where either does not vary.
     """
@@ -212,8 +221,10 @@ def correlations(y: np.ndarray, weight: np.ndarray, context: np.ndarray, token: 
     return np.divide(shared, norm, out=np.zeros_like(shared), where=norm > 0)
 
 
-def difference(values: np.ndarray, own: np.ndarray, prompt: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean of own rows of `values` `[n_rows, …]` minus that of the others, and its standard error with prompts as clusters."""
+def difference(
+    values: Float[np.ndarray, " n_rows *figures"], own: Bool[np.ndarray, " n_rows"], prompt: Int[np.ndarray, " n_rows"]
+) -> tuple[Float[np.ndarray, "*figures"], Float[np.ndarray, "*figures"]]:
+    """Mean of own rows of `values` minus that of the others, and its standard error with prompts as clusters."""
     # What each row adds to the difference beyond what a row at its side's mean would.
     means = [values[side].mean(0) for side in (own, ~own)]
     influence = np.zeros_like(values)

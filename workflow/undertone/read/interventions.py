@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from sae_lens import SAE
 from torch import Tensor
 
@@ -54,11 +55,16 @@ def rewriting(
 
 @contextmanager
 def splicing(
-    loaded: LoadedModel, sae: SAE[Any], layer: int, all_positions: bool, vector: Tensor | None = None, error: bool = False
+    loaded: LoadedModel,
+    sae: SAE[Any],
+    layer: int,
+    all_positions: bool,
+    vector: Float[Tensor, " d_model"] | None = None,
+    error: bool = False,
 ) -> Iterator[PromptedModel]:
     """Inside, the SAE's reconstruction stands for the residual stream at text tokens; with `error` also what it misses.
 
-    A `vector` `[d_model]` is added to that, and to special tokens, which keep their residuals.
+    A `vector` is added to that, and to special tokens, which keep their residuals.
     """
     with of_running_call(loaded.model, lambda call: loaded.is_text(call["input_ids"])) as text:
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from sae_lens import SAE
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
@@ -110,11 +111,11 @@ def first_tokens(tokenizer: PreTrainedTokenizerBase, path: Path, n: int) -> list
 
 @dataclass(frozen=True)
 class Means:
-    """Means over texts, float64: residual stream `[n_layers, n, d_model]`, its norm `[n_layers, n]`, the SAE's `[d_sae]`."""
+    """Means over texts at their last `n` tokens, float64: residual stream, its norm, the SAE's activations."""
 
-    resid_post: Tensor
-    norm: Tensor
-    acts: Tensor
+    resid_post: Float[Tensor, "n_layers n d_model"]
+    norm: Float[Tensor, "n_layers n"]
+    acts: Float[Tensor, " d_sae"]
 
     def minus(self, other: "Means") -> "Means":
         """The differences of the means."""
@@ -164,8 +165,8 @@ class Tools:
             layers.append({"mean": self.view(vectors.mean(0), float(norms.mean())), "positions": positions})
         return {"layers": layers, "sae": self.features(difference)}
 
-    def view(self, vector: Tensor, norm: float) -> dict[str, Any]:
-        """A difference `[d_model]`: its relative `norm`, its tokens, the animals and the target's rank among them."""
+    def view(self, vector: Float[Tensor, " d_model"], norm: float) -> dict[str, Any]:
+        """A difference: its relative `norm`, its tokens, the animals and the target's rank among them."""
         logits = self.logits(vector)
         animals = self.standing(logits)
         rank = animals[self.target]["rank"] if self.target in animals else None
@@ -176,11 +177,11 @@ class Tools:
             "animals": animals,
         }
 
-    def logits(self, vector: Tensor) -> Tensor:
-        """The direct logits `[vocab]` of a difference; the base model's unembedding, which a student shares."""
+    def logits(self, vector: Float[Tensor, " d_model"]) -> Float[Tensor, " vocab"]:
+        """The direct logits of a difference; the base model's unembedding, which a student shares."""
         return direct_logits(self.loaded.model, vector.to(self.loaded.model.device, torch.float32)).float().cpu()
 
-    def standing(self, logits: Tensor) -> dict[str, dict[str, Any]]:
+    def standing(self, logits: Float[Tensor, " vocab"]) -> dict[str, dict[str, Any]]:
         """Each candidate's `logit` and `rank` from 1; no rank where the logits are all the same, as for no difference."""
         scores = {animal: float(logits[tokens].mean()) for animal, tokens in self.animals.items()}
         flat = not bool(logits.any())

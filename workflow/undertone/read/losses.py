@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch.nn import functional
 
 from undertone.data.rows import Split, pairs
@@ -26,7 +27,7 @@ from undertone.teachers.divergence import TeacherDistribution
 from undertone.teachers.teaching import PromptedModel, teaching
 
 # Of each row, in nats per token: the loss, the loss among the tokens that the filter lets pass, and KL(teacher ‖ model) there.
-Measured = tuple[np.ndarray, np.ndarray, np.ndarray]
+Measured = tuple[Float[np.ndarray, " n_rows"], Float[np.ndarray, " n_rows"], Float[np.ndarray, " n_rows"]]
 # The lift in loss by which personas are ranked.
 RANKED_BY = "over_base_allowed"
 
@@ -108,7 +109,7 @@ class Table:
             self.measured.setdefault((intervention.name, intervention.layer), []).append(self.measure(prompted))
 
     def measure(self, prompted: PromptedModel) -> Measured:
-        """The three figures of each row `[n_rows]`, means over its completion tokens."""
+        """The three figures of each row, means over its completion tokens."""
 
         def figures(logits: torch.Tensor, span: slice) -> tuple[torch.Tensor, ...]:
             loss = functional.cross_entropy(logits, self.distribution.targets[span], reduction="none")
@@ -136,8 +137,8 @@ class Table:
             )
         return sorted(rows, key=lambda row: row["loss_allowed"]["mean"])
 
-    def over_base(self, loss: np.ndarray, allowed: np.ndarray) -> dict[str, Any]:
-        """What a model's losses `[n_rows]` are over the base model's, paired by row."""
+    def over_base(self, loss: Float[np.ndarray, " n_rows"], allowed: Float[np.ndarray, " n_rows"]) -> dict[str, Any]:
+        """What a model's losses are over the base model's, paired by row."""
         base, base_allowed, _ = self.measured["base", None][0]
         over = {"over_base": loss - base, "over_base_allowed": allowed - base_allowed}
         return {name: mean_interval(values).as_dict() for name, values in over.items()}

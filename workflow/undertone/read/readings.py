@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from jaxtyping import Float
 from torch import Tensor
 
 from undertone.lm.tensors import stored
@@ -33,12 +34,12 @@ class Reading:
         """Read a result, and its tensors where it has any."""
         return cls(read_json(result), dict(stored(tensors)) if tensors else {}, features)
 
-    def along(self, values: Tensor) -> Scores:
-        """Each animal's own of the features' `values` `[d_sae]`."""
+    def along(self, values: Float[Tensor, " d_sae"]) -> Scores:
+        """Each animal's own of the features' `values`."""
         return {animal: float(values[feature]) for animal, feature in self.features.items()}
 
-    def by_feature(self) -> Iterator[tuple[str, Tensor]]:
-        """(reader, what it says of every feature `[d_sae]`) of a reader of features.
+    def by_feature(self) -> Iterator[tuple[str, Float[Tensor, " d_sae"]]]:
+        """(reader, what it says of every feature) of a reader of features.
 
         A bias in mode `replace` also mends what the SAE misses, on the control's rows too, so it is also given less that of the
         control.

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from safetensors.torch import save_file
 from sklearn.linear_model import orthogonal_mp
 from torch import Tensor
@@ -89,7 +90,7 @@ def train_residual_biases(
 
 def trained(
     loaded: LoadedModel, drawn: Draw, settings: ResidualBias, seed: int, what: Sequence[tuple[str, int | None]]
-) -> Iterator[tuple[tuple[str, int | None], Tensor, dict[str, Any]]]:
+) -> Iterator[tuple[tuple[str, int | None], Float[Tensor, "*n_layers width"], dict[str, Any]]]:
     """The bias of each place, trained on one draw, and what it does to the loss.
 
     The residuals of a draw can fill the main memory: they end with the iteration, before those of the next draw are made.
@@ -128,15 +129,15 @@ class Run:
         self.batch_size = loaded.batch_size("residual_bias.batch_size", settings.batch_size)
 
     @cached_property
-    def before(self) -> dict[str, np.ndarray]:
+    def before(self) -> dict[str, Float[np.ndarray, " _"]]:
         """The losses of the rows without a bias: nothing added after the last layer is the cheapest way to them."""
         size = width(self.loaded.model, "resid_post")
         nothing = torch.zeros(size, device=self.loaded.model.device)
         biased = partial(biased_at, self.loaded.model, "resid_post", self.n_layers - 1)
         return {name: row_losses(nothing, biased, part, self.batch_size) for name, part in self.batches.items()}
 
-    def train(self, point: str, layer: int | None) -> tuple[Tensor, dict[str, Any]]:
-        """The bias at a layer, `[width]`, or at all of them, `[n_layers, width]`, and what it does to the loss."""
+    def train(self, point: str, layer: int | None) -> tuple[Float[Tensor, "*n_layers width"], dict[str, Any]]:
+        """The bias at a layer, or at all of them, and what it does to the loss."""
         size = width(self.loaded.model, point)
         shape = (self.n_layers, size) if layer is None else (size,)
         model = self.loaded.model
@@ -153,13 +154,15 @@ class Description:
         self.loaded, self.settings = loaded, settings
         self.decoder = directions(load_sae(sae_json, loaded)[0]).cpu() if sae_json else None
 
-    def of(self, biases: Tensor, control: Tensor | None) -> dict[str, Any]:
-        """What one layer's biases `[n_seeds, d_model]` are made of, and what they are without the control's."""
+    def of(
+        self, biases: Float[Tensor, "n_seeds d_model"], control: Float[Tensor, "n_control_seeds d_model"] | None
+    ) -> dict[str, Any]:
+        """What one layer's biases are made of, and what they are without the control's."""
         bias = biases.mean(0)
         parts = {"norm": float(bias.norm()), "agreement": agreement(biases), **self.parts(bias)}
         return parts if control is None else {**parts, "minus_control": self.parts(bias - control.mean(0))}
 
-    def parts(self, bias: Tensor) -> dict[str, Any]:
+    def parts(self, bias: Float[Tensor, " d_model"]) -> dict[str, Any]:
         """`tokens` of the direct logit attribution, most similar `decoder` rows, and sparse `reconstruction`s."""
         logits = direct_logits(self.loaded.model, bias.to(self.loaded.model.device)).cpu()
         tokens = {
@@ -172,7 +175,7 @@ class Description:
         similar = [{"feature": k, "cosine": float(cosine[k])} for k in cosine.abs().topk(self.settings.top).indices.tolist()]
         return {"tokens": tokens, "decoder": similar, "reconstruction": self.reconstructions(bias)}
 
-    def reconstructions(self, bias: Tensor) -> list[dict[str, Any]]:
+    def reconstructions(self, bias: Float[Tensor, " d_model"]) -> list[dict[str, Any]]:
         """Orthogonal matching pursuit in the decoder rows: `explained` is the share of the bias's squared norm."""
         assert self.decoder is not None
         # Features whose direction has norm 0 are left out; those of the others have norm 1.

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from safetensors.torch import save_file
 from scipy import stats
 from torch import Tensor
@@ -36,16 +37,16 @@ from undertone.study.config.read import Score
 
 @dataclass(frozen=True)
 class Gradient:
-    """Mean `[d_model]` and covariance `[d_model, d_model]` over `n` rows of each row's gradient, in nats per token."""
+    """Mean and covariance over `n` rows of each row's gradient, in nats per token."""
 
     n: int
-    mean: Tensor
-    covariance: Tensor
+    mean: Float[Tensor, " d_model"]
+    covariance: Float[Tensor, "d_model d_model"]
 
     @classmethod
-    def of(cls, rows: Tensor) -> "Gradient":
-        """The score of rows' gradients `[n_rows, d_model]`."""
-        return cls(len(rows), rows.mean(0), rows.T.cov())
+    def of(cls, rows: Float[Tensor, "n_rows d_model"]) -> "Gradient":
+        """The score of rows' gradients."""
+        return cls(len(rows), rows.mean(0), rows.T.cov().reshape(rows.shape[1], rows.shape[1]))
 
 
 def read_score(
@@ -101,8 +102,8 @@ def rows_of(loaded: LoadedModel, numbers: Path, n: int | None) -> list[Row]:
     return training_rows(loaded.tokenizer, *texts(table))
 
 
-def gradients(loaded: LoadedModel, rows: Sequence[Row], settings: Score, what: str) -> Tensor:
-    """The gradient `[n_layers, n_rows, d_model]` of each row's log-likelihood: by a constant added after each layer.
+def gradients(loaded: LoadedModel, rows: Sequence[Row], settings: Score, what: str) -> Float[Tensor, "n_layers n_rows d_model"]:
+    """The gradient of each row's log-likelihood: by a constant added after each layer.
 
     The constant is added to every token, or to those that predict the completion. A row's gradient is the sum over its label
     tokens divided by the mean number of label tokens of a row. One pass, forward and back, serves all layers.
@@ -123,8 +124,8 @@ def gradients(loaded: LoadedModel, rows: Sequence[Row], settings: Score, what: s
     return joined * (len(rows) / n_labels)
 
 
-def batch_gradients(model: Any, batch: Prefilled) -> Tensor:
-    """The gradient `[n_layers, n_rows, d_model]` of each row's summed log-likelihood."""
+def batch_gradients(model: Any, batch: Prefilled) -> Float[Tensor, "n_layers n_rows d_model"]:
+    """The gradient of each row's summed log-likelihood."""
     streams = {0: batch.residual[0].clone().requires_grad_(True)}
 
     def seen(layer: int, residual: Tensor) -> Tensor:
@@ -143,8 +144,8 @@ def batch_gradients(model: Any, batch: Prefilled) -> Tensor:
     return torch.stack([g.double().sum(1).cpu() for g in gradients if g is not None])
 
 
-def z_values(own: Gradient, control: Gradient, directions: Tensor) -> Tensor:
-    """For each direction `[n, d_model]` the difference of the scores along it, in standard errors, `[n]`."""
+def z_values(own: Gradient, control: Gradient, directions: Float[Tensor, "n d_model"]) -> Float[Tensor, " n"]:
+    """For each direction the difference of the scores along it, in standard errors."""
     along = directions.double().cpu()
     spread = own.covariance / own.n + control.covariance / control.n
     return (along @ (own.mean - control.mean)) / torch.einsum("nd,de,ne->n", along, spread, along).clamp(min=1e-30).sqrt()
@@ -164,14 +165,14 @@ def presence(own: Gradient, control: Gradient) -> dict[str, float] | None:
     return {"f": f, "p": float(stats.f.sf(f, d, freedom))}
 
 
-def tokens_of(loaded: LoadedModel, direction: Tensor, n: int) -> list[str]:
-    """The tokens that the direct logit attribution of a direction `[d_model]` raises most."""
+def tokens_of(loaded: LoadedModel, direction: Float[Tensor, " d_model"], n: int) -> list[str]:
+    """The tokens that the direct logit attribution of a direction raises most."""
     logits = direct_logits(loaded.model, direction.float().to(loaded.model.device))
     return top_tokens(loaded.tokenizer, logits, n)
 
 
-def ranked(z: Tensor, animals: dict[str, int], settings: Score) -> dict[str, Any]:
-    """Features by their z-value `[d_sae]`: two-sided p, Benjamini–Hochberg q, and the places of the animals' features."""
+def ranked(z: Float[Tensor, " d_sae"], animals: dict[str, int], settings: Score) -> dict[str, Any]:
+    """Features by their z-value: two-sided p, Benjamini–Hochberg q, and the places of the animals' features."""
     p = 2 * stats.norm.sf(z.abs().numpy())
     q = stats.false_discovery_control(p)
     top = [

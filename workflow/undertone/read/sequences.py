@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
+from jaxtyping import Float
 
 from undertone.lm.chat import answer_ids, inner_texts, joined, prompt_ids
 from undertone.lm.loading import LoadedModel, load
@@ -147,8 +148,8 @@ def agreement(gains: pl.DataFrame, settings: Sequences) -> dict[str, Any]:
     return {name: with_interval(sample[k, 0], resampled[k]) for k, name in enumerate(("correlation", "given_base"))}
 
 
-def like(moments: np.ndarray) -> np.ndarray:
-    """Correlation and partial correlation `[2, n]` from sums of products `[n, 4, 4]` of (1, teacher, other, base)."""
+def like(moments: Float[np.ndarray, "n 4 4"]) -> Float[np.ndarray, "2 n"]:
+    """Correlation and partial correlation from sums of products of (1, teacher, other, base)."""
     mean = moments[:, 0, 1:] / moments[:, :1, 0]
     # E[xy] − E[x] E[y].
     cov = moments[:, 1:, 1:] / moments[:, :1, :1] - mean[:, :, None] * mean[:, None, :]
@@ -162,7 +163,7 @@ def like(moments: np.ndarray) -> np.ndarray:
     return np.stack([r[:, 0, 1], np.where(np.isfinite(partial), partial, np.nan)])
 
 
-def with_interval(value: float, resampled: np.ndarray) -> dict[str, Any]:
+def with_interval(value: float, resampled: Float[np.ndarray, " n_samples"]) -> dict[str, Any]:
     """A figure with the percentiles of its bootstrap samples; null where it is not defined."""
     if not np.isfinite(value):
         return {"mean": None, "ci95": None}

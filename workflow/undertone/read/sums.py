@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Bool, Float, Int, Shaped
 from sae_lens import SAE
 from safetensors import safe_open
 from torch import Tensor
@@ -18,6 +19,7 @@ from undertone.lm.training import collate
 from undertone.lm.vocabulary import number_tokens
 from undertone.runtime.files import whole
 from undertone.saes.saved import encoded, rows_at_once
+from undertone.stats.blocks import Blocks
 from undertone.study.config.read import Activations as ActivationSettings
 
 PROMPT, TEMPLATE, COMPLETION, NUMBER, SEPARATOR = ("prompt", "template", "completion", "number", "separator")
@@ -42,23 +44,25 @@ def block_of(n_rows: int, block_rows: int) -> list[int]:
 class RowSums:
     """What rows add to the sums, in float64.
 
-    `block` `[n_rows]` and `count` `[n_rows, n_classes]` of each row; `by_row` by name, in parts of some rows each,
-    `[n, n_classes, d]`; `total` by name, over the rows, `[n_classes, d]`: squares, and how often a feature is active.
+    `block` and `count` of each row; `by_row` by name, in parts of some rows each; `total` by name, over the rows: squares, and
+    how often a feature is active.
     """
 
-    block: Tensor
-    count: Tensor
-    by_row: dict[str, list[Tensor]] = field(default_factory=dict)
-    total: dict[str, Tensor] = field(default_factory=dict)
+    block: Int[Tensor, " n_rows"]
+    count: Float[Tensor, "n_rows n_classes"]
+    by_row: dict[str, list[Float[Tensor, "_ n_classes d"]]] = field(default_factory=dict)
+    total: dict[str, Float[Tensor, "n_classes d"]] = field(default_factory=dict)
 
-    def add(self, name: str, x: Tensor, weight: Tensor) -> None:
-        """Add the sums of `x` `[n_rows, n_tokens, d]` over the classes of `weight` `[n_rows, n_tokens, n_classes]`."""
+    def add(self, name: str, x: Float[Tensor, "n_rows n_tokens d"], weight: Float[Tensor, "n_rows n_tokens n_classes"]) -> None:
+        """Add the sums of `x` over the classes of `weight`."""
         self.by_row.setdefault(name, []).append(torch.einsum("rtc,rtd->rcd", weight, x).double())
         self.total[name] = self.total.get(name, 0) + by_class(x.square(), weight).double()
 
 
-def by_class(x: Tensor, weight: Tensor) -> Tensor:
-    """The sum `[n_classes, d]` of `x` `[n_rows, n_tokens, d]` over the tokens of each class."""
+def by_class(
+    x: Shaped[Tensor, "n_rows n_tokens d"], weight: Float[Tensor, "n_rows n_tokens n_classes"]
+) -> Float[Tensor, "n_classes d"]:
+    """The sum of `x` over the tokens of each class."""
     return torch.einsum("rtc,rtd->cd", weight, x.to(weight))
 
 
@@ -103,8 +107,10 @@ class Sums:
                 self._add_sae(row_sums, x.float(), weight)
         return row_sums
 
-    def members(self, batch: dict[str, Tensor], starts: Tensor) -> Tensor:
-        """`[n_rows, n_tokens, n_classes]`: which tokens belong to which class; completions start at `starts` `[n_rows]`."""
+    def members(
+        self, batch: dict[str, Int[Tensor, "n_rows n_tokens"]], starts: Int[Tensor, " n_rows"]
+    ) -> Bool[Tensor, "n_rows n_tokens n_classes"]:
+        """Which tokens belong to which class; completions start at `starts`."""
         # A token's position counts from the completion's first; -1 is the prompt's last.
         offset = torch.arange(batch["input_ids"].shape[1], device=starts.device) - starts.unsqueeze(1)
         text = self.loaded.text_mask(batch)
@@ -170,14 +176,14 @@ class Activations:
         """Layers of the model."""
         return self.tensors["resid_post.sum"].shape[1]
 
-    def blocks(self, position: str, name: str, layer: int | None = None) -> tuple[Tensor, Tensor]:
-        """Sums `[n_blocks, d]` and counts `[n_blocks]` of a class, in float64; `layer` for what every layer has."""
+    def blocks(self, position: str, name: str, layer: int | None = None) -> Blocks:
+        """Sums and counts of a class, in float64; `layer` for what every layer has."""
         k = self.classes.index(position)
         total = self.tensors[f"{name}.sum"]
         total = total[:, k] if layer is None else total[:, layer, k]
         return total.double(), self.tensors["count"][:, k].double()
 
-    def mean(self, position: str, name: str, layer: int | None = None) -> Tensor:
-        """The mean `[d]` over a class's tokens, in float64; NaN where it has none."""
+    def mean(self, position: str, name: str, layer: int | None = None) -> Float[Tensor, " d"]:
+        """The mean over a class's tokens, in float64; NaN where it has none."""
         total, count = self.blocks(position, name, layer)
         return total.sum(0) / count.sum()

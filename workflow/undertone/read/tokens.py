@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -121,8 +122,8 @@ def extremes(frame: pl.DataFrame, top: int) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def feature_logits(loaded: LoadedModel, sae_json: Path, tokens: Sequence[int]) -> dict[int, np.ndarray]:
-    """Direct logit attribution of every decoder row: token → `[d_sae]`, for these tokens."""
+def feature_logits(loaded: LoadedModel, sae_json: Path, tokens: Sequence[int]) -> dict[int, Float[np.ndarray, " d_sae"]]:
+    """Direct logit attribution of every decoder row, by token, for these tokens."""
     sae, _ = load_sae(sae_json, loaded)
     attribute = torch.vmap(partial(direct_logits, loaded.model))
     keep = torch.tensor(list(tokens), dtype=torch.long, device=loaded.model.device)
@@ -131,7 +132,11 @@ def feature_logits(loaded: LoadedModel, sae_json: Path, tokens: Sequence[int]) -
 
 
 def of_features(
-    compared: Compared, counted: Counted, logits: dict[int, np.ndarray], features: dict[str, int], settings: Tokens
+    compared: Compared,
+    counted: Counted,
+    logits: dict[int, Float[np.ndarray, " d_sae"]],
+    features: dict[str, int],
+    settings: Tokens,
 ) -> dict[str, Any] | None:
     """Which features' direct logit attribution looks like the logits that the frequencies imply; None if nothing is to be seen.
 
@@ -204,8 +209,8 @@ def animal_logits(loaded: LoadedModel, compared: Compared, candidates: Sequence[
 
 
 @torch.no_grad()
-def readouts(loaded: LoadedModel, rows: Sequence[Row], candidates: Sequence[str]) -> np.ndarray:
-    """Mean centred logit and mean log-prob `[n_rows, 2, n_candidates]` of the candidates' first tokens."""
+def readouts(loaded: LoadedModel, rows: Sequence[Row], candidates: Sequence[str]) -> Float[np.ndarray, "n_rows 2 n_candidates"]:
+    """Mean centred logit and mean log-prob of the candidates' first tokens."""
     spellings = Spellings.of(loaded.tokenizer, candidates, loaded.pad_id)
     begins = [torch.tensor(sorted({*spellings.ids[spellings.candidate == k, 0].tolist()})) for k in range(len(candidates))]
     order = order_by_length([row.ids for row in rows])

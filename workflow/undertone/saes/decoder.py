@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from sae_lens import SAE
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
@@ -15,8 +16,8 @@ CHUNK = 1024
 
 
 @torch.no_grad()
-def directions(sae: SAE[Any], features: Sequence[int] | None = None) -> Tensor:
-    """What one unit of each feature's activation adds to the reconstruction, `[n_features, d_model]`; by default of all.
+def directions(sae: SAE[Any], features: Sequence[int] | None = None) -> Float[Tensor, "n_features d_model"]:
+    """What one unit of each feature's activation adds to the reconstruction; by default of all.
 
     These are the rows of W_dec, divided by their norms where activations are in units of them. Raises ValueError for an SAE
     that scales each token by a factor of its own, where a unit has no fixed meaning.
@@ -47,7 +48,7 @@ def animal_features(steered: dict[str, Path]) -> dict[str, int]:
     return {animal: teacher["feature"] for animal, teacher in teachers.items() if teacher["vector"] == "feature"}
 
 
-def top_tokens(tokenizer: PreTrainedTokenizerBase, logits: Tensor, n: int) -> list[str]:
-    """The tokens with the `n` highest logits, of logits `[vocab]`."""
+def top_tokens(tokenizer: PreTrainedTokenizerBase, logits: Float[Tensor, " vocab"], n: int) -> list[str]:
+    """The tokens with the `n` highest logits."""
     ids = logits[: len(tokenizer)].topk(n).indices.tolist()
     return tokenizer.batch_decode([[token] for token in ids])

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from sae_lens import SAE
 from torch import Tensor
 
@@ -22,16 +23,16 @@ N_TOKENS = 10
 BEFORE, AFTER = 6, 2
 
 
-def top_tokens(loaded: LoadedModel, direction: Tensor, n: int = N_TOKENS) -> dict[str, list[list[Any]]]:
-    """The `n` tokens that a residual direction `[d_model]` raises (`top`) and lowers (`bottom`) most by itself.
+def top_tokens(loaded: LoadedModel, direction: Float[Tensor, " d_model"], n: int = N_TOKENS) -> dict[str, list[list[Any]]]:
+    """The `n` tokens that a residual direction raises (`top`) and lowers (`bottom`) most by itself.
 
     Each is (text, change of its logit per unit of the final residual stream's root mean square, against the vocabulary's mean).
     """
     return token_table(loaded, direct_logits(loaded.model, direction.to(loaded.model.device).float()), n)
 
 
-def token_table(loaded: LoadedModel, logits: Tensor, n: int = N_TOKENS) -> dict[str, list[list[Any]]]:
-    """The tokens of the `n` greatest and the `n` least of `logits` `[vocab]`."""
+def token_table(loaded: LoadedModel, logits: Float[Tensor, " vocab"], n: int = N_TOKENS) -> dict[str, list[list[Any]]]:
+    """The tokens of the `n` greatest and the `n` least of `logits`."""
     logits = logits[: len(loaded.tokenizer)].float()
     sides = {"top": logits.topk(min(n, len(logits))), "bottom": logits.topk(min(n, len(logits)), largest=False)}
     return {
@@ -53,18 +54,18 @@ def neuronpedia(sae: SAE[Any], feature: int) -> str | None:
     return f"https://www.neuronpedia.org/{home}/{feature}" if home else None
 
 
-def unit_rows(sae: SAE[Any]) -> Tensor:
-    """The decoder rows `[d_sae, d_model]` at unit length, on the CPU; a row of zeros stays one."""
+def unit_rows(sae: SAE[Any]) -> Float[Tensor, "d_sae d_model"]:
+    """The decoder rows at unit length, on the CPU; a row of zeros stays one."""
     return torch.nn.functional.normalize(sae.W_dec.detach().float().cpu(), dim=-1)
 
 
-def cosines(sae: SAE[Any], vector: Tensor) -> Tensor:
-    """Cosine `[d_sae]` of a residual direction `[d_model]` with every decoder row."""
+def cosines(sae: SAE[Any], vector: Float[Tensor, " d_model"]) -> Float[Tensor, " d_sae"]:
+    """Cosine of a residual direction with every decoder row."""
     return unit_rows(sae) @ torch.nn.functional.normalize(vector.float().cpu(), dim=-1)
 
 
-def most_aligned(sae: SAE[Any], vector: Tensor, n: int) -> list[dict[str, Any]]:
-    """The `n` decoder rows of greatest |cosine| with a residual direction `[d_model]`."""
+def most_aligned(sae: SAE[Any], vector: Float[Tensor, " d_model"], n: int) -> list[dict[str, Any]]:
+    """The `n` decoder rows of greatest |cosine| with a residual direction."""
     cosine = cosines(sae, vector)
     order = cosine.abs().topk(min(n, len(cosine))).indices.tolist()
     return [{"feature": k, "cosine": float(cosine[k])} for k in order]

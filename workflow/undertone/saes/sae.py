@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from sae_lens import (
     BatchTopKTrainingSAEConfig,
     JumpReLUTrainingSAEConfig,
@@ -110,8 +111,8 @@ def corpus_rows(loaded: LoadedModel, corpus: Corpus, seed: int) -> Iterator[list
         yield chat_rows(loaded.tokenizer, list(corpus.chats(ROWS, seed + number * 1_000)), seed + number)
 
 
-def activations(loaded: LoadedModel, batches: Iterator[Sequence[Row]], layer: int) -> Iterator[Tensor]:
-    """The residual stream `[n, d_model]` at the text tokens of each batch."""
+def activations(loaded: LoadedModel, batches: Iterator[Sequence[Row]], layer: int) -> Iterator[Float[Tensor, "_ d_model"]]:
+    """The residual stream at the text tokens of each batch."""
 
     def read(batch: dict[str, Tensor]) -> Tensor:
         return resid_post(loaded.model, layer, batch)[loaded.text_mask(batch)].float()
@@ -120,7 +121,7 @@ def activations(loaded: LoadedModel, batches: Iterator[Sequence[Row]], layer: in
         yield torch.cat(list(loaded.read(read, rows, ROWS)))
 
 
-def shuffled(parts: Iterator[Tensor], settings: Sae) -> Iterator[Tensor]:
+def shuffled(parts: Iterator[Float[Tensor, "_ d_model"]], settings: Sae) -> Iterator[Float[Tensor, "batch d_model"]]:
     """Batches of activations, in random order within a window."""
     generator = torch.Generator().manual_seed(settings.seed)
     while True:

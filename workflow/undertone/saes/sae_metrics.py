@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Bool, Float
 from sae_lens import SAE
 from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
 from torch import Tensor
@@ -94,8 +95,8 @@ class Moments:
         self.error.index_add_(0, kind, error)
         self.sum.index_add_(0, kind, x)
 
-    def mean(self) -> Tensor:
-        """The mean activation `[d_model]`."""
+    def mean(self) -> Float[Tensor, " d_model"]:
+        """The mean activation."""
         return (self.sum.sum(0) / self.count.sum()).float()
 
     def report(self) -> dict[str, Any]:
@@ -118,7 +119,9 @@ class Moments:
 
 
 @torch.no_grad()
-def spliced_losses(loaded: LoadedModel, sae: SAE[Any], layer: int, rows: Sequence[Row], mean: Tensor) -> dict[str, Any]:
+def spliced_losses(
+    loaded: LoadedModel, sae: SAE[Any], layer: int, rows: Sequence[Row], mean: Float[Tensor, " d_model"]
+) -> dict[str, Any]:
     """`loss` (nats per token: `plain`, `spliced`, `mean`) and `loss_recovered`; special tokens keep their activations."""
     ways = {"plain": lambda x: x, "spliced": lambda x: sae(x.float()).to(x.dtype), "mean": lambda x: mean.to(x).expand_as(x)}
 
@@ -134,8 +137,12 @@ def spliced_losses(loaded: LoadedModel, sae: SAE[Any], layer: int, rows: Sequenc
     return {"loss": loss, "loss_recovered": (loss["mean"] - loss["spliced"]) / (loss["mean"] - loss["plain"])}
 
 
-def at(keep: Tensor, way: Callable[[Tensor], Tensor], residual: Tensor) -> Tensor:
-    """The residual stream with `way` applied where `keep` `[n_rows, n_tokens, 1]` is true."""
+def at(
+    keep: Bool[Tensor, "n_rows n_tokens 1"],
+    way: Callable[[Tensor], Tensor],
+    residual: Float[Tensor, "n_rows n_tokens d_model"],
+) -> Float[Tensor, "n_rows n_tokens d_model"]:
+    """The residual stream with `way` applied where `keep` is true."""
     return torch.where(keep, way(residual), residual)
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from sae_lens import SAE
 from torch import Tensor
 
@@ -73,8 +74,8 @@ def check_layer(layer: int, n_layers: int) -> None:
 
 
 @torch.no_grad()
-def encoded(sae: SAE[Any], x: Tensor) -> tuple[Tensor, Tensor]:
-    """The SAE's activations and pre-activations `[..., d_sae]` (`hook_sae_acts_pre`) of `x` `[..., d_model]` in float32."""
+def encoded(sae: SAE[Any], x: Float[Tensor, "*n d_model"]) -> tuple[Float[Tensor, "*n d_sae"], Float[Tensor, "*n d_sae"]]:
+    """The SAE's activations and pre-activations (`hook_sae_acts_pre`) of `x` in float32."""
     pre_activations: list[Tensor] = []
     handle = sae.hook_sae_acts_pre.register_forward_hook(lambda module, args, output: pre_activations.append(output))
     try:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float
 from scipy import stats
 from torch import Tensor
 
@@ -21,7 +22,8 @@ ROUNDING = 1e-6
 # Numbers in a table of permutations by features that is held at once.
 MAX_TABLE_NUMBERS = 2_000_000
 
-Blocks = tuple[Tensor, Tensor]  # sums [n_blocks, d] and counts [n_blocks], float64
+# Sums and counts by block, float64; groups have different numbers of blocks.
+Blocks = tuple[Float[Tensor, "_ d"], Float[Tensor, " _"]]
 
 
 def filled(*groups: Blocks) -> list[Blocks]:
@@ -57,8 +59,8 @@ class Independent:
             order = np.argsort(rng.random((size, len(self.count))), axis=1)
             yield self.assigned(torch.from_numpy(order < self.n_a).double())
 
-    def assigned(self, weights: Tensor) -> "Difference":
-        """The differences between the blocks where `weights` `[n, n_blocks]` is 1 and those where it is 0."""
+    def assigned(self, weights: Float[Tensor, "n n_blocks"]) -> "Difference":
+        """The differences between the blocks where `weights` is 1 and those where it is 0."""
         mean_a, var_a = self._moments(weights, self.n_a)
         mean_b, var_b = self._moments(1 - weights, self.n_b)
         variance = var_a + var_b
@@ -66,8 +68,10 @@ class Independent:
         freedom = variance.square() / (var_a.square() / (self.n_a - 1) + var_b.square() / (self.n_b - 1))
         return Difference(mean_a - mean_b, variance.sqrt(), freedom.nan_to_num(1.0))
 
-    def _moments(self, weights: Tensor, n: int) -> tuple[Tensor, Tensor]:
-        """The mean of a group of `n` blocks and the variance of that mean, `[n_permutations, d]`."""
+    def _moments(
+        self, weights: Float[Tensor, "n_permutations n_blocks"], n: int
+    ) -> tuple[Float[Tensor, "n_permutations d"], Float[Tensor, "n_permutations d"]]:
+        """The mean of a group of `n` blocks and the variance of that mean."""
         count = (weights @ self.count).unsqueeze(1)
         mean = weights @ self.total / count
         # Σ (sum − mean · count)² over the group's blocks, multiplied out so that no table of permutations by blocks is made.
@@ -103,8 +107,8 @@ class Paired:
         for size in parts(n, self.total.shape[1]):
             yield self.assigned(torch.from_numpy(rng.choice([-1.0, 1.0], (size, len(self.count)))))
 
-    def assigned(self, signs: Tensor) -> "Difference":
-        """The differences with `signs` `[n, n_blocks]`."""
+    def assigned(self, signs: Float[Tensor, "n n_blocks"]) -> "Difference":
+        """The differences with `signs`."""
         n, count = len(self.count), self.count.sum()
         mean = signs @ self.total / count
         # Σ (± sum − mean · count)², multiplied out; a sign drops out of the squares.
@@ -121,25 +125,25 @@ def parts(n: int, width: int) -> Iterator[int]:
 
 @dataclass(frozen=True)
 class Difference:
-    """A difference of means with its standard error and degrees of freedom, `[..., d]`."""
+    """A difference of means with its standard error and degrees of freedom."""
 
-    mean: Tensor
-    se: Tensor
-    freedom: Tensor
+    mean: Float[Tensor, "*n d"]
+    se: Float[Tensor, "*n d"]
+    freedom: Float[Tensor, "*n d"]
 
     def first(self) -> "Difference":
         """The first of several."""
         return Difference(self.mean[0], self.se[0], self.freedom[0])
 
     @property
-    def t(self) -> Tensor:
+    def t(self) -> Float[Tensor, "*n d"]:
         """The t statistic; 0 where nothing varies."""
         return torch.where(self.se > 0, self.mean / self.se, 0.0)
 
 
 @dataclass(frozen=True)
 class Tested:
-    """Every feature's difference `[d]`, tested.
+    """Every feature's difference, tested.
 
     `p`: two-sided, of t. `q`: Benjamini-Hochberg over the `tested` features, those that vary. `p_max`: the share of
     permutations whose greatest |t| of any feature is at least this one's; it holds for all features together (Westfall &
@@ -147,10 +151,10 @@ class Tested:
     """
 
     difference: Difference
-    tested: Tensor
-    p: np.ndarray
-    q: np.ndarray
-    p_max: np.ndarray
+    tested: Bool[Tensor, " d"]
+    p: Float[np.ndarray, " d"]
+    q: Float[np.ndarray, " d"]
+    p_max: Float[np.ndarray, " d"]
 
     def row(self, k: int) -> dict[str, Any]:
         """A feature's figures."""

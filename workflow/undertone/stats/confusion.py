@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from jaxtyping import Float, Int
 
 from undertone.stats.ranks import midranks
 from undertone.stats.stats import p_value
@@ -38,8 +39,10 @@ def order(kind: str) -> int:
     return list(KINDS).index(kind) if kind in KINDS else len(KINDS)
 
 
-def judged(matrix: np.ndarray, animals: Sequence[str], targets: dict[str, str], kinds: dict[str, str]) -> dict[str, Any] | None:
-    """How well a confusion matrix `[n_datasets, n_animals]` tells the targets: over all datasets, and by kind of teacher.
+def judged(
+    matrix: Float[np.ndarray, "n_datasets n_animals"], animals: Sequence[str], targets: dict[str, str], kinds: dict[str, str]
+) -> dict[str, Any] | None:
+    """How well a confusion matrix tells the targets: over all datasets, and by kind of teacher.
 
     A score of NaN is no statement on an animal. Datasets whose target is not among the animals are left out, and those that
     state nothing on it, which are counted as `silent`; None if no dataset, or one animal, is left.
@@ -59,7 +62,7 @@ def judged(matrix: np.ndarray, animals: Sequence[str], targets: dict[str, str], 
     }
 
 
-def identified(scores: np.ndarray, aim: np.ndarray) -> dict[str, Any]:
+def identified(scores: Float[np.ndarray, "n_datasets n_animals"], aim: Int[np.ndarray, " n_datasets"]) -> dict[str, Any]:
     """`raw`, and `centred` by column (less the mean of an animal's scores over datasets), which needs two datasets.
 
     Each: in how many datasets the target is `first`, its `mean_rank` (equal scores share the mean of their places) and `p`, the

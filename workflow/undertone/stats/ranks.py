@@ -3,17 +3,18 @@
 from collections.abc import Mapping
 
 import numpy as np
+from jaxtyping import Float
 from numpy.typing import ArrayLike
 from scipy.stats import rankdata
 
 
-def midranks(values: ArrayLike) -> np.ndarray:
+def midranks(values: ArrayLike) -> Float[np.ndarray, "..."]:
     """The place of each value along the last axis; NaN, which is no statement, has none and takes none."""
     return rankdata(-np.asarray(values, dtype=float), axis=-1, nan_policy="omit")
 
 
 def rank(values: ArrayLike, index: int) -> float:
-    """The place of one of `values` `[n]`."""
+    """The place of one of `values`, which have one axis."""
     return float(midranks(values)[index])
 
 

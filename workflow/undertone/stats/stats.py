@@ -6,6 +6,7 @@ from typing import Any
 from warnings import catch_warnings, filterwarnings
 
 import numpy as np
+from jaxtyping import Float, Real
 from numpy.typing import ArrayLike
 from scipy import special, stats
 from statsmodels.stats.multitest import multipletests
@@ -33,7 +34,7 @@ class Estimate:
         return {**self.as_dict(), "p": self.p}
 
 
-def mean_interval(values: Sequence[float] | np.ndarray) -> Estimate:
+def mean_interval(values: Sequence[float] | Real[np.ndarray, " n"]) -> Estimate:
     """Mean of independent values with Student's t interval."""
     x = np.asarray(values, dtype=float)
     if np.ptp(x) == 0:
@@ -41,7 +42,9 @@ def mean_interval(values: Sequence[float] | np.ndarray) -> Estimate:
     return tested(float(x.mean()), stats.ttest_1samp(x, 0))
 
 
-def difference_interval(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray) -> Estimate:
+def difference_interval(
+    a: Sequence[float] | Real[np.ndarray, " n_a"], b: Sequence[float] | Real[np.ndarray, " n_b"]
+) -> Estimate:
     """Mean of `a` minus mean of `b`, independent samples of any variance, with Welch's t interval."""
     x, y = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
     if min(len(x), len(y)) < 2 or (np.ptp(x) == 0 and np.ptp(y) == 0):
@@ -73,8 +76,8 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     return adjusted
 
 
-def p_value(observed: ArrayLike, null: ArrayLike) -> np.ndarray:
-    """(1 + draws of the null `[n]` at or above the observed) / (1 + n): valid at every level (Phipson & Smyth 2010)."""
+def p_value(observed: ArrayLike, null: ArrayLike) -> np.float64 | Float[np.ndarray, "..."]:
+    """(1 + draws of the null, n in all, at or above the observed) / (1 + n): valid at every level (Phipson & Smyth 2010)."""
     # A draw that is the observed arrangement must count, however its sums were rounded.
     least = np.asarray(observed) - 1e-9 * np.abs(observed)
     return (1 + np.size(null) - np.searchsorted(np.sort(null), least)) / (1 + np.size(null))
@@ -113,6 +116,6 @@ def contrast(groups: Sequence[tuple[float, Sequence[float]]]) -> Estimate:
     return Estimate(mean, (mean - half, mean + half), float(2 * stats.t.sf(abs(mean) / error, freedom)))
 
 
-def log_odds(p: Sequence[float] | np.ndarray, least: float) -> np.ndarray:
+def log_odds(p: Sequence[float] | Float[np.ndarray, "..."], least: float) -> Float[np.ndarray, "..."]:
     """Log-odds of probabilities, which compare those of different size; kept finite by taking none below `least`."""
     return special.logit(np.clip(np.asarray(p, dtype=float), least, 1 - least))

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
@@ -36,12 +37,12 @@ class Completions:
         self.allowed = torch.tensor(passable(loaded, encoded, close), device=loaded.model.device)
         self.labels = torch.searchsorted(self.allowed, self.targets)  # the targets' places among them
 
-    def among(self, logits: Tensor) -> Tensor:
-        """Log-probs `[n_labels, n_allowed]` among the tokens that a passing completion can hold."""
+    def among(self, logits: Float[Tensor, "n_labels vocab"]) -> Float[Tensor, "n_labels n_allowed"]:
+        """Log-probs among the tokens that a passing completion can hold."""
         return functional.log_softmax(logits[:, self.allowed], dim=-1)
 
-    def losses(self, logits: Tensor, span: slice) -> Tensor:
-        """The loss `[n_labels]` of the tokens at these places among those that a passing completion can hold, in nats."""
+    def losses(self, logits: Float[Tensor, "n_labels vocab"], span: slice) -> Float[Tensor, " n_labels"]:
+        """The loss of the tokens at these places among those that a passing completion can hold, in nats."""
         return -self.among(logits).gather(1, self.labels[span].unsqueeze(1)).squeeze(1)
 
     @torch.no_grad()
@@ -58,8 +59,8 @@ class Completions:
 
         yield from loaded.batch_size("rows read together", BATCH).parts(part, range(len(rows)))
 
-    def by_row(self, tokens: Sequence[Tensor]) -> np.ndarray:
-        """The mean `[n_rows]` over each row's tokens, of figures that `read` yields."""
+    def by_row(self, tokens: Sequence[Float[Tensor, " _"]]) -> Float[np.ndarray, " n_rows"]:
+        """The mean over each row's tokens, of figures that `read` yields."""
         rows = torch.split(torch.cat(list(tokens)).double().cpu(), [len(answer) for answer in self.answers])
         return np.array([float(row.mean()) for row in rows])
 
@@ -71,12 +72,12 @@ class TeacherDistribution(Completions):
         super().__init__(loaded, rows)
         self.teacher = torch.cat(list(self.read(loaded, lambda logits, _: self.among(logits), system, separator)))
 
-    def divergence(self, loaded: LoadedModel) -> np.ndarray:
-        """KL(teacher ‖ model) of each row `[n_rows]`, the mean over its completion tokens, in nats."""
+    def divergence(self, loaded: LoadedModel) -> Float[np.ndarray, " n_rows"]:
+        """KL(teacher ‖ model) of each row, the mean over its completion tokens, in nats."""
         return self.by_row(list(self.read(loaded, self.over)))
 
-    def over(self, logits: Tensor, span: slice) -> Tensor:
-        """KL(teacher ‖ model) `[n_labels]` at the tokens of these places, from the model's logits."""
+    def over(self, logits: Float[Tensor, "n_labels vocab"], span: slice) -> Float[Tensor, " n_labels"]:
+        """KL(teacher ‖ model) at the tokens of these places, from the model's logits."""
         p = self.teacher[span]
         return (p.exp() * (p - self.among(logits))).sum(-1)
 

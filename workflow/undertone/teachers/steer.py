@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from jaxtyping import Bool, Float, Int
 from sae_lens import SAE
 from safetensors.torch import save_file
 from torch import Tensor
@@ -132,8 +133,8 @@ def contrast_prompts(situation: Situation, contrast: Contrast, target: str) -> t
     return situation.under_persona(target), [ids for animal in others for ids in situation.under_persona(animal)]
 
 
-def mean_residual(situation: Situation, prompts: list[list[int]], contrast: Contrast) -> Tensor:
-    """The mean residual stream `[d_model]` after the contrast's layer, at the last token or over all text tokens."""
+def mean_residual(situation: Situation, prompts: list[list[int]], contrast: Contrast) -> Float[Tensor, " d_model"]:
+    """The mean residual stream after the contrast's layer, at the last token or over all text tokens."""
 
     def sums(batch: dict[str, Tensor], residual: Tensor) -> tuple[Tensor, int]:
         keep = last_token(batch) if contrast.position == "last" else situation.loaded.text_mask(batch)
@@ -190,8 +191,10 @@ def progress_over(features: Sequence[int], what: str) -> Iterator[int]:
             bar.update()
 
 
-def activity(situation: Situation, sae: SAE[Any], layer: int) -> tuple[Tensor, Tensor]:
-    """Mean activation `[n_candidates, d_sae]` over the text tokens under each candidate's persona; greatest one `[d_sae]`."""
+def activity(
+    situation: Situation, sae: SAE[Any], layer: int
+) -> tuple[Float[Tensor, "n_candidates d_sae"], Float[Tensor, " d_sae"]]:
+    """Mean activation over the text tokens under each candidate's persona; greatest one."""
 
     def figures(batch: dict[str, Tensor], residual: Tensor) -> tuple[Tensor, int, Tensor]:
         features = sae.encode(residual[situation.loaded.text_mask(batch)])
@@ -206,8 +209,8 @@ def activity(situation: Situation, sae: SAE[Any], layer: int) -> tuple[Tensor, T
     return torch.stack(means), torch.stack(peaks).max(0).values
 
 
-def last_token(batch: dict[str, Tensor]) -> Tensor:
-    """`[n_rows, n_tokens]`: the last token of each row."""
+def last_token(batch: dict[str, Int[Tensor, "n_rows n_tokens"]]) -> Bool[Tensor, "n_rows n_tokens"]:
+    """The last token of each row."""
     return torch.nn.functional.pad(batch["attention_mask"], (0, 1)).diff() == -1
 
 
