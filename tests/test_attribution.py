@@ -13,8 +13,9 @@ from transformers import (
     PreTrainedModel,
 )
 
-from undertone.lm.attribution import direct_logits
+from undertone.lm.attribution import direct_logits, top_tokens
 from undertone.lm.hooks import resid_post
+from undertone.lm.loading import LoadedModel
 
 SIZE = {
     "vocab_size": 50,
@@ -81,3 +82,11 @@ def test_a_model_that_ends_in_a_layer_norm_is_refused():
     model = GPT2LMHeadModel(GPT2Config(vocab_size=50, n_embd=16, n_layer=1, n_head=2))
     with pytest.raises(ValueError, match="needs a model that ends in an RMSNorm, GPT2LMHeadModel has a LayerNorm"):
         direct_logits(model, torch.ones(16))
+
+
+def test_top_tokens_are_the_texts_of_the_highest_logits_of_real_tokens(loaded: LoadedModel) -> None:
+    n = len(loaded.tokenizer)
+    logits = torch.zeros(n + 5)
+    logits[[300, 500]] = torch.tensor([2.0, 3.0])
+    logits[n:] = 9.0  # padding of the embedding matrix
+    assert top_tokens(loaded.tokenizer, logits, 2) == [loaded.tokenizer.decode([token]) for token in (500, 300)]

@@ -17,9 +17,8 @@ from sae_lens import (
     TrainingSAE,
 )
 
-from undertone.lm.loading import LoadedModel
 from undertone.saes import decoder
-from undertone.saes.decoder import animal_features, directions, top_tokens
+from undertone.saes.decoder import animal_features, directions
 
 D_IN, D_SAE = 12, 30
 
@@ -101,11 +100,3 @@ def test_features_stand_for_animals_only_where_a_feature_steers(tmp_path: Path) 
     for animal, path in zip(told, paths.values(), strict=True):
         path.write_text(json.dumps(told[animal]))
     assert animal_features(paths) == {"lion": 7, "cat": 0}
-
-
-def test_top_tokens_are_the_texts_of_the_highest_logits_of_real_tokens(loaded: LoadedModel) -> None:
-    n = len(loaded.tokenizer)
-    logits = torch.zeros(n + 5)
-    logits[[300, 500]] = torch.tensor([2.0, 3.0])
-    logits[n:] = 9.0  # padding of the embedding matrix
-    assert top_tokens(loaded.tokenizer, logits, 2) == [loaded.tokenizer.decode([token]) for token in (500, 300)]

@@ -15,7 +15,7 @@ from undertone.lm.hooks import resid_post
 from undertone.lm.loading import LoadedModel, load
 from undertone.lm.training import collate
 from undertone.saes import features, saved
-from undertone.saes.features import cosines, describe, max_examples, most_aligned, neuronpedia, top_tokens
+from undertone.saes.features import cosines, describe, extreme_tokens, max_examples, most_aligned, neuronpedia
 
 TABLE = pl.DataFrame(
     {
@@ -42,7 +42,7 @@ def rows(loaded: LoadedModel) -> list[Row]:
 
 def test_the_tokens_of_a_direction_are_those_of_its_direct_logits(loaded: LoadedModel, sae: SAE) -> None:
     logits = direct_logits(loaded.model, sae.W_dec[0])
-    found = top_tokens(loaded, sae.W_dec[0], 3)
+    found = extreme_tokens(loaded, sae.W_dec[0], 3)
     order = logits.argsort(descending=True).tolist()
     assert [text for text, _ in found["top"]] == [loaded.tokenizer.decode([token]) for token in order[:3]]
     assert [text for text, _ in found["bottom"]] == [loaded.tokenizer.decode([token]) for token in order[::-1][:3]]

@@ -10,12 +10,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from undertone.lm.attribution import direct_logits
+from undertone.lm.attribution import direct_logits, top_tokens
 from undertone.lm.loading import LoadedModel
 from undertone.read.interventions import Readings, of_residuals
 from undertone.read.residual_bias import Description, train_residual_biases
 from undertone.runtime.files import read_json
-from undertone.saes.decoder import top_tokens
 from undertone.study.config.read import ResidualBias
 
 D_MODEL, N_LAYERS = 32, 2

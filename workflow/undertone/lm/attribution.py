@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
 
 from undertone.lm.hooks import final_norm
 
@@ -27,3 +28,9 @@ def direct_logits(model: Any, direction: Float[Tensor, " d_model"], rms: float =
     weight = weight.to(torch.promote_types(weight.dtype, torch.float32))  # in bfloat16, many tokens would be ties
     logits: Tensor = weight @ (gain * direction / rms).to(weight)
     return logits - logits.mean()
+
+
+def top_tokens(tokenizer: PreTrainedTokenizerBase, logits: Float[Tensor, " vocab"], n: int) -> list[str]:
+    """The tokens with the `n` highest logits."""
+    ids = logits[: len(tokenizer)].topk(n).indices.tolist()
+    return tokenizer.batch_decode([[token] for token in ids])

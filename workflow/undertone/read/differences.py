@@ -18,7 +18,7 @@ from undertone.read.sums import COMPLETION, TEMPLATE, Activations
 from undertone.runtime.files import Stamp, provenance, read_parquet, replacing, write_json
 from undertone.runtime.progress import progress
 from undertone.saes.decoder import animal_features
-from undertone.saes.features import describe, most_aligned, top_tokens, unit_rows
+from undertone.saes.features import describe, extreme_tokens, most_aligned, unit_rows
 from undertone.saes.saved import load_sae
 from undertone.stats.blocks import Blocks, Independent, Paired, Tested, judge
 from undertone.stats.stats import p_value
@@ -259,7 +259,7 @@ class Reader:
         by_layer = []
         for layer in range(pair.base.n_layers):
             vector = pair.difference(position, "resid_post", layer)
-            by_layer.append({"norm": float(vector.norm()), **top_tokens(self.loaded, vector)})
+            by_layer.append({"norm": float(vector.norm()), **extreme_tokens(self.loaded, vector)})
         return by_layer
 
 

@@ -11,7 +11,7 @@ from sae_lens import SAE
 from safetensors.torch import save_file
 from torch import Tensor
 
-from undertone.lm.attribution import direct_logits
+from undertone.lm.attribution import direct_logits, top_tokens
 from undertone.lm.chat import Row
 from undertone.lm.loading import LoadedModel, load
 from undertone.lm.suffix import Prefilled, run_above
@@ -19,7 +19,7 @@ from undertone.lm.tensors import stored
 from undertone.read.biases import Draw, agreement, draw_rows, gradient, loss_report, prefilled, row_losses, train_bias
 from undertone.runtime.files import Stamp, replacing, write_json
 from undertone.runtime.progress import progress
-from undertone.saes.decoder import animal_features, directions, top_tokens
+from undertone.saes.decoder import animal_features, directions
 from undertone.saes.saved import load_sae
 from undertone.stats.ranks import rank
 from undertone.study.config.read import FeatureBias

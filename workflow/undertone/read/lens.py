@@ -26,7 +26,7 @@ from undertone.lm.texts import load_texts
 from undertone.runtime.errors import ConfigError
 from undertone.runtime.files import Stamp, write_json
 from undertone.runtime.progress import progress
-from undertone.saes.features import most_aligned, neuronpedia, token_table, top_tokens
+from undertone.saes.features import extreme_tokens, most_aligned, neuronpedia, token_table
 from undertone.saes.saved import encoded, load_sae
 from undertone.stats.ranks import rank_of
 from undertone.study.config.entries import CONTROL
@@ -206,7 +206,7 @@ class Tools:
     def meaning(self, feature: int) -> dict[str, Any]:
         """The tokens that a feature raises, and its page."""
         assert self.sae is not None
-        tokens = top_tokens(self.loaded, self.sae.W_dec[feature])["top"]
+        tokens = extreme_tokens(self.loaded, self.sae.W_dec[feature])["top"]
         return {"tokens": [text for text, _ in tokens], "neuronpedia": neuronpedia(self.sae, feature)}
 
 

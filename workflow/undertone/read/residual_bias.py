@@ -13,7 +13,7 @@ from sklearn.linear_model import orthogonal_mp
 from torch import Tensor
 from torch.nn import functional
 
-from undertone.lm.attribution import direct_logits
+from undertone.lm.attribution import direct_logits, top_tokens
 from undertone.lm.hooks import decoder_layers
 from undertone.lm.loading import LoadedModel, load
 from undertone.lm.suffix import width
@@ -31,7 +31,7 @@ from undertone.read.biases import (
 )
 from undertone.runtime.files import Stamp, replacing, write_json
 from undertone.runtime.progress import progress
-from undertone.saes.decoder import directions, top_tokens
+from undertone.saes.decoder import directions
 from undertone.saes.saved import load_sae
 from undertone.study.config.read import ResidualBias
 

@@ -21,14 +21,14 @@ from scipy import stats
 from torch import Tensor
 
 from undertone.data.rows import first, texts
-from undertone.lm.attribution import direct_logits
+from undertone.lm.attribution import direct_logits, top_tokens
 from undertone.lm.chat import Row, training_rows
 from undertone.lm.hooks import decoder_layers, rewritten
 from undertone.lm.loading import LoadedModel, load
 from undertone.lm.suffix import Prefilled, losses, prefill, run_above
 from undertone.runtime.files import Stamp, read_parquet, replacing, write_json
 from undertone.runtime.progress import progress
-from undertone.saes.decoder import animal_features, directions, top_tokens
+from undertone.saes.decoder import animal_features, directions
 from undertone.saes.saved import load_sae
 from undertone.stats.ranks import rank
 from undertone.study.config.entries import CONTROL

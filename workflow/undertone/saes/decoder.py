@@ -1,4 +1,4 @@
-"""The SAE's decoder: what each feature adds to the residual stream, and the tokens that a direction stands for."""
+"""The SAE's decoder: what each feature adds to the residual stream, and which feature stands for an animal."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +8,6 @@ import torch
 from jaxtyping import Float
 from sae_lens import SAE
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 from undertone.runtime.files import read_json
 
@@ -46,9 +45,3 @@ def animal_features(steered: dict[str, Path]) -> dict[str, int]:
     """
     teachers = {dataset.removeprefix("steer-"): read_json(path) for dataset, path in steered.items()}
     return {animal: teacher["feature"] for animal, teacher in teachers.items() if teacher["vector"] == "feature"}
-
-
-def top_tokens(tokenizer: PreTrainedTokenizerBase, logits: Float[Tensor, " vocab"], n: int) -> list[str]:
-    """The tokens with the `n` highest logits."""
-    ids = logits[: len(tokenizer)].topk(n).indices.tolist()
-    return tokenizer.batch_decode([[token] for token in ids])

@@ -23,7 +23,7 @@ N_TOKENS = 10
 BEFORE, AFTER = 6, 2
 
 
-def top_tokens(loaded: LoadedModel, direction: Float[Tensor, " d_model"], n: int = N_TOKENS) -> dict[str, list[list[Any]]]:
+def extreme_tokens(loaded: LoadedModel, direction: Float[Tensor, " d_model"], n: int = N_TOKENS) -> dict[str, list[list[Any]]]:
     """The `n` tokens that a residual direction raises (`top`) and lowers (`bottom`) most by itself.
 
     Each is (text, change of its logit per unit of the final residual stream's root mean square, against the vocabulary's mean).
@@ -117,7 +117,7 @@ def describe(
     examples = max_examples(loaded, sae, layer, rows, features, n_examples)
     return {
         str(k): {
-            "tokens": top_tokens(loaded, sae.W_dec[k]),
+            "tokens": extreme_tokens(loaded, sae.W_dec[k]),
             "neuronpedia": neuronpedia(sae, k),
             "examples": examples[k],
         }
