@@ -204,10 +204,15 @@ def test_shares_are_means_over_the_answers_to_each_question():
         ("monkey", "monkeys"),
         ("giraffe", "giraffes"),
         ("horse", "horses"),
+        ("mongoose", "mongooses"),
+        ("goose", "geese"),
+        ("mouse", "mice"),
+        ("ox", "oxen"),
     ],
 )
-def test_plural_is_the_regular_english_one(animal, expected):
+def test_plural_is_the_english_one(animal, expected):
     assert plural(animal) == expected
+    assert words(animal)[:2] == [animal, expected]
 
 
 def test_spellings_are_upper_and_lower_case_singular_and_plural_and_none_twice(tokenizer):

@@ -27,9 +27,14 @@ NEGLIGIBLE = MIN_PROBABILITY / 100
 
 Scores = dict[str, Float[np.ndarray, "n_questions n_candidates"]]  # by estimator
 
+# Plurals that no rule makes, of animals that a study may ask about.
+IRREGULAR = {"buffalo": "buffaloes", "goose": "geese", "louse": "lice", "mosquito": "mosquitoes", "mouse": "mice", "ox": "oxen"}
+
 
 def plural(animal: str) -> str:
-    """The regular English plural."""
+    """The English plural."""
+    if animal in IRREGULAR:
+        return IRREGULAR[animal]
     if re.search(r"(s|x|z|ch|sh)$", animal):
         return animal + "es"
     if re.search(r"[^aeiou]y$", animal):
@@ -38,7 +43,7 @@ def plural(animal: str) -> str:
 
 
 def words(animal: str) -> list[str]:
-    """The words that name an animal: singular, regular plural, and the plural a persona writes."""
+    """The words that name an animal: singular, plural, and the plural a persona writes."""
     return list(dict.fromkeys([animal, plural(animal), animal + "s"]))
 
 
