@@ -33,11 +33,8 @@ def of_running_call(model: nn.Module, tell: Callable[[dict[str, Any]], Tensor]) 
     def look(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
         current[:] = [tell(kwargs)]
 
-    handle = model.register_forward_pre_hook(look, with_kwargs=True)
-    try:
+    with model.register_forward_pre_hook(look, with_kwargs=True):
         yield lambda: current[0]
-    finally:
-        handle.remove()
 
 
 def decoder_layers(model: Any) -> nn.ModuleList:
@@ -66,11 +63,8 @@ def rewritten(model: Any, layer: int, rewrite: Callable[[Tensor], Tensor]) -> It
     def hook(module: nn.Module, args: Any, output: Any) -> Any:
         return (rewrite(output[0]), *output[1:]) if isinstance(output, tuple) else rewrite(output)
 
-    handle = decoder_layers(model)[layer].register_forward_hook(hook)
-    try:
+    with decoder_layers(model)[layer].register_forward_hook(hook):
         yield
-    finally:
-        handle.remove()
 
 
 def plus(vector: Float[Tensor, " d_model"]) -> Callable[[Tensor], Tensor]:

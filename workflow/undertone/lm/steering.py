@@ -71,11 +71,8 @@ def logits_shifted(model: nn.Module, vector: Float[Tensor, " vocab"]) -> Iterato
         output.logits = output.logits + vector.to(output.logits)
         return output
 
-    handle = model.register_forward_hook(add)
-    try:
+    with model.register_forward_hook(add):
         yield
-    finally:
-        handle.remove()
 
 
 def completion_positions(loaded: LoadedModel) -> AbstractContextManager[Callable[[], Tensor]]:

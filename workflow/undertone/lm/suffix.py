@@ -279,8 +279,5 @@ def added(model: Any, point: str, layer: int, bias: Float[Tensor, " width"]) -> 
         moved = first + bias.to(first)
         return (moved, *output[1:]) if isinstance(output, tuple) else moved
 
-    handle = module.register_forward_pre_hook(before) if point == "mlp_in" else module.register_forward_hook(after)
-    try:
+    with module.register_forward_pre_hook(before) if point == "mlp_in" else module.register_forward_hook(after):
         yield
-    finally:
-        handle.remove()

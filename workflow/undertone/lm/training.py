@@ -85,11 +85,8 @@ def logits_only_at(model: nn.Module, keep: Bool[Tensor, "n_rows n_tokens"]) -> I
         return (args[0][keep].unsqueeze(0), *args[1:])
 
     head: nn.Module = model.get_output_embeddings()  # type: ignore[operator]
-    handle = head.register_forward_pre_hook(select)
-    try:
+    with head.register_forward_pre_hook(select):
         yield
-    finally:
-        handle.remove()
 
 
 def label_logits(model: nn.Module, batch: dict[str, Int[Tensor, "n_rows n_tokens"]]) -> Float[Tensor, "n_labels vocab"]:

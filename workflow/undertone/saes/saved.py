@@ -77,11 +77,8 @@ def check_layer(layer: int, n_layers: int) -> None:
 def encoded(sae: SAE[Any], x: Float[Tensor, "*n d_model"]) -> tuple[Float[Tensor, "*n d_sae"], Float[Tensor, "*n d_sae"]]:
     """The SAE's activations and pre-activations (`hook_sae_acts_pre`) of `x` in float32."""
     pre_activations: list[Tensor] = []
-    handle = sae.hook_sae_acts_pre.register_forward_hook(lambda module, args, output: pre_activations.append(output))
-    try:
+    with sae.hook_sae_acts_pre.register_forward_hook(lambda module, args, output: pre_activations.append(output)):
         acts = sae.encode(x)
-    finally:
-        handle.remove()
     return acts, pre_activations[0]
 
 
