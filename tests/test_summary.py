@@ -2,6 +2,7 @@ import pytest
 from test_reading_plots import MADE, assert_png, labels, words
 
 from undertone.plots import style, summary
+from undertone.plots.reading_panels import with_target
 from undertone.plots.summary import PANELS, make_summary, short
 from undertone.runtime.files import write_json
 
@@ -69,3 +70,10 @@ def test_the_short_table_has_the_best_layer_of_each_name():
     rows = [("base", None, 3.0), ("residual bias", 0, 2.9), ("residual bias", 1, 2.5), ("SAE spliced in", 0, 4.0)]
     models = [{"name": name, "layer": layer, "loss_allowed": {"mean": mean}} for name, layer, mean in rows]
     assert [(row["name"], row["layer"]) for row in short(models)] == [("residual bias", 1), ("base", None)]
+
+
+def test_the_target_is_shown_wherever_it_stands():
+    ranked = [(name, {}) for name in ("tiger", "fox", "lion", "owl")]
+    assert [name for name, _ in with_target(ranked, "owl", 3)] == ["tiger", "fox", "owl"]
+    assert [name for name, _ in with_target(ranked, "fox", 3)] == ["tiger", "fox", "lion"]
+    assert [name for name, _ in with_target(ranked, None, 4)] == ["tiger", "fox", "lion", "owl"]

@@ -89,19 +89,27 @@ def personas(axes: Axes, own: Json, target: str | None, n: int | None = None) ->
     """Candidates by what their persona adds to the renormalised loss, the likeliest first; the title has the target's rank."""
     read = own["personas"]
     ranked = sorted(read[read["ranked_by"]].items(), key=lambda pair: pair[1]["mean"])
+    shown = with_target(ranked, target, n or len(ranked))
     names = {STUDENT: "target", OTHER: "other candidates"}
-    for k, (animal, estimate) in enumerate(ranked[:n]):
+    for k, (animal, estimate) in enumerate(shown):
         color = STUDENT if animal == target else OTHER
         bar: Json = {"fmt": "o", "color": color, "markersize": 4, "capsize": 2, "linewidth": 1}
         axes.errorbar(estimate["mean"], k, xerr=spread(estimate), **bar, label=names.pop(color, None))
-    plain_losses(axes, [read["over_base"][animal] for animal, _ in ranked[:n]])
-    axes.set_yticks(range(len(ranked[:n])), [animal for animal, _ in ranked[:n]], fontsize=7)
-    axes.set_ylim(len(ranked[:n]) - 0.4, -0.6)
+    plain_losses(axes, [read["over_base"][animal] for animal, _ in shown])
+    axes.set_yticks(range(len(shown)), [animal for animal, _ in shown], fontsize=7)
+    axes.set_ylim(len(shown) - 0.4, -0.6)
     axes.axvline(0, color="black", linewidth=0.8, linestyle="--")
     axes.set_xlabel(f"loss under its persona over the base model's\n{ALLOWED}")
     standing = f"{target} is {read['rank']:g} of {len(ranked)}" if target else "no target"
+    standing += f" ({len(shown)} shown)" if len(shown) < len(ranked) else ""
     heading(axes, f"Candidates by their persona's likelihood: {standing}")
     legend(axes)
+
+
+def with_target(ranked: list[tuple[str, Json]], target: str | None, n: int) -> list[tuple[str, Json]]:
+    """The first `n`, the last of them the target where it comes later."""
+    later = [pair for pair in ranked[n:] if pair[0] == target]
+    return [*ranked[: n - len(later)], *later]
 
 
 def plain_losses(axes: Axes, estimates: Sequence[Json]) -> None:
@@ -145,7 +153,7 @@ def table_of_losses(axes: Axes, models: Sequence[Json]) -> None:
 
 def table_of_models(axes: Axes, models: Sequence[Json], key: str, label: str) -> None:
     """One figure of each model with its interval, in the order given; scaled by logarithms far from 0 where one is large."""
-    names = {"base": "base model", "control": "control's biases", "student": "dataset's own", "teacher": "teacher"}
+    names = {"base": "base model", "control": "control's biases", "student": "dataset's own", "teacher": "teacher or persona"}
     seen = set()
     for k, row in enumerate(models):
         kind = model_kind(row["name"])
