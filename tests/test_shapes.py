@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 from jaxtyping import Float, TypeCheckError, jaxtyped
-from shapes import checked
+from shapes import checked, only_shapes
 
 from undertone.detect.pairs import standardised
+from undertone.lm.chat import prompt_ids
 from undertone.lm.sampling import inverse_cdf
 from undertone.read.score import Gradient
 from undertone.stats.confusion import identified
@@ -32,6 +33,8 @@ def test_arrays_that_do_not_fit_each_other_are_refused() -> None:
         inverse_cdf(torch.zeros(2, 5), torch.full((3,), 0.5), 1.0)
     with pytest.raises(TypeCheckError, match="d_model"):
         Gradient(5, torch.zeros(3), torch.zeros(3, 2))
+    with pytest.raises(TypeCheckError, match="n_rows d_model"):
+        Gradient.of(torch.zeros(3))
 
 
 def test_numbers_of_another_kind_are_refused() -> None:
@@ -57,6 +60,15 @@ def test_nothing_but_shapes_is_checked() -> None:
         return name
 
     assert double(np.zeros(2), 1) == 1  # type: ignore[arg-type,comparison-overlap]
+
+
+def test_functions_without_shapes_stay_as_they_are() -> None:
+    def named(x: np.ndarray, name: str) -> str:
+        return name
+
+    assert only_shapes(typechecker=checked)(named) is named
+    assert not hasattr(prompt_ids, "__wrapped__")
+    assert hasattr(standardised, "__wrapped__")
 
 
 def test_outside_of_tests_nothing_is_checked() -> None:
