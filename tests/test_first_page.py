@@ -67,12 +67,15 @@ def test_the_table_has_a_row_for_each_target_the_largest_lift_first(study: Study
     html = rendered(page)
     assert "System Message" not in html
     assert html.index("embedded study") < html.index("1 of 2 targets lie above") < html.index(".085 [.075, .095]")
-    assert page["day"] in html
+    assert f"lifts of {page['day']}" in html
 
 
 def test_an_unfinished_study_has_a_first_page_without_a_table(study: Study) -> None:
-    html = rendered(first_page(study))
+    page = first_page(study)
+    html = rendered(page)
     assert "No table of lifts yet" in html
+    assert page["today"] in html
+    assert "lifts of" not in html.replace("table of lifts", "")
     assert "System Message" not in html
 
 

@@ -10,8 +10,8 @@ from undertone.study.study import Study
 
 
 def first_page(study: Study) -> dict[str, Any]:
-    """What `workflow/report/workflow.rst` shows: names of the study and its model, its seeds, and of `transfer.json` the day
-    on which it was made (UTC), its `summary` and a row for each dataset with a target.
+    """What `workflow/report/workflow.rst` shows: names of the study and its model, its seeds, today's date, and of
+    `transfer.json` the day on which it was made (both UTC), its `summary` and a row for each dataset with a target.
 
     A row is (dataset, target, preference of control students and of students, lift with its interval, Holm-adjusted p, verdict
     of the diagnosis), as text. Without a `transfer.json` there are no `day`, no `summary` and no rows.
@@ -22,6 +22,7 @@ def first_page(study: Study) -> dict[str, Any]:
         "seeds": len(study.student.seeds),
         "datasets": len(study.names),
         "results": study.results,
+        "today": f"{datetime.now(UTC):%Y-%m-%d}",
         "rows": [],
     }
     transfer = Path(study.results, "tables", study.name or "", "transfer.json")
