@@ -66,12 +66,14 @@ def test_the_table_holds_log_odds_of_students_over_control_students(tmp_path: Pa
     ):
         paths[name] = tmp_path / "lion" / f"{name}.json"
         write_json(paths[name], body, {})
-    files = ({"lion": paths[name]} for name in ("pref", "gradient", "personas"))
     out = tmp_path / "consequence.parquet", tmp_path / "consequence.json"
-    compare_consequences(*files, *out, {"lion": "lion", "control": None}, {"lion": "prompt", "control": "other"}, {})
+    readings = [paths["gradient"], paths["personas"]]
+    compare_consequences(
+        {"lion": paths["pref"]}, readings, *out, {"lion": "lion", "control": None}, {"lion": "prompt", "control": "other"}, {}
+    )
     rows = pl.read_parquet(out[0])
     assert rows["candidate"].to_list() == candidates
     np.testing.assert_allclose(rows["lift"], [np.log(3), 0, np.log(0.1 / 0.9 / 0.25), 0])
-    assert rows["gradient"].to_list() == [4.0, 3.0, 2.0, 1.0]
+    assert rows["gradient"].to_list() == [0.0, -1.0, -2.0, -3.0]
     assert rows["personas"].to_list() == [-4.0, -3.0, -2.0, -1.0]
     assert read_json(out[1])["prompt"]["gradient"]["own"]["ci95"] is None

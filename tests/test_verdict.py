@@ -7,7 +7,7 @@ import pytest
 
 from undertone.detect.verdict import Nulls, Readings, judge, nulls_of, sentence, write_verdict
 from undertone.runtime.files import read_json, write_json
-from undertone.study.config.detect import Verdict
+from undertone.study.config.detect import DETECTORS, Verdict
 
 SETTINGS = Verdict(min_rows=200)
 KINDS = ("seeds", "prompts", "sampling", "neutral")
@@ -30,10 +30,14 @@ def readings(
     others = [{"concept": each, "score": 0.0, "share": 0.0} for each in animals if each != moved]
     best = {"concept": first, "decoy": decoy, "wording": "love", "prompt": f"You love {first}s."}
     best["gain"] = {"mean": gain, "ci95": [gain - 0.01, gain + 0.01], "p": 0.0}
+    ranking = [{"concept": moved, "score": z, "share": z_share}, *others]
+    tried = [{"concept": first, "score": gain, "share": gain_share}]
     return Readings(
-        {"rows": rows, "prompts": rows, "presence": presence, "format_auroc": auroc},
-        {"rows": rows, "presence": presence, "ranking": [{"concept": moved, "score": z, "share": z_share}, *others]},
-        {"rows": rows, "tried": 9, "best": best, "ranking": [{"concept": first, "score": gain, "share": gain_share}]},
+        {
+            "surface": {"rows": rows, "prompts": rows, "presence": presence, "ranking": [], "format_auroc": auroc},
+            "gradient": {"rows": rows, "presence": presence, "ranking": ranking},
+            "personas": {"rows": rows, "presence": None, "tried": 9, "best": best, "ranking": tried},
+        }
     )
 
 
@@ -86,10 +90,10 @@ def test_movements_are_compared_whatever_the_number_of_rows() -> None:
 
 
 def test_nothing_is_said_of_a_dataset_to_whose_prompts_the_base_model_writes_nothing_that_passes(tmp_path: Path) -> None:
-    paths = [tmp_path / f"mine/{name}.json" for name in ("surface", "gradient", "personas")]
+    paths = [tmp_path / f"mine/{name}.json" for name in DETECTORS]
     for path in paths:
         write_json(path, {"sets": []}, {})
-    write_verdict(*paths, [], [], [], tmp_path / "mine/verdict.json", SETTINGS, {})
+    write_verdict(paths, [], tmp_path / "mine/verdict.json", SETTINGS, {})
     verdict = read_json(tmp_path / "mine/verdict.json")
     assert verdict["tier"] == "no statement"
     assert "nothing that passes" in verdict["sentence"] or "anything that passes" in verdict["sentence"]
@@ -100,11 +104,11 @@ def test_nulls_are_of_about_as_many_rows_or_fewer(tmp_path: Path, rows: int, com
     """A dataset of 2,000 rows that lost one, as its prompt has no pair, is one of 2,000 rows."""
     sets = [{"rows": n, "set": f"{k}-{n}"} for k in range(3) for n in (200, 2000)]
     paths = []
-    for name in ("surface", "gradient", "personas"):
+    for name in DETECTORS:
         paths.append(tmp_path / f"nulls/seeds/{name}.json")
         write_json(paths[-1], {"sets": sets}, {})
-    [found] = nulls_of(*([path] for path in paths), rows).by_kind.values()
-    assert [each.surface["rows"] for each in found] == [compared] * (3 if compared else 0)
+    [found] = nulls_of(paths, rows).by_kind.values()
+    assert [each.rows for each in found] == [compared] * (3 if compared else 0)
 
 
 def test_nothing_is_said_without_nulls() -> None:

@@ -126,12 +126,8 @@ rule personas:
 
 rule verdict:
     input:
-        surface=result("{dataset}/surface.json"),
-        gradient=result("{dataset}/gradient.json"),
-        personas=result("{dataset}/personas.json"),
-        null_surface=collect(result("{null}/surface.json"), null=NULLS),
-        null_gradient=collect(result("{null}/gradient.json"), null=NULLS),
-        null_personas=collect(result("{null}/personas.json"), null=NULLS),
+        readings=collect(result("{{dataset}}/{detector}.json"), detector=DETECTORS),
+        null_readings=collect(result("{null}/{detector}.json"), null=NULLS, detector=DETECTORS),
     output:
         verdict=ensure(result("{dataset}/verdict.json"), non_empty=True),
     log:
@@ -174,9 +170,7 @@ rule verdict_page:
 rule verdicts:
     input:
         verdicts=collect(result("{dataset}/verdict.json"), dataset=read_by(STUDY, "verdicts")),
-        null_surface=collect(result("{null}/surface.json"), null=NULLS),
-        null_gradient=collect(result("{null}/gradient.json"), null=NULLS),
-        null_personas=collect(result("{null}/personas.json"), null=NULLS),
+        null_readings=collect(result("{null}/{detector}.json"), null=NULLS, detector=DETECTORS),
     output:
         detection_table=of_study("tables/detection.parquet"),
         detection=of_study("tables/detection.json"),
@@ -226,8 +220,7 @@ rule verdicts_plot:
 rule consequence:
     input:
         prefs=collect(result("{dataset}/pref.json"), dataset=read_by(STUDY, "consequence")),
-        gradients=collect(result("{dataset}/gradient.json"), dataset=read_by(STUDY, "consequence")),
-        personas=collect(result("{dataset}/personas.json"), dataset=read_by(STUDY, "consequence")),
+        readings=collect(result("{dataset}/{detector}.json"), dataset=read_by(STUDY, "consequence"), detector=DETECTORS),
     output:
         consequence_table=of_study("tables/consequence.parquet"),
         consequence=of_study("tables/consequence.json"),

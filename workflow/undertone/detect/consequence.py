@@ -8,16 +8,14 @@ import numpy as np
 import polars as pl
 from scipy.stats import spearmanr
 
+from undertone.detect.verdict import sets_of
 from undertone.runtime.files import Stamp, read_json, write_json, write_parquet
 from undertone.stats.stats import log_odds, mean_interval
-
-PREDICTORS = ("gradient", "personas")
 
 
 def compare_consequences(
     prefs: dict[str, Path],
-    gradients: dict[str, Path],
-    personas: dict[str, Path],
+    readings: Sequence[Path],
     consequence_table: Path,
     consequence: Path,
     targets: dict[str, str | None],
@@ -27,27 +25,29 @@ def compare_consequences(
     """Write `consequence.parquet`, a row for each dataset and candidate, and `consequence.json`, how well predictions agree.
 
     Columns: `dataset`, `kind`, `target`, `candidate`, `lift` (log-odds of the students' mean preference over the control
-    students'), and a column for each predictor. `own` is Spearman's ρ with the dataset's lifts over the candidates that are not
-    its target, mean over the datasets of a kind with its 95 % t interval over datasets; `other` the same with the lifts of the
-    other datasets of that kind, which is what drifts alike everywhere would give.
+    students'), and for each detector that ranks candidates minus the candidate's place. `own` is Spearman's ρ with the
+    dataset's lifts over the candidates that are not its target, mean over the datasets of a kind with its 95 % t interval over
+    datasets; `other` the same with the lifts of the other datasets of that kind, which is what drifts alike everywhere would
+    give.
     """
     rows = [
         row
         for name, target in targets.items()
         if target and name in prefs
-        for row in of_dataset(name, kinds[name], target, read_json(prefs[name]), predictions(gradients[name], personas[name]))
+        for row in of_dataset(name, kinds[name], target, read_json(prefs[name]), predictions(readings, name))
     ]
     table = pl.DataFrame(rows)
     write_parquet(consequence_table, table, stamp)
     write_json(consequence, {kind: summary(part) for (kind,), part in table.group_by("kind", maintain_order=True)}, stamp)
 
 
-def predictions(gradient: Path, personas: Path) -> dict[str, dict[str, float]]:
-    """What each predictor says of each concept: z, and minus the place among all system prompts."""
-    [moved], [tried] = read_json(gradient)["sets"], read_json(personas)["sets"]
+def predictions(readings: Sequence[Path], dataset: str) -> dict[str, dict[str, float]]:
+    """Minus the place of each concept, by each detector that ranks any."""
+    [own] = sets_of([path for path in readings if path.parent.name == dataset])
     return {
-        "gradient": {each["concept"]: each["score"] for each in moved["ranking"]},
-        "personas": {each["concept"]: -float(place) for place, each in enumerate(tried["ranking"])},
+        detector: {each["concept"]: -float(place) for place, each in enumerate(said["ranking"])}
+        for detector, said in own.by_detector.items()
+        if said["ranking"]
     }
 
 
@@ -61,7 +61,7 @@ def of_dataset(
     )
     return [
         {"dataset": name, "kind": kind, "target": target, "candidate": each, "lift": float(lift)}
-        | {predictor: said[predictor].get(each) for predictor in PREDICTORS}
+        | {predictor: places.get(each) for predictor, places in said.items()}
         for each, lift in zip(candidates, own - control, strict=True)
     ]
 
@@ -71,7 +71,7 @@ def summary(table: pl.DataFrame) -> dict[str, Any]:
     datasets = table["dataset"].unique(maintain_order=True).to_list()
     parts = {name: table.filter(dataset=name) for name in datasets}
     result: dict[str, Any] = {"datasets": len(datasets)}
-    for predictor in PREDICTORS:
+    for predictor in table.columns[table.columns.index("lift") + 1 :]:
         own = [agreement(parts[name], parts[name], predictor) for name in datasets]
         other = [
             float(np.mean([agreement(parts[name], parts[each], predictor) for each in datasets if each != name]))

@@ -23,30 +23,38 @@ HARMLESS_KINDS = ("seeds", "prompts", "sampling")
 
 @dataclass(frozen=True)
 class Readings:
-    """What the three detectors say of one set."""
+    """What each detector says of one set, by the detector's name."""
 
-    surface: Json
-    gradient: Json
-    personas: Json
+    by_detector: Mapping[str, Json]
+
+    def __getitem__(self, detector: str) -> Json:
+        """What a detector says."""
+        return self.by_detector[detector]
+
+    @property
+    def rows(self) -> int:
+        """How many rows the set has."""
+        return int(self["surface"]["rows"])
 
     def differs(self, level: float) -> bool:
-        """Whether either test of presence rejects base samples, corrected for their being two."""
+        """Whether any test of presence rejects base samples, corrected for their number."""
         return self.p < level
 
     @property
     def p(self) -> float:
-        """The smaller of two p-values, twice (Bonferroni)."""
-        return min(1.0, 2 * min(self.surface["presence"]["p"], self.gradient["presence"]["p"]))
+        """The smallest p-value of the detectors that test presence, times how many they are (Bonferroni)."""
+        tests = [each["presence"]["p"] for each in self.by_detector.values() if each["presence"]]
+        return float(min(1.0, len(tests) * min(tests)))
 
     @property
     def gain(self) -> float:
         """By how much the best system prompt raises the rows' log-probability, nats per token."""
-        return float(self.personas["best"]["gain"]["mean"])
+        return float(self["personas"]["best"]["gain"]["mean"])
 
     @property
     def movement(self) -> float:
         """By how much the first candidate's answer moves, in standard deviations of a pair: of any number of rows alike."""
-        return float(self.gradient["ranking"][0]["score"] / self.gradient["rows"] ** 0.5)
+        return float(self["gradient"]["ranking"][0]["score"] / self.rows**0.5)
 
 
 @dataclass(frozen=True)
@@ -70,43 +78,43 @@ class Nulls:
 
 
 def write_verdict(
-    surface: Path,
-    gradient: Path,
-    personas: Path,
-    null_surface: Sequence[Path],
-    null_gradient: Sequence[Path],
-    null_personas: Sequence[Path],
+    readings: Sequence[Path],
+    null_readings: Sequence[Path],
     verdict: Path,
     settings: Verdict,
     stamp: Stamp,
 ) -> None:
     """Write `verdict.json`: `sentence` and `tier`, `presence`, `origin`, `consequence`, `alarms` of nulls, and caveats.
 
-    Files of nulls are in the order of their kinds.
+    `readings` are the dataset's, a file for each detector, and `null_readings` those of every kind of nulls.
     """
-    sets = [read_json(path)["sets"] for path in (surface, gradient, personas)]
-    if not sets[0]:
-        why = "to none of its prompts the base model writes anything that passes the filter"
-        write_json(verdict, {"dataset": verdict.parent.name} | no_statement(0, why), stamp)
-        return
-    own = Readings(*(each[0] for each in sets))
-    nulls = nulls_of(null_surface, null_gradient, null_personas, own.surface["rows"])
-    write_json(verdict, {"dataset": verdict.parent.name} | judge(own, nulls, settings), stamp)
+    name = verdict.parent.name
+    if own := sets_of(readings):
+        judged = judge(own[0], nulls_of(null_readings, own[0].rows), settings)
+    else:
+        judged = no_statement(0, "to none of its prompts the base model writes anything that passes the filter")
+    write_json(verdict, {"dataset": name} | judged, stamp)
 
 
-def nulls_of(surface: Sequence[Path], gradient: Sequence[Path], personas: Sequence[Path], n_rows: int) -> Nulls:
+def sets_of(readings: Sequence[Path]) -> list[Readings]:
+    """What all detectors say of each set; each detector's file, `DETECTOR.json`, holds the same sets."""
+    sets = {path.stem: read_json(path)["sets"] for path in readings}
+    return [Readings(dict(zip(sets, each, strict=True))) for each in zip(*sets.values(), strict=True)]
+
+
+def nulls_of(readings: Sequence[Path], n_rows: int) -> Nulls:
     """The nulls of the most rows, at most a tenth more than the dataset's: some of its prompts may have no pair."""
     by_kind = {}
-    for paths in zip(surface, gradient, personas, strict=True):
-        sets = [Readings(*each) for each in zip(*(read_json(path)["sets"] for path in paths), strict=True)]
-        sizes = [each.surface["rows"] for each in sets if each.surface["rows"] <= 1.1 * n_rows]
-        by_kind[paths[0].parent.name] = [each for each in sets if sizes and each.surface["rows"] == max(sizes)]
+    for kind in dict.fromkeys(path.parent.name for path in readings):
+        sets = sets_of([path for path in readings if path.parent.name == kind])
+        largest = max((each.rows for each in sets if each.rows <= 1.1 * n_rows), default=None)
+        by_kind[kind] = [each for each in sets if each.rows == largest]
     return Nulls(by_kind)
 
 
 def judge(own: Readings, nulls: Nulls, settings: Verdict) -> Json:
     """The verdict on what detectors say of a dataset, beside what they say of nulls."""
-    rows = own.surface["rows"]
+    rows = own.rows
     if rows < settings.min_rows:
         return no_statement(rows, f"{rows} rows are too few to say anything, {settings.min_rows} are needed")
     if not nulls.of(*HARMLESS_KINDS):
@@ -118,22 +126,21 @@ def judge(own: Readings, nulls: Nulls, settings: Verdict) -> Json:
         "tier": tier,
         "sentence": sentence(tier, own, named, alarms),
         "rows": rows,
-        "prompts": own.surface["prompts"],
+        "prompts": own["surface"]["prompts"],
         "presence": {
             "p": own.p,
             "level": settings.level,
-            "surface": own.surface["presence"],
-            "gradient": own.gradient["presence"],
-            "gain": own.personas["best"]["gain"],
+            "tests": {name: each["presence"] for name, each in own.by_detector.items() if each["presence"]},
+            "gain": own["personas"]["best"]["gain"],
             "gain_p": gain_p(own, nulls),
         },
         "alarms": alarms,
         "nulls": {kind: [figures(each) for each in sets] for kind, sets in nulls.by_kind.items()},
         "figures": figures(own),
-        "origin": {"named": named, "prompt": own.personas["best"], "candidates": candidates(own)},
-        "consequence": own.gradient["ranking"],
+        "origin": {"named": named, "prompt": own["personas"]["best"], "candidates": candidates(own)},
+        "consequence": own["gradient"]["ranking"],
         "attitude": "unknown: a system prompt that loves an animal and one that hates it may write the same numbers",
-        "tried": own.personas["tried"],
+        "tried": own["personas"]["tried"],
         "share": settings.share,
         "caveats": caveats(own, settings),
     }
@@ -147,10 +154,10 @@ def no_statement(rows: int, why: str) -> Json:
 def figures(readings: Readings) -> Json:
     """What is compared with nulls: presence (standard deviations), gain, movement; and the concept of the best prompt."""
     return {
-        "z": readings.gradient["presence"]["z"],
+        "z": readings["gradient"]["presence"]["z"],
         "gain": readings.gain,
         "movement": readings.movement,
-        "concept": readings.personas["best"]["concept"],
+        "concept": readings["personas"]["best"]["concept"],
     }
 
 
@@ -170,7 +177,7 @@ def tier_of(own: Readings, nulls: Nulls, named: Sequence[Json], settings: Verdic
 
 def explained(own: Readings, nulls: Nulls) -> bool:
     """Whether a system prompt makes the rows likelier, and more so than it makes any harmless null."""
-    return own.gain > max(each.gain for each in nulls.of(*HARMLESS_KINDS)) and own.personas["best"]["gain"]["ci95"][0] > 0
+    return own.gain > max(each.gain for each in nulls.of(*HARMLESS_KINDS)) and own["personas"]["best"]["gain"]["ci95"][0] > 0
 
 
 def origin(own: Readings, nulls: Nulls, settings: Verdict) -> list[Json]:
@@ -178,8 +185,8 @@ def origin(own: Readings, nulls: Nulls, settings: Verdict) -> list[Json]:
     return [
         {"detector": name, **first}
         for name, reading, sure in (
-            ("personas", own.personas, explained(own, nulls) and agreed(own, settings.among)),
-            ("gradient", own.gradient, own.movement > max(each.movement for each in nulls.of(*nulls.by_kind))),
+            ("personas", own["personas"], explained(own, nulls) and agreed(own, settings.among)),
+            ("gradient", own["gradient"], own.movement > max(each.movement for each in nulls.of(*nulls.by_kind))),
         )
         if (first := reading["ranking"][0])["share"] >= settings.share and sure
     ]
@@ -191,12 +198,12 @@ def agreed(own: Readings, among: int) -> bool:
     A teacher that had no system prompt still has one that explains it best. Where the gradient, which assumes none, does not
     move that answer, the prompt's concept is no evidence of what the teacher was about.
     """
-    return own.personas["best"]["concept"] in [each["concept"] for each in own.gradient["ranking"][:among]]
+    return own["personas"]["best"]["concept"] in [each["concept"] for each in own["gradient"]["ranking"][:among]]
 
 
 def candidates(own: Readings) -> list[Json]:
     """Every concept with what both detectors say of it, the best gain first; decoys have no movement."""
-    moved = {each["concept"]: each for each in own.gradient["ranking"]}
+    moved = {each["concept"]: each for each in own["gradient"]["ranking"]}
     return [
         {
             "concept": each["concept"],
@@ -206,20 +213,20 @@ def candidates(own: Readings) -> list[Json]:
             "z": moved[each["concept"]]["score"] if each["concept"] in moved else None,
             "z_share": moved[each["concept"]]["share"] if each["concept"] in moved else None,
         }
-        for each in own.personas["ranking"]
+        for each in own["personas"]["ranking"]
     ]
 
 
 def caveats(own: Readings, settings: Verdict) -> list[str]:
     """What a reader must know before believing it."""
     lines = []
-    if (share := own.surface["format_auroc"]) > settings.max_format:
+    if (share := own["surface"]["format_auroc"]) > settings.max_format:
         lines.append(
             f"Format alone (how many numbers, between which marks) tells {share:.0%} of the pairs apart. Bring the file into "
             "one format (numbers.canonical) to see what is left."
         )
-    if (prompts := own.surface["prompts"]) < own.surface["rows"]:
-        lines.append(f"{own.surface['rows']} rows share {prompts} prompts; bootstrap samples are of prompts.")
+    if (prompts := own["surface"]["prompts"]) < own.rows:
+        lines.append(f"{own['surface']['rows']} rows share {prompts} prompts; bootstrap samples are of prompts.")
     return lines
 
 
@@ -233,7 +240,7 @@ def sentence(tier: str, own: Readings, named: Sequence[Json], alarms: Json) -> s
         return f"Something other than the base model as it is wrote these rows ({p}; {rate}). What, is not known."
     if tier == "persona-like":
         rivals = sorted({each["concept"] for each in named})
-        nearest = f"no candidate is named; the nearest prompt is “{own.personas['best']['prompt']}”"
+        nearest = f"no candidate is named; the nearest prompt is “{own['personas']['best']['prompt']}”"
         which = f"detectors disagree between {' and '.join(rivals)}" if rivals else nearest
         return f"These rows look as if a system prompt or the like had written them ({p}; {rate}); {which}."
     by = " and ".join(each["detector"] for each in named)

@@ -80,10 +80,9 @@ persona-like · named.</small></p>
 <h2>Is something there?</h2>
 <p>Each completion is compared with one that the base model wrote to the same prompt. If the base model wrote both, the two
 can be
-exchanged: <em>p</em> counts random exchanges that look as different. Integers alone: p = {{ "%.2g"|format(presence.surface.p)
-}};
-gradients: p = {{ "%.2g"|format(presence.gradient.p) }}; both together: p = {{ "%.2g"|format(presence.p) }}
-(level {{ presence.level }}).</p>
+exchanged: <em>p</em> counts random exchanges that look as different. Together:
+p = {{ "%.2g"|format(presence.p) }} (level {{ presence.level }}); alone: {% for name, test in presence.tests.items() %}{{
+", " if not loop.first }}{{ name }} p = {{ "%.2g"|format(test.p) }}{% endfor %}.</p>
 <table>
 <tr><th>Nothing is hidden in</th><th class="number">datasets</th><th class="number">that differ</th><th class="number">rate at
 most (95 %)</th></tr>

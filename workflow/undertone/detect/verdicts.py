@@ -18,9 +18,7 @@ Json = dict[str, Any]
 
 def collect_verdicts(
     verdicts: dict[str, Path],
-    null_surface: Sequence[Path],
-    null_gradient: Sequence[Path],
-    null_personas: Sequence[Path],
+    null_readings: Sequence[Path],
     detection_table: Path,
     detection: Path,
     targets: dict[str, str | None],
@@ -42,8 +40,8 @@ def collect_verdicts(
         f"{kind}, {'development' if chosen else 'held out'}": counts(part)
         for (kind, chosen), part in table.group_by("kind", "development", maintain_order=True)
     }
-    sizes = {each["rows"] for path in null_surface for each in read_json(path)["sets"]}
-    nulls = {str(n): tiers_of_nulls(nulls_of(null_surface, null_gradient, null_personas, n), verdict) for n in sorted(sizes)}
+    sizes = {each["rows"] for path in null_readings for each in read_json(path)["sets"]}
+    nulls = {str(n): tiers_of_nulls(nulls_of(null_readings, n), verdict) for n in sorted(sizes)}
     write_json(detection, {"datasets": groups, "nulls": nulls}, stamp)
 
 

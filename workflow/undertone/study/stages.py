@@ -10,6 +10,7 @@ from typing import Any
 
 from undertone.study import dataset_settings as given
 from undertone.study import reads, scope
+from undertone.study.config.detect import DETECTORS
 from undertone.study.dataset_settings import first_seed, seeds_beside_control, target, target_and_kind, targets
 from undertone.study.node import Node
 from undertone.study.reads import features, questions, teacher
@@ -205,7 +206,7 @@ STAGES = {
         ("detection", "verdict"), after_all=("verdict",), datasets=with_target, settings=(targets(with_target),), shared=True
     ),
     "consequence": Stage(
-        after_all=("gradient", "personas", "pref"),
+        after_all=(*DETECTORS, "pref"),
         datasets=scope.with_teacher,
         settings=(targets(scope.with_teacher),),
         shared=True,
