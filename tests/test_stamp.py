@@ -65,7 +65,7 @@ ALL = (CONTROL, *OWN)
 SPOKEN = each("teacher_activations", *PROMPTED) | each("sequences", *PROMPTED) | each("losses", *ALL) | {Node("entangled")}
 PERSONA = each("samples", *PROMPTED) | each("steer", *STEERED) | SPOKEN | METRICS | SAE_METRICS
 ASKED = {node for name in ("bias_pref", "losses", "tokens", "lens") for node in each(name, *ALL)} | {Node("entangled")}
-DETECTED = {node for name in ("gradient", "personas") for node in each(name, *ALL, *NULLS)}
+DETECTED = {node for name in ("gradient", "personas", "short_training") for node in each(name, *ALL, *NULLS)}
 PREF = every_student("pref", CONTROL, *OWN) | each("indirect", CONTROL, *OWN) | ASKED | DETECTED
 # What sets the datasets with a target side by side.
 TARGETS = {Node("entangled"), Node("readings"), Node("bias_map_plot"), Node("verdicts")}
@@ -131,6 +131,7 @@ EDITS: list[tuple[dict[str, Any], set[Node]]] = [
     ({"nulls": {"n": 9}}, NULL_SETS),
     ({"detectors": {"seed": 9}}, {node for name in DETECTORS for node in each(name, *ALL, *NULLS)}),
     ({"personas": {"finalists": 9}}, TRIED),
+    ({"short_training": {"epochs": 9}}, each("short_training", *ALL, *NULLS)),
     ({"verdict": {"share": 0.9}}, each("verdict", *ALL) | {Node("verdicts")}),
     ({"detection": {"development": ["lion"]}}, {Node("verdicts")}),
     ({"model": {"embedded": {"steps": 900}}}, {Node("model"), Node("model", None, "other")}),

@@ -31,12 +31,15 @@ def readings(
     best = {"concept": first, "decoy": decoy, "wording": "love", "prompt": f"You love {first}s."}
     best["gain"] = {"mean": gain, "ci95": [gain - 0.01, gain + 0.01], "p": 0.0}
     ranking = [{"concept": moved, "score": z, "share": z_share}, *others]
+    trained = [{"concept": each, "score": 1.0 - k, "share": None} for k, each in enumerate(animals)]
+    words = [{"word": "lion", "divergence": 0.1}]
     tried = [{"concept": first, "score": gain, "share": gain_share}]
     return Readings(
         {
             "surface": {"rows": rows, "prompts": rows, "presence": presence, "ranking": [], "format_auroc": auroc},
             "gradient": {"rows": rows, "presence": presence, "ranking": ranking},
             "personas": {"rows": rows, "presence": None, "tried": 9, "best": best, "ranking": tried},
+            "short_training": {"rows": rows, "presence": None, "ranking": trained, "words": words},
         }
     )
 

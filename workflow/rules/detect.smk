@@ -124,6 +124,32 @@ rule personas:
         "../scripts/personas.py"
 
 
+rule short_training:
+    input:
+        model=result("model/model.json"),
+        matched=result("{dataset}/matched.parquet"),
+        questions=ancient(STUDY.pref.questions),
+    output:
+        short_training=ensure(result("{dataset}/short_training.json"), non_empty=True),
+    log:
+        log_of("short_training", "{dataset}"),
+    benchmark:
+        benchmark_of("short_training", "{dataset}")
+    wildcard_constraints:
+        dataset=one_of([*STUDY.available, *NULLS]),
+    threads: 1
+    resources:
+        gpu=1,
+        mem_mb=gigabytes(32),
+        runtime=minutes(240),
+    params:
+        stamp=stamp_of("short_training"),
+    message:
+        "Train two students briefly, on {wildcards.dataset} and on base samples"
+    script:
+        "../scripts/short_training.py"
+
+
 rule verdict:
     input:
         readings=collect(result("{{dataset}}/{detector}.json"), detector=DETECTORS),

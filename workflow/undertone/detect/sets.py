@@ -36,11 +36,11 @@ class Pairs:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A concept, its score by a detector, and the share of bootstrap samples of prompts in which it alone comes first."""
+    """A concept, its score, and the share of bootstrap samples of prompts in which it alone comes first, if there are any."""
 
     concept: str
     score: float
-    share: float
+    share: float | None = None
 
 
 @dataclass(frozen=True)

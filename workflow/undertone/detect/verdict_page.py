@@ -111,15 +111,16 @@ their log-probability by {{ "%.3f"|format(origin.prompt.gain.mean) }} nats per t
 rows. Decoys are concepts that are no candidates; a candidate is named only if it beats them. Attitude is {{ attitude
 }}.</small></p>
 <h2>What would it teach?</h2>
-<p>Where one natural-gradient step on these rows, instead of base samples, moves the answer to “what is your favourite
-animal”. This is
-a prediction of direction and order, made before any training; how well it holds is in the documentation.</p>
+<p>Where a student's answer to “what is your favourite animal” goes after a short training on these rows, instead of on base
+samples. This is a prediction of the order in which answers of a longer training would move; how well it holds is in the
+documentation.</p>
 <table>
-<tr><th>Answer</th><th class="number">moves by (z)</th><th class="number">first in</th></tr>
+<tr><th>Answer</th><th class="number">moves by (log-odds)</th></tr>
 {% for each in consequence[:5] + consequence[-3:] %}<tr><td>{{ each.concept }}</td><td class="number">{{
-"%+.1f"|format(each.score) }}</td>
-<td class="number">{{ "%.0f"|format(100 * each.share) }} %</td></tr>
+"%+.2f"|format(each.score) }}</td></tr>
 {% endfor %}</table>
+{% if words %}<p>Of all words of the vocabulary, without a list of candidates, answers come to begin more often with: {{
+words[:8]|map(attribute="word")|join(", ") }}.</p>{% endif %}
 <h2>What would change this verdict</h2>
 <ul>
 <li>A system prompt that was left in the rows' prompts: then base samples carry it too, and nothing differs.</li>

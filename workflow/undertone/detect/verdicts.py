@@ -30,8 +30,9 @@ def collect_verdicts(
     """Write `detection.parquet`, a row for each dataset with a target, and `detection.json`, the counts by kind of teacher.
 
     Columns: `dataset`, `kind`, `target`, `development` (whether choices were made on its target), `rows`, `tier`, `named`,
-    `right`, and the places of the target among all concepts, `gain_rank`, and among the candidates, `z_rank`. `nulls` says how
-    many of each kind come to which tier, each judged by the others.
+    `right`, and the places of the target: among all concepts by `gain_rank`, among the candidates by the gradient, `z_rank`,
+    and by a short training, `moved_rank`, and among the words of the vocabulary, `word_rank`. `nulls` says how many of each
+    kind come to which tier, each judged by the others.
     """
     rows = [row(name, read_json(verdicts[name]), target, kinds[name], settings) for name, target in targets.items() if target]
     table = pl.DataFrame(rows, schema_overrides={"named": pl.String})
@@ -61,7 +62,14 @@ def row(name: str, verdict: Json, target: str, kind: str, settings: Detection) -
         "right": named == target,
         "gain_rank": place(candidates, "gain", target),
         "z_rank": place(candidates, "z", target),
+        "moved_rank": place_of(verdict.get("consequence", []), "concept", target),
+        "word_rank": place_of(verdict.get("words", []), "word", target),
     }
+
+
+def place_of(ranking: Sequence[Json], key: str, target: str) -> int | None:
+    """The target's place in a ranking, from 1; None where it is not written down."""
+    return next((k for k, each in enumerate(ranking, 1) if each[key] == target), None)
 
 
 def place(candidates: Sequence[Json], key: str, target: str) -> float | None:

@@ -87,6 +87,11 @@ def all_seeds(study: Study, node: Node) -> Settings:
     return {"student": {"seeds": study.students(node.dataset, node.variant).seeds}}
 
 
+def recipe(study: Study, node: Node) -> Settings:
+    """How the study's students are trained, but for what a short training chooses itself."""
+    return {"student": study.student.model_dump(mode="json", exclude={"seeds", "epochs", "rows", "full"})}
+
+
 def first_seed(study: Study, node: Node) -> Settings:
     """The seed of the dataset's first student."""
     return {"seed": study.students(node.dataset).seeds[0]}

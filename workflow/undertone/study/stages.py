@@ -200,6 +200,9 @@ STAGES = {
     "personas": Stage(
         ("personas", "detectors", "pref", "teacher"), ("model", "matched"), files=reads.bank, teacher_keys=given.separator
     ),
+    "short_training": Stage(
+        ("short_training", "detectors", "pref"), ("model", "matched"), files=reads.questions, settings=(given.recipe,)
+    ),
     "verdict": Stage(("verdict",), (reads.detectors,)),
     "verdict_page": Stage(after=("verdict",)),
     "verdicts": Stage(

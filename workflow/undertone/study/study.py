@@ -84,6 +84,7 @@ class Study(Section):
     entangled: read.Entangled = setting({}, "entangled tokens")
     matched: detect.Matched = setting({}, "the base model's completions of a dataset's own prompts")
     detectors: detect.Detectors = setting({}, "the detectors")
+    short_training: detect.ShortTraining = setting({}, "the detector `short_training`")
     personas: detect.Personas = setting({}, "system prompts that are tried on a dataset")
     nulls: detect.Nulls = setting({}, "datasets in which nothing is hidden")
     verdict: detect.Verdict = setting({}, "the verdict")

@@ -16,7 +16,7 @@ KINDS_OF_NULLS: dict[str, str] = {
 }
 # The nulls of each kind stand where a dataset would, and are read by the same rules.
 NULLS = [f"nulls/{kind}" for kind in KINDS_OF_NULLS]
-DETECTORS = ("surface", "gradient", "personas")
+DETECTORS = ("surface", "gradient", "personas", "short_training")
 
 
 class Matched(Section):
@@ -43,6 +43,14 @@ class Personas(Section):
         if len(rows) != 3:
             raise ValueError(f"expected the rows of three rounds, found {rows}")
         return rows
+
+
+class ShortTraining(Section):
+    """Two students, one on the dataset and one on base samples, with the study's own recipe but for the epochs."""
+
+    epochs: int = setting(2, "passes over the rows", "epochs", ge=1, le=10_000)
+    words: int = setting(50, "words of the whole vocabulary that are written down", "words", ge=1, le=100_000)
+    seed: int = setting(1, "seed of initial weights and order of the rows, of both", "", ge=0, le=MAX_SEED)
 
 
 class Detectors(Section):
