@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from undertone.detect.sets import Candidate, Pairs, Reading, read_sets
@@ -31,13 +32,13 @@ from undertone.study.config.students import Student
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The words that an answer can begin with: their texts `[n_words]`, and of each token which of them it is `[vocab]`.
+    """The words that an answer can begin with, and of each token which of them it is.
 
     A word is a token of letters only, whatever its case and the spaces around it; all other tokens have the number n_words.
     """
 
     words: list[str]
-    of_token: Tensor
+    of_token: Int[Tensor, " vocab"]
 
     @classmethod
     def of(cls, loaded: LoadedModel) -> "Vocabulary":
@@ -51,8 +52,8 @@ class Vocabulary:
         return cls(words, of_token)
 
     @torch.no_grad()
-    def first(self, loaded: LoadedModel, asked: Sequence[Sequence[int]]) -> np.ndarray:
-        """Probability `[n_prompts, n_words]` of each word as an answer's first; none is below the floor of log-odds."""
+    def first(self, loaded: LoadedModel, asked: Sequence[Sequence[int]]) -> Float[np.ndarray, "n_prompts n_words"]:
+        """Probability of each word as an answer's first; none is below the floor of log-odds."""
         p = first_logits(loaded, asked).double().softmax(-1).cpu()
         by_word = p.new_zeros(len(p), len(self.words) + 1).index_add_(1, self.of_token, p)
         return by_word[:, :-1].clamp(min=MIN_PROBABILITY).numpy()
@@ -103,7 +104,7 @@ def read_short_training(
     read_sets(matched, short_training, read, detectors, stamp, scratch)
 
 
-def first_words(words: Sequence[str], added: np.ndarray, n: int) -> dict[str, Any]:
+def first_words(words: Sequence[str], added: Float[np.ndarray, " n_words"], n: int) -> dict[str, Any]:
     """The `n` words that add most, and of how many; a word that did not become likelier is none of them."""
     first = [k for k in np.argsort(-added, kind="stable")[:n] if added[k] > 0]
     return {"vocabulary": len(words), "words": [{"word": words[k], "divergence": float(added[k])} for k in first]}
