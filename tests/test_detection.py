@@ -48,12 +48,13 @@ def test_the_bench_counts_each_dataset_with_a_target(judged: Project) -> None:
     assert {tier for kinds in result["nulls"].values() for tiers in kinds.values() for tier in tiers} <= TIERS
 
 
-def test_the_verdict_reads_no_student_and_no_teacher(judged: Project) -> None:
+def test_the_verdict_reads_no_student_of_the_study_and_no_teacher(judged: Project) -> None:
     """It is to be had before anyone trains, and of a file whose teacher nobody knows."""
     assert not [*judged.root.glob("results/*/student/*")]
     stamp = json.loads((judged.root / "results/lion/verdict.json").read_text())["stamp"]
     assert {key.split("/")[-1] for key in stamp["settings"]} >= {"nulls", "matched", "gradient", "personas", "verdict"}
-    assert not [key for key in stamp["code"] if "student" in key or "finetune" in key]
+    assert not {key.split("/")[-1] for key in stamp["settings"]} & {"student", "pref", "finetune", "steer"}
+    assert not [key for key in stamp["code"] if "finetune" in key]
 
 
 def test_a_finished_bench_plans_nothing_and_a_threshold_plans_verdicts_alone(judged: Project, tmp_path: Path) -> None:
