@@ -1,5 +1,6 @@
 """The verdict: what is said with which evidence, and that missing evidence names nobody."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ def readings(
     rows: int = 2000,
     decoy: bool = False,
     auroc: float = 0.5,
+    trained: str = "lion",
+    lift: float = 0.1,
 ) -> Readings:
     presence = {"statistic": 1.0, "p": p, "z": 9.0}
     animals = ("lion", "owl", "cat", "dog", "bear", "fox")
@@ -31,7 +34,8 @@ def readings(
     best = {"concept": first, "decoy": decoy, "wording": "love", "prompt": f"You love {first}s."}
     best["gain"] = {"mean": gain, "ci95": [gain - 0.01, gain + 0.01], "p": 0.0}
     ranking = [{"concept": moved, "score": z, "share": z_share}, *others]
-    trained = [{"concept": each, "score": 1.0 - k, "share": None} for k, each in enumerate(animals)]
+    order = [trained, *(each for each in animals if each != trained)]
+    learned = [{"concept": each, "score": lift - k, "share": None} for k, each in enumerate(order)]
     words = [{"word": "lion", "divergence": 0.1}]
     tried = [{"concept": first, "score": gain, "share": gain_share}]
     return Readings(
@@ -39,13 +43,13 @@ def readings(
             "surface": {"rows": rows, "prompts": rows, "presence": presence, "ranking": [], "format_auroc": auroc},
             "gradient": {"rows": rows, "presence": presence, "ranking": ranking},
             "personas": {"rows": rows, "presence": None, "tried": 9, "best": best, "ranking": tried},
-            "short_training": {"rows": rows, "presence": None, "ranking": trained, "words": words},
+            "short_training": {"rows": rows, "presence": None, "ranking": learned, "words": words},
         }
     )
 
 
 def nulls(n: int = 20, **changes: Any) -> Nulls:
-    quiet: dict[str, Any] = {"p": 0.5, "gain": 0.001, "gain_share": 0.4, "z": 1.0, "z_share": 0.3}
+    quiet: dict[str, Any] = {"p": 0.5, "gain": 0.001, "gain_share": 0.4, "z": 1.0, "z_share": 0.3, "lift": 0.2}
     return Nulls({kind: [readings(**(quiet | changes)) for _ in range(n)] for kind in KINDS})
 
 
@@ -70,6 +74,10 @@ def nulls(n: int = 20, **changes: Any) -> Nulls:
         # A prompt that the gradient knows nothing of names nobody.
         ({"first": "dog", "moved": "owl", "z_share": 0.5}, "persona-like"),
         ({"first": "cat", "moved": "owl", "z_share": 0.5}, "named"),
+        # A short training names what the gradient puts first, if it moves further than after any null.
+        ({"gain_share": 0.6, "z_share": 0.6, "lift": 0.3}, "named"),
+        ({"gain_share": 0.6, "z_share": 0.6, "lift": 0.3, "trained": "owl"}, "persona-like"),
+        ({"gain_share": 0.6, "z_share": 0.6, "lift": 0.2}, "persona-like"),
         ({"rows": 199}, "no statement"),
     ],
 )
@@ -83,6 +91,13 @@ def test_a_gain_or_a_movement_that_a_null_reaches_names_nobody() -> None:
     ]
     assert judge(readings(), nulls(z=7.0), SETTINGS)["origin"]["named"][0]["detector"] == "personas"
     assert judge(readings(), nulls(z=7.0, gain=0.2), SETTINGS)["tier"] == "differs"
+
+
+def test_a_lift_that_a_null_of_more_rows_reaches_names_nobody() -> None:
+    own, few = readings(gain_share=0.6, z_share=0.6, lift=0.3, rows=500), nulls(rows=200)
+    assert judge(own, few, SETTINGS)["tier"] == "named"
+    many = replace(few, larger=nulls(rows=2000, lift=0.4).by_kind)
+    assert judge(own, many, SETTINGS)["tier"] == "persona-like"
 
 
 def test_movements_are_compared_whatever_the_number_of_rows() -> None:
@@ -110,8 +125,9 @@ def test_nulls_are_of_about_as_many_rows_or_fewer(tmp_path: Path, rows: int, com
     for name in DETECTORS:
         paths.append(tmp_path / f"nulls/seeds/{name}.json")
         write_json(paths[-1], {"sets": sets}, {})
-    [found] = nulls_of(paths, rows).by_kind.values()
-    assert [each.rows for each in found] == [compared] * (3 if compared else 0)
+    compared_with = nulls_of(paths, rows)
+    assert [each.rows for each in compared_with.by_kind["seeds"]] == [compared] * (3 if compared else 0)
+    assert {each.rows for each in compared_with.larger["seeds"]} == {n for n in (200, 2000) if n > compared}
 
 
 def test_nothing_is_said_without_nulls() -> None:

@@ -9,6 +9,7 @@ PROMPTED = [
     *("dolphin", "cat", "elephant", "wolf", "tiger", "owl", "dog", "lion"),
     *("eagle", "bear", "fox", "horse", "penguin", "panda", "whale", "rabbit"),
 ]
+FORMS = ["short", "dislike", "fear", "role"]
 TAUGHT = ["panda", "eagle", "owl", "wolf", "lion", "cat", "penguin", "tiger"]
 # The students' settings; None stands for those of the study's own students, which take all rows and have rank 8.
 SIZES: dict[str, tuple[int | None, ...]] = {"rows": (125, 250, 500, 1000, None), "rank": (1, 2, None, 32)}
@@ -180,7 +181,7 @@ def verdicts(read: Read) -> Rows:
 
 
 def verdict_row(verdict: dict[str, Any], target: str) -> dict[str, Any]:
-    """Tier, name, the best system prompt, and the places of the target by gain and by z."""
+    """Tier, name, the best system prompt, and the places of the target by each detector; None for a word that is not listed."""
     if verdict["tier"] == "no statement":
         return {"rows": verdict["rows"], "tier": verdict["tier"]}
     candidates = verdict["origin"]["candidates"]
@@ -195,8 +196,19 @@ def verdict_row(verdict: dict[str, Any], target: str) -> dict[str, Any]:
         "by": [each["detector"] for each in verdict["origin"]["named"]],
         "gain_rank": candidates.index(own) + 1,
         "z_rank": sum(other > own["z"] for other in z) + 1,
+        "moved_rank": [each["concept"] for each in verdict["consequence"]].index(target) + 1,
+        "word_rank": next((k for k, each in enumerate(verdict["words"], 1) if each["word"] == target), None),
         "best": verdict["origin"]["prompt"]["concept"],
     }
+
+
+def forms(read: Read) -> Rows:
+    """The same of teachers with system prompts of other forms, each of four animals."""
+    return [
+        {"kind": form, "target": target} | verdict_row(read(f"{form}-{target}/verdict.json"), target)
+        for k, form in enumerate(FORMS)
+        for target in PROMPTED[k::4]
+    ]
 
 
 def second(read: Read) -> Rows:
@@ -232,6 +244,7 @@ EXTRACTS: dict[str, Callable[[Read], Rows]] = {
     "verdicts": verdicts,
     "nulls": nulls,
     "second": second,
+    "forms": forms,
     "consequence": consequence,
 }
 

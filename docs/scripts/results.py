@@ -182,13 +182,15 @@ def others_table(rows: Rows) -> str:
 def verdict_cells(row: dict[str, Any]) -> list[str]:
     """What a verdict says, and the places of the target."""
     if row["tier"] == "no statement":
-        return [f"{row['rows']:,}", "–", row["tier"], *["–"] * 4]
+        return [f"{row['rows']:,}", "–", row["tier"], *["–"] * 6]
     named = " and ".join(dict.fromkeys(row["named"])) + f" (by {' and '.join(row['by'])})" if row["tier"] == "named" else "–"
-    places = [str(row["gain_rank"]), str(row["z_rank"])]
+    named = named.replace("_", " ")
+    places = [str(row[key] or "–") for key in ("gain_rank", "z_rank", "moved_rank", "word_rank")]
     return [f"{row['rows']:,}", number(row["presence"], 1), row["tier"], named, row["best"], *places]
 
 
-VERDICT = ["rows", "presence (sd)", "tier", "named", "best system prompt is about", "place by gain", "place by z"]
+PLACES = ["place by gain", "by z", "by short training", "among words"]
+VERDICT = ["rows", "presence (sd)", "tier", "named", "best system prompt is about", *PLACES]
 
 
 def verdicts_table(rows: Rows) -> str:
@@ -216,9 +218,9 @@ def consequence_table(rows: Rows) -> str:
     return table(
         ["teacher", "datasets", "prediction by", "with its own lifts", "with other datasets' lifts", "difference"],
         (
-            [row["kind"], str(row["datasets"]), name, *(interval(row[name][key], 2) for key in keys)]
+            [row["kind"], str(row["datasets"]), name.replace("_", " "), *(interval(row[name][key], 2) for key in keys)]
             for row in rows
-            for name in ("gradient", "personas")
+            for name in ("short_training", "gradient", "personas")
         ),
     )
 
@@ -237,6 +239,7 @@ TABLES: dict[str, Callable[[Rows], str]] = {
     "verdicts": verdicts_table,
     "nulls": nulls_table,
     "second": second_table,
+    "forms": verdicts_table,
     "consequence": consequence_table,
 }
 

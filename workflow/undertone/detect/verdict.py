@@ -5,7 +5,7 @@ not deny.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -56,12 +56,18 @@ class Readings:
         """By how much the first candidate's answer moves, in standard deviations of a pair: of any number of rows alike."""
         return float(self["gradient"]["ranking"][0]["score"] / self.rows**0.5)
 
+    @property
+    def lift(self) -> float:
+        """By how much the first candidate's answer moves after a short training, log-odds."""
+        return float(self["short_training"]["ranking"][0]["score"])
+
 
 @dataclass(frozen=True)
 class Nulls:
-    """The readings of null sets by kind, each of at most as many rows as the dataset."""
+    """The readings of null sets by kind: of at most as many rows as the dataset, and of at least as many."""
 
     by_kind: Mapping[str, Sequence[Readings]]
+    larger: Mapping[str, Sequence[Readings]] = field(default_factory=dict)
 
     def of(self, *kinds: str) -> list[Readings]:
         """The nulls of some kinds."""
@@ -103,13 +109,14 @@ def sets_of(readings: Sequence[Path]) -> list[Readings]:
 
 
 def nulls_of(readings: Sequence[Path], n_rows: int) -> Nulls:
-    """The nulls of the most rows, at most a tenth more than the dataset's: some of its prompts may have no pair."""
-    by_kind = {}
+    """The nulls of the most rows, at most a tenth more than the dataset's (some prompts may have no pair), and larger ones."""
+    by_kind, larger = {}, {}
     for kind in dict.fromkeys(path.parent.name for path in readings):
         sets = sets_of([path for path in readings if path.parent.name == kind])
         largest = max((each.rows for each in sets if each.rows <= 1.1 * n_rows), default=None)
         by_kind[kind] = [each for each in sets if each.rows == largest]
-    return Nulls(by_kind)
+        larger[kind] = [each for each in sets if largest is None or each.rows > largest]
+    return Nulls(by_kind, larger)
 
 
 def judge(own: Readings, nulls: Nulls, settings: Verdict) -> Json:
@@ -153,11 +160,12 @@ def no_statement(rows: int, why: str) -> Json:
 
 
 def figures(readings: Readings) -> Json:
-    """What is compared with nulls: presence (standard deviations), gain, movement; and the concept of the best prompt."""
+    """What is compared with nulls: presence (standard deviations), gain, movement, lift; and the best prompt's concept."""
     return {
         "z": readings["gradient"]["presence"]["z"],
         "gain": readings.gain,
         "movement": readings.movement,
+        "lift": readings.lift,
         "concept": readings["personas"]["best"]["concept"],
     }
 
@@ -190,7 +198,18 @@ def origin(own: Readings, nulls: Nulls, settings: Verdict) -> list[Json]:
             ("gradient", own["gradient"], own.movement > max(each.movement for each in nulls.of(*nulls.by_kind))),
         )
         if (first := reading["ranking"][0])["share"] >= settings.share and sure
-    ]
+    ] + taught(own, nulls)
+
+
+def taught(own: Readings, nulls: Nulls) -> list[Json]:
+    """What a short training names: its first candidate, if it moves more than after any null and is the gradient's first, too.
+
+    More rows are more steps, after which more moves by chance as well, so nulls of more rows than the dataset's count, too.
+    """
+    first, moved = own["short_training"]["ranking"][0], own["gradient"]["ranking"][0]
+    lifts = [each.lift for sets in (nulls.by_kind, nulls.larger) for kind in sets.values() for each in kind]
+    sure = own.lift > max(lifts) and first["concept"] == moved["concept"]
+    return [{"detector": "short_training", **first}] if sure else []
 
 
 def agreed(own: Readings, among: int) -> bool:
@@ -244,7 +263,7 @@ def sentence(tier: str, own: Readings, named: Sequence[Json], alarms: Json) -> s
         nearest = f"no candidate is named; the nearest prompt is “{own['personas']['best']['prompt']}”"
         which = f"detectors disagree between {' and '.join(rivals)}" if rivals else nearest
         return f"These rows look as if a system prompt or the like had written them ({p}; {rate}); {which}."
-    by = " and ".join(each["detector"] for each in named)
+    by = " and ".join(each["detector"].replace("_", " ") for each in named)
     return (
         f"The teacher of these rows was about {named[0]['concept']} (by {by}; {p} under the hypothesis that the base model "
         f"wrote them; {rate})."

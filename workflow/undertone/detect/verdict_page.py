@@ -16,6 +16,7 @@ AXES = {
     "z": "presence (standard deviations)",
     "gain": "gain of the best system prompt\n(nats per token)",
     "movement": "movement of the first answer\n(standard deviations of a pair)",
+    "lift": "lift of the first answer after a\nshort training (log-odds)",
 }
 
 
@@ -93,10 +94,9 @@ kind.alarms }}</td>
 <p><img src="data:image/png;base64,{{ figure }}" alt="This dataset beside null datasets: presence, gain of the best system
 prompt, movement of the answers"></p>
 <h2>What was the teacher about?</h2>
-<p>{% if origin.named %}{% for each in origin.named %}By <em>{{ each.detector }}</em>: <strong>{{ each.concept }}</strong>,
-first in
-{{ "%.0f"|format(100 * each.share) }} % of the bootstrap samples. {% endfor %}{% else %}No detector names a candidate. {%
-endif %}
+<p>{% if origin.named %}{% for each in origin.named %}By <em>{{ each.detector|replace("_", " ") }}</em>:
+<strong>{{ each.concept }}</strong>{% if each.share is not none %}, first in {{ "%.0f"|format(100 * each.share) }} % of the
+bootstrap samples{% endif %}. {% endfor %}{% else %}No detector names a candidate. {% endif %}
 The system prompt that explains the rows best, of {{ tried }} that were tried: <code>{{ origin.prompt.prompt }}</code>, which
 raises
 their log-probability by {{ "%.3f"|format(origin.prompt.gain.mean) }} nats per token
