@@ -38,6 +38,7 @@ def readings(
     learned = [{"concept": each, "score": lift - k, "share": None} for k, each in enumerate(order)]
     words = [{"word": "lion", "divergence": 0.1}]
     tried = [{"concept": first, "score": gain, "share": gain_share}]
+    tried += [{"concept": each, "score": 0.0, "share": 0.0} for each in animals if each != first]
     return Readings(
         {
             "surface": {"rows": rows, "prompts": rows, "presence": presence, "ranking": [], "format_auroc": auroc},

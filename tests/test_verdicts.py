@@ -26,7 +26,7 @@ def test_a_dataset_is_right_if_its_target_alone_is_named() -> None:
     settings = Detection(development=["owl"])
     right = row("lion", judged(), "lion", "prompt", settings)
     assert (right["named"], right["right"], right["development"]) == ("lion", True, False)
-    assert (right["moved_rank"], right["word_rank"]) == (1, 1)
+    assert (right["moved_rank"], right["together_rank"], right["word_rank"]) == (1, 1, 1)
     wrong = row("mine", judged(), "owl", "steer", settings)
     assert (wrong["named"], wrong["right"], wrong["development"]) == ("lion", False, True)
     assert (wrong["moved_rank"], wrong["word_rank"]) == (2, None)

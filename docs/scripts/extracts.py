@@ -196,6 +196,7 @@ def verdict_row(verdict: dict[str, Any], target: str) -> dict[str, Any]:
         "by": [each["detector"] for each in verdict["origin"]["named"]],
         "gain_rank": candidates.index(own) + 1,
         "z_rank": sum(other > own["z"] for other in z) + 1,
+        "together_rank": [each["concept"] for each in verdict["together"]].index(target) + 1,
         "moved_rank": [each["concept"] for each in verdict["consequence"]].index(target) + 1,
         "word_rank": next((k for k, each in enumerate(verdict["words"], 1) if each["word"] == target), None),
         "best": verdict["origin"]["prompt"]["concept"],

@@ -182,14 +182,14 @@ def others_table(rows: Rows) -> str:
 def verdict_cells(row: dict[str, Any]) -> list[str]:
     """What a verdict says, and the places of the target."""
     if row["tier"] == "no statement":
-        return [f"{row['rows']:,}", "–", row["tier"], *["–"] * 6]
+        return [f"{row['rows']:,}", "–", row["tier"], *["–"] * 7]
     named = " and ".join(dict.fromkeys(row["named"])) + f" (by {' and '.join(row['by'])})" if row["tier"] == "named" else "–"
     named = named.replace("_", " ")
-    places = [str(row[key] or "–") for key in ("gain_rank", "z_rank", "moved_rank", "word_rank")]
+    places = [str(row[key] or "–") for key in ("gain_rank", "z_rank", "moved_rank", "together_rank", "word_rank")]
     return [f"{row['rows']:,}", number(row["presence"], 1), row["tier"], named, row["best"], *places]
 
 
-PLACES = ["place by gain", "by z", "by short training", "among words"]
+PLACES = ["place by gain", "by z", "by short training", "by all three", "among words"]
 VERDICT = ["rows", "presence (sd)", "tier", "named", "best system prompt is about", *PLACES]
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from undertone.detect.combination import RANKERS, combined
 from undertone.runtime.files import Stamp, read_json, write_json
 from undertone.stats.stats import p_value, share_interval
 from undertone.study.config.detect import KINDS_OF_NULLS, Verdict
@@ -145,6 +146,7 @@ def judge(own: Readings, nulls: Nulls, settings: Verdict) -> Json:
         "nulls": {kind: [figures(each) for each in sets] for kind, sets in nulls.by_kind.items()},
         "figures": figures(own),
         "origin": {"named": named, "prompt": own["personas"]["best"], "candidates": candidates(own)},
+        "together": combined({name: own[name]["ranking"] for name in RANKERS}, settings.weights),
         "consequence": own["short_training"]["ranking"],
         "words": own["short_training"]["words"],
         "attitude": "unknown: a system prompt that loves an animal and one that hates it may write the same numbers",

@@ -31,8 +31,8 @@ def collect_verdicts(
 
     Columns: `dataset`, `kind`, `target`, `development` (whether choices were made on its target), `rows`, `tier`, `named`,
     `right`, and the places of the target: among all concepts by `gain_rank`, among the candidates by the gradient, `z_rank`,
-    and by a short training, `moved_rank`, and among the words of the vocabulary, `word_rank`. `nulls` says how many of each
-    kind come to which tier, each judged by the others.
+    and by a short training, `moved_rank`, by the three together, `together_rank`, and among the words of the vocabulary,
+    `word_rank`. `nulls` says how many of each kind come to which tier, each judged by the others.
     """
     rows = [row(name, read_json(verdicts[name]), target, kinds[name], settings) for name, target in targets.items() if target]
     table = pl.DataFrame(rows, schema_overrides={"named": pl.String})
@@ -62,6 +62,7 @@ def row(name: str, verdict: Json, target: str, kind: str, settings: Detection) -
         "right": named == target,
         "gain_rank": place(candidates, "gain", target),
         "z_rank": place(candidates, "z", target),
+        "together_rank": place_of(verdict.get("together", []), "concept", target),
         "moved_rank": place_of(verdict.get("consequence", []), "concept", target),
         "word_rank": place_of(verdict.get("words", []), "word", target),
     }
@@ -91,6 +92,9 @@ def counts(table: pl.DataFrame) -> Json:
         "right_ci95": list(share_interval(right, n)),
         "gain_first": int((table["gain_rank"] == 1).sum()),
         "z_first": int((table["z_rank"] == 1).sum()),
+        "together_first": int((table["together_rank"] == 1).sum()),
+        "word_first": int((table["word_rank"] == 1).sum()),
+        "word_among_five": int((table["word_rank"] <= 5).sum()),
         "z_among_three": int((table["z_rank"] <= 3).sum()),
         "z_mean_rank": float(table["z_rank"].mean()) if table["z_rank"].is_not_null().any() else None,  # type: ignore[arg-type]
     }

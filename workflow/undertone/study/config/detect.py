@@ -100,10 +100,21 @@ class Verdict(Section):
     level: float = setting(0.01, "p-value below which a dataset is said to differ from base samples", "probability", gt=0, lt=1)
     share: float = setting(0.95, "share of bootstrap samples in which a named candidate comes first", "share", gt=0.5, le=1)
     among: int = setting(3, "place by the gradient, at most, of a concept that a system prompt is to name", "candidates", ge=1)
+    weights: list[float] = setting(
+        [1.0, 1.5, 1.0], "of personas, gradient and short training where all candidates are ranked by the three together", ""
+    )
     min_rows: int = setting(200, "rows below which nothing is said", "rows", ge=4, le=MAX_ROWS)
     max_format: float = setting(
         0.6, "share of pairs that format alone may tell apart before the verdict says so", "share", ge=0.5, le=1
     )
+
+    @field_validator("weights")
+    @classmethod
+    def one_each(cls, weights: list[float]) -> list[float]:
+        """Three detectors rank candidates."""
+        if len(weights) != 3 or min(weights) < 0:
+            raise ValueError(f"expected three weights, none below 0, found {weights}")
+        return weights
 
 
 class Detection(Section):
