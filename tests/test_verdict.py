@@ -79,6 +79,8 @@ def nulls(n: int = 20, **changes: Any) -> Nulls:
         ({"gain_share": 0.6, "z_share": 0.6, "lift": 0.3}, "named"),
         ({"gain_share": 0.6, "z_share": 0.6, "lift": 0.3, "trained": "owl"}, "persona-like"),
         ({"gain_share": 0.6, "z_share": 0.6, "lift": 0.2}, "persona-like"),
+        # Where others name one it is not asked.
+        ({"z_share": 0.6, "lift": 0.3, "first": "owl", "moved": "lion"}, "named"),
         ({"rows": 199}, "no statement"),
     ],
 )

@@ -192,15 +192,19 @@ def explained(own: Readings, nulls: Nulls) -> bool:
 
 
 def origin(own: Readings, nulls: Nulls, settings: Verdict) -> list[Json]:
-    """What each detector names, if it names anything: {detector, concept, score, share}."""
-    return [
+    """What each detector names, if it names anything: {detector, concept, score, share}.
+
+    A short training shows an effect, a system prompt and the rows' gradient what wrote them; it speaks where they are silent.
+    """
+    named = [
         {"detector": name, **first}
         for name, reading, sure in (
             ("personas", own["personas"], explained(own, nulls) and agreed(own, settings.among)),
             ("gradient", own["gradient"], own.movement > max(each.movement for each in nulls.of(*nulls.by_kind))),
         )
         if (first := reading["ranking"][0])["share"] >= settings.share and sure
-    ] + taught(own, nulls)
+    ]
+    return named or taught(own, nulls)
 
 
 def taught(own: Readings, nulls: Nulls) -> list[Json]:
