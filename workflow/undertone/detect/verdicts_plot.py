@@ -8,6 +8,12 @@ import polars as pl
 from undertone.plots.style import BASE, MARKS, SKY, STUDENT, TEACHER, new_panels, save
 from undertone.runtime.files import read_json, read_parquet
 
+RANKS = (
+    ("gain_rank", "system prompts", "o", SKY, 0.27),
+    ("z_rank", "gradient", "D", TEACHER, 0.09),
+    ("moved_rank", "short training", "s", "#CC79A7", -0.09),
+    ("together_rank", "all three", "*", "black", -0.27),
+)
 COLOURS = {"right": TEACHER, "wrong": STUDENT, "none": BASE}
 
 
@@ -16,8 +22,7 @@ def plot_verdicts(detection_table: Path, detection: Path, plot: Path) -> None:
     table, result = read_parquet(detection_table), read_json(detection)
     table = table.sort("kind", "target", descending=True)
     figure, (left, right) = new_panels(1, 2, 12, max(3.5, 0.2 * len(table) + 1))
-    marks = (("gain_rank", "system prompts", "o", SKY, 0.15), ("z_rank", "gradient", "D", TEACHER, -0.15))
-    for key, label, mark, colour, beside in marks:
+    for key, label, mark, colour, beside in RANKS:
         left.plot(table[key].cast(pl.Float64), np.arange(len(table)) + beside, mark, color=colour, markersize=4, label=label)
     for y, (named, is_right) in enumerate(table.select("named", "right").iter_rows()):
         text = f"named {named}" if named else "not named"
@@ -27,7 +32,7 @@ def plot_verdicts(detection_table: Path, detection: Path, plot: Path) -> None:
     left.set_xscale("log")
     left.set_xticks([1, 2, 3, 5, 10, 20, 50], ["1", "2", "3", "5", "10", "20", "50"])
     left.set_xlabel("place of the target, 1 the first")
-    left.legend(loc="lower right", frameon=False)
+    left.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, frameon=False, fontsize=8)
     bars = [(f"{kind}, {n} rows", tiers) for n, kinds in result["nulls"].items() for kind, tiers in kinds.items()]
     colours = {
         "no statement": "#DDDDDD",
