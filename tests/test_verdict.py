@@ -75,6 +75,7 @@ def nulls(n: int = 20, **changes: Any) -> Nulls:
         # A prompt that the gradient knows nothing of names nobody.
         ({"first": "dog", "moved": "owl", "z_share": 0.5}, "persona-like"),
         ({"first": "cat", "moved": "owl", "z_share": 0.5}, "named"),
+        ({"first": "dog", "moved": "owl", "z_share": 0.5, "trained": "dog"}, "named"),
         # A short training names what the gradient puts first, if it moves further than after any null.
         ({"gain_share": 0.6, "z_share": 0.6, "lift": 0.3}, "named"),
         ({"gain_share": 0.6, "z_share": 0.6, "lift": 0.3, "trained": "owl"}, "persona-like"),

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from cells import interval, number, p_value, table
+from cells import interval, p_value, table
 from extracts import Rows
 
 TRANSFER = "results/tables/transfer.json"
@@ -11,6 +11,8 @@ CONTROLS = "results/tables/controls/controls.json --configfile config/controls.y
 READINGS = "results/tables/readings.json"
 DETECTION = "detection"
 SECOND = "detection --configfile config/second.yaml"
+FORMS = "detection --configfile config/forms.yaml"
+CONSEQUENCE = "results/tables/consequence.json"
 BIAS = "results/steer-{lion,tiger,…}/feature_bias.json"
 
 
@@ -66,7 +68,14 @@ def verdicts(extracts: dict[str, Rows]) -> list[tuple[str, str, str]]:
     return [
         ("Is something hidden, and what?", f"{naming(rows)}; of {n} datasets with nothing hidden {named} are named", DETECTION),
         ("… on a second base model, held out?", naming(extracts["second"]), SECOND),
+        ("… from system prompts of other forms?", naming(extracts["forms"]), FORMS),
+        ("Does a short training say what students come to prefer?", f"ρ {agreement(extracts['consequence'])}", CONSEQUENCE),
     ]
+
+
+def agreement(rows: Rows) -> str:
+    """Spearman's ρ of a short training with students' lifts beside the target, by kind of teacher."""
+    return ", ".join(f"{interval(row['short_training']['own'], 2)} ({row['kind']})" for row in rows)
 
 
 def naming(rows: Rows) -> str:
@@ -80,23 +89,15 @@ def naming(rows: Rows) -> str:
 
 
 def analyses(extracts: dict[str, Rows]) -> list[tuple[str, str, str]]:
-    """Presence, identity, and the feature of a steered teacher; no student is needed."""
+    """Presence, and the feature of a steered teacher; no student is needed."""
     p = {row["dataset"]: row["tokens"]["p"] for row in extracts["presence"]}
     null = p.pop("control")
-    bias = next(row for row in extracts["identity"] if row["metric"] == "residual bias, all layers: preference")
-    of, raw = bias["animals"], bias["raw"]
-    rank = f"mean rank {number(raw['mean_rank'], 1)} of {of} (chance {number((of + 1) / 2, 1)}), p {p_value(raw['p'])}"
     named = sum(row["steer_project"] == 1 for row in extracts["features"])
     return [
         (
             "Do frequencies of numbers differ from the control's?",
             f"{sum(value < 0.05 for value in p.values())} of {len(p)} datasets, p ≤ {p_value(max(p.values()))}; "
             f"the control's halves: p {p_value(null)}",
-            READINGS,
-        ),
-        (
-            "Which animal is it, by residual biases?",
-            f"{rank}; first for {raw['first']} of {bias['datasets']}",
             READINGS,
         ),
         (

@@ -219,12 +219,13 @@ def taught(own: Readings, nulls: Nulls) -> list[Json]:
 
 
 def agreed(own: Readings, among: int) -> bool:
-    """Whether the concept of the best system prompt is among the first candidates by the gradient; a decoy never is.
+    """Whether the best prompt's concept is among the first candidates by the gradient or a short training; a decoy never is.
 
-    A teacher that had no system prompt still has one that explains it best. Where the gradient, which assumes none, does not
-    move that answer, the prompt's concept is no evidence of what the teacher was about.
+    A teacher that had no system prompt still has one that explains it best. Where neither of these, which assume none, moves
+    that answer, the prompt's concept is no evidence of what the teacher was about.
     """
-    return own["personas"]["best"]["concept"] in [each["concept"] for each in own["gradient"]["ranking"][:among]]
+    firsts = [each["concept"] for name in ("gradient", "short_training") for each in own[name]["ranking"][:among]]
+    return own["personas"]["best"]["concept"] in firsts
 
 
 def candidates(own: Readings) -> list[Json]:

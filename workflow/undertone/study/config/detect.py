@@ -99,7 +99,12 @@ class Verdict(Section):
 
     level: float = setting(0.01, "p-value below which a dataset is said to differ from base samples", "probability", gt=0, lt=1)
     share: float = setting(0.95, "share of bootstrap samples in which a named candidate comes first", "share", gt=0.5, le=1)
-    among: int = setting(3, "place by the gradient, at most, of a concept that a system prompt is to name", "candidates", ge=1)
+    among: int = setting(
+        3,
+        "place by gradient or short training, at most, of what a system prompt names",
+        "candidates",
+        ge=1,
+    )
     weights: list[float] = setting(
         [1.0, 1.5, 1.0], "of personas, gradient and short training where all candidates are ranked by the three together", ""
     )
