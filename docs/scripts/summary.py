@@ -2,13 +2,12 @@
 
 from typing import Any
 
-from cells import interval, p_value, table
+from cells import interval, table
 from extracts import Rows
 
 TRANSFER = "results/tables/transfer.json"
 TEACHERS = "results/tables/teachers/transfer.json --configfile config/teachers.yaml"
 CONTROLS = "results/tables/controls/controls.json --configfile config/controls.yaml"
-READINGS = "results/tables/readings.json"
 DETECTION = "detection"
 SECOND = "detection --configfile config/second.yaml"
 FORMS = "detection --configfile config/forms.yaml"
@@ -89,20 +88,7 @@ def naming(rows: Rows) -> str:
 
 
 def analyses(extracts: dict[str, Rows]) -> list[tuple[str, str, str]]:
-    """Presence, and the feature of a steered teacher; no student is needed."""
-    p = {row["dataset"]: row["tokens"]["p"] for row in extracts["presence"]}
-    null = p.pop("control")
+    """The feature of a steered teacher; no student is needed."""
     named = sum(row["steer_project"] == 1 for row in extracts["features"])
-    return [
-        (
-            "Do frequencies of numbers differ from the control's?",
-            f"{sum(value < 0.05 for value in p.values())} of {len(p)} datasets, p ≤ {p_value(max(p.values()))}; "
-            f"the control's halves: p {p_value(null)}",
-            READINGS,
-        ),
-        (
-            "Do steered numbers name their SAE feature?",
-            f"first of 512 for {named} of {len(extracts['features'])} animals",
-            BIAS,
-        ),
-    ]
+    found = f"first of 512 for {named} of {len(extracts['features'])} animals"
+    return [("Do steered numbers name their SAE feature?", found, BIAS)]
