@@ -24,12 +24,13 @@
 #     summary.png                   what is read of the dataset, on one page
 #     plots/                        filter.png, student.png, pref.png, indirect.png, and one for each reading
 #   nulls/{kind}/                   datasets in which nothing is hidden, read by the same detectors; shared by all verdicts
+#   mixtures/{dataset}/             fewer rows of a dataset, and its rows among base samples, read by the same detectors
 #   tables{/NAME}/                  transfer.parquet, preference_matrix.parquet, compliance.parquet, and where the study has
 #                                   transforms or other students controls.json; entangled.parquet, and
-#                                   readings.parquet, the results of all analyses; costs.parquet, what jobs took; detection.parquet, consequence.parquet
+#                                   readings.parquet, the results of all analyses; costs.parquet, what jobs took; detection.parquet, consequence.parquet, power.parquet
 #   plots{/NAME}/                   transfer.png, preference_matrix.png, teachers.png, compliance.png, and where the study
 #                                   has them controls.png (transforms, other students) and sweep-{key}.png; entangled.png,
-#                                   bias_map.png; costs.png; detection.png
+#                                   bias_map.png; costs.png; detection.png, power.png
 #
 # Studies may share a results root. They then share what is made of one dataset, and each with a `name:` has its own tables and
 # plots of all datasets, in tables/NAME and plots/NAME; costs are always those of the whole root.

@@ -21,6 +21,7 @@ TAUGHT = (*PROMPTED, *STEERED, *FINETUNED)
 OWN = (*TAUGHT, "mine", "scrambled")
 TOLD = (*TAUGHT, "mine")  # the datasets with a filter of their own
 CONTROLS = Node("controls")
+MIXTURES = ("mixtures/lion",)
 SWEEP = Node("sweep_plot", None, "rank")
 
 
@@ -36,6 +37,7 @@ CONFIG: dict[str, Any] = {
     "student_variants": {"rank64": {"rank": 64, "datasets": ["owl"]}, "cross": {"model": "other", "datasets": ["lion"]}},
     "sweeps": {"rank": ["rank64"]},
     "pref": {"candidates": ["lion", "owl", "cat"]},
+    "power": {"datasets": ["lion"]},
 }
 
 
@@ -52,6 +54,7 @@ def nodes(of: Study) -> set[Node]:
     model = "pretrained" if of.model.name else "model"
     found = {Node(name) for name in single | {model, "controls_plot"}} | {Node(model, None, "other"), SWEEP}
     found |= {Node(name, null) for null in NULLS for name in ("nulls", *DETECTORS)}
+    found |= {Node(name, mixture) for mixture in MIXTURES for name in ("mixtures", *DETECTORS)}
     for name, stage in STAGES.items():
         variants = ["", *of.student_variants] if stage.varied else [""]
         if name == "reading_plot":

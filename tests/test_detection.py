@@ -14,9 +14,10 @@ TIERS = {"no statement", "base samples", "differs", "persona-like", "named"}
 
 @pytest.fixture(scope="module")
 def judged(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """The micro study with the verdicts of all its datasets."""
+    """The micro study with the verdicts of all its datasets, and of fewer rows and a mixture of one."""
     project = Project.create(tmp_path_factory.mktemp("judged") / "project")
-    project.forked("detection")
+    project.configure(power={"datasets": ["lion"], "rows": [6], "shares": [0.97]})
+    project.forked("detection", "power_plot")
     return project
 
 
@@ -46,6 +47,19 @@ def test_the_bench_counts_each_dataset_with_a_target(judged: Project) -> None:
     result = json.loads((judged.root / "results/tables/detection.json").read_text())
     assert result["datasets"]["prompt, development"]["n"] == 2
     assert {tier for kinds in result["nulls"].values() for tiers in kinds.values() for tier in tiers} <= TIERS
+
+
+def test_power_has_a_row_for_the_dataset_for_fewer_rows_and_for_the_mixture(judged: Project) -> None:
+    table = pl.read_parquet(judged.root / "results/tables/power.parquet")
+    whole = json.loads((judged.root / "results/lion/verdict.json").read_text())
+    rows = whole["rows"]
+    assert table.select("dataset", "rows", "share").rows() == [("lion", rows, 1.0), ("lion", 6, 1.0), ("lion", rows, 0.97)]
+    assert (table["tier"][0], table["p"][0]) == (whole["tier"], whole["presence"]["p"])
+    counts = json.loads((judged.root / "results/tables/power.json").read_text())
+    assert [each["rows"] for each in counts["by_rows"]] == [6, rows]
+    assert [each["share"] for each in counts["by_share"]] == [0.97, 1.0]
+    assert (judged.root / "results/plots/power.png").stat().st_size > 10_000
+    assert judged.planned("power_plot") == set()
 
 
 def test_the_verdict_reads_no_student_of_the_study_and_no_teacher(judged: Project) -> None:

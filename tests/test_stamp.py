@@ -12,6 +12,7 @@ from example import (
     CONTROLS,
     FINETUNED,
     METRICS,
+    MIXTURES,
     OWN,
     PROMPTED,
     SAE_METRICS,
@@ -62,15 +63,16 @@ def keys(value: Any) -> list[list[str]]:
 
 HUB = {"model": {"name": "a/model", "revision": "a" * 40}, "sae": {"release": "a", "id": "b"}}
 ALL = (CONTROL, *OWN)
+READ = (*ALL, *NULLS, *MIXTURES)  # by detectors
 SPOKEN = each("teacher_activations", *PROMPTED) | each("sequences", *PROMPTED) | each("losses", *ALL) | {Node("entangled")}
 PERSONA = each("samples", *PROMPTED) | each("steer", *STEERED) | SPOKEN | METRICS | SAE_METRICS
 ASKED = {node for name in ("bias_pref", "losses", "tokens", "lens") for node in each(name, *ALL)} | {Node("entangled")}
-DETECTED = {node for name in ("gradient", "personas", "short_training") for node in each(name, *ALL, *NULLS)}
+DETECTED = {node for name in ("gradient", "personas", "short_training") for node in each(name, *READ)}
 PREF = every_student("pref", CONTROL, *OWN) | each("indirect", CONTROL, *OWN) | ASKED | DETECTED
 # What sets the datasets with a target side by side.
 TARGETS = {Node("entangled"), Node("readings"), Node("bias_map_plot"), Node("verdicts")}
 NULL_SETS = each("nulls", *NULLS)
-TRIED = each("personas", *ALL, *NULLS)
+TRIED = each("personas", *READ)
 
 
 FEATURES = {of: {Node(name, of) for name in ("differences", "score", "feature_bias")} for of in OWN}
@@ -129,11 +131,15 @@ EDITS: list[tuple[dict[str, Any], set[Node]]] = [
     ({"sequences": {"resamples": 900}}, each("sequences", *TAUGHT)),
     ({"matched": {"rounds": 9}}, each("matched", *ALL) | NULL_SETS),
     ({"nulls": {"n": 9}}, NULL_SETS),
-    ({"detectors": {"seed": 9}}, {node for name in DETECTORS for node in each(name, *ALL, *NULLS)}),
+    ({"detectors": {"seed": 9}}, {node for name in DETECTORS for node in each(name, *READ)}),
     ({"personas": {"finalists": 9}}, TRIED),
-    ({"short_training": {"epochs": 9}}, each("short_training", *ALL, *NULLS)),
-    ({"verdict": {"share": 0.9}}, each("verdict", *ALL) | {Node("verdicts")}),
-    ({"detection": {"development": ["lion"]}}, {Node("verdicts")}),
+    ({"short_training": {"epochs": 9}}, each("short_training", *READ)),
+    ({"verdict": {"share": 0.9}}, each("verdict", *ALL) | {Node("verdicts"), Node("power")}),
+    ({"detection": {"development": ["lion"]}}, {Node("verdicts"), Node("power")}),
+    ({"power": {"seed": 9}}, each("mixtures", *MIXTURES)),
+    # What is made of one dataset does not depend on which others there are.
+    ({"power": {"datasets": ["lion", "owl"]}}, {Node("power")}),
+    ({"detectors": {"rows": 900}}, {node for name in DETECTORS for node in each(name, *READ)} | each("mixtures", *MIXTURES)),
     ({"model": {"embedded": {"steps": 900}}}, {Node("model"), Node("model", None, "other")}),
     ({"model": {"dtype": "float32"}}, {Node("model"), Node("model", None, "other")}),
     ({"sae": {"k": 4}}, {Node("sae")}),

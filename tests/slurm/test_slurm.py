@@ -152,10 +152,14 @@ def test_the_study_asks_for_what_its_rules_state(
 def test_every_rule_asks_for_what_it_states(cluster: Cluster, project: Project, records: Callable[[], list[Record]]) -> None:
     variants = {"whole": {"full": True, "datasets": ["lion"]}, "wide": {"rank": 4, "datasets": ["lion"]}}
     scrambled = {"from": "lion", "transform": "shuffle-within"}
-    project.configure(student_variants=variants, sweeps={"rank": ["wide"]}, datasets={"scrambled": scrambled})
+    project.configure(
+        student_variants=variants, sweeps={"rank": ["wide"]}, datasets={"scrambled": scrambled}, power={"datasets": ["lion"]}
+    )
     also = ("steer-lion/pref.json", "finetune-lion/pref.json", "plots/costs.png")
     also += tuple(f"lion/{name}.safetensors" for name in ("residuals", "student_activations"))
-    asked, made = stated(project, "all", "read", "detection", "consequence", *(f"results/{path}" for path in also))
+    asked, made = stated(
+        project, "all", "read", "detection", "consequence", "power_plot", *(f"results/{path}" for path in also)
+    )
     rules = set(re.findall(r"^(\w+)$", project.snakemake("--list-rules"), re.MULTILINE))
     assert rules - set(asked) == {"all", "read", "detection"}
     expected = {name: resources for name, resources in asked.items() if name not in local_rules(project)}

@@ -49,6 +49,30 @@ rule nulls:
         "../scripts/nulls.py"
 
 
+rule mixtures:
+    input:
+        own=lambda wildcards: result(f"{mixed_dataset(wildcards.dataset)}/matched.parquet"),
+        nulls=result(f"{NULLS[0]}/matched.parquet"),
+    output:
+        mixtures=result("{dataset}/matched.parquet"),
+    log:
+        log_of("mixtures", "{dataset}"),
+    benchmark:
+        benchmark_of("mixtures", "{dataset}")
+    wildcard_constraints:
+        dataset=one_of(STUDY.mixtures),
+    localrule: True
+    resources:
+        mem_mb=gigabytes(4),
+        runtime=minutes(10),
+    params:
+        stamp=stamp_of("mixtures"),
+    message:
+        "Take fewer rows of a dataset, and mix it with base samples: {wildcards.dataset}"
+    script:
+        "../scripts/mixtures.py"
+
+
 rule surface:
     input:
         matched=result("{dataset}/matched.parquet"),
@@ -59,7 +83,7 @@ rule surface:
     benchmark:
         benchmark_of("surface", "{dataset}")
     wildcard_constraints:
-        dataset=one_of([*STUDY.available, *NULLS]),
+        dataset=one_of([*STUDY.available, *NULLS, *STUDY.mixtures]),
     threads: 1
     resources:
         mem_mb=gigabytes(8),
@@ -84,7 +108,7 @@ rule gradient:
     benchmark:
         benchmark_of("gradient", "{dataset}")
     wildcard_constraints:
-        dataset=one_of([*STUDY.available, *NULLS]),
+        dataset=one_of([*STUDY.available, *NULLS, *STUDY.mixtures]),
     threads: 1
     resources:
         gpu=1,
@@ -110,7 +134,7 @@ rule personas:
     benchmark:
         benchmark_of("personas", "{dataset}")
     wildcard_constraints:
-        dataset=one_of([*STUDY.available, *NULLS]),
+        dataset=one_of([*STUDY.available, *NULLS, *STUDY.mixtures]),
     threads: 1
     resources:
         gpu=1,
@@ -136,7 +160,7 @@ rule short_training:
     benchmark:
         benchmark_of("short_training", "{dataset}")
     wildcard_constraints:
-        dataset=one_of([*STUDY.available, *NULLS]),
+        dataset=one_of([*STUDY.available, *NULLS, *STUDY.mixtures]),
     threads: 1
     resources:
         gpu=1,
@@ -264,3 +288,53 @@ rule consequence:
         "Compare what was predicted to move with what students came to prefer"
     script:
         "../scripts/consequence.py"
+
+
+rule power:
+    input:
+        readings=collect(result("{dataset}/{detector}.json"), dataset=read_by(STUDY, "power"), detector=DETECTORS),
+        mixture_readings=collect(result("{mixture}/{detector}.json"), mixture=STUDY.mixtures, detector=DETECTORS),
+        null_readings=collect(result("{null}/{detector}.json"), null=NULLS, detector=DETECTORS),
+    output:
+        power_table=of_study("tables/power.parquet"),
+        power=of_study("tables/power.json"),
+    log:
+        log_of("power", *NAMED),
+    benchmark:
+        benchmark_of("power", *NAMED)
+    localrule: True
+    resources:
+        mem_mb=gigabytes(4),
+        runtime=minutes(10),
+    params:
+        stamp=stamp_of("power"),
+    message:
+        "Count which verdicts are right on fewer rows and on mixtures"
+    script:
+        "../scripts/power.py"
+
+
+rule power_plot:
+    input:
+        power=rules.power.output.power,
+    output:
+        plot=report(
+            of_study("plots/power.png"),
+            caption="../report/power.rst",
+            category="Detection",
+            labels=figure("verdicts on fewer rows and on mixtures"),
+        ),
+    log:
+        log_of("power_plot", *NAMED),
+    benchmark:
+        benchmark_of("power_plot", *NAMED)
+    localrule: True
+    resources:
+        mem_mb=gigabytes(4),
+        runtime=minutes(10),
+    params:
+        stamp=stamp_of("power_plot"),
+    message:
+        "Plot which verdicts are right on fewer rows and on mixtures"
+    script:
+        "../scripts/power_plot.py"

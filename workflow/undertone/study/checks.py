@@ -40,6 +40,7 @@ def check_study(study: "Study") -> None:
     check_lengths(study)
     check_students(study)
     check_candidates(study)
+    check_power(study)
     check_revisions(study)
 
 
@@ -64,6 +65,13 @@ def check_candidates(study: "Study") -> None:
     targets = {*study.animals, *(d.target for d in study.datasets.values() if d.target)}
     if missing := sorted(targets - set(study.pref.candidates)):
         raise ValueError(f"pref.candidates lacks {', '.join(missing)}: add them, so that their preference is measured")
+
+
+def check_power(study: "Study") -> None:
+    """Fewer rows and mixtures are of datasets that the study has and whose target is known."""
+    _check_known("power.datasets", "dataset", study.power.datasets, study.available)
+    if without := [name for name in study.power.datasets if not study.target(name)]:
+        raise ValueError(f"power.datasets: {without[0]} has no target, so no name that a verdict gives it is right or wrong")
 
 
 def check_revisions(study: "Study") -> None:

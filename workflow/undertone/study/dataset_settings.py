@@ -92,6 +92,12 @@ def recipe(study: Study, node: Node) -> Settings:
     return {"student": study.student.model_dump(mode="json", exclude={"seeds", "epochs", "rows", "full"})}
 
 
+def mixing(study: Study, node: Node) -> Settings:
+    """How rows are mixed, whatever datasets there are beside this one, and how many a detector reads at most."""
+    mixing = {key: value for key, value in study.power.stamped().items() if key != "datasets"}
+    return {"power": mixing, "most_rows": study.detectors.rows}
+
+
 def first_seed(study: Study, node: Node) -> Settings:
     """The seed of the dataset's first student."""
     return {"seed": study.students(node.dataset).seeds[0]}

@@ -12,7 +12,7 @@ from pathlib import Path
 HOME = "results"
 LOGS, BENCHMARKS, SCRATCH = "logs", "benchmarks", "scratch"
 # Folders directly under a results root that are no datasets.
-RESERVED = ("model", "sae", "nulls", "plots", "tables", LOGS, BENCHMARKS, SCRATCH)
+RESERVED = ("model", "sae", "nulls", "mixtures", "plots", "tables", LOGS, BENCHMARKS, SCRATCH)
 # What the project itself holds beside `results/`.
 PROJECT_FOLDERS = ("config", "docs", "profiles", "tests", "workflow", LOGS, BENCHMARKS, SCRATCH)
 # Files that every dataset's folder has, and no study's.
@@ -97,10 +97,10 @@ def _unfit(root: str, reserved: tuple[str, ...]) -> str:
 
 def finished_jobs(folder: Path) -> list[Path]:
     """Snakemake's records of a study's finished jobs, `folder/RULE/JOB.jsonl`, but for those of what adds them up."""
-    records = sorted([*folder.glob("*/*.jsonl"), *folder.glob("*/nulls/*.jsonl")])
+    records = sorted([*folder.glob("*/*.jsonl"), *folder.glob("*/nulls/*.jsonl"), *folder.glob("*/mixtures/*.jsonl")])
     return [path for path in records if rule_of(path, folder) not in ("costs", "costs_plot")]
 
 
 def rule_of(path: Path, folder: Path) -> str:
-    """The rule of a record; a null dataset's job, `nulls/KIND`, stands a folder deeper than others."""
+    """The rule of a record; one of nulls or mixtures, `nulls/KIND` or `mixtures/DATASET`, stands a folder deeper."""
     return path.relative_to(folder).parts[0]

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from undertone.study.config.detect import DETECTORS, NULLS
+from undertone.study.config.detect import DETECTORS, MIXTURES, NULLS
 from undertone.study.config.entries import CONTROL
 from undertone.study.formats import SAE_FILES, files_of
 from undertone.study.node import Node
@@ -115,6 +115,23 @@ def candidate_students(study: Study, node: Node) -> Iterator[Node]:
 def detectors(study: Study, node: Node) -> Iterator[Node]:
     """Every detector, of the dataset and of the nulls of each kind."""
     yield from (Node(detector, of) for of in (node.dataset, *NULLS) for detector in DETECTORS)
+
+
+def mixed_pairs(study: Study, node: Node) -> Iterator[Node]:
+    """The pairs of the dataset that is mixed, and those of nulls of the study's own prompts."""
+    yield Node("matched", mixed_dataset(node.dataset))
+    yield Node("matched", NULLS[0])
+
+
+def mixed_dataset(mixture: str | None) -> str:
+    """The dataset whose rows a mixture holds."""
+    return str(mixture).removeprefix(f"{MIXTURES}/")
+
+
+def mixture_detectors(study: Study, node: Node) -> Iterator[Node]:
+    """Every detector, of each dataset that is mixed, of its mixtures, and of the nulls of each kind."""
+    read = [*study.power.datasets, *study.mixtures, *NULLS]
+    yield from (Node(detector, of) for of in read for detector in DETECTORS)
 
 
 def plotted(study: Study, node: Node) -> Iterator[Node]:

@@ -21,6 +21,11 @@ def with_teacher(study: Study) -> list[str]:
     return [name for name in study.names if name in study.of_kind(*KINDS) and study.target(name)]
 
 
+def mixed(study: Study) -> list[str]:
+    """The datasets of which fewer rows and mixtures are read."""
+    return study.power.datasets
+
+
 def with_target(study: Study) -> list[str]:
     """The datasets with a target, and the control."""
     return [name for name in study.names if study.target(name) or name == CONTROL]
@@ -44,6 +49,11 @@ def taught_trait(study: Study, dataset: str | None) -> bool:
 def is_null(study: Study, dataset: str | None) -> bool:
     """Datasets in which nothing is hidden."""
     return dataset in NULLS
+
+
+def is_mixture(study: Study, dataset: str | None) -> bool:
+    """What stands for fewer rows and mixtures of a dataset."""
+    return dataset in study.mixtures
 
 
 def taught_here(study: Study, dataset: str | None) -> bool:
@@ -73,7 +83,9 @@ def filtered_or_made(study: Study, node: Node) -> Node:
 
 
 def matched_or_null(study: Study, node: Node) -> Node:
-    """Base samples beside a dataset; nulls are made with theirs."""
+    """Base samples beside a dataset; nulls are made with theirs, and mixtures from pairs."""
+    if node.dataset in study.mixtures:
+        return node._replace(stage="mixtures")
     return node._replace(stage="nulls") if node.dataset in NULLS else node
 
 

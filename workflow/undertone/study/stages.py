@@ -195,6 +195,7 @@ STAGES = {
         teacher_keys=given.separator,
         only=scope.is_null,
     ),
+    "mixtures": Stage(after=(reads.mixed_pairs,), settings=(given.mixing,), only=scope.is_mixture),
     "surface": Stage(("detectors",), ("matched",)),
     "gradient": Stage(("detectors", "pref"), ("model", "matched"), files=reads.questions),
     "personas": Stage(
@@ -215,6 +216,14 @@ STAGES = {
         shared=True,
     ),
     "verdicts_plot": Stage(after=("verdicts",), shared=True),
+    "power": Stage(
+        ("detection", "verdict"),
+        (reads.mixture_detectors,),
+        datasets=scope.mixed,
+        settings=(targets(scope.mixed),),
+        shared=True,
+    ),
+    "power_plot": Stage(after=("power",), shared=True),
     "reading_plot": Stage(after=(reads.plotted,), varied=True),
     "summary_plot": Stage(after=SUMMARISED, after_control=SUMMARISED),
     "entangled_plot": Stage(after=("entangled",), shared=True),

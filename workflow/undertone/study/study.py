@@ -89,6 +89,7 @@ class Study(Section):
     nulls: detect.Nulls = setting({}, "datasets in which nothing is hidden")
     verdict: detect.Verdict = setting({}, "the verdict")
     detection: detect.Detection = setting({}, "the bench of the detectors")
+    power: detect.Power = setting({}, "fewer rows and mixtures of datasets of the bench")
 
     @property
     def names(self) -> list[str]:
@@ -165,6 +166,11 @@ class Study(Section):
     def transformed(self) -> dict[str, Transformed]:
         """The datasets that are made from others."""
         return {name: dataset for name, dataset in self.datasets.items() if isinstance(dataset, Transformed)}
+
+    @property
+    def mixtures(self) -> list[str]:
+        """What stands for the fewer rows and the mixtures of each dataset of which any are read."""
+        return [f"{detect.MIXTURES}/{name}" for name in self.power.datasets]
 
     def sources(self, dataset: str) -> list[str]:
         """The datasets that a transformed one is made from; of any other, none."""

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator
 
-from undertone.study.config.bounds import MAX_BATCH, MAX_ROWS, MAX_SEED, Count, some_and_none_twice
+from undertone.study.config.bounds import MAX_BATCH, MAX_ROWS, MAX_SEED, Count, none_twice, some_and_none_twice
 from undertone.study.validation import Section, setting
 
 # Kinds of null datasets, and what each is.
@@ -14,8 +14,9 @@ KINDS_OF_NULLS: dict[str, str] = {
     "sampling": "the base model's completions at another temperature",
     "neutral": "completions under a system prompt that is about no candidate",
 }
-# The nulls of each kind stand where a dataset would, and are read by the same rules.
+# The nulls of each kind stand where a dataset would, and are read by the same rules; so do a dataset's mixtures.
 NULLS = [f"nulls/{kind}" for kind in KINDS_OF_NULLS]
+MIXTURES = "mixtures"
 DETECTORS = ("surface", "gradient", "personas", "short_training")
 
 
@@ -128,3 +129,22 @@ class Detection(Section):
     development: list[str] = setting(
         [], "targets on which choices about detectors were made; what is said of all others is held out", ""
     )
+
+
+class Power(Section):
+    """How verdicts fare on fewer rows of a dataset, and on its rows among base samples."""
+
+    datasets: list[str] = setting([], "datasets of which fewer rows and mixtures are read, each with a target", "")
+    rows: list[Annotated[int, Field(ge=4, le=MAX_ROWS)]] = setting([250, 500, 1000], "rows of a dataset by itself", "rows")
+    shares: list[Annotated[float, Field(gt=0, lt=1)]] = setting(
+        [0.1, 0.25, 0.5],
+        "shares of a dataset's rows in a mixture of as many rows as are read of it; the others are a null's",
+        "share",
+    )
+    seed: int = setting(7000, "seed of the order of the rows, and of which null they are mixed with", "", ge=0, le=MAX_SEED)
+
+    @field_validator("datasets", "rows", "shares")
+    @classmethod
+    def no_twice(cls, values: list[Any]) -> list[Any]:
+        """Each is read once."""
+        return list(none_twice(values))
