@@ -106,9 +106,9 @@ def by_share(table: pl.DataFrame) -> list[Json]:
 def counts(table: pl.DataFrame) -> Json:
     """How many datasets, and how many of them differ, are named, and are named rightly, each with its exact 95 % interval."""
     n = len(table)
-    found = {
+    said = {
         "differs": int(table["tier"].is_in(SAID_TO_DIFFER).sum()),
         "named": int(table["named"].is_not_null().sum()),
         "right": int(table["right"].sum()),
     }
-    return {"n": n, **found, **{f"{key}_ci95": list(share_interval(k, n)) for key, k in found.items()}}
+    return {"n": n, **said, **{f"{key}_ci95": list(share_interval(k, n)) for key, k in said.items()}}
