@@ -22,7 +22,7 @@ from scipy.stats import rankdata
 from undertone.runtime.files import read_json
 
 Json = dict[str, Any]
-# The detectors that rank candidates, in the order of the features.
+# The detectors that rank candidates, in the order of the features: personas by places, the others by scores.
 RANKERS = ("personas", "gradient", "short_training")
 # Of the squared weights, in the fit: three weights and some tens of datasets.
 PENALTY = 0.05
@@ -35,14 +35,12 @@ def features(rankings: Mapping[str, Sequence[Json]]) -> tuple[list[str], Float[n
     to be compared; of the others the score in standard deviations over the candidates.
     """
     candidates = [each["concept"] for each in rankings["gradient"]]
-    columns = []
-    for detector in RANKERS:
+    places = {each["concept"]: place for place, each in enumerate(rankings["personas"])}
+    columns = [-np.log(rankdata([places[each] for each in candidates]))]
+    for detector in RANKERS[1:]:
         scores = {each["concept"]: each["score"] for each in rankings[detector]}
-        if detector == "personas":
-            scores = {concept: -float(place) for place, concept in enumerate(scores)}
         values = np.array([scores[each] for each in candidates])
-        spread = values.std() or 1.0
-        columns.append(-np.log(rankdata(-values)) if detector == "personas" else (values - values.mean()) / spread)
+        columns.append((values - values.mean()) / (values.std() or 1.0))
     return candidates, np.stack(columns, axis=1)
 
 

@@ -7,14 +7,13 @@ from typing import Any
 
 import polars as pl
 
-from undertone.detect.verdict import Nulls, Readings, judge, nulls_of, sets_of
+from undertone.detect.verdict import DIFFERENT, Nulls, Readings, judge, nulls_of, sets_of
 from undertone.detect.verdicts import row
 from undertone.runtime.files import Stamp, write_json, write_parquet
 from undertone.stats.stats import share_interval
 from undertone.study.config.detect import Detection, Verdict
 
 Json = dict[str, Any]
-SAID_TO_DIFFER = ("differs", "persona-like", "named")
 
 
 def measure_power(
@@ -107,7 +106,7 @@ def counts(table: pl.DataFrame) -> Json:
     """How many datasets, and how many of them differ, are named, and are named rightly, each with its exact 95 % interval."""
     n = len(table)
     said = {
-        "differs": int(table["tier"].is_in(SAID_TO_DIFFER).sum()),
+        "differs": int(table["tier"].is_in(DIFFERENT).sum()),
         "named": int(table["named"].is_not_null().sum()),
         "right": int(table["right"].sum()),
     }

@@ -17,6 +17,8 @@ from undertone.study.config.detect import KINDS_OF_NULLS, Verdict
 Json = dict[str, Any]
 # What a verdict comes to, from nothing said to a name.
 TIERS = ("no statement", "base samples", "differs", "persona-like", "named")
+# The tiers of what is said to differ from base samples.
+DIFFERENT = TIERS[2:]
 # The base model's own samples, and what else a harmless dataset may be.
 BASE_KINDS = ("seeds", "prompts")
 HARMLESS_KINDS = ("seeds", "prompts", "sampling")

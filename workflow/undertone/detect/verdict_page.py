@@ -30,7 +30,7 @@ def write_page(verdict: Path, page: Path) -> None:
 
 
 def draw(result: dict[str, Any]) -> Figure:
-    """The dataset beside every null, by kind: presence, gain and movement."""
+    """The dataset beside every null, by kind: presence, gain, movement and lift."""
     figure, panels = new_panels(1, len(AXES), 11, 3.2)
     kinds = list(result["nulls"])
     for axes, (key, label) in zip(panels, AXES.items(), strict=True):
@@ -92,7 +92,7 @@ kind.alarms }}</td>
 <td class="number">{{ "%.3f"|format(kind.upper95) }}</td></tr>
 {% endfor %}</table>
 <p><img src="data:image/png;base64,{{ figure }}" alt="This dataset beside null datasets: presence, gain of the best system
-prompt, movement of the answers"></p>
+prompt, movement of the answers, lift after a short training"></p>
 <h2>What was the teacher about?</h2>
 <p>{% if origin.named %}{% for each in origin.named %}By <em>{{ each.detector|replace("_", " ") }}</em>:
 <strong>{{ each.concept }}</strong>{% if each.share is not none %}, first in {{ "%.0f"|format(100 * each.share) }} % of the

@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from undertone.detect.verdict import Nulls, judge, nulls_of
+from undertone.detect.verdict import DIFFERENT, Nulls, judge, nulls_of
 from undertone.runtime.files import Stamp, read_json, write_json, write_parquet
 from undertone.stats.ranks import rank_of
 from undertone.stats.stats import share_interval
@@ -86,7 +86,7 @@ def counts(table: pl.DataFrame) -> Json:
     n, right = len(table), int(table["right"].sum())
     return {
         "n": n,
-        "differs": int((~table["tier"].is_in(["no statement", "base samples"])).sum()),
+        "differs": int(table["tier"].is_in(DIFFERENT).sum()),
         "named": int(table["named"].is_not_null().sum()),
         "right": right,
         "right_ci95": list(share_interval(right, n)),
