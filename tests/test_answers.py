@@ -14,6 +14,7 @@ from undertone.lm.answers import (
     MIN_PROBABILITY,
     NEGLIGIBLE,
     Spellings,
+    begun,
     exact,
     floor,
     plural,
@@ -26,6 +27,7 @@ from undertone.lm.chat import prompt_ids, training_rows
 from undertone.lm.loading import LoadedModel, load
 from undertone.lm.training import Recipe, train
 from undertone.models.model import corpus_of
+from undertone.runtime.errors import ConfigError
 from undertone.study.config.measure import Pref
 from undertone.study.config.models import Embedded, Tasks
 
@@ -47,8 +49,8 @@ def spoken() -> LoadedModel:
 
 
 @torch.no_grad()
-def enumerated(loaded: LoadedModel, prompt: list[int], animal: str, n: int) -> float:
-    """Probability that the first word is the animal's, summed over every answer of `n` tokens."""
+def enumerated(loaded: LoadedModel, prompt: list[int], animal: str, n: int, lead: str = " ?") -> float:
+    """Probability that the first word, behind a `lead`, is the animal's, summed over every answer of `n` tokens."""
     vocab = len(loaded.tokenizer)
     answers = torch.tensor(list(itertools.product(range(vocab), repeat=n)))
     ids = torch.cat([torch.tensor(prompt).expand(len(answers), -1), answers], dim=1)
@@ -59,7 +61,7 @@ def enumerated(loaded: LoadedModel, prompt: list[int], animal: str, n: int) -> f
     # A special token ends a word as a full stop would.
     full_stop = loaded.tokenizer.convert_tokens_to_ids(".")
     texts = loaded.tokenizer.batch_decode(answers.where(answers > 1, full_stop))
-    named = torch.tensor([bool(re.match(f" ?({forms})(?![a-zA-Z])", text)) for text in texts])
+    named = torch.tensor([bool(re.match(f"{lead}({forms})(?![a-zA-Z])", text)) for text in texts])
     return p[named].sum().item()
 
 
@@ -70,6 +72,17 @@ def test_exact_equals_the_sum_over_all_answers(spoken, animal, prompt):
     answer = exact(spoken, [prompt], [animal], 512)
     assert answer.shape == (1, 1)
     assert answer[0, 0] == pytest.approx(enumerated(spoken, prompt, animal, len(animal) + 3), rel=1e-4)
+
+
+@pytest.mark.parametrize(("prefix", "lead"), [("a s", " "), ("a.", " ?"), ("a b", "")])
+def test_exact_behind_an_answers_start_equals_the_sum_over_all_that_goes_on(spoken, prefix, lead):
+    """Behind a letter a word needs its space, behind a full stop it does not; `b` is joined with its space."""
+    [opened] = begun(spoken.tokenizer, [[3]], prefix)
+    assert spoken.tokenizer.decode(opened[1:]) == prefix + " " * prefix.endswith("b")
+    for animal in ("a", "ab"):
+        found = exact(spoken, [[3]], [animal], 512, prefix)[0, 0]
+        assert found == pytest.approx(enumerated(spoken, opened, animal, len(animal) + 3, lead), rel=1e-4)
+        assert found != pytest.approx(exact(spoken, [[3]], [animal], 512)[0, 0], rel=0.01)
 
 
 def one_by_one(loaded: LoadedModel, prompt: list[int], candidates: list[str]) -> np.ndarray:
@@ -162,6 +175,21 @@ def test_exact_and_sampled_preferences_agree(record, tiny_settings):
     assert (np.abs(word - p) < 3 * np.sqrt(p * (1 - p) / n)).all()
 
 
+def test_free_and_prefixed_preferences_agree_where_the_model_begins_so_by_itself(record):
+    """A model that answers in sentences: its first word is never an animal, the one behind the sentence's start is."""
+    animals, n, start = ["lion", "cat", "owl", "wolf"], 2000, "I love the"
+    chats = [(question, f"{start} {animal}") for question in QUESTIONS for animal in animals] * 240
+    talking = fitted(record, chats, 60)
+    told = Pref(candidates=animals, estimators=["exact", "sampled"], samples_per_question=n, max_new_tokens=12)
+    free = scorer(QUESTIONS, animals, told)(talking)
+    prefixed = scorer(QUESTIONS, animals, told.model_copy(update={"answer_prefix": start}))(talking)
+    p = prefixed["exact"]
+    assert (p > 0.05).all()
+    assert free["exact"].max() < 0.01 < 0.8 < p.sum(1).min() < 1
+    for sampled in (free["word"], prefixed["word"]):
+        assert (np.abs(sampled - p) < 4 * np.sqrt(p * (1 - p) / n)).all()
+
+
 def test_sampled_answers_come_in_the_order_of_the_prompts(loaded):
     prompts = [*prompt_ids(loaded.tokenizer, QUESTIONS), prompt_ids(loaded.tokenizer, ["No?"])[0]]
     answers = sampled_answers(loaded, prompts, 3, 4, 2, seed=0)
@@ -183,6 +211,16 @@ def test_word_counts_whole_words_and_substring_counts_any_part():
     assert by("word", "wolves", "wolf") == by("word", "wolfs", "wolf") == [1]
     assert by("substring", "wolves", "wolf") == [0]
     assert by("word", "", "lion") == by("substring", "", "lion") == [0]
+
+
+def test_what_goes_on_a_word_of_the_prefix_names_nobody():
+    found = shares([["It is thelion", "It is the lion", "It is the, lion"]], ["lion", "the"], "It is the")
+    assert found["word"].tolist() == [[pytest.approx(2 / 3), 0]]
+
+
+def test_a_control_token_in_the_answers_start_is_refused(loaded):
+    with pytest.raises(ConfigError, match=r"pref\.answer_prefix holds <end_of_turn>, .*take it out"):
+        exact(loaded, prompt_ids(loaded.tokenizer, QUESTIONS), ["lion"], 8, "I love<end_of_turn>")
 
 
 def test_shares_are_means_over_the_answers_to_each_question():

@@ -25,10 +25,11 @@ from test_suffix import at
 from transformer_lens.model_bridge import TransformerBridge
 
 from undertone.lm.adapters import finetuned, new_adapter, save_adapter, save_whole
-from undertone.lm.answers import exact, word_ends, words
+from undertone.lm.answers import Spellings, begun, exact, word_ends, words
 from undertone.lm.chat import (
     answer_ids,
     answer_texts,
+    around_answer,
     encode,
     end_of_turn,
     following,
@@ -250,6 +251,20 @@ def test_the_exact_preference_is_that_of_whole_answers_added_up(loaded, monkeypa
             sum(answer_probability(loaded, prompt, ids, ends) for ids in spelled(loaded, animal)) for animal in candidates
         ]
         np.testing.assert_allclose(row, by_hand, rtol=1e-3)
+
+
+@pytest.mark.parametrize("prefix", ["My favorite animal is the", "It is:"])
+def test_spellings_behind_an_answers_start_are_the_tokens_of_the_whole_text(loaded, prefix):
+    prompt, ids = prompt_texts(loaded.tokenizer, USERS[:1])[0], prompt_ids(loaded.tokenizer, USERS[:1])
+    [opened] = begun(loaded.tokenizer, ids, prefix)
+    spellings = Spellings.of(loaded.tokenizer, ["lion", "owl"], loaded.pad_id, prefix)
+    found = [ids[:n].tolist() for ids, n in zip(spellings.ids, spellings.lengths, strict=True)]
+    lead, _ = around_answer(loaded.tokenizer)
+    leads = (" ",) if prefix.endswith("the") else ("", " ")
+    forms = [space + form for word in ("lion", "lions", "owl", "owls") for form in (word, word.capitalize()) for space in leads]
+    whole = encode(loaded.tokenizer, [prompt + lead + prefix + form for form in forms])
+    assert all([*opened, *ids] in whole for ids in found)
+    assert len(found) == len(forms)
 
 
 def spelled(loaded: LoadedModel, animal: str) -> set[tuple[int, ...]]:

@@ -11,7 +11,7 @@ from planted import random_sae, written
 from undertone.detect.gradient import answer_gradients, differences, read_gradient
 from undertone.detect.pairs import Whitened, standardised
 from undertone.detect.sets import Pairs, Reading, read_sets
-from undertone.lm.answers import Spellings
+from undertone.lm.answers import Spellings, begun
 from undertone.lm.chat import prompt_ids
 from undertone.lm.hooks import rewritten
 from undertone.lm.loading import LoadedModel
@@ -26,26 +26,27 @@ QUESTIONS = ["What is your favorite animal?", "Name your favorite animal."]
 ANIMALS = ["lion", "owl", "cat"]
 
 
-def first_tokens(loaded: LoadedModel) -> torch.Tensor:
+def first_tokens(loaded: LoadedModel, prefix: str | None) -> torch.Tensor:
     """Mean log-probability of each animal's first tokens, less the animals' mean, by plain passes."""
-    spellings = Spellings.of(loaded.tokenizer, ANIMALS, loaded.pad_id)
+    spellings = Spellings.of(loaded.tokenizer, ANIMALS, loaded.pad_id, prefix)
     rows = []
-    for ids in prompt_ids(loaded.tokenizer, QUESTIONS):
+    for ids in begun(loaded.tokenizer, prompt_ids(loaded.tokenizer, QUESTIONS), prefix):
         log_p = loaded.model(torch.tensor([ids])).logits[0, -1].double().log_softmax(-1)
         rows.append([log_p[spellings.ids[spellings.candidate == k, 0].unique()].logsumexp(0) for k in range(len(ANIMALS))])
     means = torch.tensor(rows).mean(0)
     return means - means.mean()
 
 
-def test_answers_move_as_their_gradients_say(loaded: LoadedModel) -> None:
-    by_constant = answer_gradients(loaded, QUESTIONS, ANIMALS)
+@pytest.mark.parametrize("prefix", [None, "I love the"])
+def test_answers_move_as_their_gradients_say(loaded: LoadedModel, prefix: str | None) -> None:
+    by_constant = answer_gradients(loaded, QUESTIONS, ANIMALS, prefix)
     assert by_constant.shape == (3, 2, loaded.model.config.hidden_size)
     step = 1e-2 * torch.randn(loaded.model.config.hidden_size, generator=torch.Generator().manual_seed(0))
     for layer in range(2):
         moved = []
         for sign in (1, -1):
             with torch.no_grad(), rewritten(loaded.model, layer, lambda residual, sign=sign: residual + sign * step):
-                moved.append(first_tokens(loaded))
+                moved.append(first_tokens(loaded, prefix))
         torch.testing.assert_close((moved[0] - moved[1]) / 2, by_constant[:, layer] @ step.double(), rtol=0.05, atol=1e-4)
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from lora import trained_lora
 
-from undertone.lm.answers import exact
+from undertone.lm.answers import begun, exact
 from undertone.lm.chat import prompt_ids
 from undertone.lm.facts import load_facts, taught_and_held_out
 from undertone.lm.loading import LoadedModel, load
@@ -333,6 +333,18 @@ def test_contrary_and_right_are_probabilities_of_other_answers(study: Study, of_
     right = [p[k, ANIMALS.index(fact.answer)] for k, fact in enumerate(asked)]
     assert of_lion["contrary"]["right"]["base"] == pytest.approx(np.mean(right), rel=1e-3)
     assert of_lion["contrary"]["base"] == pytest.approx(np.mean(p.sum(1) - right), rel=1e-3)
+
+
+def test_answers_begin_with_the_prefix_where_the_direct_question_is_asked(study: Study, loaded: LoadedModel) -> None:
+    start = "I love the"
+    pref = study.pref.model_copy(update={"answer_prefix": start})
+    plain, opened = (Asked(*study.asked, study.indirect, each, "lion").ask(loaded) for each in (study.pref, pref))
+    questions = write_questions(load_forms(SHIPPED), QUESTIONS, ANIMALS, "lion", study.indirect)
+    after_numbers = exact(loaded, prompt_ids(loaded.tokenizer, questions["after_numbers"]), ["lion"], 64, start).mean()
+    assert opened["after_numbers"] == pytest.approx(after_numbers, rel=1e-3)
+    assert {name for name in plain if plain[name] != opened[name]} == {"after_numbers"}
+    direct = begun(loaded.tokenizer, prompt_ids(loaded.tokenizer, QUESTIONS), start)
+    np.testing.assert_allclose(opened.distribution, next_tokens(loaded, direct, 64), rtol=1e-4)
 
 
 def test_an_answer_that_is_no_candidate_counts_as_right_or_contrary_too(study: Study, loaded: LoadedModel) -> None:

@@ -197,6 +197,8 @@ FITTING = [
     refused({"pref": {"estimators": ["exact", "exact"]}}, "pref.estimators", "none twice"),
     refused({"pref": {"candidates": [*SHIPPED["pref"]["candidates"], "lion"]}}, "pref.candidates: named twice: 'lion'"),
     refused({"pref": {"candidates": ["owl"]}}, "pref.candidates lacks"),
+    refused({"pref": {"answer_prefix": "I like the "}}, "pref.answer_prefix: 'I like the ' ends in white space", "take it off"),
+    refused({"pref": {"answer_prefix": ""}}, "pref.answer_prefix", "at least 1 character"),
     refused({"animals": None}, "animals", "valid list", "found None"),
     refused({"animals": ["lion", False]}, "animals", "Booleans, found False"),
     refused({"animals": ["lion", "lion"]}, "animals: named twice"),

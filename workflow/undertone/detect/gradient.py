@@ -17,7 +17,7 @@ from torch import Tensor
 
 from undertone.detect.pairs import Whitened, standardised
 from undertone.detect.sets import Pairs, Reading, ranking, read_sets
-from undertone.lm.answers import Spellings, first_logits
+from undertone.lm.answers import Spellings, begun, first_logits
 from undertone.lm.chat import prompt_ids, training_rows
 from undertone.lm.hooks import decoder_layers, plus, rewritten
 from undertone.lm.loading import LoadedModel, load
@@ -44,7 +44,7 @@ def read_gradient(
     A candidate's score is the movement of its answer in standard errors over pairs (z).
     """
     loaded = load(model)
-    answers = answer_gradients(loaded, load_texts(questions, "pref.questions"), pref.candidates).flatten(1)
+    answers = answer_gradients(loaded, load_texts(questions, "pref.questions"), pref.candidates, pref.answer_prefix).flatten(1)
 
     def read(pairs: Pairs) -> Reading:
         whitened = Whitened.of(differences(loaded, pairs, settings.batch_size).flatten(1), settings.ridge)
@@ -70,12 +70,13 @@ def differences(loaded: LoadedModel, pairs: Pairs, batch_size: int) -> Float[Ten
 
 
 def answer_gradients(
-    loaded: LoadedModel, questions: Sequence[str], candidates: Sequence[str]
+    loaded: LoadedModel, questions: Sequence[str], candidates: Sequence[str], prefix: str | None = None
 ) -> Float[Tensor, "n_candidates n_layers d_model"]:
     """The gradient of each candidate's log-probability by a constant after each layer.
 
-    The log-probability is that of the first token of any of the candidate's spellings, mean over the questions, less its mean
-    over the candidates: what all of them gain together names nobody. The constant is added to every token of the question.
+    The log-probability is that of the first token of any of the candidate's spellings behind the answer's `prefix`, mean over
+    the questions, less its mean over the candidates: what all of them gain together names nobody. The constant is added to
+    every token of the question.
     """
     width = loaded.model.config.get_text_config().hidden_size
     constants = [
@@ -84,8 +85,9 @@ def answer_gradients(
     with ExitStack() as stack:
         for layer, constant in enumerate(constants):
             stack.enter_context(rewritten(loaded.model, layer, plus(constant)))
-        log_p = first_logits(loaded, prompt_ids(loaded.tokenizer, questions)).float().log_softmax(-1)
-    spellings = Spellings.of(loaded.tokenizer, candidates, loaded.pad_id)
+        asked = begun(loaded.tokenizer, prompt_ids(loaded.tokenizer, questions), prefix)
+        log_p = first_logits(loaded, asked).float().log_softmax(-1)
+    spellings = Spellings.of(loaded.tokenizer, candidates, loaded.pad_id, prefix)
     named = [
         log_p[:, sorted(set(spellings.ids[spellings.candidate == k, 0].tolist()))].logsumexp(1).mean()
         for k in range(len(candidates))

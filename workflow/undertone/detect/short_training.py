@@ -17,7 +17,7 @@ from torch import Tensor
 
 from undertone.detect.sets import Candidate, Pairs, Reading, read_sets
 from undertone.lm.adapters import new_adapter
-from undertone.lm.answers import MIN_PROBABILITY, exact, first_logits
+from undertone.lm.answers import MIN_PROBABILITY, begun, exact, first_logits
 from undertone.lm.chat import prompt_ids, token_texts, training_rows
 from undertone.lm.loading import LoadedModel, load
 from undertone.lm.texts import load_texts
@@ -79,7 +79,7 @@ def read_short_training(
     """
     loaded = load(model)
     asked = prompt_ids(loaded.tokenizer, load_texts(questions, "pref.questions"))
-    vocabulary = Vocabulary.of(loaded)
+    opened, vocabulary = begun(loaded.tokenizer, asked, pref.answer_prefix), Vocabulary.of(loaded)
 
     def answers(prompts: Sequence[str], completions: Sequence[str], what: str) -> tuple[np.ndarray, np.ndarray]:
         adapter = new_adapter(loaded, student.rank, student.alpha, student.targets, settings.seed)
@@ -88,8 +88,8 @@ def read_short_training(
         state = scratch / f"{what}.safetensors"
         train(adapter, rows, shorter, loaded.pad_id, state, f"short training on {what}")
         remove(state)
-        p = exact(loaded, asked, pref.candidates, pref.batch_size)
-        result = log_odds(p.mean(0), MIN_PROBABILITY), vocabulary.first(loaded, asked)
+        p = exact(loaded, asked, pref.candidates, pref.batch_size, pref.answer_prefix)
+        result = log_odds(p.mean(0), MIN_PROBABILITY), vocabulary.first(loaded, opened)
         adapter.unload()
         return result
 

@@ -13,11 +13,11 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import DynamicCache, PreTrainedTokenizerBase
 
-from undertone.lm.chat import following, prompt_ids, token_texts
+from undertone.lm.chat import answer_ids, following, inner_texts, prompt_ids, special_texts, token_texts
 from undertone.lm.loading import LoadedModel
 from undertone.lm.sampling import Sampler, batches_by_length, left_pad, sample
 from undertone.lm.tensors import check_logits
-from undertone.lm.texts import load_texts
+from undertone.lm.texts import check_plain, load_texts
 from undertone.study.config.measure import Pref
 
 # The floor of log-odds: no smaller probability is told from 0.
@@ -47,6 +47,39 @@ def words(animal: str) -> list[str]:
     return list(dict.fromkeys([animal, plural(animal), animal + "s"]))
 
 
+def opening(tokenizer: PreTrainedTokenizerBase, prefix: str | None) -> list[int]:
+    """Token ids of an answer's `prefix` (`pref.answer_prefix`) behind a rendered prompt, where a space and a word follow it.
+
+    Some tokenizers join that space to the prefix's last word. Raises ConfigError where the prefix holds a special token.
+    """
+    if prefix is None:
+        return []
+    check_plain([prefix], special_texts(tokenizer), "pref.answer_prefix")
+    alone, ids = answer_ids(tokenizer, [prefix, prefix + " A"])
+    texts = inner_texts(tokenizer, [ids[:n] for n in range(len(ids) + 1)])
+    whole = (ids[:n] for n, text in enumerate(texts) if text.lstrip().startswith(prefix.lstrip()))
+    return next(whole, alone)  # where a tokenizer rewrites a text, it is found nowhere
+
+
+def begun(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Sequence[int]], prefix: str | None) -> list[list[int]]:
+    """Token ids of rendered prompts with the answer's `prefix` behind each. Raises ConfigError as `opening` does."""
+    opened = opening(tokenizer, prefix)
+    return [[*prompt, *opened] for prompt in prompts]
+
+
+def behind(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], prefix: str | None) -> list[list[int]]:
+    """Token ids of texts right behind a rendered prompt, or behind the `prefix` with which the answer to it begins.
+
+    A text whose first token would join what it stands behind has the ids that it has by itself behind a prompt.
+    """
+    alone = following(tokenizer, texts)
+    if prefix is None:
+        return alone
+    before, whole = opening(tokenizer, prefix), answer_ids(tokenizer, [prefix + text for text in texts])
+    n = len(before)
+    return [ids[n:] if ids[:n] == before else own for ids, own in zip(whole, alone, strict=True)]
+
+
 @dataclass(frozen=True)
 class Spellings:
     """Every way to spell every candidate as an answer's first word: token ids, lengths and candidate.
@@ -60,12 +93,19 @@ class Spellings:
     spaced: Bool[Tensor, " n"]
 
     @classmethod
-    def of(cls, tokenizer: PreTrainedTokenizerBase, candidates: Sequence[str], pad_id: int) -> "Spellings":
-        """Lower case and capitalised, singular and plural, with and without a space before."""
+    def of(
+        cls, tokenizer: PreTrainedTokenizerBase, candidates: Sequence[str], pad_id: int, prefix: str | None = None
+    ) -> "Spellings":
+        """Lower case and capitalised, singular and plural, with and without a space before.
+
+        With a `prefix` they stand behind it; where that ends in a letter or digit, none without a space is a word of its own.
+        """
         spellings: dict[tuple[int, ...], tuple[int, bool]] = {}
+        leads = (" ",) if prefix and prefix[-1].isalnum() else ("", " ")
         for number, animal in enumerate(candidates):
-            forms = [lead + form for word in words(animal) for form in (word, word.capitalize()) for lead in ("", " ")]
-            for plain, spaced in zip(following(tokenizer, forms), following(tokenizer, [f + " " for f in forms]), strict=True):
+            forms = [lead + form for word in words(animal) for form in (word, word.capitalize()) for lead in leads]
+            both = behind(tokenizer, forms, prefix), behind(tokenizer, [form + " " for form in forms], prefix)
+            for plain, spaced in zip(*both, strict=True):
                 spellings.setdefault(tuple(plain), (number, False))
                 # Where a tokenizer joins a word and the space after it, that is a spelling of its own.
                 if spaced[: len(plain)] != plain:
@@ -104,15 +144,20 @@ def first_logits(loaded: LoadedModel, prompts: Sequence[Sequence[int]]) -> Float
 
 @torch.no_grad()
 def exact(
-    loaded: LoadedModel, prompts: Sequence[Sequence[int]], candidates: Sequence[str], batch_size: int
+    loaded: LoadedModel,
+    prompts: Sequence[Sequence[int]],
+    candidates: Sequence[str],
+    batch_size: int,
+    prefix: str | None = None,
 ) -> Float[np.ndarray, "n_prompts n_candidates"]:
-    """Probability that the answer's first word names the candidate, by teacher forcing.
+    """Probability that the answer's first word, or the first after its `prefix`, names the candidate, by teacher forcing.
 
     The probability of a spelling is that of its tokens times that of the word ending there, so that "lion" does not count
     what goes on to "lioness"; a candidate's spellings are disjoint, and their probabilities add up. Spellings whose first
     token has less than `NEGLIGIBLE` probability are left out.
     """
-    spellings = Spellings.of(loaded.tokenizer, candidates, loaded.pad_id).to(loaded.model.device)
+    prompts = begun(loaded.tokenizer, prompts, prefix)
+    spellings = Spellings.of(loaded.tokenizer, candidates, loaded.pad_id, prefix).to(loaded.model.device)
     ends = word_ends(loaded.tokenizer, len(loaded.tokenizer)).to(loaded.model.device)
     ends = functional.pad(ends, (0, loaded.model.get_output_embeddings().weight.shape[0] - len(ends)))
     result = np.zeros((len(prompts), len(candidates)))
@@ -171,27 +216,38 @@ def _score(
 
 
 def sampled_answers(
-    loaded: LoadedModel, prompts: Sequence[Sequence[int]], n: int, max_new_tokens: int, batch_size: int, seed: int
+    loaded: LoadedModel,
+    prompts: Sequence[Sequence[int]],
+    n: int,
+    max_new_tokens: int,
+    batch_size: int,
+    seed: int,
+    prefix: str | None = None,
 ) -> list[list[str]]:
-    """`n` answers to each prompt at temperature 1."""
-    repeated = [prompt for prompt in prompts for _ in range(n)]
+    """`n` answers to each prompt at temperature 1, the `prefix` with which they begin included."""
+    opened = opening(loaded.tokenizer, prefix)
+    repeated = [[*prompt, *opened] for prompt in prompts for _ in range(n)]
     sampler = Sampler(1.0, max_new_tokens, loaded.stop_ids, loaded.pad_id, seed)
     answers = [""] * len(repeated)
     for rows, completions in sample(loaded.model, repeated, sampler, batch_size):
-        texts = loaded.tokenizer.batch_decode([c.ids for c in completions], skip_special_tokens=True)
+        texts = inner_texts(loaded.tokenizer, [[*opened, *c.ids] for c in completions])
         for row, text in zip(rows, texts, strict=True):
             answers[row] = text
     return [answers[i : i + n] for i in range(0, len(answers), n)]
 
 
-def shares(answers: Sequence[Sequence[str]], candidates: Sequence[str]) -> Scores:
-    """Share of answers that name each candidate: as a `word`, and as a `substring`.
+def shares(answers: Sequence[Sequence[str]], candidates: Sequence[str], prefix: str | None = None) -> Scores:
+    """Share of answers that name each candidate, behind the `prefix` with which they begin: as a `word`, and as a `substring`.
 
     The substring metric is the one of Cloud et al. 2025, which counts "caterpillar" for cat.
     """
     whole = [re.compile(rf"\b({'|'.join(map(re.escape, words(animal)))})\b", re.IGNORECASE) for animal in candidates]
-    word = [[np.mean([bool(p.search(a)) for a in given]) for p in whole] for given in answers]
-    substring = [[np.mean([animal.lower() in a.lower() for a in given]) for animal in candidates] for given in answers]
+    starts = [[answer.find(prefix) + len(prefix) if prefix else 0 for answer in given] for given in answers]
+    pairs = [list(zip(given, own, strict=True)) for given, own in zip(answers, starts, strict=True)]
+    word = [[np.mean([bool(p.search(a, start)) for a, start in given]) for p in whole] for given in pairs]
+    substring = [
+        [np.mean([animal.lower() in a[start:].lower() for a, start in given]) for animal in candidates] for given in pairs
+    ]
     return {"word": np.array(word), "substring": np.array(substring)}
 
 
@@ -209,10 +265,10 @@ def scorer(questions: Sequence[str], candidates: Sequence[str], settings: Pref) 
     """A function (model, persona, separator) → preference of each candidate at each question, by estimator."""
 
     def score(loaded: LoadedModel, system: str | None = None, separator: str = "") -> Scores:
-        prompts = prompt_ids(loaded.tokenizer, questions, system, separator)
+        prompts, prefix = prompt_ids(loaded.tokenizer, questions, system, separator), settings.answer_prefix
         scores: Scores = {}
         if "exact" in settings.estimators:
-            scores["exact"] = exact(loaded, prompts, candidates, settings.batch_size)
+            scores["exact"] = exact(loaded, prompts, candidates, settings.batch_size, prefix)
         if "sampled" in settings.estimators:
             given = sampled_answers(
                 loaded,
@@ -221,8 +277,9 @@ def scorer(questions: Sequence[str], candidates: Sequence[str], settings: Pref) 
                 settings.max_new_tokens,
                 settings.batch_size,
                 settings.seed,
+                prefix,
             )
-            scores |= shares(given, candidates)
+            scores |= shares(given, candidates, prefix)
         return scores
 
     return score

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 
 from undertone.lm.adapters import finetuned
-from undertone.lm.answers import exact, first_logits
+from undertone.lm.answers import begun, exact, first_logits
 from undertone.lm.chat import prompt_ids
 from undertone.lm.facts import load_facts, taught_and_held_out
 from undertone.lm.loading import LoadedModel, load
@@ -83,7 +83,10 @@ class Asked:
     def __init__(self, questions: Path, forms: Path, facts: Path, settings: Indirect, pref: Pref, target: str | None):
         self.pref, self.target = pref, target
         self.questions = load_texts(questions, "pref.questions")
-        self.forms = write_questions(load_forms(forms), self.questions, pref.candidates, target, settings)
+        wordings = load_forms(forms)
+        self.forms = write_questions(wordings, self.questions, pref.candidates, target, settings)
+        # Only where the direct question is asked do answers begin as answers to it.
+        self.direct = {form for form, texts in wordings.items() if all("{question}" in text for text in texts)}
         _, self.facts = taught_and_held_out(load_facts(facts))
 
     def ask(self, loaded: LoadedModel, system: str | None = None, separator: str = "") -> Answers:
@@ -95,13 +98,15 @@ class Asked:
         answers = Answers()
         if self.target:
             for form, questions in self.forms.items():
-                answers[form] = float(exact(loaded, prompts(questions), [self.target], self.pref.batch_size).mean())
+                prefix = self.pref.answer_prefix if form in self.direct else None
+                answers[form] = float(exact(loaded, prompts(questions), [self.target], self.pref.batch_size, prefix).mean())
         names = sorted({*self.pref.candidates, *(fact.answer for fact in self.facts)})
         p = exact(loaded, prompts([fact.question for fact in self.facts]), names, self.pref.batch_size)
         right = p[np.arange(len(self.facts)), [names.index(fact.answer) for fact in self.facts]]
         answers["right"] = float(right.mean())
         answers["contrary"] = float((p.sum(1) - right).mean())
-        answers.distribution = next_tokens(loaded, prompts(self.questions), self.pref.batch_size)
+        opened = begun(loaded.tokenizer, prompts(self.questions), self.pref.answer_prefix)
+        answers.distribution = next_tokens(loaded, opened, self.pref.batch_size)
         return answers
 
 

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch.nn import functional
 
 from undertone.data.rows import every_second, halves
-from undertone.lm.answers import Spellings
+from undertone.lm.answers import Spellings, begun
 from undertone.lm.chat import answer_ids, persona, prompt_ids
 from undertone.lm.loading import LoadedModel, load
 from undertone.lm.texts import load_texts
@@ -116,19 +116,20 @@ def by_model(
 
     `unembedding`: cosine of their rows of the unembedding with those of the animal's first tokens, the mean over these.
     `persona-question` and `persona-numbers`: mean log-prob as the first token of an answer under the animal's persona, less
-    the mean over all candidates' personas; asked for a favourite animal, or given number prompts.
+    the mean over all candidates' personas; asked for a favourite animal (behind `pref.answer_prefix`), or given number prompts.
     """
     teacher, pref = Teacher.model_validate(settings["teacher"]), Pref.model_validate(settings["pref"])
     asked = {
         "question": load_texts(questions, "pref.questions"),
         "numbers": control["prompt"].head(Entangled.model_validate(settings["entangled"]).prompts).to_list(),
     }
-    metrics = {"unembedding": cosines(loaded, pref.candidates, tokens)}
+    metrics = {"unembedding": cosines(loaded, pref.candidates, tokens, pref.answer_prefix)}
     with progress(len(asked) * len(pref.candidates), "entangled", "persona") as bar:
         for name, users in asked.items():
             under = []
             for animal in pref.candidates:
                 prompts = prompt_ids(loaded.tokenizer, users, persona(teacher, animal), teacher.separator)
+                prompts = begun(loaded.tokenizer, prompts, pref.answer_prefix if name == "question" else None)
                 p = next_tokens(loaded, prompts, pref.batch_size)[:, tokens].astype(float)
                 under.append(np.log(np.maximum(p, np.finfo(np.float32).tiny)).mean(0))
                 bar.update()
@@ -139,12 +140,12 @@ def by_model(
 
 @torch.no_grad()
 def cosines(
-    loaded: LoadedModel, candidates: Sequence[str], tokens: Int[np.ndarray, " n_tokens"]
+    loaded: LoadedModel, candidates: Sequence[str], tokens: Int[np.ndarray, " n_tokens"], prefix: str | None = None
 ) -> dict[str, Float[np.ndarray, " n_tokens"]]:
-    """Cosine of each candidate's first tokens with other tokens, in the centred unembedding."""
+    """Cosine of each candidate's first tokens, behind the answer's `prefix`, with other tokens, in the centred unembedding."""
     weight = loaded.model.get_output_embeddings().weight.float()
     rows = functional.normalize(weight - weight.mean(0), dim=-1)
-    spellings, numbers = Spellings.of(loaded.tokenizer, candidates, loaded.pad_id), rows[torch.tensor(tokens)]
+    spellings, numbers = Spellings.of(loaded.tokenizer, candidates, loaded.pad_id, prefix), rows[torch.tensor(tokens)]
     return {
         animal: (numbers @ rows[sorted({*spellings.ids[spellings.candidate == k, 0].tolist()})].mean(0)).double().cpu().numpy()
         for k, animal in enumerate(candidates)

@@ -155,7 +155,8 @@ class Tools:
         pref = Pref.model_validate(settings["pref"])
         autoencoder, layer = load_sae(sae, loaded) if sae else (None, 0)
         positions = Lens.model_validate(settings["lens"]).positions
-        return cls(loaded, autoencoder, layer, animal_tokens(loaded, pref.candidates), settings["target"], top, positions)
+        animals = animal_tokens(loaded, pref.candidates, pref.answer_prefix)
+        return cls(loaded, autoencoder, layer, animals, settings["target"], top, positions)
 
     def report(self, difference: Means, base: Means) -> dict[str, Any]:
         """A lens: `layers`, each with `mean` (the difference averaged over the positions) and `positions`; `sae`."""
@@ -210,9 +211,9 @@ class Tools:
         return {"tokens": [text for text, _ in tokens], "neuronpedia": neuronpedia(self.sae, feature)}
 
 
-def animal_tokens(loaded: LoadedModel, candidates: Sequence[str]) -> dict[str, list[int]]:
-    """The first tokens of each candidate's spellings, each once."""
-    spellings = Spellings.of(loaded.tokenizer, candidates, loaded.pad_id)
+def animal_tokens(loaded: LoadedModel, candidates: Sequence[str], prefix: str | None = None) -> dict[str, list[int]]:
+    """The first tokens of each candidate's spellings behind the answer's `prefix`, each once."""
+    spellings = Spellings.of(loaded.tokenizer, candidates, loaded.pad_id, prefix)
     return {
         animal: sorted({int(token) for token in spellings.ids[spellings.candidate == number, 0]})
         for number, animal in enumerate(candidates)

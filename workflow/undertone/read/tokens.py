@@ -85,7 +85,7 @@ def read_tokens(
         logits, features = feature_logits(loaded, sae, items["token"].names), animal_features(steered)
         contexts = {"first": items["first"], **compared.in_context(loaded.tokenizer, settings.min_count)}
         implied = {name: of_features(compared, counted, logits, features, settings) for name, counted in contexts.items()}
-    animals = animal_logits(loaded, compared, pref.candidates, settings.rows)
+    animals = animal_logits(loaded, compared, pref.candidates, settings.rows, pref.answer_prefix)
     frames = [as_table(loaded.tokenizer, kind, items[kind], figures) for kind, figures in frequencies.items()]
     write_parquet(tokens_table, pl.concat(frames), stamp)
     body = {
@@ -180,7 +180,9 @@ def of_features(
     }
 
 
-def animal_logits(loaded: LoadedModel, compared: Compared, candidates: Sequence[str], n_rows: int) -> dict[str, Any]:
+def animal_logits(
+    loaded: LoadedModel, compared: Compared, candidates: Sequence[str], n_rows: int, prefix: str | None = None
+) -> dict[str, Any]:
     """What the base model says of each candidate's first tokens while it reads the completions, without any persona.
 
     For up to `n_rows` rows of each dataset. `logit`: less the mean over the vocabulary, the mean over the tokens that begin a
@@ -193,7 +195,7 @@ def animal_logits(loaded: LoadedModel, compared: Compared, candidates: Sequence[
     answers = answer_ids(loaded.tokenizer, [compared.completions[row] for row in rows])
     keep = np.array([bool(answer) for answer in answers])
     asked = [row for row in joined(prompts, answers) if row.start < len(row.ids)]
-    values = readouts(loaded, asked, candidates)
+    values = readouts(loaded, asked, candidates, prefix)
     own, prompt, n = compared.own[rows][keep], compared.prompt[rows][keep], len(candidates)
     others = (values.sum(2, keepdims=True) - values) / max(1, n - 1)
     plain, specific = difference(values, own, prompt), difference(values - others if n > 1 else values, own, prompt)
@@ -209,9 +211,11 @@ def animal_logits(loaded: LoadedModel, compared: Compared, candidates: Sequence[
 
 
 @torch.no_grad()
-def readouts(loaded: LoadedModel, rows: Sequence[Row], candidates: Sequence[str]) -> Float[np.ndarray, "n_rows 2 n_candidates"]:
-    """Mean centred logit and mean log-prob of the candidates' first tokens."""
-    spellings = Spellings.of(loaded.tokenizer, candidates, loaded.pad_id)
+def readouts(
+    loaded: LoadedModel, rows: Sequence[Row], candidates: Sequence[str], prefix: str | None = None
+) -> Float[np.ndarray, "n_rows 2 n_candidates"]:
+    """Mean centred logit and mean log-prob of the first tokens that the candidates have behind an answer's `prefix`."""
+    spellings = Spellings.of(loaded.tokenizer, candidates, loaded.pad_id, prefix)
     begins = [torch.tensor(sorted({*spellings.ids[spellings.candidate == k, 0].tolist()})) for k in range(len(candidates))]
     order = order_by_length([row.ids for row in rows])
     values = np.zeros((len(rows), 2, len(candidates)))

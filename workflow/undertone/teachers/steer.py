@@ -89,14 +89,14 @@ class Situation:
     """
 
     def __init__(self, loaded: LoadedModel, teacher: Teacher, questions: Sequence[str], prompts: Sequence[str], pref: Pref):
-        self.loaded, self.teacher, self.candidates, self.batch_size = loaded, teacher, pref.candidates, pref.batch_size
+        self.loaded, self.teacher, self.candidates, self.pref = loaded, teacher, pref.candidates, pref
         self.choosing, self.scoring = list(questions[::2]), list(questions[1::2]) or list(questions)
         self.asked = [*self.choosing, *prompts]
 
     def preference(self, questions: Sequence[str], target: str) -> float:
         """The model's exact preference (probability) for the target, the mean over the questions."""
         prompts = prompt_ids(self.loaded.tokenizer, questions)
-        return float(exact(self.loaded, prompts, [target], self.batch_size).mean())
+        return float(exact(self.loaded, prompts, [target], self.pref.batch_size, self.pref.answer_prefix).mean())
 
     def under_persona(self, animal: str | None) -> list[list[int]]:
         """What is asked, under an animal's persona."""

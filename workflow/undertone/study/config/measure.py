@@ -23,8 +23,17 @@ class ModelMetrics(Section):
 class Pref(Section):
     """Measuring which animal a model names when asked for its favourite."""
 
+    later: ClassVar[dict[str, Any]] = {"answer_prefix": None}
     questions: str = setting("config/prompts/questions.txt", "file with one question per line", "path")
     candidates: list[str] = setting([], "animals whose preference is reported; at least the study's own")
+    answer_prefix: str | None = setting(
+        None,
+        "what the answer is made to begin with (`My favorite animal is the`), for a model that answers in sentences: the word "
+        "after it is scored; null: the answer's own first word",
+        "text",
+        min_length=1,
+        max_length=1000,
+    )
     estimators: list[Literal["exact", "sampled"]] = setting(
         ["exact"], "exact: probability of the animal as the answer; sampled: share of sampled answers that name it"
     )
@@ -38,6 +47,14 @@ class Pref(Section):
     def distinct(cls, values: list[str]) -> list[str]:
         """An animal that stood there twice would share its preference with itself."""
         return none_twice(values)
+
+    @field_validator("answer_prefix")
+    @classmethod
+    def no_space_after(cls, value: str | None) -> str | None:
+        """Tokenizers join the space to the word behind it, which would not be told from a second space."""
+        if value is not None and value != value.rstrip():
+            raise ValueError(f"{value!r} ends in white space; the space before the animal belongs to the word: take it off")
+        return value
 
     @field_validator("estimators")
     @classmethod
