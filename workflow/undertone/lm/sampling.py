@@ -1,7 +1,8 @@
 """Sampling completions from a causal language model: temperature only, one random stream per row.
 
 Rows are batched by length; what all prompts share (chat header, persona) is computed once; rows leave the batch when they
-end. Row i draws its tokens from its own stream of uniforms, so that neither the batch size nor the other rows matter.
+end. Row i draws its tokens from its own stream of uniforms, so that neither the batch size nor the other rows matter. With a
+grammar each token is drawn from the model's distribution renormalised over what the grammar allows there.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
+from undertone.lm.grammar import ENDED, Automaton
 from undertone.lm.tensors import check_logits
 from undertone.runtime.memory import BatchSize
 
@@ -24,7 +26,10 @@ COMPACT_BELOW = 0.75
 
 @dataclass(frozen=True)
 class Sampler:
-    """How to sample: `allowed`, if given, ends a row at its first token that is not allowed."""
+    """How to sample: `allowed`, if given, ends a row at its first token that is not allowed.
+
+    With a `grammar`, which is for as many tokens and the same stop tokens, no such token is drawn.
+    """
 
     temperature: float
     max_new_tokens: int
@@ -32,14 +37,20 @@ class Sampler:
     pad_id: int
     seed: int
     allowed: Bool[Tensor, " vocab"] | None = None
+    grammar: Automaton | None = None
 
 
 @dataclass(frozen=True)
 class Completion:
-    """The sampled ids of one row without the stop token; `ended` is `stop`, `length` or `not allowed`."""
+    """The sampled ids of one row without the stop token; `ended` is `stop`, `length` or `not allowed`.
+
+    `log_mass` is the log of the probability that the grammar left at each token, added up over the row, in nats: free sampling
+    has `exp(log_mass)` times the probability of this row that sampling with the grammar has.
+    """
 
     ids: list[int]
     ended: str
+    log_mass: float | None = None
 
 
 def order_by_length(rows: Sequence[Sequence[int]]) -> list[int]:
@@ -117,6 +128,7 @@ def sample_batch(
     running, cache = torch.arange(len(rows), device=device), prefix.cache(len(rows))
     active = torch.ones(len(rows), dtype=torch.bool, device=device)  # among `running`
     step_ids, seen = ids.to(device), prefix.n
+    walk = Walk(sampler.grammar, len(rows)) if sampler.grammar else None
     for step in range(n):
         until = seen + step_ids.shape[1]
         logits = model(
@@ -128,7 +140,8 @@ def sample_batch(
             logits_to_keep=1,
         ).logits[:, -1]
         check_logits(logits)
-        tokens, seen = inverse_cdf(logits, noise[running, step], sampler.temperature), until
+        u, seen = noise[running, step], until
+        tokens = walk.step(logits, u, sampler.temperature) if walk else inverse_cdf(logits, u, sampler.temperature)
         # A row ends at a stop token, which is no part of it, or with the first token that is not allowed.
         stopped = torch.isin(tokens, stops)
         refused = ~stopped & ~sampler.allowed[tokens] if sampler.allowed is not None else torch.zeros_like(stopped)
@@ -143,8 +156,39 @@ def sample_batch(
             keep = active.nonzero().squeeze(1)
             cache.batch_select_indices(keep)
             running, tokens, active = running[keep], tokens[keep], active[keep]
+            if walk:
+                walk.keep(keep)
         step_ids = tokens.unsqueeze(1)
-    return [Completion(ids[:length], why) for ids, (why, length) in zip(written.tolist(), ended, strict=True)]
+    masses = walk.log_mass.tolist() if walk else [None] * len(rows)
+    return [
+        Completion(ids[:length], why, mass) for ids, (why, length), mass in zip(written.tolist(), ended, masses, strict=True)
+    ]
+
+
+class Walk:
+    """Where rows that are sampled together stand in a grammar, and the probability that it has left them so far."""
+
+    def __init__(self, grammar: Automaton, n_rows: int):
+        self.grammar, self.left = grammar, grammar.length
+        self.running = torch.arange(n_rows, device=grammar.ids.device)
+        self.states = torch.full_like(self.running, Automaton.START)
+        self.log_mass = torch.zeros(n_rows, dtype=torch.float64, device=grammar.ids.device)
+
+    def step(
+        self, logits: Float[Tensor, "n_rows vocab"], noise: Float[Tensor, " n_rows"], temperature: float
+    ) -> Int[Tensor, " n_rows"]:
+        """Draw each running row's next token among those that the grammar allows; rows that have ended draw any."""
+        kept = logits[:, self.grammar.ids].masked_fill(~self.grammar.allowed(self.states, self.left), -torch.inf)
+        columns = inverse_cdf(kept, noise, temperature)
+        mass = (kept.float() / temperature).logsumexp(-1) - (logits.float() / temperature).logsumexp(-1)
+        self.log_mass[self.running] += mass.double().where(self.states != ENDED, 0.0)
+        self.states = self.grammar.following[self.states, columns].long()
+        self.left -= 1
+        return self.grammar.ids[columns]
+
+    def keep(self, rows: Int[Tensor, " n_kept"]) -> None:
+        """Go on with some of the running rows."""
+        self.running, self.states = self.running[rows], self.states[rows]
 
 
 def inverse_cdf(
