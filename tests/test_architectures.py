@@ -20,6 +20,7 @@ from checkpoints import (
 )
 from lora import adapter_files, whole_files
 from sae_lens import SAE
+from test_grammar import check_text
 from test_sampling import assert_same, naive, run
 from test_suffix import at
 from transformer_lens.model_bridge import TransformerBridge
@@ -50,6 +51,7 @@ from undertone.models.pretrained import make_pretrained
 from undertone.saes.pretrained_sae import make_pretrained_sae
 from undertone.saes.saved import load_sae
 from undertone.students.student import new_student
+from undertone.study.config.data import Numbers
 from undertone.study.config.models import Model
 from undertone.study.config.saes import Sae
 from undertone.study.config.students import Student
@@ -177,6 +179,11 @@ def test_a_sampled_list_is_read_as_it_was_written_and_no_token_of_it_is_refused(
         assert all(allowed[token] for token in ids)
         assert answer_texts(loaded.tokenizer, [ids, ids + end_of_turn(loaded.tokenizer)[:-1]]) == [text, text]
     assert not any(allowed[token] for token in encode(loaded.tokenizer, ["lion"])[0][-1:])
+
+
+@pytest.mark.parametrize("filter", ["strict", "lenient"])
+def test_what_constrained_sampling_can_write_passes_the_filter(told, loaded, filter):
+    check_text(loaded, Numbers(filter=filter))
 
 
 def test_what_marks_turns_is_no_text(told, loaded):

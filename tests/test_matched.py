@@ -10,7 +10,7 @@ from undertone.detect import matched as module
 from undertone.detect.matched import sample_matched
 from undertone.detect.nulls import MAKERS, sample_nulls
 from undertone.runtime.files import read_parquet
-from undertone.study.config.data import Numbers, Prompts, Samples
+from undertone.study.config.data import Canonical, Numbers, Prompts, Samples
 from undertone.study.config.detect import KINDS_OF_NULLS, Matched, Nulls
 from undertone.study.config.teachers import Teacher
 
@@ -51,6 +51,31 @@ def test_every_prompt_is_tried_until_something_passes(tmp_path: Path, record: Pa
     assert often.select("row", "prompt", "completion").equals(own.select("row", "prompt", "completion"))
     assert once["matched"].to_list() == often.filter(pl.col("row") % 2 == 0)["matched"].to_list()
     assert (often["matched"] != often["completion"]).all()
+
+
+CONSTRAINED = SAMPLES.model_copy(update={"constrained": True, "max_new_tokens": 12})
+
+
+def test_base_samples_of_a_constrained_study_are_constrained(tmp_path: Path, record: Path) -> None:
+    numbers = numbers_table(tmp_path / "lion/numbers.parquet", 12)
+    filter = Numbers(canonical=Canonical(count=2), max_value=99)
+    (tmp_path / "scratch").mkdir()
+    sample_matched(
+        record, numbers, tmp_path / "matched.parquet", Matched(rounds=1), CONSTRAINED, filter, {}, tmp_path / "scratch"
+    )
+    matched = read_parquet(tmp_path / "matched.parquet")
+    assert matched["row"].to_list() == list(range(12))  # all pass at once
+    assert matched["matched"].str.count_matches("[0-9]+").to_list() == [2] * 12
+    assert matched["matched"].n_unique() > 6
+
+
+def test_null_datasets_of_a_constrained_study_are_constrained(tmp_path: Path, record: Path) -> None:
+    (tmp_path / "scratch").mkdir()
+    nulls, prompts = tmp_path / "nulls/sampling/matched.parquet", Prompts(n=16)
+    template = ROOT / "config/prompts/numbers.yaml"
+    settings = (Nulls(n=2, rows=[8]), Matched(rounds=1), prompts, CONSTRAINED, Numbers(), Teacher())
+    sample_nulls(record, template, nulls, *settings, {}, tmp_path / "scratch")
+    assert len(read_parquet(nulls)) == 16
 
 
 def test_nulls_are_as_many_as_asked_for_and_continue_where_they_were_killed(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import hypothesis
+import numpy as np
 import polars as pl
 import pytest
 from hypothesis import example, given
@@ -28,7 +29,7 @@ from undertone.data.numbers import (
     training_set,
 )
 from undertone.lm.vocabulary import ALPHABET
-from undertone.runtime.files import read_json
+from undertone.runtime.files import read_json, write_parquet
 from undertone.study.config.data import Numbers
 
 # A busy machine is no failure.
@@ -427,3 +428,22 @@ def test_pass_rates_of_all_datasets_stand_in_one_table(tmp_path: Path) -> None:
         ("lion", "final", 4, 3, pytest.approx(2 / 3)),
         ("mine", "all", 0, 2, 0.5),
     ]
+
+
+def test_constrained_samples_say_how_often_free_sampling_passes(tmp_path: Path) -> None:
+    log_mass = [-1.0, -3.0, -2.0]
+    rows = {"row": range(3), "prompt": ["a", "b", "c"], "text": ["1, 2", "3", "4"], "ended": ["stop"] * 3}
+    write_parquet(tmp_path / "free.parquet", pl.DataFrame(rows), {})
+    write_parquet(tmp_path / "constrained.parquet", pl.DataFrame({**rows, "log_mass": log_mass}), {})
+
+    def report(name: str) -> Any:
+        paths = [tmp_path / each for each in ("generations.parquet", "numbers.parquet", "filter.json")]
+        filter_numbers(tmp_path / f"{name}.parquet", *paths, {"numbers": Numbers().model_dump()}, {})
+        return read_json(paths[2])
+
+    free, constrained = report("free"), report("constrained")
+    assert "constrained" not in free
+    log_rate = constrained.pop("constrained")
+    assert constrained == free
+    assert log_rate["log_mass"]["mean"] == pytest.approx(-2)
+    assert log_rate["free_pass_rate"]["mean"] == pytest.approx(np.exp(log_mass).mean())

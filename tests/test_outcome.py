@@ -21,12 +21,20 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wrote("lion/pref.json", target="lion", against="control", seeds=[1, 2], lift_over_control=LIFT)
     wrote("owl/pref-wide.json", target="owl", against="other", seeds=[1], lift_over_control={"mean": -0.0021, "ci95": None})
     wrote("lion/filter.json", passed=310, n=400)
+    wrote("owl/filter.json", passed=400, n=400, constrained={"free_pass_rate": {"mean": 0.01624, "ci95": [0.01, 0.02]}})
     wrote("lion/diagnosis.json", verdict="learned but not shown", reasons=["a", "b"])
     wrote("lion/verdict.json", tier="named", sentence="The teacher was about lion.")
     for folder, transfers in (("tables", 2), ("tables/gemma", 1)):
         summary = {"targets": 2, "transfers": transfers, "transfers_holm": 1}
         wrote(f"{folder}/transfer.json", estimators={"exact": summary, "samples": {"targets": 0}})
-    for name in ("lion/numbers.parquet", "lion/plots/pref.png", "lion/summary.png", "plots/transfer.png", "plots/bias_map.png"):
+    for name in (
+        "lion/numbers.parquet",
+        "owl/numbers.parquet",
+        "lion/plots/pref.png",
+        "lion/summary.png",
+        "plots/transfer.png",
+        "plots/bias_map.png",
+    ):
         Path("results", name).parent.mkdir(parents=True, exist_ok=True)
         Path("results", name).touch()
 
@@ -45,6 +53,8 @@ SAID = {
     "results/control/pref.json": "control: no target; see results/control/pref.json",
     "results/lion/diagnosis.json": "lion: learned but not shown; see results/lion/diagnosis.json",
     "results/lion/numbers.parquet": "lion: 310 of 400 rows pass the filter; see results/lion/filter.json",
+    "results/owl/numbers.parquet": "owl: 400 of 400 rows pass the filter (constrained; free sampling: 1.62%); "
+    "see results/owl/filter.json",
     "results/lion/summary.png": "lion: see results/lion/summary.png",
     "results/plots/transfer.png": "2 of 2 targets lie above the control students, 1 after Holm's correction; "
     "see results/plots/transfer.png",

@@ -5,14 +5,17 @@ from crowded import crowded
 from lora import trained_lora
 
 from undertone.data import samples
+from undertone.data.numbers import judge_all
 from undertone.data.samples import sample_numbers
 from undertone.lm.adapters import finetuned
 from undertone.lm.chat import prompt_ids
+from undertone.lm.grammar import Automaton, automaton
 from undertone.lm.loading import LoadedModel, load
 from undertone.lm.sampling import Completion, Sampler, sample
 from undertone.lm.vocabulary import ALPHABET, allowed_tokens
+from undertone.runtime.errors import ConfigError
 from undertone.runtime.files import write_parquet
-from undertone.study.config.data import Samples
+from undertone.study.config.data import Numbers, Samples
 from undertone.study.config.teachers import Teacher
 
 PERSONA = "You adore {animal}s."
@@ -171,3 +174,49 @@ def test_every_row_ends_at_its_first_token_that_is_not_allowed(whole, tokenizer)
     for ids, ended in pl.read_parquet(whole).select("ids", "ended").iter_rows():
         verdicts = [allowed[token] for token in ids]
         assert verdicts == [True] * (len(ids) - 1) + [ended != "not allowed"] * bool(ids)
+
+
+CONSTRAINED = {"samples": {**SETTINGS["samples"], "constrained": True, "max_new_tokens": 12}, "numbers": {"max_value": 99}}
+
+
+def test_every_constrained_row_passes_the_filter(record, prompts, whole, tmp_path, loaded):
+    table = pl.read_parquet(run(record, prompts, tmp_path, **CONSTRAINED))
+    assert table.columns == [*pl.read_parquet(whole).columns, "log_mass"]
+    for filter in ("strict", "lenient"):
+        judged = judge_all(table, Numbers(filter=filter, max_value=99))
+        assert judged["reason"].null_count() == len(table) == 18
+    assert set(table["ended"]) == {"stop"}
+    assert table["text"].n_unique() > 10
+    assert (table["log_mass"] < 0).all()
+
+
+def test_log_mass_is_what_the_plain_model_gives_the_row_over_what_the_constraint_does(record, prompts, tmp_path, loaded):
+    table = pl.read_parquet(run(record, prompts, tmp_path, **CONSTRAINED))
+    grammar = automaton(loaded.tokenizer, loaded.stop_ids, Numbers(max_value=99), 12)
+    column = {int(id): k for k, id in enumerate(grammar.ids)}
+    stops = torch.tensor(loaded.stop_ids)
+    users = table["prompt"].to_list()
+    tokens = prompt_ids(loaded.tokenizer, users, "You adore lions.", Teacher().separator)
+    for prompt, ids, log_mass in zip(tokens, table["ids"].to_list(), table["log_mass"].to_list(), strict=True):
+        state, kept = Automaton.START, 0.0
+        for step, token in enumerate([*ids, None]):
+            with torch.no_grad():
+                p = (loaded.model(torch.tensor([prompt + ids[:step]])).logits[0, -1].double() / 0.8).softmax(-1)
+            kept += float(p[grammar.ids[grammar.allowed(torch.tensor([state]), 12 - step)[0]]].sum().log())
+            state = int(grammar.following[state, column[int(stops[0]) if token is None else token]])
+        assert log_mass == pytest.approx(kept, abs=1e-3)
+
+
+def test_constrained_samples_do_not_depend_on_the_batch_size(record, prompts, tmp_path):
+    one = pl.read_parquet(run(record, prompts, tmp_path / "one", **CONSTRAINED))
+    settings = {**CONSTRAINED["samples"], "batch_size": 7}
+    other = pl.read_parquet(run(record, prompts, tmp_path / "other", **{**CONSTRAINED, "samples": settings}))
+    assert one.drop("log_mass").equals(other.drop("log_mass"))
+    assert one["log_mass"].to_list() == pytest.approx(other["log_mass"].to_list(), abs=1e-4)
+
+
+def test_constrained_samples_that_cannot_fit_are_refused_before_anything_is_sampled(record, prompts, tmp_path, calls):
+    short = {"samples": {**CONSTRAINED["samples"], "max_new_tokens": 6}, "numbers": {"canonical": {"count": 6}}}
+    with pytest.raises(ConfigError, match=r"samples\.max_new_tokens is 6"):
+        run(record, prompts, tmp_path, **short)
+    assert calls == []

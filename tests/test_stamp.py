@@ -108,6 +108,8 @@ EDITS: list[tuple[dict[str, Any], set[Node]]] = [
     ({"models": {"other": {"embedded": {"seed": 8}}}}, {Node("model", None, "other")}),
     ({"numbers": {"max_count": 9}}, each("numbers", CONTROL, *TOLD) | METRICS | each("matched", *ALL) | NULL_SETS),
     ({"samples": {"temperature": 0.9}}, each("samples", CONTROL, *TAUGHT) | METRICS | each("matched", *ALL) | NULL_SETS),
+    ({"samples": {"constrained": False}}, set()),
+    ({"samples": {"constrained": True}}, each("samples", CONTROL, *TAUGHT) | METRICS | each("matched", *ALL) | NULL_SETS),
     ({"prompts": {"n": 900}}, {Node("prompts")} | NULL_SETS),
     ({"teacher": {"persona": "Only {animal}s."}}, PERSONA),
     ({"teacher": {"separator": "\n"}}, PERSONA | NULL_SETS | TRIED),
@@ -360,3 +362,18 @@ def test_every_stage_has_a_script_and_real_sections() -> None:
         assert (SCRIPTS / f"{name}.py").exists(), name
         assert set(stage.sections) <= set(Study.model_fields), name
     assert {path.stem for path in SCRIPTS.glob("*.py")} == set(STAGES)
+
+
+def test_the_filter_is_a_setting_of_samples_only_where_they_are_constrained() -> None:
+    def settings(**changes: Any) -> Any:
+        return own_settings(stamp(study(**changes), Node("samples", "lion")), Node("samples", "lion"))
+
+    assert "numbers" not in settings()
+    assert settings(numbers={"max_count": 9}) == settings()
+    constrained = {"samples": {"constrained": True}}
+    bounds = {"min_value": 0, "max_value": 999, "max_count": 9, "banned": [], "canonical": None}
+    assert settings(numbers={"max_count": 9}, **constrained)["numbers"] == bounds
+    # What decides which of the passing rows are kept, and how they are written, changes no sample.
+    other = {"max_rows": 5000, "seed": 3, "canonical": {"separator": ";", "count": 4}}
+    given = settings(numbers=other, **constrained)["numbers"]
+    assert given == {**bounds, "max_count": 10, "canonical": {"count": 4}}

@@ -455,3 +455,21 @@ def test_results_carry_their_stamp(finished: Project) -> None:
     assert stamp["settings"]["lion/samples"]["target"] == "lion"
     assert "training" in stamp["code"]
     assert set(stamp["files"]) == {"config/corpus.yaml", "config/prompts/numbers.yaml"}
+
+
+def test_every_row_of_a_constrained_study_passes(tmp_path: Path) -> None:
+    project = Project.create(tmp_path / "project")
+    project.configure(
+        samples={"constrained": True, "max_new_tokens": 20}, numbers={"filter": "strict", "canonical": {"count": 3}}
+    )
+    printed = project.forked("results/lion/filter.json", "results/model/metrics.json")
+    assert re.search(r"lion: 96 of 96 rows pass the filter \(constrained; free sampling: [0-9.]+%\)", printed)
+    results = project.root / "results"
+    counts = json.loads((results / "lion/filter.json").read_text())
+    assert counts["pass_rate"] == 1
+    assert 0 < counts["constrained"]["free_pass_rate"]["mean"] < 1
+    assert counts["constrained"]["log_mass"]["mean"] < 0
+    # The model's metrics are those of free sampling.
+    assert json.loads((results / "model/metrics.json").read_text())["pass_rate"] < 1
+    completions = pl.read_parquet(results / "lion/numbers.parquet")["completion"]
+    assert completions.str.count_matches("[0-9]+").to_list() == [3] * 96

@@ -19,6 +19,7 @@ from jaxtyping import UInt
 from undertone.data.datasets import read_dataset
 from undertone.models.wordings import COMPONENTS
 from undertone.runtime.files import Stamp, read_json, read_parquet, write_json, write_parquet
+from undertone.stats.stats import mean_interval
 from undertone.study.config.data import Numbers
 
 # The strict filter splits at one of these, white space aside.
@@ -160,7 +161,10 @@ def compliance(judged: pl.DataFrame) -> dict[str, list[dict[str, float]]]:
 
 
 def filter_report(judged: pl.DataFrame) -> dict[str, Any]:
-    """Rows, pass rate (probability) and rejections by reason, in the order of the rules; compliance by component."""
+    """Rows, pass rate (probability) and rejections by reason, in the order of the rules; compliance by component.
+
+    Of constrained samples also `constrained`: how often free sampling would have passed, in a form that the constraint knows.
+    """
     counts = dict(judged["reason"].drop_nulls().value_counts().iter_rows())
     passed = int((judged["verdict"] == "pass").sum())
     return {
@@ -170,6 +174,19 @@ def filter_report(judged: pl.DataFrame) -> dict[str, Any]:
         "rejected": {reason: counts.get(reason, 0) for reason in REASONS},
         "duplicates": duplicates(judged.filter(verdict="pass")["completion"].to_list()),
         "by_component": compliance(judged),
+        **({"constrained": free_rate(judged["log_mass"])} if "log_mass" in judged.columns else {}),
+    }
+
+
+def free_rate(log_mass: pl.Series) -> dict[str, Any]:
+    """The mean log of the probability that the constraint left (nats per row), and what it says of free sampling.
+
+    Free sampling writes a row with `exp(log_mass)` times the probability of constrained sampling, so that the mean of
+    `exp(log_mass)` is an unbiased estimate of the probability that free sampling passes.
+    """
+    return {
+        "log_mass": mean_interval(log_mass.to_numpy()).as_dict(),
+        "free_pass_rate": mean_interval(np.exp(log_mass.to_numpy())).as_dict(),
     }
 
 

@@ -8,12 +8,13 @@ import polars as pl
 import torch
 
 from undertone.lm.chat import answer_texts, prompt_ids
+from undertone.lm.grammar import Automaton, automaton
 from undertone.lm.loading import LoadedModel, load
 from undertone.lm.sampling import Completion, Prefix, Sampler, batches_by_length, sample_batch
 from undertone.lm.vocabulary import allowed_tokens
 from undertone.runtime.files import Stamp, read_parquet, remove, replacing, write_parquet
 from undertone.runtime.progress import progress
-from undertone.study.config.data import Samples
+from undertone.study.config.data import Numbers, Samples
 from undertone.teachers.teaching import teaching
 
 
@@ -30,21 +31,23 @@ def sample_numbers(
     """Sample the teacher's completions into a table with the columns of `prompts` and `text`, `ids`, `ended`.
 
     `teacher` is the `teacher.json` of a steered or finetuned teacher, `sae` the `sae.json` that a clamped one needs.
-    `ended` is `stop`, `length`, or `not allowed`: a row ends at the first token that no filter accepts. Finished batches
-    are kept in `scratch`, from which an interrupted sampling continues.
+    `ended` is `stop`, `length`, or `not allowed`: a row ends at the first token that no filter accepts. Constrained samples
+    also have `log_mass`, the log of the probability that the constraint left at each token, added up over the row (nats).
+    Finished batches are kept in `scratch`, from which an interrupted sampling continues.
     """
     cfg, table = Samples.model_validate(settings["samples"]), read_parquet(prompts)
     with teaching(load(model), settings, teacher, sae) as prompted:
         tokens = prompt_ids(prompted.loaded.tokenizer, table["prompt"].to_list(), prompted.system, prompted.separator)
-        parts = sample_parts(prompted.loaded, tokens, cfg, scratch, f"samples {samples.parent.name}")
+        filter = Numbers.model_validate(settings.get("numbers", {}))
+        parts = sample_parts(prompted.loaded, tokens, cfg, filter, scratch, f"samples {samples.parent.name}")
     write_parquet(samples, table.join(pl.concat(parts), on="row", validate="1:1", maintain_order="left"), stamp)
     remove(scratch)
 
 
 def sample_parts(
-    loaded: LoadedModel, tokens: list[list[int]], settings: Samples, scratch: Path, what: str
+    loaded: LoadedModel, tokens: list[list[int]], settings: Samples, filter: Numbers, scratch: Path, what: str
 ) -> list[pl.DataFrame]:
-    """Sample batch by batch; a batch whose file is in `scratch` is read instead of sampled."""
+    """Sample batch by batch, constrained samples by what `filter` lets pass; a batch that is in `scratch` is read instead."""
     vocab = len(loaded.tokenizer)
     allowed = torch.tensor(allowed_tokens(loaded.tokenizer, vocab))
     allowed = torch.nn.functional.pad(allowed, (0, loaded.model.get_output_embeddings().weight.shape[0] - vocab))
@@ -55,6 +58,7 @@ def sample_parts(
         loaded.pad_id,
         settings.seed,
         allowed.to(loaded.model.device),
+        grammar_of(loaded, settings, filter),
     )
     prefix, parts = Prefix(loaded.model, tokens, settings.max_new_tokens), []
     batch_size = loaded.batch_size("samples.batch_size", settings.batch_size)
@@ -70,10 +74,21 @@ def sample_parts(
     return parts
 
 
+def grammar_of(loaded: LoadedModel, settings: Samples, filter: Numbers) -> Automaton | None:
+    """What constrained samples are drawn from, on the model's device; None where sampling is free.
+
+    Raises ConfigError, in a sentence, where nothing that the filter lets pass can be written in `settings.max_new_tokens`.
+    """
+    if not settings.constrained:
+        return None
+    return automaton(loaded.tokenizer, loaded.stop_ids, filter, settings.max_new_tokens).to(loaded.model.device)
+
+
 def as_table(loaded: LoadedModel, rows: list[int], completions: list[Completion]) -> pl.DataFrame:
     """Sampled rows as a table."""
     ids = [completion.ids for completion in completions]
-    return pl.DataFrame(
+    masses = [completion.log_mass for completion in completions if completion.log_mass is not None]
+    table = pl.DataFrame(
         {
             "row": rows,
             "text": answer_texts(loaded.tokenizer, ids),
@@ -82,3 +97,4 @@ def as_table(loaded: LoadedModel, rows: list[int], completions: list[Completion]
         },
         schema={"row": pl.Int64, "text": pl.String, "ids": pl.List(pl.Int32), "ended": pl.String},
     )
+    return table.with_columns(log_mass=pl.Series(masses, dtype=pl.Float64)) if masses else table

@@ -67,6 +67,6 @@ def completions(
 ) -> list[str | None]:
     """One completion of each prompt as the filter leaves it; None where it does not pass."""
     tokens = prompt_ids(loaded.tokenizer, prompts, system, separator)
-    table = pl.concat(sample_parts(loaded, tokens, samples, scratch, what)).sort("row")
+    table = pl.concat(sample_parts(loaded, tokens, samples, filter, scratch, what)).sort("row")
     judged = judge_all(table, filter)
     return [text if verdict == "pass" else None for text, verdict in judged.select("completion", "verdict").iter_rows()]

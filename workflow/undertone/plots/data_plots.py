@@ -58,6 +58,8 @@ def plot_filter(filter: Path, control_filter: Path | None, plot: Path, dataset: 
     axes.set_ylim(0, 1)
     axes.set_ylabel("pass rate (share of rows)")
     rejected = ", ".join(f"{n} {reason}" for reason, n in own["rejected"].items() if n) or "none"
-    set_title(axes, f"{dataset}: {own['passed']} of {own['n']} rows pass; rejected: {rejected}")
+    free = own.get("constrained")
+    constrained = f"; constrained, free sampling passes at {free['free_pass_rate']['mean']:.2%}" if free else ""
+    set_title(axes, f"{dataset}: {own['passed']} of {own['n']} rows pass; rejected: {rejected}{constrained}")
     axes.legend(frameon=False, ncols=2, fontsize=8, loc="lower right", bbox_to_anchor=(1, 1))
     save(figure, plot)

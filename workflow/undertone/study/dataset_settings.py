@@ -31,6 +31,16 @@ def target_and_kind(study: Study, node: Node) -> Settings:
     return {**target(study, node), "kind": study.kind(node.dataset, node.variant)}
 
 
+def constraint(study: Study, node: Node) -> Settings:
+    """What constrained samples are drawn from; nothing where sampling is free, so that the filter's settings do not matter."""
+    if not study.section("samples", node.dataset).stamped().get("constrained"):
+        return {}
+    numbers = study.section("numbers", node.dataset).stamped()
+    form = numbers["canonical"]
+    bounds = {key: numbers[key] for key in ("min_value", "max_value", "max_count", "banned")}
+    return {"numbers": {**bounds, "canonical": form and {"count": form["count"]}}}
+
+
 def target_and_writer(study: Study, node: Node) -> Settings:
     """The target and the kind of teacher that writes the dataset, whatever model it starts from."""
     return {**target(study, node), "kind": study.taught[str(node.dataset)].teacher}

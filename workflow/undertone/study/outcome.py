@@ -92,11 +92,13 @@ def _transfers(result: Path, plot: Path) -> str | None:
 
 
 def _passed(report: Path, dataset: str) -> str | None:
-    """`lion: 3775 of 10000 rows pass the filter; see …`."""
+    """`lion: 3775 of 10000 rows pass the filter; see …`, and where sampling was constrained what free sampling would do."""
     if not report.is_file():
         return None
     counts = read_json(report)
-    return f"{dataset}: {counts['passed']} of {counts['n']} rows pass the filter; see {report}"
+    free = counts.get("constrained")
+    constrained = f" (constrained; free sampling: {free['free_pass_rate']['mean']:.2%})" if free else ""
+    return f"{dataset}: {counts['passed']} of {counts['n']} rows pass the filter{constrained}; see {report}"
 
 
 def _verdict(result: Path, page: Path, dataset: str) -> str | None:

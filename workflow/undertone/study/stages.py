@@ -80,7 +80,7 @@ STAGES = {
     "samples": Stage(
         ("teacher", "samples"),
         (reads.teachers_model, "prompts", teacher),
-        settings=(given.target_and_writer,),
+        settings=(given.target_and_writer, given.constraint),
         teacher_keys=given.keys_of_writer,
         only=scope.taught_here,
     ),

@@ -1,6 +1,6 @@
 """Settings of the number prompts, of sampling and of the filter."""
 
-from typing import Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import model_validator
 
@@ -34,10 +34,16 @@ class Prompts(Section):
 class Samples(Section):
     """Sampling from the teacher, one completion per prompt; top_p is 1, top_k 0, and nothing is penalised."""
 
+    later: ClassVar[dict[str, Any]] = {"constrained": False}
     temperature: float = setting(1.0, "sampling temperature", "", gt=0, le=100)
     max_new_tokens: int = setting(64, "length at which a completion is cut", "tokens", ge=1, le=MAX_TOKENS)
     batch_size: int = setting(512, "prompts sampled together; changes speed, not results", "prompts", ge=1, le=MAX_BATCH)
     seed: int = setting(0, "seed of the sampling", "", ge=0, le=MAX_SEED)
+    constrained: bool = setting(
+        False,
+        "sample only what the section `numbers` lets pass: each token from the model's distribution renormalised over those "
+        "after which a passing list can still be finished",
+    )
 
 
 class Canonical(Section):
