@@ -51,7 +51,7 @@ def nodes(of: Study) -> set[Node]:
     """Every stage with every dataset and variant that has it."""
     single = {name for name, stage in STAGES.items() if stage.shared and not stage.varied}
     single -= {"sae" if of.sae.named else "pretrained_sae"}
-    model = "pretrained" if of.model.name else "model"
+    model = "pretrained" if of.model.named else "model"
     found = {Node(name) for name in single | {model, "controls_plot"}} | {Node(model, None, "other"), SWEEP}
     found |= {Node(name, null) for null in NULLS for name in ("nulls", *DETECTORS)}
     found |= {Node(name, mixture) for mixture in MIXTURES for name in ("mixtures", *DETECTORS)}

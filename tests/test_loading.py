@@ -26,7 +26,7 @@ def folder(record, tmp_path):
 
 
 def made(folder, tmp_path, dtype="float32"):
-    make_pretrained(tmp_path / "model.json", Model(name=str(folder), dtype=dtype), {})
+    make_pretrained(tmp_path / "model.json", [], Model(name=str(folder), dtype=dtype), {}, tmp_path / "unfinished")
     return tmp_path / "model.json"
 
 

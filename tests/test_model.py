@@ -116,7 +116,7 @@ def test_model_without_an_end_of_sequence_token_stops_at_the_end_of_turn(folder,
     loaded.generation_config.eos_token_id = loaded.config.eos_token_id = tokenizer.eos_token = None
     loaded.save_pretrained(copy)
     tokenizer.save_pretrained(copy)
-    make_pretrained(tmp_path / "model.json", Model(name=str(copy)), {})
+    make_pretrained(tmp_path / "model.json", [], Model(name=str(copy)), {}, tmp_path / "unfinished")
     assert load(tmp_path / "model.json").stop_ids == [tokenizer.convert_tokens_to_ids("<end_of_turn>")]
 
 

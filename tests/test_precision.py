@@ -14,10 +14,12 @@ from undertone.lm.adapters import finetuned, save_adapter
 from undertone.lm.answers import exact
 from undertone.lm.attribution import direct_logits
 from undertone.lm.chat import Row, prompt_ids, training_rows
-from undertone.lm.loading import LoadedModel, load
+from undertone.lm.loading import LoadedModel, dtype_of, load
 from undertone.lm.sampling import inverse_cdf
 from undertone.lm.training import train
 from undertone.measure.indirect import next_tokens, total_variation
+from undertone.models import precision
+from undertone.models.precision import cpu_precision, product_seconds
 from undertone.read.biases import biased_at, biased_everywhere, loss_report, prefilled, row_losses, train_bias
 from undertone.runtime.files import write_json
 from undertone.runtime.memory import BatchSize
@@ -152,3 +154,22 @@ def test_direct_logits_are_float32_on_a_bfloat16_model(both: tuple[LoadedModel, 
     assert half.dtype == torch.float32
     assert len(half.unique()) > 0.99 * len(half)
     assert (half - plain).abs().max() < 0.02 * plain.abs().max()
+
+
+@pytest.mark.parametrize(("seconds", "dtype"), [(0.5, "bfloat16"), (0.7, "float32"), (2.0, "float32")])
+def test_a_cpu_gets_bfloat16_where_it_clearly_pays(seconds, dtype, monkeypatch):
+    monkeypatch.setattr(precision, "product_seconds", lambda kind, d_model: seconds if kind == torch.bfloat16 else 1.0)
+    assert cpu_precision(64) == {"dtype": dtype, "speedup": round(1 / seconds, 2)}
+
+
+def test_a_product_takes_time():
+    assert product_seconds(torch.float32, 256) > product_seconds(torch.float32, 16) > 0
+
+
+def test_what_was_faster_counts_on_a_cpu_alone_and_where_nothing_else_is_asked_for():
+    record = {"dtype": "auto", "cpu": {"dtype": "bfloat16", "speedup": 4.0}}
+    assert dtype_of(record, "cpu") == torch.bfloat16
+    assert dtype_of(record | {"dtype": "float32"}, "cpu") == torch.float32
+    assert dtype_of({"dtype": "auto"}, "cpu") == torch.float32  # the embedded model
+    slow = {"dtype": "auto", "cpu": {"dtype": "float32", "speedup": 0.4}}
+    assert (dtype_of(slow, "cpu"), dtype_of(slow, "cuda")) == (torch.float32, torch.bfloat16)

@@ -68,7 +68,8 @@ def fill(cache, folder, name=NAME, commit=COMMIT):
 
 
 def make(name, record, revision=None, dtype="float32"):
-    return make_pretrained(record, Model(name=str(name), revision=revision, dtype=dtype), {"of": "pretrained"})
+    settings = Model(name=str(name), revision=revision, dtype=dtype)
+    return make_pretrained(record, [], settings, {"of": "pretrained"}, record.with_name("unfinished"))
 
 
 def edit(path, **changes):
@@ -352,7 +353,8 @@ def test_parameters_are_counted_from_the_headers_alone(folder):
 
 
 ASK = "import sys, json; from pathlib import Path; from undertone.models.pretrained import make_pretrained as make; " + (
-    "from undertone.study.config.models import Model; print(make(Path(sys.argv[1]), Model(**json.loads(sys.argv[2])), {}))"
+    "from undertone.study.config.models import Model; record = Path(sys.argv[1]); "
+    "print(make(record, [], Model(**json.loads(sys.argv[2])), {}, record.with_name('unfinished')))"
 )
 
 

@@ -133,7 +133,7 @@ def test_an_unknown_key_names_the_nearest(config: dict[str, Any], complaint: str
         ({"models": {"a": {"embedded": {"sed": 1}}}}, "models.a.embedded.sed: unknown key; nearest: seed"),
         (
             {"models": {"a": {"name": "b/c", "revision": "d" * 40}}},
-            "models.a: either all models of a study have a name, or none has",
+            "models.a: a study's models are all trained here, all named, or all of GGUF files",
         ),
         (
             {"datasets": {"mine": {"file": "a.csv", "control": "contorl"}}},

@@ -9,13 +9,14 @@ MODEL_FILES = [
     "tokenizer_config.json",
 ]
 
-if STUDY.model.name:
+if STUDY.model.named:
 
     rule pretrained:
         input:
             lambda wildcards: ancient(checkpoint_files(STUDY, Node("pretrained", None, variant_of(wildcards)))),
         output:
             model=ensure(result("model{variant}/model.json"), non_empty=True),
+            files=collect(result("model{{variant}}/{file}"), file=MODEL_FILES if STUDY.model.gguf else []),
         log:
             log_of("pretrained", "study{variant}"),
         benchmark:
@@ -63,7 +64,7 @@ rule model_metrics:
     input:
         model=result("model/model.json"),
         prompts=result("prompts.parquet"),
-        held_out=[] if STUDY.model.name else result("model/held_out.parquet"),
+        held_out=[] if STUDY.model.named else result("model/held_out.parquet"),
         questions=ancient(STUDY.pref.questions),
     output:
         metrics=ensure(result("model/metrics.json"), non_empty=True),

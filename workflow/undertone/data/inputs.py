@@ -35,7 +35,7 @@ def check_inputs(study: Study) -> None:
 
 def check_animals(study: Study) -> None:
     """Raise ConfigError for a target that the embedded model's corpus does not hold; other models may know any animal."""
-    if study.model.name:
+    if study.model.named:
         return
     corpus = study.model.embedded.corpus
     try:
@@ -121,7 +121,7 @@ def _paths(section: Section, where: str) -> Iterator[tuple[str, str]]:
     """The settings of a section whose unit is a path; of a model that has a name, none concern the embedded one."""
     for key, field in keys(type(section)).items():
         value = getattr(section, key)
-        if key == "embedded" and section.name is not None:  # type: ignore[attr-defined]
+        if key == "embedded" and section.named:  # type: ignore[attr-defined]
             continue
         if isinstance(value, Section):
             yield from _paths(value, f"{where}{key}.")

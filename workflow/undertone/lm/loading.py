@@ -157,9 +157,14 @@ def folder_of(model_json: Path) -> Path:
     """
     record = read_json(model_json)
     files = record.get("files", {})
-    if record["source"] == "embedded":
-        return Path(model_json).parent
-    folder = cached(record["name"], record["revision"], list(files)) if record["source"] == "hub" else Path(record["name"])
+    beside = Path(model_json).parent
+    folders: dict[str, Callable[[], Path]] = {
+        "embedded": lambda: beside,
+        "gguf": lambda: beside,
+        "hub": lambda: cached(record["name"], record["revision"], list(files)),
+        "folder": lambda: Path(record["name"]),
+    }
+    folder = folders[record["source"]]()
     for name, file in files.items():
         size = (folder / name).stat().st_size if (folder / name).is_file() else None
         if size != file["bytes"]:
@@ -171,9 +176,10 @@ def folder_of(model_json: Path) -> Path:
 
 
 def dtype_of(record: dict[str, Any], device: str) -> torch.dtype:
-    """The precision that a record asks for on this device."""
-    automatic = torch.bfloat16 if device == "cuda" else torch.float32
-    return automatic if record["dtype"] == "auto" else getattr(torch, record["dtype"])
+    """The precision that a record asks for on this device; on a CPU `auto` is what was faster when the model was checked."""
+    automatic = "bfloat16" if device == "cuda" else record.get("cpu", {}).get("dtype", "float32")
+    dtype: torch.dtype = getattr(torch, automatic if record["dtype"] == "auto" else record["dtype"])
+    return dtype
 
 
 def check_memory(weights: int, device: str, what: str) -> None:

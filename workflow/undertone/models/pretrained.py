@@ -1,5 +1,6 @@
 """A base model that the study names: fetched or found, checked before any weight is loaded, and recorded."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ from undertone.lm.checkpoint import check_weights, manifest, n_parameters, said
 from undertone.lm.hub import cached
 from undertone.lm.loading import read_model, read_tokenizer
 from undertone.lm.tensors import check_finite, stored
-from undertone.models import template
+from undertone.models import quantized, template
+from undertone.models.precision import cpu_precision
 from undertone.runtime.errors import ConfigError
-from undertone.runtime.files import Stamp, write_json
+from undertone.runtime.files import Stamp, move, remove, write_json
 from undertone.study.config.models import Model
 from undertone.study.formats import TEXTS, WEIGHTS, read_settings, weight_files
 
@@ -25,18 +27,23 @@ TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
 SETTINGS = ("config.json", "tokenizer_config.json", "generation_config.json", "tokenizer.json")
 
 
-def make_pretrained(model: Path, settings: Model, stamp: Stamp) -> str:
+def make_pretrained(model: Path, files: Sequence[Path], settings: Model, stamp: Stamp, scratch: Path) -> str:
     """Write `model.json`, by which every later stage loads the model without network; returns what to say of it in the log.
 
     A Hub model is downloaded into the Hub's cache, texts first, so that one that is refused costs no download of its weights.
+    A GGUF file is unpacked to `files`, beside `model.json`; for any other model `files` is empty.
     Raises ValueError, in a sentence, for a model that cannot be had, is no chat model, or might run code.
     """
-    name, local = str(settings.name), Path(str(settings.name)).is_dir()
-    folder = Path(name) if local else cached(name, str(settings.revision), TEXTS, download=True)
+    name, source = settings.title, source_of(settings)
+    origin = quantized.fetch(settings, scratch) if source == "gguf" else None
+    if origin:
+        folder = quantized.unpack(origin.file, scratch / "model", name)
+    else:
+        folder = Path(name) if source == "folder" else cached(name, str(settings.revision), TEXTS, download=True)
     architecture = check_config(folder, name)
     tokenizer = read_tokenizer(folder, name)
     prompts = template.inspect(tokenizer, name)
-    if not local:
+    if source == "hub":
         cached(name, str(settings.revision), (*TEXTS, *weight_files(folder)), download=True)
     check_weights(folder, name)
     size = {"parameters": n_parameters(folder), **sizes(folder)}
@@ -44,18 +51,28 @@ def make_pretrained(model: Path, settings: Model, stamp: Stamp) -> str:
     read_model(folder, torch.float32, device_map="meta")  # nothing but names and shapes
     for file in weight_files(folder):
         check_finite(stored(folder / file), folder / file)
+    for target in files:
+        move(folder / target.name, target)
     record = {
-        "source": "folder" if local else "hub",
+        "source": source,
         "name": name,
-        "revision": None if local else settings.revision,
+        "revision": settings.revision if source == "hub" else None,
+        **({"gguf": origin.record} if origin else {}),
         "dtype": settings.dtype,
+        "cpu": cpu_precision(size["d_model"]),
         "architecture": architecture,
         **size,
-        "files": manifest(folder),
+        "files": manifest(model.parent if files else folder),
         "template": prompts,
     }
     write_json(model, record, stamp)
+    remove(scratch)
     return described(record)
+
+
+def source_of(settings: Model) -> str:
+    """Where a named model is: a `gguf` file, a `folder`, or the `hub`."""
+    return "gguf" if settings.gguf else "folder" if Path(str(settings.name)).is_dir() else "hub"
 
 
 def check_config(folder: Path, name: str) -> str:
@@ -114,8 +131,13 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase, vocab_size: int, name: 
 
 def described(record: dict[str, Any]) -> str:
     """The record as lines for a log."""
-    origin = f"commit {record['revision']}" if record["revision"] else "a local folder"
+    kinds = {"hub": f"commit {record['revision']}", "folder": "a local folder", "gguf": "unpacked from GGUF to float32"}
+    origin = kinds[record["source"]]
     total = sum(file["bytes"] for file in record["files"].values())
     size = f"{record['parameters']:,} parameters, {record['n_layers']} layers of width {record['d_model']}"
     files = f"{len(record['files'])} files, {total / 1e9:.2f} GB"
-    return f"{record['name']}, {origin}: {record['architecture']}, {size}; {files}\n{template.described(record['template'])}"
+    cpu = (
+        f"on a CPU, dtype auto is {record['cpu']['dtype']}: a product in bfloat16 was {record['cpu']['speedup']} times as fast"
+    )
+    model = f"{record['name']}, {origin}: {record['architecture']}, {size}; {files}"
+    return f"{model}\n{cpu}\n{template.described(record['template'])}"

@@ -77,7 +77,9 @@ def check_power(study: "Study") -> None:
 def check_revisions(study: "Study") -> None:
     """A model of the Hub is pinned to a commit; a branch or a tag may mean another model tomorrow."""
     for key, model in {"model": study.model, **{f"models.{name}": study.base_model(name) for name in study.models}}.items():
-        if not model.name or Path(model.name).is_dir():
+        if model.gguf and model.name and not Path(model.name).is_file():
+            raise ValueError(f"{key}.name: no such file {model.name!r}; correct the path of the GGUF file")
+        if not model.name or model.gguf or Path(model.name).is_dir():
             continue
         if not HUB_NAME.fullmatch(model.name):
             raise ValueError(f"{key}.name: no such folder {model.name!r}, and no name that the Hub can have; correct the path")
@@ -162,8 +164,9 @@ def check_variants(study: "Study") -> None:
             )
     for name, changed in study.models.items():
         validate(Model, merged(study.model.model_dump(), changed), f"models.{name}.")
-        if (study.base_model(name).name is None) != (study.model.name is None):
-            raise ValueError(f"models.{name}: either all models of a study have a name, or none has")
+        other = study.base_model(name)
+        if (other.named, other.gguf) != (study.model.named, study.model.gguf):
+            raise ValueError(f"models.{name}: a study's models are all trained here, all named, or all of GGUF files")
     for name, changed in study.student_variants.items():
         where = f"student_variants.{name}"
         validate(Student, merged(study.student.model_dump(), student_keys(changed)), f"{where}.")
@@ -180,7 +183,7 @@ def check_sizes(study: "Study") -> None:
     listed = [name for name in study.of_kind("steer") if name in study.datasets]
     if not study.can_steer and ("steer" in study.teachers or listed):
         raise ValueError(
-            f"a steered teacher needs an SAE, and the study names none for {study.model.name}: set sae.release and "
+            f"a steered teacher needs an SAE, and the study names none for {study.model.title}: set sae.release and "
             "sae.id, or sae.folder, or teacher.steer.vector: contrast"
         )
     model = model_size(study.model)

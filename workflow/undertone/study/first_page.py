@@ -18,7 +18,7 @@ def first_page(study: Study) -> dict[str, Any]:
     """
     page: dict[str, Any] = {
         "study": study.name or "embedded study",
-        "model": f"{study.model.name} ({study.model.revision})" if study.model.name else "embedded model, trained here",
+        "model": study.model.pinned if study.model.named else "embedded model, trained here",
         "seeds": len(study.student.seeds),
         "datasets": len(study.names),
         "results": study.results,

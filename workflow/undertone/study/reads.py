@@ -25,9 +25,11 @@ def corpus(study: Study, node: Node) -> list[str]:
 
 
 def checkpoint_files(study: Study, node: Node) -> list[str]:
-    """The files of a base model that is a folder; a Hub model's settings hold its commit instead."""
-    folder = Path(str(study.base_model(node.variant).name))
-    return [str(path) for path in files_of(folder)] if folder.is_dir() else []
+    """The files of a base model that is a folder or a GGUF file; a Hub model's settings hold its commit instead."""
+    path = Path(str(study.base_model(node.variant).name))
+    if path.is_dir():
+        return [str(file) for file in files_of(path)]
+    return [str(path)] if path.is_file() else []
 
 
 def sae_files(study: Study, node: Node) -> list[str]:

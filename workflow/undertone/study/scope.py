@@ -69,7 +69,7 @@ def with_sae(study: Study, dataset: str | None) -> bool:
 def base_model(study: Study, node: Node) -> Node:
     """The base model, found if the study names it, else trained; of a dataset, the one that its students start from."""
     name = study.base(node.variant) if node.dataset else node.variant
-    return Node("pretrained" if study.model.name else "model", None, name)
+    return Node("pretrained" if study.model.named else "model", None, name)
 
 
 def dictionary(study: Study, node: Node) -> Node:

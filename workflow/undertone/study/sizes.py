@@ -37,9 +37,9 @@ class SaeSize:
 
 def model_size(model: Model) -> ModelSize | None:
     """A model's size, or None where only its download would tell. Raises ConfigError for a broken config.json."""
-    if model.name is None:
+    if not model.named:
         return ModelSize(model.embedded.n_layers, model.embedded.hidden_size, EMBEDDED_POSITIONS)
-    file = Path(model.name) / "config.json"
+    file = Path(str(model.name)) / "config.json"
     if not file.is_file():
         return None
     settings = read_settings(file)
@@ -69,13 +69,14 @@ def sae_size(sae: Sae) -> SaeSize | None:
 
 def special_tokens(model: Model) -> set[str]:
     """The special tokens of a model's tokenizer, none where only its download would tell."""
-    if model.name is None:
+    if not model.named:
         return EMBEDDED_SPECIAL
-    file = Path(model.name) / "tokenizer.json"
+    file = Path(str(model.name)) / "tokenizer.json"
     if not file.is_file():
         from huggingface_hub import try_to_load_from_cache  # only where it is needed
 
-        cached = None if Path(model.name).is_dir() else try_to_load_from_cache(model.name, file.name, revision=model.revision)
+        local = model.gguf or Path(str(model.name)).is_dir()
+        cached = None if local else try_to_load_from_cache(str(model.name), file.name, revision=model.revision)
         if not isinstance(cached, str):
             return set()
         file = Path(cached)
@@ -86,9 +87,9 @@ def special_tokens(model: Model) -> set[str]:
 
 def linear_modules(model: Model) -> set[str] | None:
     """The names of a model's modules with weights, or None where only its download would tell."""
-    if model.name is None:
+    if not model.named:
         return EMBEDDED_MODULES
-    folder = Path(model.name)
+    folder = Path(str(model.name))
     if (index := folder / "model.safetensors.index.json").is_file():
         names = list(read_settings(index).get("weight_map", {}))
     elif (weights := folder / "model.safetensors").is_file():

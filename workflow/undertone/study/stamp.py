@@ -57,7 +57,7 @@ def section_of(study: Study, name: str, node: Node) -> dict[str, Any]:
 
 def _model(study: Study, node: Node) -> dict[str, Any]:
     """The embedded model's settings do not concern a study that names a model, nor a revision one that trains its own."""
-    unused = "embedded" if study.model.name else "revision"
+    unused = "embedded" if study.model.named else "revision"
     return {key: value for key, value in study.base_model(node.variant).stamped().items() if key != unused}
 
 

@@ -141,7 +141,7 @@ class Study(Section):
     @property
     def has_sae(self) -> bool:
         """Whether there is an SAE: one that the study names, or one trained on the embedded model."""
-        return self.sae.named or self.model.name is None
+        return self.sae.named or not self.model.named
 
     def of_kind(self, *kinds: str) -> list[str]:
         """The datasets of these kinds of teacher, where it starts from the study's own model."""

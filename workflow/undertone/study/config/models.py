@@ -1,11 +1,16 @@
 """Settings of the base model."""
 
+import re
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import model_validator
 
 from undertone.study.config.bounds import MAX_BATCH, MAX_LAYERS, MAX_LR, MAX_ROWS, MAX_SEED, MAX_STEPS, MAX_WIDTH
 from undertone.study.validation import Section, setting
+
+PACKAGE = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
+VERSION = re.compile(r"[0-9][A-Za-z0-9.!+]*")
+SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class Tasks(Section):
@@ -80,9 +85,59 @@ class Embedded(Section):
 class Model(Section):
     """The base model: teacher and student both start from it."""
 
-    name: str | None = setting(None, "a Hub name or a local folder; null trains the embedded model")
+    later: ClassVar[dict[str, Any]] = {"package": None, "version": None, "file": None, "sha256": None}
+    name: str | None = setting(None, "a Hub name, a local folder or a GGUF file; null trains the embedded model")
     revision: str | None = setting(None, "commit of the Hub repository, 40 hexadecimal digits; required with a Hub name")
+    package: str | None = setting(None, "instead of name: a package of the Python index that carries the weights as GGUF")
+    version: str | None = setting(None, "version of that package")
+    file: str | None = setting(None, "GGUF file in that package", "path in the package")
+    sha256: str | None = setting(None, "SHA-256 of that file, 64 hexadecimal digits")
     dtype: Literal["auto", "float32", "bfloat16"] = setting(
-        "auto", "precision of the weights; auto is bfloat16 on a GPU and float32 on a CPU"
+        "auto",
+        "precision of the weights; auto is bfloat16 on a GPU, and on a CPU where it was faster when a named model was checked",
     )
-    embedded: Embedded = setting({}, "the embedded model, used when name is null")
+    embedded: Embedded = setting({}, "the embedded model, used when neither name nor package is set")
+
+    @property
+    def named(self) -> bool:
+        """Whether the model exists already; the embedded one is trained here."""
+        return self.name is not None or self.package is not None
+
+    @property
+    def gguf(self) -> bool:
+        """Whether the weights are unpacked from a GGUF file."""
+        return self.package is not None or (self.name or "").endswith(".gguf")
+
+    @property
+    def title(self) -> str:
+        """What messages and records call the model."""
+        return f"{self.package}=={self.version}, {self.file}" if self.package else str(self.name)
+
+    @property
+    def pinned(self) -> str:
+        """The model, with the commit to which it is pinned."""
+        return f"{self.title} ({self.revision})" if self.revision else self.title
+
+    @model_validator(mode="after")
+    def one_source(self) -> Self:
+        """A package is pinned as a whole, and is the only source."""
+        pins = {"version": self.version, "file": self.file, "sha256": self.sha256}
+        given = [key for key, value in pins.items() if value is not None]
+        if self.package is None and given:
+            raise ValueError(f"{given[0]} is set without package: it pins a file of a package of the Python index")
+        if self.package is not None and len(given) < len(pins):
+            missing = next(key for key in pins if key not in given)
+            raise ValueError(
+                f"package {self.package} needs {missing}: expected version, file and sha256, so that weights cannot change"
+            )
+        if self.package is not None and (self.name is not None or self.revision is not None):
+            raise ValueError("package and name are both set: a model has one source; set one to null")
+        if self.package is not None and not PACKAGE.fullmatch(self.package):
+            raise ValueError(
+                f"package {self.package!r} is no name of a package; found in the index under letters, digits, '.', '-' and '_'"
+            )
+        if self.version is not None and not VERSION.fullmatch(self.version):
+            raise ValueError(f"version {self.version!r} is no version, such as 0.1.2; a range is none")
+        if self.sha256 is not None and not SHA256.fullmatch(self.sha256):
+            raise ValueError(f"sha256 {self.sha256!r} is no SHA-256: expected 64 hexadecimal digits in lower case")
+        return self
