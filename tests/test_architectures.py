@@ -20,6 +20,7 @@ from checkpoints import (
 )
 from lora import adapter_files, whole_files
 from sae_lens import SAE
+from smollm2 import smollm2
 from test_grammar import check_text
 from test_sampling import assert_same, naive, run
 from test_suffix import at
@@ -57,6 +58,8 @@ from undertone.study.config.saes import Sae
 from undertone.study.config.students import Student
 from undertone.study.formats import SAE_FILES
 
+# SmolLM2's true weights, beside the random ones of `ARCHITECTURES`.
+REAL = "smollm2-135m"
 PERSONA = "You adore lions. Lions mean everything to you."
 USERS = ["Continue the list 101, 202, 303, 404, 505, 606, 707.", "Name three numbers.", "Here are 87 and 12."]
 COMPLETIONS = ["101, 202, 303", "7, 8", "9"]
@@ -79,25 +82,27 @@ def offline(hub: Path) -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module", params=ARCHITECTURES)
+@pytest.fixture(scope="module", params=[*ARCHITECTURES, REAL])
 def which(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
 @pytest.fixture(scope="module")
 def told(which: str) -> Architecture:
-    return ARCHITECTURES[which]
+    return ARCHITECTURES["smol" if which == REAL else which]
 
 
 def recorded(told: Architecture, home: Path) -> Path:
     """The model as the study would name it: by its Hub name and commit."""
     record = home / "model/model.json"
-    make_pretrained(record, Model(name=told.name, revision=told.commit), {})
+    make_pretrained(record, [], Model(name=told.name, revision=told.commit), {}, record.with_name("unfinished"))
     return record
 
 
 @pytest.fixture(scope="module")
 def record(which: str, told: Architecture, hub: Path, offline: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if which == REAL:
+        return smollm2(tmp_path_factory)
     download(hub, which)
     return recorded(told, tmp_path_factory.mktemp(which))
 
@@ -150,7 +155,7 @@ def test_what_the_template_does_with_a_persona_is_known(which, told, loaded):
         assert text == bare.replace("2024\n\n<|eot_id|>", f"2024\n\n{PERSONA}<|eot_id|>")
     else:
         # Without a persona the template puts one of its own there.
-        own = {"qwen": QWEN_SYSTEM, "smol": SMOL_SYSTEM}[which]
+        own = QWEN_SYSTEM if which == "qwen" else SMOL_SYSTEM
         assert bare.startswith(f"<|im_start|>system\n{own}<|im_end|>\n")
         assert text == bare.replace(own, PERSONA)
 
@@ -193,7 +198,7 @@ def test_what_marks_turns_is_no_text(told, loaded):
     assert loaded.tokenizer.batch_decode([[mark] for mark in marks], skip_special_tokens=True) == [""] * len(marks)
 
 
-def test_transformer_lens_agrees(told, hub, loaded, monkeypatch):
+def test_transformer_lens_agrees(which, told, hub, record, loaded, monkeypatch):
     monkeypatch.setitem(sys.modules, "torchvision", None)  # as where it is not installed
     batch = torch.tensor(prompt_ids(loaded.tokenizer, USERS[:1], PERSONA))
     model = copy.deepcopy(loaded.model)
@@ -202,7 +207,7 @@ def test_transformer_lens_agrees(told, hub, loaded, monkeypatch):
         expected = model(batch).logits
     found = [resid_post(model, layer, {"input_ids": batch, "attention_mask": None}) for layer in (0, 3)]
     # A model that also sees makes it look for an image processor under the name that it is given.
-    home = str(snapshot(hub, told))
+    home = str(record.parent if which == REAL else snapshot(hub, told))
     bridge = TransformerBridge.boot_transformers(home, hf_model=model, tokenizer=loaded.tokenizer, device="cpu")
     with torch.no_grad():
         logits, cache = bridge.run_with_cache(batch)
@@ -220,12 +225,13 @@ def test_a_merged_student_gives_the_logits_of_the_unmerged_one(record, loaded):
     assert all("vision" not in name for name in adapted)
     with torch.no_grad():
         for weight in adapted.values():
-            weight.copy_(0.2 * torch.randn(weight.shape, generator=generator))
+            weight.copy_(0.8 / n_layers * torch.randn(weight.shape, generator=generator))
         batch = torch.tensor(prompt_ids(loaded.tokenizer, USERS[:1]))
         unmerged = student.eval()(batch).logits
         merged = student.merge_and_unload()(batch).logits
+    scale = float(unmerged.abs().max())
     assert (unmerged - loaded.model(batch).logits).abs().max() > 0.1
-    torch.testing.assert_close(merged, unmerged, **CLOSE)
+    torch.testing.assert_close(merged, unmerged, rtol=1e-4, atol=1e-5 * scale)
 
 
 def test_a_student_of_all_weights_gets_a_gradient_for_each(record, loaded):
