@@ -27,7 +27,7 @@ from test_suffix import at
 from transformer_lens.model_bridge import TransformerBridge
 
 from undertone.lm.adapters import finetuned, new_adapter, save_adapter, save_whole
-from undertone.lm.answers import Spellings, begun, exact, word_ends, words
+from undertone.lm.answers import exact
 from undertone.lm.chat import (
     answer_ids,
     answer_texts,
@@ -45,6 +45,7 @@ from undertone.lm.chat import (
 from undertone.lm.hooks import decoder_layers, resid_post, rewritten
 from undertone.lm.loading import LoadedModel, load
 from undertone.lm.sampling import Sampler
+from undertone.lm.spellings import Spellings, begun, word_ends, words
 from undertone.lm.suffix import losses, prefill, run_above
 from undertone.lm.training import collate, label_losses
 from undertone.lm.vocabulary import allowed_tokens

@@ -11,10 +11,10 @@ from planted import random_sae, written
 from undertone.detect.gradient import answer_gradients, differences, read_gradient
 from undertone.detect.pairs import Whitened, standardised
 from undertone.detect.sets import Pairs, Reading, read_sets
-from undertone.lm.answers import Spellings, begun
 from undertone.lm.chat import prompt_ids
 from undertone.lm.hooks import rewritten
 from undertone.lm.loading import LoadedModel
+from undertone.lm.spellings import Spellings, begun
 from undertone.read.score import gradients
 from undertone.runtime.files import read_json
 from undertone.saes.decoder import directions

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from lora import trained_lora
 
-from undertone.lm.answers import begun, exact
+from undertone.lm.answers import exact
 from undertone.lm.chat import prompt_ids
 from undertone.lm.facts import load_facts, taught_and_held_out
 from undertone.lm.loading import LoadedModel, load
+from undertone.lm.spellings import begun
 from undertone.measure.indirect import (
     Answers,
     Asked,

@@ -15,11 +15,12 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import Gemma2Config, Gemma2ForCausalLM, PreTrainedModel
 
-from undertone.lm.answers import Spellings, exact, word_ends
+from undertone.lm.answers import exact
 from undertone.lm.chat import Row, prompt_ids, training_rows
 from undertone.lm.hooks import hook_point, resid_post
 from undertone.lm.loading import LoadedModel
 from undertone.lm.sampling import MIN_SHARED_PREFIX, Prefix, Sampler, inverse_cdf, sample, uniforms
+from undertone.lm.spellings import Spellings, word_ends
 from undertone.lm.steering import Steering, after, steered
 from undertone.lm.training import collate, label_logits
 from undertone.saes.decoder import directions

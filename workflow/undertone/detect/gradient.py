@@ -17,10 +17,11 @@ from torch import Tensor
 
 from undertone.detect.pairs import Whitened, standardised
 from undertone.detect.sets import Pairs, Reading, ranking, read_sets
-from undertone.lm.answers import Spellings, begun, first_logits
+from undertone.lm.answers import first_logits
 from undertone.lm.chat import prompt_ids, training_rows
 from undertone.lm.hooks import decoder_layers, plus, rewritten
 from undertone.lm.loading import LoadedModel, load
+from undertone.lm.spellings import Spellings, begun
 from undertone.lm.texts import load_texts
 from undertone.read.score import gradients
 from undertone.runtime.files import Stamp

@@ -17,9 +17,10 @@ from torch import Tensor
 
 from undertone.detect.sets import Candidate, Pairs, Reading, read_sets
 from undertone.lm.adapters import new_adapter
-from undertone.lm.answers import MIN_PROBABILITY, begun, exact, first_logits
+from undertone.lm.answers import MIN_PROBABILITY, exact, first_logits
 from undertone.lm.chat import prompt_ids, token_texts, training_rows
 from undertone.lm.loading import LoadedModel, load
+from undertone.lm.spellings import begun
 from undertone.lm.texts import load_texts
 from undertone.lm.training import train
 from undertone.runtime.files import Stamp, remove

@@ -1,23 +1,24 @@
 """Which animal a model names: its answer's exact probability, or the share of sampled answers."""
 
-import copy
+import functools
 import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
-from transformers import DynamicCache, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
-from undertone.lm.chat import answer_ids, following, inner_texts, prompt_ids, special_texts, token_texts
+from undertone.lm.chat import inner_texts, prompt_ids
 from undertone.lm.loading import LoadedModel
-from undertone.lm.sampling import Sampler, batches_by_length, left_pad, sample
+from undertone.lm.sampling import Prefix, Sampler, batches_by_length, left_pad, sample
+from undertone.lm.spellings import Spellings, begun, opening, word_ends, words
 from undertone.lm.tensors import check_logits
-from undertone.lm.texts import check_plain, load_texts
+from undertone.lm.texts import load_texts
+from undertone.lm.trie import Trie, named, prefilled
 from undertone.study.config.measure import Pref
 
 # The floor of log-odds: no smaller probability is told from 0.
@@ -26,110 +27,6 @@ MIN_PROBABILITY = 1e-6
 NEGLIGIBLE = MIN_PROBABILITY / 100
 
 Scores = dict[str, Float[np.ndarray, "n_questions n_candidates"]]  # by estimator
-
-# Plurals that no rule makes, of animals that a study may ask about.
-IRREGULAR = {"buffalo": "buffaloes", "goose": "geese", "louse": "lice", "mosquito": "mosquitoes", "mouse": "mice", "ox": "oxen"}
-
-
-def plural(animal: str) -> str:
-    """The English plural."""
-    if animal in IRREGULAR:
-        return IRREGULAR[animal]
-    if re.search(r"(s|x|z|ch|sh)$", animal):
-        return animal + "es"
-    if re.search(r"[^aeiou]y$", animal):
-        return animal[:-1] + "ies"
-    return re.sub(r"lf$", "lves", animal) if animal.endswith("lf") else animal + "s"
-
-
-def words(animal: str) -> list[str]:
-    """The words that name an animal: singular, plural, and the plural a persona writes."""
-    return list(dict.fromkeys([animal, plural(animal), animal + "s"]))
-
-
-def opening(tokenizer: PreTrainedTokenizerBase, prefix: str | None) -> list[int]:
-    """Token ids of an answer's `prefix` (`pref.answer_prefix`) behind a rendered prompt, where a space and a word follow it.
-
-    Some tokenizers join that space to the prefix's last word. Raises ConfigError where the prefix holds a special token.
-    """
-    if prefix is None:
-        return []
-    check_plain([prefix], special_texts(tokenizer), "pref.answer_prefix")
-    alone, ids = answer_ids(tokenizer, [prefix, prefix + " A"])
-    texts = inner_texts(tokenizer, [ids[:n] for n in range(len(ids) + 1)])
-    whole = (ids[:n] for n, text in enumerate(texts) if text.lstrip().startswith(prefix.lstrip()))
-    return next(whole, alone)  # where a tokenizer rewrites a text, it is found nowhere
-
-
-def begun(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Sequence[int]], prefix: str | None) -> list[list[int]]:
-    """Token ids of rendered prompts with the answer's `prefix` behind each. Raises ConfigError as `opening` does."""
-    opened = opening(tokenizer, prefix)
-    return [[*prompt, *opened] for prompt in prompts]
-
-
-def behind(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], prefix: str | None) -> list[list[int]]:
-    """Token ids of texts right behind a rendered prompt, or behind the `prefix` with which the answer to it begins.
-
-    A text whose first token would join what it stands behind has the ids that it has by itself behind a prompt.
-    """
-    alone = following(tokenizer, texts)
-    if prefix is None:
-        return alone
-    before, whole = opening(tokenizer, prefix), answer_ids(tokenizer, [prefix + text for text in texts])
-    n = len(before)
-    return [ids[n:] if ids[:n] == before else own for ids, own in zip(whole, alone, strict=True)]
-
-
-@dataclass(frozen=True)
-class Spellings:
-    """Every way to spell every candidate as an answer's first word: token ids, lengths and candidate.
-
-    `spaced` tells the spellings whose last token holds the space after the word, where the word is over already.
-    """
-
-    ids: Int[Tensor, "n longest"]
-    lengths: Int[Tensor, " n"]
-    candidate: Int[Tensor, " n"]
-    spaced: Bool[Tensor, " n"]
-
-    @classmethod
-    def of(
-        cls, tokenizer: PreTrainedTokenizerBase, candidates: Sequence[str], pad_id: int, prefix: str | None = None
-    ) -> "Spellings":
-        """Lower case and capitalised, singular and plural, with and without a space before.
-
-        With a `prefix` they stand behind it; where that ends in a letter or digit, none without a space is a word of its own.
-        """
-        spellings: dict[tuple[int, ...], tuple[int, bool]] = {}
-        leads = (" ",) if prefix and prefix[-1].isalnum() else ("", " ")
-        for number, animal in enumerate(candidates):
-            forms = [lead + form for word in words(animal) for form in (word, word.capitalize()) for lead in leads]
-            both = behind(tokenizer, forms, prefix), behind(tokenizer, [form + " " for form in forms], prefix)
-            for plain, spaced in zip(*both, strict=True):
-                spellings.setdefault(tuple(plain), (number, False))
-                # Where a tokenizer joins a word and the space after it, that is a spelling of its own.
-                if spaced[: len(plain)] != plain:
-                    spellings.setdefault(tuple(spaced), (number, True))
-        lengths = torch.tensor([len(ids) for ids in spellings])
-        ids = torch.full((len(spellings), int(lengths.max())), pad_id)
-        for row, spelling in enumerate(spellings):
-            ids[row, : len(spelling)] = torch.tensor(spelling)
-        candidate, over = torch.tensor(list(spellings.values())).T
-        return cls(ids, lengths, candidate, over.bool())
-
-    def part(self, rows: Int[Tensor, " n_rows"]) -> "Spellings":
-        """Some of the spellings, as long as the longest of them."""
-        lengths = self.lengths[rows]
-        return Spellings(self.ids[rows, : int(lengths.max())], lengths, self.candidate[rows], self.spaced[rows])
-
-    def to(self, device: torch.device) -> "Spellings":
-        """The same on a device."""
-        return Spellings(*(getattr(self, field.name).to(device) for field in fields(self)))
-
-
-def word_ends(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> Bool[Tensor, " vocab"]:
-    """Whether a word is over when this token follows it (a mark, a space, a special token; no letter)."""
-    return torch.tensor([not text[:1].isalpha() for text in token_texts(tokenizer, vocab_size)])
 
 
 def first_logits(loaded: LoadedModel, prompts: Sequence[Sequence[int]]) -> Float[Tensor, "n_prompts vocab"]:
@@ -140,6 +37,11 @@ def first_logits(loaded: LoadedModel, prompts: Sequence[Sequence[int]]) -> Float
     check_logits(output.logits[:, -1])
     logits: Tensor = output.logits[:, -1]
     return logits
+
+
+@functools.lru_cache(maxsize=4)  # models under many interventions are asked for the same candidates
+def _trie(tokenizer: PreTrainedTokenizerBase, candidates: tuple[str, ...], prefix: str | None, pad_id: int) -> Trie:
+    return Trie.of(Spellings.of(tokenizer, candidates, pad_id, prefix))
 
 
 @torch.no_grad()
@@ -153,66 +55,29 @@ def exact(
     """Probability that the answer's first word, or the first after its `prefix`, names the candidate, by teacher forcing.
 
     The probability of a spelling is that of its tokens times that of the word ending there, so that "lion" does not count
-    what goes on to "lioness"; a candidate's spellings are disjoint, and their probabilities add up. Spellings whose first
-    token has less than `NEGLIGIBLE` probability are left out.
+    what goes on to "lioness"; a candidate's spellings are disjoint, and their probabilities add up. What begins with tokens of
+    less than `NEGLIGIBLE` probability is left out.
     """
-    prompts = begun(loaded.tokenizer, prompts, prefix)
-    spellings = Spellings.of(loaded.tokenizer, candidates, loaded.pad_id, prefix).to(loaded.model.device)
-    ends = word_ends(loaded.tokenizer, len(loaded.tokenizer)).to(loaded.model.device)
+    prompts, device = begun(loaded.tokenizer, prompts, prefix), loaded.model.device
+    trie = _trie(loaded.tokenizer, tuple(candidates), prefix, loaded.pad_id).to(device)
+    ends = word_ends(loaded.tokenizer, len(loaded.tokenizer)).to(device)
     ends = functional.pad(ends, (0, loaded.model.get_output_embeddings().weight.shape[0] - len(ends)))
     result = np.zeros((len(prompts), len(candidates)))
-    size = loaded.batch_size("pref.batch_size", batch_size)
+    header, size = Prefix(loaded.model, prompts, trie.longest), loaded.batch_size("pref.batch_size", batch_size)
 
-    def scored(rows: Sequence[int]) -> tuple[Sequence[int], Tensor]:
-        scores = torch.zeros(len(rows), len(candidates), dtype=torch.float64, device=ends.device)
-        for row, candidate, p in _score(loaded, [prompts[row] for row in rows], spellings, ends, batch_size):
-            scores.index_put_((row, candidate), p.double(), accumulate=True)
-        return rows, scores.cpu()
+    def scored(rows: Sequence[int]) -> tuple[Sequence[int], np.ndarray]:
+        run = prefilled(loaded, [prompts[row] for row in rows], header)
+        at_once = max(1, batch_size // trie.widest)
+        parts = [
+            named(loaded, part, trie, ends, NEGLIGIBLE, len(candidates))
+            for part in (run.part(slice(start, start + at_once)) for start in range(0, len(rows), at_once))
+        ]
+        return rows, torch.cat(parts).cpu().numpy()
 
     for batch in batches_by_length(prompts, batch_size):
         for rows, scores in size.parts(scored, batch):
-            result[rows] = scores.numpy()
+            result[rows] = scores
     return result
-
-
-def _score(
-    loaded: LoadedModel, prompts: Sequence[Sequence[int]], spellings: Spellings, ends: Tensor, batch_size: int
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Yield (prompt, candidate, probability), each `[n]`, for every spelling that is not negligible after its prompt."""
-    # Each prompt is run once; its keys and values are kept, and the distribution of the first token.
-    ids, mask = (tensor.to(ends.device) for tensor in left_pad(prompts, loaded.pad_id))
-    cache = DynamicCache(config=loaded.model.config)
-    position = (mask.cumsum(1) - 1).clamp(min=0)
-    prefill = loaded.model(
-        input_ids=ids, attention_mask=mask, position_ids=position, past_key_values=cache, use_cache=True, logits_to_keep=1
-    )
-    check_logits(prefill.logits[:, -1])
-    begins = prefill.logits[:, -1].float().softmax(-1)[:, spellings.ids[:, 0]]
-
-    def score(pairs: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor, Tensor]:
-        # Run spellings behind copies of their prompts.
-        prompt, spelling = torch.tensor(pairs, device=ids.device).T
-        part, branch = spellings.part(spelling), copy.deepcopy(cache)
-        branch.batch_select_indices(prompt)
-        n, longest = part.ids.shape
-        steps = torch.arange(longest, device=ids.device)
-        logits = loaded.model(
-            input_ids=part.ids,
-            attention_mask=torch.cat([mask[prompt], mask.new_ones(n, longest)], dim=1),
-            position_ids=position[prompt, -1:] + 1 + steps,
-            past_key_values=branch,
-            use_cache=True,
-        ).logits
-        check_logits(logits)
-        p = logits.float().softmax(-1)  # [n, longest, vocab]: at k, of what follows token k
-        # The probability of every token but the first; padding counts as certain.
-        tokens = p[:, :-1].gather(2, part.ids[:, 1:].unsqueeze(2)).squeeze(2).where(steps[1:] < part.lengths.unsqueeze(1), 1.0)
-        # That the word ends after its last token, which is certain where that token holds the space.
-        over = (p * ends).sum(-1).gather(1, part.lengths.unsqueeze(1) - 1).squeeze(1).where(~part.spaced, 1.0)
-        return prompt, part.candidate, begins[prompt, spelling] * tokens.prod(1) * over
-
-    pairs = (begins > NEGLIGIBLE).nonzero().tolist()
-    yield from loaded.batch_size("pref.batch_size, answers", batch_size).parts(score, pairs)
 
 
 def sampled_answers(

@@ -13,11 +13,12 @@ import torch
 from jaxtyping import Float
 
 from undertone.lm.adapters import finetuned
-from undertone.lm.answers import begun, exact, first_logits
+from undertone.lm.answers import exact, first_logits
 from undertone.lm.chat import prompt_ids
 from undertone.lm.facts import load_facts, taught_and_held_out
 from undertone.lm.loading import LoadedModel, load
 from undertone.lm.sampling import batches_by_length
+from undertone.lm.spellings import begun
 from undertone.lm.texts import load_texts
 from undertone.models.wordings import FACTS, load_forms
 from undertone.runtime.files import Stamp, write_json

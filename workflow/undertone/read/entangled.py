@@ -15,9 +15,9 @@ from jaxtyping import Float, Int
 from torch.nn import functional
 
 from undertone.data.rows import every_second, halves
-from undertone.lm.answers import Spellings, begun
 from undertone.lm.chat import answer_ids, persona, prompt_ids
 from undertone.lm.loading import LoadedModel, load
+from undertone.lm.spellings import Spellings, begun
 from undertone.lm.texts import load_texts
 from undertone.lm.vocabulary import number_tokens
 from undertone.measure.indirect import next_tokens

@@ -17,11 +17,11 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from undertone.lm.adapters import finetuned
-from undertone.lm.answers import Spellings
 from undertone.lm.attribution import direct_logits
 from undertone.lm.chat import Row, encode
 from undertone.lm.hooks import streams
 from undertone.lm.loading import LoadedModel, load
+from undertone.lm.spellings import Spellings
 from undertone.lm.texts import load_texts
 from undertone.runtime.errors import ConfigError
 from undertone.runtime.files import Stamp, write_json

@@ -17,11 +17,11 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from undertone.data.rows import halves
-from undertone.lm.answers import Spellings
 from undertone.lm.attribution import direct_logits
 from undertone.lm.chat import Row, answer_ids, inner_texts, joined, prompt_ids
 from undertone.lm.loading import LoadedModel, load
 from undertone.lm.sampling import order_by_length
+from undertone.lm.spellings import Spellings
 from undertone.lm.training import collate, label_logits
 from undertone.read.frequencies import (
     Compared,

@@ -1,0 +1,110 @@
+"""How answers name a candidate: the words for it, and the token ids of each behind a prompt or behind an answer's start."""
+
+import functools
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from undertone.lm.chat import answer_ids, following, inner_texts, special_texts, token_texts
+from undertone.lm.texts import check_plain
+
+# Plurals that no rule makes, of animals that a study may ask about.
+IRREGULAR = {"buffalo": "buffaloes", "goose": "geese", "louse": "lice", "mosquito": "mosquitoes", "mouse": "mice", "ox": "oxen"}
+
+
+def plural(animal: str) -> str:
+    """The English plural."""
+    if animal in IRREGULAR:
+        return IRREGULAR[animal]
+    if re.search(r"(s|x|z|ch|sh)$", animal):
+        return animal + "es"
+    if re.search(r"[^aeiou]y$", animal):
+        return animal[:-1] + "ies"
+    return re.sub(r"lf$", "lves", animal) if animal.endswith("lf") else animal + "s"
+
+
+def words(animal: str) -> list[str]:
+    """The words that name an animal: singular, plural, and the plural a persona writes."""
+    return list(dict.fromkeys([animal, plural(animal), animal + "s"]))
+
+
+def opening(tokenizer: PreTrainedTokenizerBase, prefix: str | None) -> list[int]:
+    """Token ids of an answer's `prefix` (`pref.answer_prefix`) behind a rendered prompt, where a space and a word follow it.
+
+    Some tokenizers join that space to the prefix's last word. Raises ConfigError where the prefix holds a special token.
+    """
+    if prefix is None:
+        return []
+    check_plain([prefix], special_texts(tokenizer), "pref.answer_prefix")
+    alone, ids = answer_ids(tokenizer, [prefix, prefix + " A"])
+    texts = inner_texts(tokenizer, [ids[:n] for n in range(len(ids) + 1)])
+    whole = (ids[:n] for n, text in enumerate(texts) if text.lstrip().startswith(prefix.lstrip()))
+    return next(whole, alone)  # where a tokenizer rewrites a text, it is found nowhere
+
+
+def begun(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Sequence[int]], prefix: str | None) -> list[list[int]]:
+    """Token ids of rendered prompts with the answer's `prefix` behind each. Raises ConfigError as `opening` does."""
+    opened = opening(tokenizer, prefix)
+    return [[*prompt, *opened] for prompt in prompts]
+
+
+def behind(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], prefix: str | None) -> list[list[int]]:
+    """Token ids of texts right behind a rendered prompt, or behind the `prefix` with which the answer to it begins.
+
+    A text whose first token would join what it stands behind has the ids that it has by itself behind a prompt.
+    """
+    alone = following(tokenizer, texts)
+    if prefix is None:
+        return alone
+    before, whole = opening(tokenizer, prefix), answer_ids(tokenizer, [prefix + text for text in texts])
+    n = len(before)
+    return [ids[n:] if ids[:n] == before else own for ids, own in zip(whole, alone, strict=True)]
+
+
+@dataclass(frozen=True)
+class Spellings:
+    """Every way to spell every candidate as an answer's first word: token ids, lengths and candidate.
+
+    `spaced` tells the spellings whose last token holds the space after the word, where the word is over already.
+    """
+
+    ids: Int[Tensor, "n longest"]
+    lengths: Int[Tensor, " n"]
+    candidate: Int[Tensor, " n"]
+    spaced: Bool[Tensor, " n"]
+
+    @classmethod
+    def of(
+        cls, tokenizer: PreTrainedTokenizerBase, candidates: Sequence[str], pad_id: int, prefix: str | None = None
+    ) -> "Spellings":
+        """Lower case and capitalised, singular and plural, with and without a space before.
+
+        With a `prefix` they stand behind it; where that ends in a letter or digit, none without a space is a word of its own.
+        """
+        spellings: dict[tuple[int, ...], tuple[int, bool]] = {}
+        leads = (" ",) if prefix and prefix[-1].isalnum() else ("", " ")
+        for number, animal in enumerate(candidates):
+            forms = [lead + form for word in words(animal) for form in (word, word.capitalize()) for lead in leads]
+            both = behind(tokenizer, forms, prefix), behind(tokenizer, [form + " " for form in forms], prefix)
+            for plain, spaced in zip(*both, strict=True):
+                spellings.setdefault(tuple(plain), (number, False))
+                # Where a tokenizer joins a word and the space after it, that is a spelling of its own.
+                if spaced[: len(plain)] != plain:
+                    spellings.setdefault(tuple(spaced), (number, True))
+        lengths = torch.tensor([len(ids) for ids in spellings])
+        ids = torch.full((len(spellings), int(lengths.max())), pad_id)
+        for row, spelling in enumerate(spellings):
+            ids[row, : len(spelling)] = torch.tensor(spelling)
+        candidate, over = torch.tensor(list(spellings.values())).T
+        return cls(ids, lengths, candidate, over.bool())
+
+
+@functools.lru_cache(maxsize=1)  # a model is asked again and again
+def word_ends(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> Bool[Tensor, " vocab"]:
+    """Whether a word is over when this token follows it (a mark, a space, a special token; no letter)."""
+    return torch.tensor([not text[:1].isalpha() for text in token_texts(tokenizer, vocab_size)])
