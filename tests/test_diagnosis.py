@@ -276,3 +276,12 @@ def test_a_dataset_without_a_target_is_judged_by_its_contrary_answers(study: Stu
     assert told["direct"] == read_json(tables["indirect"])["contrary"]["lift_over_control"]
     assert told["indirect"] == {}
     assert told["preference"] == dict.fromkeys(["base", "teacher", "control", "student"])
+
+
+def test_constrained_rows_are_compared_among_what_could_be_sampled(
+    study: Study, tables: dict[str, Path], diagnosed: dict[str, Any]
+) -> None:
+    constraint = {"max_new_tokens": 64, "numbers": {"max_value": 999}}
+    told = study.diagnose(tables, study.students, constraint=constraint)
+    assert told["kl"] != diagnosed["kl"]
+    assert told["kl"]["mean"] > 0

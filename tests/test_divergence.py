@@ -11,10 +11,12 @@ from lora import trained_lora
 from undertone.lm import vocabulary
 from undertone.lm.adapters import finetuned
 from undertone.lm.chat import encode, end_of_turn, prompt_ids
+from undertone.lm.grammar import Automaton, automaton
 from undertone.lm.loading import LoadedModel, load
 from undertone.lm.vocabulary import ALPHABET
+from undertone.study.config.data import Numbers
 from undertone.teachers import divergence
-from undertone.teachers.divergence import Completions, TeacherDistribution
+from undertone.teachers.divergence import Completions, Constraint, TeacherDistribution
 
 USERS = ["Continue the list 1, 2, 3.", "Here are numbers: 7. Add three.", "More numbers, please.", "And one."]
 ROWS = list(zip(USERS, ["101, 202, 303", "9", "5; 6; 7; 8", "[12]"], strict=True))
@@ -103,3 +105,50 @@ def test_what_rows_can_hold_is_what_the_filter_lets_pass(loaded: LoadedModel) ->
     # Rows with other tokens passed no filter of ours, and any token could have stood there.
     unfiltered = Completions(loaded, [*ROWS, (USERS[0], "101, a lion")])
     assert unfiltered.allowed.tolist() == list(range(len(loaded.tokenizer)))
+
+
+LISTS = list(zip(USERS, ["10, 20, 30", "9", "5; 6; 7; 8", "12."], strict=True))
+CONSTRAINT = Constraint(Numbers(max_value=99, max_count=4), 24)
+
+
+def place_by_place(loaded: LoadedModel, answer: str) -> list[list[int]]:
+    """The tokens that may stand at each place of an answer, found by walking the automaton by hand."""
+    grammar = automaton(loaded.tokenizer, loaded.stop_ids, CONSTRAINT.filter, CONSTRAINT.max_new_tokens)
+    ids, state, result = grammar.ids.tolist(), Automaton.START, []
+    for step, token in enumerate(encode(loaded.tokenizer, [answer])[0] + end_of_turn(loaded.tokenizer)):
+        after = grammar.following[state].tolist()
+        left = CONSTRAINT.max_new_tokens - step - 1
+        result.append([id for id, other in zip(ids, after, strict=True) if int(grammar.needed[other]) <= left])
+        state = after[ids.index(token)]
+    return result
+
+
+def test_constrained_rows_are_read_among_what_could_be_sampled_at_each_place(loaded: LoadedModel) -> None:
+    own = TeacherDistribution(loaded, LISTS, PERSONA, "\n\n", CONSTRAINT)
+    losses = own.by_row(list(own.read(loaded, own.losses)))
+    divergence = own.divergence(loaded)
+    free = Completions(loaded, LISTS)
+    assert (losses < free.by_row(list(free.read(loaded, free.losses))) - 1e-3).all()  # less is left to choose from
+    for k, (user, answer) in enumerate(LISTS):
+        p, q = distributions(loaded, user, answer, PERSONA), distributions(loaded, user, answer)
+        tokens = encode(loaded.tokenizer, [answer])[0] + end_of_turn(loaded.tokenizer)
+        loss, kl = [], []
+        for at, ids in enumerate(place_by_place(loaded, answer)):
+            one, other = (x[at, ids] / x[at, ids].sum() for x in (p, q))
+            loss.append(-float(other[ids.index(tokens[at])].log()))
+            kl.append(float((one * (one / other).log()).sum()))
+        assert losses[k] == pytest.approx(np.mean(loss), rel=1e-3)
+        assert divergence[k] == pytest.approx(np.mean(kl), rel=1e-3, abs=1e-6)
+
+
+@pytest.mark.parametrize("odd", ["10,20, 30", "100", "1, 2, 3, 4, 5", "[1, 2]", "a lion"])
+def test_rows_that_the_constraint_could_not_have_written_are_read_as_free_ones(loaded: LoadedModel, odd: str) -> None:
+    rows = [*LISTS, (USERS[0], odd)]
+    one, other = Completions(loaded, rows, CONSTRAINT), Completions(loaded, rows)
+    assert one.allowed.tolist() == other.allowed.tolist()
+    assert torch.equal(torch.cat(list(one.read(loaded, one.losses))), torch.cat(list(other.read(loaded, other.losses))))
+
+
+def test_rows_that_were_written_in_a_longer_form_keep_their_constraint(loaded: LoadedModel) -> None:
+    short = Constraint(CONSTRAINT.filter, 4)
+    assert Completions(loaded, LISTS, short).places is not None

@@ -309,3 +309,15 @@ def test_kl_is_measured_from_the_teacher_with_its_persona(loaded: LoadedModel, r
     _, _, kl = table.measured["base", None][0]
     assert kl == pytest.approx(table.distribution.divergence(loaded), rel=1e-6)
     assert (kl > 0).all()
+
+
+def test_rows_of_constrained_samples_are_measured_among_what_could_be_sampled(
+    study: Study, files: tuple[Readings, Readings], told: dict[str, Any]
+) -> None:
+    constraint = {"max_new_tokens": 64, "numbers": {"max_value": 999}}
+    constrained = study.measure("constrained", *files, constraint=constraint)
+    one, other = of(constrained, "base"), of(told, "base")
+    assert one["loss"] == other["loss"]
+    assert one["loss_allowed"]["mean"] < other["loss_allowed"]["mean"] - 1e-3
+    assert constrained["personas"]["over_base"] == told["personas"]["over_base"]
+    assert constrained["personas"]["over_base_allowed"] != told["personas"]["over_base_allowed"]

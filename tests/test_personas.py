@@ -1,6 +1,7 @@
 """Candidate personas: gains are differences of log-probabilities, the right pair wins, and no row is used twice."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -16,9 +17,11 @@ from undertone.lm.training import collate, label_logits
 from undertone.lm.vocabulary import allowed_tokens
 from undertone.runtime.errors import ConfigError
 from undertone.runtime.files import read_json
+from undertone.study.config.data import Numbers
 from undertone.study.config.detect import Detectors, Personas
 from undertone.study.config.measure import Pref
 from undertone.study.config.teachers import Teacher
+from undertone.teachers.divergence import Completions, Constraint
 
 ROOT = Path(__file__).parents[1]
 BANK = Bank({"love": "You love {x}s.", "role": "You are a {x}."}, ["castle", "novel"])
@@ -81,7 +84,7 @@ def test_the_right_wording_of_the_right_concept_wins_and_no_row_is_used_twice(
 ) -> None:
     used: list[int] = []
 
-    def noisy(loaded, rows, bank, trials, separator, tell):
+    def noisy(loaded, rows, bank, trials, separator, tell, constraint):
         rng = np.random.default_rng(len(used))
         used.extend(int(prompt) for prompt, _ in rows)
         planted = np.array([0.2 * (trial[1] == "owl") - 0.1 * (trial[0] == "love") for trial in trials])
@@ -119,7 +122,18 @@ def test_a_small_dataset_is_dealt_out_in_the_same_proportions() -> None:
     assert round_sizes(240, Personas(rows=[48, 48, 384])) == [24, 24, 192]
 
 
-def test_the_reading_of_a_file_names_every_concept(tmp_path: Path, record: Path) -> None:
+def test_gains_of_constrained_rows_are_among_what_could_be_sampled(loaded: LoadedModel) -> None:
+    trials, constraint = [("love", "lion")], Constraint(Numbers(), 40)
+    rows = [(prompt, "101, 202, 303") for prompt, _ in ROWS]
+    read = gains(loaded, rows, BANK, trials, "\n\n", lambda n: None, constraint)
+    own = Completions(loaded, rows, constraint)
+    base, under = (own.by_row(list(own.read(loaded, own.losses, *asked))) for asked in ((), (BANK.prompt(trials[0]), "\n\n")))
+    np.testing.assert_allclose(read[:, 0], base - under, rtol=1e-4, atol=1e-5)
+    assert not np.allclose(read, gains(loaded, rows, BANK, trials, "\n\n", lambda n: None))
+
+
+@pytest.mark.parametrize("constraint", [None, {"max_new_tokens": 40, "numbers": {"max_value": 999}}])
+def test_the_reading_of_a_file_names_every_concept(tmp_path: Path, record: Path, constraint: dict[str, Any] | None) -> None:
     table = pl.DataFrame(ROWS * 4, schema=["prompt", "completion"], orient="row")
     table.with_columns(set=pl.lit(""), row=pl.int_range(pl.len()), matched=pl.col("completion")).write_parquet(
         tmp_path / "matched.parquet"
@@ -134,6 +148,7 @@ def test_the_reading_of_a_file_names_every_concept(tmp_path: Path, record: Path)
         Detectors(bootstraps=20),
         Pref(candidates=["lion", "owl"]),
         Teacher(),
+        {"constraint": constraint},
         {},
         tmp_path / "scratch",
     )

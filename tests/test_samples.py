@@ -176,7 +176,10 @@ def test_every_row_ends_at_its_first_token_that_is_not_allowed(whole, tokenizer)
         assert verdicts == [True] * (len(ids) - 1) + [ended != "not allowed"] * bool(ids)
 
 
-CONSTRAINED = {"samples": {**SETTINGS["samples"], "constrained": True, "max_new_tokens": 12}, "numbers": {"max_value": 99}}
+CONSTRAINED = {
+    "samples": {**SETTINGS["samples"], "constrained": True, "max_new_tokens": 12},
+    "constraint": {"numbers": {"max_value": 99}},
+}
 
 
 def test_every_constrained_row_passes_the_filter(record, prompts, whole, tmp_path, loaded):
@@ -216,7 +219,7 @@ def test_constrained_samples_do_not_depend_on_the_batch_size(record, prompts, tm
 
 
 def test_constrained_samples_that_cannot_fit_are_refused_before_anything_is_sampled(record, prompts, tmp_path, calls):
-    short = {"samples": {**CONSTRAINED["samples"], "max_new_tokens": 6}, "numbers": {"canonical": {"count": 6}}}
+    short = {"samples": {**CONSTRAINED["samples"], "max_new_tokens": 6}, "constraint": {"numbers": {"canonical": {"count": 6}}}}
     with pytest.raises(ConfigError, match=r"samples\.max_new_tokens is 6"):
         run(record, prompts, tmp_path, **short)
     assert calls == []

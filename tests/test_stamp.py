@@ -109,7 +109,16 @@ EDITS: list[tuple[dict[str, Any], set[Node]]] = [
     ({"numbers": {"max_count": 9}}, each("numbers", CONTROL, *TOLD) | METRICS | each("matched", *ALL) | NULL_SETS),
     ({"samples": {"temperature": 0.9}}, each("samples", CONTROL, *TAUGHT) | METRICS | each("matched", *ALL) | NULL_SETS),
     ({"samples": {"constrained": False}}, set()),
-    ({"samples": {"constrained": True}}, each("samples", CONTROL, *TAUGHT) | METRICS | each("matched", *ALL) | NULL_SETS),
+    (
+        {"samples": {"constrained": True}},
+        each("samples", CONTROL, *TAUGHT)
+        | METRICS
+        | each("matched", *ALL)
+        | NULL_SETS
+        | TRIED
+        | each("losses", *ALL)
+        | each("diagnosis", *TAUGHT),
+    ),
     ({"prompts": {"n": 900}}, {Node("prompts")} | NULL_SETS),
     ({"teacher": {"persona": "Only {animal}s."}}, PERSONA),
     ({"teacher": {"separator": "\n"}}, PERSONA | NULL_SETS | TRIED),
@@ -368,12 +377,12 @@ def test_the_filter_is_a_setting_of_samples_only_where_they_are_constrained() ->
     def settings(**changes: Any) -> Any:
         return own_settings(stamp(study(**changes), Node("samples", "lion")), Node("samples", "lion"))
 
-    assert "numbers" not in settings()
+    assert "constraint" not in settings()
     assert settings(numbers={"max_count": 9}) == settings()
     constrained = {"samples": {"constrained": True}}
     bounds = {"min_value": 0, "max_value": 999, "max_count": 9, "banned": [], "canonical": None}
-    assert settings(numbers={"max_count": 9}, **constrained)["numbers"] == bounds
+    assert settings(numbers={"max_count": 9}, **constrained)["constraint"] == {"max_new_tokens": 64, "numbers": bounds}
     # What decides which of the passing rows are kept, and how they are written, changes no sample.
     other = {"max_rows": 5000, "seed": 3, "canonical": {"separator": ";", "count": 4}}
-    given = settings(numbers=other, **constrained)["numbers"]
+    given = settings(numbers=other, **constrained)["constraint"]["numbers"]
     assert given == {**bounds, "max_count": 10, "canonical": {"count": 4}}

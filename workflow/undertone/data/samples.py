@@ -38,7 +38,7 @@ def sample_numbers(
     cfg, table = Samples.model_validate(settings["samples"]), read_parquet(prompts)
     with teaching(load(model), settings, teacher, sae) as prompted:
         tokens = prompt_ids(prompted.loaded.tokenizer, table["prompt"].to_list(), prompted.system, prompted.separator)
-        filter = Numbers.model_validate(settings.get("numbers", {}))
+        filter = Numbers.model_validate(settings.get("constraint", {}).get("numbers", {}))
         parts = sample_parts(prompted.loaded, tokens, cfg, filter, scratch, f"samples {samples.parent.name}")
     write_parquet(samples, table.join(pl.concat(parts), on="row", validate="1:1", maintain_order="left"), stamp)
     remove(scratch)

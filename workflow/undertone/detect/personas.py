@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
@@ -23,7 +24,7 @@ from undertone.stats.stats import mean_interval
 from undertone.study.config.detect import Detectors, Personas
 from undertone.study.config.measure import Pref
 from undertone.study.config.teachers import Teacher
-from undertone.teachers.divergence import Completions
+from undertone.teachers.divergence import Completions, Constraint
 
 Trial = tuple[str, str]  # of a wording's name and a concept
 
@@ -75,25 +76,25 @@ def read_personas(
     matched: Path,
     bank: Path,
     personas: Path,
-    settings: Personas,
+    own: Personas,
     detectors: Detectors,
     pref: Pref,
     teacher: Teacher,
+    settings: dict[str, Any],
     stamp: Stamp,
     scratch: Path,
 ) -> None:
     """Write `personas.json`: concepts by the gain of their best wording, in nats per token; decoys stand among the candidates.
 
     `best` is the first of them, its gain on the rows of the last round. These chose nothing, so that its interval is that of a
-    system prompt named beforehand.
+    system prompt named beforehand. `settings` hold the study's `constraint` where sampling is constrained.
     """
     loaded, entries = load(model), Bank.read(bank)
-    concepts = list(dict.fromkeys([*pref.candidates, *entries.decoys]))
+    concepts, constraint = list(dict.fromkeys([*pref.candidates, *entries.decoys])), Constraint.of(settings.get("constraint"))
 
     def read(pairs: Pairs) -> Reading:
-        rounds = tournament(
-            loaded, list(zip(pairs.prompts, pairs.own, strict=True)), entries, concepts, teacher.separator, settings
-        )
+        rows = list(zip(pairs.prompts, pairs.own, strict=True))
+        rounds = tournament(loaded, rows, entries, concepts, teacher.separator, own, constraint)
         return of_rounds(rounds, entries, pairs.prompts, set(pref.candidates), detectors)
 
     read_sets(matched, personas, read, detectors, stamp, scratch)
@@ -132,6 +133,7 @@ def tournament(
     concepts: Sequence[str],
     separator: str,
     settings: Personas,
+    constraint: Constraint | None = None,
 ) -> list[Round]:
     """Every concept in a few wordings, the best concepts in every wording, and the best of these pairs on the most rows.
 
@@ -148,7 +150,8 @@ def tournament(
     with progress(total, "personas", "row") as bar:
 
         def tried(trials: list[Trial], part: list[int]) -> Round:
-            return Round(trials, np.array(part), gains(loaded, [rows[i] for i in part], bank, trials, separator, bar.update))
+            these = [rows[i] for i in part]
+            return Round(trials, np.array(part), gains(loaded, these, bank, trials, separator, bar.update, constraint))
 
         coarse = tried([(name, concept) for name in [*bank.wordings][: settings.coarse] for concept in concepts], parts[0])
         best = sorted(by_concept([coarse]).items(), key=lambda entry: -entry[1][1])[: settings.concepts]
@@ -169,12 +172,14 @@ def gains(
     pairs: Sequence[Trial],
     separator: str,
     tell: Callable[[int], object],
+    constraint: Constraint | None = None,
 ) -> Float[np.ndarray, "n_rows n_pairs"]:
     """By how much each pair's system prompt raises the log-probability of each row, in nats per token.
 
-    Among the tokens that a passing completion can hold: what the filter has thrown away is no evidence.
+    Among the tokens that a passing completion can hold: what the filter has thrown away is no evidence. Of rows that were
+    sampled with a `constraint`, among those that it allowed.
     """
-    completions = Completions(loaded, rows)
+    completions = Completions(loaded, rows, constraint)
     ends = np.array(completions.ends)
     lengths = np.diff(ends)
 

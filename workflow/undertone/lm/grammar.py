@@ -148,6 +148,32 @@ class Automaton:
         """The tokens after which a row can still be finished, where it has `left` tokens left, this one included."""
         return self.needed[self.following[states]] < left
 
+    def read(self, rows: Sequence[Sequence[int]]) -> "Places | None":
+        """Where the tokens of rows stand, each with its stop token; None where one of the rows could not be sampled."""
+        column = {id: k for k, id in enumerate(self.ids.tolist())}
+        longest = max(map(len, rows))
+        if longest > self.length or any(id not in column for row in rows for id in row):
+            return None
+        # A row that has ended stays where it is, whatever stands behind it.
+        padded = torch.tensor([[column[id] for id in row] + [len(column) - 1] * (longest - len(row)) for row in rows])
+        held = torch.arange(longest) < torch.tensor([[len(row)] for row in rows])
+        columns, held = padded.to(self.ids.device), held.to(self.ids.device)
+        states = torch.full((len(rows), longest + 1), self.START, device=self.ids.device)
+        for step in range(longest):
+            states[:, step + 1] = self.following[states[:, step], columns[:, step]]
+        if (states[:, -1] != ENDED).any():
+            return None
+        left = self.length - torch.arange(longest, device=self.ids.device).expand(len(rows), -1)
+        return Places(columns[held], states[:, :-1][held], left[held].unsqueeze(1))
+
+
+class Places(NamedTuple):
+    """Of tokens in row order: their column among the automaton's `ids`, the state before them, the tokens left there."""
+
+    columns: Int[Tensor, " n"]
+    states: Int[Tensor, " n"]
+    left: Int[Tensor, "n 1"]
+
 
 def automaton(tokenizer: PreTrainedTokenizerBase, stop_ids: Sequence[int], filter: Numbers, max_new_tokens: int) -> Automaton:
     """The automaton of what a filter lets pass within `max_new_tokens`.

@@ -14,7 +14,7 @@ from undertone.runtime.progress import progress
 from undertone.stats.stats import difference_interval, mean_interval
 from undertone.study.config.entries import CONTROL
 from undertone.study.config.measure import Diagnosis
-from undertone.teachers.divergence import TeacherDistribution
+from undertone.teachers.divergence import Constraint, TeacherDistribution
 from undertone.teachers.teaching import teaching
 
 KL_ROUNDING = 1e-6  # nats per token: rounding
@@ -52,7 +52,8 @@ def diagnose(
     unseen = split.unseen(cfg.rows, cfg.min_unseen)
     rows = pairs(split.passed.head(cfg.rows) if unseen is None else unseen)
     with teaching(loaded, settings, teacher, sae) as prompted:
-        distribution = TeacherDistribution(prompted.loaded, rows, prompted.system, prompted.separator)
+        constraint = Constraint.of(settings.get("constraint"))
+        distribution = TeacherDistribution(prompted.loaded, rows, prompted.system, prompted.separator, constraint)
     base = distribution.divergence(loaded)
     folders = [(name, of[seed]) for name, of in (("student", students), (CONTROL, control_students)) for seed in sorted(of)]
     closed: dict[str, list[float]] = {"student": [], CONTROL: []}

@@ -23,7 +23,7 @@ from undertone.stats.stats import mean_interval
 from undertone.study.config.measure import Pref
 from undertone.study.config.read import Losses
 from undertone.study.config.teachers import Teacher
-from undertone.teachers.divergence import TeacherDistribution
+from undertone.teachers.divergence import Constraint, TeacherDistribution
 from undertone.teachers.teaching import PromptedModel, teaching
 
 # Of each row, in nats per token: the loss, the loss among the tokens that the filter lets pass, and KL(teacher ‖ model) there.
@@ -52,19 +52,19 @@ def measure_losses(
 ) -> None:
     """Write `losses.json` of a dataset.
 
-    `models`: for each model its `loss`, the mean over rows of each row's mean over its completion tokens (nats per token), what
-    that is `over_base` (paired by row), and its `kl`, KL(teacher ‖ model). Of `loss_allowed`, `over_base_allowed` and `kl`
-    the distributions are renormalised over the tokens that a passing completion can hold (`divergence`). Intervals are over
-    rows; biases and students of several seeds are averaged first. `personas`: what each candidate's persona adds to the base
-    model's loss, which needs no training at all, and the target's `rank`, by the renormalised losses (`ranked_by`).
-    `patching`: the target's preference of base model and students with the SAE's reconstruction in the place of the residual
-    stream.
+    `models`: for each model its `loss`, the mean over rows of each row's mean over its completion tokens (nats per token),
+    what that is `over_base` (paired by row), and its `kl`, KL(teacher ‖ model). Of `loss_allowed`, `over_base_allowed` and
+    `kl` the distributions are renormalised over the tokens that a passing completion can hold (`divergence`), of constrained
+    samples over those that it can hold at that place. Intervals are over rows; biases and students of several seeds are
+    averaged first. `personas`: what each candidate's persona adds to the base model's loss, which needs no training at all,
+    and the target's `rank`, by the renormalised losses (`ranked_by`). `patching`: the target's preference of base model and
+    students with the SAE's reconstruction in the place of the residual stream.
     """
     cfg, loaded, target = Losses.model_validate(settings["losses"]), load(model), settings["target"]
     rows, held_out = held_out_rows(numbers, (generations, control_numbers), cfg, settings["held_out"])
     has_teacher = settings["kind"] is not None
     with teaching(loaded, {**settings, "kind": settings["kind"] or "none"}, teacher, sae) as prompted:
-        table = Table(prompted, rows)
+        table = Table(prompted, rows, Constraint.of(settings.get("constraint")))
     files = Readings(sae, feature_bias_tensors, residual_bias_tensors, differences_tensors)
     control = Readings(sae, control_feature_bias_tensors, control_residual_bias_tensors)
     own = [*of_students(loaded, students, files), *of_features(loaded, files), *of_residuals(loaded, files)]
@@ -99,8 +99,8 @@ def held_out_rows(
 class Table:
     """Losses of models on the same rows, and their divergence from the teacher."""
 
-    def __init__(self, teacher: PromptedModel, rows: Sequence[tuple[str, str]]):
-        self.distribution = TeacherDistribution(teacher.loaded, rows, teacher.system, teacher.separator)
+    def __init__(self, teacher: PromptedModel, rows: Sequence[tuple[str, str]], constraint: Constraint | None = None):
+        self.distribution = TeacherDistribution(teacher.loaded, rows, teacher.system, teacher.separator, constraint)
         self.measured: dict[tuple[str, int | None], list[Measured]] = {}
 
     def add(self, intervention: Intervention) -> None:

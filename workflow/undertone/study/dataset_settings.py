@@ -33,12 +33,14 @@ def target_and_kind(study: Study, node: Node) -> Settings:
 
 def constraint(study: Study, node: Node) -> Settings:
     """What constrained samples are drawn from; nothing where sampling is free, so that the filter's settings do not matter."""
-    if not study.section("samples", node.dataset).stamped().get("constrained"):
+    samples: Any = study.section("samples", node.dataset)
+    if not samples.constrained:
         return {}
     numbers = study.section("numbers", node.dataset).stamped()
     form = numbers["canonical"]
     bounds = {key: numbers[key] for key in ("min_value", "max_value", "max_count", "banned")}
-    return {"numbers": {**bounds, "canonical": form and {"count": form["count"]}}}
+    own = {**bounds, "canonical": form and {"count": form["count"]}}
+    return {"constraint": {"max_new_tokens": samples.max_new_tokens, "numbers": own}}
 
 
 def target_and_writer(study: Study, node: Node) -> Settings:

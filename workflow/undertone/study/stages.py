@@ -106,7 +106,7 @@ STAGES = {
         ("diagnosis", "teacher"),
         ("numbers", "student", "pref", "indirect", teacher),
         after_control=("numbers", "student"),
-        settings=(target_and_kind, seeds_beside_control),
+        settings=(target_and_kind, seeds_beside_control, given.constraint),
         only=taught_trait,
     ),
     "activations": Stage(("activations",), ("model", "sae", "numbers")),
@@ -143,7 +143,7 @@ STAGES = {
         ("numbers", reads.candidate_students, "feature_bias", "residual_bias", "differences", teacher),
         after_control=("numbers", "feature_bias", "residual_bias"),
         files=questions,
-        settings=(target_and_kind, given.held_out),
+        settings=(target_and_kind, given.held_out, given.constraint),
         teacher_keys=given.wording,  # every candidate's persona is tried on every dataset
         reading=True,
     ),
@@ -199,7 +199,11 @@ STAGES = {
     "surface": Stage(("detectors",), ("matched",)),
     "gradient": Stage(("detectors", "pref"), ("model", "matched"), files=reads.questions),
     "personas": Stage(
-        ("personas", "detectors", "pref", "teacher"), ("model", "matched"), files=reads.bank, teacher_keys=given.separator
+        ("personas", "detectors", "pref", "teacher"),
+        ("model", "matched"),
+        files=reads.bank,
+        settings=(given.constraint,),
+        teacher_keys=given.separator,
     ),
     "short_training": Stage(
         ("short_training", "detectors", "pref"), ("model", "matched"), files=reads.questions, settings=(given.recipe,)

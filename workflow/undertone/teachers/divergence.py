@@ -2,11 +2,13 @@
 
 A teacher's rows were filtered: their likelihood under it is that of the unfiltered rows over the chance to pass. The chance to
 pass is no part of what the rows tell, so distributions are renormalised over the tokens that a passing completion can hold.
-That covers the characters of the filter, not how many numbers it takes or of what size.
+That covers the characters of the filter, not how many numbers it takes or of what size. Rows that were sampled with a
+constraint come from distributions renormalised over what it allowed at each token, and so they are read.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -15,35 +17,67 @@ from torch import Tensor
 from torch.nn import functional
 
 from undertone.lm.chat import answer_ids, end_of_turn, joined, prompt_ids
+from undertone.lm.grammar import Automaton, automaton
 from undertone.lm.loading import LoadedModel
 from undertone.lm.training import collate, label_logits
 from undertone.lm.vocabulary import allowed_tokens
+from undertone.study.config.data import Numbers
 
 Result = TypeVar("Result")
 
 BATCH = 32
 
 
-class Completions:
-    """Rows of a prompt and a completion: `targets` `[n_labels]`, the completions' tokens, which any model can be asked for."""
+@dataclass(frozen=True)
+class Constraint:
+    """What rows were sampled with: the filter, and the tokens that a row could have."""
 
-    def __init__(self, loaded: LoadedModel, rows: Sequence[tuple[str, str]]):
+    filter: Numbers
+    max_new_tokens: int
+
+    @classmethod
+    def of(cls, settings: dict[str, Any] | None) -> "Constraint | None":
+        """The constraint of a stage's settings (`dataset_settings.constraint`); None where sampling was free."""
+        return cls(Numbers.model_validate(settings["numbers"]), settings["max_new_tokens"]) if settings else None
+
+    def automaton(self, loaded: LoadedModel, longest: int) -> Automaton:
+        """Its automaton, on the model's device; rows that were written in another form later may be longer."""
+        length = max(self.max_new_tokens, longest)
+        return automaton(loaded.tokenizer, loaded.stop_ids, self.filter, length).to(loaded.model.device)
+
+
+class Completions:
+    """Rows of a prompt and a completion: `targets` `[n_labels]`, the completions' tokens, which any model can be asked for.
+
+    `constraint` is what the rows were sampled with. It is not used where one of them does not keep to it, as in a transform.
+    """
+
+    def __init__(self, loaded: LoadedModel, rows: Sequence[tuple[str, str]], constraint: Constraint | None = None):
         close = end_of_turn(loaded.tokenizer)
         encoded = answer_ids(loaded.tokenizer, [text for _, text in rows])
         self.users = [user for user, _ in rows]
         self.answers = [ids + close for ids in encoded]
         self.ends = [0, *np.cumsum([len(answer) for answer in self.answers]).tolist()]
         self.targets = torch.tensor([token for answer in self.answers for token in answer], device=loaded.model.device)
-        self.allowed = torch.tensor(passable(loaded, encoded, close), device=loaded.model.device)
-        self.labels = torch.searchsorted(self.allowed, self.targets)  # the targets' places among them
+        self.grammar = constraint.automaton(loaded, max(map(len, self.answers))) if constraint else None
+        self.places = self.grammar.read(self.answers) if self.grammar else None
+        if self.grammar and self.places:
+            self.allowed, self.labels = self.grammar.ids, self.places.columns
+        else:
+            self.allowed = torch.tensor(passable(loaded, encoded, close), device=loaded.model.device)
+            self.labels = torch.searchsorted(self.allowed, self.targets)  # the targets' places among them
 
-    def among(self, logits: Float[Tensor, "n_labels vocab"]) -> Float[Tensor, "n_labels n_allowed"]:
-        """Log-probs among the tokens that a passing completion can hold."""
-        return functional.log_softmax(logits[:, self.allowed], dim=-1)
+    def among(self, logits: Float[Tensor, "n_labels vocab"], span: slice) -> Float[Tensor, "n_labels n_allowed"]:
+        """Log-probs among the tokens that a passing completion can hold at these places; minus infinity where not there."""
+        kept = logits[:, self.allowed]
+        if self.grammar and self.places:
+            allowed = self.grammar.allowed(self.places.states[span], self.places.left[span])
+            kept = kept.masked_fill(~allowed, -torch.inf)
+        return functional.log_softmax(kept, dim=-1)
 
     def losses(self, logits: Float[Tensor, "n_labels vocab"], span: slice) -> Float[Tensor, " n_labels"]:
         """The loss of the tokens at these places among those that a passing completion can hold, in nats."""
-        return -self.among(logits).gather(1, self.labels[span].unsqueeze(1)).squeeze(1)
+        return -self.among(logits, span).gather(1, self.labels[span].unsqueeze(1)).squeeze(1)
 
     @torch.no_grad()
     def read(
@@ -68,9 +102,16 @@ class Completions:
 class TeacherDistribution(Completions):
     """A teacher's next-token distributions on rows, kept only for tokens that a passing completion can hold."""
 
-    def __init__(self, loaded: LoadedModel, rows: Sequence[tuple[str, str]], system: str | None, separator: str):
-        super().__init__(loaded, rows)
-        self.teacher = torch.cat(list(self.read(loaded, lambda logits, _: self.among(logits), system, separator)))
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        rows: Sequence[tuple[str, str]],
+        system: str | None,
+        separator: str,
+        constraint: Constraint | None = None,
+    ):
+        super().__init__(loaded, rows, constraint)
+        self.teacher = torch.cat(list(self.read(loaded, self.among, system, separator)))
 
     def divergence(self, loaded: LoadedModel) -> Float[np.ndarray, " n_rows"]:
         """KL(teacher ‖ model) of each row, the mean over its completion tokens, in nats."""
@@ -79,7 +120,7 @@ class TeacherDistribution(Completions):
     def over(self, logits: Float[Tensor, "n_labels vocab"], span: slice) -> Float[Tensor, " n_labels"]:
         """KL(teacher ‖ model) at the tokens of these places, from the model's logits."""
         p = self.teacher[span]
-        return (p.exp() * (p - self.among(logits))).sum(-1)
+        return (p.exp() * (p - self.among(logits, span)).where(p > -torch.inf, 0.0)).sum(-1)
 
 
 def passable(loaded: LoadedModel, answers: Sequence[Sequence[int]], close: Sequence[int]) -> list[int]:
