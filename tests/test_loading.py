@@ -122,3 +122,19 @@ def test_special_tokens_are_no_text(loaded):
     start = loaded.tokenizer.convert_tokens_to_ids("<start_of_turn>")
     found = loaded.is_text(torch.tensor([[2, start, 300], [301, loaded.pad_id, 302]]))
     assert found.tolist() == [[False, False, True], [True, False, True]]
+
+
+def test_in_bfloat16_the_unembedding_never_sees_a_slice(record, tmp_path):
+    """A slice of the hidden states, as `logits_to_keep` makes one, costs a copy of the weights for each row."""
+    for file in record.parent.iterdir():
+        (tmp_path / file.name).symlink_to(file)
+    (tmp_path / "model.json").unlink()
+    (tmp_path / "model.json").write_text(json.dumps(read_json(record) | {"dtype": "bfloat16"}))
+    loaded, seen = load(tmp_path / "model.json"), []
+    loaded.model.get_output_embeddings().register_forward_hook(lambda module, args, output: seen.append(args[0]))
+    ids = torch.tensor(prompt_ids(loaded.tokenizer, ["Continue 1, 2.", "Continue 3, 4."]))
+    whole = loaded.model(ids).logits
+    last = loaded.model(ids, logits_to_keep=1).logits
+    assert [tuple(hidden.shape[:2]) for hidden in seen] == [tuple(ids.shape), (2, 1)]
+    assert all(hidden.is_contiguous() for hidden in seen)
+    torch.testing.assert_close(last[:, 0], whole[:, -1])

@@ -83,6 +83,8 @@ def load(model_json: Path) -> LoadedModel:
     model = read_model(folder, dtype)
     model = model.to(device).requires_grad_(False).eval()
     check_finite(model.named_parameters(), folder)
+    if device == "cpu" and dtype != torch.float32:
+        model.get_output_embeddings().register_forward_pre_hook(_contiguous)
     stops = model.generation_config.eos_token_id
     stops = stops if isinstance(stops, list) else [stops] if stops is not None else []
     stop_ids = sorted(
@@ -90,6 +92,11 @@ def load(model_json: Path) -> LoadedModel:
     )
     pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else stop_ids[0]
     return LoadedModel(model, tokenizer, stop_ids, pad_id)
+
+
+def _contiguous(head: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    # A batch's last tokens lie apart in memory: in bfloat16 PyTorch multiplies each with a copy of all weights of its own.
+    return (args[0].contiguous(), *args[1:])
 
 
 def read_tokenizer(folder: Path, name: str) -> PreTrainedTokenizerBase:
