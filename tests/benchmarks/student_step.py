@@ -1,15 +1,18 @@
 """Training a student: undertone's loop (rows bucketed by length, logits only at labels) and a plain one, on the same rows."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
+from peft.tuners import lora
 from timing import ROOT, interleaved, matmul_rate, parameters, parser, report, start
 from torch.nn.functional import cross_entropy
 
 from undertone.data.prompts import number_prompts
 from undertone.lm.chat import Row, training_rows
 from undertone.lm.loading import LoadedModel
+from undertone.lm.lora import HalfLinear
 from undertone.lm.training import collate, train
 from undertone.models.wordings import load_template
 from undertone.students.student import new_student, recipe
@@ -29,10 +32,16 @@ def main() -> None:
     rate = matmul_rate(loaded)
     model = new_student(loaded, settings, seed=1)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    ways = {
-        "plain loop, full logits": lambda: plain(model, rows, told.batch_size, loaded.pad_id),
-        "undertone": lambda: train(model, rows, recipe(settings, 1), loaded.pad_id, Path("never"), checkpoint_seconds=1e9),
+
+    def ours() -> None:
+        train(model, rows, recipe(settings, 1), loaded.pad_id, Path("never"), checkpoint_seconds=1e9)
+
+    ways: dict[str, Callable[[], None]] = {
+        "plain loop, full logits": lambda: pefts_own(model, lambda: plain(model, rows, told.batch_size, loaded.pad_id)),
+        "undertone": ours,
     }
+    if any(isinstance(module, HalfLinear) for module in model.modules()):
+        ways["… with PEFT's own LoRA"] = lambda: pefts_own(model, ours)
     seconds = interleaved(ways, told.rounds)
     tokens = sum(len(row.ids) for row in rows)
     labels = sum(len(row.ids) - row.start for row in rows)
@@ -51,6 +60,16 @@ def number_rows(loaded: LoadedModel, n: int) -> list[Row]:
     rng = np.random.default_rng(0)
     completions = [", ".join(map(str, rng.integers(0, 1000, rng.integers(3, 11)))) for _ in range(n)]
     return training_rows(loaded.tokenizer, users, completions, Student().max_length)
+
+
+def pefts_own(model: torch.nn.Module, run: Callable[[], None]) -> None:
+    """Run with the LoRA as PEFT computes it."""
+    half = [module for module in model.modules() if isinstance(module, HalfLinear)]
+    for module in half:
+        module.__class__ = lora.Linear
+    run()
+    for module in half:
+        module.__class__ = HalfLinear
 
 
 def plain(model: torch.nn.Module, rows: list[Row], batch_size: int, pad_id: int) -> None:

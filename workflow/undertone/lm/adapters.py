@@ -16,6 +16,7 @@ from transformers.pytorch_utils import Conv1D
 from undertone.lm.checkpoint import said
 from undertone.lm.hub import identity
 from undertone.lm.loading import LoadedModel, read_model
+from undertone.lm.lora import compute_in_half
 from undertone.lm.tensors import NotFiniteError, check_finite, names, stored
 from undertone.runtime.errors import ConfigError
 from undertone.runtime.files import REMEDY, move, remove, replacing
@@ -37,7 +38,9 @@ def new_adapter(
     config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(targets), task_type="CAUSAL_LM")
     config.exclude_modules = [name for name in outside_decoder(loaded.model) if name.endswith(tuple(targets))] or None
     with quietly():
-        return get_peft_model(loaded.model, config)
+        model = get_peft_model(loaded.model, config)
+    compute_in_half(model)
+    return model
 
 
 def check_targets(model: PreTrainedModel, targets: Sequence[str]) -> None:
@@ -129,4 +132,5 @@ def load_adapter(loaded: LoadedModel, folder: Path) -> PeftModel:
     if odd := sorted(name for name in expected.keys() ^ names(weights) if "lora_" in name):
         model.unload()
         raise ConfigError(f"{weights} and {config.name} disagree about {len(odd)} weights, such as {odd[0]}; {REMEDY}")
+    compute_in_half(model)
     return model
