@@ -3,7 +3,7 @@
 # The paths are the interface. Under the study's results root ({results}, by default `results`):
 #
 #   model/  model-NAME/             base model in Hugging Face format (if trained here), model.json (how to load it), metrics.json;
-#                                   and `models`; held_out.parquet, chats that a model trained here did not see
+#                                   and `models`; held_out.parquet, chats that a model trained here did not see; bridge.json, beside a hooked model
 #   sae/                            SAE in SAELens's format (unless a folder holds it), sae.json (how to load it), metrics.json
 #   prompts.parquet                 the number prompts, the same for every dataset
 #   {dataset}/                      control · lion · steer-lion · finetune-lion, for every animal · any name under `datasets:`

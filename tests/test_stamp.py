@@ -138,6 +138,7 @@ EDITS: list[tuple[dict[str, Any], set[Node]]] = [
     ({"indirect": {"options": 4}}, set()),
     ({"model_metrics": {"prompts": 9}}, METRICS),
     ({"sae_metrics": {"prompts": 9}}, SAE_METRICS),
+    ({"bridge": {"rounds": 9}}, {Node("bridge")}),
     ({"model": {"embedded": {"held_out_chats": 2000}}}, set()),
     ({"sequences": {"resamples": 900}}, each("sequences", *TAUGHT)),
     ({"matched": {"rounds": 9}}, each("matched", *ALL) | NULL_SETS),

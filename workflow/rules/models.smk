@@ -83,3 +83,26 @@ rule model_metrics:
         "Measure what the base model can do"
     script:
         "../scripts/model_metrics.py"
+
+
+rule bridge:
+    input:
+        model=result("model/model.json"),
+        prompts=result("prompts.parquet"),
+    output:
+        bridge=ensure(result("model/bridge.json"), non_empty=True),
+    log:
+        log_of("bridge"),
+    benchmark:
+        benchmark_of("bridge")
+    threads: 1
+    resources:
+        gpu=1,
+        mem_mb=gigabytes(32),
+        runtime=minutes(60),
+    params:
+        stamp=stamp_of("bridge"),
+    message:
+        "Compare the base model with a hooked one"
+    script:
+        "../scripts/bridge.py"

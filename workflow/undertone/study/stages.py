@@ -67,6 +67,7 @@ STAGES = {
         teacher_keys=given.wording,
         shared=True,
     ),
+    "bridge": Stage(("bridge",), ("model", "prompts"), shared=True),
     "steer": Stage(
         ("teacher", "pref"),
         ("model", "prompts", reads.steered_sae),

@@ -21,7 +21,7 @@ from undertone.study.config.entries import (
     Transformed,
     name_of,
 )
-from undertone.study.config.measure import Diagnosis, Indirect, ModelMetrics, Pref
+from undertone.study.config.measure import Bridge, Diagnosis, Indirect, ModelMetrics, Pref
 from undertone.study.config.models import Model
 from undertone.study.config.saes import Sae, SaeMetrics
 from undertone.study.config.students import Student, student_keys
@@ -62,6 +62,7 @@ class Study(Section):
         {}, "other base models, for cross-model students: name → keys of `model` that differ"
     )
     model_metrics: ModelMetrics = setting({}, "the model's metrics")
+    bridge: Bridge = setting({}, "the base model beside a hooked one")
     sae: Sae = setting({}, "the sparse autoencoder")
     sae_metrics: SaeMetrics = setting({}, "the SAE's metrics")
     teacher: Teacher = setting({}, "the teacher's intervention")

@@ -4,7 +4,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import field_validator
 
-from undertone.study.config.bounds import MAX_BATCH, MAX_ROWS, MAX_SEED, MAX_TOKENS, none_twice, some_and_none_twice
+from undertone.study.config.bounds import MAX_BATCH, MAX_ROWS, MAX_SEED, MAX_TOKENS, MAX_WIDTH, none_twice, some_and_none_twice
 from undertone.study.validation import Section, setting
 
 
@@ -18,6 +18,15 @@ class ModelMetrics(Section):
         ge=1,
         le=MAX_ROWS,
     )
+
+
+class Bridge(Section):
+    """The base model beside TransformerLens's hooked one (`snakemake bridge`)."""
+
+    prompts: int = setting(32, "number prompts, the first ones, on which the two are compared", "prompts", ge=1, le=MAX_ROWS)
+    batch_size: int = setting(8, "prompts run together, and in a step", "prompts", ge=1, le=MAX_BATCH)
+    rounds: int = setting(5, "times that each way is timed, in turn", "rounds", ge=1, le=1000)
+    rank: int = setting(8, "rank of the LoRA whose step is timed", "", ge=1, le=MAX_WIDTH)
 
 
 class Pref(Section):
