@@ -49,7 +49,7 @@ def model() -> Path:
     config = LlamaConfig(**size, **ids, vocab_size=kind.backend.get_vocab_size(), tie_word_embeddings=False)
     torch.manual_seed(0)
     LlamaForCausalLM(config).save_pretrained(folder)
-    make_pretrained(Path(HOME.name) / "model.json", Model(name=str(folder)), {})
+    make_pretrained(Path(HOME.name) / "model.json", [], Model(name=str(folder)), {}, Path(HOME.name) / "unfinished")
     return folder
 
 
@@ -85,7 +85,7 @@ def of_model(change: Change) -> Change:
     def attempt(folder: Path) -> None:
         shutil.copytree(model(), folder / "model")
         change(folder / "model")
-        make_pretrained(folder / "model.json", Model(name=str(folder / "model")), {})
+        make_pretrained(folder / "model.json", [], Model(name=str(folder / "model")), {}, folder / "unfinished")
         load(folder / "model.json")
 
     return attempt
@@ -96,7 +96,7 @@ def of_record(change: Change) -> Change:
 
     def attempt(folder: Path) -> None:
         shutil.copytree(model(), folder / "model")
-        make_pretrained(folder / "model.json", Model(name=str(folder / "model")), {})
+        make_pretrained(folder / "model.json", [], Model(name=str(folder / "model")), {}, folder / "unfinished")
         change(folder / "model")
         load(folder / "model.json")
 
