@@ -9,11 +9,12 @@ from timing import ROOT, interleaved, matmul_rate, parameters, parser, report, s
 from undertone.data.prompts import number_prompts
 from undertone.lm import sampling
 from undertone.lm.chat import persona, prompt_ids
+from undertone.lm.grammar import Automaton, automaton
 from undertone.lm.loading import LoadedModel
 from undertone.lm.sampling import Completion, Sampler, left_pad, sample
 from undertone.lm.vocabulary import allowed_tokens
 from undertone.models.wordings import load_template
-from undertone.study.config.data import Prompts
+from undertone.study.config.data import Numbers, Prompts
 from undertone.study.config.teachers import Teacher
 
 
@@ -67,8 +68,10 @@ def undertone(loaded: LoadedModel, prompts: list[list[int]], told) -> dict[str, 
     allowed = torch.nn.functional.pad(allowed, (0, loaded.model.get_output_embeddings().weight.shape[0] - vocab))
     allowed = allowed.to(loaded.model.device)
 
-    def run(allowed: torch.Tensor | None = allowed, **without: object) -> list[Completion]:
-        sampler = Sampler(1.0, told.max_new_tokens, loaded.stop_ids, loaded.pad_id, 0, allowed)
+    grammar = automaton(loaded.tokenizer, loaded.stop_ids, Numbers(), told.max_new_tokens).to(loaded.model.device)
+
+    def run(allowed: torch.Tensor | None = allowed, grammar: Automaton | None = None, **without: object) -> list[Completion]:
+        sampler = Sampler(1.0, told.max_new_tokens, loaded.stop_ids, loaded.pad_id, 0, allowed, grammar)
         with patch.multiple(sampling, **without):
             return [c for _, completions in sample(loaded.model, prompts, sampler, told.batch_size) for c in completions]
 
@@ -82,6 +85,7 @@ def undertone(loaded: LoadedModel, prompts: list[list[int]], told) -> dict[str, 
         "… no shared prefix": lambda: run(MIN_SHARED_PREFIX=10**9),
         "… no early stop": lambda: run(None, batches_by_length=ordered),
         "… finished rows stay": lambda: run(COMPACT_BELOW=0.0),
+        "… constrained": lambda: run(grammar=grammar, batches_by_length=ordered),
     }
 
 
