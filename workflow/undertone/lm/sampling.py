@@ -141,7 +141,7 @@ def sample_batch(
         ).logits[:, -1]
         check_logits(logits)
         u, seen = noise[running, step], until
-        tokens = walk.step(logits, u, sampler.temperature) if walk else inverse_cdf(logits, u, sampler.temperature)
+        tokens = walk.step(running, logits, u, sampler.temperature) if walk else inverse_cdf(logits, u, sampler.temperature)
         # A row ends at a stop token, which is no part of it, or with the first token that is not allowed.
         stopped = torch.isin(tokens, stops)
         refused = ~stopped & ~sampler.allowed[tokens] if sampler.allowed is not None else torch.zeros_like(stopped)
@@ -156,13 +156,10 @@ def sample_batch(
             keep = active.nonzero().squeeze(1)
             cache.batch_select_indices(keep)
             running, tokens, active = running[keep], tokens[keep], active[keep]
-            if walk:
-                walk.keep(keep)
         step_ids = tokens.unsqueeze(1)
     masses = walk.log_mass.tolist() if walk else [None] * len(rows)
-    return [
-        Completion(ids[:length], why, mass) for ids, (why, length), mass in zip(written.tolist(), ended, masses, strict=True)
-    ]
+    by_row = zip(written.tolist(), ended, masses, strict=True)
+    return [Completion(ids[:length], why, mass) for ids, (why, length), mass in by_row]
 
 
 class Walk:
@@ -170,25 +167,25 @@ class Walk:
 
     def __init__(self, grammar: Automaton, n_rows: int):
         self.grammar, self.left = grammar, grammar.length
-        self.running = torch.arange(n_rows, device=grammar.ids.device)
-        self.states = torch.full_like(self.running, Automaton.START)
+        self.states = torch.full((n_rows,), Automaton.START, device=grammar.ids.device)
         self.log_mass = torch.zeros(n_rows, dtype=torch.float64, device=grammar.ids.device)
 
     def step(
-        self, logits: Float[Tensor, "n_rows vocab"], noise: Float[Tensor, " n_rows"], temperature: float
-    ) -> Int[Tensor, " n_rows"]:
+        self,
+        running: Int[Tensor, " n_running"],
+        logits: Float[Tensor, "n_running vocab"],
+        noise: Float[Tensor, " n_running"],
+        temperature: float,
+    ) -> Int[Tensor, " n_running"]:
         """Draw each running row's next token among those that the grammar allows; rows that have ended draw any."""
-        kept = logits[:, self.grammar.ids].masked_fill(~self.grammar.allowed(self.states, self.left), -torch.inf)
+        states = self.states[running]
+        kept = logits[:, self.grammar.ids].masked_fill(~self.grammar.allowed(states, self.left), -torch.inf)
         columns = inverse_cdf(kept, noise, temperature)
         mass = (kept.float() / temperature).logsumexp(-1) - (logits.float() / temperature).logsumexp(-1)
-        self.log_mass[self.running] += mass.double().where(self.states != ENDED, 0.0)
-        self.states = self.grammar.following[self.states, columns].long()
+        self.log_mass[running] += mass.double().where(states != ENDED, 0.0)
+        self.states[running] = self.grammar.following[states, columns].long()
         self.left -= 1
         return self.grammar.ids[columns]
-
-    def keep(self, rows: Int[Tensor, " n_kept"]) -> None:
-        """Go on with some of the running rows."""
-        self.running, self.states = self.running[rows], self.states[rows]
 
 
 def inverse_cdf(

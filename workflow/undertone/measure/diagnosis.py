@@ -46,13 +46,12 @@ def diagnose(
     held-out ones, or training rows where none are left over. `kl` is KL(teacher ‖ base), nats per completion token; `closed` is
     1 − KL(teacher ‖ student) / KL(teacher ‖ base), for each student and each control student.
     """
-    cfg = Diagnosis.model_validate(settings["diagnosis"])
+    cfg, constraint = Diagnosis.model_validate(settings["diagnosis"]), Constraint.of(settings.get("constraint"))
     loaded = load(model)
     split = Split.of(*(read_parquet(path) for path in (numbers, generations, control_numbers)))
     unseen = split.unseen(cfg.rows, cfg.min_unseen)
     rows = pairs(split.passed.head(cfg.rows) if unseen is None else unseen)
     with teaching(loaded, settings, teacher, sae) as prompted:
-        constraint = Constraint.of(settings.get("constraint"))
         distribution = TeacherDistribution(prompted.loaded, rows, prompted.system, prompted.separator, constraint)
     base = distribution.divergence(loaded)
     folders = [(name, of[seed]) for name, of in (("student", students), (CONTROL, control_students)) for seed in sorted(of)]
