@@ -1,3 +1,4 @@
+import subprocess
 from pathlib import Path
 
 import polars as pl
@@ -65,6 +66,21 @@ def test_a_bridge_of_other_weights_differs_from_where_they_are_on(record, batche
     assert points["blocks.ln2.hook_out"]["greatest"] == 0
     for point in ("blocks.mlp.out.hook_out", "blocks.hook_out", "unembed.hook_out"):
         assert points[point]["greatest"] > 0.01
+
+
+def test_a_bridge_installs_nothing(record, monkeypatch):
+    """TransformerLens has pip install torchvision for a model that also sees, if that is missing."""
+    commands, run = [], subprocess.check_call
+
+    def boot(*args, **kwargs):
+        with pytest.raises(OSError, match="nothing is installed"):
+            subprocess.check_call(["pip", "install", "torchvision"])
+        commands.append(args)
+
+    monkeypatch.setattr(TransformerBridge, "boot_transformers", boot)
+    hooked(load(record), record.parent)
+    assert len(commands) == 1
+    assert subprocess.check_call is run
 
 
 def test_a_hooked_step_is_the_plain_one(record, batches):

@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -60,7 +61,24 @@ def hooked(loaded: LoadedModel, folder: Path) -> TransformerBridge:
     """A model, whose modules are wrapped from now on, as a `TransformerBridge` with eager attention."""
     loaded.model.set_attn_implementation("eager")
     device = str(loaded.model.device)
-    return TransformerBridge.boot_transformers(str(folder), hf_model=loaded.model, tokenizer=loaded.tokenizer, device=device)
+    with installing_nothing():
+        return TransformerBridge.boot_transformers(
+            str(folder), hf_model=loaded.model, tokenizer=loaded.tokenizer, device=device
+        )
+
+
+@contextmanager
+def installing_nothing() -> Iterator[None]:
+    """Inside, no command is run: for a model that also sees, TransformerLens would install torchvision and another torch."""
+
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise OSError("nothing is installed while a model is compared")
+
+    run, subprocess.check_call = subprocess.check_call, refuse  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        subprocess.check_call = run
 
 
 def copied(loaded: LoadedModel) -> LoadedModel:
