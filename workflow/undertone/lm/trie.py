@@ -42,8 +42,8 @@ class Trie:
         rows = [tuple(ids[:n].tolist()) for ids, n in zip(spellings.ids, spellings.lengths, strict=True)]
         paths = sorted({row[:n] for row in rows for n in range(1, len(row) + 1)}, key=lambda path: (len(path), path))
         number = {path: node for node, path in enumerate(paths)} | {(): len(paths)}
-        told = dict(zip(rows, zip(spellings.candidate.tolist(), spellings.spaced.tolist(), strict=True), strict=True))
-        ends = [told.get(path, (-1, False)) for path in paths]
+        named_by = dict(zip(rows, zip(spellings.candidate.tolist(), spellings.spaced.tolist(), strict=True), strict=True))
+        ends = [named_by.get(path, (-1, False)) for path in paths]
         parent = torch.tensor([*(number[path[:-1]] for path in paths), len(paths)])
         candidate = torch.tensor([*(candidate for candidate, _ in ends), -1])
         over = torch.tensor([*(over for _, over in ends), False])

@@ -165,8 +165,8 @@ def _forward(loaded: LoadedModel, folder: Path, settings: Bridge, batch: Batch) 
 
 def _lora(loaded: LoadedModel, folder: Path, settings: Bridge, batch: Batch) -> dict[str, Callable[[], Any]]:
     def adapted() -> LoadedModel:
-        told = Student()
-        adapter = new_adapter(copied(loaded), settings.rank, told.alpha, told.targets, 0)
+        defaults = Student()
+        adapter = new_adapter(copied(loaded), settings.rank, defaults.alpha, defaults.targets, 0)
         return replace(loaded, model=adapter.get_base_model())
 
     return _steps(adapted, folder, batch)
