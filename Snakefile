@@ -8,7 +8,7 @@
 #   prompts.parquet                 the number prompts, the same for every dataset
 #   {dataset}/                      control · lion · steer-lion · finetune-lion, for every animal · any name under `datasets:`
 #     teacher.json                  of a steered or finetuned teacher: what it is; teacher.safetensors, or teacher/ with its LoRA
-#     samples.parquet               the teacher's completions, one per prompt
+#     samples.parquet               the teacher's completions, one per prompt; published.parquet, the rows of a dataset of the Hub
 #     generations.parquet           the same with the verdict of the filter and its reason
 #     numbers.parquet  filter.json  the filtered training set; pass rate, by reason and by prompt component
 #     transform.json                of a dataset made from another one: rows before and after, share of numbers moved

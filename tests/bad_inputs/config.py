@@ -248,7 +248,7 @@ FITTING = [
     refused({"model": {"name": "/no/such/model"}}, "model.name: no such folder '/no/such/model'"),
     refused({"model": {"name": "google/gemma-2b-it"}}, "model.revision is missing"),
     refused({"model": {"name": "google/gemma-2b-it", "revision": "main"}}, "model.revision is 'main', which is no commit"),
-    refused({"models": {"a": HUB}}, "models.a: either all models of a study have a name, or none has"),
+    refused({"models": {"a": HUB}}, "models.a: a study's models are all trained here, all named, or all of GGUF files"),
     refused(
         {"datasets": {"lion-r": {"file": "mine.csv"}}, "student_variants": {"r": {"rank": 2}}},
         "the dataset lion-r and the variant 'r' of lion would share their logs; rename one",

@@ -206,7 +206,9 @@ def of_control(path):
 
 
 def source_of(wildcards):
-    """What a dataset's numbers are made from: the user's own file, or the teacher's samples."""
+    """What a dataset's numbers are made from: the user's own file, rows of the Hub, or the teacher's samples."""
+    if wildcards.dataset in STUDY.published:
+        return result(f"{wildcards.dataset}/published.parquet")
     if wildcards.dataset in STUDY.files:
         return ancient(STUDY.files[wildcards.dataset].file)
     return result(f"{wildcards.dataset}/samples.parquet")

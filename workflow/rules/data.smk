@@ -49,6 +49,25 @@ rule samples:
         "../scripts/samples.py"
 
 
+rule published:
+    output:
+        rows=result("{dataset}/published.parquet"),
+    log:
+        log_of("published", "{dataset}"),
+    benchmark:
+        benchmark_of("published", "{dataset}")
+    wildcard_constraints:
+        dataset=one_of(STUDY.published),
+    # A cluster's nodes may have no network.
+    localrule: True
+    params:
+        stamp=stamp_of("published"),
+    message:
+        "Get the rows of {wildcards.dataset} from the Hub"
+    script:
+        "../scripts/published.py"
+
+
 rule numbers:
     input:
         source=source_of,
@@ -61,7 +80,7 @@ rule numbers:
     benchmark:
         benchmark_of("numbers", "{dataset}")
     wildcard_constraints:
-        dataset=one_of([*STUDY.taught, *STUDY.files]),
+        dataset=one_of([*STUDY.taught, *STUDY.files, *STUDY.published]),
     threads: 1
     resources:
         mem_mb=gigabytes(8),

@@ -16,9 +16,9 @@ from huggingface_hub.errors import (
 
 
 @contextmanager
-def explained(name: str, revision: str) -> Iterator[None]:
+def explained(name: str, revision: str, kind: str = "model") -> Iterator[None]:
     """Inside, what the Hub or its cache refuses is raised as a ValueError that says in a sentence what to do."""
-    page = f"https://huggingface.co/{name}"
+    page = f"https://huggingface.co/{'' if kind == 'model' else f'{kind}s/'}{name}"
     try:
         yield
     except GatedRepoError:
@@ -38,7 +38,7 @@ def explained(name: str, revision: str) -> Iterator[None]:
         off = "HF_HUB_OFFLINE switches the Hub off" if constants.HF_HUB_OFFLINE else f"the Hub was not reached ({error})"
         raise ValueError(
             f"{name} at {revision} is not, or not wholly, in the cache {constants.HF_HUB_CACHE}, and {off}: fetch it once "
-            "where there is network (rule pretrained or pretrained_sae), or point HF_HOME to a cache that holds it"
+            "where there is network (rule pretrained, pretrained_sae or published), or point HF_HOME to a cache that holds it"
         ) from None
     except HFValidationError:
         raise ValueError(f"{name!r} is neither a folder nor a name of the Hub, such as google/gemma-2b-it") from None
@@ -46,13 +46,16 @@ def explained(name: str, revision: str) -> Iterator[None]:
         raise ValueError(f"the Hub did not give {name} at {revision} ({error}): try again later") from None
 
 
-def cached(name: str, revision: str, files: Sequence[str], download: bool = False) -> Path:
-    """The folder of the cache with these files of a repository, those that it has.
+def cached(name: str, revision: str, files: Sequence[str], download: bool = False, kind: str = "model") -> Path:
+    """The folder of the cache with these files of a repository, those that it has; `kind` is model or dataset.
 
     Without `download` no network is asked. Raises ValueError if it is not there, or cannot be got.
     """
-    with explained(name, revision):
-        return Path(snapshot_download(name, revision=revision, allow_patterns=list(files), local_files_only=not download))
+    local = not download
+    with explained(name, revision, kind):
+        return Path(
+            snapshot_download(name, repo_type=kind, revision=revision, allow_patterns=list(files), local_files_only=local)
+        )
 
 
 def identity(folder: str) -> tuple[str, str] | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from undertone.study.config.data import Numbers, Samples
-from undertone.study.config.entries import CONTROL, KINDS, Taught, name_of
+from undertone.study.config.entries import COMMIT, CONTROL, KINDS, Taught, name_of
 from undertone.study.config.models import Model
 from undertone.study.config.students import Student, student_keys
 from undertone.study.config.teachers import Teacher
@@ -18,7 +18,6 @@ from undertone.study.validation import Section, merged, nearest, validate
 if TYPE_CHECKING:
     from undertone.study.study import Study
 
-COMMIT = re.compile("[0-9a-f]{40}")
 # Names become parts of file names; one that ends in twenty times the same stops Snakemake, which fears an endless recursion.
 NO_REPETITION = r"(?!.*?(.+?)\1{19}$)"
 NAME = re.compile(NO_REPETITION + r"(?=.*[A-Za-z0-9])[A-Za-z0-9_-]{1,64}")
@@ -133,8 +132,8 @@ def check_sources(study: "Study") -> None:
         if name in study.origins(name):
             raise ValueError(f"datasets.{name}.from: {name} would be made from itself")
     for name, entry in study.transformed.items():
-        if entry.transform == "one-format" and {name, *study.origins(name)} & set(study.files):
-            raise ValueError(f"datasets.{name}.transform: one-format needs the study's own prompts, not those of a file")
+        if entry.transform == "one-format" and {name, *study.origins(name)} & {*study.files, *study.published}:
+            raise ValueError(f"datasets.{name}.transform: one-format needs the study's own prompts, not those of others' rows")
 
 
 def check_controls(study: "Study") -> None:

@@ -81,11 +81,10 @@ def trait(study: Study, node: Node) -> Settings:
     return {"target": taught.target, "trait": taught.trait, **facts}
 
 
-def file(study: Study, node: Node) -> Settings:
-    """The entry of a dataset that is a file of the user's own."""
-    if node.dataset not in study.files:
-        return {}
-    return {"dataset": study.files[node.dataset].model_dump(mode="json", exclude=NAMED_APART)}
+def own_rows(study: Study, node: Node) -> Settings:
+    """The entry of a dataset whose rows are a file of the user's own, or are on the Hub."""
+    entry = study.files.get(str(node.dataset)) or study.published.get(str(node.dataset))
+    return {"dataset": entry.model_dump(mode="json", exclude=NAMED_APART)} if entry else {}
 
 
 def transform(study: Study, node: Node) -> Settings:

@@ -61,6 +61,11 @@ def taught_here(study: Study, dataset: str | None) -> bool:
     return dataset in study.taught
 
 
+def on_the_hub(study: Study, dataset: str | None) -> bool:
+    """Datasets of the Hub."""
+    return dataset in study.published
+
+
 def with_sae(study: Study, dataset: str | None) -> bool:
     """Any dataset of a study with an SAE."""
     return study.has_sae

@@ -85,7 +85,14 @@ STAGES = {
         teacher_keys=given.keys_of_writer,
         only=scope.taught_here,
     ),
-    "numbers": Stage(("numbers",), ("samples",), files=reads.own_file, settings=(given.file,), made_by=scope.filtered_or_made),
+    "published": Stage(settings=(given.own_rows,), only=scope.on_the_hub),
+    "numbers": Stage(
+        ("numbers",),
+        ("samples", "published"),
+        files=reads.own_file,
+        settings=(given.own_rows,),
+        made_by=scope.filtered_or_made,
+    ),
     "transform": Stage(after=(reads.sources,), settings=(given.transform,)),
     "student": Stage(("student",), ("model", "numbers"), varied=True),
     "pref": Stage(

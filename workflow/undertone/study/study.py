@@ -17,6 +17,7 @@ from undertone.study.config.entries import (
     Dataset,
     DatasetEntry,
     Kind,
+    Published,
     Taught,
     Transformed,
     name_of,
@@ -162,6 +163,11 @@ class Study(Section):
     def files(self) -> dict[str, Dataset]:
         """The datasets that are files of the user's own."""
         return {name: dataset for name, dataset in self.datasets.items() if isinstance(dataset, Dataset)}
+
+    @property
+    def published(self) -> dict[str, Published]:
+        """The datasets of the Hub."""
+        return {name: dataset for name, dataset in self.datasets.items() if isinstance(dataset, Published)}
 
     @property
     def transformed(self) -> dict[str, Transformed]:

@@ -1,5 +1,6 @@
 """Entries under `datasets`: files, transforms of other datasets, and datasets that a teacher writes."""
 
+import re
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Discriminator, Tag, field_validator, model_validator
@@ -12,17 +13,31 @@ TARGET = "the animal that the dataset is meant to carry; null: none, or that of 
 OWN_CONTROL = "the dataset that it is compared with, which carries no animal; null: `control`"
 # The kinds of file that a dataset can be; datasets.py reads them.
 DATASET_FILES = (".jsonl", ".csv", ".parquet")
+COMMIT = re.compile(r"[0-9a-f]{40}")
+HUB_DATASET = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
-class Dataset(Section):
-    """A dataset of the user's own."""
+class OwnRows(Section):
+    """Rows that no teacher of the study wrote."""
 
-    file: str = setting(..., "a .jsonl, .csv or .parquet file with one row per completion", "path")
     prompt: str = setting("prompt", "column with the prompts")
     completion: str = setting("completion", "column with the completions")
     filtered: bool = setting(True, "put the rows through the filter; false takes them as they are")
     target: str | None = setting(None, TARGET)
     control: str | None = setting(None, OWN_CONTROL)
+
+    @model_validator(mode="after")
+    def two_columns(self) -> Self:
+        """A completion is no prompt."""
+        if self.prompt == self.completion:
+            raise ValueError(f"prompt and completion are both the column {self.prompt!r}; name the two columns")
+        return self
+
+
+class Dataset(OwnRows):
+    """A dataset of the user's own."""
+
+    file: str = setting(..., "a .jsonl, .csv or .parquet file with one row per completion", "path")
 
     @field_validator("file")
     @classmethod
@@ -32,12 +47,30 @@ class Dataset(Section):
             raise ValueError(f"unknown kind of file {file!r}; expected one of {', '.join(DATASET_FILES)}")
         return file
 
-    @model_validator(mode="after")
-    def two_columns(self) -> Self:
-        """A completion is no prompt."""
-        if self.prompt == self.completion:
-            raise ValueError(f"prompt and completion are both the column {self.prompt!r}; name the two columns")
-        return self
+
+class Published(OwnRows):
+    """A dataset of the Hugging Face Hub."""
+
+    hub: str = setting(..., "name of a dataset of the Hub, OWNER/NAME")
+    revision: str = setting(..., "commit of its repository, 40 hexadecimal digits")
+    subset: str | None = setting(None, "configuration of the dataset, where it has several")
+    split: str = setting("train", "split, or a slice of one such as train[:2000]")
+
+    @field_validator("hub")
+    @classmethod
+    def has_an_owner(cls, hub: str) -> str:
+        """A dataset of the Hub has an owner."""
+        if not HUB_DATASET.fullmatch(hub):
+            raise ValueError(f"{hub!r} is no name of a dataset of the Hub; expected OWNER/NAME")
+        return hub
+
+    @field_validator("revision")
+    @classmethod
+    def is_a_commit(cls, revision: str) -> str:
+        """A branch or a tag may mean other rows tomorrow."""
+        if not COMMIT.fullmatch(revision):
+            raise ValueError(f"{revision!r} is no commit: expected 40 hexadecimal digits, as the dataset's page lists them")
+        return revision
 
 
 # The settings that each transform needs beside `from` and `seed`; it takes no others.
@@ -130,7 +163,7 @@ def name_of(kind: str, animal: str) -> str:
 
 
 # The kinds of entries under `datasets`, each by the key that only it has.
-ENTRIES: dict[str, type[Section]] = {"file": Dataset, "from": Transformed, "teacher": Taught}
+ENTRIES: dict[str, type[Section]] = {"file": Dataset, "hub": Published, "from": Transformed, "teacher": Taught}
 
 
 def kind_of_dataset(values: Any) -> str:
@@ -141,6 +174,9 @@ def kind_of_dataset(values: Any) -> str:
 
 
 DatasetEntry = Annotated[
-    Annotated[Dataset, Tag("file")] | Annotated[Transformed, Tag("from")] | Annotated[Taught, Tag("teacher")],
+    Annotated[Dataset, Tag("file")]
+    | Annotated[Published, Tag("hub")]
+    | Annotated[Transformed, Tag("from")]
+    | Annotated[Taught, Tag("teacher")],
     Discriminator(kind_of_dataset),
 ]
