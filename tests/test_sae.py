@@ -12,8 +12,9 @@ from undertone.lm.loading import load
 from undertone.lm.training import collate
 from undertone.models.model import corpus_of
 from undertone.runtime.files import read_json
-from undertone.saes.sae import activations, corpus_rows, make_sae, shuffled
+from undertone.saes.sae import corpus_rows, make_sae
 from undertone.saes.saved import load_sae
+from undertone.saes.trainer import activations, shuffled
 from undertone.study.config.models import Model
 from undertone.study.config.saes import Sae
 from undertone.study.formats import SAE_FILES

@@ -19,7 +19,7 @@ from undertone.lm.loading import LoadedModel, load
 from undertone.lm.lora import HalfLinear
 from undertone.lm.training import train
 from undertone.models.wordings import load_template
-from undertone.saes.sae import activations
+from undertone.saes.trainer import activations
 from undertone.students.student import new_student, recipe
 from undertone.study.config.data import Numbers, Prompts, Samples
 from undertone.study.config.measure import Pref

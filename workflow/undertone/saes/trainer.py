@@ -1,0 +1,122 @@
+"""Training an SAE with SAELens on the residual stream of a model, whatever it reads."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from sae_lens import (
+    BatchTopKTrainingSAEConfig,
+    JumpReLUTrainingSAEConfig,
+    LoggingConfig,
+    SAETrainer,
+    StandardTrainingSAEConfig,
+    TopKTrainingSAEConfig,
+    TrainingSAE,
+)
+from sae_lens.config import SAETrainerConfig
+from sae_lens.saes.sae import SAEMetadata, TrainingSAEConfig
+from torch import Tensor
+
+from undertone.lm.chat import Row
+from undertone.lm.hooks import decoder_layers, hook_point, resid_post
+from undertone.lm.loading import LoadedModel
+from undertone.runtime.files import Stamp, move, remove, write_json
+from undertone.saes.saved import check_layer
+from undertone.study.config.saes import Sae
+
+# Activations are shuffled inside windows of this many tokens, which bounds the memory.
+WINDOW = 200_000
+
+
+def write_trained(
+    loaded: LoadedModel,
+    settings: Sae,
+    batches: Iterator[Sequence[Row]],
+    metadata: SAEMetadata,
+    sae: Path,
+    files: Sequence[Path],
+    stamp: Stamp,
+    scratch: Path,
+) -> None:
+    """Train an SAE on endless batches of rows and write its `files` and `sae.json`, by which every later stage loads it.
+
+    Raises ValueError, before the training, if the model has no such layer.
+    """
+    check_layer(settings.layer, len(decoder_layers(loaded.model)))
+    trained = train_sae(loaded, settings, batches, metadata)
+    trained.save_inference_model(str(scratch / "sae"))
+    for file in files:
+        move(scratch / "sae" / file.name, file)
+    body = {"source": "trained", "folder": None, "release": None, "id": None}
+    at_hook = {"layer": settings.layer, "hook_point": hook_point(settings.layer), "d_sae": settings.d_sae}
+    write_json(sae, {**body, **at_hook}, stamp)
+    remove(scratch)
+
+
+def train_sae(loaded: LoadedModel, settings: Sae, batches: Iterator[Sequence[Row]], metadata: SAEMetadata) -> TrainingSAE[Any]:
+    """Train an SAE with SAELens on the model's residual stream at the text tokens of endless batches of rows."""
+    d_in, steps = loaded.model.config.hidden_size, max(1, settings.tokens // settings.batch_size)
+    config = training_config(settings, d_in, steps)
+    config.metadata = metadata
+    torch.manual_seed(settings.seed)
+    sae: TrainingSAE[Any] = TrainingSAE.from_dict(config.to_dict()).to(loaded.model.device)
+    trainer = SAETrainer(
+        # Of a training of any length: warm-up over a tenth of it, 100 steps at most, decay over its last fifth.
+        SAETrainerConfig(
+            total_training_samples=steps * settings.batch_size,
+            train_batch_size_samples=settings.batch_size,
+            lr=settings.lr,
+            lr_end=settings.lr / 10,
+            lr_warm_up_steps=min(100, steps // 10),
+            lr_decay_steps=steps // 5,
+            device=str(loaded.model.device),
+            n_batches_for_norm_estimate=min(20, steps),
+            dead_feature_window=1000,
+            feature_sampling_window=1000,
+            logger=LoggingConfig(log_to_wandb=False),
+        ),
+        sae,
+        shuffled(activations(loaded, batches, settings.layer), settings),
+    )
+    return trainer.fit()
+
+
+def training_config(settings: Sae, d_in: int, steps: int) -> TrainingSAEConfig:
+    """SAELens's config of the architecture."""
+    size = {"d_in": d_in, "d_sae": settings.d_sae}
+    scaled = {**size, "normalize_activations": "expected_average_only_in"}
+    if settings.architecture == "standard":
+        return StandardTrainingSAEConfig(**scaled, l1_coefficient=settings.l1_coefficient, l1_warm_up_steps=steps // 10)
+    if settings.architecture == "jumprelu":
+        return JumpReLUTrainingSAEConfig(
+            **scaled, l0_coefficient=settings.l0_coefficient, l0_warm_up_steps=steps // 10, jumprelu_bandwidth=0.05
+        )
+    if settings.architecture == "batchtopk":
+        # The saved threshold is a running mean, which SAELens's default rate leaves behind in short trainings.
+        return BatchTopKTrainingSAEConfig(**size, k=settings.k, topk_threshold_lr=0.1)
+    return TopKTrainingSAEConfig(**size, k=settings.k)
+
+
+def activations(loaded: LoadedModel, batches: Iterator[Sequence[Row]], layer: int) -> Iterator[Float[Tensor, "_ d_model"]]:
+    """The residual stream at the text tokens of each batch."""
+
+    def read(batch: dict[str, Tensor]) -> Tensor:
+        return resid_post(loaded.model, layer, batch)[loaded.text_mask(batch)].float()
+
+    for rows in batches:
+        yield torch.cat(list(loaded.read(read, rows, len(rows))))
+
+
+def shuffled(parts: Iterator[Float[Tensor, "_ d_model"]], settings: Sae) -> Iterator[Float[Tensor, "batch d_model"]]:
+    """Batches of activations, in random order within a window."""
+    generator = torch.Generator().manual_seed(settings.seed)
+    while True:
+        window: list[Tensor] = []
+        while sum(map(len, window)) < min(WINDOW, settings.tokens):
+            window.append(next(parts))
+        tokens = torch.cat(window)
+        order = torch.randperm(len(tokens), generator=generator)
+        for start in range(0, len(order) - settings.batch_size + 1, settings.batch_size):
+            yield tokens[order[start : start + settings.batch_size]]
