@@ -231,6 +231,12 @@ def consequence(read: Read) -> Rows:
     return [{"kind": kind} | rows for kind, rows in found.items()]
 
 
+def power(read: Read) -> Rows:
+    """How many datasets differ, are named and are named rightly, by number of rows, then by share of the rows."""
+    counts = read("tables/power.json")
+    return [*({"share": 1.0} | row for row in counts["by_rows"]), *(row for row in counts["by_share"] if row["share"] < 1)]
+
+
 EXTRACTS: dict[str, Callable[[Read], Rows]] = {
     "transfer": transfer,
     "teachers": teachers,
@@ -247,6 +253,7 @@ EXTRACTS: dict[str, Callable[[Read], Rows]] = {
     "second": second,
     "forms": forms,
     "consequence": consequence,
+    "power": power,
 }
 
 

@@ -225,6 +225,20 @@ def consequence_table(rows: Rows) -> str:
     )
 
 
+def power_table(rows: Rows) -> str:
+    """One line per size and share."""
+
+    def cell(row: dict[str, Any], key: str) -> str:
+        low, high = row[f"{key}_ci95"]
+        return f"{row[key]} of {row['n']} [{number(low, 2)}, {number(high, 2)}]"
+
+    keys = ("differs", "named", "right", "first_three")
+    return table(
+        ["rows", "share of the dataset", "differ", "named", "named rightly", "target among three"],
+        ([f"{row['rows']:,.0f}", number(row["share"], 2), *(cell(row, key) for key in keys)] for row in rows),
+    )
+
+
 TABLES: dict[str, Callable[[Rows], str]] = {
     "transfer": transfer_table,
     "teachers": teachers_table,
@@ -241,6 +255,7 @@ TABLES: dict[str, Callable[[Rows], str]] = {
     "second": second_table,
     "forms": verdicts_table,
     "consequence": consequence_table,
+    "power": power_table,
 }
 
 

@@ -103,11 +103,15 @@ def by_share(table: pl.DataFrame) -> list[Json]:
 
 
 def counts(table: pl.DataFrame) -> Json:
-    """How many datasets, and how many of them differ, are named, and are named rightly, each with its exact 95 % interval."""
+    """How many datasets differ, are named, are named rightly, and have their target among the first three by all detectors.
+
+    Each count has its exact 95 % interval.
+    """
     n = len(table)
     said = {
         "differs": int(table["tier"].is_in(DIFFERENT).sum()),
         "named": int(table["named"].is_not_null().sum()),
         "right": int(table["right"].sum()),
+        "first_three": int((table["together_rank"] <= 3).sum()),
     }
     return {"n": n, **said, **{f"{key}_ci95": list(share_interval(k, n)) for key, k in said.items()}}
