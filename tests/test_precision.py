@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, Gemma2Config, GemmaConfig, LlamaConfig
 
+from undertone.lm import training
 from undertone.lm.adapters import finetuned, save_adapter
 from undertone.lm.answers import exact
 from undertone.lm.attribution import direct_logits
@@ -173,3 +174,22 @@ def test_what_was_faster_counts_on_a_cpu_alone_and_where_nothing_else_is_asked_f
     assert dtype_of({"dtype": "auto"}, "cpu") == torch.float32  # the embedded model
     slow = {"dtype": "auto", "cpu": {"dtype": "float32", "speedup": 0.4}}
     assert (dtype_of(slow, "cpu"), dtype_of(slow, "cuda")) == (torch.float32, torch.bfloat16)
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+def test_attention_is_unfused_while_a_model_in_half_precision_trains_on_a_cpu(
+    both: tuple[LoadedModel, LoadedModel], rows: list[Row], kind: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = next(each for each in both if each.model.dtype == kind)
+    seen, losses = set(), training.label_losses
+
+    def watched(model: torch.nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        seen.add(loaded.model.config._attn_implementation)
+        return losses(model, batch)
+
+    monkeypatch.setattr(training, "label_losses", watched)
+    student = new_student(loaded, SETTINGS, 1)
+    train(student, rows[:4], recipe(SETTINGS.model_copy(update={"epochs": 1}), 1), loaded.pad_id, tmp_path / "state")
+    student.unload()
+    assert seen == {"eager" if kind == torch.bfloat16 else "sdpa"}
+    assert loaded.model.config._attn_implementation == "sdpa"
