@@ -27,6 +27,7 @@ def readings(
     auroc: float = 0.5,
     trained: str = "lion",
     lift: float = 0.1,
+    number: int = 0,
 ) -> Readings:
     presence = {"statistic": 1.0, "p": p, "z": 9.0}
     animals = ("lion", "owl", "cat", "dog", "bear", "fox")
@@ -37,11 +38,12 @@ def readings(
     order = [trained, *(each for each in animals if each != trained)]
     learned = [{"concept": each, "score": lift - k, "share": None} for k, each in enumerate(order)]
     words = [{"word": "lion", "divergence": 0.1}]
+    surface = {"set": f"{number:05}-{rows}", "rows": rows, "prompts": rows}
     tried = [{"concept": first, "score": gain, "share": gain_share}]
     tried += [{"concept": each, "score": 0.0, "share": 0.0} for each in animals if each != first]
     return Readings(
         {
-            "surface": {"rows": rows, "prompts": rows, "presence": presence, "ranking": [], "format_auroc": auroc},
+            "surface": surface | {"presence": presence, "ranking": [], "format_auroc": auroc},
             "gradient": {"rows": rows, "presence": presence, "ranking": ranking},
             "personas": {"rows": rows, "presence": None, "tried": 9, "best": best, "ranking": tried},
             "short_training": {"rows": rows, "presence": None, "ranking": learned, "words": words},
@@ -51,7 +53,7 @@ def readings(
 
 def nulls(n: int = 20, **changes: Any) -> Nulls:
     quiet: dict[str, Any] = {"p": 0.5, "gain": 0.001, "gain_share": 0.4, "z": 1.0, "z_share": 0.3, "lift": 0.2}
-    return Nulls({kind: [readings(**(quiet | changes)) for _ in range(n)] for kind in KINDS})
+    return Nulls({kind: [readings(**(quiet | changes | {"number": k})) for k in range(n)] for kind in KINDS})
 
 
 @pytest.mark.parametrize(

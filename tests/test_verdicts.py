@@ -54,11 +54,20 @@ def test_counts_have_their_interval() -> None:
 
 def test_a_null_is_judged_by_the_others_and_never_by_itself() -> None:
     quiet = nulls(5)
-    loud = Nulls({**quiet.by_kind, "neutral": [readings(gain=0.3, z=9.0, moved="owl", first="owl"), *quiet.by_kind["neutral"]]})
+    loud = Nulls(
+        {**quiet.by_kind, "neutral": [readings(gain=0.3, z=9.0, moved="owl", first="owl", number=9), *quiet.by_kind["neutral"]]}
+    )
     assert tiers_of_nulls(loud, SETTINGS)["neutral"] == {"named": 1, "base samples": 5}
     # Two that are as loud: neither is beyond every other null.
-    twice = Nulls({**quiet.by_kind, "neutral": [readings(p=0.001, gain=0.0, z=9.0)] * 2})
+    twice = Nulls({**quiet.by_kind, "neutral": [readings(p=0.001, gain=0.0, z=9.0, number=k) for k in (8, 9)]})
     assert tiers_of_nulls(twice, SETTINGS)["neutral"] == {"differs": 2}
+    # Nor is it judged by more rows of its own: they would be as loud as it is.
+    sure = {"gain_share": 0.6, "z_share": 0.6, "moved": "owl", "first": "owl", "trained": "owl", "lift": 0.5, "number": 9}
+    louder = Nulls(
+        {**quiet.by_kind, "neutral": [readings(**sure, rows=200), *quiet.by_kind["neutral"]]},
+        {**nulls(5, rows=2000).by_kind, "neutral": [readings(**sure | {"lift": 0.9})]},
+    )
+    assert tiers_of_nulls(louder, SETTINGS)["neutral"] == {"named": 1, "base samples": 5}
 
 
 @pytest.mark.parametrize("changes", [{}, {"p": 0.3}, {"rows": 10}, {"auroc": 0.9, "gain_share": 0.2, "z_share": 0.2}])

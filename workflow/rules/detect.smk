@@ -1,5 +1,8 @@
 """Whether something is hidden in a dataset, and what: base samples for its own prompts, nulls, detectors, the verdict."""
 
+# Datasets, nulls, and fewer rows and mixtures of datasets.
+READ_BY_DETECTORS = one_of([*STUDY.available, *NULLS, *STUDY.mixtures])
+
 
 rule matched:
     input:
@@ -83,7 +86,7 @@ rule surface:
     benchmark:
         benchmark_of("surface", "{dataset}")
     wildcard_constraints:
-        dataset=one_of([*STUDY.available, *NULLS, *STUDY.mixtures]),
+        dataset=READ_BY_DETECTORS,
     threads: 1
     resources:
         mem_mb=gigabytes(8),
@@ -108,7 +111,7 @@ rule gradient:
     benchmark:
         benchmark_of("gradient", "{dataset}")
     wildcard_constraints:
-        dataset=one_of([*STUDY.available, *NULLS, *STUDY.mixtures]),
+        dataset=READ_BY_DETECTORS,
     threads: 1
     resources:
         gpu=1,
@@ -134,7 +137,7 @@ rule personas:
     benchmark:
         benchmark_of("personas", "{dataset}")
     wildcard_constraints:
-        dataset=one_of([*STUDY.available, *NULLS, *STUDY.mixtures]),
+        dataset=READ_BY_DETECTORS,
     threads: 1
     resources:
         gpu=1,
@@ -160,7 +163,7 @@ rule short_training:
     benchmark:
         benchmark_of("short_training", "{dataset}")
     wildcard_constraints:
-        dataset=one_of([*STUDY.available, *NULLS, *STUDY.mixtures]),
+        dataset=READ_BY_DETECTORS,
     threads: 1
     resources:
         gpu=1,

@@ -35,6 +35,11 @@ class Readings:
         return self.by_detector[detector]
 
     @property
+    def source(self) -> str:
+        """The name of the dataset that the set is of, in a file of many: `00003` of `00003-200`."""
+        return str(self["surface"]["set"]).partition("-")[0]
+
+    @property
     def rows(self) -> int:
         """How many rows the set has."""
         return int(self["surface"]["rows"])

@@ -1,13 +1,12 @@
 """How well the verdicts of a study's own datasets name what their teachers were about, and what is said of nulls."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from undertone.detect.verdict import DIFFERENT, Nulls, judge, nulls_of
+from undertone.detect.verdict import DIFFERENT, Nulls, Readings, judge, nulls_of
 from undertone.runtime.files import Stamp, read_json, write_json, write_parquet
 from undertone.stats.ranks import rank_of
 from undertone.stats.stats import share_interval
@@ -105,9 +104,14 @@ def tiers_of_nulls(nulls: Nulls, settings: Verdict) -> Json:
     result: dict[str, dict[str, int]] = {}
     for kind, sets in nulls.by_kind.items():
         tiers: dict[str, int] = {}
-        for k, own in enumerate(sets):
-            others: Mapping[str, Any] = {**nulls.by_kind, kind: [each for j, each in enumerate(sets) if j != k]}
-            tier = judge(own, replace(nulls, by_kind=others), settings)["tier"]
+        for own in sets:
+            others = Nulls(*(without(own, kind, each) for each in (nulls.by_kind, nulls.larger)))
+            tier = judge(own, others, settings)["tier"]
             tiers[tier] = tiers.get(tier, 0) + 1
         result[kind] = tiers
     return result
+
+
+def without(own: Readings, kind: str, by_kind: Mapping[str, Sequence[Readings]]) -> Mapping[str, Sequence[Readings]]:
+    """The null sets of other null datasets: one of a kind is the source of several sets, of its first rows and of more."""
+    return {**by_kind, kind: [each for each in by_kind.get(kind, []) if each.source != own.source]}
