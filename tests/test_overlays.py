@@ -53,8 +53,20 @@ def test_it_loads_and_keeps_its_results_apart(name):
     assert len(study(name).student.seeds) >= 2
 
 
+@pytest.mark.parametrize("name", [*OVERLAYS, "smollm2-135m"])
 def test_it_sets_all_that_was_chosen_for_the_embedded_model(name):
     assert set(keys(read("config"))) - OF_TRAINED_SAES <= set(keys(read(name)))
+
+
+def test_the_study_of_a_package_is_planned_from_nothing(tmp_path):
+    project = Project.create(tmp_path / "project")
+    (project.root / "config/study.yaml").write_text((CONFIG / "smollm2-135m.yaml").read_text())
+    told = study("smollm2-135m")
+    planned = project.planned(
+        f"{told.results}/lion/pref.json", f"{told.results}/lion/verdict.json", f"{told.results}/finetune-owl/pref.json"
+    )
+    assert "Find and check the base model" in planned
+    assert not {"Prepare the base model", "Prepare the SAE", "Find and check the SAE"} & planned
 
 
 def sentences(text: str) -> set[str]:
