@@ -4,7 +4,8 @@
 #
 #   model/  model-NAME/             base model in Hugging Face format (if trained here), model.json (how to load it), metrics.json;
 #                                   and `models`; held_out.parquet, chats that a model trained here did not see; bridge.json, beside a hooked model
-#   sae/                            SAE in SAELens's format (unless a folder holds it), sae.json (how to load it), metrics.json
+#   sae/                            SAE in SAELens's format (unless a folder holds it), sae.json (how to load it), metrics.json;
+#                                   text.parquet, what a named model's own is trained on
 #   prompts.parquet                 the number prompts, the same for every dataset
 #   {dataset}/                      control · lion · steer-lion · finetune-lion, for every animal · any name under `datasets:`
 #     teacher.json                  of a steered or finetuned teacher: what it is; teacher.safetensors, or teacher/ with its LoRA
@@ -36,7 +37,7 @@
 # plots of all datasets, in tables/NAME and plots/NAME; costs are always those of the whole root.
 # {variant} is nothing for the study's own students, else -NAME of one under `student_variants:`.
 #
-# Stages, in order: model (→ sae), or where they are named pretrained (→ pretrained_sae), prompts (→ steer, finetune) → samples → numbers (→ transform) → student → pref → transfer,
+# Stages, in order: model (→ sae), or where they are named pretrained (→ pretrained_sae, or text → text_sae), prompts (→ steer, finetune) → samples → numbers (→ transform) → student → pref → transfer,
 # and indirect, diagnosis, preference_matrix; read from numbers alone (`snakemake read`): activations → differences, score,
 # feature_bias, residual_bias → bias_pref → losses, tokens, entangled → readings. Each has one rule (workflow/rules), one
 # script (workflow/scripts), one module (workflow/undertone) and one section of the config, of the same name or, as

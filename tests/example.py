@@ -50,7 +50,8 @@ def study(**changes: Any) -> Study:
 def nodes(of: Study) -> set[Node]:
     """Every stage with every dataset and variant that has it."""
     single = {name for name, stage in STAGES.items() if stage.shared and not stage.varied}
-    single -= {"sae" if of.sae.named else "pretrained_sae"}
+    trained = {"text", "text_sae"} if of.model.named else {"sae"}
+    single -= {"sae", "text", "text_sae", "pretrained_sae"} - ({"pretrained_sae"} if of.sae.named else trained)
     model = "pretrained" if of.model.named else "model"
     found = {Node(name) for name in single | {model, "controls_plot"}} | {Node(model, None, "other"), SWEEP}
     found |= {Node(name, null) for null in NULLS for name in ("nulls", *DETECTORS)}

@@ -77,6 +77,11 @@ STUDIES: dict[str, dict[str, Any]] = {
         "sweeps": {"rows": ["few"]},
     },
     "controls of their own": CONTROLS,
+    "a model by its name, an SAE trained on text and samples": {
+        "model": {"name": "a/model", "revision": "a" * 40},
+        "sae": {"text": [{"file": "facts.txt"}, {"samples": "control"}]},
+        "teachers": ["prompt", "steer"],
+    },
     "a model by its name, no SAE": {"model": {"name": "a/model", "revision": "a" * 40}, "datasets": MINE},
 }
 

@@ -58,6 +58,10 @@ def test_every_setting_that_is_a_path_is_looked_for() -> None:
 
 
 MISSING = {
+    "sae.text.1.file": {
+        "model": {"name": "a/b", "revision": "a" * 40},
+        "sae": {"text": [{"samples": "control"}, {"file": "nope.jsonl"}]},
+    },
     "datasets.mine.file": {"datasets": {"mine": {"file": "nope.csv"}}},
     "prompts.template": {"prompts": {"template": "config/prompts/number.yaml"}},
     "model.embedded.corpus": {"model": {"embedded": {"corpus": "nope.yaml"}}},

@@ -12,7 +12,7 @@ def test_every_rule_with_a_gpu_has_a_partition() -> None:
     asking = set()
     for path in (ROOT / "workflow/rules").glob("*.smk"):
         for name, parent, body in re.findall(
-            r"^ *(?:use )?rule (\w+)(?: as (\w+) with)?:(.*?)(?=^\S|\Z)", path.read_text(), re.M | re.S
+            r"^ *(?:use )?rule (\w+)(?: as (\w+) with)?:(.*?)(?=^ *(?:use )?rule |^\S|\Z)", path.read_text(), re.M | re.S
         ):
             if re.search(r"^ +gpu=", body, re.M) or parent:
                 asking.add(parent or name)

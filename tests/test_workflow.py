@@ -386,7 +386,10 @@ def test_a_study_without_an_sae_says_what_it_needs(finished: Project, tmp_path: 
     project = finished.copy(tmp_path / "project")
     project.configure(model={"name": "results/model"})
     output = project.dry_run("results/sae/metrics.json", fails=True)
-    assert "the study names no SAE for results/model; set sae.release and sae.id, or sae.folder" in output
+    assert (
+        "the study names no SAE for results/model; set sae.release and sae.id, or sae.folder, or sae.text to train one"
+        in output
+    )
 
 
 def test_a_seed_that_the_study_lacks_is_no_target_of_all(finished: Project) -> None:

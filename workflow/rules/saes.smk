@@ -1,4 +1,4 @@
-"""The sparse autoencoder of the hook point: trained on the embedded model, or found by its name."""
+"""The sparse autoencoder of the hook point: trained here, or found by its name."""
 
 if STUDY.sae.named:
 
@@ -22,7 +22,7 @@ if STUDY.sae.named:
         script:
             "../scripts/pretrained_sae.py"
 
-elif STUDY.has_sae:
+elif not STUDY.model.named:
 
     rule sae:
         input:
@@ -46,6 +46,51 @@ elif STUDY.has_sae:
             "Prepare the SAE"
         script:
             "../scripts/sae.py"
+
+elif STUDY.has_sae:
+
+    rule text:
+        input:
+            [ancient(file) for file in text_files(STUDY, Node("text"))],
+            model=result("model/model.json"),
+            samples=[result(f"{node.dataset}/samples.parquet") for node in sampled_text(STUDY, Node("text"))],
+        output:
+            text=ensure(result("sae/text.parquet"), non_empty=True),
+        log:
+            log_of("text"),
+        benchmark:
+            benchmark_of("text")
+        # A cluster's nodes may have no network.
+        localrule: True
+        params:
+            stamp=stamp_of("text"),
+        message:
+            "Read the text that the SAE is trained on"
+        script:
+            "../scripts/text.py"
+
+    rule text_sae:
+        input:
+            model=result("model/model.json"),
+            text=rules.text.output.text,
+        output:
+            sae=result("sae/sae.json"),
+            files=collect(result("sae/{file}"), file=SAE_FILES),
+        log:
+            log_of("text_sae"),
+        benchmark:
+            benchmark_of("text_sae")
+        threads: 1
+        resources:
+            gpu=1,
+            mem_mb=gigabytes(32),
+            runtime=minutes(240),
+        params:
+            stamp=stamp_of("text_sae"),
+        message:
+            "Train the SAE on text"
+        script:
+            "../scripts/text_sae.py"
 
 
 if STUDY.has_sae:

@@ -61,6 +61,8 @@ def check_contents(study: Study) -> None:
             if read := FILE_READERS.get(key.split(".")[-1]):
                 read(Path(path), key)
                 check_plain([Path(path).read_text()], special, f"{key}: {path}")
+            elif key.startswith("sae.text."):
+                check_text(study, key)
             elif key.endswith(".file") and Path(path).stat().st_size <= LARGE_FILE:
                 check_plain(chain(*rows_of_file(study, key)), special, f"{key}: {path}")
         except ConfigError as error:
@@ -87,6 +89,18 @@ def rows_of_file(study: Study, key: str) -> Iterator[tuple[str, str]]:
     entry = study.files[key.split(".")[1]]
     try:
         yield from read_dataset(Path(entry.file), entry.prompt, entry.completion).select("prompt", "text").iter_rows()
+    except ConfigError as error:
+        raise ConfigError(f"{key}: {error}") from None
+
+
+def check_text(study: Study, key: str) -> None:
+    """Raise ConfigError, which names the setting, unless a file that the SAE is trained on begins with text."""
+    from undertone.saes.documents import documents  # which no other file needs
+
+    source = study.sae.text[int(key.split(".")[2])]
+    try:
+        if next(documents(source), None) is None:
+            raise ConfigError(f"{source.title}: holds no text")
     except ConfigError as error:
         raise ConfigError(f"{key}: {error}") from None
 
@@ -125,6 +139,10 @@ def _paths(section: Section, where: str) -> Iterator[tuple[str, str]]:
             continue
         if isinstance(value, Section):
             yield from _paths(value, f"{where}{key}.")
+        elif isinstance(value, list):
+            yield from (
+                path for k, part in enumerate(value) if isinstance(part, Section) for path in _paths(part, f"{where}{key}.{k}.")
+            )
         elif isinstance(field.json_schema_extra, dict) and field.json_schema_extra["unit"] == "path" and value is not None:
             files = [f"{value}/{name}" for name in SAE_FILES] if key == "folder" else [value]
             yield from ((where + key, file) for file in files)

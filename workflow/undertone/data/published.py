@@ -6,13 +6,10 @@ from typing import Any
 import datasets
 
 from undertone.lm.checkpoint import said
-from undertone.lm.hub import cached
+from undertone.lm.hub import DATA_FILES, cached
 from undertone.runtime.errors import ConfigError
 from undertone.runtime.files import Stamp, write_parquet
 from undertone.study.validation import nearest
-
-# Data as `datasets` reads it without running code, and the card that says which file belongs to which split.
-FILES = ("README.md", "*.parquet", "*.jsonl", "*.json", "*.csv", "*.tsv", "*.arrow", "*.txt", "*.gz", "*.zst")
 
 
 def fetch_rows(rows: Path, settings: dict[str, Any], stamp: Stamp, scratch: Path) -> str:
@@ -23,7 +20,7 @@ def fetch_rows(rows: Path, settings: dict[str, Any], stamp: Stamp, scratch: Path
     """
     entry = settings["dataset"]
     where = f"{entry['hub']} at {entry['revision']}"
-    folder = cached(entry["hub"], entry["revision"], FILES, download=True, kind="dataset")
+    folder = cached(entry["hub"], entry["revision"], DATA_FILES, download=True, kind="dataset")
     table = read_split(folder, entry["subset"], entry["split"], where, scratch)
     columns = [entry["prompt"], entry["completion"]]
     for column in columns:

@@ -14,6 +14,9 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+# Data as `datasets` reads it without running code, and the card that says which file belongs to which split.
+DATA_FILES = ("README.md", "*.parquet", "*.jsonl", "*.json", "*.csv", "*.tsv", "*.arrow", "*.txt", "*.gz", "*.zst")
+
 
 @contextmanager
 def explained(name: str, revision: str, kind: str = "model") -> Iterator[None]:
@@ -38,7 +41,8 @@ def explained(name: str, revision: str, kind: str = "model") -> Iterator[None]:
         off = "HF_HUB_OFFLINE switches the Hub off" if constants.HF_HUB_OFFLINE else f"the Hub was not reached ({error})"
         raise ValueError(
             f"{name} at {revision} is not, or not wholly, in the cache {constants.HF_HUB_CACHE}, and {off}: fetch it once "
-            "where there is network (rule pretrained, pretrained_sae or published), or point HF_HOME to a cache that holds it"
+            "where there is network (rule pretrained, pretrained_sae, published or text), or point HF_HOME to a cache that "
+            "holds it"
         ) from None
     except HFValidationError:
         raise ValueError(f"{name!r} is neither a folder nor a name of the Hub, such as google/gemma-2b-it") from None

@@ -78,7 +78,7 @@ def train_sae(loaded: LoadedModel, settings: Sae, batches: Iterator[Sequence[Row
             logger=LoggingConfig(log_to_wandb=False),
         ),
         sae,
-        shuffled(activations(loaded, batches, settings.layer), settings),
+        shuffled(usual(activations(loaded, batches, settings.layer), settings.max_norm), settings),
     )
     return trainer.fit()
 
@@ -100,13 +100,23 @@ def training_config(settings: Sae, d_in: int, steps: int) -> TrainingSAEConfig:
 
 
 def activations(loaded: LoadedModel, batches: Iterator[Sequence[Row]], layer: int) -> Iterator[Float[Tensor, "_ d_model"]]:
-    """The residual stream at the text tokens of each batch."""
+    """The residual stream at the text tokens of each batch, without rows' first ones.
+
+    Whatever token stands first takes the part of a BOS, and its residual is often hundreds of times as large as others.
+    """
 
     def read(batch: dict[str, Tensor]) -> Tensor:
-        return resid_post(loaded.model, layer, batch)[loaded.text_mask(batch)].float()
+        return resid_post(loaded.model, layer, batch)[:, 1:][loaded.text_mask(batch)[:, 1:]].float()
 
     for rows in batches:
         yield torch.cat(list(loaded.read(read, rows, len(rows))))
+
+
+def usual(parts: Iterator[Float[Tensor, "_ d_model"]], max_norm: float) -> Iterator[Float[Tensor, "_ d_model"]]:
+    """Each part without the vectors whose norm is more than `max_norm` times its median."""
+    for x in parts:
+        norms = x.norm(dim=-1)
+        yield x[norms <= max_norm * norms.median()] if len(x) else x
 
 
 def shuffled(parts: Iterator[Float[Tensor, "_ d_model"]], settings: Sae) -> Iterator[Float[Tensor, "batch d_model"]]:

@@ -183,8 +183,10 @@ def check_sizes(study: "Study") -> None:
     if not study.can_steer and ("steer" in study.teachers or listed):
         raise ValueError(
             f"a steered teacher needs an SAE, and the study names none for {study.model.title}: set sae.release and "
-            "sae.id, or sae.folder, or teacher.steer.vector: contrast"
+            "sae.id, or sae.folder, or sae.text to train one, or teacher.steer.vector: contrast"
         )
+    if study.sae.text and not study.model.named:
+        raise ValueError("sae.text is for a model with a name: the embedded model's SAE is trained on chats of its own corpus")
     model = model_size(study.model)
     sae = sae_size(study.sae) if study.has_sae else None
     if model and sae:
@@ -206,8 +208,10 @@ def check_sizes(study: "Study") -> None:
 
 
 def check_lengths(study: "Study") -> None:
-    """What is sampled must fit into the model's positions, prompt and all."""
+    """What is sampled must fit into the model's positions, prompt and all, and so must text."""
     model = model_size(study.model)
+    if study.sae.text and model and model.positions and study.sae.context > model.positions:
+        raise ValueError(f"sae.context {study.sae.context}: the model has {model.positions} positions")
     for key, length in (("samples", study.samples.max_new_tokens), ("pref", study.pref.max_new_tokens)):
         if model and model.positions and length >= model.positions:
             raise ValueError(f"{key}.max_new_tokens {length}: the model has {model.positions} positions, prompts included")

@@ -190,3 +190,9 @@ def finetuning(study: Study, node: Node) -> set[str]:
 
 def _keys(kind: str | None) -> set[str]:
     return {"prompt": WORDING, "steer": {"separator"}}.get(str(kind), set())
+
+
+def text(study: Study, node: Node) -> Settings:
+    """What text the SAE is trained on, and how much of it."""
+    sae = study.sae
+    return {"sources": [source.stamped() for source in sae.text], "context": sae.context, "tokens": sae.tokens}

@@ -37,6 +37,16 @@ def sae_files(study: Study, node: Node) -> list[str]:
     return [f"{study.sae.folder}/{name}" for name in SAE_FILES] if study.sae.folder else []
 
 
+def text_files(study: Study, node: Node) -> list[str]:
+    """The files of text that the SAE is trained on; the settings of text on the Hub hold its commit instead."""
+    return [source.file for source in study.sae.text if source.file]
+
+
+def sampled_text(study: Study, node: Node) -> Iterator[Node]:
+    """The samples that the SAE is trained on."""
+    yield from (Node("samples", source.samples) for source in study.sae.text if source.samples)
+
+
 def template(study: Study, node: Node) -> list[str]:
     """The template of the number prompts."""
     return [study.prompts.template]

@@ -78,8 +78,10 @@ def base_model(study: Study, node: Node) -> Node:
 
 
 def dictionary(study: Study, node: Node) -> Node:
-    """The SAE: found if the study names it, else trained."""
-    return Node("pretrained_sae" if study.sae.named else "sae")
+    """The SAE: found if the study names it, else trained, a named model's on text."""
+    if study.sae.named:
+        return Node("pretrained_sae")
+    return Node("text_sae" if study.model.named else "sae")
 
 
 def filtered_or_made(study: Study, node: Node) -> Node:

@@ -51,6 +51,8 @@ STAGES = {
     "pretrained": Stage(("model",), files=reads.checkpoint_files, shared=True, varied=True),
     "sae": Stage(("sae", "model"), ("model",), files=reads.corpus, only=with_sae, made_by=scope.dictionary, shared=True),
     "pretrained_sae": Stage(("sae",), ("model",), files=reads.sae_files, shared=True),
+    "text": Stage(after=("model", reads.sampled_text), files=reads.text_files, settings=(given.text,), shared=True),
+    "text_sae": Stage(("sae",), ("model", "text"), shared=True),
     "sae_metrics": Stage(
         ("sae_metrics", "teacher", "pref"),
         ("sae", "prompts"),

@@ -142,8 +142,8 @@ class Study(Section):
 
     @property
     def has_sae(self) -> bool:
-        """Whether there is an SAE: one that the study names, or one trained on the embedded model."""
-        return self.sae.named or not self.model.named
+        """Whether there is an SAE: one that the study names, or one trained on the embedded model or on text."""
+        return self.sae.named or not self.model.named or bool(self.sae.text)
 
     def of_kind(self, *kinds: str) -> list[str]:
         """The datasets of these kinds of teacher, where it starts from the study's own model."""

@@ -40,7 +40,8 @@ def _outside(path: Path, root: Path, rules: Iterable[str]) -> str:
 def _known_folder(study: Study, folder: str, file: str) -> str:
     """What is wrong with the target's first folder, or ""."""
     if folder == "sae" and not study.has_sae:
-        return f"the study names no SAE for {study.model.title}; set sae.release and sae.id, or sae.folder"
+        known = "set sae.release and sae.id, or sae.folder, or sae.text to train one"
+        return f"the study names no SAE for {study.model.title}; {known}"
     if study.name and folder in ("tables", "plots") and not file.startswith((f"{study.name}/", "costs.")):
         return (
             f"this study's name is {study.name}, so what is made of all its datasets is in "

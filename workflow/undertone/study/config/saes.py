@@ -1,17 +1,69 @@
 """Settings of the SAE."""
 
-from typing import Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import model_validator
+from pydantic import field_validator, model_validator
 
-from undertone.study.config.bounds import MAX_BATCH, MAX_LAYERS, MAX_LR, MAX_ROWS, MAX_SEED
+from undertone.study.config.bounds import MAX_BATCH, MAX_LAYERS, MAX_LR, MAX_ROWS, MAX_SEED, MAX_TOKENS
+from undertone.study.config.entries import COMMIT, HUB_DATASET
 from undertone.study.validation import Section, setting
+
+# The kinds of file that text is read from; documents.py reads them.
+TEXT_FILES = (".txt", ".jsonl", ".parquet")
+
+
+class TextSource(Section):
+    """Text that the SAE of a named model is trained on."""
+
+    file: str | None = setting(
+        None, "a .txt file, one running text, or a .jsonl or .parquet file with one document per row", "path"
+    )
+    hub: str | None = setting(
+        None, "instead of file: name of a dataset of the Hub, OWNER/NAME, of which no more is read than is needed"
+    )
+    revision: str | None = setting(None, "hub: commit of its repository, 40 hexadecimal digits")
+    subset: str | None = setting(None, "hub: configuration of the dataset, where it has several")
+    split: str = setting("train", "hub: split")
+    column: str = setting("text", "column with the documents")
+    samples: Literal["control"] | None = setting(
+        None, "instead of file: number prompts with what the model itself answers, those of the control"
+    )
+    share: float | None = setting(
+        None, "share of the tokens; null: an equal part of what the shares of other sources leave", "share", gt=0, le=1
+    )
+
+    @property
+    def title(self) -> str:
+        """What messages call it."""
+        return self.file or (f"{self.hub} at {self.revision}" if self.hub else f"{self.samples}/samples.parquet")
+
+    @field_validator("file")
+    @classmethod
+    def of_a_known_kind(cls, file: str | None) -> str | None:
+        """A file is read as what its suffix says."""
+        if file is not None and not file.endswith(TEXT_FILES):
+            raise ValueError(f"unknown kind of file {file!r}; expected one of {', '.join(TEXT_FILES)}")
+        return file
+
+    @model_validator(mode="after")
+    def one_place(self) -> Self:
+        """Text comes from one place, and from the Hub at one commit: a branch or a tag may mean other text tomorrow."""
+        if sum(place is not None for place in (self.file, self.hub, self.samples)) != 1:
+            raise ValueError("a source of text is one of file, hub and samples; give exactly one of them")
+        if self.hub is None and (self.revision or self.subset):
+            raise ValueError("revision and subset are of a dataset of the Hub; set hub, or leave them out")
+        if self.hub is not None and not HUB_DATASET.fullmatch(self.hub):
+            raise ValueError(f"{self.hub!r} is no name of a dataset of the Hub; expected OWNER/NAME")
+        if self.hub is not None and not COMMIT.fullmatch(self.revision or ""):
+            raise ValueError(f"revision {self.revision!r} of {self.hub} is no commit: expected 40 hexadecimal digits")
+        return self
 
 
 class Sae(Section):
     """The sparse autoencoder of the study's hook point, the residual stream after one layer."""
 
-    release: str | None = setting(None, "release of SAELens's registry; null: a folder, or one trained on the embedded model")
+    later: ClassVar[dict[str, Any]] = {"text": [], "context": 128, "max_norm": 10.0}
+    release: str | None = setting(None, "release of SAELens's registry; null: a folder, or one that is trained here")
     id: str | None = setting(None, "SAE of that release")
     folder: str | None = setting(None, "folder with an SAE in SAELens's format", "path")
     layer: int = setting(
@@ -29,7 +81,22 @@ class Sae(Section):
     tokens: int = setting(2_000_000, "tokens of training", "tokens", ge=1, le=10**12)
     batch_size: int = setting(1024, "tokens per optimizer step", "tokens", ge=1, le=MAX_BATCH)
     lr: float = setting(1e-3, "peak learning rate; decays to a tenth", "", gt=0, le=MAX_LR)
-    seed: int = setting(0, "seed of the SAE's weights and of the chats that it sees", "", ge=0, le=MAX_SEED)
+    seed: int = setting(
+        0, "seed of the SAE's weights, and of the chats or the order of the text that it sees", "", ge=0, le=MAX_SEED
+    )
+    max_norm: float = setting(
+        10.0, "tokens whose norm is more than this many times the median are left out of the training", "× median", gt=1
+    )
+    text: list[TextSource] = setting(
+        [], "what a named model's SAE is trained on; without text it has none of its own, and the embedded model's reads chats"
+    )
+    context: int = setting(
+        128,
+        "length to which text is cut, with the special token in front that the model's chats begin with",
+        "tokens",
+        ge=2,
+        le=MAX_TOKENS,
+    )
 
     @property
     def named(self) -> bool:
@@ -45,7 +112,21 @@ class Sae(Section):
             raise ValueError("give a release and id, or a folder, not both")
         if self.k > self.d_sae:
             raise ValueError(f"k {self.k} is greater than d_sae {self.d_sae}")
+        if self.text and self.named:
+            raise ValueError("text is what an SAE is trained on, and release or folder name one that exists: set one of them")
+        shares(self.text)
         return self
+
+
+def shares(text: list[TextSource]) -> list[float]:
+    """Each source's share of the tokens. Raises ValueError unless they can add up to 1."""
+    given = sum(source.share or 0.0 for source in text)
+    without = sum(source.share is None for source in text)
+    if without and given >= 1:
+        raise ValueError(f"the shares of text add up to {given:g}, and a source without one takes the rest: give less than 1")
+    if text and not without and abs(given - 1) > 1e-6:
+        raise ValueError(f"the shares of text add up to {given:g}, expected 1")
+    return [(1 - given) / without if source.share is None else source.share for source in text]
 
 
 class SaeMetrics(Section):

@@ -1,0 +1,48 @@
+"""The sparse autoencoder of a named model, trained on text."""
+
+import random
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from pyarrow.parquet import ParquetFile
+from sae_lens.saes.sae import SAEMetadata
+
+from undertone.lm.chat import Row
+from undertone.lm.hooks import hook_point
+from undertone.lm.loading import load
+from undertone.runtime.files import Stamp, read_json, whole
+from undertone.saes.text import opening
+from undertone.saes.trainer import write_trained
+from undertone.study.config.saes import Sae
+
+# Tokens that are read at once, padding included.
+TOKENS = 4096
+
+
+def make_text_sae(
+    model: Path, text: Path, sae: Path, files: Sequence[Path], settings: Sae, stamp: Stamp, scratch: Path
+) -> None:
+    """Train an SAE on a named model's residual stream over contexts of text; write `files` and `sae.json`, as of any SAE."""
+    loaded = load(model)
+    metadata = SAEMetadata(
+        model_name=read_json(model)["name"],
+        hook_name=hook_point(settings.layer),
+        prepend_bos=opening(loaded.tokenizer) == [loaded.tokenizer.bos_token_id],
+        context_size=settings.context,
+    )
+    rows = text_rows(text, settings.seed, max(1, TOKENS // settings.context))
+    write_trained(loaded, settings, rows, metadata, sae, files, stamp, scratch)
+
+
+def text_rows(text: Path, seed: int, at_once: int) -> Iterator[list[Row]]:
+    """Endless batches of the contexts of a table: all of them once, and again, in an order of its row groups that `seed` draws.
+
+    Batches have contexts of like length, so that few tokens are padding.
+    """
+    order = random.Random(seed)
+    with whole(text):
+        file = ParquetFile(text)
+    while True:
+        for group in order.sample(range(file.num_row_groups), file.num_row_groups):
+            ids = sorted(file.read_row_group(group, columns=["ids"])["ids"].to_pylist(), key=len)
+            yield from ([Row(each, 0) for each in ids[k : k + at_once]] for k in range(0, len(ids), at_once))
