@@ -1,6 +1,7 @@
 """Configs: keys with values of a wrong kind or size, names and paths that cannot be used, keys that do not fit together."""
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -57,10 +58,10 @@ def nested(key: str, value: Any) -> dict[str, Any]:
 
 
 def leaves(section: type[Section] = Study, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """(key, annotation) of every setting that stands outside of dictionaries."""
+    """(key, annotation) of every setting that stands outside of dictionaries and lists."""
     for name, field in keys(section).items():
         inner = list(sections_of(field.annotation))
-        if inner and "dict" not in str(field.annotation):
+        if inner and not {"dict", "list"} & set(re.findall(r"\w+", str(field.annotation))):
             yield prefix + name, "section"
             yield from leaves(inner[0], f"{prefix}{name}.")
         else:
