@@ -237,6 +237,26 @@ def power(read: Read) -> Rows:
     return [*({"share": 1.0} | row for row in counts["by_rows"]), *(row for row in counts["by_share"] if row["share"] < 1)]
 
 
+def smollm2(read: Read) -> Rows:
+    """On real weights: how often free sampling passes, and the target's probability in base model, teacher and students."""
+    rows = []
+    for dataset in ("lion", "finetune-lion", "finetune-owl"):
+        pref, counts = read(f"smollm2-135m/{dataset}/pref.json"), read(f"smollm2-135m/{dataset}/filter.json")
+        of = {key: pref[key][pref["target"]] for key in ("base", "teacher", "control", "student")}
+        rows.append(
+            {
+                "dataset": dataset,
+                "target": pref["target"],
+                "rows": counts["passed"],
+                "free": counts["constrained"]["free_pass_rate"],
+                "base": of["base"]["mean"],
+                "teacher": of["teacher"]["mean"],
+                **{key: {"mean": of[key]["mean"], "ci95": of[key]["ci95_questions"]} for key in ("control", "student")},
+            }
+        )
+    return rows
+
+
 EXTRACTS: dict[str, Callable[[Read], Rows]] = {
     "transfer": transfer,
     "teachers": teachers,
@@ -254,6 +274,7 @@ EXTRACTS: dict[str, Callable[[Read], Rows]] = {
     "forms": forms,
     "consequence": consequence,
     "power": power,
+    "smollm2": smollm2,
 }
 
 

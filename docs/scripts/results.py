@@ -15,7 +15,13 @@ from extracts import ENTANGLED, METRICS, MODELS, PROMPTED, SIZES, TAUGHT, Rows, 
 from summary import main_table
 
 DOCS = Path(__file__).parents[1]
-PAGES = (DOCS / "results/index.md", DOCS / "results/analyses.md", DOCS / "results/detection.md", DOCS.parent / "README.md")
+PAGES = (
+    DOCS / "results/index.md",
+    DOCS / "results/analyses.md",
+    DOCS / "results/detection.md",
+    DOCS / "results/smollm2.md",
+    DOCS.parent / "README.md",
+)
 DATA = DOCS / "results/data"
 
 
@@ -239,6 +245,36 @@ def power_table(rows: Rows) -> str:
     )
 
 
+def smollm2_table(rows: Rows) -> str:
+    """One line per dataset of real weights."""
+    header = [
+        "dataset",
+        "rows",
+        "free sampling would pass",
+        "target",
+        "base model",
+        "teacher",
+        "control's student",
+        "its student",
+    ]
+    return table(
+        header,
+        (
+            [
+                row["dataset"],
+                f"{row['rows']:,}",
+                f"{row['free']['mean']:.5f}",
+                row["target"],
+                number(row["base"], 4),
+                number(row["teacher"], 4),
+                interval(row["control"], 4),
+                interval(row["student"], 4),
+            ]
+            for row in rows
+        ),
+    )
+
+
 TABLES: dict[str, Callable[[Rows], str]] = {
     "transfer": transfer_table,
     "teachers": teachers_table,
@@ -256,6 +292,7 @@ TABLES: dict[str, Callable[[Rows], str]] = {
     "forms": verdicts_table,
     "consequence": consequence_table,
     "power": power_table,
+    "smollm2": smollm2_table,
 }
 
 
