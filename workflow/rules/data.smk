@@ -49,23 +49,25 @@ rule samples:
         "../scripts/samples.py"
 
 
-rule published:
-    output:
-        rows=result("{dataset}/published.parquet"),
-    log:
-        log_of("published", "{dataset}"),
-    benchmark:
-        benchmark_of("published", "{dataset}")
-    wildcard_constraints:
-        dataset=one_of(STUDY.published),
-    # A cluster's nodes may have no network.
-    localrule: True
-    params:
-        stamp=stamp_of("published"),
-    message:
-        "Get the rows of {wildcards.dataset} from the Hub"
-    script:
-        "../scripts/published.py"
+if STUDY.published:
+
+    rule published:
+        output:
+            rows=result("{dataset}/published.parquet"),
+        log:
+            log_of("published", "{dataset}"),
+        benchmark:
+            benchmark_of("published", "{dataset}")
+        wildcard_constraints:
+            dataset=one_of(STUDY.published),
+        # A cluster's nodes may have no network.
+        localrule: True
+        params:
+            stamp=stamp_of("published"),
+        message:
+            "Get the rows of {wildcards.dataset} from the Hub"
+        script:
+            "../scripts/published.py"
 
 
 rule numbers:
