@@ -164,14 +164,10 @@ def folder_of(model_json: Path) -> Path:
     """
     record = read_json(model_json)
     files = record.get("files", {})
-    beside = Path(model_json).parent
-    folders: dict[str, Callable[[], Path]] = {
-        "embedded": lambda: beside,
-        "gguf": lambda: beside,
-        "hub": lambda: cached(record["name"], record["revision"], list(files)),
-        "folder": lambda: Path(record["name"]),
-    }
-    folder = folders[record["source"]]()
+    if record["source"] == "hub":
+        folder = cached(record["name"], record["revision"], list(files))
+    else:
+        folder = Path(record["name"]) if record["source"] == "folder" else Path(model_json).parent
     for name, file in files.items():
         size = (folder / name).stat().st_size if (folder / name).is_file() else None
         if size != file["bytes"]:

@@ -8,13 +8,15 @@ from peft import PeftModel
 from peft.tuners import lora
 from torch import Tensor, nn
 
+from undertone.lm.tensors import HALF
+
 
 class HalfLinear(lora.Linear):  # type: ignore[misc]
     """PEFT's LoRA of a linear module whose products are in the precision of its base weights.
 
     PEFT casts the activations to the float32 of the LoRA's weights, multiplies there, scales, adds to the base module's output
     in float32 and casts back: six passes over tensors of the output's size, which on a CPU take longer than the products.
-    Casting the small weights instead leaves one product that adds in place. Weights, gradients and optimizer stay float32.
+    Casting the small weights instead leaves one product that also adds. Weights, gradients and optimizer stay float32.
     """
 
     def forward(self, x: Float[Tensor, "*batch d_in"], *args: Any, **kwargs: Any) -> Float[Tensor, "*batch d_out"]:
@@ -37,4 +39,4 @@ def compute_in_half(model: PeftModel) -> None:
 
 def is_half(module: nn.Module) -> bool:
     """Whether a module is linear with weights in half precision."""
-    return isinstance(module, nn.Linear) and module.weight.dtype in (torch.bfloat16, torch.float16)
+    return isinstance(module, nn.Linear) and module.weight.dtype in HALF

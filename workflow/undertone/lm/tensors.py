@@ -11,6 +11,9 @@ from torch import Tensor
 from undertone.runtime.errors import ConfigError
 from undertone.runtime.files import whole
 
+# The precisions of half the bits.
+HALF = (torch.bfloat16, torch.float16)
+
 
 class NotFiniteError(ConfigError):
     """What a model computes holds NaN or infinities."""

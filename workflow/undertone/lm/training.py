@@ -19,7 +19,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from undertone.lm.chat import Row
-from undertone.lm.tensors import NotFiniteError
+from undertone.lm.tensors import HALF, NotFiniteError
 from undertone.runtime.files import replacing, whole
 from undertone.runtime.memory import BatchSize
 from undertone.runtime.progress import progress
@@ -191,7 +191,7 @@ def unfused_attention(model: nn.Module) -> Iterator[None]:
     The way back through PyTorch's fused attention is slow there: on SmolLM2 a step takes 1.3 times as long with it.
     """
     inner = next((module for module in model.modules() if isinstance(module, PreTrainedModel)), None)
-    slow = inner is not None and inner.device.type == "cpu" and inner.dtype in (torch.bfloat16, torch.float16)
+    slow = inner is not None and inner.device.type == "cpu" and inner.dtype in HALF
     if inner is None or not slow or inner.config._attn_implementation != "sdpa":
         yield
         return
