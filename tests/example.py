@@ -5,7 +5,7 @@ from typing import Any
 
 from snakemake.utils import update_config
 
-from undertone.study.config.detect import DETECTORS, NULLS
+from undertone.study.config.detect import BENCH, NULLS
 from undertone.study.graph import ancestors, has
 from undertone.study.node import Node
 from undertone.study.stages import READINGS, STAGES
@@ -54,8 +54,8 @@ def nodes(of: Study) -> set[Node]:
     single -= {"sae", "text", "text_sae", "pretrained_sae"} - ({"pretrained_sae"} if of.sae.named else trained)
     model = "pretrained" if of.model.named else "model"
     found = {Node(name) for name in single | {model, "controls_plot"}} | {Node(model, None, "other"), SWEEP}
-    found |= {Node(name, null) for null in NULLS for name in ("nulls", *DETECTORS)}
-    found |= {Node(name, mixture) for mixture in MIXTURES for name in ("mixtures", *DETECTORS)}
+    found |= {Node(name, null) for null in NULLS for name in ("nulls", *BENCH)}
+    found |= {Node(name, mixture) for mixture in MIXTURES for name in ("mixtures", *BENCH)}
     for name, stage in STAGES.items():
         variants = ["", *of.student_variants] if stage.varied else [""]
         if name == "reading_plot":

@@ -6,7 +6,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from undertone.study.config.detect import DETECTORS, NULLS
+from undertone.study.config.detect import BENCH, DETECTORS, NULLS
 from workflow import Project
 
 TIERS = {"no statement", "base samples", "differs", "persona-like", "named"}
@@ -17,7 +17,7 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """The micro study with the verdicts of all its datasets, and of fewer rows and a mixture of one."""
     project = Project.create(tmp_path_factory.mktemp("judged") / "project")
     project.configure(power={"datasets": ["lion"], "rows": [6], "shares": [0.97]})
-    project.forked("detection", "power_plot")
+    project.forked("detection", "power_plot", "detectors_plot")
     return project
 
 
@@ -60,6 +60,18 @@ def test_power_has_a_row_for_the_dataset_for_fewer_rows_and_for_the_mixture(judg
     assert [each["share"] for each in counts["by_share"]] == [0.97, 1.0]
     assert (judged.root / "results/plots/power.png").stat().st_size > 10_000
     assert judged.planned("power_plot") == set()
+
+
+def test_every_detector_has_a_row_for_each_dataset_with_a_target(judged: Project) -> None:
+    table = pl.read_parquet(judged.root / "results/tables/detectors.parquet")
+    assert table.select("dataset", "detector").rows() == [(of, name) for of in ("lion", "owl") for name in BENCH]
+    reading = json.loads((judged.root / "results/lion/short_training.json").read_text())["sets"][0]["ranking"]
+    place = [each["concept"] for each in reading].index("lion") + 1
+    assert table.filter(dataset="lion", detector="short_training")["place"].to_list() == [place]
+    counts = json.loads((judged.root / "results/tables/detectors.json").read_text())["by_kind"]["prompt, development"]
+    assert {name: each["n"] for name, each in counts.items()} == dict.fromkeys(BENCH, 2)
+    assert (judged.root / "results/plots/detectors.png").stat().st_size > 10_000
+    assert judged.planned("detectors_plot") == set()
 
 
 def test_the_verdict_reads_no_student_of_the_study_and_no_teacher(judged: Project) -> None:

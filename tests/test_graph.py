@@ -19,7 +19,7 @@ from workflow import REPOSITORY, Project
 
 Edges = dict[Node, set[Node]]
 # Rules that make nothing themselves, and those that make what a stage of another name makes.
-TARGETS = ("all", "read", "detection", "consequence", "power_plot", "bridge")
+TARGETS = ("all", "read", "detection", "consequence", "power_plot", "detectors_plot", "bridge")
 STAGE_OF = {"student_whole": "student"}
 
 

@@ -29,7 +29,7 @@ from example import (
 from snakemake.utils import update_config
 
 from undertone.study import sources
-from undertone.study.config.detect import DETECTORS, NULLS
+from undertone.study.config.detect import BENCH, NULLS
 from undertone.study.config.entries import CONTROL
 from undertone.study.contents import _hash, content_version
 from undertone.study.node import Node
@@ -70,7 +70,7 @@ ASKED = {node for name in ("bias_pref", "losses", "tokens", "lens") for node in 
 DETECTED = {node for name in ("gradient", "personas", "short_training") for node in each(name, *READ)}
 PREF = every_student("pref", CONTROL, *OWN) | each("indirect", CONTROL, *OWN) | ASKED | DETECTED
 # What sets the datasets with a target side by side.
-TARGETS = {Node("entangled"), Node("readings"), Node("bias_map_plot"), Node("verdicts")}
+TARGETS = {Node("entangled"), Node("readings"), Node("bias_map_plot"), Node("verdicts"), Node("detectors")}
 NULL_SETS = each("nulls", *NULLS)
 TRIED = each("personas", *READ)
 
@@ -143,15 +143,16 @@ EDITS: list[tuple[dict[str, Any], set[Node]]] = [
     ({"sequences": {"resamples": 900}}, each("sequences", *TAUGHT)),
     ({"matched": {"rounds": 9}}, each("matched", *ALL) | NULL_SETS),
     ({"nulls": {"n": 9}}, NULL_SETS),
-    ({"detectors": {"seed": 9}}, {node for name in DETECTORS for node in each(name, *READ)}),
+    ({"detectors": {"seed": 9}}, {node for name in BENCH for node in each(name, *READ)}),
     ({"personas": {"finalists": 9}}, TRIED),
     ({"short_training": {"epochs": 9}}, each("short_training", *READ)),
+    ({"verdict": {"level": 0.05}}, each("verdict", *ALL) | {Node("verdicts"), Node("power"), Node("detectors")}),
     ({"verdict": {"share": 0.9}}, each("verdict", *ALL) | {Node("verdicts"), Node("power")}),
-    ({"detection": {"development": ["lion"]}}, {Node("verdicts"), Node("power")}),
+    ({"detection": {"development": ["lion"]}}, {Node("verdicts"), Node("power"), Node("detectors")}),
     ({"power": {"seed": 9}}, each("mixtures", *MIXTURES)),
     # What is made of one dataset does not depend on which others there are.
     ({"power": {"datasets": ["lion", "owl"]}}, {Node("power")}),
-    ({"detectors": {"rows": 900}}, {node for name in DETECTORS for node in each(name, *READ)} | each("mixtures", *MIXTURES)),
+    ({"detectors": {"rows": 900}}, {node for name in BENCH for node in each(name, *READ)} | each("mixtures", *MIXTURES)),
     ({"model": {"embedded": {"steps": 900}}}, {Node("model"), Node("model", None, "other")}),
     ({"model": {"dtype": "float32"}}, {Node("model"), Node("model", None, "other")}),
     ({"sae": {"k": 4}}, {Node("sae")}),

@@ -158,7 +158,15 @@ def test_every_rule_asks_for_what_it_states(cluster: Cluster, project: Project, 
     also = ("steer-lion/pref.json", "finetune-lion/pref.json", "plots/costs.png")
     also += tuple(f"lion/{name}.safetensors" for name in ("residuals", "student_activations"))
     asked, made = stated(
-        project, "all", "read", "detection", "consequence", "power_plot", "bridge", *(f"results/{path}" for path in also)
+        project,
+        "all",
+        "read",
+        "detection",
+        "consequence",
+        "power_plot",
+        "detectors_plot",
+        "bridge",
+        *(f"results/{path}" for path in also),
     )
     rules = set(re.findall(r"^(\w+)$", project.snakemake("--list-rules"), re.MULTILINE))
     assert rules - set(asked) == {"all", "read", "detection"}

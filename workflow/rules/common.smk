@@ -14,7 +14,7 @@ from snakemake.persistence import ParamsChange
 from undertone.data.inputs import check_contents, check_inputs
 from undertone.runtime.errors import ConfigError
 from undertone.runtime.failures import failures
-from undertone.study.config.detect import DETECTORS, NULLS
+from undertone.study.config.detect import BENCH, DETECTORS, NULLS
 from undertone.study.config.entries import CONTROL, KINDS
 from undertone.study.estimate import Job, seconds_of, time_left
 from undertone.study.first_page import first_page

@@ -270,6 +270,55 @@ rule verdicts_plot:
         "../scripts/verdicts_plot.py"
 
 
+rule detectors:
+    input:
+        readings=collect(result("{dataset}/{detector}.json"), dataset=read_by(STUDY, "detectors"), detector=BENCH),
+    output:
+        detectors_table=of_study("tables/detectors.parquet"),
+        detectors=of_study("tables/detectors.json"),
+    log:
+        log_of("detectors", *NAMED),
+    benchmark:
+        benchmark_of("detectors", *NAMED)
+    localrule: True
+    resources:
+        mem_mb=gigabytes(4),
+        runtime=minutes(10),
+    params:
+        stamp=stamp_of("detectors"),
+    message:
+        "Compare where detectors put the targets"
+    script:
+        "../scripts/detectors.py"
+
+
+rule detectors_plot:
+    input:
+        detectors_table=rules.detectors.output.detectors_table,
+        detectors=rules.detectors.output.detectors,
+    output:
+        plot=report(
+            of_study("plots/detectors.png"),
+            caption="../report/detectors.rst",
+            category="Detection",
+            labels=figure("every detector"),
+        ),
+    log:
+        log_of("detectors_plot", *NAMED),
+    benchmark:
+        benchmark_of("detectors_plot", *NAMED)
+    localrule: True
+    resources:
+        mem_mb=gigabytes(4),
+        runtime=minutes(10),
+    params:
+        stamp=stamp_of("detectors_plot"),
+    message:
+        "Plot where detectors put the targets"
+    script:
+        "../scripts/detectors_plot.py"
+
+
 rule consequence:
     input:
         prefs=collect(result("{dataset}/pref.json"), dataset=read_by(STUDY, "consequence")),

@@ -103,6 +103,11 @@ def recipe(study: Study, node: Node) -> Settings:
     return {"student": study.student.model_dump(mode="json", exclude={"seeds", "epochs", "rows", "full"})}
 
 
+def level(study: Study, node: Node) -> Settings:
+    """The p-value below which a dataset is said to differ from base samples."""
+    return {"level": study.verdict.level}
+
+
 def mixing(study: Study, node: Node) -> Settings:
     """How rows are mixed, whatever datasets there are beside this one, and how many a detector reads at most."""
     mixing = {key: value for key, value in study.power.stamped().items() if key != "datasets"}

@@ -31,6 +31,11 @@ def with_target(study: Study) -> list[str]:
     return [name for name in study.names if study.target(name) or name == CONTROL]
 
 
+def aimed(study: Study) -> list[str]:
+    """The datasets with a target, without the control."""
+    return [name for name in study.names if study.target(name)]
+
+
 def with_separate_halves(study: Study) -> list[str]:
     """Of the datasets with a target those whose halves share no numbers: what is found on one is scored on the other."""
     return [name for name in with_target(study) if not study.crosses_rows(name)]

@@ -10,7 +10,7 @@ from typing import Any
 
 from undertone.study import dataset_settings as given
 from undertone.study import reads, scope
-from undertone.study.config.detect import DETECTORS
+from undertone.study.config.detect import BENCH, DETECTORS
 from undertone.study.dataset_settings import first_seed, seeds_beside_control, target, target_and_kind, targets
 from undertone.study.node import Node
 from undertone.study.reads import features, questions, teacher
@@ -230,6 +230,14 @@ STAGES = {
         shared=True,
     ),
     "verdicts_plot": Stage(after=("verdicts",), shared=True),
+    "detectors": Stage(
+        ("detection", "pref"),
+        after_all=BENCH,
+        datasets=scope.aimed,
+        settings=(targets(scope.aimed), given.level),
+        shared=True,
+    ),
+    "detectors_plot": Stage(after=("detectors",), shared=True),
     "power": Stage(
         ("detection", "verdict"),
         (reads.mixture_detectors,),

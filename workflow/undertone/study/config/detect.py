@@ -17,7 +17,10 @@ KINDS_OF_NULLS: dict[str, str] = {
 # The nulls of each kind stand where a dataset would, and are read by the same rules; so do a dataset's mixtures.
 NULLS = [f"nulls/{kind}" for kind in KINDS_OF_NULLS]
 MIXTURES = "mixtures"
+# What a verdict reads.
 DETECTORS = ("surface", "gradient", "personas", "short_training")
+# What is compared on datasets whose targets are known.
+BENCH = (*DETECTORS,)
 
 
 class Matched(Section):

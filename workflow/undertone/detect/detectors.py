@@ -1,0 +1,110 @@
+"""All detectors side by side: where each puts the target of a dataset whose teacher is known, and whether it sees a teacher."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from undertone.runtime.files import Stamp, read_json, write_json, write_parquet
+from undertone.stats.ranks import rank_of
+from undertone.stats.stats import share_interval
+from undertone.study.config.detect import Detection
+from undertone.study.config.measure import Pref
+
+Json = dict[str, Any]
+COLUMNS = {
+    "dataset": pl.String,
+    "kind": pl.String,
+    "target": pl.String,
+    "development": pl.Boolean,
+    "detector": pl.String,
+    "rows": pl.Int64,
+    "candidates": pl.Int64,
+    "place": pl.Float64,
+    "p": pl.Float64,
+    "z": pl.Float64,
+}
+
+
+def compare_detectors(
+    readings: Sequence[Path],
+    detectors_table: Path,
+    detectors: Path,
+    targets: dict[str, str],
+    kinds: dict[str, str],
+    level: float,
+    settings: Detection,
+    pref: Pref,
+    stamp: Stamp,
+) -> None:
+    """Write `detectors.parquet`, a row for each dataset and detector, and `detectors.json`, counts by kind of teacher.
+
+    Columns: `dataset`, `kind`, `target`, `development` (whether choices were made on its target), `detector`, `rows`,
+    `candidates` (how many it ranks; words that are no candidates do not count), `place` of the target among them, 1 the first,
+    and of presence `p` and `z` (standard deviations above what base samples give). `place` is null where a detector ranks
+    nothing or not the target, `p` and `z` where it tests no presence. Raises ValueError where no dataset has a target.
+    """
+    if not targets:
+        raise ValueError("no dataset has a target, so no detector is right or wrong: see animals and datasets in the config")
+    rows = [
+        {"dataset": name, "kind": kinds[name], "target": target, "development": target in settings.development}
+        | {"detector": path.stem, **said(read_json(path)["sets"], target, pref.candidates)}
+        for name, target in targets.items()
+        for path in readings
+        if path.parent.name == name
+    ]
+    table = pl.DataFrame(rows, COLUMNS)
+    write_parquet(detectors_table, table, stamp)
+    groups: dict[str, Json] = {}
+    for (kind, chosen, detector), part in table.group_by("kind", "development", "detector", maintain_order=True):
+        group = groups.setdefault(f"{kind}, {'development' if chosen else 'held out'}", {})
+        group[str(detector)] = counts(part, level)
+    write_json(detectors, {"level": level, "by_kind": groups}, stamp)
+
+
+def said(sets: Sequence[Json], target: str, candidates: Sequence[str]) -> Json:
+    """What a detector says of a dataset, which is one set, or none where its prompts have no base samples."""
+    if not sets:
+        return {"rows": 0, "candidates": 0, "place": None, "p": None, "z": None}
+    ranking = [each for each in sets[0]["ranking"] if each["concept"] in candidates]
+    presence = sets[0]["presence"] or {"p": None, "z": None}
+    place = place_of(ranking, target)
+    return {"rows": sets[0]["rows"], "candidates": len(ranking), "place": place, "p": presence["p"], "z": presence["z"]}
+
+
+def place_of(ranking: Sequence[Json], target: str) -> float | None:
+    """The target's place in a ranking; neighbours of equal score share the mean of theirs.
+
+    Only neighbours are compared: in a ranking by rounds the score of an earlier round may be higher than one of a later.
+    """
+    if not ranking:
+        return None
+    group = [0]
+    for before, after in pairwise(ranking):
+        group.append(group[-1] - (after["score"] != before["score"]))
+    return rank_of(dict(zip([each["concept"] for each in ranking], group, strict=True)), target)
+
+
+def counts(table: pl.DataFrame, level: float) -> Json:
+    """How many datasets, where their targets stand, and in how many presence is found at `level`.
+
+    `first` and `among_three` count targets, `mean_place` is over those that are ranked, null if none is; `tested` is the number
+    of tests of presence and `present` of those with p below the level. Each count has its exact 95 % interval over datasets.
+    """
+    n, tested = len(table), int(table["p"].is_not_null().sum())
+    first, three, present = (int(part.sum()) for part in (table["place"] <= 1, table["place"] <= 3, table["p"] < level))
+    return {
+        "n": n,
+        "ranked": int(table["place"].is_not_null().sum()),
+        "mean_place": table["place"].mean(),
+        "mean_candidates": table["candidates"].mean(),
+        "first": first,
+        "first_ci95": list(share_interval(first, n)),
+        "among_three": three,
+        "among_three_ci95": list(share_interval(three, n)),
+        "tested": tested,
+        "present": present,
+        "present_ci95": list(share_interval(present, tested)),
+    }
