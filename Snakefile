@@ -28,10 +28,10 @@
 #   mixtures/{dataset}/             fewer rows of a dataset, and its rows among base samples, read by the same detectors
 #   tables{/NAME}/                  transfer.parquet, preference_matrix.parquet, compliance.parquet, and where the study has
 #                                   transforms or other students controls.json; entangled.parquet, and
-#                                   readings.parquet, the results of all analyses; costs.parquet, what jobs took; detection.parquet, consequence.parquet, power.parquet
+#                                   readings.parquet, the results of all analyses; costs.parquet, what jobs took; detection.parquet, detectors.parquet, consequence.parquet, power.parquet
 #   plots{/NAME}/                   transfer.png, preference_matrix.png, teachers.png, compliance.png, and where the study
 #                                   has them controls.png (transforms, other students) and sweep-{key}.png; entangled.png,
-#                                   bias_map.png; costs.png; detection.png, power.png
+#                                   bias_map.png; costs.png; detection.png, detectors.png, power.png
 #
 # Studies may share a results root. They then share what is made of one dataset, and each with a `name:` has its own tables and
 # plots of all datasets, in tables/NAME and plots/NAME; costs are always those of the whole root.
