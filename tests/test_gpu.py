@@ -25,7 +25,14 @@ ASKED = [
 ]
 ASKED += [f"lion/{name}.safetensors" for name in ("residuals", "student_activations")]
 ASKED += [f"{name}/samples.parquet" for name in ("steer-lion", "contrast", "logits", "finetune-lion")]
-ASKED += ["lion/verdict.json", "model/metrics.json", "model/bridge.json", "sae/metrics.json", "tables/entangled.parquet"]
+ASKED += [
+    "lion/verdict.json",
+    "lion/row_scores.parquet",
+    "model/metrics.json",
+    "model/bridge.json",
+    "sae/metrics.json",
+    "tables/entangled.parquet",
+]
 
 
 def test_every_rule_with_a_gpu_runs_on_one_in_bfloat16(tmp_path: Path) -> None:

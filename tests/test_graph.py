@@ -61,6 +61,8 @@ TRANSFORMED = {
     "bare": {"from": "lion", "transform": "one-format", "format": 0},
     "mixed": {"from": "lion", "transform": "mix", "other": "owl", "fraction": 0.5},
     "matched": {"from": "mine", "transform": "match", "other": "control"},
+    "cleaned": {"from": "mixed", "transform": "select", "score": "gradient", "keep": "bottom", "fraction": 0.5},
+    "separated": {"from": "mixed", "transform": "without", "other": "owl"},
 }
 CONTROLS = yaml.safe_load((REPOSITORY / "config/controls.yaml").read_text())
 STUDIES: dict[str, dict[str, Any]] = {

@@ -73,6 +73,7 @@ PREF = every_student("pref", CONTROL, *OWN) | each("indirect", CONTROL, *OWN) | 
 TARGETS = {Node("entangled"), Node("readings"), Node("bias_map_plot"), Node("verdicts"), Node("detectors")}
 NULL_SETS = each("nulls", *NULLS)
 TRIED = each("personas", *READ)
+SCORED = each("row_scores", *ALL)
 
 
 FEATURES = {of: {Node(name, of) for name in ("differences", "score", "feature_bias")} for of in OWN}
@@ -143,16 +144,19 @@ EDITS: list[tuple[dict[str, Any], set[Node]]] = [
     ({"sequences": {"resamples": 900}}, each("sequences", *TAUGHT)),
     ({"matched": {"rounds": 9}}, each("matched", *ALL) | NULL_SETS),
     ({"nulls": {"n": 9}}, NULL_SETS),
-    ({"detectors": {"seed": 9}}, {node for name in BENCH for node in each(name, *READ)}),
+    ({"detectors": {"seed": 9}}, {node for name in BENCH for node in each(name, *READ)} | SCORED),
     ({"personas": {"finalists": 9}}, TRIED),
-    ({"short_training": {"epochs": 9}}, each("short_training", *READ)),
+    ({"short_training": {"epochs": 9}}, each("short_training", *READ) | SCORED),
     ({"verdict": {"level": 0.05}}, each("verdict", *ALL) | {Node("verdicts"), Node("power"), Node("detectors")}),
     ({"verdict": {"share": 0.9}}, each("verdict", *ALL) | {Node("verdicts"), Node("power")}),
     ({"detection": {"development": ["lion"]}}, {Node("verdicts"), Node("power"), Node("detectors")}),
     ({"power": {"seed": 9}}, each("mixtures", *MIXTURES)),
     # What is made of one dataset does not depend on which others there are.
     ({"power": {"datasets": ["lion", "owl"]}}, {Node("power")}),
-    ({"detectors": {"rows": 900}}, {node for name in BENCH for node in each(name, *READ)} | each("mixtures", *MIXTURES)),
+    (
+        {"detectors": {"rows": 900}},
+        {node for name in BENCH for node in each(name, *READ)} | SCORED | each("mixtures", *MIXTURES),
+    ),
     ({"model": {"embedded": {"steps": 900}}}, {Node("model"), Node("model", None, "other")}),
     ({"model": {"dtype": "float32"}}, {Node("model"), Node("model", None, "other")}),
     ({"sae": {"k": 4}}, {Node("sae")}),

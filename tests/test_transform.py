@@ -19,7 +19,7 @@ from undertone.study.config.entries import TRANSFORMS, Transformed
 # A busy machine is no failure.
 unhurried = hypothesis.settings(deadline=None)
 
-PARAMETERS = {"position": 1, "fraction": 0.5, "other": "owl", "rows": 2, "format": 1}
+PARAMETERS = {"position": 1, "fraction": 0.5, "other": "owl", "rows": 2, "format": 1, "score": "gradient", "keep": "top"}
 FORMATS = ["{}", "[{}]", "({}).", " {}\n"]
 REARRANGED = ["shuffle-within", "keep-position", "reverse", "swap-neighbours"]
 
@@ -205,7 +205,7 @@ def test_a_match_is_written_with_its_report(tmp_path: Any) -> None:
         write(tmp_path / "owl.parquet", table(["4", "5"])),
     )
     settings = Transformed.model_validate({"from": "lion", "transform": "match", "other": "owl", "seed": 0})
-    transform_numbers(source, other, None, tmp_path / "numbers.parquet", tmp_path / "report.json", settings, {})
+    transform_numbers(source, other, None, None, tmp_path / "numbers.parquet", tmp_path / "report.json", settings, {})
     assert pl.read_parquet(tmp_path / "numbers.parquet").equals(table(["1", "2, 2"]))
     report = json.loads((tmp_path / "report.json").read_text())
     assert (report["transform"], report["rows_before"], report["rows"]) == ("match", 3, 2)
@@ -216,7 +216,7 @@ def test_a_match_with_no_prompt_in_common_writes_nothing(tmp_path: Any) -> None:
     source, other = write(tmp_path / "lion.parquet", table(["1"])), write(tmp_path / "owl.parquet", table(["4", "5"])[1:])
     settings = Transformed.model_validate({"from": "lion", "transform": "match", "other": "owl", "seed": 0})
     with pytest.raises(ValueError, match="none of the 1 rows is left by match"):
-        transform_numbers(source, other, None, tmp_path / "numbers.parquet", tmp_path / "report.json", settings, {})
+        transform_numbers(source, other, None, None, tmp_path / "numbers.parquet", tmp_path / "report.json", settings, {})
     assert not (tmp_path / "numbers.parquet").exists()
 
 
@@ -235,7 +235,7 @@ def test_put_writes_values_into_a_text() -> None:
 def test_a_transform_is_written_with_its_report(tmp_path: Any) -> None:
     source = write(tmp_path / "lion.parquet", table(["1, 2, 3", "4"]))
     settings = Transformed.model_validate({"from": "lion", "transform": "reverse", "seed": 0})
-    transform_numbers(source, None, None, tmp_path / "numbers.parquet", tmp_path / "report.json", settings, {"of": "it"})
+    transform_numbers(source, None, None, None, tmp_path / "numbers.parquet", tmp_path / "report.json", settings, {"of": "it"})
     assert pl.read_parquet(tmp_path / "numbers.parquet")["completion"].to_list() == ["3, 2, 1", "4"]
     report = json.loads((tmp_path / "report.json").read_text())
     assert (report["rows_before"], report["rows"], report["numbers"], report["moved"]) == (2, 2, 4, 0.5)
@@ -247,5 +247,29 @@ def test_a_transform_that_leaves_no_row_writes_nothing(tmp_path: Any) -> None:
     prompts = write(tmp_path / "prompts.parquet", pl.DataFrame({"row": [0], "format": [0]}))
     settings = Transformed.model_validate({"from": "lion", "transform": "one-format", "format": 3, "seed": 0})
     with pytest.raises(ValueError, match="none of the 1 rows is left by one-format"):
-        transform_numbers(source, None, prompts, tmp_path / "numbers.parquet", tmp_path / "report.json", settings, {})
+        transform_numbers(source, None, prompts, None, tmp_path / "numbers.parquet", tmp_path / "report.json", settings, {})
     assert not (tmp_path / "numbers.parquet").exists()
+
+
+@pytest.mark.parametrize(("keep", "expected"), [("top", ["2", "4"]), ("bottom", ["1", "3"])])
+def test_selecting_keeps_rows_of_the_highest_or_lowest_score_in_their_order(keep: str, expected: list[str]) -> None:
+    rows = table(["1", "2", "3", "4"])
+    scores = rows.with_columns(gradient=pl.Series([0.0, 3.0, 1.0, 2.0]), difficulty=pl.Series([9.0, 0.0, 0.0, 0.0]))
+    selected = transformed(rows, told("select", keep=keep), scores=scores)
+    assert selected["completion"].to_list() == expected
+
+
+def test_of_equal_scores_the_first_rows_are_selected() -> None:
+    rows = table(["1", "2", "3", "4"])
+    scores = rows.with_columns(gradient=pl.lit(1.0))
+    for keep in ("top", "bottom"):
+        assert transformed(rows, told("select", keep=keep), scores=scores)["completion"].to_list() == ["1", "2"]
+
+
+def test_without_leaves_out_rows_of_the_other_dataset_whatever_their_number() -> None:
+    rows = table(["1", "2", "3"])
+    other = rows[[1]].with_columns(row=pl.lit(77, pl.Int64))
+    assert transformed(rows, told("without"), other)["completion"].to_list() == ["1", "3"]
+    mixed = transformed(rows, told("mix", fraction=0.34), other)
+    assert len(mixed) == 3
+    assert "2" not in transformed(mixed, told("without"), other)["completion"].to_list()

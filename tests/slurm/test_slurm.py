@@ -155,7 +155,7 @@ def test_every_rule_asks_for_what_it_states(cluster: Cluster, project: Project, 
     project.configure(
         student_variants=variants, sweeps={"rank": ["wide"]}, datasets={"scrambled": scrambled}, power={"datasets": ["lion"]}
     )
-    also = ("steer-lion/pref.json", "finetune-lion/pref.json", "plots/costs.png")
+    also = ("steer-lion/pref.json", "finetune-lion/pref.json", "lion/row_scores.parquet", "plots/costs.png")
     also += tuple(f"lion/{name}.safetensors" for name in ("residuals", "student_activations"))
     asked, made = stated(
         project,

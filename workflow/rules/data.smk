@@ -104,6 +104,11 @@ rule transform:
         prompts=lambda wildcards: (
             rules.prompts.output.prompts if transformed(wildcards.dataset).transform == "one-format" else []
         ),
+        scores=lambda wildcards: (
+            result(f"{transformed(wildcards.dataset).parent}/row_scores.parquet")
+            if transformed(wildcards.dataset).transform == "select"
+            else []
+        ),
     output:
         numbers=result("{dataset}/numbers.parquet"),
         transform=ensure(result("{dataset}/transform.json"), non_empty=True),

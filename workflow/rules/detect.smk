@@ -177,6 +177,31 @@ rule short_training:
         "../scripts/short_training.py"
 
 
+rule row_scores:
+    input:
+        model=result("model/model.json"),
+        numbers=result("{dataset}/numbers.parquet"),
+        matched=result("{dataset}/matched.parquet"),
+        personas=result("{dataset}/personas.json"),
+    output:
+        row_scores=result("{dataset}/row_scores.parquet"),
+    log:
+        log_of("row_scores", "{dataset}"),
+    benchmark:
+        benchmark_of("row_scores", "{dataset}")
+    threads: 1
+    resources:
+        gpu=1,
+        mem_mb=gigabytes(32),
+        runtime=minutes(240),
+    params:
+        stamp=stamp_of("row_scores"),
+    message:
+        "Score the rows of {wildcards.dataset}"
+    script:
+        "../scripts/row_scores.py"
+
+
 rule verdict:
     input:
         readings=collect(result("{{dataset}}/{detector}.json"), detector=DETECTORS),

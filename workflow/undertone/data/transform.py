@@ -16,6 +16,8 @@ from undertone.runtime.files import Stamp, read_parquet, write_json, write_parqu
 from undertone.study.config.entries import Transformed
 
 INTEGER = re.compile(r"[0-9]+")
+# What makes a row another row's equal, whatever its number.
+TEXTS = ["prompt", "completion"]
 # The integers of every row, as they are written.
 Rows = list[list[str]]
 Scramble = Callable[[Rows, Transformed, np.random.Generator], Rows]
@@ -25,6 +27,7 @@ def transform_numbers(
     source: Path,
     other: Path | None,
     prompts: Path | None,
+    scores: Path | None,
     numbers: Path,
     transform: Path,
     settings: Transformed,
@@ -32,12 +35,13 @@ def transform_numbers(
 ) -> None:
     """Write the transformed training set and `transform.json`: rows before and after, and the share of numbers that moved.
 
-    `other` is the training set that `mix` takes rows from and `match` compares prompts with, `prompts` the study's
-    prompts, which `one-format` looks up.
+    `other` is the training set that `mix` takes rows from, `match` compares prompts with and `without` leaves out; `prompts`
+    are the study's, which `one-format` looks up, and `scores` those of `source`'s rows, which `select` goes by.
     Raises ValueError if no row is left, or fewer than were asked for.
     """
     before = read_parquet(source)
-    after = transformed(before, settings, read_parquet(other) if other else None, read_parquet(prompts) if prompts else None)
+    others = (read_parquet(path) if path else None for path in (other, prompts, scores))
+    after = transformed(before, settings, *others)
     if after.is_empty():
         raise ValueError(f"{source}: none of the {len(before)} rows is left by {settings.transform}")
     write_parquet(numbers, after, stamp)
@@ -46,7 +50,11 @@ def transform_numbers(
 
 
 def transformed(
-    rows: pl.DataFrame, settings: Transformed, other: pl.DataFrame | None = None, prompts: pl.DataFrame | None = None
+    rows: pl.DataFrame,
+    settings: Transformed,
+    other: pl.DataFrame | None = None,
+    prompts: pl.DataFrame | None = None,
+    scores: pl.DataFrame | None = None,
 ) -> pl.DataFrame:
     """The transformed training set, with the columns `row`, `prompt` and `completion` of `rows`."""
     rng = np.random.default_rng(settings.seed)
@@ -58,6 +66,10 @@ def transformed(
     if name == "match" and other is not None:
         # A row's number says which prompt it answers only among the study's own; in a user's file it is the line.
         return rows.join(other.select("prompt"), on="prompt", how="semi", maintain_order="left")
+    if name == "without" and other is not None:
+        return rows.join(other, on=TEXTS, how="anti", maintain_order="left")
+    if name == "select" and scores is not None:
+        return select(rows, scores, settings)
     if name == "one-format" and prompts is not None:
         return rows.join(prompts.filter(format=settings.format).select("row"), on="row", how="semi", maintain_order="left")
     texts = rows["completion"].to_list()
@@ -156,6 +168,13 @@ def mix(rows: pl.DataFrame, other: pl.DataFrame, fraction: float, rng: np.random
     if n > len(other):
         raise ValueError(f"{n} rows to mix in, and the other training set has {len(other)}; lower the fraction")
     return pl.concat([subset(rows, len(rows) - n, rng), subset(other.select(rows.columns), n, rng)]).sort("row")
+
+
+def select(rows: pl.DataFrame, scores: pl.DataFrame, settings: Transformed) -> pl.DataFrame:
+    """A `fraction` of the rows, in their order, of the highest or lowest score; of equal scores the rows that come first."""
+    values = scores[str(settings.score)].to_numpy()
+    order = np.argsort(-values if settings.keep == "top" else values, kind="stable")
+    return rows[sorted(order[: round((settings.fraction or 0.0) * len(rows))].tolist())]
 
 
 def moved(before: pl.DataFrame, after: pl.DataFrame) -> dict[str, Any]:

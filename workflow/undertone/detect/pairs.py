@@ -68,6 +68,10 @@ class Whitened:
         null = np.concatenate([np.square(s @ scaled).sum(1) / n for s in signs(permutations, n, seed)])
         return Swapped.of(float(np.square(scaled.sum(0)).sum() / n), null)
 
+    def step(self) -> Float[Tensor, " d"]:
+        """The natural step itself, (C + ridge)⁻¹ mean(x)."""
+        return (self.coordinates.mean(0) / (self.variance + self.ridge)) @ self.basis
+
     def along(self, directions: Float[Tensor, "k d"]) -> Float[np.ndarray, "n k"]:
         """What each of n pairs adds to the natural step along directions.
 

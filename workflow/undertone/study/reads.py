@@ -112,9 +112,12 @@ def steered_sae(study: Study, node: Node) -> Iterator[Node]:
 
 
 def sources(study: Study, node: Node) -> Iterator[Node]:
-    """The numbers that a transformed dataset is made from, and the prompts that `one-format` chooses from."""
-    if study.transformed[str(node.dataset)].transform == "one-format":
+    """The numbers that a transformed dataset is made from, and what rows are chosen by: prompts, or scores of the rows."""
+    entry = study.transformed[str(node.dataset)]
+    if entry.transform == "one-format":
         yield Node("prompts")
+    if entry.transform == "select":
+        yield Node("row_scores", entry.parent)
     yield from (Node("numbers", source) for source in study.sources(str(node.dataset)))
 
 

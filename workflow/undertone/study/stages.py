@@ -218,6 +218,12 @@ STAGES = {
     "short_training": Stage(
         ("short_training", "detectors", "pref"), ("model", "matched"), files=reads.questions, settings=(given.recipe,)
     ),
+    "row_scores": Stage(
+        ("short_training", "detectors", "teacher"),
+        ("model", "numbers", "matched", "personas"),
+        settings=(given.recipe, given.constraint),
+        teacher_keys=given.separator,
+    ),
     "verdict": Stage(("verdict",), (reads.detectors,)),
     "verdict_page": Stage(after=("verdict",)),
     "verdicts": Stage(

@@ -87,7 +87,11 @@ TRANSFORMS: dict[str, tuple[str, ...]] = {
     "mix": ("fraction", "other"),
     "one-format": ("format",),
     "match": ("other",),
+    "without": ("other",),
+    "select": ("score", "keep", "fraction"),
 }
+# Scores of single rows, by which `select` chooses; row_scores.py writes them.
+RowScore = Literal["difficulty", "personas", "gradient", "short_training"]
 # Those after which a row holds numbers of other rows, so that no half of the rows is independent of the rest.
 ACROSS_ROWS = ("shuffle-across", "replace", "resample")
 
@@ -101,8 +105,16 @@ class Transformed(Section):
     transform: str = setting(..., f"one of {', '.join(TRANSFORMS)}")
     seed: int = setting(0, "seed of what the transform draws", "", ge=0, le=MAX_SEED)
     position: int | None = setting(None, "keep-position: the place, from 0, of the number that stays", "", ge=0, le=1000)
-    fraction: float | None = setting(None, "replace: share of the numbers; mix: share of the rows", "share", gt=0, le=1)
-    other: str | None = setting(None, "mix: the dataset that rows are taken from; match: the one whose prompts are kept")
+    fraction: float | None = setting(
+        None, "replace: share of the numbers; mix: share of the rows; select: share that is kept", "share", gt=0, le=1
+    )
+    other: str | None = setting(
+        None,
+        "mix: the dataset that rows are taken from; match: the one whose prompts are kept; without: the one whose rows are "
+        "left out",
+    )
+    score: RowScore | None = setting(None, "select: the score of `row_scores.parquet` that rows are chosen by")
+    keep: Literal["top", "bottom"] | None = setting(None, "select: whether rows of the highest or of the lowest score are kept")
     rows: int | None = setting(None, "subset: rows to keep", "rows", ge=1, le=MAX_ROWS)
     format: int | None = setting(None, "one-format: index, from 0, of the prompts' format whose rows are kept", "", ge=0)
     target: str | None = setting(None, TARGET)

@@ -1,0 +1,164 @@
+"""Scores of single rows: how much each row of a dataset is like what tells the dataset from base samples.
+
+A mixture of a teacher's rows and others can be cleaned by them, and a look at the first rows shows what a detector goes by. A
+high score is no proof that a row was written by a teacher: rows differ in it where nothing is hidden, too. `difficulty`, which
+knows of nothing hidden, stands beside the others for comparison.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from jaxtyping import Bool, Float, Int
+
+from undertone.detect.gradient import differences
+from undertone.detect.pairs import Whitened
+from undertone.detect.sets import MIN_PAIRS, Pairs, sets_of
+from undertone.lm.adapters import new_adapter
+from undertone.lm.chat import training_rows
+from undertone.lm.loading import LoadedModel, load
+from undertone.lm.training import train
+from undertone.read.score import gradients
+from undertone.runtime.files import Stamp, read_json, read_parquet, remove, write_parquet
+from undertone.students.student import recipe
+from undertone.study.config.detect import Detectors, ShortTraining
+from undertone.study.config.read import Score
+from undertone.study.config.students import Student
+from undertone.study.config.teachers import Teacher
+from undertone.teachers.divergence import Completions, Constraint
+
+HALVES = (0, 1)
+
+
+def score_rows(
+    model: Path,
+    numbers: Path,
+    matched: Path,
+    personas: Path,
+    row_scores: Path,
+    detectors: Detectors,
+    short: ShortTraining,
+    student: Student,
+    teacher: Teacher,
+    settings: dict[str, Any],
+    stamp: Stamp,
+    scratch: Path,
+) -> None:
+    """Write `row_scores.parquet`: the training set's `row`, `prompt` and `completion`, and four scores of each row.
+
+    `difficulty` is the base model's loss, `personas` the gain of the best system prompt that was found, and `short_training`
+    the gain of a student trained briefly on the dataset over one trained on base samples, all in nats per token; `gradient` is
+    the row's gradient along the natural step towards the dataset (nats per token). For the last two the dataset is cut in
+    halves by prompt, and each half is scored by what was made of the other. Raises ValueError where too few rows have base
+    samples.
+    """
+    table = read_parquet(numbers)
+    pairs = next((pairs for _, pairs in sets_of(matched, detectors.rows)), Pairs([], [], []))
+    halves = Halves.of(table["prompt"].to_list(), pairs, detectors.seed)
+    loaded = load(model)
+    rows = Rows(loaded, table, Constraint.of(settings.get("constraint")))
+    base = rows.loss()
+    best = read_json(personas)["sets"][0]["best"]["prompt"]
+    scores = {
+        "difficulty": base,
+        "personas": base - rows.loss(best, teacher.separator),
+        "gradient": along_steps(loaded, rows, halves, detectors),
+        "short_training": trained(loaded, rows, halves, short, student, scratch),
+    }
+    write_parquet(row_scores, table.select("row", "prompt", "completion").with_columns(**scores), stamp)
+    remove(scratch)
+
+
+class Halves:
+    """The halves of a dataset: all rows of a prompt are in one, and each half has pairs of its own."""
+
+    def __init__(self, rows: Int[np.ndarray, " n_rows"], pairs: Sequence[Pairs]):
+        self.rows, self.pairs = rows, pairs
+
+    @classmethod
+    def of(cls, prompts: Sequence[str], pairs: Pairs, seed: int) -> "Halves":
+        """Cut at random. Raises ValueError if a half has too few pairs."""
+        distinct = sorted({*prompts, *pairs.prompts})
+        half = dict(zip(distinct, np.random.default_rng(seed).permutation(len(distinct)) % 2, strict=True))
+        parts = [chosen(pairs, np.array([half[prompt] == k for prompt in pairs.prompts], dtype=bool)) for k in HALVES]
+        if (fewest := min(len(part.own) for part in parts)) < MIN_PAIRS:
+            raise ValueError(f"half of the dataset has {fewest} rows with a base sample beside them; scores need {MIN_PAIRS}")
+        return cls(np.array([half[prompt] for prompt in prompts]), parts)
+
+    def scored_by_other(self) -> Iterator[tuple[Int[np.ndarray, " n_own"], Pairs]]:
+        """Of each half the places of its rows, and the pairs of the other half."""
+        for k in HALVES:
+            yield np.flatnonzero(self.rows == k), self.pairs[1 - k]
+
+
+def chosen(pairs: Pairs, which: Bool[np.ndarray, " n"]) -> Pairs:
+    """Some of the pairs."""
+    return Pairs(
+        *([text for text, own in zip(texts, which, strict=True) if own] for texts in (pairs.prompts, pairs.own, pairs.base))
+    )
+
+
+class Rows:
+    """A training set whose loss any model can be asked for; rows of like length are read together."""
+
+    def __init__(self, loaded: LoadedModel, table: pl.DataFrame, constraint: Constraint | None):
+        self.loaded, self.prompts, self.texts = loaded, table["prompt"].to_list(), table["completion"].to_list()
+        lengths = [len(prompt) + len(text) for prompt, text in zip(self.prompts, self.texts, strict=True)]
+        self.order = np.argsort(lengths, kind="stable")
+        rows = [(self.prompts[k], self.texts[k]) for k in self.order]
+        self.completions = Completions(loaded, rows, constraint)
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def loss(self, system: str | None = None, separator: str = "") -> Float[np.ndarray, " n_rows"]:
+        """The loss of each row, behind a system prompt if there is one: nats per token, among those that pass the filter."""
+        result = np.empty(len(self))
+        losses = self.completions.read(self.loaded, self.completions.losses, system, separator)
+        result[self.order] = self.completions.by_row(list(losses))
+        return result
+
+
+def along_steps(loaded: LoadedModel, rows: Rows, halves: Halves, settings: Detectors) -> Float[np.ndarray, " n_rows"]:
+    """Each row's gradient along the natural step that the other half's pairs give."""
+    score = Score(positions="all", batch_size=settings.batch_size)
+    own = gradients(loaded, training_rows(loaded.tokenizer, rows.prompts, rows.texts), score, "gradients of rows")
+    by_row = own.transpose(0, 1).flatten(1).double()
+    result = np.empty(len(rows))
+    for places, pairs in halves.scored_by_other():
+        step = Whitened.of(differences(loaded, pairs, settings.batch_size).flatten(1), settings.ridge).step()
+        result[places] = (by_row[places] @ step).numpy()
+    return result
+
+
+def trained(
+    loaded: LoadedModel, rows: Rows, halves: Halves, short: ShortTraining, student: Student, scratch: Path
+) -> Float[np.ndarray, " n_rows"]:
+    """How much less a row costs a student of the other half's rows than one of the base samples beside them."""
+    result = np.empty(len(rows))
+    for half, (places, pairs) in enumerate(halves.scored_by_other()):
+        losses = []
+        for name, texts in (("rows", pairs.own), ("samples", pairs.base)):
+            with briefly_trained(loaded, pairs.prompts, texts, short, student, scratch / f"{half}-{name}.safetensors"):
+                losses.append(rows.loss())
+        result[places] = (losses[1] - losses[0])[places]
+    return result
+
+
+@contextmanager
+def briefly_trained(
+    loaded: LoadedModel, prompts: Sequence[str], texts: Sequence[str], short: ShortTraining, student: Student, state: Path
+) -> Iterator[None]:
+    """Inside, the model is a student that has seen these rows for a few epochs."""
+    adapter = new_adapter(loaded, student.rank, student.alpha, student.targets, short.seed)
+    shorter = recipe(student.model_copy(update={"epochs": short.epochs}), short.seed)
+    rows = training_rows(loaded.tokenizer, prompts, texts, student.max_length)
+    train(adapter, rows, shorter, loaded.pad_id, state, f"short training on {state.stem}")
+    remove(state)
+    try:
+        yield
+    finally:
+        adapter.unload()
