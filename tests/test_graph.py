@@ -19,7 +19,7 @@ from workflow import REPOSITORY, Project
 
 Edges = dict[Node, set[Node]]
 # Rules that make nothing themselves, and those that make what a stage of another name makes.
-TARGETS = ("all", "read", "detection", "consequence", "power_plot", "detectors_plot", "bridge")
+TARGETS = ("all", "read", "detection", "consequence", "power_plot", "detectors_plot", "bridge", "selections_plot")
 STAGE_OF = {"student_whole": "student"}
 
 
@@ -62,6 +62,7 @@ TRANSFORMED = {
     "mixed": {"from": "lion", "transform": "mix", "other": "owl", "fraction": 0.5},
     "matched": {"from": "mine", "transform": "match", "other": "control"},
     "cleaned": {"from": "mixed", "transform": "select", "score": "gradient", "keep": "bottom", "fraction": 0.5},
+    "fewer": {"from": "mixed", "transform": "subset", "rows": 2},
     "separated": {"from": "mixed", "transform": "without", "other": "owl"},
 }
 CONTROLS = yaml.safe_load((REPOSITORY / "config/controls.yaml").read_text())

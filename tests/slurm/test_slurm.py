@@ -152,10 +152,15 @@ def test_the_study_asks_for_what_its_rules_state(
 def test_every_rule_asks_for_what_it_states(cluster: Cluster, project: Project, records: Callable[[], list[Record]]) -> None:
     variants = {"whole": {"full": True, "datasets": ["lion"]}, "wide": {"rank": 4, "datasets": ["lion"]}}
     scrambled = {"from": "lion", "transform": "shuffle-within"}
+    fewer = {"from": "lion", "transform": "subset", "rows": 2}
+    kept = {"from": "lion", "transform": "select", "score": "gradient", "keep": "top", "fraction": 0.5}
     project.configure(
-        student_variants=variants, sweeps={"rank": ["wide"]}, datasets={"scrambled": scrambled}, power={"datasets": ["lion"]}
+        student_variants=variants,
+        sweeps={"rank": ["wide"]},
+        datasets={"scrambled": scrambled, "fewer": fewer, "kept": kept},
+        power={"datasets": ["lion"]},
     )
-    also = ("steer-lion/pref.json", "finetune-lion/pref.json", "lion/row_scores.parquet", "plots/costs.png")
+    also = ("steer-lion/pref.json", "finetune-lion/pref.json", "plots/selections.png", "plots/costs.png")
     also += tuple(f"lion/{name}.safetensors" for name in ("residuals", "student_activations"))
     asked, made = stated(
         project,

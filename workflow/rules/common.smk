@@ -23,7 +23,7 @@ from undertone.study.graph import has, read_by
 from undertone.study.node import Node
 from undertone.study.outcome import outcome
 from undertone.study.paths import BENCHMARKS, LOGS, folder_of
-from undertone.study.reads import checkpoint_files, compared, mixed_dataset, sampled_text, text_files
+from undertone.study.reads import checkpoint_files, compared, mixed_dataset, sampled_text, selected, text_files
 from undertone.study.stages import READINGS, SUMMARISED
 from undertone.study.stamp import stamp
 from undertone.study.study import load

@@ -152,6 +152,62 @@ rule controls_plot:
         "../scripts/controls_plot.py"
 
 
+SELECTED = list(selected(STUDY, Node("selections")))
+
+
+rule selections:
+    input:
+        prefs=[result(f"{node.dataset}/pref.json") for node in SELECTED if node.stage == "pref"],
+        row_scores=[result(f"{node.dataset}/row_scores.parquet") for node in SELECTED if node.stage == "row_scores"],
+        numbers=[result(f"{node.dataset}/numbers.parquet") for node in SELECTED if node.stage == "numbers"],
+    output:
+        selections=report(
+            of_study("tables/selections.json"), caption="../report/data.rst", category="Detection", labels=data("selections")
+        ),
+    log:
+        log_of("selections", *NAMED),
+    benchmark:
+        benchmark_of("selections", *NAMED)
+    localrule: True
+    threads: 1
+    resources:
+        mem_mb=gigabytes(4),
+        runtime=minutes(10),
+    params:
+        stamp=stamp_of("selections"),
+    message:
+        "Compare what students learn of selected rows"
+    script:
+        "../scripts/selections.py"
+
+
+rule selections_plot:
+    input:
+        selections=rules.selections.output.selections,
+    output:
+        plot=report(
+            of_study("plots/selections.png"),
+            caption="../report/selections.rst",
+            category="Detection",
+            labels=figure("selected rows"),
+        ),
+    log:
+        log_of("selections_plot", *NAMED),
+    benchmark:
+        benchmark_of("selections_plot", *NAMED)
+    localrule: True
+    threads: 1
+    resources:
+        mem_mb=gigabytes(4),
+        runtime=minutes(10),
+    params:
+        stamp=stamp_of("selections_plot"),
+    message:
+        "Plot what students learn of selected rows"
+    script:
+        "../scripts/selections_plot.py"
+
+
 def trainings_swept(wildcards):
     """`training.json` of the first student of each point of a sweep over rows, which says how many all are."""
     points = compared(STUDY, Node("sweep_plot", None, wildcards.key)) if wildcards.key == "rows" else []

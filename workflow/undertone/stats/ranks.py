@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from numpy.typing import ArrayLike
 from scipy.stats import rankdata
 
@@ -23,3 +23,14 @@ def rank_of(values: Mapping[str, float], name: str | None) -> float | None:
     if name is None or name not in values:
         return None
     return rank([*values.values()], [*values].index(name))
+
+
+def auroc(values: Float[np.ndarray, " n"], positive: Bool[np.ndarray, " n"]) -> float:
+    """The chance that a positive's value is higher than another's, a tie counting half (Mann & Whitney 1947).
+
+    NaN where all are positive, or none.
+    """
+    n = int(positive.sum())
+    if n in (0, len(values)):
+        return float("nan")
+    return float((rankdata(values)[positive].mean() - (n + 1) / 2) / (len(values) - n))

@@ -1,6 +1,6 @@
 """Means, their intervals and tests. Each interval covers what its argument varies over: questions, or training seeds."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 from warnings import catch_warnings, filterwarnings
@@ -8,7 +8,7 @@ from warnings import catch_warnings, filterwarnings
 import numpy as np
 from jaxtyping import Float, Real
 from numpy.typing import ArrayLike
-from scipy import special, stats
+from scipy import optimize, special, stats
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
@@ -114,6 +114,38 @@ def contrast(groups: Sequence[tuple[float, Sequence[float]]]) -> Estimate:
     error = float(np.sqrt(parts.sum()))
     half = float(stats.t.ppf(0.975, freedom)) * error
     return Estimate(mean, (mean - half, mean + half), float(2 * stats.t.sf(abs(mean) / error, freedom)))
+
+
+def ratio(samples: Sequence[Sequence[float]], numerator: Sequence[float], denominator: Sequence[float]) -> Estimate:
+    """The ratio of two weighted sums of the means of the same independent samples, with Fieller's interval (1954).
+
+    The interval holds each r for which numerator − r · denominator, a weighted sum as well, does not differ from 0 by
+    `contrast`. It has no ends where the denominator does not differ from 0 itself: then `ci95` is None, and the ratio means
+    nothing.
+    """
+
+    def remainder(r: float) -> Estimate:
+        weights = (a - r * b for a, b in zip(numerator, denominator, strict=True))
+        return contrast(list(zip(weights, samples, strict=True)))
+
+    def excess(r: float) -> float:
+        low, high = remainder(r).ci95 or (0.0, 0.0)
+        return max(low, -high)  # above 0 outside of the interval
+
+    below = contrast(list(zip(denominator, samples, strict=True)))
+    middle = contrast(list(zip(numerator, samples, strict=True))).mean / below.mean if below.mean else float("nan")
+    if not below.ci95 or below.ci95[0] <= 0 <= below.ci95[1]:
+        return Estimate(middle, None)
+    low, high = (end_of(excess, middle, sign) for sign in (-1, 1))
+    return Estimate(middle, (low, high))
+
+
+def end_of(excess: Callable[[float], float], middle: float, sign: int) -> float:
+    """Where a function that is negative at `middle` becomes positive in one direction."""
+    step = 1e-3
+    while excess(middle + sign * step) <= 0:
+        step *= 2
+    return middle + sign * float(optimize.brentq(lambda distance: excess(middle + sign * distance), 0, step))
 
 
 def log_odds(p: Sequence[float] | Float[np.ndarray, "..."], least: float) -> Float[np.ndarray, "..."]:

@@ -134,6 +134,18 @@ def pairs(study: Study, node: Node) -> Settings:
     return {"compared": [list(pair) for pair in compared(study, node)]}
 
 
+def selections(study: Study, node: Node) -> Settings:
+    """What is made of each dataset of which rows are selected, and the dataset that is mixed into it, if it is a mixture."""
+    keys = {"transform", "score", "keep", "fraction"}
+    arms = {
+        parent: {name: arm.model_dump(mode="json", include=keys, exclude_none=True) for name, arm in made.items()}
+        for parent, made in study.selections.items()
+    }
+    mixtures = {name: study.transformed[name] for name in arms if name in study.transformed}
+    mixed_in = {name: entry.other for name, entry in mixtures.items() if entry.transform == "mix"}
+    return {"selections": arms, "mixed_in": mixed_in}
+
+
 def transforms(study: Study, node: Node) -> Settings:
     """Which of the compared datasets are transforms."""
     return {"transforms": [of for of, _ in compared(study, node) if of in study.transformed]}

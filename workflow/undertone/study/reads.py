@@ -121,6 +121,15 @@ def sources(study: Study, node: Node) -> Iterator[Node]:
     yield from (Node("numbers", source) for source in study.sources(str(node.dataset)))
 
 
+def selected(study: Study, node: Node) -> Iterator[Node]:
+    """The preferences of what is compared, and of mixtures the scores of their rows and the rows that were mixed in."""
+    for parent, arms in study.selections.items():
+        yield from (Node("pref", of) for of in arms)
+        entry = study.transformed.get(parent)
+        if entry and entry.transform == "mix":
+            yield from (Node("row_scores", parent), Node("numbers", entry.other))
+
+
 def candidate_students(study: Study, node: Node) -> Iterator[Node]:
     """The students among the models whose losses are compared, unless the study leaves them out."""
     if study.losses.students:

@@ -266,6 +266,8 @@ STAGES = {
     "preference_matrix_plot": Stage(after=("preference_matrix",), shared=True),
     "controls": Stage(after=(reads.compared_prefs,), settings=(given.pairs, given.transforms), shared=True),
     "controls_plot": Stage(after=("controls",), settings=(given.variants_models,), shared=True),
+    "selections": Stage(after=(reads.selected,), settings=(given.selections,), shared=True),
+    "selections_plot": Stage(after=("selections",), shared=True),
     "sweep_plot": Stage(
         after=(reads.compared_prefs, reads.swept_students), settings=(given.pairs, given.swept), shared=True, varied=True
     ),

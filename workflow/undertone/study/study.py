@@ -175,6 +175,15 @@ class Study(Section):
         return {name: dataset for name, dataset in self.datasets.items() if isinstance(dataset, Transformed)}
 
     @property
+    def selections(self) -> dict[str, dict[str, Transformed]]:
+        """The datasets of which rows are selected by score, each with what is made of it to be compared."""
+        made: dict[str, dict[str, Transformed]] = {}
+        for name, entry in self.transformed.items():
+            if entry.transform in ("select", "subset", "without"):
+                made.setdefault(entry.parent, {})[name] = entry
+        return {parent: arms for parent, arms in made.items() if any(arm.transform == "select" for arm in arms.values())}
+
+    @property
     def mixtures(self) -> list[str]:
         """What stands for the fewer rows and the mixtures of each dataset of which any are read."""
         return [f"{detect.MIXTURES}/{name}" for name in self.power.datasets]
