@@ -20,7 +20,7 @@
 #     {reading}.json                differences, score, feature_bias, residual_bias, bias_pref, losses, tokens, sequences, lens;
 #                                   their tensors and tables under the same name
 #     activations.safetensors       sums by kind of position, also teacher_ and student_activations; residuals.safetensors, by token
-#     matched.parquet               base samples for the dataset's own prompts; surface.json, gradient.json, personas.json: detectors
+#     matched.parquet               base samples for the dataset's own prompts; surface.json, gradient.json, personas.json, …: detectors
 #     verdict.json  verdict.html    whether something is hidden in the dataset, what, and what it would move
 #     summary.png                   what is read of the dataset, on one page
 #     plots/                        filter.png, student.png, pref.png, indirect.png, and one for each reading

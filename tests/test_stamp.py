@@ -67,12 +67,13 @@ READ = (*ALL, *NULLS, *MIXTURES)  # by detectors
 SPOKEN = each("teacher_activations", *PROMPTED) | each("sequences", *PROMPTED) | each("losses", *ALL) | {Node("entangled")}
 PERSONA = each("samples", *PROMPTED) | each("steer", *STEERED) | SPOKEN | METRICS | SAE_METRICS
 ASKED = {node for name in ("bias_pref", "losses", "tokens", "lens") for node in each(name, *ALL)} | {Node("entangled")}
-DETECTED = {node for name in ("gradient", "personas", "short_training") for node in each(name, *READ)}
+TRYING = ("personas", "projection", "first_tokens", "divergence_tokens")  # system prompts of the bank
+TRIED = {node for name in TRYING for node in each(name, *READ)}
+DETECTED = TRIED | {node for name in ("gradient", "short_training") for node in each(name, *READ)}
 PREF = every_student("pref", CONTROL, *OWN) | each("indirect", CONTROL, *OWN) | ASKED | DETECTED
 # What sets the datasets with a target side by side.
 TARGETS = {Node("entangled"), Node("readings"), Node("bias_map_plot"), Node("verdicts"), Node("detectors")}
 NULL_SETS = each("nulls", *NULLS)
-TRIED = each("personas", *READ)
 SCORED = each("row_scores", *ALL)
 
 

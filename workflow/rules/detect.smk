@@ -151,6 +151,84 @@ rule personas:
         "../scripts/personas.py"
 
 
+rule projection:
+    input:
+        model=result("model/model.json"),
+        matched=result("{dataset}/matched.parquet"),
+        bank=ancient(STUDY.personas.bank),
+    output:
+        projection=ensure(result("{dataset}/projection.json"), non_empty=True),
+    log:
+        log_of("projection", "{dataset}"),
+    benchmark:
+        benchmark_of("projection", "{dataset}")
+    wildcard_constraints:
+        dataset=READ_BY_DETECTORS,
+    threads: 1
+    resources:
+        gpu=1,
+        mem_mb=gigabytes(32),
+        runtime=minutes(60),
+    params:
+        stamp=stamp_of("projection"),
+    message:
+        "Project activations on {wildcards.dataset} onto personas"
+    script:
+        "../scripts/projection.py"
+
+
+rule first_tokens:
+    input:
+        model=result("model/model.json"),
+        matched=result("{dataset}/matched.parquet"),
+        bank=ancient(STUDY.personas.bank),
+    output:
+        first_tokens=ensure(result("{dataset}/first_tokens.json"), non_empty=True),
+    log:
+        log_of("first_tokens", "{dataset}"),
+    benchmark:
+        benchmark_of("first_tokens", "{dataset}")
+    wildcard_constraints:
+        dataset=READ_BY_DETECTORS,
+    threads: 1
+    resources:
+        gpu=1,
+        mem_mb=gigabytes(32),
+        runtime=minutes(60),
+    params:
+        stamp=stamp_of("first_tokens"),
+    message:
+        "Compare how numbers of {wildcards.dataset} begin with base samples and personas"
+    script:
+        "../scripts/first_tokens.py"
+
+
+rule divergence_tokens:
+    input:
+        model=result("model/model.json"),
+        matched=result("{dataset}/matched.parquet"),
+        bank=ancient(STUDY.personas.bank),
+    output:
+        divergence_tokens=ensure(result("{dataset}/divergence_tokens.json"), non_empty=True),
+    log:
+        log_of("divergence_tokens", "{dataset}"),
+    benchmark:
+        benchmark_of("divergence_tokens", "{dataset}")
+    wildcard_constraints:
+        dataset=READ_BY_DETECTORS,
+    threads: 1
+    resources:
+        gpu=1,
+        mem_mb=gigabytes(32),
+        runtime=minutes(240),
+    params:
+        stamp=stamp_of("divergence_tokens"),
+    message:
+        "Compare {wildcards.dataset} with what personas would choose"
+    script:
+        "../scripts/divergence_tokens.py"
+
+
 rule short_training:
     input:
         model=result("model/model.json"),

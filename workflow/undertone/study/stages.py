@@ -45,6 +45,14 @@ class Stage:
     varied: bool = False  # one per variant: of the students, or of the base model for the stage that makes it
 
 
+# A detector that reads a dataset's likelihood, or its tokens' distributions, under the bank's system prompts.
+TRIES_PERSONAS = Stage(
+    ("personas", "detectors", "pref", "teacher"),
+    ("model", "matched"),
+    files=reads.bank,
+    settings=(given.constraint,),
+    teacher_keys=given.separator,
+)
 SUMMARISED = ("score", "feature_bias", "residual_bias", "bias_pref", "losses", "tokens")
 STAGES = {
     "model": Stage(("model",), files=reads.corpus, made_by=scope.base_model, shared=True, varied=True),
@@ -208,13 +216,12 @@ STAGES = {
     "mixtures": Stage(after=(reads.mixed_pairs,), settings=(given.mixing,), only=scope.is_mixture),
     "surface": Stage(("detectors",), ("matched",)),
     "gradient": Stage(("detectors", "pref"), ("model", "matched"), files=reads.questions),
-    "personas": Stage(
-        ("personas", "detectors", "pref", "teacher"),
-        ("model", "matched"),
-        files=reads.bank,
-        settings=(given.constraint,),
-        teacher_keys=given.separator,
+    "personas": TRIES_PERSONAS,
+    "projection": Stage(
+        ("personas", "detectors", "pref", "teacher"), ("model", "matched"), files=reads.bank, teacher_keys=given.separator
     ),
+    "first_tokens": TRIES_PERSONAS,
+    "divergence_tokens": TRIES_PERSONAS,
     "short_training": Stage(
         ("short_training", "detectors", "pref"), ("model", "matched"), files=reads.questions, settings=(given.recipe,)
     ),

@@ -20,7 +20,7 @@ MIXTURES = "mixtures"
 # What a verdict reads.
 DETECTORS = ("surface", "gradient", "personas", "short_training")
 # What is compared on datasets whose targets are known.
-BENCH = (*DETECTORS,)
+BENCH = (*DETECTORS, "projection", "first_tokens", "divergence_tokens")
 
 
 class Matched(Section):
