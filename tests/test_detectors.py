@@ -46,10 +46,13 @@ def test_a_place_is_that_in_the_ranking_and_equal_neighbours_share_theirs(
 
 def test_decoys_take_no_place_and_what_is_not_ranked_has_none() -> None:
     found = said(reading("castle", "owl", "train", "lion")["sets"], "lion", ANIMALS)
-    assert found == {"rows": 9, "candidates": 2, "place": 2.0, "p": None, "z": None}
+    assert (found["rows"], found["candidates"], found["place"], found["p"], found["z"]) == (9, 2, 2.0, None, None)
+    assert (found["ranked"], found["place_of_all"]) == (4, 4.0)
     assert said(reading("owl", p=0.5)["sets"], "lion", ANIMALS)["place"] is None
     assert said(reading(p=0.5)["sets"], "lion", ANIMALS)["place"] is None
-    assert said([], "lion", ANIMALS) == {"rows": 0, "candidates": 0, "place": None, "p": None, "z": None}
+    nothing = said([], "lion", ANIMALS)
+    assert {name for name, value in nothing.items() if value is None} == {"place", "place_of_all", "p", "z"}
+    assert not any(value for value in nothing.values() if value is not None)
 
 
 def made(folder: Path) -> tuple[Path, Path]:
@@ -98,8 +101,17 @@ def test_each_dataset_and_detector_has_a_row_and_each_kind_its_counts(tmp_path: 
 
 
 def test_counts_have_their_exact_intervals() -> None:
-    table = pl.DataFrame({"place": [1.0] * 12 + [2.0] * 3 + [None], "candidates": [24] * 16, "p": [0.001] * 15 + [None]})
+    table = pl.DataFrame(
+        {
+            "place": [1.0] * 12 + [2.0] * 3 + [None],
+            "candidates": [24] * 16,
+            "ranked": [80] * 16,
+            "place_of_all": [1.0] * 9 + [5.0] * 3 + [None] * 4,
+            "p": [0.001] * 15 + [None],
+        }
+    )
     found = counts(table, 0.01)
+    assert (found["first_of_all"], found["among_five_of_all"], found["mean_ranked"]) == (9, 12, 80)
     assert (found["n"], found["ranked"], found["first"], found["among_three"]) == (16, 15, 12, 15)
     assert found["first_ci95"] == pytest.approx([0.476, 0.927], abs=0.001)
     assert found["among_three_ci95"] == pytest.approx([0.698, 0.998], abs=0.001)

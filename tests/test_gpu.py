@@ -25,7 +25,7 @@ ASKED = [
 ]
 ASKED += [f"lion/{name}.safetensors" for name in ("residuals", "student_activations")]
 ASKED += [f"{name}/samples.parquet" for name in ("steer-lion", "contrast", "logits", "finetune-lion")]
-ASKED += [f"lion/{name}.json" for name in ("projection", "first_tokens", "divergence_tokens")]
+ASKED += [f"lion/{name}.json" for name in ("open_personas", "projection", "first_tokens", "divergence_tokens")]
 ASKED += [
     "lion/verdict.json",
     "lion/row_scores.parquet",

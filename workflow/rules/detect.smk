@@ -229,6 +229,33 @@ rule divergence_tokens:
         "../scripts/divergence_tokens.py"
 
 
+rule open_personas:
+    input:
+        model=result("model/model.json"),
+        matched=result("{dataset}/matched.parquet"),
+        bank=ancient(STUDY.personas.bank),
+        questions=ancient(STUDY.pref.questions),
+    output:
+        open_personas=ensure(result("{dataset}/open_personas.json"), non_empty=True),
+    log:
+        log_of("open_personas", "{dataset}"),
+    benchmark:
+        benchmark_of("open_personas", "{dataset}")
+    wildcard_constraints:
+        dataset=READ_BY_DETECTORS,
+    threads: 1
+    resources:
+        gpu=1,
+        mem_mb=gigabytes(32),
+        runtime=minutes(240),
+    params:
+        stamp=stamp_of("open_personas"),
+    message:
+        "Try system prompts about any word on {wildcards.dataset}"
+    script:
+        "../scripts/open_personas.py"
+
+
 rule short_training:
     input:
         model=result("model/model.json"),

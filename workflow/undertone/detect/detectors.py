@@ -23,6 +23,8 @@ COLUMNS = {
     "rows": pl.Int64,
     "candidates": pl.Int64,
     "place": pl.Float64,
+    "ranked": pl.Int64,
+    "place_of_all": pl.Float64,
     "p": pl.Float64,
     "z": pl.Float64,
 }
@@ -43,8 +45,9 @@ def compare_detectors(
 
     Columns: `dataset`, `kind`, `target`, `development` (whether choices were made on its target), `detector`, `rows`,
     `candidates` (how many it ranks; words that are no candidates do not count), `place` of the target among them, 1 the first,
-    and of presence `p` and `z` (standard deviations above what base samples give). `place` is null where a detector ranks
-    nothing or not the target, `p` and `z` where it tests no presence. Raises ValueError where no dataset has a target.
+    `ranked` and `place_of_all` the same with those words, and of presence `p` and `z` (standard deviations above what base
+    samples give). `place` is null where a detector ranks nothing or not the target, `p` and `z` where it tests no presence.
+    Raises ValueError where no dataset has a target.
     """
     if not targets:
         raise ValueError("no dataset has a target, so no detector is right or wrong: see animals and datasets in the config")
@@ -67,11 +70,19 @@ def compare_detectors(
 def said(sets: Sequence[Json], target: str, candidates: Sequence[str]) -> Json:
     """What a detector says of a dataset, which is one set, or none where its prompts have no base samples."""
     if not sets:
-        return {"rows": 0, "candidates": 0, "place": None, "p": None, "z": None}
-    ranking = [each for each in sets[0]["ranking"] if each["concept"] in candidates]
+        return {"rows": 0, "candidates": 0, "ranked": 0} | dict.fromkeys(("place", "place_of_all", "p", "z"))
+    everything = sets[0]["ranking"]
+    ranking = [each for each in everything if each["concept"] in candidates]
     presence = sets[0]["presence"] or {"p": None, "z": None}
-    place = place_of(ranking, target)
-    return {"rows": sets[0]["rows"], "candidates": len(ranking), "place": place, "p": presence["p"], "z": presence["z"]}
+    return {
+        "rows": sets[0]["rows"],
+        "candidates": len(ranking),
+        "place": place_of(ranking, target),
+        "ranked": len(everything),
+        "place_of_all": place_of(everything, target),
+        "p": presence["p"],
+        "z": presence["z"],
+    }
 
 
 def place_of(ranking: Sequence[Json], target: str) -> float | None:
@@ -90,11 +101,14 @@ def place_of(ranking: Sequence[Json], target: str) -> float | None:
 def counts(table: pl.DataFrame, level: float) -> Json:
     """How many datasets, where their targets stand, and in how many presence is found at `level`.
 
-    `first` and `among_three` count targets, `mean_place` is over those that are ranked, null if none is; `tested` is the number
-    of tests of presence and `present` of those with p below the level. Each count has its exact 95 % interval over datasets.
+    `first` and `among_three` count targets among the candidates, `first_of_all` and `among_five_of_all` among all that is
+    ranked; `mean_place` is over those that are ranked, null if none is. `tested` is the number of tests of presence and
+    `present` of those with p below the level. Each count has its exact 95 % interval over datasets.
     """
     n, tested = len(table), int(table["p"].is_not_null().sum())
-    first, three, present = (int(part.sum()) for part in (table["place"] <= 1, table["place"] <= 3, table["p"] < level))
+    first, three = (int((table["place"] <= k).sum()) for k in (1, 3))
+    first_of_all, five_of_all = (int((table["place_of_all"] <= k).sum()) for k in (1, 5))
+    present = int((table["p"] < level).sum())
     return {
         "n": n,
         "ranked": int(table["place"].is_not_null().sum()),
@@ -104,6 +118,11 @@ def counts(table: pl.DataFrame, level: float) -> Json:
         "first_ci95": list(share_interval(first, n)),
         "among_three": three,
         "among_three_ci95": list(share_interval(three, n)),
+        "mean_ranked": table["ranked"].mean(),
+        "first_of_all": first_of_all,
+        "first_of_all_ci95": list(share_interval(first_of_all, n)),
+        "among_five_of_all": five_of_all,
+        "among_five_of_all_ci95": list(share_interval(five_of_all, n)),
         "tested": tested,
         "present": present,
         "present_ci95": list(share_interval(present, tested)),

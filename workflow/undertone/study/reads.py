@@ -67,6 +67,11 @@ def bank(study: Study, node: Node) -> list[str]:
     return [study.personas.bank]
 
 
+def bank_and_questions(study: Study, node: Node) -> list[str]:
+    """The bank of system prompts, and the questions of the preference."""
+    return [*bank(study, node), *questions(study, node)]
+
+
 def indirect_questions(study: Study, node: Node) -> list[str]:
     """The questions of the preference and those of the indirect evaluation."""
     return [study.pref.questions, study.indirect.forms, study.indirect.facts]

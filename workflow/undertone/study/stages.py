@@ -222,6 +222,13 @@ STAGES = {
     ),
     "first_tokens": TRIES_PERSONAS,
     "divergence_tokens": TRIES_PERSONAS,
+    "open_personas": Stage(
+        ("open_personas", "personas", "detectors", "pref", "teacher"),
+        ("model", "matched"),
+        files=reads.bank_and_questions,
+        settings=(given.constraint,),
+        teacher_keys=given.separator,
+    ),
     "short_training": Stage(
         ("short_training", "detectors", "pref"), ("model", "matched"), files=reads.questions, settings=(given.recipe,)
     ),

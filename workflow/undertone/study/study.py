@@ -88,6 +88,7 @@ class Study(Section):
     detectors: detect.Detectors = setting({}, "the detectors")
     short_training: detect.ShortTraining = setting({}, "the detector `short_training`")
     personas: detect.Personas = setting({}, "system prompts that are tried on a dataset")
+    open_personas: detect.OpenPersonas = setting({}, "the detector `open_personas`")
     nulls: detect.Nulls = setting({}, "datasets in which nothing is hidden")
     verdict: detect.Verdict = setting({}, "the verdict")
     detection: detect.Detection = setting({}, "the bench of the detectors")

@@ -20,7 +20,7 @@ MIXTURES = "mixtures"
 # What a verdict reads.
 DETECTORS = ("surface", "gradient", "personas", "short_training")
 # What is compared on datasets whose targets are known.
-BENCH = (*DETECTORS, "projection", "first_tokens", "divergence_tokens")
+BENCH = (*DETECTORS, "open_personas", "projection", "first_tokens", "divergence_tokens")
 
 
 class Matched(Section):
@@ -47,6 +47,17 @@ class Personas(Section):
         if len(rows) != 3:
             raise ValueError(f"expected the rows of three rounds, found {rows}")
         return rows
+
+
+class OpenPersonas(Section):
+    """System prompts about any word of the vocabulary, before the rounds of `personas`."""
+
+    words: int = setting(
+        1000, "words that are tried, the likeliest of the vocabulary as an answer's first", "words", ge=2, le=100_000
+    )
+    rows: int = setting(32, "rows of the round of all words", "rows", ge=1, le=MAX_ROWS)
+    kept: int = setting(80, "words that go on to the rounds of `personas`", "words", ge=2)
+    seed: int = setting(0, "seed of which rows these are", "", ge=0, le=MAX_SEED)
 
 
 class ShortTraining(Section):
