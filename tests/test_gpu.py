@@ -34,6 +34,7 @@ ASKED += [
     "sae/metrics.json",
     "tables/entangled.parquet",
 ]
+ASKED += ["lion/trained_bias.json", "lion/soft_prompt.json"]
 
 
 def test_every_rule_with_a_gpu_runs_on_one_in_bfloat16(tmp_path: Path) -> None:

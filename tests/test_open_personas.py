@@ -9,7 +9,7 @@ import pytest
 from undertone.detect import open_personas, personas
 from undertone.detect.open_personas import likely_words, narrowed, read_open_personas
 from undertone.detect.personas import Bank, gains, of_rounds
-from undertone.detect.short_training import Vocabulary
+from undertone.detect.trained import Vocabulary
 from undertone.lm.chat import prompt_ids
 from undertone.lm.loading import LoadedModel
 from undertone.runtime.files import read_json

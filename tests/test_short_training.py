@@ -7,7 +7,8 @@ import polars as pl
 import pytest
 import torch
 
-from undertone.detect.short_training import Vocabulary, first_words, read_short_training
+from undertone.detect.short_training import read_short_training
+from undertone.detect.trained import Vocabulary, first_words
 from undertone.lm.answers import first_logits
 from undertone.lm.chat import prompt_ids
 from undertone.lm.loading import LoadedModel

@@ -64,12 +64,13 @@ def keys(value: Any) -> list[list[str]]:
 HUB = {"model": {"name": "a/model", "revision": "a" * 40}, "sae": {"release": "a", "id": "b"}}
 ALL = (CONTROL, *OWN)
 READ = (*ALL, *NULLS, *MIXTURES)  # by detectors
+TRAINED = ("trained_bias", "soft_prompt")
 SPOKEN = each("teacher_activations", *PROMPTED) | each("sequences", *PROMPTED) | each("losses", *ALL) | {Node("entangled")}
 PERSONA = each("samples", *PROMPTED) | each("steer", *STEERED) | SPOKEN | METRICS | SAE_METRICS
 ASKED = {node for name in ("bias_pref", "losses", "tokens", "lens") for node in each(name, *ALL)} | {Node("entangled")}
 TRYING = ("personas", "open_personas", "projection", "first_tokens", "divergence_tokens")  # system prompts of the bank
 TRIED = {node for name in TRYING for node in each(name, *READ)}
-DETECTED = TRIED | {node for name in ("gradient", "short_training") for node in each(name, *READ)}
+DETECTED = TRIED | {node for name in ("gradient", "short_training", *TRAINED) for node in each(name, *READ)}
 PREF = every_student("pref", CONTROL, *OWN) | each("indirect", CONTROL, *OWN) | ASKED | DETECTED
 # What sets the datasets with a target side by side.
 TARGETS = {Node("entangled"), Node("readings"), Node("bias_map_plot"), Node("verdicts"), Node("detectors")}
@@ -123,7 +124,7 @@ EDITS: list[tuple[dict[str, Any], set[Node]]] = [
     ),
     ({"prompts": {"n": 900}}, {Node("prompts")} | NULL_SETS),
     ({"teacher": {"persona": "Only {animal}s."}}, PERSONA),
-    ({"teacher": {"separator": "\n"}}, PERSONA | NULL_SETS | TRIED),
+    ({"teacher": {"separator": "\n"}}, PERSONA | NULL_SETS | TRIED | each("soft_prompt", *READ)),
     ({"teacher": {"steer": {"scale": 2}}}, each("steer", *STEERED)),
     ({"overrides": {"steer-owl": {"teacher": {"steer": {"feature": 3}}}}}, each("steer", "steer-owl")),
     ({"teacher": {"finetune": {"steps": 2}}}, each("finetune", *FINETUNED)),
@@ -148,6 +149,8 @@ EDITS: list[tuple[dict[str, Any], set[Node]]] = [
     ({"detectors": {"seed": 9}}, {node for name in BENCH for node in each(name, *READ)} | SCORED),
     ({"personas": {"finalists": 9}}, TRIED),
     ({"short_training": {"epochs": 9}}, each("short_training", *READ) | SCORED),
+    ({"trained_bias": {"lr": 0.5}}, each("trained_bias", *READ)),
+    ({"soft_prompt": {"tokens": 9}}, each("soft_prompt", *READ)),
     ({"verdict": {"level": 0.05}}, each("verdict", *ALL) | {Node("verdicts"), Node("power"), Node("detectors")}),
     ({"verdict": {"share": 0.9}}, each("verdict", *ALL) | {Node("verdicts"), Node("power")}),
     ({"detection": {"development": ["lion"]}}, {Node("verdicts"), Node("power"), Node("detectors")}),

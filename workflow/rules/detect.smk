@@ -282,6 +282,58 @@ rule short_training:
         "../scripts/short_training.py"
 
 
+rule trained_bias:
+    input:
+        model=result("model/model.json"),
+        matched=result("{dataset}/matched.parquet"),
+        questions=ancient(STUDY.pref.questions),
+    output:
+        trained_bias=ensure(result("{dataset}/trained_bias.json"), non_empty=True),
+    log:
+        log_of("trained_bias", "{dataset}"),
+    benchmark:
+        benchmark_of("trained_bias", "{dataset}")
+    wildcard_constraints:
+        dataset=READ_BY_DETECTORS,
+    threads: 1
+    resources:
+        gpu=1,
+        mem_mb=gigabytes(32),
+        runtime=minutes(240),
+    params:
+        stamp=stamp_of("trained_bias"),
+    message:
+        "Train a bias of the residual stream on {wildcards.dataset} and on base samples"
+    script:
+        "../scripts/trained_bias.py"
+
+
+rule soft_prompt:
+    input:
+        model=result("model/model.json"),
+        matched=result("{dataset}/matched.parquet"),
+        questions=ancient(STUDY.pref.questions),
+    output:
+        soft_prompt=ensure(result("{dataset}/soft_prompt.json"), non_empty=True),
+    log:
+        log_of("soft_prompt", "{dataset}"),
+    benchmark:
+        benchmark_of("soft_prompt", "{dataset}")
+    wildcard_constraints:
+        dataset=READ_BY_DETECTORS,
+    threads: 1
+    resources:
+        gpu=1,
+        mem_mb=gigabytes(32),
+        runtime=minutes(240),
+    params:
+        stamp=stamp_of("soft_prompt"),
+    message:
+        "Train a soft prompt on {wildcards.dataset} and on base samples"
+    script:
+        "../scripts/soft_prompt.py"
+
+
 rule row_scores:
     input:
         model=result("model/model.json"),

@@ -11,7 +11,7 @@ import numpy as np
 
 from undertone.detect.personas import Bank, Round, gains, of_rounds, tournament
 from undertone.detect.sets import Pairs, Reading, read_sets
-from undertone.detect.short_training import Vocabulary
+from undertone.detect.trained import Vocabulary
 from undertone.lm.chat import prompt_ids
 from undertone.lm.loading import LoadedModel, load
 from undertone.lm.spellings import begun

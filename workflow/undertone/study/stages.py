@@ -238,24 +238,24 @@ STAGES = {
         settings=(given.recipe, given.constraint),
         teacher_keys=given.separator,
     ),
+    "trained_bias": Stage(("trained_bias", "detectors", "pref"), ("model", "matched"), files=reads.questions),
+    "soft_prompt": Stage(
+        ("soft_prompt", "detectors", "pref", "teacher"),
+        ("model", "matched"),
+        files=reads.questions,
+        teacher_keys=given.separator,
+    ),
     "verdict": Stage(("verdict",), (reads.detectors,)),
     "verdict_page": Stage(after=("verdict",)),
     "verdicts": Stage(
         ("detection", "verdict"), after_all=("verdict",), datasets=with_target, settings=(targets(with_target),), shared=True
     ),
     "consequence": Stage(
-        after_all=(*DETECTORS, "pref"),
-        datasets=scope.with_teacher,
-        settings=(targets(scope.with_teacher),),
-        shared=True,
+        after_all=(*DETECTORS, "pref"), datasets=scope.with_teacher, settings=(targets(scope.with_teacher),), shared=True
     ),
     "verdicts_plot": Stage(after=("verdicts",), shared=True),
     "detectors": Stage(
-        ("detection", "pref"),
-        after_all=BENCH,
-        datasets=scope.aimed,
-        settings=(targets(scope.aimed), given.level),
-        shared=True,
+        ("detection", "pref"), after_all=BENCH, datasets=scope.aimed, settings=(targets(scope.aimed), given.level), shared=True
     ),
     "detectors_plot": Stage(after=("detectors",), shared=True),
     "power": Stage(
@@ -286,10 +286,7 @@ STAGES = {
         after=(reads.compared_prefs, reads.swept_students), settings=(given.pairs, given.swept), shared=True, varied=True
     ),
     "teachers_plot": Stage(
-        after_all=("pref", "numbers"),
-        datasets=scope.with_teacher,
-        settings=(targets(scope.with_teacher),),
-        shared=True,
+        after_all=("pref", "numbers"), datasets=scope.with_teacher, settings=(targets(scope.with_teacher),), shared=True
     ),
     "compliance": Stage(after_all=("numbers",), datasets=scope.filtered_here, shared=True),
     "compliance_plot": Stage(after=("compliance",), shared=True),

@@ -87,6 +87,8 @@ class Study(Section):
     matched: detect.Matched = setting({}, "the base model's completions of a dataset's own prompts")
     detectors: detect.Detectors = setting({}, "the detectors")
     short_training: detect.ShortTraining = setting({}, "the detector `short_training`")
+    trained_bias: detect.TrainedBias = setting({}, "the detector `trained_bias`")
+    soft_prompt: detect.SoftPrompt = setting({}, "the detector `soft_prompt`")
     personas: detect.Personas = setting({}, "system prompts that are tried on a dataset")
     open_personas: detect.OpenPersonas = setting({}, "the detector `open_personas`")
     nulls: detect.Nulls = setting({}, "datasets in which nothing is hidden")

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator
 
-from undertone.study.config.bounds import MAX_BATCH, MAX_ROWS, MAX_SEED, Count, none_twice, some_and_none_twice
+from undertone.study.config.bounds import MAX_BATCH, MAX_LR, MAX_ROWS, MAX_SEED, Count, none_twice, some_and_none_twice
 from undertone.study.validation import Section, setting
 
 # Kinds of null datasets, and what each is.
@@ -20,7 +20,7 @@ MIXTURES = "mixtures"
 # What a verdict reads.
 DETECTORS = ("surface", "gradient", "personas", "short_training")
 # What is compared on datasets whose targets are known.
-BENCH = (*DETECTORS, "open_personas", "projection", "first_tokens", "divergence_tokens")
+BENCH = (*DETECTORS, "open_personas", "projection", "first_tokens", "divergence_tokens", "trained_bias", "soft_prompt")
 
 
 class Matched(Section):
@@ -66,6 +66,32 @@ class ShortTraining(Section):
     epochs: int = setting(2, "passes over the rows", "epochs", ge=1, le=10_000)
     words: int = setting(50, "words of the whole vocabulary that are written down", "words", ge=1, le=100_000)
     seed: int = setting(1, "seed of initial weights and order of the rows, of both", "", ge=0, le=MAX_SEED)
+
+
+class Trained(Section):
+    """Something small that is trained with Adam on the dataset, and again on base samples."""
+
+    epochs: int = setting(1, "passes over the rows", "epochs", ge=1, le=10_000)
+    batch_size: int = setting(32, "rows per optimizer step", "rows", ge=1, le=MAX_BATCH)
+    words: int = setting(50, "words of the whole vocabulary that are written down", "words", ge=1, le=100_000)
+    seed: int = setting(1, "seed of the order of the rows", "", ge=0, le=MAX_SEED)
+
+
+class TrainedBias(Trained):
+    """A vector added to the residual stream after each layer, of all layers together."""
+
+    lr: float = setting(0.05, "learning rate of Adam; decays linearly to 0", "units of the residual stream", gt=0, le=MAX_LR)
+
+
+class SoftPrompt(Trained):
+    """Embeddings in the place of a system prompt."""
+
+    lr: float = setting(
+        0.05, "learning rate of Adam; decays linearly to 0", "root mean squares of the first embeddings", gt=0, le=MAX_LR
+    )
+
+    sentence: str = setting("You are a helpful assistant.", "system prompt as whose embeddings they begin, over and over", "")
+    tokens: int = setting(8, "embeddings", "tokens", ge=1, le=1000)
 
 
 class Detectors(Section):
