@@ -17,6 +17,20 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 HUB_DATASET = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
+def hub_dataset(name: str | None) -> str | None:
+    """The name of a dataset of the Hub, which has an owner. Raises ValueError for any other."""
+    if name is not None and not HUB_DATASET.fullmatch(name):
+        raise ValueError(f"{name!r} is no name of a dataset of the Hub; expected OWNER/NAME")
+    return name
+
+
+def commit(revision: str | None) -> str | None:
+    """A commit. Raises ValueError for a branch or a tag, which may mean other rows tomorrow."""
+    if revision is not None and not COMMIT.fullmatch(revision):
+        raise ValueError(f"{revision!r} is no commit: expected 40 hexadecimal digits, as the dataset's page lists them")
+    return revision
+
+
 class OwnRows(Section):
     """Rows that no teacher of the study wrote."""
 
@@ -56,21 +70,8 @@ class Published(OwnRows):
     subset: str | None = setting(None, "configuration of the dataset, where it has several")
     split: str = setting("train", "split, or a slice of one such as train[:2000]")
 
-    @field_validator("hub")
-    @classmethod
-    def has_an_owner(cls, hub: str) -> str:
-        """A dataset of the Hub has an owner."""
-        if not HUB_DATASET.fullmatch(hub):
-            raise ValueError(f"{hub!r} is no name of a dataset of the Hub; expected OWNER/NAME")
-        return hub
-
-    @field_validator("revision")
-    @classmethod
-    def is_a_commit(cls, revision: str) -> str:
-        """A branch or a tag may mean other rows tomorrow."""
-        if not COMMIT.fullmatch(revision):
-            raise ValueError(f"{revision!r} is no commit: expected 40 hexadecimal digits, as the dataset's page lists them")
-        return revision
+    _of_the_hub = field_validator("hub")(hub_dataset)
+    _at_a_commit = field_validator("revision")(commit)
 
 
 # The settings that each transform needs beside `from` and `seed`; it takes no others.

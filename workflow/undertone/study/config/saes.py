@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import field_validator, model_validator
 
 from undertone.study.config.bounds import MAX_BATCH, MAX_LAYERS, MAX_LR, MAX_ROWS, MAX_SEED, MAX_TOKENS
-from undertone.study.config.entries import COMMIT, HUB_DATASET
+from undertone.study.config.entries import commit, hub_dataset
 from undertone.study.validation import Section, setting
 
 # The kinds of file that text is read from; documents.py reads them.
@@ -37,6 +37,9 @@ class TextSource(Section):
         """What messages call it."""
         return self.file or (f"{self.hub} at {self.revision}" if self.hub else f"{self.samples}/samples.parquet")
 
+    _of_the_hub = field_validator("hub")(hub_dataset)
+    _at_a_commit = field_validator("revision")(commit)
+
     @field_validator("file")
     @classmethod
     def of_a_known_kind(cls, file: str | None) -> str | None:
@@ -52,10 +55,8 @@ class TextSource(Section):
             raise ValueError("a source of text is one of file, hub and samples; give exactly one of them")
         if self.hub is None and (self.revision or self.subset):
             raise ValueError("revision and subset are of a dataset of the Hub; set hub, or leave them out")
-        if self.hub is not None and not HUB_DATASET.fullmatch(self.hub):
-            raise ValueError(f"{self.hub!r} is no name of a dataset of the Hub; expected OWNER/NAME")
-        if self.hub is not None and not COMMIT.fullmatch(self.revision or ""):
-            raise ValueError(f"revision {self.revision!r} of {self.hub} is no commit: expected 40 hexadecimal digits")
+        if self.hub is not None and self.revision is None:
+            raise ValueError(f"{self.hub} needs a revision, the commit of its repository: 40 hexadecimal digits")
         return self
 
 
