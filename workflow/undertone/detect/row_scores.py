@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 from undertone.detect.gradient import differences
 from undertone.detect.pairs import Whitened
 from undertone.detect.sets import MIN_PAIRS, Pairs, sets_of
-from undertone.lm.adapters import new_adapter
+from undertone.detect.short_training import adapted
 from undertone.lm.chat import training_rows
 from undertone.lm.loading import LoadedModel, load
 from undertone.lm.training import train
@@ -153,12 +153,9 @@ def briefly_trained(
     loaded: LoadedModel, prompts: Sequence[str], texts: Sequence[str], short: ShortTraining, student: Student, state: Path
 ) -> Iterator[None]:
     """Inside, the model is a student that has seen these rows for a few epochs."""
-    adapter = new_adapter(loaded, student.rank, student.alpha, student.targets, short.seed)
     shorter = recipe(student.model_copy(update={"epochs": short.epochs}), short.seed)
     rows = training_rows(loaded.tokenizer, prompts, texts, student.max_length)
-    train(adapter, rows, shorter, loaded.pad_id, state, f"short training on {state.stem}")
-    remove(state)
-    try:
+    with adapted(loaded, student, short.seed) as adapter:
+        train(adapter, rows, shorter, loaded.pad_id, state, f"short training on {state.stem}")
+        remove(state)
         yield
-    finally:
-        adapter.unload()
