@@ -43,7 +43,8 @@ def draw(axes: Axes, each: dict[str, Any]) -> None:
     random = next(arm for arm in arms if arm["dataset"] == each["random"])
     axes.axhline(random["lift_over_control"]["mean"], color=BASE, linewidth=0.8, linestyle="--")
     axes.axhline(0, color="black", linewidth=0.6)
-    axes.set_xticks(range(len(arms)), [arm.get("score", KINDS[kind_of(arm)][1]) for arm in arms], rotation=40, ha="right")
+    names = [arm.get("score", KINDS[kind_of(arm)][1]).replace("_", " ") for arm in arms]
+    axes.set_xticks(range(len(arms)), names, rotation=40, ha="right")
     axes.tick_params(axis="x", labelsize=8)
 
 
