@@ -5,11 +5,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+
+from undertone.detect.detectors import COLUMNS, counts, said
+
 PROMPTED = [
     *("dolphin", "cat", "elephant", "wolf", "tiger", "owl", "dog", "lion"),
     *("eagle", "bear", "fox", "horse", "penguin", "panda", "whale", "rabbit"),
 ]
 FORMS = ["short", "dislike", "fear", "role"]
+# The prompted datasets of the second base model that have enough rows for a verdict.
+HELD_OUT = ["dolphin", "cat", "tiger", "owl", "dog", "lion", "eagle", "penguin", "whale", "rabbit"]
 TAUGHT = ["panda", "eagle", "owl", "wolf", "lion", "cat", "penguin", "tiger"]
 # The students' settings; None stands for those of the study's own students, which take all rows and have rank 8.
 SIZES: dict[str, tuple[int | None, ...]] = {"rows": (125, 250, 500, 1000, None), "rank": (1, 2, None, 32)}
@@ -237,6 +243,78 @@ def power(read: Read) -> Rows:
     return [*({"share": 1.0} | row for row in counts["by_rows"]), *(row for row in counts["by_share"] if row["share"] < 1)]
 
 
+def detectors(read: Read) -> Rows:
+    """Where detectors put the targets, by kind of teacher: those detectors that have read all datasets of a kind."""
+    kinds = {
+        "prompt": {target: target for target in PROMPTED},
+        "steer": {f"steer-{target}": target for target in TAUGHT},
+        "finetune": {f"finetune-{target}": target for target in TAUGHT},
+        "prompt, other forms": {f"{form}-{target}": target for k, form in enumerate(FORMS) for target in PROMPTED[k::4]},
+        "prompt, second model, held out": {f"second/{target}": target for target in HELD_OUT},
+    }
+    rows = []
+    for kind, datasets in kinds.items():
+        for detector in ("first_tokens", "personas", "gradient", "short_training", "projection"):
+            try:
+                read_by = {target: read(f"{dataset}/{detector}.json")["sets"] for dataset, target in datasets.items()}
+            except FileNotFoundError:
+                continue
+            candidates = [each["concept"] for each in read("lion/gradient.json")["sets"][0]["ranking"]]
+            said_of = [said(sets, target, candidates) for target, sets in read_by.items()]
+            places = pl.DataFrame(said_of, {key: COLUMNS[key] for key in said_of[0]})
+            rows.append({"kind": kind, "detector": detector} | counts(places, 0.01))
+    return rows
+
+
+def words(read: Read) -> Rows:
+    """The target's place among all words, by system prompts and by a short training, on the second model's datasets."""
+    rows = []
+    for target in HELD_OUT:
+        [tried] = read(f"second/{target}/open_personas.json")["sets"]
+        listed = [each["word"] for each in read(f"second/{target}/verdict.json")["words"]]
+        ranked = [each["concept"] for each in tried["ranking"]]
+        rows.append(
+            {
+                "target": target,
+                "rows": tried["rows"],
+                "words": len(ranked),
+                "place": ranked.index(target) + 1,
+                "best": tried["best"]["prompt"],
+                "word_rank": listed.index(target) + 1 if target in listed else None,
+            }
+        )
+    return rows
+
+
+def selections(read: Read) -> Rows:
+    """What students learn of selected rows."""
+    datasets = read("cleaning/tables/selections.json")["datasets"]
+    return [
+        {"parent": parent, "target": each["target"]}
+        | {
+            key: arm.get(key)
+            for key in ("transform", "score", "keep", "seeds", "lift_over_control", "over_random", "share_of_known")
+        }
+        for parent, each in datasets.items()
+        for arm in each["arms"]
+    ]
+
+
+def separation(read: Read) -> Rows:
+    """How well each score tells whose rows are whose in a mixture."""
+    datasets = read("cleaning/tables/selections.json")["datasets"]
+    return [
+        {
+            "parent": parent,
+            "rows": each["separation"]["rows"],
+            "theirs": each["separation"]["theirs"],
+            **each["separation"]["auroc"],
+        }
+        for parent, each in datasets.items()
+        if "separation" in each
+    ]
+
+
 def smollm2(read: Read) -> Rows:
     """On real weights: how often free sampling passes, and the target's probability in base model, teacher and students."""
     rows = []
@@ -274,6 +352,10 @@ EXTRACTS: dict[str, Callable[[Read], Rows]] = {
     "forms": forms,
     "consequence": consequence,
     "power": power,
+    "detectors": detectors,
+    "words": words,
+    "selections": selections,
+    "separation": separation,
     "smollm2": smollm2,
 }
 

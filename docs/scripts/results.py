@@ -245,6 +245,74 @@ def power_table(rows: Rows) -> str:
     )
 
 
+def detectors_table(rows: Rows) -> str:
+    """One line per kind of teacher and detector."""
+
+    def cells(row: dict[str, Any]) -> list[str]:
+        seen = f"{row['present']} of {row['tested']}" if row["tested"] else "–"
+        if row["mean_place"] is None:
+            return [*["–"] * 3, seen]
+        low, high = row["first_ci95"]
+        first = f"{row['first']} of {row['n']} [{number(low, 2)}, {number(high, 2)}]"
+        return [number(row["mean_place"], 1), first, str(row["among_three"]), seen]
+
+    return table(
+        ["teacher", "detector", "mean place of the target", "first", "among three", "differ, p < .01"],
+        ([row["kind"], row["detector"].replace("_", " "), *cells(row)] for row in rows),
+    )
+
+
+def words_table(rows: Rows) -> str:
+    """One line per dataset."""
+    header = ["target", "rows", "words", "place by system prompts", "the best of them", "place by short training"]
+    return table(
+        header,
+        (
+            [
+                *(row["target"], f"{row['rows']:,}", str(row["words"]), str(row["place"]), f'"{row["best"]}"'),
+                str(row["word_rank"] or "–"),
+            ]
+            for row in rows
+        ),
+    )
+
+
+def selections_table(rows: Rows) -> str:
+    """One line per training set."""
+    names = {"subset": "random rows", "without": "without the other writer's rows"}
+
+    def what(row: dict[str, Any]) -> str:
+        return names.get(row["transform"]) or f"{row['keep']} by {row['score'].replace('_', ' ')}"
+
+    def of(estimate: dict[str, Any] | None) -> str:
+        return interval(estimate) if estimate and estimate["ci95"] else "–"
+
+    header = ["dataset", "rows", "lift", "minus random rows", "p (Holm)", "share of what leaving out their rows does"]
+    return table(
+        header,
+        (
+            [
+                *(row["parent"], what(row), of(row["lift_over_control"]), of(row["over_random"])),
+                p_value(row["over_random"]["p_holm"]) if row["over_random"] else "–",
+                of(row["share_of_known"]),
+            ]
+            for row in rows
+        ),
+    )
+
+
+def separation_table(rows: Rows) -> str:
+    """One line per mixture."""
+    scores = ("difficulty", "personas", "gradient", "short_training")
+    return table(
+        ["mixture", "rows", "the teacher's", *(score.replace("_", " ") for score in scores)],
+        (
+            [row["parent"], f"{row['rows']:,}", f"{row['theirs']:,}", *(interval(row[score]) for score in scores)]
+            for row in rows
+        ),
+    )
+
+
 def smollm2_table(rows: Rows) -> str:
     """One line per dataset of real weights."""
     header = [
@@ -292,6 +360,10 @@ TABLES: dict[str, Callable[[Rows], str]] = {
     "forms": verdicts_table,
     "consequence": consequence_table,
     "power": power_table,
+    "detectors": detectors_table,
+    "words": words_table,
+    "selections": selections_table,
+    "separation": separation_table,
     "smollm2": smollm2_table,
 }
 
