@@ -10,7 +10,7 @@ from example import study
 from scipy.stats import mannwhitneyu
 
 from undertone.compare.selections import compare_selections, separation
-from undertone.compare.selections_plot import draw
+from undertone.plots.selections_plot import draw
 from undertone.plots.style import new_figure
 from undertone.runtime.errors import ConfigError
 from undertone.runtime.files import read_json, write_json, write_parquet

@@ -1,4 +1,4 @@
-from undertone.compare.selections_plot import plot_selections
+from undertone.plots.selections_plot import plot_selections
 from undertone.study.job import run
 
 run(plot_selections, snakemake)
