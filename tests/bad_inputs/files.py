@@ -372,7 +372,7 @@ def write_tensors(path: Path) -> None:
 
 def transformed(path: Path) -> object:
     settings = Transformed.model_validate({"from": "lion", "transform": "reverse"})
-    return transform_numbers(path, None, None, path.with_name("new.parquet"), path.with_name("t.json"), settings, {})
+    return transform_numbers(path, None, None, None, path.with_name("new.parquet"), path.with_name("t.json"), settings, {})
 
 
 def judged(path: Path) -> object:

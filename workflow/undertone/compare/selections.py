@@ -11,7 +11,7 @@ from typing import Any, get_args
 
 import numpy as np
 import polars as pl
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int, Shaped
 
 from undertone.runtime.errors import ConfigError
 from undertone.runtime.files import Stamp, read_json, read_parquet, write_json
@@ -107,7 +107,7 @@ def separation(scores: pl.DataFrame, other: pl.DataFrame) -> Json:
     }
 
 
-def resampled(prompts: np.ndarray) -> Iterator[np.ndarray]:
+def resampled(prompts: Shaped[np.ndarray, " n"]) -> Iterator[Int[np.ndarray, " _"]]:
     """Places of the rows of bootstrap samples of whole prompts."""
     _, group = np.unique(prompts, return_inverse=True)
     places = np.split(np.argsort(group, kind="stable"), np.cumsum(np.bincount(group))[:-1])
@@ -116,7 +116,9 @@ def resampled(prompts: np.ndarray) -> Iterator[np.ndarray]:
         yield np.concatenate([places[k] for k in rng.integers(len(places), size=len(places))])
 
 
-def with_interval(values: Float[np.ndarray, " n"], theirs: Bool[np.ndarray, " n"], samples: Sequence[np.ndarray]) -> Json:
+def with_interval(
+    values: Float[np.ndarray, " n"], theirs: Bool[np.ndarray, " n"], samples: Sequence[Int[np.ndarray, " _"]]
+) -> Json:
     """The AUROC and its percentile interval."""
     drawn = [auroc(values[sample], theirs[sample]) for sample in samples]
     return {"mean": auroc(values, theirs), "ci95": np.nanquantile(drawn, [0.025, 0.975]).tolist()}
