@@ -105,7 +105,8 @@ class Rows:
     """A training set whose loss any model can be asked for; rows of like length are read together."""
 
     def __init__(self, loaded: LoadedModel, table: pl.DataFrame, constraint: Constraint | None):
-        self.loaded, self.prompts, self.texts = loaded, table["prompt"].to_list(), table["completion"].to_list()
+        self.loaded, self.table, self.constraint = loaded, table, constraint
+        self.prompts, self.texts = table["prompt"].to_list(), table["completion"].to_list()
         lengths = [len(prompt) + len(text) for prompt, text in zip(self.prompts, self.texts, strict=True)]
         self.order = np.argsort(lengths, kind="stable")
         rows = [(self.prompts[k], self.texts[k]) for k in self.order]
@@ -113,6 +114,10 @@ class Rows:
 
     def __len__(self) -> int:
         return len(self.texts)
+
+    def part(self, places: Int[np.ndarray, " n_part"]) -> "Rows":
+        """Some of the rows."""
+        return Rows(self.loaded, self.table[places], self.constraint)
 
     def loss(self, system: str | None = None, separator: str = "") -> Float[np.ndarray, " n_rows"]:
         """The loss of each row, behind a system prompt if there is one: nats per token, among those that pass the filter."""
@@ -140,11 +145,11 @@ def trained(
     """How much less a row costs a student of the other half's rows than one of the base samples beside them."""
     result = np.empty(len(rows))
     for half, (places, pairs) in enumerate(halves.scored_by_other()):
-        losses = []
+        part, losses = rows.part(places), []
         for name, texts in (("rows", pairs.own), ("samples", pairs.base)):
             with briefly_trained(loaded, pairs.prompts, texts, short, student, scratch / f"{half}-{name}.safetensors"):
-                losses.append(rows.loss())
-        result[places] = (losses[1] - losses[0])[places]
+                losses.append(part.loss())
+        result[places] = losses[1] - losses[0]
     return result
 
 
