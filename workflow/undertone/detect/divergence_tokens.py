@@ -47,7 +47,7 @@ def read_divergence_tokens(
     where sampling is constrained.
     """
     loaded, entries, constraint = load(model), Bank.read(bank), Constraint.of(settings.get("constraint"))
-    trials = [(name, concept) for concept in pref.candidates for name in [*entries.wordings][: personas.coarse]]
+    trials = [(name, concept) for concept in pref.candidates for name in entries.first(personas.coarse)]
 
     def read(pairs: Pairs) -> Reading:
         order = np.random.default_rng(personas.seed).permutation(len(pairs.own))[: personas.rows[-1]]

@@ -149,6 +149,6 @@ def persona_shifts(
         raised = torch.where(possible, places.log_p(loaded, system, separator) - none, 0.0)
         return raised.sum(0) / possible.sum(0).clamp(min=1)
 
-    wordings = [*bank.wordings][: settings.coarse]
+    wordings = bank.first(settings.coarse)
     by_concept = [torch.stack([shift(bank.prompt((name, concept))) for name in wordings]) for concept in concepts]
     return torch.stack(by_concept).mean(1)

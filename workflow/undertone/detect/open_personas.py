@@ -76,7 +76,8 @@ def narrowed(
     order = np.random.default_rng(settings.seed).permutation(len(rows))
     n = min(settings.rows, max(1, len(rows) // 4))
     first, rest = np.sort(order[:n]), np.sort(order[n:])
-    trials = [(next(iter(bank.wordings)), word) for word in words]
+    [wording] = bank.first(1)
+    trials = [(wording, word) for word in words]
     with progress((len(trials) + 1) * n, "words", "row") as bar:
         values = gains(loaded, [rows[k] for k in first], bank, trials, separator, bar.update, constraint)
     all_words = Round(trials, first, values)

@@ -51,6 +51,10 @@ class Bank:
             raise ConfigError(f"{path}: decoys are to be different words, found {decoys!r}")
         return cls(wordings, decoys)
 
+    def first(self, n: int) -> list[str]:
+        """The names of the first `n` wordings."""
+        return [*self.wordings][:n]
+
     def prompt(self, trial: Trial) -> str:
         """The system prompt of a wording and a concept."""
         name, concept = trial
@@ -153,7 +157,7 @@ def tournament(
             these = [rows[i] for i in part]
             return Round(trials, np.array(part), gains(loaded, these, bank, trials, separator, bar.update, constraint))
 
-        coarse = tried([(name, concept) for name in [*bank.wordings][: settings.coarse] for concept in concepts], parts[0])
+        coarse = tried([(name, concept) for name in bank.first(settings.coarse) for concept in concepts], parts[0])
         best = sorted(by_concept([coarse]).items(), key=lambda entry: -entry[1][1])[: settings.concepts]
         wide = tried([(name, concept) for name in bank.wordings for concept, _ in best], parts[1])
         return [coarse, wide, tried(wide.best(settings.finalists), parts[2])]

@@ -84,7 +84,7 @@ def directions(
     none = moved_to(None)
     by_wording = [
         torch.stack([moved_to(bank.prompt((name, concept))) - none for concept in concepts])
-        for name in [*bank.wordings][: settings.coarse]
+        for name in bank.first(settings.coarse)
     ]
     return without_shared(torch.stack(by_wording).mean(0))
 
