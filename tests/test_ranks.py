@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from undertone.stats.ranks import midranks, rank, rank_of
+from undertone.stats.ranks import midranks, place_in, rank, rank_of
 
 
 @pytest.mark.parametrize(
@@ -29,3 +29,9 @@ def test_a_name_is_placed_by_its_value() -> None:
     assert rank_of({"lion": 1.0}, "owl") is None
     assert rank_of({"lion": 1.0}, None) is None
     assert rank_of({}, "owl") is None
+
+
+def test_a_place_in_an_order_is_shared_by_equal_neighbours_alone() -> None:
+    order = [("lion", 1.0), ("owl", 1.0), ("cat", 2.0), ("dog", 1.0)]
+    assert [place_in(order, each) for each in ("lion", "owl", "cat", "dog", "bear")] == [1.5, 1.5, 3.0, 4.0, None]
+    assert place_in([], "lion") is None

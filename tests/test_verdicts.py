@@ -12,7 +12,7 @@ from test_verdict import SETTINGS, nulls, readings
 
 from undertone.detect.verdict import Nulls, judge
 from undertone.detect.verdict_page import write_page
-from undertone.detect.verdicts import counts, place, row, tiers_of_nulls
+from undertone.detect.verdicts import counts, row, tiers_of_nulls
 from undertone.detect.verdicts_plot import plot_verdicts
 from undertone.runtime.files import read_json, write_json
 from undertone.study.config.detect import Detection
@@ -36,13 +36,20 @@ def test_a_dataset_is_right_if_its_target_alone_is_named() -> None:
     assert (few["tier"], few["gain_rank"], few["z_rank"]) == ("no statement", None, None)
 
 
-def test_places_count_from_one_and_share_ties() -> None:
-    said = [
-        {"concept": name, "gain": gain, "z": z} for name, gain, z in (("a", 0.1, 2.0), ("b", 0.3, 2.0), ("castle", 0, None))
+def test_a_tie_shares_its_places_whichever_detector_ranks() -> None:
+    said = judged()
+    said["origin"]["candidates"] = [
+        {"concept": name, "gain": gain, "z": z}
+        for name, gain, z in (("cat", 0.1, 2.0), ("lion", 0.3, 2.0), ("owl", 0.3, 1.0), ("castle", 0.0, None))
     ]
-    assert place(said, "gain", "b") == 2  # it fell in an earlier round
-    assert place(said, "z", "b") == 1.5
-    assert place(said, "z", "castle") is None
+    said["together"] = [{"concept": each, "probability": 0.25} for each in ("cat", "lion", "owl", "dog")]
+    said["consequence"] = [{"concept": each, "score": 0.0} for each in ("cat", "lion", "owl")]
+    said["words"] = [{"word": each, "divergence": 0.1} for each in ("lion", "owl")]
+    found = row("mine", said, "lion", "prompt", Detection())
+    # By gain it fell in an earlier round than the cat, with another concept.
+    ranks = [found[f"{name}_rank"] for name in ("gain", "z", "together", "moved", "word")]
+    assert ranks == [2.5, 1.5, 2.5, 2.0, 1.5]
+    assert row("mine", said, "castle", "prompt", Detection())["z_rank"] is None
 
 
 def test_counts_have_their_interval() -> None:

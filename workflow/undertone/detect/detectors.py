@@ -1,14 +1,13 @@
 """All detectors side by side: where each puts the target of a dataset whose teacher is known, and whether it sees a teacher."""
 
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from undertone.runtime.files import Stamp, read_json, write_json, write_parquet
-from undertone.stats.ranks import rank_of
+from undertone.stats.ranks import place_in
 from undertone.stats.stats import share_interval
 from undertone.study.config.detect import Detection
 from undertone.study.config.measure import Pref
@@ -86,16 +85,8 @@ def said(sets: Sequence[Json], target: str, candidates: Sequence[str]) -> Json:
 
 
 def place_of(ranking: Sequence[Json], target: str) -> float | None:
-    """The target's place in a ranking; neighbours of equal score share the mean of theirs.
-
-    Only neighbours are compared: in a ranking by rounds the score of an earlier round may be higher than one of a later.
-    """
-    if not ranking:
-        return None
-    group = [0]
-    for before, after in pairwise(ranking):
-        group.append(group[-1] - (after["score"] != before["score"]))
-    return rank_of(dict(zip([each["concept"] for each in ranking], group, strict=True)), target)
+    """The target's place in a ranking; neighbours of equal score share the mean of theirs."""
+    return place_in([(each["concept"], each["score"]) for each in ranking], target)
 
 
 def counts(table: pl.DataFrame, level: float) -> Json:

@@ -8,7 +8,7 @@ import polars as pl
 
 from undertone.detect.verdict import DIFFERENT, Nulls, Readings, judge, nulls_of
 from undertone.runtime.files import Stamp, read_json, write_json, write_parquet
-from undertone.stats.ranks import rank_of
+from undertone.stats.ranks import place_in
 from undertone.stats.stats import share_interval
 from undertone.study.config.detect import Detection, Verdict
 
@@ -50,6 +50,7 @@ def row(name: str, verdict: Json, target: str, kind: str, settings: Detection) -
     concepts = verdict.get("origin", {}).get("named", [])
     named = concepts[0]["concept"] if verdict["tier"] == "named" else None
     candidates = verdict.get("origin", {}).get("candidates", [])
+    moved = [each for each in candidates if each["z"] is not None]
     return {
         "dataset": name,
         "kind": kind,
@@ -59,25 +60,17 @@ def row(name: str, verdict: Json, target: str, kind: str, settings: Detection) -
         "tier": verdict["tier"],
         "named": named,
         "right": named == target,
-        "gain_rank": place(candidates, "gain", target),
-        "z_rank": place(candidates, "z", target),
-        "together_rank": place_of(verdict.get("together", []), "concept", target),
-        "moved_rank": place_of(verdict.get("consequence", []), "concept", target),
-        "word_rank": place_of(verdict.get("words", []), "word", target),
+        "gain_rank": place(candidates, target, "gain"),
+        "z_rank": place(sorted(moved, key=lambda each: -each["z"]), target, "z"),
+        "together_rank": place(verdict.get("together", []), target, "probability"),
+        "moved_rank": place(verdict.get("consequence", []), target, "score"),
+        "word_rank": place(verdict.get("words", []), target, "divergence", "word"),
     }
 
 
-def place_of(ranking: Sequence[Json], key: str, target: str) -> int | None:
+def place(ranking: Sequence[Json], target: str, value: str, name: str = "concept") -> float | None:
     """The target's place in a ranking, from 1; None where it is not written down."""
-    return next((k for k, each in enumerate(ranking, 1) if each[key] == target), None)
-
-
-def place(candidates: Sequence[Json], key: str, target: str) -> float | None:
-    """The target's place among those that have the figure; a concept that fell in an earlier round stands below."""
-    known = {each["concept"]: each[key] for each in candidates if each[key] is not None}
-    if key == "gain":  # in the order of the rounds, then of the gain
-        known = {concept: -place for place, concept in enumerate(known)}
-    return rank_of(known, target)
+    return place_in([(each[name], each[value]) for each in ranking], target)
 
 
 def counts(table: pl.DataFrame) -> Json:

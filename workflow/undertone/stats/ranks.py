@@ -1,6 +1,7 @@
 """Ranks, 1 the highest. Equal values share the mean of their places, so that a tie is neither a success nor a failure."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -23,6 +24,18 @@ def rank_of(values: Mapping[str, float], name: str | None) -> float | None:
     if name is None or name not in values:
         return None
     return rank([*values.values()], [*values].index(name))
+
+
+def place_in(order: Sequence[tuple[str, float]], name: str) -> float | None:
+    """The place of a name in an order of (name, value), 1 the first; None for a name that is not in it.
+
+    Neighbours of equal value share the mean of their places. Only neighbours are compared: in an order that is made in rounds
+    the value of an earlier round may be higher than one of a later.
+    """
+    group = [0] * min(1, len(order))
+    for (_, before), (_, after) in pairwise(order):
+        group.append(group[-1] - (before != after))
+    return rank_of(dict(zip([each for each, _ in order], group, strict=True)), name)
 
 
 def auroc(values: Float[np.ndarray, " n"], positive: Bool[np.ndarray, " n"]) -> float:
