@@ -5,7 +5,9 @@
 #   model/  model-NAME/             base model in Hugging Face format (if trained here), model.json (how to load it), metrics.json;
 #                                   and `models`; held_out.parquet, chats that a model trained here did not see; bridge.json, beside a hooked model
 #   sae/                            SAE in SAELens's format (unless a folder holds it), sae.json (how to load it), metrics.json;
-#                                   text.parquet, what a named model's own is trained on
+#                                   text.parquet, what a named model's own is trained on; features.parquet, features.json and
+#                                   examples.parquet, what each feature is
+#   text.parquet                    contexts that neither was trained on, on which features are read
 #   prompts.parquet                 the number prompts, the same for every dataset
 #   {dataset}/                      control · lion · steer-lion · finetune-lion, for every animal · any name under `datasets:`
 #     teacher.json                  of a steered or finetuned teacher: what it is; teacher.safetensors, or teacher/ with its LoRA
@@ -39,7 +41,8 @@
 #
 # Stages, in order: model (→ sae), or where they are named pretrained (→ pretrained_sae, or text → text_sae), prompts (→ steer, finetune) → samples → numbers (→ transform) → student → pref → transfer,
 # and indirect, diagnosis, preference_matrix; read from numbers alone (`snakemake read`): activations → differences, score,
-# feature_bias, residual_bias → bias_pref → losses, tokens, entangled → readings. Each has one rule (workflow/rules), one
+# feature_bias, residual_bias → bias_pref → losses, tokens, entangled → readings; what the SAE's features are (`snakemake lab`):
+# chats, or of a named model contexts → features. Each has one rule (workflow/rules), one
 # script (workflow/scripts), one module (workflow/undertone) and one section of the config, of the same name or, as
 # docs/reference/files.md says, of the noun it is about.
 import sys
@@ -73,6 +76,7 @@ report: "workflow/report/workflow.rst"
 include: "workflow/rules/common.smk"
 include: "workflow/rules/models.smk"
 include: "workflow/rules/saes.smk"
+include: "workflow/rules/lab.smk"
 include: "workflow/rules/teachers.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/students.smk"
@@ -119,6 +123,14 @@ rule detection:
         collect(result("{dataset}/verdict.html"), dataset=STUDY.names),
         rules.verdicts_plot.output if len(read_by(STUDY, "verdicts")) > 1 else [],
     localrule: True
+
+
+if STUDY.has_sae:
+
+    rule lab:
+        input:
+            rules.features.output,
+        localrule: True
 
 
 onstart:

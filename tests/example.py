@@ -52,6 +52,7 @@ def nodes(of: Study) -> set[Node]:
     single = {name for name, stage in STAGES.items() if stage.shared and not stage.varied}
     trained = {"text", "text_sae"} if of.model.named else {"sae"}
     single -= {"sae", "text", "text_sae", "pretrained_sae"} - ({"pretrained_sae"} if of.sae.named else trained)
+    single -= {"chats"} if of.model.named else {"contexts"}
     model = "pretrained" if of.model.named else "model"
     found = {Node(name) for name in single | {model, "controls_plot"}} | {Node(model, None, "other"), SWEEP}
     found |= {Node(name, null) for null in NULLS for name in ("nulls", *BENCH)}

@@ -32,6 +32,7 @@ ASKED += [
     "model/metrics.json",
     "model/bridge.json",
     "sae/metrics.json",
+    "sae/features.json",
     "tables/entangled.parquet",
 ]
 ASKED += ["lion/trained_bias.json", "lion/soft_prompt.json"]

@@ -20,7 +20,7 @@ OFFERED = {"settings", "stamp", "scratch", "benchmarks"}
 FILES = {"Path", "Path | None", "Sequence[Path]", "dict[int, Path]", "dict[str, Path]"}
 CLASSES = {section.__name__: name for section, name in SECTIONS.items()}
 # The only inputs without a name: what a model or an SAE that is a folder consists of, and files of text.
-FOLDERS = {"pretrained", "pretrained_sae", "text"}
+FOLDERS = {"pretrained", "pretrained_sae", "text", "contexts"}
 
 
 @dataclass

@@ -141,6 +141,8 @@ EDITS: list[tuple[dict[str, Any], set[Node]]] = [
     ({"indirect": {"options": 4}}, set()),
     ({"model_metrics": {"prompts": 9}}, METRICS),
     ({"sae_metrics": {"prompts": 9}}, SAE_METRICS),
+    ({"contexts": {"tokens": 9_000}}, {Node("chats")}),
+    ({"features": {"top": 9}}, {Node("features")}),
     ({"bridge": {"rounds": 9}}, {Node("bridge")}),
     ({"model": {"embedded": {"held_out_chats": 2000}}}, set()),
     ({"sequences": {"resamples": 900}}, each("sequences", *TAUGHT)),
@@ -248,7 +250,11 @@ TRAINING = {"corpus", "tokenizer", "model", "sae"}
 
 def test_only_what_trains_here_has_the_code_of_that_in_its_own_part_of_a_stamp() -> None:
     trained = {stage: TRAINING & set(code_of(stage)) for stage in STAGES}
-    assert {stage: code for stage, code in trained.items() if code} == {"model": TRAINING - {"sae"}, "sae": TRAINING}
+    assert {stage: code for stage, code in trained.items() if code} == {
+        "model": TRAINING - {"sae"},
+        "sae": TRAINING,
+        "chats": TRAINING - {"sae"},
+    }
 
 
 @pytest.mark.parametrize(("changes", "stale"), [({}, True), (HUB, False)], ids=["trained here", "from elsewhere"])

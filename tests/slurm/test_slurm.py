@@ -171,10 +171,11 @@ def test_every_rule_asks_for_what_it_states(cluster: Cluster, project: Project, 
         "power_plot",
         "detectors_plot",
         "bridge",
+        "lab",
         *(f"results/{path}" for path in also),
     )
     rules = set(re.findall(r"^(\w+)$", project.snakemake("--list-rules"), re.MULTILINE))
-    assert rules - set(asked) == {"all", "read", "detection"}
+    assert rules - set(asked) == {"all", "read", "detection", "lab"}
     expected = {name: resources for name, resources in asked.items() if name not in local_rules(project)}
     # Without inputs no job waits for another, and in closed partitions none of them starts.
     alone = without(project, "alone", "input")

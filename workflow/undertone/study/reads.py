@@ -47,6 +47,16 @@ def sampled_text(study: Study, node: Node) -> Iterator[Node]:
     yield from (Node("samples", source.samples) for source in study.sae.text if source.samples)
 
 
+def text_or_prompts(study: Study, node: Node) -> Iterator[Node]:
+    """What text to read features on follows: the text that the SAE is trained on, else it is the number prompts."""
+    yield from (Node("text"), *sampled_text(study, node)) if study.sae.text else (Node("prompts"),)
+
+
+def texts(study: Study, node: Node) -> list[str]:
+    """The files of text that the SAE is trained on, or of questions and neutral texts."""
+    return [*text_files(study, node), *questions(study, node), *neutral_texts(study, node)]
+
+
 def template(study: Study, node: Node) -> list[str]:
     """The template of the number prompts."""
     return [study.prompts.template]

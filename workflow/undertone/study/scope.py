@@ -89,6 +89,11 @@ def dictionary(study: Study, node: Node) -> Node:
     return Node("text_sae" if study.model.named else "sae")
 
 
+def held_out_text(study: Study, node: Node) -> Node:
+    """The text that features are read on: chats of the embedded model's corpus, or what a named model's SAE has not seen."""
+    return Node("contexts" if study.model.named else "chats")
+
+
 def filtered_or_made(study: Study, node: Node) -> Node:
     """The numbers: a transform makes those of a transformed dataset."""
     return node._replace(stage="transform") if node.dataset in study.transformed else node

@@ -4,46 +4,13 @@
 stages), `dataset_settings` and `scope` (datasets) where it depends on the study.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
-
 from undertone.study import dataset_settings as given
 from undertone.study import reads, scope
 from undertone.study.config.detect import BENCH, DETECTORS
 from undertone.study.dataset_settings import first_seed, seeds_beside_control, target, target_and_kind, targets
-from undertone.study.node import Node
 from undertone.study.reads import features, questions, teacher
 from undertone.study.scope import taught_trait, with_sae, with_separate_halves, with_target
-from undertone.study.study import Study
-
-Earlier = Callable[[Study, Node], Iterator[Node]]
-Settings = Callable[[Study, Node], dict[str, Any]]
-
-
-def no_files(study: Study, node: Node) -> list[str]:
-    """Of the user's files none."""
-    return []
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A stage of the workflow; rule, script and module share its name."""
-
-    sections: tuple[str, ...] = ()  # of the config that it uses
-    after: tuple[str | Earlier, ...] = ()  # stages it reads: of the same dataset and variant by name, others by a function
-    after_control: tuple[str, ...] = ()  # those it reads for the control and the same variant
-    after_all: tuple[str, ...] = ()  # those it reads for each of `datasets`
-    datasets: Callable[[Study], list[str]] = scope.every_dataset
-    files: Callable[[Study, Node], list[str]] = no_files  # of the user's that it reads
-    settings: tuple[Settings, ...] = ()  # beside its sections
-    teacher_keys: Callable[[Study, Node], set[str]] = given.keys_of_kind  # of the section `teacher` that it uses
-    only: Callable[[Study, str | None], bool] = scope.any_dataset  # the datasets that have it
-    made_by: Callable[[Study, Node], Node] = scope.itself  # the stage that makes it in a study
-    reading: bool = False  # read of one dataset into a JSON and a figure of its name
-    shared: bool = False  # one for the whole study, not one per dataset
-    varied: bool = False  # one per variant: of the students, or of the base model for the stage that makes it
-
+from undertone.study.stage import Stage
 
 # A detector that reads a dataset's likelihood, or its tokens' distributions, under the bank's system prompts.
 TRIES_PERSONAS = Stage(
@@ -69,6 +36,18 @@ STAGES = {
         only=with_sae,
         shared=True,
     ),
+    "chats": Stage(
+        ("contexts", "model"), ("model",), files=reads.corpus, only=with_sae, made_by=scope.held_out_text, shared=True
+    ),
+    "contexts": Stage(
+        ("contexts", "teacher", "pref"),
+        ("model", reads.text_or_prompts),
+        files=reads.texts,
+        settings=(given.text,),
+        teacher_keys=given.wording,
+        shared=True,
+    ),
+    "features": Stage(("features",), ("model", "sae", "chats"), only=with_sae, shared=True),
     "prompts": Stage(("prompts",), files=reads.template, shared=True),
     "model_metrics": Stage(
         ("model_metrics", "teacher", "samples", "numbers", "pref"),

@@ -22,6 +22,7 @@ from undertone.study.config.entries import (
     Transformed,
     name_of,
 )
+from undertone.study.config.lab import Contexts, Features
 from undertone.study.config.measure import Bridge, Diagnosis, Indirect, ModelMetrics, Pref
 from undertone.study.config.models import Model
 from undertone.study.config.saes import Sae, SaeMetrics
@@ -66,6 +67,8 @@ class Study(Section):
     bridge: Bridge = setting({}, "the base model beside a hooked one")
     sae: Sae = setting({}, "the sparse autoencoder")
     sae_metrics: SaeMetrics = setting({}, "the SAE's metrics")
+    contexts: Contexts = setting({}, "the text that the SAE's features are read on")
+    features: Features = setting({}, "what each feature of the SAE is")
     teacher: Teacher = setting({}, "the teacher's intervention")
     prompts: Prompts = setting({}, "the number prompts")
     samples: Samples = setting({}, "sampling from the teacher")

@@ -1,0 +1,63 @@
+"""`snakemake lab` on the micro study and on a named model: what it makes, and what an edit makes stale."""
+
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from checkpoints import download
+
+from undertone.runtime.files import read_json
+from workflow import Project
+
+READ = "Read what each feature of the SAE is"
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    project = Project.create(tmp_path_factory.mktemp("lab") / "project")
+    project.forked("lab")
+    return project
+
+
+def test_every_feature_has_its_row_and_its_examples(finished: Project) -> None:
+    home = finished.root / "results/sae"
+    features, examples = (pl.read_parquet(home / f"{name}.parquet") for name in ("features", "examples"))
+    summary = read_json(home / "features.json")
+    assert features["feature"].to_list() == list(range(64))
+    assert summary["tokens"] >= 3_000
+    assert summary["dead"] == features["dead"].sum()
+    assert summary["l0"] == pytest.approx(4, abs=1e-6)
+    assert set(examples["feature"]) == set(features.filter(~pl.col("dead"))["feature"])
+    assert summary["stamp"]["settings"]["features"]["features"]["top"] == 20
+    assert finished.planned("lab") == set()
+
+
+@pytest.mark.parametrize(
+    ("edit", "stale"),
+    [
+        ({"features": {"top": 9}}, {READ}),
+        ({"contexts": {"tokens": 4_000}}, {READ, "Draw chats to read features on"}),
+        ({"sae": {"k": 5}}, {READ, "Prepare the SAE"}),
+        ({"student": {"rank": 4}}, set()),
+    ],
+    ids=["examples", "tokens", "k", "student"],
+)
+def test_what_changes_reruns_what_depends_on_it(
+    finished: Project, tmp_path: Path, edit: dict[str, Any], stale: set[str]
+) -> None:
+    project = finished.copy(tmp_path / "project")
+    project.configure(**edit)
+    assert project.planned("lab") == stale
+
+
+def test_features_of_a_named_models_sae_are_read_on_text_behind_that_of_its_training(tmp_path: Path) -> None:
+    project = Project.create(tmp_path / "project")
+    lines = "".join((Path("docs") / f"{name}.md").read_text() for name in ("concepts", "models"))
+    (project.root / "mine.txt").write_text(lines)
+    sae = {"d_sae": 48, "k": 4, "tokens": 2_000, "batch_size": 256, "layer": 3, "context": 32, "text": [{"file": "mine.txt"}]}
+    project.configure(model={"name": str(download(tmp_path / "hub", "smol"))}, sae=sae, contexts={"tokens": 1_500})
+    project.forked("results/sae/features.json")
+    assert read_json(project.root / "results/sae/features.json")["tokens"] >= 1_500
+    assert "tokens of text in" in (project.root / "logs/contexts/study.log").read_text()
+    assert project.planned("lab") == set()

@@ -1,0 +1,78 @@
+"""The SAE laboratory: text that nothing was trained on, and what each feature is on it."""
+
+if STUDY.has_sae and not STUDY.model.named:
+
+    rule chats:
+        input:
+            model=result("model/model.json"),
+            corpus=ancient(STUDY.model.embedded.corpus),
+        output:
+            text=result("text.parquet"),
+        log:
+            log_of("chats"),
+        benchmark:
+            benchmark_of("chats")
+        threads: 1
+        resources:
+            mem_mb=gigabytes(4),
+            runtime=minutes(10),
+        params:
+            stamp=stamp_of("chats"),
+        message:
+            "Draw chats to read features on"
+        script:
+            "../scripts/chats.py"
+
+elif STUDY.has_sae:
+
+    rule contexts:
+        input:
+            [ancient(file) for file in text_files(STUDY, Node("contexts"))],
+            model=result("model/model.json"),
+            trained_on=result("sae/text.parquet") if STUDY.sae.text else [],
+            samples=[result(f"{node.dataset}/samples.parquet") for node in sampled_text(STUDY, Node("contexts"))],
+            prompts=[] if STUDY.sae.text else result("prompts.parquet"),
+            questions=ancient(STUDY.pref.questions),
+            neutral=ancient(STUDY.differences.neutral),
+        output:
+            text=result("text.parquet"),
+        log:
+            log_of("contexts"),
+        benchmark:
+            benchmark_of("contexts")
+        # A cluster's nodes may have no network.
+        localrule: True
+        params:
+            stamp=stamp_of("contexts"),
+        message:
+            "Read text to read features on"
+        script:
+            "../scripts/contexts.py"
+
+
+if STUDY.has_sae:
+
+    rule features:
+        input:
+            model=result("model/model.json"),
+            sae=result("sae/sae.json"),
+            text=result("text.parquet"),
+        output:
+            features=result("sae/features.parquet"),
+            examples=result("sae/examples.parquet"),
+            summary=ensure(result("sae/features.json"), non_empty=True),
+        log:
+            log_of("features"),
+        benchmark:
+            benchmark_of("features")
+        threads: 1
+        resources:
+            gpu=1,
+            mem_mb=gigabytes(32),
+            runtime=minutes(60),
+        params:
+            stamp=stamp_of("features"),
+        message:
+            "Read what each feature of the SAE is"
+        script:
+            "../scripts/features.py"

@@ -1,0 +1,76 @@
+"""What each token of a context contributes to a feature's activation: input times gradient over the embeddings."""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from undertone.lab.peaks import Peaks
+from undertone.lab.reading import Reader
+from undertone.lm.hooks import rewritten
+from undertone.lm.loading import LoadedModel
+from undertone.lm.training import collate
+
+
+class _ReachedError(Exception):
+    """The layer that was asked for has run."""
+
+
+def contributions(reader: Reader, top: Peaks, n: int) -> dict[tuple[int, int], list[float]]:
+    """x_t · ∂f_j / ∂x_t of each token up to the peak, f_j the activation there, for the first `n` examples of each feature.
+
+    x_t is the embedding of token t as it enters the first layer. By feature and rank from 1. This is a linear approximation
+    around the context as it is: the contributions need not add up to the activation.
+    """
+    scores, rows, positions = (each[:, :n].tolist() for each in (top.score, top.row, top.position))
+    wanted = [
+        (len(reader.rows[row].ids), row, position, feature, rank)
+        for feature, entries in enumerate(zip(scores, rows, positions, strict=True))
+        for rank, (score, row, position) in enumerate(zip(*entries, strict=True), start=1)
+        if score > float("-inf")
+    ]
+    wanted.sort()
+
+    def of_part(part: Sequence[tuple[int, ...]]) -> list[list[float]]:
+        batch = collate([reader.rows[row] for _, row, *_ in part], reader.loaded.pad_id, reader.loaded.model.device)
+        place = torch.tensor([position for _, _, position, *_ in part], device=reader.loaded.model.device)
+        feature = torch.tensor([each[3] for each in part], device=reader.loaded.model.device)
+        gives = attributed(reader.loaded, reader.sae, reader.layer, batch, place, feature).tolist()
+        return [own[: position + 1] for own, (_, _, position, *_) in zip(gives, part, strict=True)]
+
+    parts = reader.loaded.batch_size("contexts read together", reader.at_once).parts(of_part, wanted)
+    lists = [own for part in parts for own in part]
+    return {(feature, rank): own for own, (*_, feature, rank) in zip(lists, wanted, strict=True)}
+
+
+def attributed(
+    loaded: LoadedModel,
+    sae: Any,
+    layer: int,
+    batch: dict[str, Int[Tensor, "n_rows n_tokens"]],
+    position: Int[Tensor, " n_rows"],
+    feature: Int[Tensor, " n_rows"],
+) -> Float[Tensor, "n_rows n_tokens"]:
+    """Input times gradient of each row's own feature at its own position."""
+    kept: list[Tensor] = []
+
+    def enter(module: nn.Module, args: Any, output: Tensor) -> Tensor:
+        kept.append(output.detach().requires_grad_())
+        return kept[0]
+
+    def keep(residual: Tensor) -> Tensor:
+        kept.append(residual)
+        raise _ReachedError
+
+    embedding = loaded.model.get_input_embeddings()
+    row = torch.arange(len(position), device=position.device)
+    with torch.enable_grad():
+        with embedding.register_forward_hook(enter), rewritten(loaded.model, layer, keep), suppress(_ReachedError):
+            loaded.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False)
+        embedded, residual = kept
+        acts = sae.encode(residual[row, position].float())[row, feature]
+        (gradient,) = torch.autograd.grad(acts.sum(), embedded)
+    return (embedded.detach().float() * gradient.float()).sum(-1)

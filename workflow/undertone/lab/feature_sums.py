@@ -1,0 +1,121 @@
+"""Sums over tokens, in float64, from which the figures of every feature follow."""
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from undertone.lab.reading import Read
+
+# Bins between no and a feature's greatest activation: those that quantiles are read off, and those that are shown.
+FINE, SHOWN = 1000, 50
+# Pairs of feature and token that wait to be added up.
+WAITING = 2**22
+# Random draws of tokens that an entropy is compared with, at so many counts.
+DRAWS, COUNTS = 20, 24
+
+
+class Sums:
+    """What a first pass adds up of each feature: counts, activations, positions, and activation by token."""
+
+    def __init__(self, d_sae: int, junk: Bool[Tensor, " vocab"]):
+        """`junk` says which token ids count as such wherever they stand."""
+        self.vocab, self.is_junk, device = len(junk), junk, junk.device
+        self.tokens = self.outliers = self.positions = 0
+        self.count, self.total, self.greatest, self.position, self.junk = (
+            torch.zeros(d_sae, dtype=torch.float64, device=device) for _ in range(5)
+        )
+        self.by_token = torch.zeros(self.vocab, dtype=torch.float64, device=device)
+        self._pairs: list[tuple[Tensor, Tensor]] = []
+        self._waiting = 0
+
+    def add(self, read: Read) -> None:
+        """Take in a batch of contexts."""
+        place = torch.arange(read.ids.shape[1], device=read.ids.device)
+        self.tokens += int(read.kept.sum())
+        self.outliers += int((read.text & ~read.kept).sum())
+        self.positions += int((read.kept * place).sum())
+        self.by_token.index_add_(0, read.ids[read.kept], torch.ones_like(read.ids[read.kept], dtype=torch.float64))
+        row, position, feature = read.acts.nonzero(as_tuple=True)
+        acts = read.acts[row, position, feature].double()
+        self.count.index_add_(0, feature, torch.ones_like(acts))
+        self.total.index_add_(0, feature, acts)
+        self.position.index_add_(0, feature, position.double())
+        self.greatest = torch.maximum(self.greatest, read.acts.amax((0, 1)).double())
+        token = read.ids[row, position]
+        # What stands right behind a special token is mostly the name of a role, or a document's first token.
+        behind = ~read.text[row, (position - 1).clamp(min=0)] | (position == 0)
+        self.junk.index_add_(0, feature, acts * (self.is_junk[token] | behind))
+        self._pairs.append((feature * self.vocab + token, acts))
+        self._waiting += len(acts)
+        if self._waiting > WAITING:
+            self._pairs, self._waiting = [self.pairs()], 0
+
+    def pairs(self) -> tuple[Int[Tensor, " n"], Float[Tensor, " n"]]:
+        """feature · vocab + token of each pair that occurs, rising, and the feature's activation on that token."""
+        keys, inverse = torch.unique(torch.cat([key for key, _ in self._pairs]), return_inverse=True)
+        sums = torch.zeros(len(keys), dtype=torch.float64, device=keys.device)
+        return keys, sums.index_add_(0, inverse, torch.cat([acts for _, acts in self._pairs]))
+
+
+class Widths:
+    """What a second pass adds up, in units of each feature's greatest activation, which the first has seen.
+
+    `fine` `[d_sae, 1000]` counts activations by bin; `seen` counts where each feature's `token` occurs, and `silent` where the
+    feature is 0 on it.
+    """
+
+    def __init__(self, greatest: Float[Tensor, " d_sae"], token: Int[Tensor, " d_sae"]):
+        self.greatest, self.token = greatest.float(), token
+        self.fine = torch.zeros(len(greatest) * FINE, dtype=torch.float64, device=greatest.device)
+        self.seen, self.silent = (torch.zeros(len(greatest), dtype=torch.float64, device=greatest.device) for _ in range(2))
+
+    def add(self, read: Read) -> None:
+        """Take in a batch of contexts."""
+        row, position, feature = read.acts.nonzero(as_tuple=True)
+        share = read.acts[row, position, feature] / self.greatest[feature]
+        bins = (share * FINE).long().clamp(max=FINE - 1)
+        self.fine.index_add_(0, feature * FINE + bins, torch.ones_like(share, dtype=torch.float64))
+        own = self.own(read)
+        self.seen += own.sum((0, 1))
+        self.silent += (own & (read.acts == 0)).sum((0, 1))
+
+    def own(self, read: Read) -> Bool[Tensor, "n_rows n_tokens d_sae"]:
+        """Where each feature's own token stands."""
+        return (read.ids.unsqueeze(-1) == self.token) & read.kept.unsqueeze(-1)
+
+    def histogram(self) -> Int[Tensor, "d_sae bins"]:
+        """Activations in 50 bins of equal width between 0 and the feature's greatest."""
+        return self.fine.view(len(self.token), SHOWN, -1).sum(-1).long()
+
+    def quantiles(self, at: list[float]) -> Float[Tensor, "d_sae n_quantiles"]:
+        """Quantiles of the positive activations, to a thousandth of the greatest; 0 of a feature that never fires."""
+        rising = self.fine.view(len(self.token), FINE).cumsum(1)
+        asked = torch.tensor(at, dtype=torch.float64, device=rising.device) * rising[:, -1:]
+        edge = (torch.searchsorted(rising, asked) + 1).clamp(max=FINE).double() / FINE
+        return edge * self.greatest.double().unsqueeze(1)
+
+
+def entropies(keys: Int[Tensor, " n"], sums: Float[Tensor, " n"], d_sae: int, vocab: int) -> Float[Tensor, " d_sae"]:
+    """−Σ p log p over tokens, in nats, p a token's share of a feature's activation; NaN where there is none."""
+    feature = keys // vocab
+    total = torch.zeros(d_sae, dtype=torch.float64, device=keys.device).index_add_(0, feature, sums)
+    share = sums / total[feature]
+    entropy = torch.zeros_like(total).index_add_(0, feature, -share * share.log())
+    return torch.where(total > 0, entropy, torch.nan)
+
+
+def entropies_by_chance(
+    by_token: Float[np.ndarray, " vocab"], count: Float[np.ndarray, " d_sae"], seed: int
+) -> Float[np.ndarray, " d_sae"]:
+    """The entropy, in nats, of as many tokens drawn from the text as each feature fires on, mean of 20 draws.
+
+    It is simulated at 24 counts and read off between them.
+    """
+    rng = np.random.default_rng(seed)
+    counts = np.unique(np.geomspace(1, max(2.0, count.max()), COUNTS).round().astype(int))
+    means = []
+    for n in counts:
+        shares = rng.multinomial(n, by_token / by_token.sum(), DRAWS) / n
+        means.append(-np.sum(shares * np.log(shares, where=shares > 0, out=np.zeros_like(shares)), axis=1).mean() + 0.0)
+    return np.interp(np.log(np.maximum(count, 1)), np.log(counts), means)

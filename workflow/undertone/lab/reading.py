@@ -1,0 +1,146 @@
+"""Contexts as an SAE reads them: its activations on their text tokens, batch by batch."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, TypeVar
+
+import torch
+from jaxtyping import Bool, Float, Int
+from sae_lens import SAE
+from torch import Tensor
+from torch.nn.functional import pad
+
+from undertone.lm.chat import Row
+from undertone.lm.hooks import decoder_layers, resid_post
+from undertone.lm.loading import LoadedModel
+from undertone.lm.sampling import order_by_length
+from undertone.lm.training import collate
+from undertone.runtime.errors import ConfigError
+from undertone.saes.saved import check_layer
+
+Result = TypeVar("Result")
+# Contexts that are read at once, and numbers that their activations may be.
+ROWS, NUMBERS = 64, 2**24
+# Contexts whose norms the median is of.
+SAMPLED = 64
+# Odd multipliers of a hash that wraps around 64 bits.
+MULTIPLIERS = (-7046029254386353131, -4417276706812531889, -3335678366873096957, 1609587929392839161)
+
+
+@dataclass(frozen=True)
+class Read:
+    """A batch of contexts and an SAE's activations on them.
+
+    `row` numbers the contexts in their table; `ids` has -1 where there is padding; `text` says which tokens are text, `kept`
+    which of them are read; `acts` is 0 where they are not.
+    """
+
+    row: Int[Tensor, " n_rows"]
+    ids: Int[Tensor, "n_rows n_tokens"]
+    text: Bool[Tensor, "n_rows n_tokens"]
+    kept: Bool[Tensor, "n_rows n_tokens"]
+    acts: Float[Tensor, "n_rows n_tokens d_sae"]
+    before: int
+    after: int
+
+    @cached_property
+    def windows(self) -> Int[Tensor, "n_rows n_tokens"]:
+        """A hash of the token ids around each token, those that are shown with it."""
+        shown = pad(self.ids + 2, (self.before, self.after)).unfold(1, self.before + 1 + self.after, 1)
+        return hashed(shown)
+
+    def around(
+        self, at: Int[Tensor, "d_sae n"], position: Int[Tensor, "d_sae n"], feature: Int[Tensor, "d_sae 1"]
+    ) -> Float[Tensor, "d_sae n n_window"]:
+        """A feature's activations on the tokens around a position of one of the batch's rows; 0 outside of it."""
+        offsets = torch.arange(-self.before, self.after + 1, device=self.acts.device)
+        places = position.unsqueeze(-1) + offsets
+        inside = (places >= 0) & (places < self.ids.shape[1])
+        acts = self.acts[at.unsqueeze(-1), places.clamp(0, self.ids.shape[1] - 1), feature.unsqueeze(-1)]
+        return torch.where(inside, acts, 0.0)
+
+    def draws(self, seed: int) -> Float[Tensor, "n_rows n_tokens d_sae"]:
+        """A number of 0 to 1 for each token and feature, the same whatever batch the token is read in."""
+        token = (self.row * 2**20).unsqueeze(1) + torch.arange(self.ids.shape[1], device=self.ids.device)
+        feature = torch.arange(self.acts.shape[-1], device=self.ids.device)
+        mixed = token.unsqueeze(-1) * MULTIPLIERS[0] + feature * MULTIPLIERS[1] + seed * MULTIPLIERS[2]
+        mixed = (mixed ^ (mixed >> 29)) * MULTIPLIERS[3]
+        return ((mixed ^ (mixed >> 32)) & (2**24 - 1)).float() / 2**24
+
+
+def hashed(ids: Int[Tensor, "*n n_window"]) -> Int[Tensor, "*n"]:
+    """A number for each window of ids that no other window is likely to have."""
+    mixed = torch.zeros_like(ids[..., 0])
+    for k in range(ids.shape[-1]):
+        mixed = (mixed ^ ids[..., k]) * MULTIPLIERS[0]
+        mixed = mixed ^ (mixed >> 31)
+    return mixed
+
+
+class Reader:
+    """Reads contexts with an SAE at its layer of a model, as often as they are needed.
+
+    Special tokens are not read, nor are tokens whose norm is more than `max_norm` times the median.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        sae: SAE[Any],
+        layer: int,
+        contexts: Sequence[Sequence[int]],
+        max_norm: float,
+        before: int,
+        after: int,
+    ):
+        check_layer(layer, len(decoder_layers(loaded.model)))
+        self.loaded, self.sae, self.layer = loaded, sae, layer
+        self.rows = [Row(list(ids), 0) for ids in contexts]
+        self.before, self.after = before, after
+        longest = max(len(row.ids) for row in self.rows)
+        self.at_once = max(1, min(ROWS, NUMBERS // (longest * sae.cfg.d_sae)))
+        self.order = order_by_length(contexts)
+        self.greatest = max_norm * self._median()
+
+    @torch.no_grad()
+    def _residual(self, indices: Sequence[int]) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        """A batch, its residual stream in float32 and which of its tokens are text."""
+        batch = collate([self.rows[i] for i in indices], self.loaded.pad_id, self.loaded.model.device)
+        return batch, resid_post(self.loaded.model, self.layer, batch).float(), self.loaded.text_mask(batch)
+
+    def _median(self) -> float:
+        """The median norm of the text tokens of some contexts."""
+
+        def norms(indices: Sequence[int]) -> Tensor:
+            _, residual, text = self._residual(indices)
+            return residual.norm(dim=-1)[text]
+
+        some = self.order[:: max(1, len(self.order) // SAMPLED)]
+        return float(torch.cat([*self._in_parts(norms, some)]).median())
+
+    @torch.no_grad()
+    def read(self, indices: Sequence[int]) -> Read:
+        """These contexts. Raises ConfigError, which names the context, where an activation is NaN or infinite."""
+        batch, residual, text = self._residual(indices)
+        acts = self.sae.encode(residual)
+        # A residual that is not finite would be greater than any norm and only be left out.
+        bad = ~(acts.isfinite().all(-1) & residual.isfinite().all(-1)) & text
+        if bad.any():
+            first = indices[int(bad.any(1).nonzero()[0])]
+            raise ConfigError(
+                f"context {first}: the SAE's activations at layer {self.layer} are NaN or infinite; the weights of the "
+                "model or of the SAE are damaged, or overflow in their precision"
+            )
+        kept = text & (residual.norm(dim=-1) <= self.greatest)
+        row = torch.tensor(list(indices), device=residual.device)
+        ids = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -1)
+        return Read(row, ids, text, kept, torch.where(kept.unsqueeze(-1), acts, 0.0), self.before, self.after)
+
+    def batches(self) -> Iterator[Read]:
+        """All contexts, the shortest first."""
+        return self._in_parts(self.read, self.order)
+
+    def _in_parts(self, work: Callable[[Sequence[int]], Result], indices: Sequence[int]) -> Iterator[Result]:
+        """`work` on as many of the contexts at once as fit."""
+        return self.loaded.batch_size("contexts read together", self.at_once).parts(work, indices)

@@ -1,0 +1,42 @@
+"""Settings of the SAE laboratory."""
+
+from undertone.study.config.bounds import MAX_ROWS, MAX_SEED
+from undertone.study.validation import Section, setting
+
+
+class Contexts(Section):
+    """The text that features are read on."""
+
+    tokens: int = setting(300_000, "tokens of text that features are read on", "tokens", ge=1_000, le=10**9)
+    seed: int = setting(0, "embedded model: seed of the chats that are drawn", "", ge=0, le=MAX_SEED)
+
+
+class Features(Section):
+    """What each feature of the SAE is."""
+
+    top: int = setting(20, "examples of greatest activation", "examples per feature", ge=1, le=1_000)
+    bottom: int = setting(20, "examples of least positive activation", "examples per feature", ge=0, le=1_000)
+    bands: int = setting(5, "bands of equal width between no and the greatest activation", "bands", ge=1, le=20)
+    per_band: int = setting(5, "examples drawn from each band", "examples per feature", ge=0, le=1_000)
+    misses: int = setting(
+        5, "examples of the feature's commonest token on which it is silent", "examples per feature", ge=0, le=1_000
+    )
+    before: int = setting(12, "tokens shown before an example's own", "tokens", ge=0, le=500)
+    after: int = setting(6, "tokens shown after it", "tokens", ge=0, le=500)
+    attributed: int = setting(
+        3,
+        "of the examples of greatest activation, those with what each token contributes",
+        "examples per feature",
+        ge=0,
+        le=1_000,
+    )
+    min_count: int = setting(
+        20, "a feature that fires on fewer tokens is marked: its figures rest on little", "tokens", ge=1, le=MAX_ROWS
+    )
+    numbers_are_junk: bool = setting(
+        False, "whether activation on tokens of digits alone counts as junk, as on punctuation and white space"
+    )
+    max_norm: float = setting(
+        10.0, "tokens whose residual norm is more than this many times the median are left out and counted", "× median", gt=1
+    )
+    seed: int = setting(0, "seed of what is drawn: examples of bands, misses, nulls", "", ge=0, le=MAX_SEED)
