@@ -1,5 +1,6 @@
 """`snakemake lab` on the micro study and on a named model: what it makes, and what an edit makes stale."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,14 @@ from checkpoints import download
 from undertone.runtime.files import read_json
 from workflow import Project
 
-READ = "Read what each feature of the SAE is"
+READ, WRITE = "Read what each feature of the SAE is", "Write the page of the SAE's features"
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
     project = Project.create(tmp_path_factory.mktemp("lab") / "project")
-    project.forked("lab")
+    said = project.forked("lab")
+    assert re.search(r"^sae: 64 features on 3,\d+ tokens, .*; see results/sae/features\.html$", said, re.MULTILINE)
     return project
 
 
@@ -36,12 +38,13 @@ def test_every_feature_has_its_row_and_its_examples(finished: Project) -> None:
 @pytest.mark.parametrize(
     ("edit", "stale"),
     [
-        ({"features": {"top": 9}}, {READ}),
-        ({"contexts": {"tokens": 4_000}}, {READ, "Draw chats to read features on"}),
-        ({"sae": {"k": 5}}, {READ, "Prepare the SAE"}),
+        ({"features": {"top": 9}}, {READ, WRITE}),
+        ({"browser": {"max_junk": 0.9}}, {WRITE}),
+        ({"contexts": {"tokens": 4_000}}, {READ, WRITE, "Draw chats to read features on"}),
+        ({"sae": {"k": 5}}, {READ, WRITE, "Prepare the SAE"}),
         ({"student": {"rank": 4}}, set()),
     ],
-    ids=["examples", "tokens", "k", "student"],
+    ids=["examples", "page", "tokens", "k", "student"],
 )
 def test_what_changes_reruns_what_depends_on_it(
     finished: Project, tmp_path: Path, edit: dict[str, Any], stale: set[str]
@@ -57,7 +60,7 @@ def test_features_of_a_named_models_sae_are_read_on_text_behind_that_of_its_trai
     (project.root / "mine.txt").write_text(lines)
     sae = {"d_sae": 48, "k": 4, "tokens": 2_000, "batch_size": 256, "layer": 3, "context": 32, "text": [{"file": "mine.txt"}]}
     project.configure(model={"name": str(download(tmp_path / "hub", "smol"))}, sae=sae, contexts={"tokens": 1_500})
-    project.forked("results/sae/features.json")
+    project.forked("lab")
     assert read_json(project.root / "results/sae/features.json")["tokens"] >= 1_500
     assert "tokens of text in" in (project.root / "logs/contexts/study.log").read_text()
     assert project.planned("lab") == set()

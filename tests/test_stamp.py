@@ -143,6 +143,7 @@ EDITS: list[tuple[dict[str, Any], set[Node]]] = [
     ({"sae_metrics": {"prompts": 9}}, SAE_METRICS),
     ({"contexts": {"tokens": 9_000}}, {Node("chats")}),
     ({"features": {"top": 9}}, {Node("features")}),
+    ({"browser": {"features": 9}}, {Node("browser")}),
     ({"bridge": {"rounds": 9}}, {Node("bridge")}),
     ({"model": {"embedded": {"held_out_chats": 2000}}}, set()),
     ({"sequences": {"resamples": 900}}, each("sequences", *TAUGHT)),

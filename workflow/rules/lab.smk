@@ -76,3 +76,25 @@ if STUDY.has_sae:
             "Read what each feature of the SAE is"
         script:
             "../scripts/features.py"
+
+    rule browser:
+        input:
+            features=rules.features.output.features,
+            examples=rules.features.output.examples,
+            summary=rules.features.output.summary,
+        output:
+            page=result("sae/features.html"),
+        log:
+            log_of("browser"),
+        benchmark:
+            benchmark_of("browser")
+        localrule: True
+        resources:
+            mem_mb=gigabytes(8),
+            runtime=minutes(10),
+        params:
+            stamp=stamp_of("browser"),
+        message:
+            "Write the page of the SAE's features"
+        script:
+            "../scripts/browser.py"

@@ -222,5 +222,5 @@ def summarised(
         "input_score": alive["input_score"].mean(),
         "input_score_null": alive["input_score_null"].mean(),
         "architecture": sae.cfg.architecture(),
-        "min_count": settings.min_count,
+        **{key: getattr(settings, key) for key in ("min_count", "bands", "attributed")},
     }

@@ -8,11 +8,11 @@ from undertone.runtime.errors import ConfigError
 from undertone.runtime.files import read_json
 
 # The rules that make many results, and the result that says most of them.
-ALL = {"all": "tables/transfer.json", "read": "plots/bias_map.png"}
+ALL = {"all": "tables/transfer.json", "read": "plots/bias_map.png", "lab": "sae/features.html"}
 
 
 def outcome(targets: Iterable[str], results: str, name: str | None = None) -> list[str]:
-    """A line for each target (a path, `all` or `read`) that has a number or a figure.
+    """A line for each target (a path, `all`, `read` or `lab`) that has a number or a figure.
 
     `results` is the study's results root, `name` the study's own folder in `tables` and `plots`, where it has one.
     """
@@ -44,7 +44,7 @@ def _path(target: str, results: str, name: str | None) -> Path:
     if target not in ALL:
         return Path(target)
     folder, file = ALL[target].split("/")
-    return Path(results, folder, name or "", file)
+    return Path(results, folder, (name or "") if folder in ("tables", "plots") else "", file)
 
 
 def _line(path: Path, root: PurePath) -> str | None:
@@ -67,6 +67,8 @@ def _said(path: Path, root: PurePath) -> str | None:
         return f"{first}: {read_json(path)['verdict']}; see {path}"
     if path.stem == "verdict":
         return _verdict(path.with_suffix(".json"), path.with_suffix(".html"), first)
+    if first == "sae" and path.stem == "features":
+        return _features(path.with_suffix(".json"), path.with_suffix(".html"))
     if path.name in ("filter.json", "numbers.parquet", "generations.parquet"):
         return _passed(path.with_name("filter.json"), first)
     return f"{'study' if first == 'plots' else first}: see {path}" if path.suffix in (".png", ".html") else None
@@ -99,6 +101,17 @@ def _passed(report: Path, dataset: str) -> str | None:
     free = counts.get("constrained")
     constrained = f" (constrained; free sampling: {free['free_pass_rate']['mean']:.2%})" if free else ""
     return f"{dataset}: {counts['passed']} of {counts['n']} rows pass the filter{constrained}; see {report}"
+
+
+def _features(result: Path, page: Path) -> str | None:
+    """`sae: 512 features on 300,023 tokens, 104 of them dead, …; see …`."""
+    if not result.is_file():
+        return None
+    counts = read_json(result)
+    return (
+        f"sae: {counts['d_sae']} features on {counts['tokens']:,} tokens, {counts['dead']} of them dead, {counts['junk']} "
+        f"mostly on what is no word; see {page if page.is_file() else result}"
+    )
 
 
 def _verdict(result: Path, page: Path, dataset: str) -> str | None:

@@ -66,10 +66,14 @@ def modules() -> dict[str, Path]:
 
 @functools.cache
 def code_version(path: Path) -> str:
-    """A hash of what a file does: comments, docstrings and layout do not count, nor where the modules stand that it imports."""
+    """A hash of what a file does: comments, docstrings and layout do not count, nor where the modules stand that it imports.
+
+    The template of a page, MODULE.html beside its module, counts as it stands.
+    """
     (imported, meaning), known = _parsed(path), modules()
     names = sorted(f"{each.module} {each.name} {each.alias}" for each in imported if not is_neutral(known[each.module]))
-    return hashlib.sha256("\n".join([*names, meaning]).encode()).hexdigest()[:8]
+    template = [page.read_text()] if (page := path.with_suffix(".html")).is_file() else []
+    return hashlib.sha256("\n".join([*names, meaning, *template]).encode()).hexdigest()[:8]
 
 
 @functools.cache

@@ -48,6 +48,7 @@ STAGES = {
         shared=True,
     ),
     "features": Stage(("features",), ("model", "sae", "chats"), only=with_sae, shared=True),
+    "browser": Stage(("browser",), ("features",), only=with_sae, shared=True),
     "prompts": Stage(("prompts",), files=reads.template, shared=True),
     "model_metrics": Stage(
         ("model_metrics", "teacher", "samples", "numbers", "pref"),

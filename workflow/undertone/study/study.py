@@ -22,7 +22,7 @@ from undertone.study.config.entries import (
     Transformed,
     name_of,
 )
-from undertone.study.config.lab import Contexts, Features
+from undertone.study.config.lab import Browser, Contexts, Features
 from undertone.study.config.measure import Bridge, Diagnosis, Indirect, ModelMetrics, Pref
 from undertone.study.config.models import Model
 from undertone.study.config.saes import Sae, SaeMetrics
@@ -69,6 +69,7 @@ class Study(Section):
     sae_metrics: SaeMetrics = setting({}, "the SAE's metrics")
     contexts: Contexts = setting({}, "the text that the SAE's features are read on")
     features: Features = setting({}, "what each feature of the SAE is")
+    browser: Browser = setting({}, "the page of the features")
     teacher: Teacher = setting({}, "the teacher's intervention")
     prompts: Prompts = setting({}, "the number prompts")
     samples: Samples = setting({}, "sampling from the teacher")

@@ -11,6 +11,17 @@ class Contexts(Section):
     seed: int = setting(0, "embedded model: seed of the chats that are drawn", "", ge=0, le=MAX_SEED)
 
 
+class Browser(Section):
+    """The page of the features."""
+
+    features: int = setting(
+        2_000, "features on the page; of a larger SAE those that fire most often, junk last", "features", ge=1, le=MAX_ROWS
+    )
+    max_junk: float = setting(
+        0.5, "a feature with more of its activation on junk is marked as such", "share of activation", ge=0, le=1
+    )
+
+
 class Features(Section):
     """What each feature of the SAE is."""
 

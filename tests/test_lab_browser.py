@@ -1,0 +1,324 @@
+"""The page of the features, opened in a browser: all of them are reached, and no token text or request gets out of hand."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from browser import browse, needs_browser
+
+from undertone.lab.browser import COLUMNS, as_script, chosen, page_data, write_browser
+from undertone.lab.feature_examples import SCHEMA
+from undertone.runtime.errors import ConfigError
+from undertone.runtime.files import read_json, write_json, write_parquet
+from undertone.study import sources
+from undertone.study.config.lab import Browser
+
+HOSTILE = [
+    "<script>document.body.dataset.hacked = 1</script>",
+    "</script><img src=x onerror='document.body.dataset.hacked = 1'>",
+    "<!--",
+    "\ufffd",
+    "\u2028",
+    "&lt;b&gt;",
+    "]]>'\"`${1}",
+    "\u202edrawkcab",
+    " two  spaces ",
+    "line\nbreak\ttab",
+    "",
+    "lion",
+]
+N, MISSING = 12, 4
+
+
+def row(feature: int) -> dict[str, Any]:
+    dead = feature == MISSING
+    raised = [{"text": text, "value": 1.5 - k / 10} for k, text in enumerate(HOSTILE[:10])]
+    figures = {key: None if dead else 0.25 for column in COLUMNS for key in (column["key"], column.get("null")) if key}
+    return {
+        **figures,
+        "feature": feature,
+        "count": 0 if dead else 1000 - feature,
+        "density": 0.0 if dead else (1000 - feature) / 5000,
+        "junk": None if dead else (0.9 if feature == 2 else 0.1),
+        "max": None if dead else 2.0,
+        "dead": dead,
+        "rare": feature == 3,
+        "q": None if dead else [0.5, 1.0, 2.0],
+        "histogram": [0] * 50 if dead else [2**k % 97 for k in range(50)],
+        "tokens": [] if dead else [{"text": HOSTILE[feature], "share": 0.75}],
+        "logits_up": raised,
+        "logits_down": [{"text": each["text"], "value": -each["value"]} for each in raised],
+        "neuronpedia": "https://www.neuronpedia.org/a/b/1" if feature == 1 else None,
+    }
+
+
+def example(feature: int, group: str, rank: int) -> dict[str, Any]:
+    tokens = ["<bos>", HOSTILE[(feature + rank) % N], HOSTILE[feature], "after"]
+    silent = 0.0 if group == "miss" else 2.0
+    gives = [0.1, -0.5, 1.0, None] if group == "top" and rank == 1 else None
+    entry = (feature, group, rank, 10 * feature, 6, silent, 4, tokens, [None, 0.5, silent, 0.0], gives)
+    return dict(zip(SCHEMA, entry, strict=True))
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("page")
+    write_parquet(folder / "features.parquet", pl.DataFrame([row(k) for k in range(N)], infer_schema_length=None), {})
+    groups = {"top": 20, "q0": 2, "q4": 5, "bottom": 7, "miss": 3}
+    shown = [example(k, group, rank + 1) for k in range(N) if k != MISSING for group, n in groups.items() for rank in range(n)]
+    write_parquet(folder / "examples.parquet", pl.DataFrame(shown, schema=SCHEMA), {})
+    about = {"d_sae": N, "tokens": 5000, "contexts": 100, "l0": 3.25, "model": None, "hook_point": "blocks.0.hook_resid_post"}
+    about |= {"architecture": "topk", "min_count": 20, "bands": 5, "attributed": 1}
+    write_json(folder / "features.json", about, {})
+    write(folder)
+    return folder
+
+
+def write(home: Path, **settings: Any) -> Path:
+    files = [home / name for name in ("features.parquet", "examples.parquet", "features.json", "features.html")]
+    write_browser(*files, Browser(**settings))
+    return files[-1]
+
+
+def asked(page: Path, script: str, *options: str) -> Any:
+    """What a script says that runs in the page: it calls `say`."""
+    harness = (
+        "<script>addEventListener('securitypolicyviolation', () => { document.body.dataset.blocked = 1; });"
+        "const say = (what) => { document.body.dataset.said = JSON.stringify(what); };"
+        f"(async () => {{ {script} }})().catch((error) => say(String(error)));</script></body>"
+    )
+    copy = page.with_name("asked.html")
+    copy.write_text(page.read_text().replace("</body>", harness))
+    dom = browse(copy, "--virtual-time-budget=8000", "--dump-dom", *options)
+    body = re.search(r"<body([^>]*)>", dom)
+    assert body
+    assert "data-hacked" not in body[1]
+    assert "data-blocked" not in body[1]
+    said = re.search(r'data-said="([^"]*)"', body[1])
+    assert said, "the script said nothing"
+    text = said[1].replace("&quot;", '"').replace("&lt;", "<").replace("&gt;", ">").replace("&nbsp;", "\u00a0")
+    return json.loads(text.replace("&amp;", "&"))
+
+
+@needs_browser
+def test_every_feature_is_reached_by_its_address_and_shows_its_examples(home: Path) -> None:
+    script = """
+      const seen = {};
+      for (const feature of data.features) {
+        location.hash = `#${feature.id}`;
+        await new Promise((done) => setTimeout(done, 20));
+        document.querySelectorAll(".more").forEach(() => document.querySelector(".more").click());
+        const groups = {};
+        for (const group of document.querySelectorAll("#card .group"))
+          groups[group.dataset.group] = group.querySelectorAll(".example").length;
+        const logits = document.querySelectorAll("#card .logits tr").length;
+        seen[feature.id] = [document.querySelector("#title h2").textContent, groups, logits];
+      }
+      say(seen);
+    """
+    seen = asked(home / "features.html", script)
+    groups = {"top": 20, "q4": 5, "q0": 2, "bottom": 7, "miss": 3}
+    for k in range(N):
+        assert seen[str(k)] == [f"Feature {k}", {} if k == MISSING else groups, 20]
+
+
+@needs_browser
+def test_token_text_is_shown_as_it_is_and_never_run(home: Path) -> None:
+    script = """
+      const texts = {};
+      for (const feature of data.features) {
+        choose(feature.id);
+        const peak = document.querySelector("#card .token.peak");
+        texts[feature.id] = peak ? peak.textContent : null;
+      }
+      say([texts, document.querySelectorAll("img, iframe, object, embed, link").length, document.scripts.length]);
+    """
+    texts, others, scripts = asked(home / "features.html", script)
+    signs = {" ": "·", "\n": "↵", "\t": "⇥", "\u2028": "␣", "\u202e": "∅"}
+    for k in range(N):
+        expected = "".join(signs.get(each, each) for each in HOSTILE[k]) or "∅"
+        assert texts[str(k)] == (None if k == MISSING else expected)
+    assert (others, scripts) == (0, 3)  # the page's two, and the one that asks
+
+
+@needs_browser
+def test_nothing_is_requested_and_no_address_but_one_stands_in_the_page(home: Path) -> None:
+    script = """
+      for (const feature of data.features) choose(feature.id);
+      say(performance.getEntriesByType("resource").map((each) => each.name));
+    """
+    assert asked(home / "features.html", script) == []
+    text = (home / "features.html").read_text()
+    assert "default-src 'none'" in text
+    addresses = set(re.findall(r"https?://[^/\"\s]+", text))
+    assert addresses == {"http://www.w3.org", "https://www.neuronpedia.org"}  # namespaces of HTML and SVG; a link
+
+
+@needs_browser
+def test_the_table_is_sorted_searched_and_filtered(home: Path) -> None:
+    script = """
+      const ids = () => [...document.querySelectorAll("#rows tr")].map((row) => Number(row.dataset.id));
+      const type = (text) => { $("search").value = text; $("search").dispatchEvent(new Event("input")); };
+      const said = { first: ids() };
+      document.querySelector('[data-key="density"] button').click();
+      said.rising = ids();
+      document.querySelector('[data-key="id"] button').click();
+      said.byId = ids();
+      $("hide-junk").click(); $("hide-rare").click();
+      said.hidden = ids();
+      $("hide-junk").click(); $("hide-rare").click();
+      type("LION");
+      said.lion = ids();
+      type("#4");
+      said.dead = ids();
+      type("");
+      $("hide-dead").click();
+      said.all = ids().length;
+      $("density").value = 4; $("density").dispatchEvent(new Event("change"));
+      said.low = ids();
+      said.shown = $("shown").textContent;
+      say(said);
+    """
+    said = asked(home / "features.html", script)
+    alive = [k for k in range(N) if k != MISSING]
+    assert said["first"] == alive
+    assert said["rising"] == alive[::-1]
+    assert said["byId"] == alive
+    assert said["hidden"] == [k for k in alive if k not in (2, 3)]
+    # Feature 11 fires on it; of others the greatest activations do.
+    assert said["lion"] == [11]
+    assert said["dead"] == [MISSING]
+    assert said["all"] == N
+    assert said["low"] == [MISSING]
+    assert said["shown"] == f"1 of {N}"
+
+
+@needs_browser
+def test_keys_step_through_the_list_and_the_address_follows(home: Path) -> None:
+    script = """
+      const press = (key, target = document.body) => target.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
+      const at = () => [state.chosen, location.hash];
+      const said = [at()];
+      press("ArrowRight"); said.push(at());
+      press("ArrowRight"); press("ArrowRight"); press("ArrowRight"); said.push(at());
+      press("ArrowLeft"); said.push(at());
+      press("/"); said.push(document.activeElement.id);
+      press("ArrowLeft", $("search")); said.push(at());
+      location.hash = "#99"; await new Promise((done) => setTimeout(done, 20));
+      said.push($("card").textContent);
+      say(said);
+    """
+    first, *steps, focused, still, none = asked(home / "features.html", script, "--window-size=1280,800")
+    assert first == [0, ""]
+    assert steps == [[1, "#1"], [5, "#5"], [3, "#3"]]  # past the dead one, which is hidden
+    assert (focused, still) == ("search", [3, "#3"])
+    assert none == "No such feature on this page."
+
+
+@needs_browser
+def test_colours_are_of_activation_or_of_contribution_and_values_are_told(home: Path) -> None:
+    script = """
+      choose(1);
+      const tokens = () => [...document.querySelector(".example").querySelectorAll(".token")];
+      const colours = () => tokens().map((token) => token.style.background);
+      const activation = colours();
+      document.querySelector('[value="gives"]').click();
+      const contribution = colours();
+      document.querySelector(".token.peak").dispatchEvent(new PointerEvent("pointerenter"));
+      const link = document.querySelector("#title a[target]");
+      say([activation, contribution, $("tip").innerText, link.href]);
+    """
+    activation, contribution, tip, link = asked(home / "features.html", script)
+    assert ["--up" in colour for colour in activation] == [False, True, True, False]
+    assert ("1.000" in activation[2], "0.250" in activation[1]) == (True, True)
+    assert [colour[8:14].strip("()/ ") for colour in contribution] == ["--up", "--down", "--up", ""]
+    assert all(text in tip for text in ("activation 2", "100 % of the greatest", "contributes +1.00", "token 6"))
+    assert link == "https://www.neuronpedia.org/a/b/1"
+
+
+@needs_browser
+@pytest.mark.parametrize("width", [390, 1280])
+def test_nothing_is_wider_than_the_window(home: Path, width: int) -> None:
+    page = home / "narrow.html"
+    ask = (
+        "<script>addEventListener('load', () => { const wide = () => document.documentElement.scrollWidth;"
+        "const said = [innerWidth, wide()]; choose(5); said.push(wide(), getComputedStyle($('list')).display);"
+        "parent.postMessage(JSON.stringify(said), '*'); });</script></body>"
+    )
+    page.write_text((home / "features.html").read_text().replace("</body>", ask))
+    frame = home / "frame.html"
+    frame.write_text(
+        f"<body><iframe src='narrow.html' style='width:{width}px;height:800px;border:0'></iframe>"
+        "<script>addEventListener('message', (event) => { document.body.dataset.said = event.data; });</script></body>"
+    )
+    dom = browse(frame, "--virtual-time-budget=4000", "--dump-dom")
+    said = re.search(r'data-said="([^"]*)"', dom)
+    assert said
+    inner, list_width, card_width, display = json.loads(said[1].replace("&quot;", '"'))
+    assert inner == width
+    assert max(list_width, card_width) <= width
+    assert display == ("none" if width == 390 else "flex")
+
+
+def test_the_page_holds_what_the_tables_hold(home: Path) -> None:
+    text = (home / "features.html").read_text()
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
+    assert found
+    data = json.loads(found[1])
+    table, examples = pl.read_parquet(home / "features.parquet"), pl.read_parquet(home / "examples.parquet")
+    strings = data["strings"]
+    for feature in data["features"]:
+        own = table.row(feature["id"], named=True)
+        assert [[strings[k], value] for k, value in feature["up"]] == [[e["text"], e["value"]] for e in own["logits_up"]]
+        assert feature["histogram"] == own["histogram"]
+        shown = examples.filter(pl.col("feature") == feature["id"])
+        assert sum(map(len, feature["examples"].values())) == len(shown)
+        for group, entries in feature["examples"].items():
+            for entry, line in zip(entries, shown.filter(pl.col("group") == group).iter_rows(named=True), strict=True):
+                assert entry[:3] == [line["row"], line["position"], line["start"]]
+                assert [strings[k] for k in entry[3]] == line["tokens"]
+                assert entry[4] == line["values"]
+                gives = [None if each is None else round(each, 4) for each in line["gives"] or []]
+                assert entry[5:] == ([gives] if gives else [])
+    assert "read on 5,000 tokens in 100 contexts" in data["about"]["sentence"]
+
+
+def test_of_a_large_sae_those_are_shown_that_fire_most_often_and_junk_last(home: Path, tmp_path: Path) -> None:
+    table = pl.read_parquet(home / "features.parquet")
+    assert chosen(table, Browser(features=3))["feature"].to_list() == [0, 1, 3]
+    assert chosen(table, Browser(features=N - 1))["feature"].to_list() == [k for k in range(N) if k != MISSING]
+    data = page_data(
+        chosen(table, Browser(features=3)),
+        pl.read_parquet(home / "examples.parquet"),
+        read_json(home / "features.json"),
+        Browser(),
+    )
+    assert "of which the 3 that fire most often are here" in data["about"]["sentence"]
+
+
+def test_no_text_ends_the_script_element() -> None:
+    text = as_script({"strings": HOSTILE})
+    assert not set(text) & set("<>&\u2028\u202e")
+    assert json.loads(text) == {"strings": HOSTILE}
+
+
+def test_a_damaged_table_is_named(home: Path, tmp_path: Path) -> None:
+    (tmp_path / "features.parquet").write_text("no table")
+    files = [tmp_path / "features.parquet", home / "examples.parquet", home / "features.json", tmp_path / "page.html"]
+    with pytest.raises(ConfigError, match=r"features\.parquet is damaged"):
+        write_browser(*files, Browser())
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_an_edit_of_the_template_makes_the_page_stale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "page.py").write_text("x = 1\n")
+    versions = []
+    for template in (None, "<p>one</p>", "<p>two</p>"):
+        if template:
+            (tmp_path / "page.html").write_text(template)
+        sources.code_version.cache_clear()
+        versions.append(sources.code_version(tmp_path / "page.py"))
+    assert len(set(versions)) == 3

@@ -1,0 +1,151 @@
+"""The page of an SAE's features: one file that needs nothing beside itself, with a table and a card for each feature."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from jinja2 import Environment
+from markupsafe import Markup
+
+from undertone.runtime.files import read_json, read_parquet, replacing
+from undertone.study.config.lab import Browser
+
+# What is shown of each feature, in this order: `null` is the column that it is compared with, `table` puts it into the table,
+# too, `wide` only where there is room.
+COLUMNS: list[dict[str, Any]] = [
+    {"key": "density", "title": "density", "format": "share", "table": True, "help": "Share of the tokens on which it fires"},
+    {"key": "count", "title": "fires on", "format": "count", "help": "Tokens on which it fires"},
+    {"key": "max", "title": "max", "format": "number", "help": "Greatest activation"},
+    {"key": "mean_active", "title": "mean where it fires", "format": "number", "help": "Mean of the positive activations"},
+    {
+        "key": "token_entropy",
+        "title": "entropy",
+        "format": "number",
+        "null": "token_entropy_null",
+        "table": True,
+        "wide": True,
+        "help": "Of its activation over token types, in nats: 0 for one type. Chance: as many tokens of the text at random",
+    },
+    {
+        "key": "token_recall",
+        "title": "recall of its token",
+        "format": "share",
+        "help": "Of all places where the token stands that most of its activation falls on, the share where it fires",
+    },
+    {
+        "key": "input_score",
+        "title": "input score",
+        "format": "share",
+        "null": "input_score_null",
+        "table": True,
+        "wide": True,
+        "help": "Share of its greatest activations on one of the 50 tokens that it raises most. Chance: that others raise most",
+    },
+    {
+        "key": "junk",
+        "title": "junk",
+        "format": "share",
+        "help": "Share of its activation on punctuation, white space and what stands right behind a special token",
+    },
+    {"key": "position_mean", "title": "mean position", "format": "number", "help": "Mean position of the tokens it fires on"},
+    {"key": "dec_norm", "title": "decoder norm", "format": "number", "help": "Norm of its row of W_dec"},
+    {
+        "key": "enc_dec_cosine",
+        "title": "cos(enc, dec)",
+        "format": "number",
+        "help": "Cosine of its column of W_enc and its row of W_dec",
+    },
+]
+
+
+def write_browser(features: Path, examples: Path, summary: Path, page: Path, settings: Browser) -> str:
+    """Write the page; returns what to say of it in the log.
+
+    Of an SAE with more than `settings.features` features it shows those that fire most often, those that are mostly junk last.
+    """
+    about = read_json(summary)
+    table = chosen(read_parquet(features), settings)
+    content = page_data(table, read_parquet(examples), about, settings)
+    template = Environment(autoescape=True).from_string(Path(__file__).with_suffix(".html").read_text())
+    text = template.render(title="SAE features", data=Markup(as_script(content)))
+    with replacing(page) as temporary:
+        temporary.write_text(text)
+    return f"{len(table)} of {about['d_sae']} features, {len(text) / 1e6:.1f} MB"
+
+
+def chosen(table: pl.DataFrame, settings: Browser) -> pl.DataFrame:
+    """The features that are on the page, by number."""
+    is_junk = pl.col("junk").fill_null(1.0) > settings.max_junk
+    return table.sort(is_junk, -pl.col("count"), "feature").head(settings.features).sort("feature")
+
+
+def as_script(content: dict[str, Any]) -> str:
+    """JSON that ends no script element, whatever text it holds."""
+    text = json.dumps(content, separators=(",", ":"), allow_nan=False)
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+
+
+def page_data(table: pl.DataFrame, examples: pl.DataFrame, about: dict[str, Any], settings: Browser) -> dict[str, Any]:
+    """What the page holds: `about` the SAE and the text, `columns`, token texts (`strings`) and a list of `features`.
+
+    Tokens are indices into `strings`. A feature's `examples` are lists by group of [context, position, position of the first
+    token shown, tokens, values, gives]; a new figure is a key of a feature and an entry of `columns`.
+    """
+    strings: dict[str, int] = {}
+
+    def index(text: str) -> int:
+        return strings.setdefault(text, len(strings))
+
+    def pairs(entries: list[dict[str, Any]], value: str) -> list[list[Any]]:
+        return [[index(each["text"]), short(each[value])] for each in entries]
+
+    keys = [key for column in COLUMNS for key in (column["key"], column.get("null")) if key]
+    features: dict[int, dict[str, Any]] = {}
+    for row in table.iter_rows(named=True):
+        features[row["feature"]] = {
+            "id": row["feature"],
+            "dead": row["dead"],
+            "rare": row["rare"],
+            **{key: short(row[key]) for key in keys},
+            "q": [short(value) for value in row["q"] or []],
+            "histogram": row["histogram"],
+            "tokens": pairs(row["tokens"], "share"),
+            "up": pairs(row["logits_up"], "value"),
+            "down": pairs(row["logits_down"], "value"),
+            "neuronpedia": row["neuronpedia"],
+            "examples": {},
+        }
+    for row in examples.filter(pl.col("feature").is_in(list(features))).iter_rows(named=True):
+        tokens = [index(text) for text in row["tokens"]]
+        shown = [row["row"], row["position"], row["start"], tokens, [short(value) for value in row["values"]]]
+        gives = [[short(value) for value in row["gives"]]] if row["gives"] is not None else []
+        features[row["feature"]]["examples"].setdefault(row["group"], []).append(shown + gives)
+    return {
+        "about": described(about, len(features), settings),
+        "columns": COLUMNS,
+        "strings": list(strings),
+        "features": list(features.values()),
+    }
+
+
+def short(value: float | int | None) -> float | int | None:
+    """A number with four digits, which is more than is seen."""
+    if value is None or isinstance(value, int):
+        return value
+    rounded = float(f"{value:.4g}")
+    return int(rounded) if rounded.is_integer() and abs(rounded) < 1e6 else rounded
+
+
+def described(about: dict[str, Any], n: int, settings: Browser) -> dict[str, Any]:
+    """What the page says of the SAE and of the text, and what its filters need."""
+    parts = [
+        about["model"] or "embedded model",
+        about["hook_point"],
+        f"{about['architecture']}, L0 {about['l0']:.3g}",
+        f"{about['d_sae']:,} features"
+        + (f", of which the {n:,} that fire most often are here, the others in features.parquet" if n < about["d_sae"] else ""),
+        f"read on {about['tokens']:,} tokens in {about['contexts']:,} contexts",
+    ]
+    own = {key: about[key] for key in ("tokens", "min_count", "bands", "attributed")}
+    return {"sentence": " · ".join(parts), "max_junk": settings.max_junk, **own}
