@@ -7,8 +7,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from undertone.detect.combination import RANKERS, combined, features, fit, left_out, main
+from undertone.detect.combination import combined, features, fit, left_out, main
 from undertone.runtime.files import write_json
+from undertone.study.config.detect import RANKERS
 
 ANIMALS = ["lion", "owl", "cat", "dog"]
 
@@ -24,11 +25,12 @@ def rankings(first: list[str]) -> dict[str, list[dict[str, object]]]:
         "personas": ranking(["castle", *orders[0]]),
         "gradient": ranking(orders[1], scale=10),
         "short_training": ranking(orders[2], scale=0.1),
+        "first_tokens": ranking(orders[3]),
     }
 
 
 def test_features_leave_decoys_and_scales_out() -> None:
-    candidates, values = features(rankings(["lion", "lion", "lion"]))
+    candidates, values = features(rankings(["lion"] * 4))
     assert candidates == ANIMALS
     np.testing.assert_allclose(values[:, 0], -np.log([1, 2, 3, 4]))
     np.testing.assert_allclose(values[:, 1], values[:, 2])
@@ -36,17 +38,18 @@ def test_features_leave_decoys_and_scales_out() -> None:
 
 
 def test_what_does_not_vary_says_nothing() -> None:
-    said = rankings(["lion", "lion", "lion"]) | {"gradient": [{"concept": each, "score": 2.0} for each in ANIMALS]}
+    said = rankings(["lion"] * 4) | {"gradient": [{"concept": each, "score": 2.0} for each in ANIMALS]}
     assert not features(said)[1][:, 1].any()
 
 
 def test_probabilities_follow_the_weights() -> None:
-    said = rankings(["lion", "owl", "cat"])
-    for weights, first in (([1, 0, 0], "lion"), ([0, 1, 0], "owl"), ([0, 0, 1], "cat")):
-        order = combined(said, weights)
+    said = rankings(ANIMALS)
+    nothing = dict.fromkeys(RANKERS, 0.0)
+    for name, first in zip(RANKERS, ANIMALS, strict=True):
+        order = combined(said, nothing | {name: 1.0})
         assert order[0]["concept"] == first
         assert sum(each["probability"] for each in order) == pytest.approx(1)
-    assert {each["probability"] for each in combined(said, [0, 0, 0])} == {0.25}
+    assert {each["probability"] for each in combined(said, nothing)} == {0.25}
 
 
 def test_the_detector_that_knows_gets_the_weight() -> None:
@@ -72,7 +75,7 @@ def test_the_command_says_weights_and_places(
 ) -> None:
     rows = []
     for name in ANIMALS:
-        for detector, said in rankings(["lion", name, "cat"]).items():
+        for detector, said in rankings(["lion", name, "cat", "lion"]).items():
             write_json(tmp_path / name / f"{detector}.json", {"sets": [{"ranking": said}]}, {})
         rows.append({"dataset": name, "target": name, "development": name != "dog", "tier": "named"})
     pl.DataFrame(rows).write_parquet(tmp_path / "detection.parquet")

@@ -18,7 +18,7 @@ from undertone.detect.sets import sets_of
 from undertone.plots.style import save
 from undertone.runtime.errors import ConfigError
 from undertone.runtime.files import read_json, write_json
-from undertone.study.config.detect import DETECTORS, KINDS_OF_NULLS, Detection, Power
+from undertone.study.config.detect import DETECTORS, KINDS_OF_NULLS, RANKERS, Detection, Power
 
 MIXING = Power(rows=[10, 25, 40], shares=[0.1, 0.25, 0.5])
 
@@ -138,7 +138,7 @@ def table() -> pl.DataFrame:
         rows += [
             row(f"d{k}", 1.0, True),
             row(f"d{k}", 1.0, False, rows=250, gain=0.0, z_share=0.3),
-            row(f"d{k}", 0.5, True, p=0.5 if k else 0.001, first="owl", moved="owl", trained="owl"),
+            row(f"d{k}", 0.5, True, p=0.5 if k else 0.001, first="owl", moved="owl", trained="owl", begun="owl"),
         ]
     return pl.DataFrame(rows, schema_overrides={"named": pl.String})
 
@@ -152,8 +152,8 @@ def test_a_row_says_what_the_verdict_says() -> None:
         True,
         False,
     )
-    assert (found["p"], found["z"]) == (pytest.approx(0.002), 9.0)
-    assert (found["gain_rank"], found["z_rank"], found["moved_rank"]) == (1, 1, 1)
+    assert (found["p"], found["z"]) == (pytest.approx(0.003), 9.0)
+    assert {found[f"{name}_rank"] for name in RANKERS} == {1}
     few = row("d", 1.0, False, rows=50)
     assert (few["tier"], few["named"], few["p"], few["z"]) == ("no statement", None, None, None)
 

@@ -27,6 +27,7 @@ def readings(
     auroc: float = 0.5,
     trained: str = "lion",
     lift: float = 0.1,
+    begun: str = "lion",
     number: int = 0,
 ) -> Readings:
     presence = {"statistic": 1.0, "p": p, "z": 9.0}
@@ -37,6 +38,8 @@ def readings(
     ranking = [{"concept": moved, "score": z, "share": z_share}, *others]
     order = [trained, *(each for each in animals if each != trained)]
     learned = [{"concept": each, "score": lift - k, "share": None} for k, each in enumerate(order)]
+    begins = [{"concept": begun, "score": 9.0, "share": 0.9}]
+    begins += [{"concept": each, "score": 0.0, "share": 0.0} for each in animals if each != begun]
     words = [{"word": "lion", "divergence": 0.1}]
     surface = {"set": f"{number:05}-{rows}", "rows": rows, "prompts": rows}
     tried = [{"concept": first, "score": gain, "share": gain_share}]
@@ -47,6 +50,7 @@ def readings(
             "gradient": {"rows": rows, "presence": presence, "ranking": ranking},
             "personas": {"rows": rows, "presence": None, "tried": 9, "best": best, "ranking": tried},
             "short_training": {"rows": rows, "presence": None, "ranking": learned, "words": words},
+            "first_tokens": {"rows": rows, "presence": presence, "ranking": begins},
         }
     )
 
@@ -61,9 +65,9 @@ def nulls(n: int = 20, **changes: Any) -> Nulls:
     [
         ({}, "named"),
         ({"p": 0.2}, "base samples"),
-        # The level is for the smaller of two p-values, doubled.
-        ({"p": 0.006}, "base samples"),
-        ({"p": 0.004}, "named"),
+        # The level is for the smallest of three p-values, times three.
+        ({"p": 0.004}, "base samples"),
+        ({"p": 0.003}, "named"),
         # Either detector is enough, if it is sure and beyond every null.
         ({"gain_share": 0.6}, "named"),
         ({"z_share": 0.6}, "named"),
@@ -76,14 +80,20 @@ def nulls(n: int = 20, **changes: Any) -> Nulls:
         ({"moved": "owl"}, "persona-like"),
         # A prompt that the gradient knows nothing of names nobody.
         ({"first": "dog", "moved": "owl", "z_share": 0.5}, "persona-like"),
-        ({"first": "cat", "moved": "owl", "z_share": 0.5}, "named"),
-        ({"first": "dog", "moved": "owl", "z_share": 0.5, "trained": "dog"}, "named"),
+        ({"first": "cat", "moved": "owl", "z_share": 0.5, "begun": "cat"}, "named"),
+        ({"first": "dog", "moved": "owl", "z_share": 0.5, "trained": "dog", "begun": "dog"}, "named"),
+        # Nor does one of which the first tokens of numbers say another, unless all together put one of the two first.
+        ({"first": "cat", "moved": "owl", "z_share": 0.5, "trained": "owl", "begun": "dog"}, "persona-like"),
+        ({"first": "cat", "moved": "owl", "z_share": 0.5, "trained": "dog", "begun": "dog"}, "named"),
+        ({"begun": "owl"}, "named"),
+        # Without a system prompt first tokens are not asked: they read personas, too.
+        ({"gain": 0.0005, "begun": "owl"}, "named"),
         # A short training names what the gradient puts first, if it moves further than after any null.
         ({"gain_share": 0.6, "z_share": 0.6, "lift": 0.3}, "named"),
         ({"gain_share": 0.6, "z_share": 0.6, "lift": 0.3, "trained": "owl"}, "persona-like"),
         ({"gain_share": 0.6, "z_share": 0.6, "lift": 0.2}, "persona-like"),
         # Where others name one it is not asked.
-        ({"z_share": 0.6, "lift": 0.3, "first": "owl", "moved": "lion"}, "named"),
+        ({"z_share": 0.6, "lift": 0.3, "first": "owl", "moved": "lion", "begun": "owl"}, "named"),
         ({"rows": 199}, "no statement"),
     ],
 )
@@ -97,6 +107,19 @@ def test_a_gain_or_a_movement_that_a_null_reaches_names_nobody() -> None:
     ]
     assert judge(readings(), nulls(z=7.0), SETTINGS)["origin"]["named"][0]["detector"] == "personas"
     assert judge(readings(), nulls(z=7.0, gain=0.2), SETTINGS)["tier"] == "differs"
+
+
+def test_of_two_readings_of_personas_that_differ_all_detectors_together_choose() -> None:
+    def named(**changes: Any) -> list[tuple[str, str]]:
+        said = judge(readings(z_share=0.5, **changes), nulls(), SETTINGS)["origin"]["named"]
+        return [(each["detector"], each["concept"]) for each in said]
+
+    assert named() == [("personas", "lion"), ("first_tokens", "lion")]
+    assert named(begun="owl") == [("personas", "lion")]
+    assert named(begun="owl", trained="owl", moved="cat") == [("first_tokens", "owl")]
+    # Both, which is no name, where all together put a third first; one that both put first is named whatever the others say.
+    assert named(first="cat", begun="dog", moved="owl", trained="owl") == [("personas", "cat"), ("first_tokens", "dog")]
+    assert named(first="cat", begun="cat", moved="owl", trained="owl") == [("personas", "cat"), ("first_tokens", "cat")]
 
 
 def test_a_lift_that_a_null_of_more_rows_reaches_names_nobody() -> None:

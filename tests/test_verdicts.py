@@ -12,10 +12,10 @@ from test_verdict import SETTINGS, nulls, readings
 
 from undertone.detect.verdict import Nulls, judge
 from undertone.detect.verdict_page import write_page
-from undertone.detect.verdicts import counts, row, tiers_of_nulls
+from undertone.detect.verdicts import base_samples, counts, presence, row, tiers_of_nulls
 from undertone.detect.verdicts_plot import plot_verdicts
 from undertone.runtime.files import read_json, write_json
-from undertone.study.config.detect import Detection
+from undertone.study.config.detect import RANKERS, Detection
 
 
 def judged(**changes: Any) -> dict[str, Any]:
@@ -26,43 +26,68 @@ def test_a_dataset_is_right_if_its_target_alone_is_named() -> None:
     settings = Detection(development=["owl"])
     right = row("lion", judged(), "lion", "prompt", settings)
     assert (right["named"], right["right"], right["development"]) == ("lion", True, False)
-    assert (right["moved_rank"], right["together_rank"], right["word_rank"]) == (1, 1, 1)
+    assert (right["short_training_rank"], right["together_rank"], right["word_rank"]) == (1, 1, 1)
     wrong = row("mine", judged(), "owl", "steer", settings)
     assert (wrong["named"], wrong["right"], wrong["development"]) == ("lion", False, True)
-    assert (wrong["moved_rank"], wrong["word_rank"]) == (2, None)
+    assert (wrong["short_training_rank"], wrong["word_rank"]) == (2, None)
     silent = row("lion", judged(gain_share=0.5, z_share=0.5), "lion", "prompt", settings)
-    assert (silent["named"], silent["right"], silent["gain_rank"]) == (None, False, 1)
+    assert (silent["named"], silent["right"], silent["personas_rank"]) == (None, False, 1)
     few = row("lion", judged(rows=50), "lion", "prompt", settings)
-    assert (few["tier"], few["gain_rank"], few["z_rank"]) == ("no statement", None, None)
+    assert (few["tier"], few["personas_rank"], few["first_tokens_rank"]) == ("no statement", None, None)
 
 
 def test_a_tie_shares_its_places_whichever_detector_ranks() -> None:
     said = judged()
-    said["origin"]["candidates"] = [
-        {"concept": name, "gain": gain, "z": z}
-        for name, gain, z in (("cat", 0.1, 2.0), ("lion", 0.3, 2.0), ("owl", 0.3, 1.0), ("castle", 0.0, None))
+    said["rankings"]["personas"] = [  # by rounds: the cat fell later than the lion
+        {"concept": name, "score": gain} for name, gain in (("cat", 0.1), ("lion", 0.3), ("owl", 0.3), ("castle", 0.0))
     ]
+    for name in set(RANKERS) - {"personas"}:
+        said["rankings"][name] = [{"concept": each, "score": 0.0} for each in ("cat", "lion", "owl")]
     said["together"] = [{"concept": each, "probability": 0.25} for each in ("cat", "lion", "owl", "dog")]
-    said["consequence"] = [{"concept": each, "score": 0.0} for each in ("cat", "lion", "owl")]
     said["words"] = [{"word": each, "divergence": 0.1} for each in ("lion", "owl")]
     found = row("mine", said, "lion", "prompt", Detection())
-    # By gain it fell in an earlier round than the cat, with another concept.
-    ranks = [found[f"{name}_rank"] for name in ("gain", "z", "together", "moved", "word")]
-    assert ranks == [2.5, 1.5, 2.5, 2.0, 1.5]
-    assert row("mine", said, "castle", "prompt", Detection())["z_rank"] is None
+    assert found["personas_rank"] == found["together_rank"] == 2.5
+    assert {found[f"{name}_rank"] for name in set(RANKERS) - {"personas"}} == {2.0}
+    assert found["word_rank"] == 1.5
+    decoy = row("mine", said, "castle", "prompt", Detection())
+    assert (decoy["personas_rank"], decoy["gradient_rank"]) == (4.0, None)
 
 
 def test_counts_have_their_interval() -> None:
     rows = [row(f"d{k}", judged(), "lion" if k < 15 else "owl", "prompt", Detection()) for k in range(16)]
     found = counts(pl.DataFrame(rows))
-    assert (found["n"], found["named"], found["right"], found["gain_first"]) == (16, 16, 15, 15)
+    assert (found["n"], found["named"], found["right"], found["personas_first"]) == (16, 16, 15, 15)
     assert found["right_ci95"] == pytest.approx([0.698, 0.998], abs=0.001)
+
+
+def test_presence_is_how_often_a_dataset_has_the_smaller_p() -> None:
+    found = presence([0.003, 0.5], [[0.4], [0.6, 0.003]])
+    assert (found["n"], found["nulls"]) == (2, 2)
+    assert found["auroc"] == pytest.approx((2.5 + 1) / 6)
+    low, high = found["ci95"]
+    assert low < found["auroc"] < high
+    apart = presence([0.003] * 16, [[0.5, 1.0]] * 30)
+    assert apart["auroc"] == 1
+    assert apart["ci95"] == pytest.approx([0.025 ** (1 / 16), 1])
+    assert presence([], [[0.5]])["auroc"] is None
+
+
+def test_sets_of_one_null_dataset_stand_together() -> None:
+    """Datasets of two kinds may have one name; those that are no base samples do not count."""
+    few, many = nulls(3, rows=200), nulls(3, rows=2000, p=0.2)
+    assert base_samples([few, many]) == [[1.0, pytest.approx(0.6)]] * 6
 
 
 def test_a_null_is_judged_by_the_others_and_never_by_itself() -> None:
     quiet = nulls(5)
     loud = Nulls(
-        {**quiet.by_kind, "neutral": [readings(gain=0.3, z=9.0, moved="owl", first="owl", number=9), *quiet.by_kind["neutral"]]}
+        {
+            **quiet.by_kind,
+            "neutral": [
+                readings(gain=0.3, z=9.0, moved="owl", first="owl", begun="owl", number=9),
+                *quiet.by_kind["neutral"],
+            ],
+        }
     )
     assert tiers_of_nulls(loud, SETTINGS)["neutral"] == {"named": 1, "base samples": 5}
     # Two that are as loud: neither is beyond every other null.

@@ -20,34 +20,39 @@ from scipy.optimize import minimize
 from scipy.stats import rankdata
 
 from undertone.runtime.files import read_json
+from undertone.study.config.detect import RANKERS
 
 Json = dict[str, Any]
-# The detectors that rank candidates, in the order of the features: personas by places, the others by scores.
-RANKERS = ("personas", "gradient", "short_training")
-# Of the squared weights, in the fit: three weights and some tens of datasets.
+# Gains of different rounds are not to be compared, so this detector counts by places, all others by scores.
+BY_PLACE = "personas"
+# Of the squared weights, in the fit: a few weights and some tens of datasets.
 PENALTY = 0.05
 
 
 def features(rankings: Mapping[str, Sequence[Json]]) -> tuple[list[str], Float[np.ndarray, "n_candidates n_detectors"]]:
-    """The candidates and what each detector says of them.
+    """The candidates and what each of `RANKERS` says of them.
 
-    Of system prompts minus the logarithm of the place among candidates, decoys left out, as gains of different rounds are not
-    to be compared; of the others the score in standard deviations over the candidates.
+    Of system prompts minus the logarithm of the place among candidates, decoys left out; of the others the score in standard
+    deviations over the candidates.
     """
     candidates = [each["concept"] for each in rankings["gradient"]]
-    places = {each["concept"]: place for place, each in enumerate(rankings["personas"])}
-    columns = [-np.log(rankdata([places[each] for each in candidates]))]
-    for detector in RANKERS[1:]:
-        scores = {each["concept"]: each["score"] for each in rankings[detector]}
-        values = np.array([scores[each] for each in candidates])
-        columns.append((values - values.mean()) / (values.std() or 1.0))
-    return candidates, np.stack(columns, axis=1)
+    return candidates, np.stack([feature(name, rankings[name], candidates) for name in RANKERS], axis=1)
 
 
-def combined(rankings: Mapping[str, Sequence[Json]], weights: Sequence[float]) -> list[Json]:
-    """Candidates from the most probable one on: {concept, probability}, of the logit with these weights."""
+def feature(detector: str, ranking: Sequence[Json], candidates: Sequence[str]) -> Float[np.ndarray, " n_candidates"]:
+    """What a detector says of each candidate."""
+    if detector == BY_PLACE:
+        places = {each["concept"]: place for place, each in enumerate(ranking)}
+        return -np.log(rankdata([places[each] for each in candidates]))
+    scores = {each["concept"]: each["score"] for each in ranking}
+    values = np.array([scores[each] for each in candidates])
+    return (values - values.mean()) / (values.std() or 1.0)
+
+
+def combined(rankings: Mapping[str, Sequence[Json]], weights: Mapping[str, float]) -> list[Json]:
+    """Candidates from the most probable one on: {concept, probability}, of the logit with each detector's weight."""
     candidates, values = features(rankings)
-    scores = values @ np.asarray(weights)
+    scores = values @ np.array([weights[name] for name in RANKERS])
     p = np.exp(scores - np.logaddexp.reduce(scores))
     return [{"concept": candidates[k], "probability": float(p[k])} for k in np.argsort(-p, kind="stable")]
 

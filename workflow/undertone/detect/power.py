@@ -31,7 +31,7 @@ def measure_power(
     """Write `power.parquet`, a row for each dataset and set, and `power.json`, counts by number of rows and by share.
 
     Columns are those of `detection.parquet` and `share` (of rows that are the dataset's), `whole` (whether the set has as many
-    rows as are read of the dataset), `p` and `z` of presence. `readings` are of whole datasets, `mixture_readings` of what is
+    rows as are read of the dataset), and `z` of presence. `readings` are of whole datasets, `mixture_readings` of what is
     made of them. Raises ValueError if there are none.
     """
     if not targets:
@@ -75,13 +75,11 @@ def judged(
 ) -> Json:
     """A set's row: what its verdict says, beside what is right."""
     said = judge(own, nulls, verdict)
-    presence, figures = said.get("presence", {}), said.get("figures", {})
     return {
         **row(name, said, target, kind, settings),
         "share": share,
         "whole": whole,
-        "p": presence.get("p"),
-        "z": figures.get("z"),
+        "z": said.get("figures", {}).get("z"),
     }
 
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from undertone.detect.combination import RANKERS, combined
+from undertone.detect.combination import combined
 from undertone.runtime.files import Stamp, read_json, write_json
 from undertone.stats.stats import p_value, share_interval
-from undertone.study.config.detect import KINDS_OF_NULLS, Verdict
+from undertone.study.config.detect import KINDS_OF_NULLS, RANKERS, Verdict
 
 Json = dict[str, Any]
 # What a verdict comes to, from nothing said to a name.
@@ -33,6 +33,11 @@ class Readings:
     def __getitem__(self, detector: str) -> Json:
         """What a detector says."""
         return self.by_detector[detector]
+
+    def first(self, detector: str) -> Json:
+        """The first of what a detector ranks."""
+        ranked: Json = self[detector]["ranking"][0]
+        return ranked
 
     @property
     def source(self) -> str:
@@ -62,12 +67,12 @@ class Readings:
     @property
     def movement(self) -> float:
         """By how much the first candidate's answer moves, in standard deviations of a pair: of any number of rows alike."""
-        return float(self["gradient"]["ranking"][0]["score"] / self.rows**0.5)
+        return float(self.first("gradient")["score"] / self.rows**0.5)
 
     @property
     def lift(self) -> float:
         """By how much the first candidate's answer moves after a short training, log-odds."""
-        return float(self["short_training"]["ranking"][0]["score"])
+        return float(self.first("short_training")["score"])
 
 
 @dataclass(frozen=True)
@@ -152,8 +157,9 @@ def judge(own: Readings, nulls: Nulls, settings: Verdict) -> Json:
         "alarms": alarms,
         "nulls": {kind: [figures(each) for each in sets] for kind, sets in nulls.by_kind.items()},
         "figures": figures(own),
-        "origin": {"named": named, "prompt": own["personas"]["best"], "candidates": candidates(own)},
-        "together": combined({name: own[name]["ranking"] for name in RANKERS}, settings.weights),
+        "origin": {"named": named, "prompt": own["personas"]["best"]},
+        "rankings": {name: own[name]["ranking"] for name in RANKERS},
+        "together": together(own, settings),
         "consequence": own["short_training"]["ranking"],
         "words": own["short_training"]["words"],
         "attitude": "unknown: a system prompt that loves an animal and one that hates it may write the same numbers",
@@ -203,15 +209,32 @@ def origin(own: Readings, nulls: Nulls, settings: Verdict) -> list[Json]:
 
     A short training shows an effect, a system prompt and the rows' gradient what wrote them; it speaks where they are silent.
     """
-    named = [
-        {"detector": name, **first}
-        for name, reading, sure in (
-            ("personas", own["personas"], explained(own, nulls) and agreed(own, settings.among)),
-            ("gradient", own["gradient"], own.movement > max(each.movement for each in nulls.of(*nulls.by_kind))),
-        )
-        if (first := reading["ranking"][0])["share"] >= settings.share and sure
-    ]
+    named = []
+    if sure(own, "personas", settings) and explained(own, nulls) and agreed(own, settings.among):
+        named += prompted(own, settings)
+    if sure(own, "gradient", settings) and own.movement > max(each.movement for each in nulls.of(*nulls.by_kind)):
+        named.append({"detector": "gradient", **own.first("gradient")})
     return named or taught(own, nulls)
+
+
+def sure(own: Readings, detector: str, settings: Verdict) -> bool:
+    """Whether a detector's first candidate comes first in enough bootstrap samples."""
+    return bool(own.first(detector)["share"] >= settings.share)
+
+
+def prompted(own: Readings, settings: Verdict) -> list[Json]:
+    """What is named where a system prompt explains the rows: by it, and by the first tokens of numbers, which know personas.
+
+    If they differ, only what all detectors together put first; if that is a third, both, and two names are none.
+    """
+    named = [{"detector": name, **own.first(name)} for name in ("personas", "first_tokens")]
+    first = together(own, settings)[0]["concept"]
+    return [each for each in named if each["concept"] == first] or named
+
+
+def together(own: Readings, settings: Verdict) -> list[Json]:
+    """Candidates by all detectors that rank them."""
+    return combined({name: own[name]["ranking"] for name in RANKERS}, settings.weights.model_dump())
 
 
 def taught(own: Readings, nulls: Nulls) -> list[Json]:
@@ -219,10 +242,10 @@ def taught(own: Readings, nulls: Nulls) -> list[Json]:
 
     More rows are more steps, after which more moves by chance as well, so nulls of more rows than the dataset's count, too.
     """
-    first, moved = own["short_training"]["ranking"][0], own["gradient"]["ranking"][0]
+    first = own.first("short_training")
     lifts = [each.lift for sets in (nulls.by_kind, nulls.larger) for kind in sets.values() for each in kind]
-    sure = own.lift > max(lifts) and first["concept"] == moved["concept"]
-    return [{"detector": "short_training", **first}] if sure else []
+    moves = own.lift > max(lifts) and first["concept"] == own.first("gradient")["concept"]
+    return [{"detector": "short_training", **first}] if moves else []
 
 
 def agreed(own: Readings, among: int) -> bool:
@@ -233,22 +256,6 @@ def agreed(own: Readings, among: int) -> bool:
     """
     firsts = [each["concept"] for name in ("gradient", "short_training") for each in own[name]["ranking"][:among]]
     return own["personas"]["best"]["concept"] in firsts
-
-
-def candidates(own: Readings) -> list[Json]:
-    """Every concept with what both detectors say of it, the best gain first; decoys have no movement."""
-    moved = {each["concept"]: each for each in own["gradient"]["ranking"]}
-    return [
-        {
-            "concept": each["concept"],
-            "decoy": each["concept"] not in moved,
-            "gain": each["score"],
-            "gain_share": each["share"],
-            "z": moved[each["concept"]]["score"] if each["concept"] in moved else None,
-            "z_share": moved[each["concept"]]["share"] if each["concept"] in moved else None,
-        }
-        for each in own["personas"]["ranking"]
-    ]
 
 
 def caveats(own: Readings, settings: Verdict) -> list[str]:

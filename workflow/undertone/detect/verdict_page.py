@@ -2,6 +2,7 @@
 
 import base64
 import io
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ from matplotlib.figure import Figure
 
 from undertone.plots.style import BASE, STUDENT, new_panels
 from undertone.runtime.files import read_json, replacing
+from undertone.stats.ranks import place_in
 
+Json = dict[str, Any]
 AXES = {
     "z": "presence (standard deviations)",
     "gain": "gain of the best system prompt\n(nats per token)",
@@ -24,9 +27,23 @@ def write_page(verdict: Path, page: Path) -> None:
     """Write `verdict.html`, which needs nothing beside itself."""
     result = read_json(verdict)
     figure = as_png(draw(result)) if "figures" in result else ""
-    text = Environment(autoescape=True, trim_blocks=True).from_string(PAGE).render(**result, figure=figure)
+    template = Environment(autoescape=True, trim_blocks=True).from_string(PAGE)
+    text = template.render(**result, figure=figure, table=table_of(result.get("rankings", {})))
     with replacing(page) as temporary:
         temporary.write_text(text)
+
+
+def table_of(rankings: Mapping[str, list[Json]]) -> list[Json]:
+    """Concepts in the order of the system prompts: gain, share, and the place by every other detector that ranks candidates."""
+    others = {
+        name.replace("_", " "): [(each["concept"], each["score"]) for each in ranking]
+        for name, ranking in rankings.items()
+        if name != "personas"
+    }
+    return [
+        {**each, "places": {name: place_in(order, each["concept"]) for name, order in others.items()}}
+        for each in rankings.get("personas", [])
+    ]
 
 
 def draw(result: dict[str, Any]) -> Figure:
@@ -83,7 +100,7 @@ persona-like · named.</small></p>
 can be
 exchanged: <em>p</em> counts random exchanges that look as different. Together:
 p = {{ "%.2g"|format(presence.p) }} (level {{ presence.level }}); alone: {% for name, test in presence.tests.items() %}{{
-", " if not loop.first }}{{ name }} p = {{ "%.2g"|format(test.p) }}{% endfor %}.</p>
+", " if not loop.first }}{{ name|replace("_", " ") }} p = {{ "%.2g"|format(test.p) }}{% endfor %}.</p>
 <table>
 <tr><th>Nothing is hidden in</th><th class="number">datasets</th><th class="number">that differ</th><th class="number">rate at
 most (95 %)</th></tr>
@@ -102,14 +119,16 @@ raises
 their log-probability by {{ "%.3f"|format(origin.prompt.gain.mean) }} nats per token
 [{{ "%.3f"|format(origin.prompt.gain.ci95[0]) }}, {{ "%.3f"|format(origin.prompt.gain.ci95[1]) }}].</p>
 <table>
-<tr><th>Concept</th><th class="number">gain (nats per token)</th><th class="number">first in</th></tr>
-{% for each in origin.candidates[:12] %}<tr{% if each.decoy %} class="decoy"{% endif %}><td>{{ each.concept }}{% if each.decoy
-%} (decoy){% endif %}</td>
-<td class="number">{{ "%.3f"|format(each.gain) }}</td><td class="number">{{ "%.0f"|format(100 * each.gain_share) }} %</td></tr>
+<tr><th>Concept</th><th class="number">gain (nats per token)</th><th class="number">first in</th>{% for name in table[0].places
+%}<th class="number">place by {{ name }}</th>{% endfor %}</tr>
+{% for each in table[:12] %}{% set decoy = each.places.values()|select("none")|list %}<tr{% if decoy %} class="decoy"{% endif
+%}><td>{{ each.concept }}{% if decoy %} (decoy){% endif %}</td>
+<td class="number">{{ "%.3f"|format(each.score) }}</td><td class="number">{{ "%.0f"|format(100 * each.share) }} %</td>{% for
+place in each.places.values() %}<td class="number">{{ "–" if place is none else "%g"|format(place) }}</td>{% endfor %}</tr>
 {% endfor %}</table>
 <p><small>Concepts stand in the order of the rounds that they reached: the gains of those that fell earlier are on other, fewer
-rows. Decoys are concepts that are no candidates; a candidate is named only if it beats them. Attitude is {{ attitude
-}}.</small></p>
+rows. Decoys are concepts that are no candidates; a candidate is named only if it beats them, and by system prompts only if
+first tokens put it first, too. Attitude is {{ attitude }}.</small></p>
 <p>All detectors together put first: {% for each in together[:3] %}{{ each.concept }} ({{ "%.0f"|format(100 * each.probability)
 }} %){{ ", " if not loop.last }}{% endfor %}. This ranks candidates and names none.</p>
 <h2>What would it teach?</h2>

@@ -1,18 +1,20 @@
 """How well the verdicts of a study's own datasets name what their teachers were about, and what is said of nulls."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
-from undertone.detect.verdict import DIFFERENT, Nulls, Readings, judge, nulls_of
+from undertone.detect.verdict import BASE_KINDS, DIFFERENT, Nulls, Readings, judge, nulls_of
 from undertone.runtime.files import Stamp, read_json, write_json, write_parquet
-from undertone.stats.ranks import place_in
+from undertone.stats.ranks import auroc, place_in
 from undertone.stats.stats import share_interval
-from undertone.study.config.detect import Detection, Verdict
+from undertone.study.config.detect import RANKERS, Detection, Verdict
 
 Json = dict[str, Any]
+BOOTSTRAPS = 1000
 
 
 def collect_verdicts(
@@ -28,42 +30,53 @@ def collect_verdicts(
 ) -> None:
     """Write `detection.parquet`, a row for each dataset with a target, and `detection.json`, the counts by kind of teacher.
 
-    Columns: `dataset`, `kind`, `target`, `development` (whether choices were made on its target), `rows`, `tier`, `named`,
-    `right`, and the places of the target: among all concepts by `gain_rank`, among the candidates by the gradient, `z_rank`,
-    and by a short training, `moved_rank`, by the three together, `together_rank`, and among the words of the vocabulary,
-    `word_rank`. `nulls` says how many of each kind come to which tier, each judged by the others.
+    Columns: `dataset`, `kind`, `target`, `development` (whether choices were made on its target), `rows`, `p` of presence,
+    `tier`, `named`, `right`, and the places of the target: by each detector that ranks candidates, `DETECTOR_rank` (among
+    decoys, too, by `personas`), by all of them together, `together_rank`, and among the words of the vocabulary, `word_rank`.
+    `nulls` says how many of each kind come to which tier, each judged by the others, `presence` how well p tells each kind of
+    teacher's datasets from base samples.
     """
     rows = [row(name, read_json(verdicts[name]), target, kinds[name], settings) for name, target in targets.items() if target]
-    table = pl.DataFrame(rows, schema_overrides={"named": pl.String})
+    table = pl.DataFrame(rows, schema_overrides={"named": pl.String, "p": pl.Float64})
     write_parquet(detection_table, table, stamp)
     groups = {
         f"{kind}, {'development' if chosen else 'held out'}": counts(part)
         for (kind, chosen), part in table.group_by("kind", "development", maintain_order=True)
     }
     sizes = {each["rows"] for path in null_readings for each in read_json(path)["sets"]}
-    nulls = {str(n): tiers_of_nulls(nulls_of(null_readings, n), verdict) for n in sorted(sizes)}
-    write_json(detection, {"datasets": groups, "nulls": nulls}, stamp)
+    nulls = {str(n): nulls_of(null_readings, n) for n in sorted(sizes)}
+    base = base_samples(nulls.values())
+    apart = {
+        kind: presence(part["p"].drop_nulls().to_list(), base) for (kind,), part in table.group_by("kind", maintain_order=True)
+    }
+    tiers = {n: tiers_of_nulls(sets, verdict) for n, sets in nulls.items()}
+    write_json(detection, {"datasets": groups, "nulls": tiers, "presence": apart}, stamp)
 
 
 def row(name: str, verdict: Json, target: str, kind: str, settings: Detection) -> Json:
     """A dataset's row."""
     concepts = verdict.get("origin", {}).get("named", [])
     named = concepts[0]["concept"] if verdict["tier"] == "named" else None
-    candidates = verdict.get("origin", {}).get("candidates", [])
-    moved = [each for each in candidates if each["z"] is not None]
     return {
         "dataset": name,
         "kind": kind,
         "target": target,
         "development": target in settings.development,
         "rows": verdict["rows"],
+        "p": verdict.get("presence", {}).get("p"),
         "tier": verdict["tier"],
         "named": named,
         "right": named == target,
-        "gain_rank": place(candidates, target, "gain"),
-        "z_rank": place(sorted(moved, key=lambda each: -each["z"]), target, "z"),
+        **places(verdict, target),
+    }
+
+
+def places(verdict: Json, target: str) -> dict[str, float | None]:
+    """The target's place by each detector that ranks candidates, by all of them together, and among words."""
+    rankings = verdict.get("rankings", {})
+    return {
+        **{f"{name}_rank": place(rankings.get(name, []), target, "score") for name in RANKERS},
         "together_rank": place(verdict.get("together", []), target, "probability"),
-        "moved_rank": place(verdict.get("consequence", []), target, "score"),
         "word_rank": place(verdict.get("words", []), target, "divergence", "word"),
     }
 
@@ -82,14 +95,43 @@ def counts(table: pl.DataFrame) -> Json:
         "named": int(table["named"].is_not_null().sum()),
         "right": right,
         "right_ci95": list(share_interval(right, n)),
-        "gain_first": int((table["gain_rank"] == 1).sum()),
-        "z_first": int((table["z_rank"] == 1).sum()),
-        "together_first": int((table["together_rank"] == 1).sum()),
-        "word_first": int((table["word_rank"] == 1).sum()),
+        **{f"{name}_first": int((table[f"{name}_rank"] == 1).sum()) for name in (*RANKERS, "together", "word")},
+        **{f"{name}_among_three": int((table[f"{name}_rank"] <= 3).sum()) for name in (*RANKERS, "together")},
         "word_among_five": int((table["word_rank"] <= 5).sum()),
-        "z_among_three": int((table["z_rank"] <= 3).sum()),
-        "z_mean_rank": float(table["z_rank"].mean()) if table["z_rank"].is_not_null().any() else None,  # type: ignore[arg-type]
     }
+
+
+def presence(p: Sequence[float], base: Sequence[Sequence[float]]) -> Json:
+    """How well p-values tell datasets from base samples, of which each dataset has a few sets: AUROC, a tie counting half.
+
+    The 95 % interval is over bootstrap samples of datasets on both sides. Where all lie apart these do not vary, and it is the
+    exact one of no pair in the wrong order, of as many independent pairs as there are.
+    """
+    if not p or not base:
+        return {"n": len(p), "nulls": len(base), "auroc": None, "ci95": None}
+
+    def figure(own: Sequence[float], others: Sequence[Sequence[float]]) -> float:
+        values = [*own, *(each for sets in others for each in sets)]
+        return auroc(-np.array(values), np.arange(len(values)) < len(own))
+
+    rng = np.random.default_rng(0)
+    drawn = [
+        figure(rng.choice(p, len(p)).tolist(), [base[k] for k in rng.integers(len(base), size=len(base))])
+        for _ in range(BOOTSTRAPS)
+    ]
+    n, value = min(len(p), len(base)), figure(p, base)
+    ci95 = share_interval(n, n) if value == 1 else np.quantile(drawn, [0.025, 0.975]).tolist()
+    return {"n": len(p), "nulls": len(base), "auroc": value, "ci95": list(ci95)}
+
+
+def base_samples(nulls: Iterable[Nulls]) -> list[list[float]]:
+    """The p-values of the sets of each null dataset of base samples."""
+    by_source: dict[tuple[str, str], list[float]] = {}
+    for each in nulls:
+        for kind in BASE_KINDS:
+            for own in each.by_kind.get(kind, []):
+                by_source.setdefault((kind, own.source), []).append(own.p)
+    return list(by_source.values())
 
 
 def tiers_of_nulls(nulls: Nulls, settings: Verdict) -> Json:

@@ -7,12 +7,11 @@ import polars as pl
 
 from undertone.plots.style import BASE, MARKS, SKY, STUDENT, TEACHER, new_panels, save
 from undertone.runtime.files import read_json, read_parquet
+from undertone.study.config.detect import RANKERS
 
-RANKS = (
-    ("gain_rank", "system prompts", "o", SKY, 0.27),
-    ("z_rank", "gradient", "D", TEACHER, 0.09),
-    ("moved_rank", "short training", "s", "#CC79A7", -0.09),
-    ("together_rank", "all three", "*", "black", -0.27),
+# A mark and a colour for each detector that ranks candidates, and for all of them together.
+RANKED = {"together": ("*", "black")} | dict(
+    zip(RANKERS, (("o", SKY), ("D", TEACHER), ("s", "#CC79A7"), ("^", "#E69F00")), strict=True)
 )
 COLOURS = {"right": TEACHER, "wrong": STUDENT, "none": BASE}
 
@@ -22,8 +21,10 @@ def plot_verdicts(detection_table: Path, detection: Path, plot: Path) -> None:
     table, result = read_parquet(detection_table), read_json(detection)
     table = table.sort("kind", "target", descending=True)
     figure, (left, right) = new_panels(1, 2, 12, max(3.5, 0.2 * len(table) + 1))
-    for key, label, mark, colour, beside in RANKS:
-        left.plot(table[key].cast(pl.Float64), np.arange(len(table)) + beside, mark, color=colour, markersize=4, label=label)
+    for (name, (mark, colour)), beside in zip(RANKED.items(), np.linspace(-0.3, 0.3, len(RANKED)), strict=True):
+        y = np.arange(len(table)) + beside
+        label = name.replace("_", " ")
+        left.plot(table[f"{name}_rank"].cast(pl.Float64), y, mark, color=colour, markersize=4, label=label)
     for y, (named, is_right) in enumerate(table.select("named", "right").iter_rows()):
         text = f"named {named}" if named else "not named"
         colour = COLOURS["right" if is_right else "wrong" if named else "none"]
@@ -32,7 +33,7 @@ def plot_verdicts(detection_table: Path, detection: Path, plot: Path) -> None:
     left.set_xscale("log")
     left.set_xticks([1, 2, 3, 5, 10, 20, 50], ["1", "2", "3", "5", "10", "20", "50"])
     left.set_xlabel("place of the target, 1 the first")
-    left.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, frameon=False, fontsize=8)
+    left.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(RANKED), frameon=False, fontsize=8)
     bars = [(f"{kind}, {n} rows", tiers) for n, kinds in result["nulls"].items() for kind, tiers in kinds.items()]
     colours = {
         "no statement": "#DDDDDD",

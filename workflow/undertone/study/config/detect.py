@@ -18,9 +18,9 @@ KINDS_OF_NULLS: dict[str, str] = {
 NULLS = [f"nulls/{kind}" for kind in KINDS_OF_NULLS]
 MIXTURES = "mixtures"
 # What a verdict reads.
-DETECTORS = ("surface", "gradient", "personas", "short_training")
+DETECTORS = ("surface", "gradient", "personas", "short_training", "first_tokens")
 # What is compared on datasets whose targets are known.
-BENCH = (*DETECTORS, "open_personas", "projection", "first_tokens", "divergence_tokens", "trained_bias", "soft_prompt")
+BENCH = (*DETECTORS, "open_personas", "projection", "divergence_tokens", "trained_bias", "soft_prompt")
 
 
 class Matched(Section):
@@ -135,6 +135,19 @@ class Nulls(Section):
         return some_and_none_twice(values)
 
 
+class Weights(Section):
+    """How much each detector that ranks candidates counts where they are ranked by all of them together."""
+
+    personas: float = setting(0.7, "of minus the logarithm of the place by system prompts", "", ge=0)
+    gradient: float = setting(1.4, "of the score in standard deviations over candidates", "", ge=0)
+    short_training: float = setting(0.9, "likewise", "", ge=0)
+    first_tokens: float = setting(1.2, "likewise", "", ge=0)
+
+
+# What ranks candidates, of what a verdict reads.
+RANKERS = tuple(Weights.model_fields)
+
+
 class Verdict(Section):
     """When a verdict says what."""
 
@@ -146,21 +159,11 @@ class Verdict(Section):
         "candidates",
         ge=1,
     )
-    weights: list[float] = setting(
-        [1.0, 1.5, 1.0], "of personas, gradient and short training where all candidates are ranked by the three together", ""
-    )
+    weights: Weights = setting({}, "where all candidates are ranked by all detectors together")
     min_rows: int = setting(200, "rows below which nothing is said", "rows", ge=4, le=MAX_ROWS)
     max_format: float = setting(
         0.6, "share of pairs that format alone may tell apart before the verdict says so", "share", ge=0.5, le=1
     )
-
-    @field_validator("weights")
-    @classmethod
-    def one_each(cls, weights: list[float]) -> list[float]:
-        """Three detectors rank candidates."""
-        if len(weights) != 3 or min(weights) < 0:
-            raise ValueError(f"expected three weights, none below 0, found {weights}")
-        return weights
 
 
 class Detection(Section):
