@@ -8,6 +8,7 @@ from typing import Any
 import polars as pl
 
 from undertone.detect.detectors import COLUMNS, counts, said
+from undertone.detect.verdicts import places
 
 PROMPTED = [
     *("dolphin", "cat", "elephant", "wolf", "tiger", "owl", "dog", "lion"),
@@ -190,9 +191,6 @@ def verdict_row(verdict: dict[str, Any], target: str) -> dict[str, Any]:
     """Tier, name, the best system prompt, and the places of the target by each detector; None for a word that is not listed."""
     if verdict["tier"] == "no statement":
         return {"rows": verdict["rows"], "tier": verdict["tier"]}
-    candidates = verdict["origin"]["candidates"]
-    z = [each["z"] for each in candidates if each["z"] is not None]
-    own = next(each for each in candidates if each["concept"] == target)
     return {
         "rows": verdict["rows"],
         "presence": verdict["figures"]["z"],
@@ -200,13 +198,8 @@ def verdict_row(verdict: dict[str, Any], target: str) -> dict[str, Any]:
         "tier": verdict["tier"],
         "named": [each["concept"] for each in verdict["origin"]["named"]],
         "by": [each["detector"] for each in verdict["origin"]["named"]],
-        "gain_rank": candidates.index(own) + 1,
-        "z_rank": sum(other > own["z"] for other in z) + 1,
-        "together_rank": [each["concept"] for each in verdict["together"]].index(target) + 1,
-        "moved_rank": [each["concept"] for each in verdict["consequence"]].index(target) + 1,
-        "word_rank": next((k for k, each in enumerate(verdict["words"], 1) if each["word"] == target), None),
         "best": verdict["origin"]["prompt"]["concept"],
-    }
+    } | places(verdict, target)
 
 
 def forms(read: Read) -> Rows:
@@ -221,6 +214,17 @@ def forms(read: Read) -> Rows:
 def second(read: Read) -> Rows:
     """The same on a second base model, on which nothing was chosen."""
     return [{"target": target} | verdict_row(read(f"second/{target}/verdict.json"), target) for target in PROMPTED]
+
+
+def apart(read: Read) -> Rows:
+    """How well the verdicts' p tells datasets from base samples, by kind of teacher and base model."""
+    tables = (
+        ("tables/detection.json", {"prompt": "prompt"}),
+        ("tables/teachers/detection.json", {"steer": "steer", "finetune": "finetune"}),
+        ("tables/forms/detection.json", {"prompt": "prompt, other forms"}),
+        ("second/tables/detection.json", {"prompt": "prompt, second model"}),
+    )
+    return [{"kind": name} | read(path)["presence"][kind] for path, kinds in tables for kind, name in kinds.items()]
 
 
 def nulls(read: Read) -> Rows:
@@ -250,7 +254,7 @@ def detectors(read: Read) -> Rows:
         "steer": {f"steer-{target}": target for target in TAUGHT},
         "finetune": {f"finetune-{target}": target for target in TAUGHT},
         "prompt, other forms": {f"{form}-{target}": target for k, form in enumerate(FORMS) for target in PROMPTED[k::4]},
-        "prompt, second model, held out": {f"second/{target}": target for target in HELD_OUT},
+        "prompt, second model": {f"second/{target}": target for target in HELD_OUT},
     }
     rows = []
     for kind, datasets in kinds.items():
@@ -349,6 +353,7 @@ EXTRACTS: dict[str, Callable[[Read], Rows]] = {
     "verdicts": verdicts,
     "nulls": nulls,
     "second": second,
+    "apart": apart,
     "forms": forms,
     "consequence": consequence,
     "power": power,

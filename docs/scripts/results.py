@@ -188,15 +188,22 @@ def others_table(rows: Rows) -> str:
 def verdict_cells(row: dict[str, Any]) -> list[str]:
     """What a verdict says, and the places of the target."""
     if row["tier"] == "no statement":
-        return [f"{row['rows']:,}", "–", row["tier"], *["–"] * 7]
+        return [f"{row['rows']:,}", "–", row["tier"], *["–"] * 8]
     named = " and ".join(dict.fromkeys(row["named"])) + f" (by {' and '.join(row['by'])})" if row["tier"] == "named" else "–"
     named = named.replace("_", " ")
-    places = [str(row[key] or "–") for key in ("gain_rank", "z_rank", "moved_rank", "together_rank", "word_rank")]
+    places = ["–" if row[f"{name}_rank"] is None else f"{row[f'{name}_rank']:g}" for name in PLACES]
     return [f"{row['rows']:,}", number(row["presence"], 1), row["tier"], named, row["best"], *places]
 
 
-PLACES = ["place by gain", "by z", "by short training", "by all three", "among words"]
-VERDICT = ["rows", "presence (sd)", "tier", "named", "best system prompt is about", *PLACES]
+PLACES = {
+    "personas": "place by gain",
+    "gradient": "by gradient",
+    "short_training": "by short training",
+    "first_tokens": "by first tokens",
+    "together": "by all together",
+    "word": "among words",
+}
+VERDICT = ["rows", "presence (sd)", "tier", "named", "best system prompt is about", *PLACES.values()]
 
 
 def verdicts_table(rows: Rows) -> str:
@@ -207,6 +214,19 @@ def verdicts_table(rows: Rows) -> str:
 def second_table(rows: Rows) -> str:
     """One line per dataset of the second base model."""
     return table(["target", *VERDICT], ([row["target"], *verdict_cells(row)] for row in rows))
+
+
+def apart_table(rows: Rows) -> str:
+    """One line per kind of teacher."""
+
+    def cell(row: dict[str, Any]) -> str:
+        low, high = row["ci95"]
+        return f"{number(row['auroc'])} [{number(low)}, {number(high)}]"
+
+    return table(
+        ["teacher", "datasets", "null datasets of base samples", "AUROC"],
+        ([row["kind"], str(row["n"]), str(row["nulls"]), cell(row)] for row in rows),
+    )
 
 
 def nulls_table(rows: Rows) -> str:
@@ -226,7 +246,7 @@ def consequence_table(rows: Rows) -> str:
         (
             [row["kind"], str(row["datasets"]), name.replace("_", " "), *(interval(row[name][key], 2) for key in keys)]
             for row in rows
-            for name in ("short_training", "gradient", "personas")
+            for name in ("short_training", "gradient", "personas", "first_tokens")
         ),
     )
 
@@ -357,6 +377,7 @@ TABLES: dict[str, Callable[[Rows], str]] = {
     "verdicts": verdicts_table,
     "nulls": nulls_table,
     "second": second_table,
+    "apart": apart_table,
     "forms": verdicts_table,
     "consequence": consequence_table,
     "power": power_table,
