@@ -1,6 +1,7 @@
 """What is said of every feature, where it is known: hand-made SAEs on a model whose first layer adds nothing."""
 
 import math
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,10 +18,12 @@ from torch import nn
 
 from undertone.lab.context_table import read_contexts, write_contexts
 from undertone.lab.contributions import attributed
-from undertone.lab.feature_sums import FINE, entropies_by_chance
+from undertone.lab.feature_scores import cut, others, output_scores, raised
+from undertone.lab.feature_sums import FINE, entropies_by_chance, roles
 from undertone.lab.feature_table import make_features
 from undertone.lab.peaks import Peaks
 from undertone.lab.reading import Reader
+from undertone.lm.hooks import rewritten
 from undertone.lm.loading import LoadedModel, load
 from undertone.runtime.errors import ConfigError
 from undertone.runtime.files import read_json, write_json, write_parquet
@@ -283,6 +286,53 @@ def test_contributions_add_up_where_all_is_linear(plain: Path, one_token: dict[s
         assert own[-1] == pytest.approx(example["activation"] - float(sae.b_enc[example["feature"]]), rel=1e-4)
 
 
+def test_output_scores_are_those_of_full_passes_with_a_feature_clamped(
+    record: Path, contexts: list[list[int]], tmp_path: Path
+) -> None:
+    loaded, sae = load(record), random_sae(load(record))
+    reader = Reader(loaded, sae, 0, contexts, 10, 2, 1)
+    level, other = torch.linspace(0, 3, 64), np.array([[(j + 1) % 64] for j in range(64)])
+    _, most = raised(loaded, sae)
+    scores = output_scores(reader, level, most, other, 7, 0)
+    assert scores["output_score"][0] is scores["output_score_null"][0] is None
+    rows = cut(reader, 7, 0)
+    assert len(rows) == 7
+    for j in (1, 20, 63):
+        rises = []
+        for row in rows:
+            ids = torch.tensor([row.ids[: row.start]])
+
+            def clamped(residual: torch.Tensor, j: int = j) -> torch.Tensor:
+                missing = level[j] - sae.encode(residual[:, -1])[:, j]
+                return torch.cat([residual[:, :-1], residual[:, -1:] + missing * sae.W_dec[j]], 1)
+
+            base = loaded.model(ids).logits[0, -1].log_softmax(-1)
+            with rewritten(loaded.model, 0, clamped):
+                rises.append(loaded.model(ids).logits[0, -1].log_softmax(-1) - base)
+        rise = torch.stack(rises).mean(0)
+        assert scores["output_score"][j] == pytest.approx(float(rise[most[j]].mean()), abs=1e-4)
+        assert scores["output_score_null"][j] == pytest.approx(float(rise[most[j + 1 if j < 63 else 0]].mean()), abs=1e-4)
+
+
+def test_no_output_score_is_given_where_features_have_no_fixed_directions_or_none_is_asked_for(
+    plain: Path, contexts: list[list[int]]
+) -> None:
+    loaded, sae = load(plain), planted(load(plain), 40)
+    reader = Reader(loaded, sae, 0, contexts, 10, 2, 1)
+    _, most = raised(loaded, sae)
+    level = torch.ones(D_SAE)
+    assert output_scores(reader, level, most, others(D_SAE, 0), 0, 0)["output_score"].null_count() == D_SAE
+    sae.cfg.normalize_activations = "layer_norm"
+    assert output_scores(reader, level, most, others(D_SAE, 0), 5, 0)["output_score"].null_count() == D_SAE
+
+
+def test_other_features_are_others() -> None:
+    drawn = others(30, 0)
+    assert drawn.shape == (30, 20)
+    assert all(j not in row and len(set(row)) == 20 for j, row in enumerate(drawn.tolist()))
+    assert others(1, 0).shape == (1, 0)
+
+
 @pytest.mark.parametrize("what", ["model", "sae"])
 def test_activations_that_are_no_numbers_are_refused_with_their_context(
     plain: Path, contexts: list[list[int]], what: str
@@ -316,6 +366,32 @@ def test_entropy_by_chance_is_that_of_as_many_tokens_of_the_text() -> None:
     by_token = np.array([5.0, 5.0, 0.0])
     one, many = entropies_by_chance(by_token, np.array([1.0, 1e6]), 0)
     assert (one, many) == (0, pytest.approx(math.log(2), abs=1e-3))
+
+
+def test_names_of_roles_are_known_by_the_special_token_in_front_and_the_end_of_their_line() -> None:
+    """S is a special token, n the end of a line."""
+    lines = {"SSuenYouSn": ".1111....1", "SmdlnabS": ".1111...", "Sabcdn": ".11111", "Sabcden": ".1.....", "SaSbnab": ".1.11.."}
+    for line, expected in lines.items():
+        special, newline = (torch.tensor([[each == sign for each in line]]) for sign in "Sn")
+        assert "".join("1" if each else "." for each in roles(special, newline)[0].tolist()) == expected
+
+
+@pytest.mark.parametrize("numbers", [False, True])
+def test_junk_is_activation_on_what_is_no_word(
+    plain: Path, contexts: list[list[int]], tmp_path: Path, loaded: LoadedModel, numbers: bool
+) -> None:
+    sae, settings = random_sae(load(plain)), SETTINGS.model_copy(update={"numbers_are_junk": numbers})
+    table = made(plain, sae, contexts, tmp_path / "lab", settings)["features"]
+    acts = acts_of(plain, sae, contexts)
+    no_word = re.compile(r"(\s+|[^\w\s]+\s*|\s*[0-9]+\s*)" if numbers else r"(\s+|[^\w\s]+\s*)")
+    junk, total = np.zeros(64), np.zeros(64)
+    for (k, at), values in acts.items():
+        texts = [loaded.tokenizer.decode([token]) for token in contexts[k]]
+        end = next((place for place, text in enumerate(texts) if "\n" in text), 99)  # of the line behind the BOS
+        total += values
+        junk += values * bool(no_word.fullmatch(texts[at]) or at == 1 or at <= end <= 5)
+    alive = total > 0
+    assert table["junk"].to_numpy()[alive] == pytest.approx((junk / np.where(alive, total, 1))[alive], rel=1e-5)
 
 
 def test_no_examples_are_kept_where_none_are_wanted(plain: Path, contexts: list[list[int]]) -> None:

@@ -339,6 +339,40 @@ def smollm2(read: Read) -> Rows:
     return rows
 
 
+def sae(read: Read) -> Rows:
+    """What the SAE's features are, all together."""
+    summary = read("sae/features.json")
+    keys = ("d_sae", "tokens", "contexts", "dead", "rare", "min_count", "junk", "l0")
+    scores = [key for name in ("token_entropy", "input_score", "output_score") for key in (name, f"{name}_null")]
+    always = sum(row["token_recall"] == 1 for row in read("sae/features.parquet")["rows"])
+    return [{key: summary[key] for key in (*keys, *scores)} | {"always": always}]
+
+
+def ten_features(read: Read) -> Rows:
+    """Of the features that are neither dead nor rare nor mostly junk ten at even steps of density."""
+    table = read("sae/features.parquet")["rows"]
+    known = [row for row in table if not row["dead"] and not row["rare"] and row["junk"] <= 0.5]
+    known.sort(key=lambda row: -row["density"])
+    top = {row["feature"]: row for row in read("sae/examples.parquet")["rows"] if (row["group"], row["rank"]) == ("top", 1)}
+    rows = []
+    for k in range(10):
+        row = known[(2 * k + 1) * len(known) // 20]
+        best = top[row["feature"]]
+        keys = ("feature", "density", "token_recall")
+        scores = [key for name in ("token_entropy", "output_score") for key in (name, f"{name}_null")]
+        rows.append(
+            {
+                **{key: row[key] for key in (*keys, *scores)},
+                "of": len(known),
+                "tokens": [each["text"] for each in row["tokens"][:3]],
+                "raises": [each["text"] for each in row["logits_up"][:3]],
+                "example": best["tokens"],
+                "peak": best["position"] - best["start"],
+            }
+        )
+    return rows
+
+
 EXTRACTS: dict[str, Callable[[Read], Rows]] = {
     "transfer": transfer,
     "teachers": teachers,
@@ -362,6 +396,8 @@ EXTRACTS: dict[str, Callable[[Read], Rows]] = {
     "selections": selections,
     "separation": separation,
     "smollm2": smollm2,
+    "sae": sae,
+    "ten_features": ten_features,
 }
 
 
@@ -369,6 +405,8 @@ def extract(results: Path, data: Path, commit: str, date: str, names: Sequence[s
     """Write the extracts of a finished study, those of the tables `names` or all."""
 
     def read(path: str) -> dict[str, Any]:
+        if path.endswith(".parquet"):
+            return {"rows": pl.read_parquet(results / path).to_dicts()}
         return dict(json.loads((results / path).read_text()))
 
     for name in names or EXTRACTS:

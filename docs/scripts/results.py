@@ -20,6 +20,7 @@ PAGES = (
     DOCS / "results/analyses.md",
     DOCS / "results/detection.md",
     DOCS / "results/smollm2.md",
+    DOCS / "laboratory.md",
     DOCS.parent / "README.md",
 )
 DATA = DOCS / "results/data"
@@ -363,6 +364,55 @@ def smollm2_table(rows: Rows) -> str:
     )
 
 
+def sae_table(rows: Rows) -> str:
+    """One line per figure of all features."""
+    [row] = rows
+    scores = {
+        "median token entropy, nats": "token_entropy",
+        "mean input score": "input_score",
+        "mean output score, nats": "output_score",
+    }
+    lines = [
+        ["features; tokens read", f"{row['d_sae']}; {row['tokens']:,}", "–"],
+        ["dead", f"{row['dead']}", "–"],
+        [f"fire on fewer than {row['min_count']} tokens", f"{row['rare']}", "–"],
+        ["mostly on junk", f"{row['junk']}", "–"],
+        ["alive, and fire wherever their commonest token stands", f"{row['always']}", "–"],
+        *([name, number(row[key], 2), number(row[f"{key}_null"], 2)] for name, key in scores.items()),
+    ]
+    return table(["", "SAE", "by chance"], iter(lines))
+
+
+def ten_features_table(rows: Rows) -> str:
+    """One line per feature."""
+
+    def code(*tokens: str) -> str:
+        shown = "".join(tokens).replace("\n", "↵").replace("|", "¦").replace("`", "ˋ")
+        return f"`{shown.replace(' ', '·')}`"
+
+    def example(row: dict[str, Any]) -> str:
+        tokens, peak = row["example"], row["peak"]
+        return code(*tokens[max(0, peak - 6) : peak], "«", tokens[peak], "»", *tokens[peak + 1 : peak + 4])
+
+    header = ["feature", "density", "fires on", "entropy (chance)", "recall", "raises", "output score (chance)"]
+    return table(
+        [*header, "greatest activation"],
+        (
+            [
+                str(row["feature"]),
+                f"{number(100 * row['density'], 2)} %",
+                " ".join(map(code, row["tokens"])),
+                f"{number(row['token_entropy'], 2)} ({number(row['token_entropy_null'], 2)})",
+                number(row["token_recall"], 2),
+                " ".join(map(code, row["raises"])),
+                f"{number(row['output_score'], 2)} ({number(row['output_score_null'], 2)})",
+                example(row),
+            ]
+            for row in rows
+        ),
+    )
+
+
 TABLES: dict[str, Callable[[Rows], str]] = {
     "transfer": transfer_table,
     "teachers": teachers_table,
@@ -386,6 +436,8 @@ TABLES: dict[str, Callable[[Rows], str]] = {
     "selections": selections_table,
     "separation": separation_table,
     "smollm2": smollm2_table,
+    "sae": sae_table,
+    "ten_features": ten_features_table,
 }
 
 

@@ -43,10 +43,17 @@ COLUMNS: list[dict[str, Any]] = [
         "help": "Share of its greatest activations on one of the 50 tokens that it raises most. Chance: that others raise most",
     },
     {
+        "key": "output_score",
+        "title": "output score",
+        "format": "number",
+        "null": "output_score_null",
+        "help": "Mean rise, in nats, of the 50 tokens that it raises most, where it is clamped. Chance: of those of others",
+    },
+    {
         "key": "junk",
         "title": "junk",
         "format": "share",
-        "help": "Share of its activation on punctuation, white space and what stands right behind a special token",
+        "help": "Share of its activation on punctuation, white space and names of roles",
     },
     {"key": "position_mean", "title": "mean position", "format": "number", "help": "Mean position of the tokens it fires on"},
     {"key": "dec_norm", "title": "decoder norm", "format": "number", "help": "Norm of its row of W_dec"},

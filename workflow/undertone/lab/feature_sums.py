@@ -4,11 +4,14 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn.functional import pad
 
 from undertone.lab.reading import Read
 
 # Bins between no and a feature's greatest activation: those that quantiles are read off, and those that are shown.
 FINE, SHOWN = 1000, 50
+# Tokens of the longest line behind a special token that is a role's name.
+LINE = 5
 # Pairs of feature and token that wait to be added up.
 WAITING = 2**22
 # Random draws of tokens that an entropy is compared with, at so many counts.
@@ -18,9 +21,9 @@ DRAWS, COUNTS = 20, 24
 class Sums:
     """What a first pass adds up of each feature: counts, activations, positions, and activation by token."""
 
-    def __init__(self, d_sae: int, junk: Bool[Tensor, " vocab"]):
-        """`junk` says which token ids count as such wherever they stand."""
-        self.vocab, self.is_junk, device = len(junk), junk, junk.device
+    def __init__(self, d_sae: int, junk: Bool[Tensor, " vocab"], newline: Bool[Tensor, " vocab"]):
+        """`junk` says which token ids count as such wherever they stand, `newline` which hold the end of a line."""
+        self.vocab, self.is_junk, self.is_newline, device = len(junk), junk, newline, junk.device
         self.tokens = self.outliers = self.positions = 0
         self.count, self.total, self.greatest, self.position, self.junk = (
             torch.zeros(d_sae, dtype=torch.float64, device=device) for _ in range(5)
@@ -43,9 +46,8 @@ class Sums:
         self.position.index_add_(0, feature, position.double())
         self.greatest = torch.maximum(self.greatest, read.acts.amax((0, 1)).double())
         token = read.ids[row, position]
-        # What stands right behind a special token is mostly the name of a role, or a document's first token.
-        behind = ~read.text[row, (position - 1).clamp(min=0)] | (position == 0)
-        self.junk.index_add_(0, feature, acts * (self.is_junk[token] | behind))
+        role = roles((read.ids >= 0) & ~read.text, self.is_newline[read.ids.clamp(min=0)])
+        self.junk.index_add_(0, feature, acts * (self.is_junk[token] | role[row, position]))
         self._pairs.append((feature * self.vocab + token, acts))
         self._waiting += len(acts)
         if self._waiting > WAITING:
@@ -94,6 +96,27 @@ class Widths:
         asked = torch.tensor(at, dtype=torch.float64, device=rising.device) * rising[:, -1:]
         edge = (torch.searchsorted(rising, asked) + 1).clamp(max=FINE).double() / FINE
         return edge * self.greatest.double().unsqueeze(1)
+
+
+def roles(
+    special: Bool[Tensor, "n_rows n_tokens"], newline: Bool[Tensor, "n_rows n_tokens"]
+) -> Bool[Tensor, "n_rows n_tokens"]:
+    """What a chat template writes behind a special token: the token right behind it, and a short line, such as `user`.
+
+    A line is short if it ends within 5 tokens. Of plain text the token right behind a BOS is a document's first.
+    """
+
+    def later(where: Tensor, k: int) -> Tensor:
+        return pad(where, (k, 0))[:, : where.shape[1]]
+
+    marked = later(special, 1)
+    clear = torch.ones_like(special)  # neither a special token nor the end of a line stands in between
+    for k in range(2, LINE + 1):
+        clear = clear & ~later(special | newline, k - 1)
+        ends = newline & later(special, k) & clear
+        for back in range(k):
+            marked = marked | pad(ends, (0, back))[:, back:]
+    return marked
 
 
 def entropies(keys: Int[Tensor, " n"], sums: Float[Tensor, " n"], d_sae: int, vocab: int) -> Float[Tensor, " d_sae"]:

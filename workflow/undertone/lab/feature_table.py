@@ -13,24 +13,22 @@ from torch import Tensor
 from undertone.lab.context_table import read_contexts
 from undertone.lab.contributions import contributions
 from undertone.lab.feature_examples import example_rows, shown_texts
+from undertone.lab.feature_scores import input_scores, others, output_scores, raised
 from undertone.lab.feature_sums import Sums, Widths, entropies, entropies_by_chance
 from undertone.lab.peaks import NONE, Peaks
 from undertone.lab.reading import Reader
-from undertone.lm.attribution import direct_logits
 from undertone.lm.hooks import hook_point
 from undertone.lm.loading import LoadedModel, load
 from undertone.lm.vocabulary import TOKEN_KINDS, token_kinds
 from undertone.runtime.files import Stamp, read_json, write_json, write_parquet
 from undertone.runtime.progress import progress
-from undertone.saes.features import neuronpedia, token_table
+from undertone.saes.features import neuronpedia
 from undertone.saes.saved import load_sae
 from undertone.study.config.lab import Features
 
 QUANTILES = [0.5, 0.9, 0.99]
-# Tokens that are shown of a feature; raised tokens that the tokens of its peaks are looked for among.
-TOKENS, RAISED = 5, 50
-# Other features' raised tokens that a feature's peaks are compared with.
-OTHERS = 20
+# Tokens that are shown of a feature.
+TOKENS = 5
 
 
 def make_features(
@@ -48,8 +46,8 @@ def make_features(
     sums, groups = first_pass(reader, settings)
     keys, acts = sums.pairs()
     token = commonest(keys, acts, dictionary.cfg.d_sae, sums.vocab)
-    widths = second_pass(reader, settings, Widths(sums.greatest, token[:, 0]), groups)
-    table = columns(loaded, dictionary, sums, widths, token, groups["top"], contexts, settings)
+    widths = second_pass(reader, settings, Widths(sums.greatest, token[0][:, 0]), groups)
+    table = columns(reader, sums, widths, token, groups["top"], settings)
     rows = example_rows(loaded, groups, contributions(reader, groups["top"], settings.attributed), contexts, settings)
     counts = summarised(table, sums, layer, loaded, dictionary, len(contexts), settings)
     write_parquet(features, table, stamp)
@@ -65,7 +63,7 @@ def first_pass(reader: Reader, settings: Features) -> tuple[Sums, dict[str, Peak
     """Sums over all text tokens, and the examples of greatest and of least positive activation."""
     d_sae, device = reader.sae.cfg.d_sae, reader.loaded.model.device
     n_window = settings.before + 1 + settings.after
-    sums = Sums(d_sae, junk_tokens(reader.loaded, settings.numbers_are_junk))
+    sums = Sums(d_sae, *junk_tokens(reader.loaded, settings.numbers_are_junk))
     groups = {name: Peaks.none(d_sae, n, n_window, device) for name, n in (("top", settings.top), ("bottom", settings.bottom))}
     with progress(len(reader.rows), "features, first pass", "context") as bar:
         for read in reader.batches():
@@ -98,8 +96,10 @@ def second_pass(reader: Reader, settings: Features, widths: Widths, groups: dict
     return widths
 
 
-def commonest(keys: Int[Tensor, " n"], acts: Float[Tensor, " n"], d_sae: int, vocab: int) -> Int[Tensor, "d_sae n_tokens"]:
-    """The tokens that most of a feature's activation falls on, -1 where there are fewer."""
+def commonest(
+    keys: Int[Tensor, " n"], acts: Float[Tensor, " n"], d_sae: int, vocab: int
+) -> tuple[Int[Tensor, "d_sae n_tokens"], Float[Tensor, "d_sae n_tokens"]]:
+    """The tokens that most of a feature's activation falls on, -1 where there are fewer, and how much does."""
     order = acts.argsort(descending=True, stable=True)
     order = order[(keys[order] // vocab).argsort(stable=True)]
     feature, token = keys[order] // vocab, keys[order] % vocab
@@ -108,29 +108,29 @@ def commonest(keys: Int[Tensor, " n"], acts: Float[Tensor, " n"], d_sae: int, vo
     tokens = torch.full((d_sae, TOKENS), NONE, device=keys.device)
     shown = place < TOKENS
     tokens[feature[shown], place[shown]] = token[shown]
-    return tokens
+    mass = torch.zeros(tokens.shape, dtype=torch.float64, device=keys.device)
+    mass[feature[shown], place[shown]] = acts[order][shown]
+    return tokens, mass
 
 
 def columns(
-    loaded: LoadedModel,
-    sae: SAE[Any],
+    reader: Reader,
     sums: Sums,
     widths: Widths,
-    token: Int[Tensor, "d_sae n_tokens"],
+    token: tuple[Int[Tensor, "d_sae n_tokens"], Float[Tensor, "d_sae n_tokens"]],
     top: Peaks,
-    contexts: list[list[int]],
     settings: Features,
 ) -> pl.DataFrame:
     """A row per feature; what a feature that never fires has no value of is null."""
-    d_sae, keys, acts = sae.cfg.d_sae, *sums.pairs()
-    count, total = sums.count, sums.total
+    sae, (keys, acts) = reader.sae, sums.pairs()
+    d_sae, count, total = sae.cfg.d_sae, sums.count, sums.total
     alive = count > 0
-    texts = shown_texts(loaded)
-    mass = dict(zip(keys.tolist(), acts.tolist(), strict=True))
+    texts = shown_texts(reader.loaded)
     tokens = [
-        [{"text": texts[t], "share": mass[j * sums.vocab + t] / float(total[j])} for t in row if t != NONE]
-        for j, row in enumerate(token.tolist())
+        [{"text": texts[t], "share": mass / float(total[j])} for t, mass in zip(*entry, strict=True) if t != NONE]
+        for j, entry in enumerate(zip(*(each.tolist() for each in token), strict=True))
     ]
+    quantiles = widths.quantiles(QUANTILES)
     chance = entropies_by_chance(sums.by_token.cpu().numpy(), count.cpu().numpy(), settings.seed)
     encoder, decoder = sae.W_enc.detach().float(), sae.W_dec.detach().float()
     values: dict[str, Any] = {
@@ -151,48 +151,28 @@ def columns(
         "count": count.long().cpu().numpy(),
         "dead": (~alive).cpu().numpy(),
         "rare": (alive & (count < settings.min_count)).cpu().numpy(),
-        "q": [q if n else None for q, n in zip(widths.quantiles(QUANTILES).tolist(), count.tolist(), strict=True)],
+        "q": [q if n else None for q, n in zip(quantiles.tolist(), count.tolist(), strict=True)],
         "histogram": widths.histogram().cpu().tolist(),
         "tokens": tokens,
         "neuronpedia": pl.Series([neuronpedia(sae, j) for j in range(d_sae)], dtype=pl.String),
     }
-    return pl.DataFrame(own | floats | raised(loaded, sae, top, contexts, settings))
+    logits, most = raised(reader.loaded, sae)
+    other = others(d_sae, settings.seed)
+    scores = input_scores(top, [row.ids for row in reader.rows], most, other)
+    scores |= output_scores(reader, quantiles[:, -1], most, other, settings.clamped, settings.seed)
+    return pl.DataFrame(own | floats | logits | scores)
 
 
-def junk_tokens(loaded: LoadedModel, numbers: bool) -> Bool[Tensor, " vocab"]:
-    """Which token ids are punctuation or white space, and if asked, numbers."""
+def junk_tokens(loaded: LoadedModel, numbers: bool) -> tuple[Bool[Tensor, " vocab"], Bool[Tensor, " vocab"]]:
+    """Which token ids are punctuation or white space, and if asked, numbers; which hold the end of a line."""
     kinds = {"white space", "punctuation"} | ({"number"} if numbers else set())
     indices = [k for k, name in enumerate(TOKEN_KINDS) if name in kinds]
     n = loaded.model.get_input_embeddings().num_embeddings
     is_junk = torch.zeros(n, dtype=torch.bool)
     of_tokens = token_kinds(loaded.tokenizer)[:n]
     is_junk[: len(of_tokens)] = torch.tensor(np.isin(of_tokens, indices))
-    return is_junk.to(loaded.model.device)
-
-
-def raised(loaded: LoadedModel, sae: SAE[Any], top: Peaks, contexts: list[list[int]], settings: Features) -> dict[str, Any]:
-    """`logits_up`, `logits_down` and `input_score` with its null, by direct logit attribution of the decoder rows."""
-    d_sae, up, most = sae.cfg.d_sae, [], []
-    down: list[Any] = []
-    for j in range(d_sae):
-        logits = direct_logits(loaded.model, sae.W_dec[j].float())
-        table = token_table(loaded, logits)
-        up.append([{"text": text, "value": value} for text, value in table["top"]])
-        down.append([{"text": text, "value": value} for text, value in table["bottom"]])
-        n = min(len(loaded.tokenizer), len(logits))
-        most.append(set(logits[:n].topk(min(RAISED, n)).indices.tolist()))
-    peaks = [
-        [contexts[row][position] for row, position, score in zip(*entry, strict=True) if score > -np.inf]
-        for entry in zip(top.row.tolist(), top.position.tolist(), top.score.tolist(), strict=True)
-    ]
-    rng = np.random.default_rng(settings.seed)
-    own, null = [], []
-    for j, tokens in enumerate(peaks):
-        others = rng.choice(np.delete(np.arange(d_sae), j), min(OTHERS, d_sae - 1), replace=False)
-        own.append(float(np.mean([t in most[j] for t in tokens])) if tokens else None)
-        null.append(float(np.mean([[t in most[k] for t in tokens] for k in others])) if tokens and len(others) else None)
-    scores = {"input_score": pl.Series(own, dtype=pl.Float64), "input_score_null": pl.Series(null, dtype=pl.Float64)}
-    return {"logits_up": up, "logits_down": down, **scores}
+    newline = torch.tensor(["\n" in text for text in shown_texts(loaded)] + [False] * n)[:n]
+    return is_junk.to(loaded.model.device), newline.to(loaded.model.device)
 
 
 def summarised(
@@ -221,6 +201,8 @@ def summarised(
         "token_entropy_null": alive["token_entropy_null"].median(),
         "input_score": alive["input_score"].mean(),
         "input_score_null": alive["input_score_null"].mean(),
+        "output_score": alive["output_score"].mean(),
+        "output_score_null": alive["output_score_null"].mean(),
         "architecture": sae.cfg.architecture(),
         **{key: getattr(settings, key) for key in ("min_count", "bands", "attributed")},
     }

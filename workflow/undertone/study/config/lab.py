@@ -41,6 +41,13 @@ class Features(Section):
         ge=0,
         le=1_000,
     )
+    clamped: int = setting(
+        100,
+        "contexts at whose last token each feature is clamped for its output score; 0: no such score",
+        "contexts",
+        ge=0,
+        le=10_000,
+    )
     min_count: int = setting(
         20, "a feature that fires on fewer tokens is marked: its figures rest on little", "tokens", ge=1, le=MAX_ROWS
     )
