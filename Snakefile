@@ -4,7 +4,7 @@
 #
 #   model/  model-NAME/             base model in Hugging Face format (if trained here), model.json (how to load it), metrics.json;
 #                                   and `models`; held_out.parquet, chats that a model trained here did not see; bridge.json, beside a hooked model
-#   sae/                            SAE in SAELens's format (unless a folder holds it), sae.json (how to load it), metrics.json;
+#   sae/  sae-NAME/                 SAE in SAELens's format (unless a folder holds it), sae.json (how to load it), metrics.json;
 #                                   text.parquet, what a named model's own is trained on; features.parquet, features.json and
 #                                   examples.parquet, what each feature is; features.html, the page that shows it
 #   text.parquet                    contexts that neither was trained on, on which features are read
@@ -90,7 +90,7 @@ rule all:
     default_target: True
     input:
         rules.model_metrics.output,
-        rules.sae_metrics.output if STUDY.has_sae else [],
+        sae_of_study("metrics.json"),
         collect(result("{dataset}/{result}.json"), dataset=STUDY.names, result=["pref", "indirect"]),
         collect(result("{dataset}/plots/{plot}.png"), dataset=STUDY.names, plot=["student", "pref", "indirect"]),
         collect(result("{dataset}/plots/filter.png"), dataset=read_by(STUDY, "compliance")),
@@ -129,7 +129,7 @@ if STUDY.has_sae:
 
     rule lab:
         input:
-            rules.browser.output,
+            collect(rules.browser.output + rules.sae_metrics.output, variant=["", *(f"-{name}" for name in STUDY.saes)]),
         localrule: True
 
 

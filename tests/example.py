@@ -13,7 +13,7 @@ from undertone.study.study import Study, load
 
 COMPARE = {Node("transfer"), Node("compliance"), Node("teachers_plot")}
 METRICS = {Node("model_metrics")}
-SAE_METRICS = {Node("sae_metrics")}
+SAE_METRICS = {Node("sae_metrics"), Node("sae_metrics", None, "wide")}
 PROMPTED = ("lion", "owl")
 STEERED = ("steer-lion", "steer-owl")
 FINETUNED = ("finetune-lion", "finetune-owl", "contrary")
@@ -34,6 +34,7 @@ CONFIG: dict[str, Any] = {
         "contrary": {"teacher": "finetune", "trait": "contrary"},
     },
     "models": {"other": {"embedded": {"seed": 7}}},
+    "saes": {"wide": {"d_sae": 1024}},
     "student_variants": {"rank64": {"rank": 64, "datasets": ["owl"]}, "cross": {"model": "other", "datasets": ["lion"]}},
     "sweeps": {"rank": ["rank64"]},
     "pref": {"candidates": ["lion", "owl", "cat"]},
@@ -42,14 +43,15 @@ CONFIG: dict[str, Any] = {
 
 
 def study(**changes: Any) -> Study:
-    config = copy.deepcopy(CONFIG)
-    update_config(config, changes)
+    """The study with these keys changed; None leaves one out."""
+    config = {key: value for key, value in copy.deepcopy(CONFIG).items() if key not in changes or changes[key] is not None}
+    update_config(config, {key: value for key, value in changes.items() if value is not None})
     return load(config)
 
 
 def nodes(of: Study) -> set[Node]:
     """Every stage with every dataset and variant that has it."""
-    single = {name for name, stage in STAGES.items() if stage.shared and not stage.varied}
+    single = {name for name, stage in STAGES.items() if stage.shared and stage.variants in (None, "saes")}
     trained = {"text", "text_sae"} if of.model.named else {"sae"}
     single -= {"sae", "text", "text_sae", "pretrained_sae"} - ({"pretrained_sae"} if of.sae.named else trained)
     single -= {"chats"} if of.model.named else {"contexts"}
@@ -57,8 +59,9 @@ def nodes(of: Study) -> set[Node]:
     found = {Node(name) for name in single | {model, "controls_plot"}} | {Node(model, None, "other"), SWEEP}
     found |= {Node(name, null) for null in NULLS for name in ("nulls", *BENCH)}
     found |= {Node(name, mixture) for mixture in MIXTURES for name in ("mixtures", *BENCH)}
+    found |= {Node(name, None, sae) for name in single if STAGES[name].variants == "saes" for sae in of.saes}
     for name, stage in STAGES.items():
-        variants = ["", *of.student_variants] if stage.varied else [""]
+        variants = ["", *of.student_variants] if stage.variants == "students" else [""]
         if name == "reading_plot":
             found |= {Node(name, dataset, key) for key in READINGS for dataset in makers(of, key)}
         elif not stage.shared:

@@ -6,7 +6,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from undertone.study.config.detect import BENCH, DETECTORS, NULLS, RANKERS
+from undertone.study.config.detect import BENCH, DETECTORS, NULLS
 from workflow import Project
 
 TIERS = {"no statement", "base samples", "differs", "persona-like", "named"}
@@ -39,15 +39,6 @@ def test_nulls_are_read_by_every_detector(judged: Project) -> None:
         for detector in DETECTORS:
             readings = json.loads((judged.root / f"results/{null}/{detector}.json").read_text())["sets"]
             assert len(readings) == sets
-
-
-def test_all_that_a_verdict_reads_and_that_ranks_candidates_has_a_weight_and_a_place(judged: Project) -> None:
-    said = {name: json.loads((judged.root / f"results/lion/{name}.json").read_text())["sets"][0] for name in DETECTORS}
-    assert {name for name, reading in said.items() if reading["ranking"]} == set(RANKERS)
-    verdict = json.loads((judged.root / "results/lion/verdict.json").read_text())
-    assert set(verdict["rankings"]) == set(RANKERS)
-    assert set(verdict["presence"]["tests"]) == {name for name, reading in said.items() if reading["presence"]}
-    assert {f"{name}_rank" for name in RANKERS} <= {*pl.read_parquet(judged.root / "results/tables/detection.parquet").columns}
 
 
 def test_the_bench_counts_each_dataset_with_a_target(judged: Project) -> None:

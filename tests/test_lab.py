@@ -41,7 +41,7 @@ def test_every_feature_has_its_row_and_its_examples(finished: Project) -> None:
         ({"features": {"top": 9}}, {READ, WRITE}),
         ({"browser": {"max_junk": 0.9}}, {WRITE}),
         ({"contexts": {"tokens": 4_000}}, {READ, WRITE, "Draw chats to read features on"}),
-        ({"sae": {"k": 5}}, {READ, WRITE, "Prepare the SAE"}),
+        ({"sae": {"k": 5}}, {READ, WRITE, "Prepare the SAE", "Measure how well the SAE describes the base model"}),
         ({"student": {"rank": 4}}, set()),
     ],
     ids=["examples", "page", "tokens", "k", "student"],

@@ -63,6 +63,7 @@ def keys(value: Any) -> list[list[str]]:
 
 HUB = {"model": {"name": "a/model", "revision": "a" * 40}, "sae": {"release": "a", "id": "b"}}
 ALL = (CONTROL, *OWN)
+SAES = {Node("sae"), Node("sae", None, "wide")}
 READ = (*ALL, *NULLS, *MIXTURES)  # by detectors
 TRAINED = ("trained_bias", "soft_prompt")
 SPOKEN = each("teacher_activations", *PROMPTED) | each("sequences", *PROMPTED) | each("losses", *ALL) | {Node("entangled")}
@@ -142,8 +143,8 @@ EDITS: list[tuple[dict[str, Any], set[Node]]] = [
     ({"model_metrics": {"prompts": 9}}, METRICS),
     ({"sae_metrics": {"prompts": 9}}, SAE_METRICS),
     ({"contexts": {"tokens": 9_000}}, {Node("chats")}),
-    ({"features": {"top": 9}}, {Node("features")}),
-    ({"browser": {"features": 9}}, {Node("browser")}),
+    ({"features": {"top": 9}}, {Node("features"), Node("features", None, "wide")}),
+    ({"browser": {"features": 9}}, {Node("browser"), Node("browser", None, "wide")}),
     ({"bridge": {"rounds": 9}}, {Node("bridge")}),
     ({"model": {"embedded": {"held_out_chats": 2000}}}, set()),
     ({"sequences": {"resamples": 900}}, each("sequences", *TAUGHT)),
@@ -166,8 +167,10 @@ EDITS: list[tuple[dict[str, Any], set[Node]]] = [
     ),
     ({"model": {"embedded": {"steps": 900}}}, {Node("model"), Node("model", None, "other")}),
     ({"model": {"dtype": "float32"}}, {Node("model"), Node("model", None, "other")}),
-    ({"sae": {"k": 4}}, {Node("sae")}),
-    ({"sae": {"release": "a", "id": "b"}}, {Node("sae")}),
+    ({"sae": {"k": 4}}, SAES),
+    ({"sae": {"release": "a", "id": "b"}}, SAES),
+    ({"saes": {"wide": {"k": 4}}}, {Node("sae", None, "wide")}),
+    ({"saes": {"deep": {"layer": 2}}}, set()),
     ({"model": {"revision": "a" * 40}}, set()),
     (HUB, {Node("model"), Node("model", None, "other")}),
     ({"datasets": {"mine": {"file": "yours.csv"}}}, each("numbers", "mine")),
@@ -306,7 +309,7 @@ def test_the_version_of_a_file_is_that_of_its_content(tmp_path: Path) -> None:
 def test_a_local_models_stamp_holds_the_contents_of_the_files_that_are_loaded(tmp_path: Path) -> None:
     for name in ("config.json", "model.safetensors", "notes.txt"):
         (tmp_path / name).write_text(json.dumps({"num_hidden_layers": 2, "hidden_size": 32}))
-    own = study(model={"name": str(tmp_path)}, teachers=["prompt"])
+    own = study(model={"name": str(tmp_path)}, saes=None, teachers=["prompt"])
     before = {node: stamp(own, node) for node in (Node("pretrained"), Node("student", "lion"))}
     assert f"{tmp_path}/model.safetensors" in before[Node("student", "lion")]["files"]
     (tmp_path / "notes.txt").write_text("other")

@@ -176,15 +176,6 @@ def test_every_sentence_names_what_it_rests_on() -> None:
     assert "no candidate is named" in sentence("persona-like", readings(), [], judge(readings(), nulls(), SETTINGS)["alarms"])
 
 
-def test_a_choice_between_two_names_is_a_caveat() -> None:
-    [line] = judge(readings(begun="owl"), nulls(), SETTINGS)["caveats"]
-    assert line.startswith("System prompts put lion first, the first tokens of numbers owl")
-    # Where both are said, or neither is asked, there was no choice.
-    differing = {"first": "cat", "begun": "dog", "moved": "owl", "trained": "owl", "z_share": 0.5}
-    assert not judge(readings(**differing), nulls(), SETTINGS)["caveats"]
-    assert not judge(readings(gain=0.0005, begun="owl"), nulls(), SETTINGS)["caveats"]
-
-
 def test_format_is_a_caveat() -> None:
     assert not judge(readings(), nulls(), SETTINGS)["caveats"]
     assert "tells 80% of the pairs apart" in judge(readings(auroc=0.8), nulls(), SETTINGS)["caveats"][0]

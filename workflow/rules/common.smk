@@ -23,7 +23,7 @@ from undertone.study.graph import has, read_by
 from undertone.study.node import Node
 from undertone.study.outcome import outcome
 from undertone.study.paths import BENCHMARKS, LOGS, folder_of
-from undertone.study.reads import checkpoint_files, compared, mixed_dataset, sampled_text, selected, text_files
+from undertone.study.reads import checkpoint_files, compared, mixed_dataset, sae_files, sampled_text, selected, text_files
 from undertone.study.stages import READINGS, SUMMARISED
 from undertone.study.stamp import stamp
 from undertone.study.study import load
@@ -104,9 +104,9 @@ def first_student_of(dataset):
     return students_of(dataset, seeds=STUDY.students(dataset).seeds[:1])
 
 
-def sae_of_study():
-    """`sae.json`, where the study has an SAE."""
-    return result("sae/sae.json") if STUDY.has_sae else []
+def sae_of_study(file="sae.json"):
+    """`sae.json` or another file of the study's own SAE, where it has one."""
+    return result(f"sae/{file}") if STUDY.has_sae else []
 
 
 def steered_of(dataset=None):
@@ -249,7 +249,7 @@ def files_in(folder):
     values = {
         "dataset": [folder],
         "seed": ["1"],
-        "variant": ["", *(f"-{name}" for name in [*STUDY.student_variants, *STUDY.models])],
+        "variant": ["", *(f"-{name}" for name in [*STUDY.student_variants, *STUDY.models, *STUDY.saes])],
         "key": [*READINGS, *STUDY.sweeps],
     }
     home = result(f"{folder}/")

@@ -55,16 +55,18 @@ if STUDY.has_sae:
     rule features:
         input:
             model=result("model/model.json"),
-            sae=result("sae/sae.json"),
+            sae=result("sae{variant}/sae.json"),
             text=result("text.parquet"),
         output:
-            features=result("sae/features.parquet"),
-            examples=result("sae/examples.parquet"),
-            summary=ensure(result("sae/features.json"), non_empty=True),
+            features=result("sae{variant}/features.parquet"),
+            examples=result("sae{variant}/examples.parquet"),
+            summary=ensure(result("sae{variant}/features.json"), non_empty=True),
         log:
-            log_of("features"),
+            log_of("features", "study{variant}"),
         benchmark:
-            benchmark_of("features")
+            benchmark_of("features", "study{variant}")
+        wildcard_constraints:
+            variant=SAES,
         threads: 1
         resources:
             gpu=1,
@@ -83,11 +85,13 @@ if STUDY.has_sae:
             examples=rules.features.output.examples,
             summary=rules.features.output.summary,
         output:
-            page=result("sae/features.html"),
+            page=result("sae{variant}/features.html"),
         log:
-            log_of("browser"),
+            log_of("browser", "study{variant}"),
         benchmark:
-            benchmark_of("browser")
+            benchmark_of("browser", "study{variant}")
+        wildcard_constraints:
+            variant=SAES,
         localrule: True
         resources:
             mem_mb=gigabytes(8),

@@ -1,18 +1,28 @@
-"""The sparse autoencoder of the hook point: trained here, or found by its name."""
+"""Sparse autoencoders: the study's own, of its hook point, and others; trained here, or found by their names."""
+
+SAES = variants(["", *STUDY.saes])
+
+
+def folder_files(wildcards):
+    """The files of an SAE that is a folder."""
+    return [ancient(file) for file in sae_files(STUDY, Node("pretrained_sae", None, variant_of(wildcards)))]
+
 
 if STUDY.sae.named:
 
     rule pretrained_sae:
         input:
-            [ancient(f"{STUDY.sae.folder}/{file}") for file in SAE_FILES] if STUDY.sae.folder else [],
+            folder_files,
             model=result("model/model.json"),
         output:
-            sae=result("sae/sae.json"),
-            files=[] if STUDY.sae.folder else collect(result("sae/{file}"), file=SAE_FILES),
+            sae=result("sae{variant}/sae.json"),
+            files=[] if STUDY.sae.folder else collect(result("sae{{variant}}/{file}"), file=SAE_FILES),
         log:
-            log_of("pretrained_sae"),
+            log_of("pretrained_sae", "study{variant}"),
         benchmark:
-            benchmark_of("pretrained_sae")
+            benchmark_of("pretrained_sae", "study{variant}")
+        wildcard_constraints:
+            variant=SAES,
         # A cluster's nodes may have no network.
         localrule: True
         params:
@@ -29,12 +39,14 @@ elif not STUDY.model.named:
             model=result("model/model.json"),
             corpus=ancient(STUDY.model.embedded.corpus),
         output:
-            sae=result("sae/sae.json"),
-            files=collect(result("sae/{file}"), file=SAE_FILES),
+            sae=result("sae{variant}/sae.json"),
+            files=collect(result("sae{{variant}}/{file}"), file=SAE_FILES),
         log:
-            log_of("sae"),
+            log_of("sae", "study{variant}"),
         benchmark:
-            benchmark_of("sae")
+            benchmark_of("sae", "study{variant}")
+        wildcard_constraints:
+            variant=SAES,
         threads: 1
         resources:
             gpu=1,
@@ -74,12 +86,14 @@ elif STUDY.has_sae:
             model=result("model/model.json"),
             text=rules.text.output.text,
         output:
-            sae=result("sae/sae.json"),
-            files=collect(result("sae/{file}"), file=SAE_FILES),
+            sae=result("sae{variant}/sae.json"),
+            files=collect(result("sae{{variant}}/{file}"), file=SAE_FILES),
         log:
-            log_of("text_sae"),
+            log_of("text_sae", "study{variant}"),
         benchmark:
-            benchmark_of("text_sae")
+            benchmark_of("text_sae", "study{variant}")
+        wildcard_constraints:
+            variant=SAES,
         threads: 1
         resources:
             gpu=1,
@@ -98,15 +112,17 @@ if STUDY.has_sae:
     rule sae_metrics:
         input:
             model=result("model/model.json"),
-            sae=result("sae/sae.json"),
+            sae=result("sae{variant}/sae.json"),
             prompts=result("prompts.parquet"),
             questions=ancient(STUDY.pref.questions),
         output:
-            metrics=ensure(result("sae/metrics.json"), non_empty=True),
+            metrics=ensure(result("sae{variant}/metrics.json"), non_empty=True),
         log:
-            log_of("sae_metrics"),
+            log_of("sae_metrics", "study{variant}"),
         benchmark:
-            benchmark_of("sae_metrics")
+            benchmark_of("sae_metrics", "study{variant}")
+        wildcard_constraints:
+            variant=SAES,
         threads: 1
         resources:
             gpu=1,

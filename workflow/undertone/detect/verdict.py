@@ -165,7 +165,7 @@ def judge(own: Readings, nulls: Nulls, settings: Verdict) -> Json:
         "attitude": "unknown: a system prompt that loves an animal and one that hates it may write the same numbers",
         "tried": own["personas"]["tried"],
         "share": settings.share,
-        "caveats": caveats(own, named, settings),
+        "caveats": caveats(own, settings),
     }
 
 
@@ -258,12 +258,9 @@ def agreed(own: Readings, among: int) -> bool:
     return own["personas"]["best"]["concept"] in firsts
 
 
-def caveats(own: Readings, named: Sequence[Json], settings: Verdict) -> list[str]:
+def caveats(own: Readings, settings: Verdict) -> list[str]:
     """What a reader must know before believing it."""
     lines = []
-    if len({each["detector"] for each in named} & {"personas", "first_tokens"}) == 1:
-        first, begun = (own.first(name)["concept"] for name in ("personas", "first_tokens"))
-        lines.append(f"System prompts put {first} first, the first tokens of numbers {begun}; all detectors together chose.")
     if (share := own["surface"]["format_auroc"]) > settings.max_format:
         lines.append(
             f"Format alone (how many numbers, between which marks) tells {share:.0%} of the pairs apart. Bring the file into "

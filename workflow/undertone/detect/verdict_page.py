@@ -127,11 +127,10 @@ their log-probability by {{ "%.3f"|format(origin.prompt.gain.mean) }} nats per t
 place in each.places.values() %}<td class="number">{{ "–" if place is none else "%g"|format(place) }}</td>{% endfor %}</tr>
 {% endfor %}</table>
 <p><small>Concepts stand in the order of the rounds that they reached: the gains of those that fell earlier are on other, fewer
-rows. Decoys are concepts that are no candidates; a candidate is named only if it beats them. Attitude is {{ attitude
-}}.</small></p>
+rows. Decoys are concepts that are no candidates; a candidate is named only if it beats them, and by system prompts only if
+first tokens put it first, too. Attitude is {{ attitude }}.</small></p>
 <p>All detectors together put first: {% for each in together[:3] %}{{ each.concept }} ({{ "%.0f"|format(100 * each.probability)
-}} %){{ ", " if not loop.last }}{% endfor %}. This ranks candidates; it chooses where system
-prompts and first tokens would name different ones.</p>
+}} %){{ ", " if not loop.last }}{% endfor %}. This ranks candidates and names none.</p>
 <h2>What would it teach?</h2>
 <p>Where a student's answer to “what is your favourite animal” goes after a short training on these rows, instead of on base
 samples. This is a prediction of the order in which answers of a longer training would move; how well it holds is in the

@@ -9,9 +9,10 @@ from undertone.plots.style import BASE, MARKS, SKY, STUDENT, TEACHER, new_panels
 from undertone.runtime.files import read_json, read_parquet
 from undertone.study.config.detect import RANKERS
 
-# Marks and colours of detectors that rank candidates, two more than there are, and those of all of them together.
-RANKED_BY = (("o", SKY), ("D", TEACHER), ("s", "#CC79A7"), ("^", "#E69F00"), ("v", "#0072B2"), ("P", "#F0E442"))
-RANKED = {"together": ("*", "black")} | dict(zip(RANKERS, RANKED_BY, strict=False))
+# A mark and a colour for each detector that ranks candidates, and for all of them together.
+RANKED = {"together": ("*", "black")} | dict(
+    zip(RANKERS, (("o", SKY), ("D", TEACHER), ("s", "#CC79A7"), ("^", "#E69F00")), strict=True)
+)
 COLOURS = {"right": TEACHER, "wrong": STUDENT, "none": BASE}
 
 

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 from undertone.study.config.data import Numbers, Samples
 from undertone.study.config.entries import COMMIT, CONTROL, KINDS, Taught, name_of
 from undertone.study.config.models import Model
+from undertone.study.config.saes import Sae
 from undertone.study.config.students import Student, student_keys
 from undertone.study.config.teachers import Teacher
 from undertone.study.paths import RESERVED, holds_study
-from undertone.study.sizes import linear_modules, model_size, sae_size
+from undertone.study.sizes import ModelSize, SaeSize, linear_modules, model_size, sae_size
 from undertone.study.validation import Section, merged, nearest, validate
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ def check_study(study: "Study") -> None:
     check_sources(study)
     check_overrides(study)
     check_variants(study)
+    check_saes(study)
     check_controls(study)
     check_sizes(study)
     check_lengths(study)
@@ -57,6 +59,9 @@ def check_names(study: "Study") -> None:
         raise ValueError(f"{kinds[0]!r} cannot name an animal: so is a dataset called that a teacher of this kind writes")
     if twice := {name_of(kind, animal) for kind in KINDS for animal in study.animals} & set(study.datasets):
         raise ValueError(f"animals and datasets both name {sorted(twice)}")
+    folders = {*(f"model-{name}" for name in study.models), *(f"sae-{name}" for name in study.saes)}
+    if taken := sorted(folders & {*study.animals, *study.datasets}):
+        raise ValueError(f"{taken[0]!r} cannot name a dataset: one of the study's models or SAEs has a folder of that name")
 
 
 def check_candidates(study: "Study") -> None:
@@ -155,11 +160,11 @@ def check_controls(study: "Study") -> None:
 
 def check_variants(study: "Study") -> None:
     """Variants, sweeps and other models must be made of settings that exist."""
-    for name in [*study.models, *study.student_variants]:
+    for name in [*study.models, *study.saes, *study.student_variants]:
         if not VARIANT.fullmatch(name):
             raise ValueError(
-                f"{_short(name)} cannot name a model or variant: use up to 64 ASCII letters, digits, '.', '-' and '_', the "
-                "first a letter or digit"
+                f"{_short(name)} cannot name a model, SAE or variant: use up to 64 ASCII letters, digits, '.', '-' and '_', "
+                "the first a letter or digit"
             )
     for name, changed in study.models.items():
         validate(Model, merged(study.model.model_dump(), changed), f"models.{name}.")
@@ -177,6 +182,20 @@ def check_variants(study: "Study") -> None:
         _check_known(f"sweeps.{key}", "variant", variants, study.student_variants)
 
 
+def check_saes(study: "Study") -> None:
+    """The other SAEs of a study are of its own SAE's origin, and read the text that it reads."""
+    if study.saes and not study.has_sae:
+        raise ValueError(f"saes: the study has no SAE of its own for {study.model.title}; describe one under sae")
+    own = study.sae
+    for name, changed in study.saes.items():
+        validate(Sae, merged(own.model_dump(), changed), f"saes.{name}.")
+        other = study.dictionary(name)
+        if (bool(own.release), bool(own.folder)) != (bool(other.release), bool(other.folder)):
+            raise ValueError(f"saes.{name}: a study's SAEs are all trained here, all of SAELens's registry, or all folders")
+        if text := sorted({"text", "context"} & set(changed)):
+            raise ValueError(f"saes.{name}.{text[0]}: all SAEs of a study are trained on the same text; set sae.{text[0]}")
+
+
 def check_sizes(study: "Study") -> None:
     """Layers, features and widths must be there, as far as they are known before anything is loaded."""
     listed = [name for name in study.of_kind("steer") if name in study.datasets]
@@ -189,13 +208,8 @@ def check_sizes(study: "Study") -> None:
         raise ValueError("sae.text is for a model with a name: the embedded model's SAE is trained on chats of its own corpus")
     model = model_size(study.model)
     sae = sae_size(study.sae) if study.has_sae else None
-    if model and sae:
-        if sae.d_in is not None and sae.d_in != model.d_model:
-            raise ValueError(
-                f"the SAE reads vectors of {sae.d_in}, the model's residual stream has {model.d_model}: it is another model's"
-            )
-        if sae.layer >= model.n_layers:
-            raise ValueError(f"sae.layer {sae.layer}: the model has layers 0 to {model.n_layers - 1}")
+    for name in ["", *study.saes] if study.has_sae else []:
+        _check_sae(f"saes.{name}" if name else "sae", sae_size(study.dictionary(name)), model)
     for dataset in study.of_kind("steer"):
         steer = study.section("teacher", dataset).steer  # type: ignore[attr-defined]
         if steer.vector == "contrast" and model and steer.contrast.layer >= model.n_layers:
@@ -205,6 +219,19 @@ def check_sizes(study: "Study") -> None:
             )
         if steer.vector == "feature" and sae and steer.feature is not None and steer.feature >= sae.d_sae:
             raise ValueError(f"teacher.steer.feature {steer.feature} of {dataset}: the SAE has features 0 to {sae.d_sae - 1}")
+
+
+def _check_sae(where: str, sae: SaeSize | None, model: ModelSize | None) -> None:
+    """An SAE reads a layer that the model has, and vectors of its width."""
+    if not (model and sae):
+        return
+    if sae.d_in is not None and sae.d_in != model.d_model:
+        raise ValueError(
+            f"{where}: the SAE reads vectors of {sae.d_in}, the model's residual stream has {model.d_model}: it is another "
+            "model's"
+        )
+    if sae.layer >= model.n_layers:
+        raise ValueError(f"{where}.layer {sae.layer}: the model has layers 0 to {model.n_layers - 1}")
 
 
 def check_lengths(study: "Study") -> None:

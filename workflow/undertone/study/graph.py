@@ -55,4 +55,4 @@ def _made_here(study: Study, node: Node) -> Node:
     """The stage of this study that makes what a stage makes; one of the whole study has no dataset, others no variant."""
     made = STAGES[node.stage].made_by(study, node)
     stage = STAGES[made.stage]
-    return Node(made.stage, None if stage.shared else made.dataset, made.variant if stage.varied else "")
+    return Node(made.stage, None if stage.shared else made.dataset, made.variant if stage.variants else "")

@@ -19,6 +19,16 @@ def own_file(study: Study, node: Node) -> list[str]:
     return [study.files[node.dataset].file] if node.dataset in study.files else []
 
 
+def own_corpus(study: Study, node: Node) -> list[str]:
+    """The text that the study's own model is trained on, where that is embedded."""
+    return [study.model.embedded.corpus]
+
+
+def own_model(study: Study, node: Node) -> Iterator[Node]:
+    """The study's own base model, whichever SAE the stage is about."""
+    yield Node("model")
+
+
 def corpus(study: Study, node: Node) -> list[str]:
     """The text that the embedded model is trained on."""
     return [study.base_model(node.variant).embedded.corpus]
@@ -34,7 +44,8 @@ def checkpoint_files(study: Study, node: Node) -> list[str]:
 
 def sae_files(study: Study, node: Node) -> list[str]:
     """The files of an SAE that is a folder."""
-    return [f"{study.sae.folder}/{name}" for name in SAE_FILES] if study.sae.folder else []
+    folder = study.dictionary(node.variant).folder
+    return [f"{folder}/{name}" for name in SAE_FILES] if folder else []
 
 
 def text_files(study: Study, node: Node) -> list[str]:

@@ -85,8 +85,8 @@ def base_model(study: Study, node: Node) -> Node:
 def dictionary(study: Study, node: Node) -> Node:
     """The SAE: found if the study names it, else trained, a named model's on text."""
     if study.sae.named:
-        return Node("pretrained_sae")
-    return Node("text_sae" if study.model.named else "sae")
+        return Node("pretrained_sae", None, node.variant)
+    return Node("text_sae" if study.model.named else "sae", None, node.variant)
 
 
 def held_out_text(study: Study, node: Node) -> Node:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from undertone.study import dataset_settings as given
 from undertone.study import scope
@@ -11,6 +11,7 @@ from undertone.study.study import Study
 
 Earlier = Callable[[Study, Node], Iterator[Node]]
 Settings = Callable[[Study, Node], dict[str, Any]]
+Axis = Literal["students", "models", "saes", "figures"]
 
 
 def no_files(study: Study, node: Node) -> list[str]:
@@ -34,4 +35,4 @@ class Stage:
     made_by: Callable[[Study, Node], Node] = scope.itself  # the stage that makes it in a study
     reading: bool = False  # read of one dataset into a JSON and a figure of its name
     shared: bool = False  # one for the whole study, not one per dataset
-    varied: bool = False  # one per variant: of the students, or of the base model for the stage that makes it
+    variants: Axis | None = None  # what its variants are: one result for each; None: it has none

@@ -22,12 +22,20 @@ TRIES_PERSONAS = Stage(
 )
 SUMMARISED = ("score", "feature_bias", "residual_bias", "bias_pref", "losses", "tokens")
 STAGES = {
-    "model": Stage(("model",), files=reads.corpus, made_by=scope.base_model, shared=True, varied=True),
-    "pretrained": Stage(("model",), files=reads.checkpoint_files, shared=True, varied=True),
-    "sae": Stage(("sae", "model"), ("model",), files=reads.corpus, only=with_sae, made_by=scope.dictionary, shared=True),
-    "pretrained_sae": Stage(("sae",), ("model",), files=reads.sae_files, shared=True),
+    "model": Stage(("model",), files=reads.corpus, made_by=scope.base_model, shared=True, variants="models"),
+    "pretrained": Stage(("model",), files=reads.checkpoint_files, shared=True, variants="models"),
+    "sae": Stage(
+        ("sae", "model"),
+        (reads.own_model,),
+        files=reads.own_corpus,
+        only=with_sae,
+        made_by=scope.dictionary,
+        shared=True,
+        variants="saes",
+    ),
+    "pretrained_sae": Stage(("sae",), (reads.own_model,), files=reads.sae_files, shared=True, variants="saes"),
     "text": Stage(after=("model", reads.sampled_text), files=reads.text_files, settings=(given.text,), shared=True),
-    "text_sae": Stage(("sae",), ("model", "text"), shared=True),
+    "text_sae": Stage(("sae",), (reads.own_model, "text"), shared=True, variants="saes"),
     "sae_metrics": Stage(
         ("sae_metrics", "teacher", "pref"),
         ("sae", "prompts"),
@@ -35,6 +43,7 @@ STAGES = {
         teacher_keys=given.wording,
         only=with_sae,
         shared=True,
+        variants="saes",
     ),
     "chats": Stage(
         ("contexts", "model"), ("model",), files=reads.corpus, only=with_sae, made_by=scope.held_out_text, shared=True
@@ -47,8 +56,8 @@ STAGES = {
         teacher_keys=given.wording,
         shared=True,
     ),
-    "features": Stage(("features",), ("model", "sae", "chats"), only=with_sae, shared=True),
-    "browser": Stage(("browser",), ("features",), only=with_sae, shared=True),
+    "features": Stage(("features",), (reads.own_model, "sae", "chats"), only=with_sae, shared=True, variants="saes"),
+    "browser": Stage(("browser",), ("features",), only=with_sae, shared=True, variants="saes"),
     "prompts": Stage(("prompts",), files=reads.template, shared=True),
     "model_metrics": Stage(
         ("model_metrics", "teacher", "samples", "numbers", "pref"),
@@ -84,14 +93,14 @@ STAGES = {
         made_by=scope.filtered_or_made,
     ),
     "transform": Stage(after=(reads.sources,), settings=(given.transform,)),
-    "student": Stage(("student",), ("model", "numbers"), varied=True),
+    "student": Stage(("student",), ("model", "numbers"), variants="students"),
     "pref": Stage(
         ("pref", "teacher"),
         ("student", teacher),
         after_control=("pref",),
         files=questions,
         settings=(target_and_kind, given.control, given.all_seeds),
-        varied=True,
+        variants="students",
     ),
     "indirect": Stage(
         ("pref", "indirect", "teacher"),
@@ -246,7 +255,7 @@ STAGES = {
         shared=True,
     ),
     "power_plot": Stage(after=("power",), shared=True),
-    "reading_plot": Stage(after=(reads.plotted,), varied=True),
+    "reading_plot": Stage(after=(reads.plotted,), variants="figures"),
     "summary_plot": Stage(after=SUMMARISED, after_control=SUMMARISED),
     "entangled_plot": Stage(after=("entangled",), shared=True),
     "bias_map_plot": Stage(after_all=("bias_pref",), datasets=with_target, shared=True),
@@ -263,7 +272,7 @@ STAGES = {
     "selections": Stage(after=(reads.selected,), settings=(given.selections,), shared=True),
     "selections_plot": Stage(after=("selections",), shared=True),
     "sweep_plot": Stage(
-        after=(reads.compared_prefs, reads.swept_students), settings=(given.pairs, given.swept), shared=True, varied=True
+        after=(reads.compared_prefs, reads.swept_students), settings=(given.pairs, given.swept), shared=True, variants="figures"
     ),
     "teachers_plot": Stage(
         after_all=("pref", "numbers"), datasets=scope.with_teacher, settings=(targets(scope.with_teacher),), shared=True

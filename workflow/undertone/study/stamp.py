@@ -9,6 +9,7 @@ import json
 from typing import Any
 
 from undertone.runtime.files import Stamp
+from undertone.study.config.saes import Sae
 from undertone.study.contents import content_version
 from undertone.study.graph import ancestors
 from undertone.study.node import Node
@@ -44,7 +45,7 @@ def section_of(study: Study, name: str, node: Node) -> dict[str, Any]:
     if name == "model":
         return _model(study, node)
     if name == "sae":
-        return _sae(study)
+        return _sae(study.dictionary(node.variant))
     if name == "student":  # one student does not depend on how many others there are
         students = study.students(node.dataset, node.variant).stamped()
         return {key: value for key, value in students.items() if key != "seeds"}
@@ -56,15 +57,19 @@ def section_of(study: Study, name: str, node: Node) -> dict[str, Any]:
 
 
 def _model(study: Study, node: Node) -> dict[str, Any]:
-    """The embedded model's settings do not concern a study that names a model, nor a revision one that trains its own."""
+    """The embedded model's settings do not concern a study that names a model, nor a revision one that trains its own.
+
+    A variant of a stage that makes no model is not one of `models`.
+    """
     unused = "embedded" if study.model.named else "revision"
-    return {key: value for key, value in study.base_model(node.variant).stamped().items() if key != unused}
+    name = node.variant if STAGES[node.stage].variants == "models" else ""
+    return {key: value for key, value in study.base_model(name).stamped().items() if key != unused}
 
 
-def _sae(study: Study) -> dict[str, Any]:
+def _sae(sae: Sae) -> dict[str, Any]:
     """A trained SAE has no name, and one that has a name was not trained here."""
     naming = {"release", "id", "folder"}
-    return {key: value for key, value in study.sae.stamped().items() if study.sae.named == (key in naming) or key == "layer"}
+    return {key: value for key, value in sae.stamped().items() if sae.named == (key in naming) or key == "layer"}
 
 
 def own_settings(stamp_: Stamp, node: Node) -> dict[str, Any]:

@@ -66,6 +66,9 @@ class Study(Section):
     model_metrics: ModelMetrics = setting({}, "the model's metrics")
     bridge: Bridge = setting({}, "the base model beside a hooked one")
     sae: Sae = setting({}, "the sparse autoencoder")
+    saes: dict[str, dict[str, Any]] = setting(
+        {}, "other SAEs, each in `sae-NAME/`, for the laboratory: name → keys of `sae` that differ"
+    )
     sae_metrics: SaeMetrics = setting({}, "the SAE's metrics")
     contexts: Contexts = setting({}, "the text that the SAE's features are read on")
     features: Features = setting({}, "what each feature of the SAE is")
@@ -242,6 +245,10 @@ class Study(Section):
     def base_model(self, name: str = "") -> Model:
         """The settings of a base model."""
         return Model.model_validate(merged(self.model.model_dump(), self.models[name])) if name else self.model
+
+    def dictionary(self, name: str = "") -> Sae:
+        """The settings of an SAE; "" is the study's own, which everything outside the laboratory reads."""
+        return Sae.model_validate(merged(self.sae.model_dump(), self.saes[name])) if name else self.sae
 
     @property
     def varied(self) -> list[tuple[str, str]]:

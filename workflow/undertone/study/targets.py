@@ -39,7 +39,7 @@ def _outside(path: Path, root: Path, rules: Iterable[str]) -> str:
 
 def _known_folder(study: Study, folder: str, file: str) -> str:
     """What is wrong with the target's first folder, or ""."""
-    if folder == "sae" and not study.has_sae:
+    if re.match("sae(-|$)", folder) and not study.has_sae:
         known = "set sae.release and sae.id, or sae.folder, or sae.text to train one"
         return f"the study names no SAE for {study.model.title}; {known}"
     if study.name and folder in ("tables", "plots") and not file.startswith((f"{study.name}/", "costs.")):
@@ -47,7 +47,8 @@ def _known_folder(study: Study, folder: str, file: str) -> str:
             f"this study's name is {study.name}, so what is made of all its datasets is in "
             f"{study.results}/{folder}/{study.name}/; leave out --configfile for the file of the study without a name"
         )
-    folders = [*study.available, *RESERVED, *(f"model-{name}" for name in study.models), "prompts.parquet"]
+    others = [*(f"model-{name}" for name in study.models), *(f"sae-{name}" for name in study.saes)]
+    folders = [*study.available, *RESERVED, *others, "prompts.parquet"]
     return "" if folder in folders else f"the study has no dataset {folder!r}{nearest(folder, study.available)}"
 
 

@@ -1,0 +1,85 @@
+"""Several SAEs in one study: each in a folder of its own, and stale only by its own settings."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from undertone.runtime.errors import ConfigError
+from undertone.runtime.files import read_json
+from undertone.study.study import load
+from workflow import Project
+
+SAES = {"second": {"layer": 1}, "wide": {"d_sae": 96, "seed": 1}}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    project = Project.create(tmp_path_factory.mktemp("saes") / "project")
+    project.configure(saes=SAES)
+    metrics = [f"results/{name}/metrics.json" for name in ("sae", "sae-second", "sae-wide")]
+    project.forked(*metrics, "results/sae-second/features.json")
+    return project
+
+
+def test_each_sae_is_of_its_own_settings(finished: Project) -> None:
+    results = finished.root / "results"
+    cfg = {name: json.loads((results / name / "cfg.json").read_text()) for name in ("sae", "sae-second", "sae-wide")}
+    assert [(each["d_sae"], each["metadata"]["hook_name"]) for each in cfg.values()] == [
+        (64, "blocks.0.hook_resid_post"),
+        (64, "blocks.1.hook_resid_post"),
+        (96, "blocks.0.hook_resid_post"),
+    ]
+    metrics = {name: read_json(results / name / "metrics.json") for name in ("sae", "sae-wide")}
+    assert metrics["sae"]["explained_variance"] != metrics["sae-wide"]["explained_variance"]
+    assert read_json(results / "sae-second/features.json")["stamp"]["settings"]["sae-second"]["sae"]["layer"] == 1
+
+
+@pytest.mark.parametrize(
+    ("edit", "stale"),
+    [
+        ({"saes": {**SAES, "wide": {"d_sae": 96, "seed": 2}}}, {"sae-wide"}),
+        ({"saes": {**SAES, "more": {"seed": 5}}}, set()),
+        ({"sae": {"k": 5}}, {"sae", "sae-second", "sae-wide"}),
+        ({"saes": {**SAES, "wide": {"d_sae": 96, "seed": 1, "k": 4}}}, set()),
+    ],
+    ids=["one", "another", "shared", "as it was"],
+)
+def test_an_edit_reruns_the_saes_that_it_concerns(
+    finished: Project, tmp_path: Path, edit: dict[str, Any], stale: set[str]
+) -> None:
+    project = finished.copy(tmp_path / "project")
+    project.configure(**edit)
+    metrics = {f"results/{name}/metrics.json": name for name in ("sae", "sae-second", "sae-wide")}
+    assert {name for target, name in metrics.items() if project.planned(target)} == stale
+
+
+def test_the_laboratory_reads_every_sae(finished: Project) -> None:
+    assert finished.planned("lab") == {
+        "Read what each feature of the SAE is",
+        "Write the page of the SAE's features",
+    }
+
+
+@pytest.mark.parametrize(
+    ("config", "complaint"),
+    [
+        ({"saes": {"wide": {"dsae": 9}}}, "saes.wide.dsae: unknown key; nearest: d_sae"),
+        ({"saes": {"deep": {"layer": 9}}}, "saes.deep.layer 9: the model has layers 0 to 3"),
+        ({"saes": {"a/b": {}}}, "'a/b' cannot name a model, SAE or variant"),
+        ({"saes": {"mine": {"folder": "somewhere"}}}, "saes.mine: a study's SAEs are all trained here, all of"),
+        ({"saes": {"mine": {"context": 64}}}, "saes.mine.context: all SAEs of a study are trained on the same text"),
+        (
+            {"saes": {"wide": {}}, "datasets": {"sae-wide": {"teacher": "none"}}},
+            "'sae-wide' cannot name a dataset: one of the study's models or SAEs has a folder of that name",
+        ),
+        (
+            {"saes": {"wide": {}}, "model": {"name": "gpt2", "revision": "0" * 40}},
+            "saes: the study has no SAE of its own for gpt2",
+        ),
+    ],
+)
+def test_what_no_sae_can_be_is_refused(config: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(ConfigError, match=complaint):
+        load(config)
