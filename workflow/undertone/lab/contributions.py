@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from undertone.lab.peaks import Peaks
 from undertone.lab.reading import Reader
+from undertone.lm.chat import Row
 from undertone.lm.hooks import rewritten
 from undertone.lm.loading import LoadedModel
 from undertone.lm.training import collate
@@ -27,7 +28,7 @@ def contributions(reader: Reader, top: Peaks, n: int) -> dict[tuple[int, int], l
     """
     scores, rows, positions = (each[:, :n].tolist() for each in (top.score, top.row, top.position))
     wanted = [
-        (len(reader.rows[row].ids), row, position, feature, rank)
+        (position, row, feature, rank)
         for feature, entries in enumerate(zip(scores, rows, positions, strict=True))
         for rank, (score, row, position) in enumerate(zip(*entries, strict=True), start=1)
         if score > float("-inf")
@@ -35,11 +36,13 @@ def contributions(reader: Reader, top: Peaks, n: int) -> dict[tuple[int, int], l
     wanted.sort()
 
     def of_part(part: Sequence[tuple[int, ...]]) -> list[list[float]]:
-        batch = collate([reader.rows[row] for _, row, *_ in part], reader.loaded.pad_id, reader.loaded.model.device)
-        place = torch.tensor([position for _, _, position, *_ in part], device=reader.loaded.model.device)
-        feature = torch.tensor([each[3] for each in part], device=reader.loaded.model.device)
+        device = reader.loaded.model.device
+        # What stands behind the peak does not matter to it.
+        rows = [Row(reader.rows[row].ids[: position + 1], 0) for position, row, *_ in part]
+        batch = collate(rows, reader.loaded.pad_id, device)
+        place, feature = (torch.tensor([each[k] for each in part], device=device) for k in (0, 2))
         gives = attributed(reader.loaded, reader.sae, reader.layer, batch, place, feature).tolist()
-        return [own[: position + 1] for own, (_, _, position, *_) in zip(gives, part, strict=True)]
+        return [own[: position + 1] for own, (position, *_) in zip(gives, part, strict=True)]
 
     parts = reader.loaded.batch_size("contexts read together", reader.at_once).parts(of_part, wanted)
     lists = [own for part in parts for own in part]
