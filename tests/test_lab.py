@@ -12,6 +12,7 @@ from undertone.runtime.files import read_json
 from workflow import Project
 
 READ, WRITE = "Read what each feature of the SAE is", "Write the page of the SAE's features"
+MEASURE = "Measure how well the SAE describes the base model"
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +41,8 @@ def test_every_feature_has_its_row_and_its_examples(finished: Project) -> None:
     [
         ({"features": {"top": 9}}, {READ, WRITE}),
         ({"browser": {"max_junk": 0.9}}, {WRITE}),
-        ({"contexts": {"tokens": 4_000}}, {READ, WRITE, "Draw chats to read features on"}),
-        ({"sae": {"k": 5}}, {READ, WRITE, "Prepare the SAE", "Measure how well the SAE describes the base model"}),
+        ({"contexts": {"tokens": 4_000}}, {READ, WRITE, MEASURE, "Draw chats to read features on"}),
+        ({"sae": {"k": 5}}, {READ, WRITE, MEASURE, "Prepare the SAE"}),
         ({"student": {"rank": 4}}, set()),
     ],
     ids=["examples", "page", "tokens", "k", "student"],

@@ -14,7 +14,7 @@ from undertone.lm.hooks import resid_post
 from undertone.lm.loading import load
 from undertone.lm.training import collate
 from undertone.runtime.files import write_parquet
-from undertone.saes.sae_metrics import Moments, expected_l0, measure_sae, spliced_losses, text_rows
+from undertone.saes.sae_metrics import Moments, context_rows, expected_l0, measure_sae, spliced_losses, text_rows
 from undertone.study.config.measure import Pref
 from undertone.study.config.saes import SaeMetrics
 from undertone.study.config.teachers import Teacher
@@ -94,6 +94,41 @@ def test_the_moments_are_those_of_all_tokens_at_once(loaded, rows):
     assert seen.mean().numpy() == pytest.approx(x.mean(0), rel=1e-4)
 
 
+def test_principal_components_are_those_of_the_tokens(loaded, rows, perfect):
+    x = tokens(loaded, rows).double().numpy()
+    seen, told = report(perfect, loaded, rows)
+    variances = np.linalg.svd(x - x.mean(0), compute_uv=False) ** 2
+    for k in (1, 3):
+        assert seen.components(k)["explained_variance"] == pytest.approx(variances[:k].sum() / variances.sum(), rel=1e-6)
+    assert told["pca"]["components"] == round(told["l0"])
+    assert seen.components(10**6)["explained_variance"] == pytest.approx(1)
+    assert seen.components(0)["components"] == 1
+
+
+def test_a_reconstruction_that_is_too_short_is_told_from_one_that_points_elsewhere(loaded, rows, perfect, mean_only):
+    short = sae_of(perfect.cfg.d_in, perfect.W_enc, perfect.W_dec / 2, perfect.b_dec)
+    _, told = report(short, loaded, rows)
+    assert (told["cosine"], told["norm_ratio"], told["reconstruction_bias"]) == pytest.approx((1, 0.5, 0.5), abs=1e-5)
+    _, told = report(perfect, loaded, rows)
+    assert (told["cosine"], told["norm_ratio"], told["reconstruction_bias"]) == pytest.approx((1, 1, 1), abs=1e-5)
+    x, mean = tokens(loaded, rows).double(), mean_only.b_dec.double()
+    _, told = report(mean_only, loaded, rows)
+    assert told["cosine"] == pytest.approx(float(torch.nn.functional.cosine_similarity(x, mean[None]).mean()), abs=1e-6)
+    assert told["reconstruction_bias"] == pytest.approx(1, abs=1e-5)  # the mean is not too short for what it says
+    nothing = sae_of(perfect.cfg.d_in, perfect.W_enc, perfect.W_dec * 0, perfect.b_dec)
+    _, told = report(nothing, loaded, rows)
+    assert (told["cosine"], told["norm_ratio"], told["reconstruction_bias"]) == (0, 0, None)
+
+
+def test_contexts_are_drawn_from_the_whole_table(tmp_path):
+    ids = [[2, k] for k in range(50)]
+    write_parquet(tmp_path / "text.parquet", pl.DataFrame({"row": range(50), "ids": ids}), {})
+    drawn = [row.ids for row in context_rows(tmp_path / "text.parquet", 20)]
+    assert len(drawn) == 10
+    assert drawn != ids[:10]
+    assert sorted(row.ids for row in context_rows(tmp_path / "text.parquet", 1000)) == ids
+
+
 def test_rows_that_do_not_fit_in_memory_are_read_in_parts(record, loaded, rows, perfect):
     seen, told = report(perfect, loaded, rows)
     small = load(record)
@@ -121,7 +156,9 @@ def test_metrics_are_written_with_their_stamp(record, loaded, perfect, tmp_path)
     (tmp_path / "sae/sae.json").write_text(json.dumps({"source": "trained", "layer": LAYER}))
     write_parquet(tmp_path / "prompts.parquet", pl.DataFrame({"prompt": ["Write 3 numbers: 12, 13."] * 3}), {})
     (tmp_path / "questions.txt").write_text("Which animal?\n")
-    files = [tmp_path / name for name in ("sae/sae.json", "prompts.parquet", "questions.txt", "metrics.json")]
+    write_parquet(tmp_path / "text.parquet", pl.DataFrame({"row": [0, 1], "ids": [[2, 9, 10, 11], [2, 12, 13]]}), {})
+    names = ("sae/sae.json", "prompts.parquet", "questions.txt", "text.parquet", "metrics.json")
+    files = [tmp_path / name for name in names]
     tokens = []
     for prompts in (2, 3, 1000):
         measure_sae(record, *files, SaeMetrics(prompts=prompts), Teacher(), Pref(candidates=["lion"]), {"of": "it"})
@@ -131,6 +168,8 @@ def test_metrics_are_written_with_their_stamp(record, loaded, perfect, tmp_path)
     assert told["stamp"] == {"of": "it"}
     assert told["loss_recovered"] == pytest.approx(1, abs=1e-3)
     assert told["expected_l0"] is None
+    assert told["on_text"]["tokens"] == 5
+    assert told["on_text"]["loss_recovered"] == pytest.approx(1, abs=1e-3)
 
 
 def test_the_registry_knows_the_l0_of_its_saes():

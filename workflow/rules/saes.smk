@@ -115,6 +115,7 @@ if STUDY.has_sae:
             sae=result("sae{variant}/sae.json"),
             prompts=result("prompts.parquet"),
             questions=ancient(STUDY.pref.questions),
+            text=result("text.parquet"),
         output:
             metrics=ensure(result("sae{variant}/metrics.json"), non_empty=True),
         log:

@@ -1,4 +1,4 @@
-"""How well an SAE describes the base model at its hook point, on what the study asks the model."""
+"""How well an SAE describes the base model at its hook point, on what the study asks the model and on text."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -24,6 +24,8 @@ from undertone.study.config.saes import SaeMetrics
 from undertone.study.config.teachers import Teacher
 
 BATCH = 128
+# Sums over tokens of how activations x and reconstructions x̂ lie to each other.
+ANGLES = ("cos(x, x̂)", "‖x‖", "‖x̂‖", "x·x̂", "‖x̂‖²")
 
 
 def measure_sae(
@@ -31,6 +33,7 @@ def measure_sae(
     sae: Path,
     prompts: Path,
     questions: Path,
+    text: Path,
     metrics: Path,
     settings: SaeMetrics,
     teacher: Teacher,
@@ -40,17 +43,33 @@ def measure_sae(
     """Write `metrics.json`, measured on the text tokens (no padding, no special token) of the study's prompts and questions.
 
     `l0`: features active per token. `dead`: share of features active on none. `explained_variance`: 1 − Σ‖x − x̂‖² / Σ‖x − x̄‖²,
-    of all tokens and, around its own mean, by kind of token. `loss`: nats per token of the plain model, with the SAE's
-    reconstruction spliced in, and with the mean activation instead; `loss_recovered` is (mean − spliced) / (mean − plain).
+    of all tokens and, around its own mean, by kind of token; `pca` is that of as many principal components of these tokens as
+    features are active. `cosine` is the mean of cos(x, x̂), `norm_ratio` Σ‖x̂‖ / Σ‖x‖, and `reconstruction_bias` Σ‖x̂‖² / Σ x·x̂,
+    below 1 where reconstructions are too short (Rajamanoharan et al. 2024, arXiv 2407.14435). `loss`: nats per token of the
+    plain model, with the SAE's reconstruction spliced in, and with the mean activation instead; `loss_recovered` is
+    (mean − spliced) / (mean − plain). `on_text` has the same on `settings.text` tokens of the table `text`.
     `expected_l0` is the registry's, None where it does not say.
     """
     loaded = load(model)
     autoencoder, layer = load_sae(sae, loaded)
     users = read_parquet(prompts)["prompt"].head(settings.prompts).to_list()
-    rows, seen = text_rows(loaded, users, questions, teacher, pref), Moments(autoencoder, loaded)
+    asked = quality(loaded, autoencoder, layer, text_rows(loaded, users, questions, teacher, pref))
+    on_text = quality(loaded, autoencoder, layer, context_rows(text, settings.text))
+    write_json(metrics, {"expected_l0": expected_l0(read_json(sae)), **asked, "on_text": on_text}, stamp)
+
+
+def quality(loaded: LoadedModel, sae: SAE[Any], layer: int, rows: Sequence[Row]) -> dict[str, Any]:
+    """What `metrics.json` says of some rows."""
+    seen = Moments(sae, loaded)
     seen.read(layer, rows)
-    loss = spliced_losses(loaded, autoencoder, layer, rows, seen.mean())
-    write_json(metrics, {**seen.report(), "expected_l0": expected_l0(read_json(sae)), **loss}, stamp)
+    return {**seen.report(), **spliced_losses(loaded, sae, layer, rows, seen.mean())}
+
+
+def context_rows(text: Path, tokens: int) -> list[Row]:
+    """Contexts drawn from a table of text, by length, as many as hold the tokens."""
+    ids = read_parquet(text)["ids"].sample(fraction=1, shuffle=True, seed=0)
+    before = ids.list.len().cum_sum() - ids.list.len()
+    return sorted((Row(context, 1) for context in ids.filter(before < tokens).to_list()), key=lambda row: len(row.ids))
 
 
 def text_rows(loaded: LoadedModel, prompts: Sequence[str], questions: Path, teacher: Teacher, pref: Pref) -> list[Row]:
@@ -72,6 +91,8 @@ class Moments:
         n, d = len(TOKEN_KINDS), sae.cfg.d_in
         self.count, self.square, self.error = (torch.zeros(n, dtype=torch.float64) for _ in range(3))
         self.sum = torch.zeros(n, d, dtype=torch.float64)
+        self.product = torch.zeros(d, d, dtype=torch.float64)
+        self.angles = torch.zeros(len(ANGLES), dtype=torch.float64)
         self.fired = torch.zeros(sae.cfg.d_sae, dtype=torch.float64)
 
     def read(self, layer: int, rows: Sequence[Row]) -> None:
@@ -80,16 +101,23 @@ class Moments:
             self._add(*sums)
 
     @torch.no_grad()
-    def _of(self, layer: int, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Kind `[n]`, activation `[n, d_model]` and error `[n]` of a batch's tokens; on how many each feature is active."""
+    def _of(self, layer: int, batch: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        """Kind `[n]`, activation `[n, d_model]` and error `[n]` of a batch's tokens; on how many each feature is active.
+
+        And Σ x xᵀ `[d_model, d_model]`, and the sums that `ANGLES` names.
+        """
         keep = self.loaded.text_mask(batch)
         x = resid_post(self.loaded.model, layer, batch)[keep].float()
         kind, features = self.kind[batch["input_ids"][keep].cpu()], self.sae.encode(x)
-        error = (x - self.sae.decode(features)).double().square().sum(-1)
-        return kind, x.cpu().double(), error.cpu(), (features > 0).sum(0).cpu().double()
+        x, rebuilt = x.double(), self.sae.decode(features).double()
+        error = (x - rebuilt).square().sum(-1)
+        fired = (features > 0).sum(0).double()
+        return kind, *(each.cpu() for each in (x, error, fired, x.T @ x, angles(x, rebuilt)))
 
-    def _add(self, kind: Tensor, x: Tensor, error: Tensor, fired: Tensor) -> None:
+    def _add(self, kind: Tensor, x: Tensor, error: Tensor, fired: Tensor, product: Tensor, angles: Tensor) -> None:
         self.fired += fired
+        self.product += product
+        self.angles += angles
         self.count.index_add_(0, kind, torch.ones(len(x), dtype=torch.float64))
         self.square.index_add_(0, kind, x.square().sum(-1))
         self.error.index_add_(0, kind, error)
@@ -100,7 +128,7 @@ class Moments:
         return (self.sum.sum(0) / self.count.sum()).float()
 
     def report(self) -> dict[str, Any]:
-        """`tokens`, `l0`, `dead` and `explained_variance`."""
+        """What is said of the reconstruction, in the order of `metrics.json`."""
         # Σ‖x − x̄‖² = Σ‖x‖² − ‖Σx‖² / n, by kind of token and of all.
         around = self.square - self.sum.square().sum(-1) / self.count.clamp(min=1)
         total = self.square.sum() - self.sum.sum(0).square().sum() / self.count.sum()
@@ -109,13 +137,40 @@ class Moments:
             for i, name in enumerate(TOKEN_KINDS)
             if self.count[i] > 1 and around[i] > 0
         }
+        l0 = float(self.fired.sum() / self.count.sum())
         return {
             "tokens": int(self.count.sum()),
-            "l0": float(self.fired.sum() / self.count.sum()),
+            "l0": l0,
             "dead": float((self.fired == 0).double().mean()),
             "explained_variance": float(1 - self.error.sum() / total),
+            "pca": self.components(round(l0)),
+            **self.directions(),
             "by_kind": by_kind,
         }
+
+    def components(self, k: int) -> dict[str, Any]:
+        """The share of the variance in the `k` first principal components, which an SAE of that L0 should exceed."""
+        total = self.sum.sum(0)
+        covariance = self.product - torch.outer(total, total) / self.count.sum()
+        variances = torch.linalg.eigvalsh(covariance).flip(0).clamp(min=0)
+        k = min(max(k, 1), len(variances))
+        return {"components": k, "explained_variance": float(variances[:k].sum() / variances.sum())}
+
+    def directions(self) -> dict[str, float | None]:
+        """`cosine`, `norm_ratio` and `reconstruction_bias`; None where every reconstruction is zero or orthogonal."""
+        cosine, norm, rebuilt_norm, product, rebuilt_square = self.angles.tolist()
+        return {
+            "cosine": cosine / float(self.count.sum()),
+            "norm_ratio": rebuilt_norm / norm,
+            "reconstruction_bias": rebuilt_square / product if product else None,
+        }
+
+
+def angles(x: Float[Tensor, "n d_model"], rebuilt: Float[Tensor, "n d_model"]) -> Float[Tensor, " n_angles"]:
+    """The sums over tokens that `ANGLES` names; a reconstruction of zero has a cosine of 0."""
+    product, norm, rebuilt_norm = (x * rebuilt).sum(-1), x.norm(dim=-1), rebuilt.norm(dim=-1)
+    cosine = torch.where(rebuilt_norm > 0, product / (norm * rebuilt_norm), 0.0)
+    return torch.stack([each.sum() for each in (cosine, norm, rebuilt_norm, product, rebuilt_norm.square())])
 
 
 @torch.no_grad()

@@ -38,7 +38,7 @@ STAGES = {
     "text_sae": Stage(("sae",), (reads.own_model, "text"), shared=True, variants="saes"),
     "sae_metrics": Stage(
         ("sae_metrics", "teacher", "pref"),
-        ("sae", "prompts"),
+        ("sae", "prompts", "chats"),
         files=questions,
         teacher_keys=given.wording,
         only=with_sae,

@@ -136,3 +136,6 @@ class SaeMetrics(Section):
     prompts: int = setting(
         1000, "number prompts, beside the questions, whose tokens are read; the first ones", "prompts", ge=1, le=MAX_ROWS
     )
+    text: int = setting(
+        50_000, "tokens of text that neither model nor SAE was trained on, which are read apart", "tokens", ge=1, le=10**9
+    )
