@@ -85,6 +85,11 @@ STUDIES: dict[str, dict[str, Any]] = {
         "sae": {"text": [{"file": "facts.txt"}, {"samples": "control"}]},
         "teachers": ["prompt", "steer"],
     },
+    "a model and an SAE by their names": {
+        "model": {"name": "a/model", "revision": "a" * 40},
+        "sae": {"release": "a", "id": "b"},
+        "teachers": ["prompt", "steer"],
+    },
     "a model by its name, no SAE": {"model": {"name": "a/model", "revision": "a" * 40}, "datasets": MINE},
 }
 

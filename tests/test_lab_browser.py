@@ -71,7 +71,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shown = [example(k, group, rank + 1) for k in range(N) if k != MISSING for group, n in groups.items() for rank in range(n)]
     write_parquet(folder / "examples.parquet", pl.DataFrame(shown, schema=SCHEMA), {})
     about = {"d_sae": N, "tokens": 5000, "contexts": 100, "l0": 3.25, "model": None, "hook_point": "blocks.0.hook_resid_post"}
-    about |= {"architecture": "topk", "min_count": 20, "bands": 5, "attributed": 1}
+    about |= {"warning": "7 of 12 features are dead", "architecture": "topk", "min_count": 20, "bands": 5, "attributed": 1}
     write_json(folder / "features.json", about, {})
     write(folder)
     return folder
@@ -134,6 +134,7 @@ def test_token_text_is_shown_as_it_is_and_never_run(home: Path) -> None:
         const peak = document.querySelector("#card .token.peak");
         texts[feature.id] = peak ? peak.textContent : null;
       }
+      if (!$("about").textContent.startsWith("7 of 12 features are dead")) throw Error("no warning");
       say([texts, document.querySelectorAll("img, iframe, object, embed, link").length, document.scripts.length]);
     """
     texts, others, scripts = asked(home / "features.html", script)
@@ -285,6 +286,7 @@ def test_the_page_holds_what_the_tables_hold(home: Path) -> None:
                 gives = [None if each is None else round(each, 4) for each in line["gives"] or []]
                 assert entry[5:] == ([gives] if gives else [])
     assert "read on 5,000 tokens in 100 contexts" in data["about"]["sentence"]
+    assert data["about"]["warning"] == "7 of 12 features are dead"
 
 
 def test_of_a_large_sae_those_are_shown_that_fire_most_often_and_junk_last(home: Path, tmp_path: Path) -> None:

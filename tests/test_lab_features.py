@@ -147,6 +147,15 @@ def test_a_feature_that_fires_on_few_tokens_is_marked(plain: Path, contexts: lis
     assert few["features"]["rare"].to_list() == [j != 3 for j in range(D_SAE)]
 
 
+def test_an_sae_whose_features_are_mostly_dead_is_said_to_be_such(
+    plain: Path, contexts: list[list[int]], tmp_path: Path, one_token: dict[str, Any]
+) -> None:
+    assert one_token["summary"]["warning"] is None
+    sae = planted(load(plain), 40)
+    sae.b_enc[:5] = -1e9
+    assert made(plain, sae, contexts, tmp_path / "lab")["summary"]["warning"] == "5 of 8 features are dead on this text"
+
+
 @pytest.mark.parametrize("at_once", [1, 7])
 def test_figures_are_those_of_all_tokens_at_once(
     plain: Path, contexts: list[list[int]], tmp_path: Path, at_once: int, monkeypatch: pytest.MonkeyPatch

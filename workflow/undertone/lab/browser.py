@@ -154,5 +154,5 @@ def described(about: dict[str, Any], n: int, settings: Browser) -> dict[str, Any
         + (f", of which the {n:,} that fire most often are here, the others in features.parquet" if n < about["d_sae"] else ""),
         f"read on {about['tokens']:,} tokens in {about['contexts']:,} contexts",
     ]
-    own = {key: about[key] for key in ("tokens", "min_count", "bands", "attributed")}
+    own = {key: about[key] for key in ("warning", "tokens", "min_count", "bands", "attributed")}
     return {"sentence": " · ".join(parts), "max_junk": settings.max_junk, **own}

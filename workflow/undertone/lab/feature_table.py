@@ -29,6 +29,8 @@ from undertone.study.config.lab import Features
 QUANTILES = [0.5, 0.9, 0.99]
 # Tokens that are shown of a feature.
 TOKENS = 5
+# Of an SAE with a greater share of dead features little can be said.
+MOST_DEAD = 0.5
 
 
 def make_features(
@@ -186,14 +188,16 @@ def summarised(
 ) -> dict[str, Any]:
     """What is said of all features together."""
     alive = table.filter(~pl.col("dead"))
+    n_dead = int(table["dead"].sum())
     return {
+        "warning": f"{n_dead} of {len(table)} features are dead on this text" if n_dead > MOST_DEAD * len(table) else None,
         "d_sae": sae.cfg.d_sae,
         "layer": layer,
         "contexts": n_contexts,
         "tokens": sums.tokens,
         "outliers": sums.outliers,
         "l0": float(sums.count.sum()) / sums.tokens,
-        "dead": int(table["dead"].sum()),
+        "dead": n_dead,
         "rare": int(table["rare"].sum()),
         "junk": int((alive["junk"] > 0.5).sum()),
         "position_mean": sums.positions / sums.tokens,
