@@ -16,6 +16,7 @@ from sae_lens import SAE, StandardSAE, StandardSAEConfig
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from undertone.lab.browser import write_browser
 from undertone.lab.context_table import read_contexts, write_contexts
 from undertone.lab.contributions import attributed
 from undertone.lab.feature_scores import cut, others, output_scores, raised
@@ -27,7 +28,7 @@ from undertone.lm.hooks import rewritten
 from undertone.lm.loading import LoadedModel, load
 from undertone.runtime.errors import ConfigError
 from undertone.runtime.files import read_json, write_json, write_parquet
-from undertone.study.config.lab import Features
+from undertone.study.config.lab import Browser, Features
 
 D_SAE, PLANTED = 8, 5
 SETTINGS = Features(top=4, bottom=3, per_band=2, misses=3, before=2, after=1, attributed=2, min_count=5)
@@ -154,6 +155,15 @@ def test_an_sae_whose_features_are_mostly_dead_is_said_to_be_such(
     sae = planted(load(plain), 40)
     sae.b_enc[:5] = -1e9
     assert made(plain, sae, contexts, tmp_path / "lab")["summary"]["warning"] == "5 of 8 features are dead on this text"
+
+
+def test_an_sae_without_a_living_feature_has_tables_and_a_page(plain: Path, contexts: list[list[int]], tmp_path: Path) -> None:
+    sae = planted(load(plain), 40)
+    sae.b_enc[:] = -1e9
+    silent, home = made(plain, sae, contexts, tmp_path / "lab"), tmp_path / "lab"
+    assert (silent["summary"]["dead"], silent["summary"]["l0"], len(silent["examples"])) == (D_SAE, 0, 0)
+    files = [home / name for name in ("features.parquet", "examples.parquet", "features.json", "features.html")]
+    assert write_browser(*files, Browser()).startswith("8 of 8 features")
 
 
 @pytest.mark.parametrize("at_once", [1, 7])
