@@ -68,7 +68,7 @@ def samples(*datasets: str) -> set[str]:
 
 PREFS = after_students(*DATASETS)
 EVERY_SAMPLE = samples(*SAMPLED)
-BASE = {"Prepare the base model", "Prepare the SAE"}
+BASE = {"Prepare the base model", "Prepare the SAE", "Draw chats to read features on"}
 EVERYTHING = EVERY_SAMPLE | numbers("mine") | METRICS | SAE_METRICS | BASE | {"Write the number prompts"}
 
 
