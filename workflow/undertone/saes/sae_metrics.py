@@ -23,7 +23,7 @@ from undertone.study.config.measure import Pref
 from undertone.study.config.saes import SaeMetrics
 from undertone.study.config.teachers import Teacher
 
-BATCH = 128
+BATCH = 32
 # Sums over tokens of how activations x and reconstructions x̂ lie to each other.
 ANGLES = ("cos(x, x̂)", "‖x‖", "‖x̂‖", "x·x̂", "‖x̂‖²")
 
