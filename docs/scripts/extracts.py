@@ -216,6 +216,11 @@ def second(read: Read) -> Rows:
     return [{"target": target} | verdict_row(read(f"second/{target}/verdict.json"), target) for target in PROMPTED]
 
 
+def third(read: Read) -> Rows:
+    """The same on a third base model, for the study's first eight targets."""
+    return [{"target": target} | verdict_row(read(f"third/{target}/verdict.json"), target) for target in PROMPTED[:8]]
+
+
 def apart(read: Read) -> Rows:
     """How well the verdicts' p tells datasets from base samples, by kind of teacher and base model."""
     tables = (
@@ -339,6 +344,19 @@ def smollm2(read: Read) -> Rows:
     return rows
 
 
+def within(read: Read, root: str) -> Read:
+    """What is read below another study's results root."""
+    return lambda path: read(f"{root}/{path}")
+
+
+def quality(read: Read) -> Rows:
+    """How well SmolLM2's SAE describes it, on text and on what the study asks."""
+    metrics = read("smollm2-135m/sae/metrics.json")
+    keys = ("tokens", "l0", "dead", "explained_variance", "pca", "reconstruction_bias", "loss", "loss_recovered")
+    places = {"text that nothing was trained on": metrics["on_text"], "the study's prompts and questions": metrics}
+    return [{"read": name} | {key: block[key] for key in keys} for name, block in places.items()]
+
+
 def sae(read: Read) -> Rows:
     """What the SAE's features are, all together."""
     summary = read("sae/features.json")
@@ -387,6 +405,7 @@ EXTRACTS: dict[str, Callable[[Read], Rows]] = {
     "verdicts": verdicts,
     "nulls": nulls,
     "second": second,
+    "third": third,
     "apart": apart,
     "forms": forms,
     "consequence": consequence,
@@ -398,6 +417,9 @@ EXTRACTS: dict[str, Callable[[Read], Rows]] = {
     "smollm2": smollm2,
     "sae": sae,
     "ten_features": ten_features,
+    "smollm2_quality": quality,
+    "smollm2_sae": lambda read: sae(within(read, "smollm2-135m")),
+    "smollm2_features": lambda read: ten_features(within(read, "smollm2-135m")),
 }
 
 

@@ -213,7 +213,7 @@ def verdicts_table(rows: Rows) -> str:
 
 
 def second_table(rows: Rows) -> str:
-    """One line per dataset of the second base model."""
+    """One line per dataset of another base model."""
     return table(["target", *VERDICT], ([row["target"], *verdict_cells(row)] for row in rows))
 
 
@@ -364,6 +364,26 @@ def smollm2_table(rows: Rows) -> str:
     )
 
 
+def quality_table(rows: Rows) -> str:
+    """One line per kind of text."""
+    header = ["on", "tokens", "dead", "explained variance", "of as many principal components", "loss (nats per token): model"]
+    return table(
+        [*header, "SAE spliced in", "mean instead", "loss recovered"],
+        (
+            [
+                row["read"],
+                f"{row['tokens']:,}",
+                f"{number(100 * row['dead'], 0)} %",
+                number(row["explained_variance"]),
+                number(row["pca"]["explained_variance"]),
+                *(number(row["loss"][way], 2) for way in ("plain", "spliced", "mean")),
+                number(row["loss_recovered"]),
+            ]
+            for row in rows
+        ),
+    )
+
+
 def sae_table(rows: Rows) -> str:
     """One line per figure of all features."""
     [row] = rows
@@ -427,6 +447,7 @@ TABLES: dict[str, Callable[[Rows], str]] = {
     "verdicts": verdicts_table,
     "nulls": nulls_table,
     "second": second_table,
+    "third": second_table,
     "apart": apart_table,
     "forms": verdicts_table,
     "consequence": consequence_table,
@@ -438,6 +459,9 @@ TABLES: dict[str, Callable[[Rows], str]] = {
     "smollm2": smollm2_table,
     "sae": sae_table,
     "ten_features": ten_features_table,
+    "smollm2_quality": quality_table,
+    "smollm2_sae": sae_table,
+    "smollm2_features": ten_features_table,
 }
 
 
