@@ -1,6 +1,7 @@
 """Several SAEs in one study: each in a folder of its own, and stale only by its own settings."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
     project = Project.create(tmp_path_factory.mktemp("saes") / "project")
     project.configure(saes=SAES)
     metrics = [f"results/{name}/metrics.json" for name in ("sae", "sae-second", "sae-wide")]
-    project.forked(*metrics, "results/sae-second/features.json")
+    said = project.forked(*metrics, "results/sae-second/features.json")
+    assert re.search(
+        r"^sae-second: 64 features on 3,\d+ tokens, .*; see results/sae-second/features\.json$", said, re.MULTILINE
+    )
     return project
 
 

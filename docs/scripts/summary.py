@@ -60,7 +60,7 @@ def scrambled(rows: Rows) -> list[tuple[str, str, str]]:
 
 
 def verdicts(extracts: dict[str, Rows]) -> list[tuple[str, str, str]]:
-    """Which targets verdicts name, on the study's own base model and on a second one, and what they say of nulls."""
+    """Which targets verdicts name, on the study's own base model and on two others, and what they say of nulls."""
     rows = [row for row in extracts["verdicts"] if row["kind"] == "prompt"]
     nulls = [row["tiers"] for row in extracts["nulls"] if row["rows"] == max(each["rows"] for each in extracts["nulls"])]
     named, n = sum(tiers.get("named", 0) for tiers in nulls), sum(sum(tiers.values()) for tiers in nulls)

@@ -207,9 +207,10 @@ def check_sizes(study: "Study") -> None:
     if study.sae.text and not study.model.named:
         raise ValueError("sae.text is for a model with a name: the embedded model's SAE is trained on chats of its own corpus")
     model = model_size(study.model)
-    sae = sae_size(study.sae) if study.has_sae else None
-    for name in ["", *study.saes] if study.has_sae else []:
-        _check_sae(f"saes.{name}" if name else "sae", sae_size(study.dictionary(name)), model)
+    saes = {name: sae_size(study.dictionary(name)) for name in ["", *study.saes]} if study.has_sae else {}
+    for name, size in saes.items():
+        _check_sae(f"saes.{name}" if name else "sae", size, model)
+    sae = saes.get("")
     for dataset in study.of_kind("steer"):
         steer = study.section("teacher", dataset).steer  # type: ignore[attr-defined]
         if steer.vector == "contrast" and model and steer.contrast.layer >= model.n_layers:

@@ -67,8 +67,8 @@ def _said(path: Path, root: PurePath) -> str | None:
         return f"{first}: {read_json(path)['verdict']}; see {path}"
     if path.stem == "verdict":
         return _verdict(path.with_suffix(".json"), path.with_suffix(".html"), first)
-    if first == "sae" and path.stem == "features":
-        return _features(path.with_suffix(".json"), path.with_suffix(".html"))
+    if path.stem == "features":
+        return _features(path.with_suffix(".json"), path.with_suffix(".html"), first)
     if path.name in ("filter.json", "numbers.parquet", "generations.parquet"):
         return _passed(path.with_name("filter.json"), first)
     return f"{'study' if first == 'plots' else first}: see {path}" if path.suffix in (".png", ".html") else None
@@ -103,13 +103,13 @@ def _passed(report: Path, dataset: str) -> str | None:
     return f"{dataset}: {counts['passed']} of {counts['n']} rows pass the filter{constrained}; see {report}"
 
 
-def _features(result: Path, page: Path) -> str | None:
+def _features(result: Path, page: Path, sae: str) -> str | None:
     """`sae: 512 features on 300,023 tokens, 104 of them dead, …; see …`."""
     if not result.is_file():
         return None
     counts = read_json(result)
     return (
-        f"sae: {counts['d_sae']} features on {counts['tokens']:,} tokens, {counts['dead']} of them dead, {counts['junk']} "
+        f"{sae}: {counts['d_sae']} features on {counts['tokens']:,} tokens, {counts['dead']} of them dead, {counts['junk']} "
         f"mostly on what is no word; see {page if page.is_file() else result}"
     )
 
