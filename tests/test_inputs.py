@@ -1,6 +1,7 @@
 """The files that a config names: all of them are looked for, and one that is gone is refused whatever was made of it."""
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +34,38 @@ def beside_the_config(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
 
 
+def shipped(*names: str) -> dict[str, Any]:
+    """What the shipped overlays say, one on top of the other."""
+    changes: dict[str, Any] = {}
+    for name in names:
+        update_config(changes, yaml.safe_load((ROOT / f"config/{name}.yaml").read_text()))
+    return changes
+
+
+# The corpus is no overlay, and the text of this SAE is fetched by a script.
+NO_STUDIES = ("corpus", "smollm2-sae")
+
+
 @pytest.mark.usefixtures("beside_the_config")
-@pytest.mark.parametrize("name", [path.stem for path in (ROOT / "config").glob("*.yaml") if path.stem != "corpus"])
+@pytest.mark.parametrize("name", [path.stem for path in (ROOT / "config").glob("*.yaml") if path.stem not in NO_STUDIES])
 def test_every_file_of_the_shipped_studies_is_there(name: str) -> None:
-    told = study(**yaml.safe_load((ROOT / f"config/{name}.yaml").read_text()))
+    told = study(**shipped(name))
     check_inputs(told)
     check_contents(told)
+
+
+@pytest.mark.usefixtures("beside_the_config")
+def test_text_that_a_script_fetches_is_asked_for_by_name() -> None:
+    changes = shipped("smollm2-135m", "smollm2-sae")
+    for source in changes["sae"]["text"]:
+        source["file"] = source["file"].replace("data/", "not-there/")
+    told = study(**changes)
+    with pytest.raises(ConfigError) as error:
+        check_inputs(told)
+    script = (ROOT / "docs/scripts/english.py").read_text()
+    missing = [Path(path).stem for path in re.findall(r"no such file '(.*?)'", str(error.value))]
+    assert missing == [Path(str(source.file)).stem for source in told.sae.text]
+    assert all(f'"{name}": ' in script for name in missing)
 
 
 def test_every_setting_that_is_a_path_is_looked_for() -> None:
