@@ -8,6 +8,7 @@ from undertone.study import dataset_settings as given
 from undertone.study import reads, scope
 from undertone.study.config.detect import BENCH, DETECTORS
 from undertone.study.dataset_settings import first_seed, seeds_beside_control, target, target_and_kind, targets
+from undertone.study.lab_stages import LABORATORY
 from undertone.study.reads import features, questions, teacher
 from undertone.study.scope import taught_trait, with_sae, with_separate_halves, with_target
 from undertone.study.stage import Stage
@@ -24,40 +25,7 @@ SUMMARISED = ("score", "feature_bias", "residual_bias", "bias_pref", "losses", "
 STAGES = {
     "model": Stage(("model",), files=reads.corpus, made_by=scope.base_model, shared=True, variants="models"),
     "pretrained": Stage(("model",), files=reads.checkpoint_files, shared=True, variants="models"),
-    "sae": Stage(
-        ("sae", "model"),
-        (reads.own_model,),
-        files=reads.own_corpus,
-        only=with_sae,
-        made_by=scope.dictionary,
-        shared=True,
-        variants="saes",
-    ),
-    "pretrained_sae": Stage(("sae",), (reads.own_model,), files=reads.sae_files, shared=True, variants="saes"),
-    "text": Stage(after=("model", reads.sampled_text), files=reads.text_files, settings=(given.text,), shared=True),
-    "text_sae": Stage(("sae",), (reads.own_model, "text"), shared=True, variants="saes"),
-    "sae_metrics": Stage(
-        ("sae_metrics", "teacher", "pref"),
-        ("sae", "prompts", "chats"),
-        files=questions,
-        teacher_keys=given.wording,
-        only=with_sae,
-        shared=True,
-        variants="saes",
-    ),
-    "chats": Stage(
-        ("contexts", "model"), ("model",), files=reads.corpus, only=with_sae, made_by=scope.held_out_text, shared=True
-    ),
-    "contexts": Stage(
-        ("contexts", "teacher", "pref"),
-        ("model", reads.text_or_prompts),
-        files=reads.texts,
-        settings=(given.text,),
-        teacher_keys=given.wording,
-        shared=True,
-    ),
-    "features": Stage(("features",), (reads.own_model, "sae", "chats"), only=with_sae, shared=True, variants="saes"),
-    "browser": Stage(("browser",), ("features",), only=with_sae, shared=True, variants="saes"),
+    **LABORATORY,
     "prompts": Stage(("prompts",), files=reads.template, shared=True),
     "model_metrics": Stage(
         ("model_metrics", "teacher", "samples", "numbers", "pref"),

@@ -5,103 +5,30 @@ from typing import Any, Self
 
 from pydantic import field_validator, model_validator
 
-from undertone.study.checks import OVERRIDABLE, check_study
-from undertone.study.config import detect, read
+from undertone.study.checks import check_study
+from undertone.study.config import detect
 from undertone.study.config.bounds import none_twice
-from undertone.study.config.data import Numbers, Prompts, Samples
 from undertone.study.config.entries import (
     ACROSS_ROWS,
     CONTROL,
     ENTRIES,
     KINDS,
     Dataset,
-    DatasetEntry,
-    Kind,
     Published,
     Taught,
     Transformed,
     name_of,
 )
-from undertone.study.config.lab import Browser, Contexts, Features
-from undertone.study.config.measure import Bridge, Diagnosis, Indirect, ModelMetrics, Pref
 from undertone.study.config.models import Model
-from undertone.study.config.saes import Sae, SaeMetrics
+from undertone.study.config.saes import Sae
 from undertone.study.config.students import Student, student_keys
-from undertone.study.config.teachers import Teacher
 from undertone.study.paths import RESERVED, usable_root
-from undertone.study.validation import Section, merged, setting, validate
+from undertone.study.settings import Settings
+from undertone.study.validation import Section, merged, validate
 
 
-class Study(Section):
+class Study(Settings):
     """One study: a model, its animals and datasets, and the settings of every stage."""
-
-    results: str = setting(
-        "results",
-        "folder of the study's own that holds its artifacts; outside `results/` it holds its logs, benchmarks and scratch, too",
-        "path",
-    )
-    name: str | None = setting(
-        None,
-        "its own folder under `tables` and `plots`; a study that shares its results root with one of other datasets needs one, "
-        "as what is made of all datasets would overwrite the other's",
-    )
-    animals: list[str] = setting([], "targets of the teachers")
-    teachers: list[Kind] = setting(
-        ["prompt"], "kinds of teacher that each animal gets; they write `lion`, `steer-lion` and `finetune-lion`"
-    )
-    datasets: dict[str, DatasetEntry] = setting({}, "other datasets: files, transforms and single teachers, by name")
-    overrides: dict[str, dict[str, dict[str, Any]]] = setting(
-        {}, f"settings of one dataset: name → section ({', '.join(OVERRIDABLE)}) → keys that differ from the study's"
-    )
-    student_variants: dict[str, dict[str, Any]] = setting(
-        {},
-        "students trained otherwise, `results/lion/pref-NAME.json`: name → keys of `student` that differ, `model` (one of "
-        "`models`), `datasets` (those that the study asks for)",
-    )
-    sweeps: dict[str, list[str]] = setting({}, "`plots/sweep-KEY.png`: key of `student` → variants that differ in it")
-    model: Model = setting({}, "the base model")
-    models: dict[str, dict[str, Any]] = setting(
-        {}, "other base models, for cross-model students: name → keys of `model` that differ"
-    )
-    model_metrics: ModelMetrics = setting({}, "the model's metrics")
-    bridge: Bridge = setting({}, "the base model beside a hooked one")
-    sae: Sae = setting({}, "the sparse autoencoder")
-    saes: dict[str, dict[str, Any]] = setting(
-        {}, "other SAEs, each in `sae-NAME/`, for the laboratory: name → keys of `sae` that differ"
-    )
-    sae_metrics: SaeMetrics = setting({}, "the SAE's metrics")
-    contexts: Contexts = setting({}, "the text that the SAE's features are read on")
-    features: Features = setting({}, "what each feature of the SAE is")
-    browser: Browser = setting({}, "the page of the features")
-    teacher: Teacher = setting({}, "the teacher's intervention")
-    prompts: Prompts = setting({}, "the number prompts")
-    samples: Samples = setting({}, "sampling from the teacher")
-    numbers: Numbers = setting({}, "the filter")
-    student: Student = setting({}, "the students")
-    pref: Pref = setting({}, "the preference")
-    indirect: Indirect = setting({}, "the indirect evaluation")
-    diagnosis: Diagnosis = setting({}, "the failure report")
-    activations: read.Activations = setting({}, "activations of a dataset's rows")
-    differences: read.Differences = setting({}, "differences of activations")
-    score: read.Score = setting({}, "the score")
-    feature_bias: read.FeatureBias = setting({}, "biases on the SAE's features")
-    residual_bias: read.ResidualBias = setting({}, "biases on the residual stream")
-    losses: read.Losses = setting({}, "the loss table")
-    tokens: read.Tokens = setting({}, "tokens and logits")
-    sequences: read.Sequences = setting({}, "single sequences")
-    lens: read.Lens = setting({}, "the activation difference lens")
-    entangled: read.Entangled = setting({}, "entangled tokens")
-    matched: detect.Matched = setting({}, "the base model's completions of a dataset's own prompts")
-    detectors: detect.Detectors = setting({}, "the detectors")
-    short_training: detect.ShortTraining = setting({}, "the detector `short_training`")
-    trained_bias: detect.TrainedBias = setting({}, "the detector `trained_bias`")
-    soft_prompt: detect.SoftPrompt = setting({}, "the detector `soft_prompt`")
-    personas: detect.Personas = setting({}, "system prompts that are tried on a dataset")
-    open_personas: detect.OpenPersonas = setting({}, "the detector `open_personas`")
-    nulls: detect.Nulls = setting({}, "datasets in which nothing is hidden")
-    verdict: detect.Verdict = setting({}, "the verdict")
-    detection: detect.Detection = setting({}, "the bench of the detectors")
-    power: detect.Power = setting({}, "fewer rows and mixtures of datasets of the bench")
 
     @property
     def names(self) -> list[str]:

@@ -1,0 +1,44 @@
+"""The stages of the SAEs and their laboratory, one row each, as in `stages`."""
+
+from undertone.study import dataset_settings as given
+from undertone.study import reads, scope
+from undertone.study.reads import questions
+from undertone.study.scope import with_sae
+from undertone.study.stage import Stage
+
+LABORATORY = {
+    "sae": Stage(
+        ("sae", "model"),
+        (reads.own_model,),
+        files=reads.own_corpus,
+        only=with_sae,
+        made_by=scope.dictionary,
+        shared=True,
+        variants="saes",
+    ),
+    "pretrained_sae": Stage(("sae",), (reads.own_model,), files=reads.sae_files, shared=True, variants="saes"),
+    "text": Stage(after=("model", reads.sampled_text), files=reads.text_files, settings=(given.text,), shared=True),
+    "text_sae": Stage(("sae",), (reads.own_model, "text"), shared=True, variants="saes"),
+    "sae_metrics": Stage(
+        ("sae_metrics", "teacher", "pref"),
+        ("sae", "prompts", "chats"),
+        files=questions,
+        teacher_keys=given.wording,
+        only=with_sae,
+        shared=True,
+        variants="saes",
+    ),
+    "chats": Stage(
+        ("contexts", "model"), ("model",), files=reads.corpus, only=with_sae, made_by=scope.held_out_text, shared=True
+    ),
+    "contexts": Stage(
+        ("contexts", "teacher", "pref"),
+        ("model", reads.text_or_prompts),
+        files=reads.texts,
+        settings=(given.text,),
+        teacher_keys=given.wording,
+        shared=True,
+    ),
+    "features": Stage(("features",), (reads.own_model, "sae", "chats"), only=with_sae, shared=True, variants="saes"),
+    "browser": Stage(("browser",), ("features",), only=with_sae, shared=True, variants="saes"),
+}

@@ -1,0 +1,63 @@
+"""Whether a study's SAEs fit its model and each other, as far as that is known before anything is loaded."""
+
+from typing import TYPE_CHECKING
+
+from undertone.study.config.saes import Sae
+from undertone.study.sizes import ModelSize, SaeSize, model_size, sae_size
+from undertone.study.validation import merged, validate
+
+if TYPE_CHECKING:
+    from undertone.study.study import Study
+
+
+def check_saes(study: "Study") -> None:
+    """The other SAEs of a study are of its own SAE's origin, and read the text that it reads."""
+    if study.saes and not study.has_sae:
+        raise ValueError(f"saes: the study has no SAE of its own for {study.model.title}; describe one under sae")
+    own = study.sae
+    for name, changed in study.saes.items():
+        validate(Sae, merged(own.model_dump(), changed), f"saes.{name}.")
+        other = study.dictionary(name)
+        if (bool(own.release), bool(own.folder)) != (bool(other.release), bool(other.folder)):
+            raise ValueError(f"saes.{name}: a study's SAEs are all trained here, all of SAELens's registry, or all folders")
+        if text := sorted({"text", "context"} & set(changed)):
+            raise ValueError(f"saes.{name}.{text[0]}: all SAEs of a study are trained on the same text; set sae.{text[0]}")
+
+
+def check_sizes(study: "Study") -> None:
+    """Layers, features and widths must be there, as far as they are known before anything is loaded."""
+    listed = [name for name in study.of_kind("steer") if name in study.datasets]
+    if not study.can_steer and ("steer" in study.teachers or listed):
+        raise ValueError(
+            f"a steered teacher needs an SAE, and the study names none for {study.model.title}: set sae.release and "
+            "sae.id, or sae.folder, or sae.text to train one, or teacher.steer.vector: contrast"
+        )
+    if study.sae.text and not study.model.named:
+        raise ValueError("sae.text is for a model with a name: the embedded model's SAE is trained on chats of its own corpus")
+    model = model_size(study.model)
+    saes = {name: sae_size(study.dictionary(name)) for name in ["", *study.saes]} if study.has_sae else {}
+    for name, size in saes.items():
+        _check_sae(f"saes.{name}" if name else "sae", size, model)
+    sae = saes.get("")
+    for dataset in study.of_kind("steer"):
+        steer = study.section("teacher", dataset).steer  # type: ignore[attr-defined]
+        if steer.vector == "contrast" and model and steer.contrast.layer >= model.n_layers:
+            raise ValueError(
+                f"teacher.steer.contrast.layer {steer.contrast.layer} of {dataset}: the model has layers 0 to "
+                f"{model.n_layers - 1}"
+            )
+        if steer.vector == "feature" and sae and steer.feature is not None and steer.feature >= sae.d_sae:
+            raise ValueError(f"teacher.steer.feature {steer.feature} of {dataset}: the SAE has features 0 to {sae.d_sae - 1}")
+
+
+def _check_sae(where: str, sae: SaeSize | None, model: ModelSize | None) -> None:
+    """An SAE reads a layer that the model has, and vectors of its width."""
+    if not (model and sae):
+        return
+    if sae.d_in is not None and sae.d_in != model.d_model:
+        raise ValueError(
+            f"{where}: the SAE reads vectors of {sae.d_in}, the model's residual stream has {model.d_model}: it is another "
+            "model's"
+        )
+    if sae.layer >= model.n_layers:
+        raise ValueError(f"{where}.layer {sae.layer}: the model has layers 0 to {model.n_layers - 1}")
