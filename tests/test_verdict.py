@@ -129,6 +129,15 @@ def test_a_lift_that_a_null_of_more_rows_reaches_names_nobody() -> None:
     assert judge(own, many, SETTINGS)["tier"] == "persona-like"
 
 
+def test_of_few_nulls_a_lift_above_them_all_is_no_evidence() -> None:
+    own = readings(gain_share=0.6, z_share=0.6, lift=0.3)
+    kinds = len(KINDS)
+    enough, few = judge(own, nulls(5), SETTINGS), judge(own, nulls(4), SETTINGS)
+    assert (5 * kinds, enough["tier"], enough["caveats"]) == (20, "named", [])
+    assert (4 * kinds, few["tier"]) == (16, "persona-like")
+    assert few["caveats"] == ["16 null datasets are too few for a short training to name anything, 19 are needed (nulls.n)."]
+
+
 def test_movements_are_compared_whatever_the_number_of_rows() -> None:
     """z grows with the square root of the rows where something differs; a null of few rows may not be outdone by rows alone."""
     few = nulls(z=3.0, rows=200)

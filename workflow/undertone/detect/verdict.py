@@ -6,6 +6,7 @@ not deny.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,11 @@ class Nulls:
         """The nulls of some kinds."""
         return [each for kind in kinds for each in self.by_kind[kind]]
 
+    @property
+    def lifts(self) -> list[float]:
+        """How far each null's first candidate moves after a short training, log-odds: with more rows further by chance, too."""
+        return [each.lift for sets in (self.by_kind, self.larger) for kind in sets.values() for each in kind]
+
     def alarms(self, level: float) -> Json:
         """By kind: how many there are and how many of them differ, and the upper bound of the rate (95 %, one-sided)."""
         rates = {}
@@ -165,7 +171,7 @@ def judge(own: Readings, nulls: Nulls, settings: Verdict) -> Json:
         "attitude": "unknown: a system prompt that loves an animal and one that hates it may write the same numbers",
         "tried": own["personas"]["tried"],
         "share": settings.share,
-        "caveats": caveats(own, settings),
+        "caveats": caveats(own, nulls, settings),
     }
 
 
@@ -214,7 +220,7 @@ def origin(own: Readings, nulls: Nulls, settings: Verdict) -> list[Json]:
         named += prompted(own, settings)
     if sure(own, "gradient", settings) and own.movement > max(each.movement for each in nulls.of(*nulls.by_kind)):
         named.append({"detector": "gradient", **own.first("gradient")})
-    return named or taught(own, nulls)
+    return named or taught(own, nulls, settings)
 
 
 def sure(own: Readings, detector: str, settings: Verdict) -> bool:
@@ -237,14 +243,14 @@ def together(own: Readings, settings: Verdict) -> list[Json]:
     return combined({name: own[name]["ranking"] for name in RANKERS}, settings.weights.model_dump())
 
 
-def taught(own: Readings, nulls: Nulls) -> list[Json]:
+def taught(own: Readings, nulls: Nulls, settings: Verdict) -> list[Json]:
     """What a short training names: its first candidate, if it moves more than after any null and is the gradient's first, too.
 
-    More rows are more steps, after which more moves by chance as well, so nulls of more rows than the dataset's count, too.
+    It has no bootstrap samples, so nulls alone say how rarely it moves as far by chance: above all n it is once in n + 1.
     """
     first = own.first("short_training")
-    lifts = [each.lift for sets in (nulls.by_kind, nulls.larger) for kind in sets.values() for each in kind]
-    moves = own.lift > max(lifts) and first["concept"] == own.first("gradient")["concept"]
+    rare = p_value(own.lift, nulls.lifts) <= 1 - settings.share
+    moves = rare and own.lift > max(nulls.lifts) and first["concept"] == own.first("gradient")["concept"]
     return [{"detector": "short_training", **first}] if moves else []
 
 
@@ -258,7 +264,7 @@ def agreed(own: Readings, among: int) -> bool:
     return own["personas"]["best"]["concept"] in firsts
 
 
-def caveats(own: Readings, settings: Verdict) -> list[str]:
+def caveats(own: Readings, nulls: Nulls, settings: Verdict) -> list[str]:
     """What a reader must know before believing it."""
     lines = []
     if (share := own["surface"]["format_auroc"]) > settings.max_format:
@@ -268,6 +274,8 @@ def caveats(own: Readings, settings: Verdict) -> list[str]:
         )
     if (prompts := own["surface"]["prompts"]) < own.rows:
         lines.append(f"{own['surface']['rows']} rows share {prompts} prompts; bootstrap samples are of prompts.")
+    if (n := len(nulls.lifts)) < (needed := ceil(1 / (1 - settings.share) - 1e-9) - 1):
+        lines.append(f"{n} null datasets are too few for a short training to name anything, {needed} are needed (nulls.n).")
     return lines
 
 
