@@ -7,6 +7,7 @@
 #   sae/  sae-NAME/                 SAE in SAELens's format (unless a folder holds it), sae.json (how to load it), metrics.json;
 #                                   text.parquet, what a named model's own is trained on; features.parquet, features.json and
 #                                   examples.parquet, what each feature is; features.html, the page that shows it
+#   vector-NAME/                    of each under `vectors:`: vector.safetensors, vector.json (norm, error, null vectors)
 #   text.parquet                    contexts that neither was trained on, on which features are read
 #   prompts.parquet                 the number prompts, the same for every dataset
 #   {dataset}/                      control · lion · steer-lion · finetune-lion, for every animal · any name under `datasets:`
@@ -84,6 +85,7 @@ include: "workflow/rules/measure.smk"
 include: "workflow/rules/read.smk"
 include: "workflow/rules/compare.smk"
 include: "workflow/rules/detect.smk"
+include: "workflow/rules/vectors.smk"
 
 
 rule all:
@@ -130,6 +132,14 @@ if STUDY.has_sae:
     rule lab:
         input:
             collect(rules.browser.output + rules.sae_metrics.output, variant=["", *(f"-{name}" for name in STUDY.saes)]),
+        localrule: True
+
+
+if STUDY.vectors:
+
+    rule vectors:
+        input:
+            collect(rules.vector.output, variant=[f"-{name}" for name in STUDY.vectors]),
         localrule: True
 
 

@@ -35,6 +35,7 @@ CONFIG: dict[str, Any] = {
     },
     "models": {"other": {"embedded": {"seed": 7}}},
     "saes": {"wide": {"d_sae": 1024}},
+    "vectors": {"toward": {"kind": "contrast", "target": "lion"}, "leaning": {"kind": "bias", "dataset": "lion", "layer": 0}},
     "student_variants": {"rank64": {"rank": 64, "datasets": ["owl"]}, "cross": {"model": "other", "datasets": ["lion"]}},
     "sweeps": {"rank": ["rank64"]},
     "pref": {"candidates": ["lion", "owl", "cat"]},
@@ -51,7 +52,7 @@ def study(**changes: Any) -> Study:
 
 def nodes(of: Study) -> set[Node]:
     """Every stage with every dataset and variant that has it."""
-    single = {name for name, stage in STAGES.items() if stage.shared and stage.variants in (None, "saes")}
+    single = {name for name, stage in STAGES.items() if stage.shared and stage.variants in (None, "saes", "vectors")}
     trained = {"text", "text_sae"} if of.model.named else {"sae"}
     single -= {"sae", "text", "text_sae", "pretrained_sae"} - ({"pretrained_sae"} if of.sae.named else trained)
     single -= {"chats"} if of.model.named else {"contexts"}
@@ -60,6 +61,9 @@ def nodes(of: Study) -> set[Node]:
     found |= {Node(name, null) for null in NULLS for name in ("nulls", *BENCH)}
     found |= {Node(name, mixture) for mixture in MIXTURES for name in ("mixtures", *BENCH)}
     found |= {Node(name, None, sae) for name in single if STAGES[name].variants == "saes" for sae in of.saes}
+    vectors = {name for name in single if STAGES[name].variants == "vectors"}
+    found -= {Node(name) for name in vectors}
+    found |= {Node(name, None, vector) for name in vectors for vector in of.vectors}
     for name, stage in STAGES.items():
         variants = ["", *of.student_variants] if stage.variants == "students" else [""]
         if name == "reading_plot":

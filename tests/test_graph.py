@@ -19,7 +19,18 @@ from workflow import REPOSITORY, Project
 
 Edges = dict[Node, set[Node]]
 # Rules that make nothing themselves, and those that make what a stage of another name makes.
-TARGETS = ("all", "read", "detection", "consequence", "power_plot", "detectors_plot", "bridge", "selections_plot", "lab")
+TARGETS = (
+    "all",
+    "read",
+    "detection",
+    "consequence",
+    "power_plot",
+    "detectors_plot",
+    "bridge",
+    "selections_plot",
+    "lab",
+    "vectors",
+)
 STAGE_OF = {"student_whole": "student"}
 
 
@@ -90,6 +101,24 @@ STUDIES: dict[str, dict[str, Any]] = {
         "sae": {"release": "a", "id": "b"},
         "teachers": ["prompt", "steer"],
     },
+    "vectors of every kind": {
+        "saes": {"layer1": {"layer": 1}},
+        "teachers": ["prompt", "steer"],
+        "vectors": {
+            "personas": {"kind": "pca", "target": "lion"},
+            "prompts": {"kind": "contrast", "positive": ["Love."], "negative": ["Hate."]},
+            "chosen": {"kind": "feature", "target": "lion"},
+            "layer1": {"kind": "feature", "feature": 3, "sae": "layer1"},
+            "bias": {"kind": "bias", "dataset": "steer-owl"},
+            "function": {"kind": "function", "dataset": "lion"},
+            "both": {"kind": "sum", "of": {"bias": 1, "function": -1}},
+            "mine": {"kind": "file", "file": "mine.safetensors"},
+        },
+    },
+    "a vector without an SAE": {
+        "model": {"name": "a/model", "revision": "a" * 40},
+        "vectors": {"personas": {"kind": "contrast", "target": "lion"}},
+    },
     "a model by its name, no SAE": {"model": {"name": "a/model", "revision": "a" * 40}, "datasets": MINE},
 }
 
@@ -98,11 +127,13 @@ STUDIES: dict[str, dict[str, Any]] = {
 def test_stages_come_after_what_their_rules_read(study: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     project = Project.create(tmp_path / "project")
     project.configure(**STUDIES[study])
+    (project.root / "mine.safetensors").touch()
     monkeypatch.chdir(project.root)
     config = yaml.safe_load(Path("config/config.yaml").read_text())
     update_config(config, yaml.safe_load(Path("config/study.yaml").read_text()))
     asked = load(config)
-    edges = planned(project, TARGETS if asked.has_sae else tuple(name for name in TARGETS if name != "lab"))
+    absent = {*([] if asked.has_sae else ["lab"]), *([] if asked.vectors else ["vectors"])}
+    edges = planned(project, tuple(name for name in TARGETS if name not in absent))
     assert len(edges) > 40
     differ = {of: before(edges, of) ^ set(ancestors(asked, of)) for of in edges}
     assert {of: sorted(nodes) for of, nodes in differ.items() if nodes} == {}

@@ -71,12 +71,12 @@ def test_the_laboratory_reads_every_sae(finished: Project) -> None:
     [
         ({"saes": {"wide": {"dsae": 9}}}, "saes.wide.dsae: unknown key; nearest: d_sae"),
         ({"saes": {"deep": {"layer": 9}}}, "saes.deep.layer 9: the model has layers 0 to 3"),
-        ({"saes": {"a/b": {}}}, "'a/b' cannot name a model, SAE or variant"),
+        ({"saes": {"a/b": {}}}, "'a/b' cannot name a model, SAE, vector or variant"),
         ({"saes": {"mine": {"folder": "somewhere"}}}, "saes.mine: a study's SAEs are all trained here, all of"),
         ({"saes": {"mine": {"context": 64}}}, "saes.mine.context: all SAEs of a study are trained on the same text"),
         (
             {"saes": {"wide": {}}, "datasets": {"sae-wide": {"teacher": "none"}}},
-            "'sae-wide' cannot name a dataset: one of the study's models or SAEs has a folder of that name",
+            "'sae-wide' cannot name a dataset: one of the study's models, SAEs or vectors has a folder of that name",
         ),
         (
             {"saes": {"wide": {}}, "model": {"name": "gpt2", "revision": "0" * 40}},

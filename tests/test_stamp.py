@@ -66,7 +66,15 @@ ALL = (CONTROL, *OWN)
 SAES = {Node("sae"), Node("sae", None, "wide")}
 READ = (*ALL, *NULLS, *MIXTURES)  # by detectors
 TRAINED = ("trained_bias", "soft_prompt")
-SPOKEN = each("teacher_activations", *PROMPTED) | each("sequences", *PROMPTED) | each("losses", *ALL) | {Node("entangled")}
+# Vectors: one that is read under personas, and one that is a dataset's bias.
+TOWARD, LEANING = (Node("vector", None, name) for name in ("toward", "leaning"))
+SPOKEN = (
+    {TOWARD}
+    | each("teacher_activations", *PROMPTED)
+    | each("sequences", *PROMPTED)
+    | each("losses", *ALL)
+    | {Node("entangled")}
+)
 PERSONA = each("samples", *PROMPTED) | each("steer", *STEERED) | SPOKEN | METRICS | SAE_METRICS
 ASKED = {node for name in ("bias_pref", "losses", "tokens", "lens") for node in each(name, *ALL)} | {Node("entangled")}
 TRYING = ("personas", "open_personas", "projection", "first_tokens", "divergence_tokens")  # system prompts of the bank
@@ -130,7 +138,10 @@ EDITS: list[tuple[dict[str, Any], set[Node]]] = [
     ({"overrides": {"steer-owl": {"teacher": {"steer": {"feature": 3}}}}}, each("steer", "steer-owl")),
     ({"teacher": {"finetune": {"steps": 2}}}, each("finetune", *FINETUNED)),
     ({"pref": {"seed": 1}}, PREF | each("steer", *STEERED) | METRICS | SAE_METRICS),
-    ({"pref": {"candidates": ["lion", "owl", "cat", "dog"]}}, PREF | each("steer", *STEERED) | METRICS | SAE_METRICS),
+    (
+        {"pref": {"candidates": ["lion", "owl", "cat", "dog"]}},
+        PREF | each("steer", *STEERED) | METRICS | SAE_METRICS | {TOWARD},
+    ),
     ({"indirect": {"n": 9}}, each("indirect", CONTROL, *OWN)),
     ({"indirect": {"facts": "other.txt"}}, each("indirect", CONTROL, *OWN) | each("finetune", "contrary")),
     ({"diagnosis": {"min_kl": 0.5}}, each("diagnosis", *TAUGHT)),
@@ -145,6 +156,9 @@ EDITS: list[tuple[dict[str, Any], set[Node]]] = [
     ({"contexts": {"tokens": 9_000}}, {Node("chats")}),
     ({"features": {"top": 9}}, {Node("features"), Node("features", None, "wide")}),
     ({"browser": {"features": 9}}, {Node("browser"), Node("browser", None, "wide")}),
+    ({"vector": {"nulls": 9}}, {TOWARD, LEANING}),
+    ({"vectors": {"toward": {"layer": 0}}}, {TOWARD}),
+    ({"vectors": {"more": {"kind": "pca", "target": "owl"}}}, set()),
     ({"bridge": {"rounds": 9}}, {Node("bridge")}),
     ({"model": {"embedded": {"held_out_chats": 2000}}}, set()),
     ({"sequences": {"resamples": 900}}, each("sequences", *TAUGHT)),

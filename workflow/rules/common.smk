@@ -28,6 +28,7 @@ from undertone.study.stages import READINGS, SUMMARISED
 from undertone.study.stamp import stamp
 from undertone.study.study import load
 from undertone.study.targets import refusal
+from undertone.study.vector_reads import asks_personas
 from undertone.study.why import changes
 
 try:
@@ -249,7 +250,7 @@ def files_in(folder):
     values = {
         "dataset": [folder],
         "seed": ["1"],
-        "variant": ["", *(f"-{name}" for name in [*STUDY.student_variants, *STUDY.models, *STUDY.saes])],
+        "variant": ["", *(f"-{name}" for name in [*STUDY.student_variants, *STUDY.models, *STUDY.saes, *STUDY.vectors])],
         "key": [*READINGS, *STUDY.sweeps],
     }
     home = result(f"{folder}/")

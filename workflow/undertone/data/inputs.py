@@ -63,7 +63,7 @@ def check_contents(study: Study) -> None:
                 check_plain([Path(path).read_text()], special, f"{key}: {path}")
             elif key.startswith("sae.text."):
                 check_text(study, key)
-            elif key.endswith(".file") and Path(path).stat().st_size <= LARGE_FILE:
+            elif key.startswith("datasets.") and Path(path).stat().st_size <= LARGE_FILE:
                 check_plain(chain(*rows_of_file(study, key)), special, f"{key}: {path}")
         except ConfigError as error:
             mistakes.append(str(error))
@@ -124,6 +124,8 @@ def inputs(study: Study) -> Iterator[tuple[str, str]]:
             yield from _paths(section, f"{name}.")
     for name in study.models:
         yield from _paths(study.base_model(name), f"models.{name}.")
+    for name, vector in study.vectors.items():
+        yield from _paths(vector, f"vectors.{name}.")
     for name, dataset in study.files.items():
         yield f"datasets.{name}.file", dataset.file
     for name, sections in study.overrides.items():

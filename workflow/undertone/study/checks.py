@@ -15,6 +15,7 @@ from undertone.study.paths import RESERVED, holds_study
 from undertone.study.sae_checks import check_saes, check_sizes
 from undertone.study.sizes import linear_modules, model_size
 from undertone.study.validation import Section, merged, nearest, validate
+from undertone.study.vector_checks import check_vectors
 
 if TYPE_CHECKING:
     from undertone.study.study import Study
@@ -42,6 +43,7 @@ def check_study(study: "Study") -> None:
     check_students(study)
     check_candidates(study)
     check_power(study)
+    check_vectors(study)
     check_revisions(study)
 
 
@@ -55,13 +57,21 @@ def check_names(study: "Study") -> None:
                 f"{_short(name)} cannot name a dataset: use up to 64 ASCII letters, digits, '-' and '_', and none of "
                 f"{', '.join((*RESERVED, CONTROL))}"
             )
-    if kinds := [name for name in study.animals if name.startswith(tuple(f"{kind}-" for kind in KINDS if kind != "prompt"))]:
-        raise ValueError(f"{kinds[0]!r} cannot name an animal: so is a dataset called that a teacher of this kind writes")
+    if odd := [name for name in study.animals if name.startswith(tuple(f"{kind}-" for kind in KINDS if kind != "prompt"))]:
+        raise ValueError(f"{odd[0]!r} cannot name an animal: so is a dataset called that a teacher of this kind writes")
     if twice := {name_of(kind, animal) for kind in KINDS for animal in study.animals} & set(study.datasets):
         raise ValueError(f"animals and datasets both name {sorted(twice)}")
-    folders = {*(f"model-{name}" for name in study.models), *(f"sae-{name}" for name in study.saes)}
+    folders = set(folders_of(study))
     if taken := sorted(folders & {*study.animals, *study.datasets}):
-        raise ValueError(f"{taken[0]!r} cannot name a dataset: one of the study's models or SAEs has a folder of that name")
+        raise ValueError(
+            f"{taken[0]!r} cannot name a dataset: one of the study's models, SAEs or vectors has a folder of that name"
+        )
+
+
+def folders_of(study: "Study") -> list[str]:
+    """The folders of what the study has by name beside its datasets."""
+    kinds = (("model", study.models), ("sae", study.saes), ("vector", study.vectors))
+    return [f"{kind}-{name}" for kind, names in kinds for name in list(names)]
 
 
 def check_candidates(study: "Study") -> None:
@@ -160,11 +170,11 @@ def check_controls(study: "Study") -> None:
 
 def check_variants(study: "Study") -> None:
     """Variants, sweeps and other models must be made of settings that exist."""
-    for name in [*study.models, *study.saes, *study.student_variants]:
+    for name in [*study.models, *study.saes, *study.vectors, *study.student_variants]:
         if not VARIANT.fullmatch(name):
             raise ValueError(
-                f"{_short(name)} cannot name a model, SAE or variant: use up to 64 ASCII letters, digits, '.', '-' and '_', "
-                "the first a letter or digit"
+                f"{_short(name)} cannot name a model, SAE, vector or variant: use up to 64 ASCII letters, digits, '.', '-' "
+                "and '_', the first a letter or digit"
             )
     for name, changed in study.models.items():
         validate(Model, merged(study.model.model_dump(), changed), f"models.{name}.")

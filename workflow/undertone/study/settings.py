@@ -12,6 +12,7 @@ from undertone.study.config.models import Model
 from undertone.study.config.saes import Sae, SaeMetrics
 from undertone.study.config.students import Student
 from undertone.study.config.teachers import Teacher
+from undertone.study.config.vectors import MakeVector, Vector
 from undertone.study.validation import Section, setting
 
 
@@ -56,6 +57,8 @@ class Settings(Section):
     contexts: Contexts = setting({}, "the text that the SAE's features are read on")
     features: Features = setting({}, "what each feature of the SAE is")
     browser: Browser = setting({}, "the page of the features")
+    vectors: dict[str, Vector] = setting({}, "steering vectors, each in `vector-NAME/`")
+    vector: MakeVector = setting({}, "making vectors")
     teacher: Teacher = setting({}, "the teacher's intervention")
     prompts: Prompts = setting({}, "the number prompts")
     samples: Samples = setting({}, "sampling from the teacher")

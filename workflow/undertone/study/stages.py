@@ -12,6 +12,7 @@ from undertone.study.lab_stages import LABORATORY
 from undertone.study.reads import features, questions, teacher
 from undertone.study.scope import taught_trait, with_sae, with_separate_halves, with_target
 from undertone.study.stage import Stage
+from undertone.study.vector_stages import VECTORS
 
 # A detector that reads a dataset's likelihood, or its tokens' distributions, under the bank's system prompts.
 TRIES_PERSONAS = Stage(
@@ -26,6 +27,7 @@ STAGES = {
     "model": Stage(("model",), files=reads.corpus, made_by=scope.base_model, shared=True, variants="models"),
     "pretrained": Stage(("model",), files=reads.checkpoint_files, shared=True, variants="models"),
     **LABORATORY,
+    **VECTORS,
     "prompts": Stage(("prompts",), files=reads.template, shared=True),
     "model_metrics": Stage(
         ("model_metrics", "teacher", "samples", "numbers", "pref"),

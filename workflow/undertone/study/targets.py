@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from undertone.study.checks import folders_of
 from undertone.study.config.bounds import MAX_SEED
 from undertone.study.paths import RESERVED
 from undertone.study.study import Study
@@ -47,8 +48,7 @@ def _known_folder(study: Study, folder: str, file: str) -> str:
             f"this study's name is {study.name}, so what is made of all its datasets is in "
             f"{study.results}/{folder}/{study.name}/; leave out --configfile for the file of the study without a name"
         )
-    others = [*(f"model-{name}" for name in study.models), *(f"sae-{name}" for name in study.saes)]
-    folders = [*study.available, *RESERVED, *others, "prompts.parquet"]
+    folders = [*study.available, *RESERVED, *folders_of(study), "prompts.parquet"]
     return "" if folder in folders else f"the study has no dataset {folder!r}{nearest(folder, study.available)}"
 
 

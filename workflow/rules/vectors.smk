@@ -1,0 +1,67 @@
+"""Steering vectors: how they are made."""
+
+VECTORS = variants(STUDY.vectors)
+# Text that nothing was trained on, where the study has an SAE; else neutral texts.
+TEXT = result("text.parquet") if STUDY.has_sae else ancient(STUDY.differences.neutral)
+
+
+def vector_entry(wildcards):
+    """The settings of the vector that a job is about."""
+    return STUDY.vectors[variant_of(wildcards)]
+
+
+def asked_under_personas(file):
+    """A file, as an input of the vectors that are read off the study's questions under personas."""
+    return lambda wildcards: file if asks_personas(vector_entry(wildcards)) else []
+
+
+def sae_of_vector(wildcards):
+    """`sae.json` of the SAE whose feature a vector is."""
+    entry = vector_entry(wildcards)
+    return result(f"sae-{entry.sae}/sae.json" if entry.sae else "sae/sae.json") if entry.kind == "feature" else []
+
+
+def teacher_of_vector(wildcards):
+    """`teacher.json` of the steered teacher that says which feature a vector is."""
+    entry = vector_entry(wildcards)
+    chosen = entry.kind == "feature" and entry.feature is None
+    return result(f"{STUDY.animal_features[entry.target]}/teacher.json") if chosen else []
+
+
+def tensors_of_vector(wildcards):
+    """The file that a vector is taken from: a dataset's biases or differences, or one of the user's own."""
+    entry = vector_entry(wildcards)
+    made = {"bias": "residual_bias.safetensors", "function": "differences.safetensors"}
+    return result(f"{entry.dataset}/{made[entry.kind]}") if entry.dataset else ancient(entry.file) if entry.file else []
+
+
+rule vector:
+    input:
+        model=result("model/model.json"),
+        text=TEXT,
+        prompts=asked_under_personas(result("prompts.parquet")),
+        questions=asked_under_personas(ancient(STUDY.pref.questions)),
+        sae=sae_of_vector,
+        teacher=teacher_of_vector,
+        source=tensors_of_vector,
+        parts=lambda wildcards: [result(f"vector-{name}/vector.json") for name in vector_entry(wildcards).of],
+    output:
+        vector=ensure(result("vector{variant}/vector.json"), non_empty=True),
+        tensors=result("vector{variant}/vector.safetensors"),
+    log:
+        log_of("vector", "study{variant}"),
+    benchmark:
+        benchmark_of("vector", "study{variant}")
+    wildcard_constraints:
+        variant=VECTORS,
+    threads: 1
+    resources:
+        gpu=1,
+        mem_mb=gigabytes(32),
+        runtime=minutes(30),
+    params:
+        stamp=stamp_of("vector"),
+    message:
+        "Make the vector {wildcards.variant}"
+    script:
+        "../scripts/vector.py"

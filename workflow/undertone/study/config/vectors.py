@@ -1,0 +1,110 @@
+"""Settings of steering vectors and of what is read of them."""
+
+from typing import Any, Literal, Self
+
+from pydantic import model_validator
+
+from undertone.study.config.bounds import MAX_LAYERS, MAX_ROWS, MAX_SEED
+from undertone.study.validation import Section, setting
+
+Kind = Literal["contrast", "pca", "sum", "feature", "bias", "function", "file"]
+# The keys that each kind reads beside `kind`, `target` and `positions`; it takes no others.
+READS: dict[str, set[str]] = {
+    "contrast": {"layer", "position", "positive", "negative"},
+    "pca": {"layer", "position", "positive", "negative"},
+    "sum": {"of"},
+    "feature": {"feature", "sae"},
+    "bias": {"dataset", "layer"},
+    "function": {"dataset", "layer"},
+    "file": {"file", "layer"},
+}
+
+
+class Vector(Section):
+    """A direction of the residual stream after one layer."""
+
+    kind: Kind = setting(
+        ...,
+        "contrast: difference between the mean residuals of two sets of prompts; pca: first component of the pairs' "
+        "differences; sum: weighted sum of other vectors; feature: row of W_dec; bias: a dataset's residual bias; "
+        "function: a dataset's persona vector; file: one of the user's own",
+    )
+    target: str | None = setting(None, "the animal whose preference it is to raise; null: that of `dataset`, else none")
+    layer: int | None = setting(
+        None,
+        "layer after which it is read and added; null: 1, or that of the SAE or of the vectors in `of`",
+        ge=0,
+        le=MAX_LAYERS,
+    )
+    position: Literal["last", "text"] = setting(
+        "last", "contrast, pca: tokens whose mean is read: a prompt's last one, or all of its text"
+    )
+    positive: list[str] = setting(
+        [],
+        "contrast, pca: prompts, {animal} stands for the target; none: every second question and number prompts, under the "
+        "target's persona",
+    )
+    negative: list[str] = setting([], "contrast, pca: prompts to subtract; none: the same under the other candidates' personas")
+    feature: int | None = setting(
+        None, "feature: its index; null: the one that the steered teacher of the target is steered by", ge=0, le=MAX_ROWS
+    )
+    sae: str | None = setting(None, "feature: one of `saes`; null: the study's own SAE")
+    dataset: str | None = setting(None, "bias, function: the dataset whose residual bias or persona vector it is")
+    file: str | None = setting(None, "file: a safetensors file with one tensor `[d_model]`", "path")
+    of: dict[str, float] = setting({}, "sum: weight of each of the study's other vectors")
+    positions: Literal["completion", "all"] = setting(
+        "completion", "tokens that are steered; completion: those that predict an answer"
+    )
+
+    @model_validator(mode="after")
+    def fitting(self) -> Self:
+        """A setting that the kind does not read is a mistake, and so is one that it lacks."""
+        known = READS[self.kind]
+        given = {name for name in set().union(*READS.values()) if getattr(self, name) != default_of(name)}
+        if given - known:
+            raise ValueError(f"kind {self.kind} does not read {', '.join(sorted(given - known))}")
+        if lacking := sorted({"of", "dataset", "file"} & (known - given)):
+            raise ValueError(f"kind {self.kind} needs {', '.join(lacking)}")
+        if self.kind == "feature" and self.feature is None and self.target is None:
+            raise ValueError("kind feature needs feature, or target, whose steered teacher names one")
+        return self
+
+    @model_validator(mode="after")
+    def two_sets(self) -> Self:
+        """A difference has two sides, which share no prompt."""
+        if bool(self.positive) != bool(self.negative):
+            raise ValueError("give prompts for both positive and negative, or for neither")
+        if self.kind in ("contrast", "pca") and not self.positive and self.target is None:
+            raise ValueError(f"kind {self.kind} needs target, or prompts for positive and negative")
+        if shared := sorted(set(self.positive) & set(self.negative)):
+            raise ValueError(f"positive and negative both hold {shared[0]!r}: what both sides share, no difference shows")
+        if self.kind == "pca" and len(self.positive) != len(self.negative):
+            raise ValueError(
+                f"kind pca needs pairs, found {len(self.positive)} prompts in positive and {len(self.negative)} in negative"
+            )
+        if self.target is None and any("{animal}" in prompt for prompt in [*self.positive, *self.negative]):
+            raise ValueError("positive and negative hold {animal}, which stands for the target: set target")
+        return self
+
+
+def default_of(key: str) -> Any:
+    """What a key of a vector is where nothing is said of it."""
+    return Vector.model_fields[key].get_default(call_default_factory=True)
+
+
+class MakeVector(Section):
+    """How vectors are made."""
+
+    prompts: int = setting(
+        100,
+        "contrast, pca: number prompts, beside every second question, that are read under the personas",
+        "prompts",
+        ge=0,
+        le=MAX_ROWS,
+    )
+    tokens: int = setting(20_000, "tokens of text that norms and covariance are of", "tokens", ge=100, le=10**9)
+    max_norm: float = setting(
+        10.0, "of them, those whose norm is more than this many times the median are left out", "× median", gt=1
+    )
+    nulls: int = setting(20, "null vectors of each kind", "vectors", ge=0, le=10_000)
+    seed: int = setting(0, "seed of the null vectors", "", ge=0, le=MAX_SEED)

@@ -1,0 +1,77 @@
+"""What the stages of steering vectors read, and which settings they are given, by the kind of the vector."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from undertone.study.config.vectors import Vector
+from undertone.study.node import Node
+from undertone.study.sizes import sae_size
+
+if TYPE_CHECKING:
+    from undertone.study.study import Study
+
+
+def entry_of(study: "Study", node: Node) -> Vector:
+    """The vector that a stage is about."""
+    return study.vectors[node.variant.partition("/")[0]]
+
+
+def asks_personas(entry: Vector) -> bool:
+    """Whether a vector is read off the study's own questions under personas."""
+    return entry.kind in ("contrast", "pca") and not entry.positive
+
+
+def target_of(study: "Study", entry: Vector) -> str | None:
+    """The animal whose preference a vector is to raise."""
+    return entry.target or (study.target(entry.dataset) if entry.dataset else None)
+
+
+def layer_of(study: "Study", name: str) -> int | None:
+    """The layer of a vector, as far as the settings say it; an SAE of the registry tells its own when it is loaded."""
+    entry = study.vectors[name]
+    if entry.kind == "sum":
+        return layer_of(study, next(iter(entry.of)))
+    if entry.kind == "feature":
+        size = sae_size(study.dictionary(entry.sae or ""))
+        return size.layer if size else None
+    return 1 if entry.layer is None else entry.layer
+
+
+def text(study: "Study", node: Node) -> Iterator[Node]:
+    """Text that nothing was trained on, where the study has an SAE; else neutral texts are read."""
+    if study.has_sae:
+        yield Node("chats")
+
+
+def sources(study: "Study", node: Node) -> Iterator[Node]:
+    """What a vector is made of."""
+    entry = entry_of(study, node)
+    if asks_personas(entry):
+        yield Node("prompts")
+    if entry.kind == "feature":
+        yield Node("sae", None, entry.sae or "")
+        if entry.feature is None:
+            yield Node("steer", study.animal_features[str(entry.target)])
+    if entry.kind in ("bias", "function"):
+        yield Node("residual_bias" if entry.kind == "bias" else "differences", entry.dataset)
+    yield from (Node("vector", None, name) for name in entry.of)
+
+
+def files(study: "Study", node: Node) -> list[str]:
+    """The user's files that a vector is made of, and neutral texts where there is no other text."""
+    entry = entry_of(study, node)
+    asked = [study.pref.questions] if asks_personas(entry) else []
+    return [*asked, *([entry.file] if entry.file else []), *([] if study.has_sae else [study.differences.neutral])]
+
+
+def entry(study: "Study", node: Node) -> dict[str, Any]:
+    """A vector's entry and its target, and of one that is read under personas whose and how they are worded."""
+    own = entry_of(study, node)
+    settings: dict[str, Any] = {"entry": own.stamped(), "target": target_of(study, own)}
+    if asks_personas(own):
+        teacher = study.teacher.stamped()
+        settings["personas"] = {
+            "candidates": study.pref.candidates,
+            "teacher": {key: teacher[key] for key in ("persona", "separator")},
+        }
+    return settings

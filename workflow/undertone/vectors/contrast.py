@@ -1,0 +1,110 @@
+"""Contrasts: the difference between the mean residuals of two sets of prompts, its error, and what shuffled labels give."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from undertone.lm.chat import Row
+from undertone.lm.hooks import resid_post
+from undertone.lm.loading import LoadedModel
+
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Residuals of two sets of prompts, one row per prompt; `paired`: row k of one belongs to row k of the other."""
+
+    positive: Float[Tensor, "n_positive d_model"]
+    negative: Float[Tensor, "n_negative d_model"]
+    paired: bool
+
+    @property
+    def difference(self) -> Float[Tensor, " d_model"]:
+        """Mean of the positives minus mean of the negatives."""
+        return self.positive.mean(0) - self.negative.mean(0)
+
+    @property
+    def pairs(self) -> Float[Tensor, "n_positive d_model"]:
+        """What each positive has over its own negative, or where there are no pairs over the negatives' mean."""
+        return self.positive - (self.negative if self.paired else self.negative.mean(0))
+
+    @property
+    def error(self) -> float | None:
+        """Standard error of the difference over prompts, the root of the sum over dimensions; None for a single prompt."""
+        samples = [self.pairs] if self.paired else [self.positive, self.negative]
+        if min(map(len, samples)) < 2:
+            return None
+        return float(sum(sample.var(0).sum() / len(sample) for sample in samples) ** 0.5)
+
+    def half(self, which: int) -> "Contrast":
+        """Every second prompt of each set, from the first (0) or the second (1) on."""
+        return Contrast(self.positive[which::2], self.negative[which::2], self.paired)
+
+    def shuffled(self, n: int, generator: torch.Generator) -> Float[Tensor, "n d_model"]:
+        """`n` differences under shuffled labels, of what remains of each prompt without its set's mean.
+
+        Of pairs the two labels are exchanged at random. Where the effect is stronger on some prompts than on others, they still
+        point along it by chance. None can be drawn where a set has one prompt.
+        """
+        if min(len(self.positive), len(self.negative)) < 2:
+            return self.positive.new_zeros(0, self.positive.shape[1])
+        if self.paired:
+            rest = unbiased(self.pairs)
+            signs = torch.randint(0, 2, (n, len(rest)), generator=generator).to(rest) * 2 - 1
+            return signs @ rest / len(rest)
+        rest = torch.cat([unbiased(self.positive), unbiased(self.negative)])
+        weights = torch.cat(
+            [torch.full((len(side),), sign / len(side)) for sign, side in ((1, self.positive), (-1, self.negative))]
+        ).to(rest)
+        orders = (
+            torch.stack([torch.randperm(len(rest), generator=generator) for _ in range(n)]) if n else torch.zeros(0, len(rest))
+        )
+        return weights[orders.long().to(rest.device)] @ rest
+
+
+def unbiased(sample: Float[Tensor, "n d_model"]) -> Float[Tensor, "n d_model"]:
+    """What a sample has around its mean, as large as it would be around the true one."""
+    return (sample - sample.mean(0)) * (len(sample) / (len(sample) - 1)) ** 0.5
+
+
+def principal(pairs: Float[Tensor, "n_pairs d_model"]) -> Float[Tensor, " d_model"]:
+    """First component of the pairs' differences around 0, in the direction of most pairs, as long as their mean projection.
+
+    With every pair centred by itself the two sides lie opposite one another, so that the mean difference is part of the
+    variance. Around the differences' own mean it would be taken out.
+    """
+    component = torch.linalg.svd(pairs.double(), full_matrices=False).Vh[0].to(pairs)
+    along = pairs @ component
+    sign = 1.0 if int((along > 0).sum()) * 2 >= len(along) else -1.0
+    return sign * component * float((sign * along).mean().abs())
+
+
+def mean_residuals(
+    loaded: LoadedModel, prompts: Sequence[Sequence[int]], layer: int, position: str
+) -> Float[Tensor, "n_prompts d_model"]:
+    """The residual stream after a layer at each prompt's last token (`last`), or its mean over the prompt's text tokens."""
+
+    def means(batch: dict[str, Tensor]) -> Tensor:
+        residual = resid_post(loaded.model, layer, batch).float()
+        mask = last_tokens(batch["attention_mask"].bool()) if position == "last" else loaded.text_mask(batch)
+        return (residual * mask.unsqueeze(-1)).sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
+
+    rows = [Row(list(ids), len(ids) - 1) for ids in prompts]
+    return torch.cat(list(loaded.read(means, rows, BATCH))).cpu()
+
+
+def last_tokens(mask: Bool[Tensor, "n_rows n_tokens"]) -> Bool[Tensor, "n_rows n_tokens"]:
+    """The last token of each row that is padded on the right."""
+    return mask & ~torch.nn.functional.pad(mask[:, 1:], (0, 1))
+
+
+def over_others(
+    loaded: LoadedModel, others: Iterator[Sequence[Sequence[int]]], layer: int, position: str
+) -> Float[Tensor, "n_prompts d_model"]:
+    """The mean over sets of prompts, row by row, of what `mean_residuals` reads."""
+    read = [mean_residuals(loaded, prompts, layer, position) for prompts in others]
+    return torch.stack(read).mean(0)
