@@ -34,6 +34,7 @@ ASKED += [
     "sae/metrics.json",
     "sae/features.json",
     "vector-lion/vector.json",
+    "sae/neighbours.json",
     "tables/entangled.parquet",
 ]
 ASKED += ["lion/trained_bias.json", "lion/soft_prompt.json"]

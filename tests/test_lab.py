@@ -12,6 +12,7 @@ from undertone.runtime.files import read_json
 from workflow import Project
 
 READ, WRITE = "Read what each feature of the SAE is", "Write the page of the SAE's features"
+NEAR = {"Find the features nearest to each", "Plot how near the nearest features are"}
 MEASURE = "Measure how well the SAE describes the base model"
 
 
@@ -41,11 +42,12 @@ def test_every_feature_has_its_row_and_its_examples(finished: Project) -> None:
     [
         ({"features": {"top": 9}}, {READ, WRITE}),
         ({"browser": {"max_junk": 0.9}}, {WRITE}),
-        ({"contexts": {"tokens": 4_000}}, {READ, WRITE, MEASURE, "Draw chats to read features on"}),
-        ({"sae": {"k": 5}}, {READ, WRITE, MEASURE, "Prepare the SAE"}),
+        ({"neighbours": {"k": 9}}, NEAR),
+        ({"contexts": {"tokens": 4_000}}, {READ, WRITE, MEASURE, "Draw chats to read features on"} | NEAR),
+        ({"sae": {"k": 5}}, {READ, WRITE, MEASURE, "Prepare the SAE"} | NEAR),
         ({"student": {"rank": 4}}, set()),
     ],
-    ids=["examples", "page", "tokens", "k", "student"],
+    ids=["examples", "page", "neighbours", "tokens", "k", "student"],
 )
 def test_what_changes_reruns_what_depends_on_it(
     finished: Project, tmp_path: Path, edit: dict[str, Any], stale: set[str]

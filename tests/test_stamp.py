@@ -155,6 +155,11 @@ EDITS: list[tuple[dict[str, Any], set[Node]]] = [
     ({"sae_metrics": {"prompts": 9}}, SAE_METRICS),
     ({"contexts": {"tokens": 9_000}}, {Node("chats")}),
     ({"features": {"top": 9}}, {Node("features"), Node("features", None, "wide")}),
+    ({"neighbours": {"k": 9}}, {Node("neighbours"), Node("neighbours", None, "wide")}),
+    (
+        {"features": {"max_norm": 9}},
+        {Node(name, None, sae) for name in ("features", "neighbours") for sae in ("", "wide")},
+    ),
     ({"browser": {"features": 9}}, {Node("browser"), Node("browser", None, "wide")}),
     ({"vector": {"nulls": 9}}, {TOWARD, LEANING}),
     ({"vectors": {"toward": {"layer": 0}}}, {TOWARD}),

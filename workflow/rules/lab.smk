@@ -79,6 +79,60 @@ if STUDY.has_sae:
         script:
             "../scripts/features.py"
 
+    rule neighbours:
+        input:
+            model=result("model/model.json"),
+            sae=result("sae{variant}/sae.json"),
+            text=result("text.parquet"),
+        output:
+            neighbours=result("sae{variant}/neighbours.parquet"),
+            summary=ensure(result("sae{variant}/neighbours.json"), non_empty=True),
+        log:
+            log_of("neighbours", "study{variant}"),
+        benchmark:
+            benchmark_of("neighbours", "study{variant}")
+        wildcard_constraints:
+            variant=SAES,
+        threads: 1
+        resources:
+            gpu=1,
+            mem_mb=gigabytes(32),
+            runtime=minutes(60),
+        params:
+            stamp=stamp_of("neighbours"),
+        message:
+            "Find the features nearest to each"
+        script:
+            "../scripts/neighbours.py"
+
+    rule neighbours_plot:
+        input:
+            neighbours=rules.neighbours.output.neighbours,
+            summary=rules.neighbours.output.summary,
+        output:
+            plot=report(
+                result("sae{variant}/plots/neighbours.png"),
+                caption="../report/neighbours.rst",
+                category="SAE laboratory",
+                labels=figure("how near each feature's nearest is"),
+            ),
+        log:
+            log_of("neighbours_plot", "study{variant}"),
+        benchmark:
+            benchmark_of("neighbours_plot", "study{variant}")
+        wildcard_constraints:
+            variant=SAES,
+        localrule: True
+        resources:
+            mem_mb=gigabytes(4),
+            runtime=minutes(10),
+        params:
+            stamp=stamp_of("neighbours_plot"),
+        message:
+            "Plot how near the nearest features are"
+        script:
+            "../scripts/neighbours_plot.py"
+
     rule browser:
         input:
             features=rules.features.output.features,

@@ -22,6 +22,7 @@ from undertone.lm.loading import LoadedModel, load
 from undertone.lm.vocabulary import TOKEN_KINDS, token_kinds
 from undertone.runtime.files import Stamp, read_json, write_json, write_parquet
 from undertone.runtime.progress import progress
+from undertone.saes.cautions import of_dead
 from undertone.saes.features import neuronpedia
 from undertone.saes.saved import load_sae
 from undertone.study.config.lab import Features
@@ -29,8 +30,6 @@ from undertone.study.config.lab import Features
 QUANTILES = [0.5, 0.9, 0.99]
 # Tokens that are shown of a feature.
 TOKENS = 5
-# Of an SAE with a greater share of dead features little can be said.
-MOST_DEAD = 0.5
 
 
 def make_features(
@@ -190,7 +189,7 @@ def summarised(
     alive = table.filter(~pl.col("dead"))
     n_dead = int(table["dead"].sum())
     return {
-        "warning": f"{n_dead} of {len(table)} features are dead on this text" if n_dead > MOST_DEAD * len(table) else None,
+        "warning": of_dead(n_dead, len(table)),
         "d_sae": sae.cfg.d_sae,
         "layer": layer,
         "contexts": n_contexts,

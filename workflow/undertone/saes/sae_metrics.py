@@ -18,6 +18,7 @@ from undertone.lm.texts import load_texts
 from undertone.lm.training import label_losses
 from undertone.lm.vocabulary import TOKEN_KINDS, token_kinds
 from undertone.runtime.files import Stamp, read_json, read_parquet, write_json
+from undertone.saes.cautions import of_variance
 from undertone.saes.saved import load_sae
 from undertone.study.config.measure import Pref
 from undertone.study.config.saes import SaeMetrics
@@ -48,14 +49,15 @@ def measure_sae(
     below 1 where reconstructions are too short (Rajamanoharan et al. 2024, arXiv 2407.14435). `loss`: nats per token of the
     plain model, with the SAE's reconstruction spliced in, and with the mean activation instead; `loss_recovered` is
     (mean − spliced) / (mean − plain). `on_text` has the same on `settings.text` tokens of the table `text`.
-    `expected_l0` is the registry's, None where it does not say.
+    `expected_l0` is the registry's, None where it does not say; `warning` says so where components explain more of the text.
     """
     loaded = load(model)
     autoencoder, layer = load_sae(sae, loaded)
     users = read_parquet(prompts)["prompt"].head(settings.prompts).to_list()
     asked = quality(loaded, autoencoder, layer, text_rows(loaded, users, questions, teacher, pref))
     on_text = quality(loaded, autoencoder, layer, context_rows(text, settings.text))
-    write_json(metrics, {"expected_l0": expected_l0(read_json(sae)), **asked, "on_text": on_text}, stamp)
+    first = {"warning": of_variance(on_text), "expected_l0": expected_l0(read_json(sae))}
+    write_json(metrics, {**first, **asked, "on_text": on_text}, stamp)
 
 
 def quality(loaded: LoadedModel, sae: SAE[Any], layer: int, rows: Sequence[Row]) -> dict[str, Any]:

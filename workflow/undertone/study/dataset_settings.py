@@ -213,3 +213,8 @@ def text(study: Study, node: Node) -> Settings:
     """What text the SAE is trained on, and how much of it."""
     sae = study.sae
     return {"sources": [source.stamped() for source in sae.text], "context": sae.context, "tokens": sae.tokens}
+
+
+def max_norm(study: Study, node: Node) -> Settings:
+    """Which tokens are read of the text: those that features are read on."""
+    return {"max_norm": study.features.max_norm}

@@ -40,5 +40,14 @@ LABORATORY = {
         shared=True,
     ),
     "features": Stage(("features",), (reads.own_model, "sae", "chats"), only=with_sae, shared=True, variants="saes"),
+    "neighbours": Stage(
+        ("neighbours",),
+        (reads.own_model, "sae", "chats"),
+        settings=(given.max_norm,),
+        only=with_sae,
+        shared=True,
+        variants="saes",
+    ),
+    "neighbours_plot": Stage(after=("neighbours",), only=with_sae, shared=True, variants="saes"),
     "browser": Stage(("browser",), ("features",), only=with_sae, shared=True, variants="saes"),
 }

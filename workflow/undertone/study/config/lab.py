@@ -22,6 +22,22 @@ class Browser(Section):
     )
 
 
+class Neighbours(Section):
+    """Which features lie near each other."""
+
+    k: int = setting(
+        10, "nearest features of each that are kept, by decoder, by encoder and by co-firing", "features", ge=1, le=1_000
+    )
+    shifts: int = setting(
+        19,
+        "moves of the text by whole contexts that show co-firing by chance; the greatest of 19 is exceeded once in 20 times",
+        "shifts",
+        ge=1,
+        le=1_000,
+    )
+    seed: int = setting(0, "seed of the shifts and of random vectors", "", ge=0, le=MAX_SEED)
+
+
 class Features(Section):
     """What each feature of the SAE is."""
 
