@@ -7,7 +7,7 @@
 #   sae/  sae-NAME/                 SAE in SAELens's format (unless a folder holds it), sae.json (how to load it), metrics.json;
 #                                   text.parquet, what a named model's own is trained on; features.parquet, features.json and
 #                                   examples.parquet, what each feature is; features.html, the page that shows it;
-#                                   neighbours.parquet and .json, the features nearest to each; plots/, a figure for each .json
+#                                   neighbours.parquet and .json, the features nearest to each; map.parquet and .json; plots/
 #   vector-NAME/                    of each under `vectors:`: vector.safetensors, vector.json (norm, error, null vectors)
 #   text.parquet                    contexts that neither was trained on, on which features are read
 #   prompts.parquet                 the number prompts, the same for every dataset
@@ -44,7 +44,7 @@
 # Stages, in order: model (→ sae), or where they are named pretrained (→ pretrained_sae, or text → text_sae), prompts (→ steer, finetune) → samples → numbers (→ transform) → student → pref → transfer,
 # and indirect, diagnosis, preference_matrix; read from numbers alone (`snakemake read`): activations → differences, score,
 # feature_bias, residual_bias → bias_pref → losses, tokens, entangled → readings; what the SAE's features are (`snakemake lab`):
-# chats, or of a named model contexts → features, neighbours → browser. Each has one rule (workflow/rules), one
+# chats, or of a named model contexts → features, neighbours (→ map) → browser. Each has one rule (workflow/rules), one
 # script (workflow/scripts), one module (workflow/undertone) and one section of the config, of the same name or, as
 # docs/reference/files.md says, of the noun it is about.
 import sys
@@ -133,7 +133,7 @@ if STUDY.has_sae:
     rule lab:
         input:
             collect(
-                rules.browser.output + rules.sae_metrics.output + rules.neighbours_plot.output,
+                rules.browser.output + rules.sae_metrics.output + rules.neighbours_plot.output + rules.map_plot.output,
                 variant=["", *(f"-{name}" for name in STUDY.saes)],
             ),
         localrule: True

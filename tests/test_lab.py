@@ -12,7 +12,8 @@ from undertone.runtime.files import read_json
 from workflow import Project
 
 READ, WRITE = "Read what each feature of the SAE is", "Write the page of the SAE's features"
-NEAR = {"Find the features nearest to each", "Plot how near the nearest features are"}
+MAP, MAP_PLOT = "Lay out the SAE's features in two dimensions", "Plot the map of the features"
+NEAR = {"Find the features nearest to each", "Plot how near the nearest features are", MAP, MAP_PLOT}
 MEASURE = "Measure how well the SAE describes the base model"
 
 
@@ -40,14 +41,15 @@ def test_every_feature_has_its_row_and_its_examples(finished: Project) -> None:
 @pytest.mark.parametrize(
     ("edit", "stale"),
     [
-        ({"features": {"top": 9}}, {READ, WRITE}),
+        ({"features": {"top": 9}}, {READ, WRITE, MAP_PLOT}),
+        ({"map": {"min_dist": 0.1}}, {MAP, MAP_PLOT}),
         ({"browser": {"max_junk": 0.9}}, {WRITE}),
         ({"neighbours": {"k": 9}}, NEAR),
         ({"contexts": {"tokens": 4_000}}, {READ, WRITE, MEASURE, "Draw chats to read features on"} | NEAR),
         ({"sae": {"k": 5}}, {READ, WRITE, MEASURE, "Prepare the SAE"} | NEAR),
         ({"student": {"rank": 4}}, set()),
     ],
-    ids=["examples", "page", "neighbours", "tokens", "k", "student"],
+    ids=["examples", "map", "page", "neighbours", "tokens", "k", "student"],
 )
 def test_what_changes_reruns_what_depends_on_it(
     finished: Project, tmp_path: Path, edit: dict[str, Any], stale: set[str]

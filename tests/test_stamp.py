@@ -160,6 +160,7 @@ EDITS: list[tuple[dict[str, Any], set[Node]]] = [
         {"features": {"max_norm": 9}},
         {Node(name, None, sae) for name in ("features", "neighbours") for sae in ("", "wide")},
     ),
+    ({"map": {"min_cluster": 9}}, {Node("map"), Node("map", None, "wide")}),
     ({"browser": {"features": 9}}, {Node("browser"), Node("browser", None, "wide")}),
     ({"vector": {"nulls": 9}}, {TOWARD, LEANING}),
     ({"vectors": {"toward": {"layer": 0}}}, {TOWARD}),

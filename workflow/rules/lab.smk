@@ -133,6 +133,60 @@ if STUDY.has_sae:
         script:
             "../scripts/neighbours_plot.py"
 
+    rule map:
+        input:
+            sae=result("sae{variant}/sae.json"),
+            neighbours=rules.neighbours.output.neighbours,
+            summary=rules.neighbours.output.summary,
+        output:
+            map_table=result("sae{variant}/map.parquet"),
+            map_summary=ensure(result("sae{variant}/map.json"), non_empty=True),
+        log:
+            log_of("map", "study{variant}"),
+        benchmark:
+            benchmark_of("map", "study{variant}")
+        wildcard_constraints:
+            variant=SAES,
+        threads: 1
+        resources:
+            mem_mb=gigabytes(8),
+            runtime=minutes(30),
+        params:
+            stamp=stamp_of("map"),
+        message:
+            "Lay out the SAE's features in two dimensions"
+        script:
+            "../scripts/map.py"
+
+    rule map_plot:
+        input:
+            map_table=rules.map.output.map_table,
+            map_summary=rules.map.output.map_summary,
+            features=rules.features.output.features,
+        output:
+            plot=report(
+                result("sae{variant}/plots/map.png"),
+                caption="../report/map.rst",
+                category="SAE laboratory",
+                labels=figure("map of the features"),
+            ),
+        log:
+            log_of("map_plot", "study{variant}"),
+        benchmark:
+            benchmark_of("map_plot", "study{variant}")
+        wildcard_constraints:
+            variant=SAES,
+        localrule: True
+        resources:
+            mem_mb=gigabytes(4),
+            runtime=minutes(10),
+        params:
+            stamp=stamp_of("map_plot"),
+        message:
+            "Plot the map of the features"
+        script:
+            "../scripts/map_plot.py"
+
     rule browser:
         input:
             features=rules.features.output.features,

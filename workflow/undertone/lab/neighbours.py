@@ -100,14 +100,15 @@ def spread_bound(unit: Float[np.ndarray, "n d_model"], seed: int) -> float | Non
     """The same among random vectors that share the rows' second moments: an SAE of a narrow cloud has narrow rows."""
     if len(unit) < 2:
         return None
-    values, vectors = np.linalg.eigh(unit.T @ unit / len(unit))
-    root = vectors * np.sqrt(values.clip(min=0))
     rng = np.random.default_rng(seed)
-    greatest = []
-    for _ in range(DRAWS):
-        draws = unit_rows(rng.normal(size=unit.shape) @ root.T)
-        greatest.append(nearest(cosines(draws), len(unit), 1)[1][:, 0])
+    greatest = [nearest(cosines(random_rows(unit, rng)), len(unit), 1)[1][:, 0] for _ in range(DRAWS)]
     return float(np.quantile(np.concatenate(greatest), LEVEL))
+
+
+def random_rows(unit: Float[np.ndarray, "n d_model"], rng: np.random.Generator) -> Float[np.ndarray, "n d_model"]:
+    """As many random unit vectors with the second moments of unit rows."""
+    values, vectors = np.linalg.eigh(unit.T @ unit / len(unit))
+    return unit_rows(rng.normal(size=unit.shape) @ (vectors * np.sqrt(values.clip(min=0))).T)
 
 
 def co_firing(fires: sparse.csr_matrix, other: sparse.csr_matrix) -> Similar:

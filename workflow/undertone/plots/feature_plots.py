@@ -1,5 +1,6 @@
-"""Figures of an SAE's features: how near their neighbours are."""
+"""Figures of an SAE's features: how near their neighbours are, and a map."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,13 @@ import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from undertone.plots.panels import empty, heading, legend
-from undertone.plots.style import BASE, SKY, STUDENT, new_panels, save
+from undertone.plots.panels import empty, heading, legend, p_text, shown
+from undertone.plots.style import BASE, SKY, STUDENT, new_figure, new_panels, save
 from undertone.runtime.files import read_json, read_parquet
 
+# Colours of clusters that follow on each other (Okabe and Ito), and how many are named.
+CLUSTERS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+NAMED = 12
 COSINES = {"decoder": "decoder rows", "encoder": "encoder columns"}
 
 
@@ -59,3 +63,53 @@ def nearest_firing(axes: Axes, table: pl.DataFrame, part: dict[str, Any]) -> Non
     axes.set_xlabel("φ by chance, 95 %")
     axes.set_ylabel("φ with the nearest")
     legend(axes)
+
+
+def plot_map(map_table: Path, map_summary: Path, features: Path, plot: Path) -> None:
+    """Where features lie, coloured by cluster and as large as they fire often; clusters have the commonest tokens as names."""
+    table, about = read_parquet(map_table), read_json(map_summary)
+    figure, axes = new_figure(9, 7.5)
+    if about["reason"]:
+        empty(axes, about["reason"])
+    else:
+        table = table.join(read_parquet(features).select("feature", "count", "tokens"), on="feature", maintain_order="left")
+        draw_clusters(axes, table)
+        heading(axes, map_said(about))
+        axes.set_xlabel("UMAP of decoder rows: only who lies beside whom counts, not how far, nor where")
+    title(figure, f"Map of {about['features']:,} features of {about['d_sae']:,}", about)
+    save(figure, plot)
+
+
+def map_said(about: dict[str, Any]) -> str:
+    """What a map's title says of the trust in it."""
+    chance, firing = about["by_chance"], about["co_firing"]
+    said = [
+        f"Of a feature's 10 nearest rows {about['trust']:.0%} are among its 10 nearest here,",
+        f"by chance {about['trust_chance']:.0%}.",
+        f"{about['clusters']} clusters, {about['noise']:.0%} of the features in none;",
+        f"of random rows as spread as these {chance['clusters']:.1f} and {chance['noise']:.0%}.",
+    ]
+    if firing["ami"] is not None:
+        shuffled = f"(shuffled: 95 % below {firing['null95']:.2f}, {p_text(firing['p'])})"
+        said.append(f"AMI with clusters of co-firing {firing['ami']:.2f} {shuffled}.")
+    return " ".join(said)
+
+
+def draw_clusters(axes: Axes, table: pl.DataFrame) -> None:
+    """Features as dots; those in no cluster are grey. Names stand in the middle of the 12 largest clusters."""
+    size = (8 * np.log10(1 + table["count"].to_numpy())).clip(min=4)
+    cluster = table["cluster"].to_numpy()
+    x, y = table["x"].to_numpy(), table["y"].to_numpy()
+    axes.scatter(x[cluster < 0], y[cluster < 0], s=size[cluster < 0], color="#BBBBBB", linewidths=0, label="in no cluster")
+    for k in range(cluster.max() + 1):
+        own = cluster == k
+        axes.scatter(x[own], y[own], s=size[own], color=CLUSTERS[k % len(CLUSTERS)], linewidths=0)
+        tokens = [each[0]["text"] for each in table.filter(own)["tokens"].to_list() if each]
+        if tokens and k < NAMED:
+            named = " ".join(f"“{shown(token)}”" for token, _ in Counter(tokens).most_common(2))
+            middle = (float(np.median(x[own])), float(np.median(y[own])))
+            axes.annotate(named, middle, xytext=(0, 9), textcoords="offset points", fontsize=8, ha="center", color="black")
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.spines[["left", "bottom"]].set_visible(False)
+    legend(axes, loc="best")

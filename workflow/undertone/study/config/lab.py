@@ -38,6 +38,15 @@ class Neighbours(Section):
     seed: int = setting(0, "seed of the shifts and of random vectors", "", ge=0, le=MAX_SEED)
 
 
+class Map(Section):
+    """The features in two dimensions, and in clusters."""
+
+    n_neighbors: int = setting(15, "neighbours of each that UMAP keeps near", "features", ge=2, le=1_000)
+    min_dist: float = setting(0.05, "how near UMAP lays two features at least", "units of the layout", ge=0, lt=1)
+    min_cluster: int = setting(5, "features of the smallest cluster", "features", ge=2, le=MAX_ROWS)
+    seed: int = setting(0, "seed of the layout, of random rows and of shuffled labels", "", ge=0, le=2**31)
+
+
 class Features(Section):
     """What each feature of the SAE is."""
 
