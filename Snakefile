@@ -9,7 +9,7 @@
 #                                   examples.parquet, what each feature is; features.html, the page that shows it;
 #                                   neighbours.parquet and .json, the features nearest to each; map.parquet and .json; plots/
 #   vector-NAME/                    of each under `vectors:`: vector.safetensors, vector.json (norm, error, null vectors)
-#   text.parquet                    contexts that neither was trained on, on which features are read
+#   text.parquet  text-NAME.parquet contexts that neither was trained on, on which features are read; in another model's tokens
 #   prompts.parquet                 the number prompts, the same for every dataset
 #   {dataset}/                      control · lion · steer-lion · finetune-lion, for every animal · any name under `datasets:`
 #     teacher.json                  of a steered or finetuned teacher: what it is; teacher.safetensors, or teacher/ with its LoRA

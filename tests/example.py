@@ -13,7 +13,7 @@ from undertone.study.study import Study, load
 
 COMPARE = {Node("transfer"), Node("compliance"), Node("teachers_plot")}
 METRICS = {Node("model_metrics")}
-SAE_METRICS = {Node("sae_metrics"), Node("sae_metrics", None, "wide")}
+SAE_METRICS = {Node("sae_metrics", None, name) for name in ("", "wide", "foreign")}
 PROMPTED = ("lion", "owl")
 STEERED = ("steer-lion", "steer-owl")
 FINETUNED = ("finetune-lion", "finetune-owl", "contrary")
@@ -33,8 +33,8 @@ CONFIG: dict[str, Any] = {
         "scrambled": {"from": "lion", "transform": "reverse"},
         "contrary": {"teacher": "finetune", "trait": "contrary"},
     },
-    "models": {"other": {"embedded": {"seed": 7}}},
-    "saes": {"wide": {"d_sae": 1024}},
+    "models": {"other": {"embedded": {"seed": 7}}, "untrained": {"rerandomized": 0}},
+    "saes": {"wide": {"d_sae": 1024}, "foreign": {"model": "other"}},
     "vectors": {"toward": {"kind": "contrast", "target": "lion"}, "leaning": {"kind": "bias", "dataset": "lion", "layer": 0}},
     "student_variants": {"rank64": {"rank": 64, "datasets": ["owl"]}, "cross": {"model": "other", "datasets": ["lion"]}},
     "sweeps": {"rank": ["rank64"]},
@@ -58,6 +58,7 @@ def nodes(of: Study) -> set[Node]:
     single -= {"chats"} if of.model.named else {"contexts"}
     model = "pretrained" if of.model.named else "model"
     found = {Node(name) for name in single | {model, "controls_plot"}} | {Node(model, None, "other"), SWEEP}
+    found |= {Node("rerandomized", None, "untrained"), *(Node("retokenized", None, name) for name in of.models)}
     found |= {Node(name, null) for null in NULLS for name in ("nulls", *BENCH)}
     found |= {Node(name, mixture) for mixture in MIXTURES for name in ("mixtures", *BENCH)}
     found |= {Node(name, None, sae) for name in single if STAGES[name].variants == "saes" for sae in of.saes}

@@ -119,6 +119,16 @@ STUDIES: dict[str, dict[str, Any]] = {
         "model": {"name": "a/model", "revision": "a" * 40},
         "vectors": {"personas": {"kind": "contrast", "target": "lion"}},
     },
+    "SAEs of other models": {
+        "models": {"other": {"embedded": {"seed": 3}}, "untrained": {"rerandomized": 0}},
+        "saes": {"wide": {"d_sae": 96}, "foreign": {"model": "other"}, "control": {"model": "untrained"}},
+    },
+    "an SAE of a named model trained on text, and one of its control": {
+        "model": {"name": "a/model", "revision": "a" * 40},
+        "models": {"untrained": {"rerandomized": 0}},
+        "sae": {"text": [{"file": "facts.txt"}]},
+        "saes": {"control": {"model": "untrained"}},
+    },
     "a model by its name, no SAE": {"model": {"name": "a/model", "revision": "a" * 40}, "datasets": MINE},
 }
 

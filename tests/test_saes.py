@@ -63,6 +63,10 @@ def test_the_laboratory_reads_every_sae(finished: Project) -> None:
     assert finished.planned("lab") == {
         "Read what each feature of the SAE is",
         "Write the page of the SAE's features",
+        "Find the features nearest to each",
+        "Plot how near the nearest features are",
+        "Lay out the SAE's features in two dimensions",
+        "Plot the map of the features",
     }
 
 
@@ -71,6 +75,23 @@ def test_the_laboratory_reads_every_sae(finished: Project) -> None:
     [
         ({"saes": {"wide": {"dsae": 9}}}, "saes.wide.dsae: unknown key; nearest: d_sae"),
         ({"saes": {"deep": {"layer": 9}}}, "saes.deep.layer 9: the model has layers 0 to 3"),
+        (
+            {"saes": {"foreign": {"model": "othr"}}, "models": {"other": {}}},
+            "saes.foreign.model: no such model 'othr'; nearest: other",
+        ),
+        (
+            {"models": {"small": {"embedded": {"n_layers": 1}}}, "saes": {"foreign": {"model": "small", "layer": 2}}},
+            "saes.foreign.layer 2: the model has layers 0 to 0",
+        ),
+        (
+            {
+                "model": {"name": "gpt2", "revision": "0" * 40},
+                "models": {"other": {"revision": "1" * 40}},
+                "sae": {"text": [{"file": "a.txt"}]},
+                "saes": {"foreign": {"model": "other"}},
+            },
+            "saes.foreign.model: other may have other tokens than the text",
+        ),
         ({"saes": {"a/b": {}}}, "'a/b' cannot name a model, SAE, vector or variant"),
         ({"saes": {"mine": {"folder": "somewhere"}}}, "saes.mine: a study's SAEs are all trained here, all of"),
         ({"saes": {"mine": {"context": 64}}}, "saes.mine.context: all SAEs of a study are trained on the same text"),

@@ -63,7 +63,8 @@ def keys(value: Any) -> list[list[str]]:
 
 HUB = {"model": {"name": "a/model", "revision": "a" * 40}, "sae": {"release": "a", "id": "b"}}
 ALL = (CONTROL, *OWN)
-SAES = {Node("sae"), Node("sae", None, "wide")}
+NAMES = ("", "wide", "foreign")
+SAES = {Node("sae", None, name) for name in NAMES}
 READ = (*ALL, *NULLS, *MIXTURES)  # by detectors
 TRAINED = ("trained_bias", "soft_prompt")
 # Vectors: one that is read under personas, and one that is a dataset's bias.
@@ -118,6 +119,8 @@ EDITS: list[tuple[dict[str, Any], set[Node]]] = [
     ({"student_variants": {"rank64": {"datasets": ["owl", "mine"]}}}, {SWEEP}),
     ({"student_variants": {"cross": {"datasets": ["lion", "owl"]}}}, {CONTROLS}),
     ({"models": {"other": {"embedded": {"seed": 8}}}}, {Node("model", None, "other")}),
+    ({"models": {"untrained": {"rerandomized": 1}}}, {Node("rerandomized", None, "untrained")}),
+    ({"saes": {"foreign": {"model": "untrained"}}}, {Node("sae", None, "foreign")}),
     ({"numbers": {"max_count": 9}}, each("numbers", CONTROL, *TOLD) | METRICS | each("matched", *ALL) | NULL_SETS),
     ({"samples": {"temperature": 0.9}}, each("samples", CONTROL, *TAUGHT) | METRICS | each("matched", *ALL) | NULL_SETS),
     ({"samples": {"constrained": False}}, set()),
@@ -154,14 +157,14 @@ EDITS: list[tuple[dict[str, Any], set[Node]]] = [
     ({"model_metrics": {"prompts": 9}}, METRICS),
     ({"sae_metrics": {"prompts": 9}}, SAE_METRICS),
     ({"contexts": {"tokens": 9_000}}, {Node("chats")}),
-    ({"features": {"top": 9}}, {Node("features"), Node("features", None, "wide")}),
-    ({"neighbours": {"k": 9}}, {Node("neighbours"), Node("neighbours", None, "wide")}),
+    ({"features": {"top": 9}}, {Node("features", None, name) for name in NAMES}),
+    ({"neighbours": {"k": 9}}, {Node("neighbours", None, name) for name in NAMES}),
     (
         {"features": {"max_norm": 9}},
-        {Node(name, None, sae) for name in ("features", "neighbours") for sae in ("", "wide")},
+        {Node(name, None, sae) for name in ("features", "neighbours") for sae in NAMES},
     ),
-    ({"map": {"min_cluster": 9}}, {Node("map"), Node("map", None, "wide")}),
-    ({"browser": {"features": 9}}, {Node("browser"), Node("browser", None, "wide")}),
+    ({"map": {"min_cluster": 9}}, {Node("map", None, name) for name in NAMES}),
+    ({"browser": {"features": 9}}, {Node("browser", None, name) for name in NAMES}),
     ({"vector": {"nulls": 9}}, {TOWARD, LEANING}),
     ({"vectors": {"toward": {"layer": 0}}}, {TOWARD}),
     ({"vectors": {"more": {"kind": "pca", "target": "owl"}}}, set()),

@@ -332,6 +332,15 @@ def test_only_vectors_of_one_layer_are_added() -> None:
     study({**parts, "v": {"kind": "sum", "of": {"b": 1}}})
 
 
+def test_a_vector_is_no_feature_of_another_models_sae() -> None:
+    with pytest.raises(ConfigError, match="foreign reads the model other"):
+        study(
+            {"v": {"kind": "feature", "feature": 1, "sae": "foreign"}},
+            models={"other": {"embedded": {"seed": 3}}},
+            saes={"foreign": {"model": "other"}},
+        )
+
+
 def test_a_vector_takes_a_folder_that_no_dataset_can_have() -> None:
     with pytest.raises(ConfigError, match="'vector-a' cannot name a dataset"):
         study({"a": CONTRAST}, datasets={"vector-a": {"teacher": "none"}})

@@ -249,6 +249,8 @@ FITTING = [
     refused({"model": {"name": "/no/such/model"}}, "model.name: no such folder '/no/such/model'"),
     refused({"model": {"name": "google/gemma-2b-it"}}, "model.revision is missing"),
     refused({"model": {"name": "google/gemma-2b-it", "revision": "main"}}, "model.revision is 'main', which is no commit"),
+    refused({"model": {"rerandomized": 0}}, "model.rerandomized: the study's own model is none"),
+    refused({"models": {"a": {"rerandomized": 0, "dtype": "float32"}}}, "models.a: a rerandomized model is the study's own"),
     refused({"models": {"a": HUB}}, "models.a: a study's models are all trained here, all named, or all of GGUF files"),
     refused(
         {"datasets": {"lion-r": {"file": "mine.csv"}}, "student_variants": {"r": {"rank": 2}}},

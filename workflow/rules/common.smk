@@ -153,6 +153,21 @@ def model_of(name):
     return result(f"model-{name}/model.json" if name else "model/model.json")
 
 
+def model_of_sae(wildcards):
+    """`model.json` of the base model that an SAE reads."""
+    return model_of(STUDY.model_of(variant_of(wildcards)))
+
+
+def text_of_sae(wildcards):
+    """The text that features are read on, in the tokens of the SAE's model."""
+    return text_of(STUDY.model_of(variant_of(wildcards)))
+
+
+def text_of(model):
+    """The text that features are read on, in the tokens of one of the study's `models`; without a name, of its own."""
+    return result(f"text-{model}.parquet" if model else "text.parquet")
+
+
 def base_of(wildcards):
     """`model.json` of the base model that a variant's students start from."""
     return model_of(STUDY.base(variant_of(wildcards)))

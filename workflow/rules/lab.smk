@@ -52,11 +52,35 @@ elif STUDY.has_sae:
 
 if STUDY.has_sae:
 
+    rule retokenized:
+        input:
+            own=result("model/model.json"),
+            model=result("model{variant}/model.json"),
+            text=result("text.parquet"),
+        output:
+            retokenized=result("text{variant}.parquet"),
+        log:
+            log_of("retokenized", "study{variant}"),
+        benchmark:
+            benchmark_of("retokenized", "study{variant}")
+        wildcard_constraints:
+            variant=variants(STUDY.models),
+        localrule: True
+        resources:
+            mem_mb=gigabytes(4),
+            runtime=minutes(10),
+        params:
+            stamp=stamp_of("retokenized"),
+        message:
+            "Write the text in the tokens of model{wildcards.variant}"
+        script:
+            "../scripts/retokenized.py"
+
     rule features:
         input:
-            model=result("model/model.json"),
+            model=model_of_sae,
             sae=result("sae{variant}/sae.json"),
-            text=result("text.parquet"),
+            text=text_of_sae,
         output:
             features=result("sae{variant}/features.parquet"),
             examples=result("sae{variant}/examples.parquet"),
@@ -81,9 +105,9 @@ if STUDY.has_sae:
 
     rule neighbours:
         input:
-            model=result("model/model.json"),
+            model=model_of_sae,
             sae=result("sae{variant}/sae.json"),
-            text=result("text.parquet"),
+            text=text_of_sae,
         output:
             neighbours=result("sae{variant}/neighbours.parquet"),
             summary=ensure(result("sae{variant}/neighbours.json"), non_empty=True),

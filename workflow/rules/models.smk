@@ -9,6 +9,10 @@ MODEL_FILES = [
     "tokenizer_config.json",
 ]
 
+# Those that are made from the study's own.
+RERANDOMIZED = [name for name in STUDY.models if STUDY.base_model(name).rerandomized is not None]
+PREPARED = variants(["", *(name for name in STUDY.models if name not in RERANDOMIZED)])
+
 if STUDY.model.named:
 
     rule pretrained:
@@ -22,7 +26,7 @@ if STUDY.model.named:
         benchmark:
             benchmark_of("pretrained", "study{variant}")
         wildcard_constraints:
-            variant=variants(["", *STUDY.models]),
+            variant=PREPARED,
         # A cluster's nodes may have no network.
         localrule: True
         params:
@@ -46,7 +50,7 @@ else:
         benchmark:
             benchmark_of("model", "study{variant}")
         wildcard_constraints:
-            variant=variants(["", *STUDY.models]),
+            variant=PREPARED,
         threads: 1
         resources:
             gpu=1,
@@ -58,6 +62,30 @@ else:
             "Prepare the base model"
         script:
             "../scripts/model.py"
+
+
+rule rerandomized:
+    input:
+        own=result("model/model.json"),
+    output:
+        model=result("model{variant}/model.json"),
+        files=collect(result("model{{variant}}/{file}"), file=MODEL_FILES),
+    log:
+        log_of("rerandomized", "study{variant}"),
+    benchmark:
+        benchmark_of("rerandomized", "study{variant}")
+    wildcard_constraints:
+        variant=variants(RERANDOMIZED),
+    threads: 1
+    resources:
+        mem_mb=gigabytes(32),
+        runtime=minutes(30),
+    params:
+        stamp=stamp_of("rerandomized"),
+    message:
+        "Permute the weights of the base model"
+    script:
+        "../scripts/rerandomized.py"
 
 
 rule model_metrics:

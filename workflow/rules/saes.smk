@@ -13,7 +13,7 @@ if STUDY.sae.named:
     rule pretrained_sae:
         input:
             folder_files,
-            model=result("model/model.json"),
+            model=model_of_sae,
         output:
             sae=result("sae{variant}/sae.json"),
             files=[] if STUDY.sae.folder else collect(result("sae{{variant}}/{file}"), file=SAE_FILES),
@@ -36,8 +36,8 @@ elif not STUDY.model.named:
 
     rule sae:
         input:
-            model=result("model/model.json"),
-            corpus=ancient(STUDY.model.embedded.corpus),
+            model=model_of_sae,
+            corpus=lambda wildcards: ancient(STUDY.base_model(STUDY.model_of(variant_of(wildcards))).embedded.corpus),
         output:
             sae=result("sae{variant}/sae.json"),
             files=collect(result("sae{{variant}}/{file}"), file=SAE_FILES),
@@ -83,7 +83,7 @@ elif STUDY.has_sae:
 
     rule text_sae:
         input:
-            model=result("model/model.json"),
+            model=model_of_sae,
             text=rules.text.output.text,
         output:
             sae=result("sae{variant}/sae.json"),
@@ -111,11 +111,11 @@ if STUDY.has_sae:
 
     rule sae_metrics:
         input:
-            model=result("model/model.json"),
+            model=model_of_sae,
             sae=result("sae{variant}/sae.json"),
             prompts=result("prompts.parquet"),
             questions=ancient(STUDY.pref.questions),
-            text=result("text.parquet"),
+            text=text_of_sae,
         output:
             metrics=ensure(result("sae{variant}/metrics.json"), non_empty=True),
         log:

@@ -170,6 +170,8 @@ def check_controls(study: "Study") -> None:
 
 def check_variants(study: "Study") -> None:
     """Variants, sweeps and other models must be made of settings that exist."""
+    if study.model.rerandomized is not None:
+        raise ValueError("model.rerandomized: the study's own model is none; set it in an entry of models")
     for name in [*study.models, *study.saes, *study.vectors, *study.student_variants]:
         if not VARIANT.fullmatch(name):
             raise ValueError(
@@ -179,6 +181,8 @@ def check_variants(study: "Study") -> None:
     for name, changed in study.models.items():
         validate(Model, merged(study.model.model_dump(), changed), f"models.{name}.")
         other = study.base_model(name)
+        if other.rerandomized is not None and set(changed) != {"rerandomized"}:
+            raise ValueError(f"models.{name}: a rerandomized model is the study's own otherwise; set no other key beside it")
         if (other.named, other.gguf) != (study.model.named, study.model.gguf):
             raise ValueError(f"models.{name}: a study's models are all trained here, all named, or all of GGUF files")
     for name, changed in study.student_variants.items():

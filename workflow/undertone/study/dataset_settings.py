@@ -21,6 +21,11 @@ WORDING = {"persona", "separator"}
 NAMED_APART = {"target", "control"}
 
 
+def rerandomized(study: Study, node: Node) -> Settings:
+    """The seed by which a model's matrices are permuted."""
+    return {"rerandomized": study.base_model(node.variant).rerandomized}
+
+
 def target(study: Study, node: Node) -> Settings:
     """The animal that the dataset is meant to carry."""
     return {"target": study.target(str(node.dataset))}

@@ -9,19 +9,19 @@ from undertone.study.stage import Stage
 LABORATORY = {
     "sae": Stage(
         ("sae", "model"),
-        (reads.own_model,),
-        files=reads.own_corpus,
+        (reads.model_of_sae,),
+        files=reads.corpus_of_sae,
         only=with_sae,
         made_by=scope.dictionary,
         shared=True,
         variants="saes",
     ),
-    "pretrained_sae": Stage(("sae",), (reads.own_model,), files=reads.sae_files, shared=True, variants="saes"),
+    "pretrained_sae": Stage(("sae",), (reads.model_of_sae,), files=reads.sae_files, shared=True, variants="saes"),
     "text": Stage(after=("model", reads.sampled_text), files=reads.text_files, settings=(given.text,), shared=True),
-    "text_sae": Stage(("sae",), (reads.own_model, "text"), shared=True, variants="saes"),
+    "text_sae": Stage(("sae",), (reads.model_of_sae, "text"), shared=True, variants="saes"),
     "sae_metrics": Stage(
         ("sae_metrics", "teacher", "pref"),
-        ("sae", "prompts", "chats"),
+        ("sae", "prompts", reads.text_of_sae),
         files=questions,
         teacher_keys=given.wording,
         only=with_sae,
@@ -39,10 +39,13 @@ LABORATORY = {
         teacher_keys=given.wording,
         shared=True,
     ),
-    "features": Stage(("features",), (reads.own_model, "sae", "chats"), only=with_sae, shared=True, variants="saes"),
+    "retokenized": Stage(after=(reads.own_model, "model", "chats"), only=with_sae, shared=True, variants="models"),
+    "features": Stage(
+        ("features",), (reads.model_of_sae, "sae", reads.text_of_sae), only=with_sae, shared=True, variants="saes"
+    ),
     "neighbours": Stage(
         ("neighbours",),
-        (reads.own_model, "sae", "chats"),
+        (reads.model_of_sae, "sae", reads.text_of_sae),
         settings=(given.max_norm,),
         only=with_sae,
         shared=True,

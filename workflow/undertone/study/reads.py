@@ -19,14 +19,25 @@ def own_file(study: Study, node: Node) -> list[str]:
     return [study.files[node.dataset].file] if node.dataset in study.files else []
 
 
-def own_corpus(study: Study, node: Node) -> list[str]:
-    """The text that the study's own model is trained on, where that is embedded."""
-    return [study.model.embedded.corpus]
-
-
 def own_model(study: Study, node: Node) -> Iterator[Node]:
-    """The study's own base model, whichever SAE the stage is about."""
+    """The study's own base model, whatever the stage is about."""
     yield Node("model")
+
+
+def corpus_of_sae(study: Study, node: Node) -> list[str]:
+    """The text that the model of an SAE is trained on, where that is embedded."""
+    return [study.base_model(study.model_of(node.variant)).embedded.corpus]
+
+
+def model_of_sae(study: Study, node: Node) -> Iterator[Node]:
+    """The base model that an SAE reads."""
+    yield Node("model", None, study.model_of(node.variant))
+
+
+def text_of_sae(study: Study, node: Node) -> Iterator[Node]:
+    """The text that features are read on, in the tokens of the SAE's model."""
+    model = study.model_of(node.variant)
+    yield Node("retokenized", None, model) if model else Node("chats")
 
 
 def corpus(study: Study, node: Node) -> list[str]:

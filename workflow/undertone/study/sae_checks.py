@@ -2,9 +2,9 @@
 
 from typing import TYPE_CHECKING
 
-from undertone.study.config.saes import Sae
+from undertone.study.config.saes import Sae, sae_keys
 from undertone.study.sizes import ModelSize, SaeSize, model_size, sae_size
-from undertone.study.validation import merged, validate
+from undertone.study.validation import merged, nearest, validate
 
 if TYPE_CHECKING:
     from undertone.study.study import Study
@@ -16,12 +16,25 @@ def check_saes(study: "Study") -> None:
         raise ValueError(f"saes: the study has no SAE of its own for {study.model.title}; describe one under sae")
     own = study.sae
     for name, changed in study.saes.items():
-        validate(Sae, merged(own.model_dump(), changed), f"saes.{name}.")
+        validate(Sae, merged(own.model_dump(), sae_keys(changed)), f"saes.{name}.")
+        check_model(study, name)
         other = study.dictionary(name)
         if (bool(own.release), bool(own.folder)) != (bool(other.release), bool(other.folder)):
             raise ValueError(f"saes.{name}: a study's SAEs are all trained here, all of SAELens's registry, or all folders")
         if text := sorted({"text", "context"} & set(changed)):
             raise ValueError(f"saes.{name}.{text[0]}: all SAEs of a study are trained on the same text; set sae.{text[0]}")
+
+
+def check_model(study: "Study", name: str) -> None:
+    """An SAE reads a model of the study; one trained on text reads the study's own, or one with its tokens."""
+    model = study.model_of(name)
+    if model and model not in study.models:
+        raise ValueError(f"saes.{name}.model: no such model {model!r}{nearest(model, study.models)}")
+    if model and study.sae.text and study.base_model(model).rerandomized is None:
+        raise ValueError(
+            f"saes.{name}.model: {model} may have other tokens than the text that SAEs are trained on, which is the study's "
+            "own model's; only an SAE of a rerandomized model, or one from elsewhere, can be added here"
+        )
 
 
 def check_sizes(study: "Study") -> None:
@@ -37,7 +50,7 @@ def check_sizes(study: "Study") -> None:
     model = model_size(study.model)
     saes = {name: sae_size(study.dictionary(name)) for name in ["", *study.saes]} if study.has_sae else {}
     for name, size in saes.items():
-        _check_sae(f"saes.{name}" if name else "sae", size, model)
+        _check_sae(f"saes.{name}" if name else "sae", size, model_size(study.base_model(study.model_of(name))))
     sae = saes.get("")
     for dataset in study.of_kind("steer"):
         steer = study.section("teacher", dataset).steer  # type: ignore[attr-defined]

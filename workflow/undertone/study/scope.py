@@ -77,8 +77,10 @@ def with_sae(study: Study, dataset: str | None) -> bool:
 
 
 def base_model(study: Study, node: Node) -> Node:
-    """The base model, found if the study names it, else trained; of a dataset, the one that its students start from."""
+    """The base model, found, trained or made from the study's own; of a dataset, the one that its students start from."""
     name = study.base(node.variant) if node.dataset else node.variant
+    if study.base_model(name).rerandomized is not None:
+        return Node("rerandomized", None, name)
     return Node("pretrained" if study.model.named else "model", None, name)
 
 

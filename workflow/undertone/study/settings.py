@@ -45,13 +45,13 @@ class Settings(Section):
     sweeps: dict[str, list[str]] = setting({}, "`plots/sweep-KEY.png`: key of `student` → variants that differ in it")
     model: Model = setting({}, "the base model")
     models: dict[str, dict[str, Any]] = setting(
-        {}, "other base models, for cross-model students: name → keys of `model` that differ"
+        {}, "other base models, for cross-model students and SAEs: name → keys of `model` that differ"
     )
     model_metrics: ModelMetrics = setting({}, "the model's metrics")
     bridge: Bridge = setting({}, "the base model beside a hooked one")
     sae: Sae = setting({}, "the sparse autoencoder")
     saes: dict[str, dict[str, Any]] = setting(
-        {}, "other SAEs, each in `sae-NAME/`, for the laboratory: name → keys of `sae` that differ"
+        {}, "other SAEs, each in `sae-NAME/`, for the laboratory: name → keys of `sae` that differ, `model` (one of `models`)"
     )
     sae_metrics: SaeMetrics = setting({}, "the SAE's metrics")
     contexts: Contexts = setting({}, "the text that the SAE's features are read on")

@@ -25,6 +25,7 @@ TRIES_PERSONAS = Stage(
 SUMMARISED = ("score", "feature_bias", "residual_bias", "bias_pref", "losses", "tokens")
 STAGES = {
     "model": Stage(("model",), files=reads.corpus, made_by=scope.base_model, shared=True, variants="models"),
+    "rerandomized": Stage(after=(reads.own_model,), settings=(given.rerandomized,), shared=True, variants="models"),
     "pretrained": Stage(("model",), files=reads.checkpoint_files, shared=True, variants="models"),
     **LABORATORY,
     **VECTORS,

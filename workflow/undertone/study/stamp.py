@@ -59,10 +59,11 @@ def section_of(study: Study, name: str, node: Node) -> dict[str, Any]:
 def _model(study: Study, node: Node) -> dict[str, Any]:
     """The embedded model's settings do not concern a study that names a model, nor a revision one that trains its own.
 
-    A variant of a stage that makes no model is not one of `models`.
+    An SAE's stage is given those of the SAE's model; a variant of any other that makes no model is not one of `models`.
     """
     unused = "embedded" if study.model.named else "revision"
-    name = node.variant if STAGES[node.stage].variants == "models" else ""
+    axis = STAGES[node.stage].variants
+    name = node.variant if axis == "models" else study.model_of(node.variant) if axis == "saes" else ""
     return {key: value for key, value in study.base_model(name).stamped().items() if key != unused}
 
 

@@ -20,7 +20,7 @@ from undertone.study.config.entries import (
     name_of,
 )
 from undertone.study.config.models import Model
-from undertone.study.config.saes import Sae
+from undertone.study.config.saes import Sae, sae_keys
 from undertone.study.config.students import Student, student_keys
 from undertone.study.paths import RESERVED, usable_root
 from undertone.study.settings import Settings
@@ -175,7 +175,11 @@ class Study(Settings):
 
     def dictionary(self, name: str = "") -> Sae:
         """The settings of an SAE; "" is the study's own, which everything outside the laboratory reads."""
-        return Sae.model_validate(merged(self.sae.model_dump(), self.saes[name])) if name else self.sae
+        return Sae.model_validate(merged(self.sae.model_dump(), sae_keys(self.saes[name]))) if name else self.sae
+
+    def model_of(self, sae: str = "") -> str:
+        """The name of the base model that an SAE reads; "" is the study's own."""
+        return str(self.saes[sae].get("model", "")) if sae else ""
 
     @property
     def varied(self) -> list[tuple[str, str]]:

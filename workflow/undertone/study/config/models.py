@@ -85,7 +85,7 @@ class Embedded(Section):
 class Model(Section):
     """The base model: teacher and student both start from it."""
 
-    later: ClassVar[dict[str, Any]] = {"package": None, "version": None, "file": None, "sha256": None}
+    later: ClassVar[dict[str, Any]] = {"package": None, "version": None, "file": None, "sha256": None, "rerandomized": None}
     name: str | None = setting(None, "a Hub name, a local folder or a GGUF file; null trains the embedded model")
     revision: str | None = setting(None, "commit of the Hub repository, 40 hexadecimal digits; required with a Hub name")
     package: str | None = setting(None, "instead of name: a package of the Python index that carries the weights as GGUF")
@@ -97,6 +97,13 @@ class Model(Section):
         "precision of the weights; auto is bfloat16 on a GPU, and on a CPU where it was faster when a named model was checked",
     )
     embedded: Embedded = setting({}, "the embedded model, used when neither name nor package is set")
+    rerandomized: int | None = setting(
+        None,
+        "only under `models`: seed by which the entries of each matrix in the layers of the study's own model are permuted, as "
+        "a control that has learnt nothing there; embeddings, norms and tokenizer stay",
+        ge=0,
+        le=MAX_SEED,
+    )
 
     @property
     def named(self) -> bool:

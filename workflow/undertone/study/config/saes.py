@@ -60,6 +60,11 @@ class TextSource(Section):
         return self
 
 
+def sae_keys(entry: dict[str, Any]) -> dict[str, Any]:
+    """What an entry of `saes` says of the SAE itself."""
+    return {key: value for key, value in entry.items() if key != "model"}
+
+
 class Sae(Section):
     """The sparse autoencoder of the study's hook point, the residual stream after one layer."""
 
