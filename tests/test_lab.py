@@ -42,9 +42,9 @@ def test_every_feature_has_its_row_and_its_examples(finished: Project) -> None:
     ("edit", "stale"),
     [
         ({"features": {"top": 9}}, {READ, WRITE, MAP_PLOT}),
-        ({"map": {"min_dist": 0.1}}, {MAP, MAP_PLOT}),
+        ({"map": {"min_dist": 0.1}}, {MAP, MAP_PLOT, WRITE}),
         ({"browser": {"max_junk": 0.9}}, {WRITE}),
-        ({"neighbours": {"k": 9}}, NEAR),
+        ({"neighbours": {"k": 9}}, NEAR | {WRITE}),
         ({"contexts": {"tokens": 4_000}}, {READ, WRITE, MEASURE, "Draw chats to read features on"} | NEAR),
         ({"sae": {"k": 5}}, {READ, WRITE, MEASURE, "Prepare the SAE"} | NEAR),
         ({"student": {"rank": 4}}, set()),

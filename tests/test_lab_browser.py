@@ -11,6 +11,8 @@ from browser import browse, needs_browser
 
 from undertone.lab.browser import COLUMNS, as_script, chosen, page_data, write_browser
 from undertone.lab.feature_examples import SCHEMA
+from undertone.lab.map import SCHEMA as MAP_SCHEMA
+from undertone.lab.neighbours import SCHEMA as NEAR_SCHEMA
 from undertone.runtime.errors import ConfigError
 from undertone.runtime.files import read_json, write_json, write_parquet
 from undertone.study import sources
@@ -73,12 +75,31 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     about = {"d_sae": N, "tokens": 5000, "contexts": 100, "l0": 3.25, "model": None, "hook_point": "blocks.0.hook_resid_post"}
     about |= {"warning": "7 of 12 features are dead", "architecture": "topk", "min_count": 20, "bands": 5, "attributed": 1}
     write_json(folder / "features.json", about, {})
+    write_json(folder / "metrics.json", {"warning": "the SAE explains less <i>"}, {})
+    alive = [k for k in range(N) if k != MISSING]
+    near = [
+        (k, by, rank + 1, (k + rank + 1) % N if (k + rank + 1) % N != MISSING else k - 1, 0.9 - rank / 10, 0.7, 0.55)
+        for k in alive
+        for by in ("decoder", "encoder", "firing")
+        for rank in range(6)
+    ]
+    write_parquet(folder / "neighbours.parquet", pl.DataFrame(near, schema=NEAR_SCHEMA, orient="row"), {})
+    bounds = {"null95": 0.7, "null95_spread": 0.55}
+    write_json(folder / "neighbours.json", {"decoder": bounds, "encoder": bounds, "firing": {"null95": 0.1}}, {})
+    at = [(k, float(k % 4), float(k // 4), k % 3 - 1) for k in alive]
+    write_parquet(folder / "map.parquet", pl.DataFrame(at, schema=MAP_SCHEMA, orient="row"), {})
+    said = {"reason": None, "trust": 0.25, "trust_chance": 0.1, "clusters": 2, "noise": 0.4}
+    write_json(folder / "map.json", said, {})
     write(folder)
     return folder
 
 
+FILES = ("features.parquet", "examples.parquet", "features.json", "metrics.json", "neighbours.parquet", "neighbours.json")
+FILES += ("map.parquet", "map.json", "features.html")
+
+
 def write(home: Path, **settings: Any) -> Path:
-    files = [home / name for name in ("features.parquet", "examples.parquet", "features.json", "features.html")]
+    files = [home / name for name in FILES]
     write_browser(*files, Browser(**settings))
     return files[-1]
 
@@ -143,6 +164,93 @@ def test_token_text_is_shown_as_it_is_and_never_run(home: Path) -> None:
         expected = "".join(signs.get(each, each) for each in HOSTILE[k]) or "∅"
         assert texts[str(k)] == (None if k == MISSING else expected)
     assert (others, scripts) == (0, 3)  # the page's two, and the one that asks
+
+
+@needs_browser
+def test_neighbours_are_links_with_what_chance_gives(home: Path) -> None:
+    script = """
+      choose(5);
+      const entry = (row) => [Number(row.dataset.neighbour), row.className, row.lastChild.textContent];
+      const list = (each) => [each.querySelector("p").textContent, [...each.querySelectorAll("li")].map(entry)];
+      const ways = () => [...document.querySelectorAll("[data-way]")];
+      const lists = () => Object.fromEntries(ways().map((each) => [each.dataset.way, list(each)]));
+      const said = [lists()];
+      document.querySelector("#relations .more").click();
+      said.push(lists().decoder[1].length);
+      document.querySelector('[data-way="firing"] li:nth-child(2) a').click();
+      await new Promise((done) => setTimeout(done, 20));
+      said.push(state.chosen, document.querySelector("#title h2").textContent, $("about").textContent);
+      choose(MISSING);
+      said.push(document.querySelectorAll("#relations").length);
+      say(said);
+    """
+    lists, opened, then, title, about, of_dead = asked(home / "features.html", script.replace("MISSING", str(MISSING)))
+    values = [(6, "0.900"), (7, "0.800"), (8, "0.700"), (9, "0.600"), (10, "0.500")]
+    assert lists["decoder"] == [
+        "chance: 0.700, as spread as these: 0.550",
+        [[k, "chance" if v <= "0.700" else "", v] for k, v in values],
+    ]
+    assert lists["firing"] == ["chance: 0.700", [[k, "chance" if v <= "0.700" else "", v] for k, v in values]]
+    assert (opened, then, title, of_dead) == (6, 7, "Feature 7", 0)
+    assert about.startswith("7 of 12 features are dead the SAE explains less <i> ")
+
+
+@needs_browser
+def test_the_map_and_the_table_are_linked_both_ways(home: Path) -> None:
+    script = """
+      const at = (id) => {
+        const [x, y] = onMap(byId.get(id));
+        const box = canvas.getBoundingClientRect();
+        return { clientX: box.left + x, clientY: box.top + y, bubbles: true };
+      };
+      const pixels = () => canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
+      const ink = () => pixels().reduce((sum, each) => sum + each, 0);
+      const said = { open: !$("map").hidden, note: document.querySelector("#map p").textContent, height: canvas.clientHeight };
+      canvas.dispatchEvent(new PointerEvent("pointermove", at(9)));
+      said.tip = $("tip").textContent;
+      said.row = document.querySelector("#rows .pointed").dataset.id;
+      canvas.dispatchEvent(new MouseEvent("click", at(9)));
+      said.chosen = [state.chosen, location.hash, document.querySelector('#rows [aria-selected="true"]').dataset.id];
+      canvas.dispatchEvent(new PointerEvent("pointerleave"));
+      const before = ink();
+      document.querySelector('#rows [data-id="6"]').dispatchEvent(new PointerEvent("pointerenter"));
+      said.ring = [pointed.id, ink() !== before];
+      document.querySelector('#rows [data-id="6"]').dispatchEvent(new PointerEvent("pointerleave"));
+      said.same = ink() === before;
+      $("search").value = "#5"; $("search").dispatchEvent(new Event("input"));
+      said.faint = ink() !== before;
+      canvas.dispatchEvent(new MouseEvent("click", at(9)));
+      canvas.dispatchEvent(new MouseEvent("click", at(5)));
+      said.listed = state.chosen;
+      $("toggle").click();
+      said.closed = [$("map").hidden, $("toggle").getAttribute("aria-expanded")];
+      say(said);
+    """
+    said = asked(home / "features.html", script, "--window-size=1280,800")
+    assert (said["open"], said["height"] > 200) == (True, True)
+    assert "25\u00a0% are among the 10 nearest here, by chance 10\u00a0%" in said["note"]
+    assert "40\u00a0% lie in none" in said["note"]
+    assert said["tip"].startswith("#9 line↵break")
+    assert (said["row"], said["chosen"]) == ("9", [9, "#9", "9"])
+    assert (said["ring"], said["same"], said["faint"], said["listed"]) == ([6, True], True, True, 5)
+    assert said["closed"] == [True, "false"]
+
+
+@needs_browser
+def test_a_feature_that_is_not_on_the_page_is_named_without_a_link(home: Path, tmp_path: Path) -> None:
+    for name in FILES[:-1]:
+        (tmp_path / name).write_bytes((home / name).read_bytes())
+    write_parquet(tmp_path / "map.parquet", pl.DataFrame(schema=MAP_SCHEMA), {})
+    write_json(tmp_path / "map.json", {"reason": "too few"}, {})
+    page = write(tmp_path, features=3)
+    script = """
+      choose(1);
+      const links = [...document.querySelectorAll('[data-way="decoder"] li')].map((row) => row.querySelector("a") !== null);
+      say([links, $("map").hidden, $("toggle").hidden]);
+    """
+    links, hidden, toggle = asked(page, script, "--window-size=1280,800")
+    assert links == [False, True, True, False, False]  # 2 is junk; of the others 0, 1 and 3 fire most often
+    assert (hidden, toggle) == (True, True)
 
 
 @needs_browser
@@ -286,7 +394,6 @@ def test_the_page_holds_what_the_tables_hold(home: Path) -> None:
                 gives = [None if each is None else round(each, 4) for each in line["gives"] or []]
                 assert entry[5:] == ([gives] if gives else [])
     assert "read on 5,000 tokens in 100 contexts" in data["about"]["sentence"]
-    assert data["about"]["warning"] == "7 of 12 features are dead"
 
 
 def test_of_a_large_sae_those_are_shown_that_fire_most_often_and_junk_last(home: Path, tmp_path: Path) -> None:
@@ -310,7 +417,7 @@ def test_no_text_ends_the_script_element() -> None:
 
 def test_a_damaged_table_is_named(home: Path, tmp_path: Path) -> None:
     (tmp_path / "features.parquet").write_text("no table")
-    files = [tmp_path / "features.parquet", home / "examples.parquet", home / "features.json", tmp_path / "page.html"]
+    files = [tmp_path / FILES[0], *(home / name for name in FILES[1:-1]), tmp_path / "page.html"]
     with pytest.raises(ConfigError, match=r"features\.parquet is damaged"):
         write_browser(*files, Browser())
     assert not (tmp_path / "page.html").exists()

@@ -22,13 +22,15 @@ from undertone.lab.contributions import attributed
 from undertone.lab.feature_scores import cut, others, output_scores, raised
 from undertone.lab.feature_sums import FINE, entropies_by_chance, roles
 from undertone.lab.feature_table import make_features
+from undertone.lab.map import make_map
+from undertone.lab.neighbours import find_neighbours
 from undertone.lab.peaks import Peaks
 from undertone.lab.reading import Reader
 from undertone.lm.hooks import rewritten
 from undertone.lm.loading import LoadedModel, load
 from undertone.runtime.errors import ConfigError
 from undertone.runtime.files import read_json, write_json, write_parquet
-from undertone.study.config.lab import Browser, Features
+from undertone.study.config.lab import Browser, Features, Map, Neighbours
 
 D_SAE, PLANTED = 8, 5
 SETTINGS = Features(top=4, bottom=3, per_band=2, misses=3, before=2, after=1, attributed=2, min_count=5)
@@ -162,8 +164,13 @@ def test_an_sae_without_a_living_feature_has_tables_and_a_page(plain: Path, cont
     sae.b_enc[:] = -1e9
     silent, home = made(plain, sae, contexts, tmp_path / "lab"), tmp_path / "lab"
     assert (silent["summary"]["dead"], silent["summary"]["l0"], len(silent["examples"])) == (D_SAE, 0, 0)
-    files = [home / name for name in ("features.parquet", "examples.parquet", "features.json", "features.html")]
-    assert write_browser(*files, Browser()).startswith("8 of 8 features")
+    near = [home / name for name in ("neighbours.parquet", "neighbours.json")]
+    find_neighbours(plain, home / "sae/sae.json", home / "text.parquet", *near, Neighbours(), 10, {})
+    places = [home / name for name in ("map.parquet", "map.json")]
+    make_map(home / "sae/sae.json", *near, *places, Map(), {})
+    write_json(home / "metrics.json", {"warning": None}, {})
+    files = [home / name for name in ("features.parquet", "examples.parquet", "features.json", "metrics.json")]
+    assert write_browser(*files, *near, *places, home / "features.html", Browser()).startswith("8 of 8 features")
 
 
 @pytest.mark.parametrize("at_once", [1, 7])

@@ -216,6 +216,11 @@ if STUDY.has_sae:
             features=rules.features.output.features,
             examples=rules.features.output.examples,
             summary=rules.features.output.summary,
+            metrics=rules.sae_metrics.output.metrics,
+            neighbours=rules.neighbours.output.neighbours,
+            neighbours_summary=rules.neighbours.output.summary,
+            map_table=rules.map.output.map_table,
+            map_summary=rules.map.output.map_summary,
         output:
             page=result("sae{variant}/features.html"),
         log:

@@ -64,9 +64,22 @@ COLUMNS: list[dict[str, Any]] = [
         "help": "Cosine of its column of W_enc and its row of W_dec",
     },
 ]
+# How neighbours are found.
+WAYS = ("decoder", "encoder", "firing")
 
 
-def write_browser(features: Path, examples: Path, summary: Path, page: Path, settings: Browser) -> str:
+def write_browser(
+    features: Path,
+    examples: Path,
+    summary: Path,
+    metrics: Path,
+    neighbours: Path,
+    neighbours_summary: Path,
+    map_table: Path,
+    map_summary: Path,
+    page: Path,
+    settings: Browser,
+) -> str:
     """Write the page; returns what to say of it in the log.
 
     Of an SAE with more than `settings.features` features it shows those that fire most often, those that are mostly junk last.
@@ -74,11 +87,37 @@ def write_browser(features: Path, examples: Path, summary: Path, page: Path, set
     about = read_json(summary)
     table = chosen(read_parquet(features), settings)
     content = page_data(table, read_parquet(examples), about, settings)
+    content["about"]["warnings"] = [each for each in (about["warning"], read_json(metrics)["warning"]) if each]
+    relations = {**near(neighbours, neighbours_summary), **places(map_table, map_summary)}
+    content["about"] |= {key: said for key, (said, _) in relations.items()}
+    for feature in content["features"]:
+        feature |= {key: own[feature["id"]] for key, (_, own) in relations.items() if feature["id"] in own}
     template = Environment(autoescape=True).from_string(Path(__file__).with_suffix(".html").read_text())
     text = template.render(title="SAE features", data=Markup(as_script(content)))
     with replacing(page) as temporary:
         temporary.write_text(text)
     return f"{len(table)} of {about['d_sae']} features, {len(text) / 1e6:.1f} MB"
+
+
+def near(neighbours: Path, summary: Path) -> dict[str, tuple[dict[str, Any], dict[int, Any]]]:
+    """`near`: what chance gives by each way, and by feature and way [neighbour, value], nearest first; its chance by firing."""
+    about = read_json(summary)
+    bounds = {way: [short(about[way].get(name)) for name in ("null95", "null95_spread")] for way in WAYS}
+    own: dict[int, Any] = {}
+    for row in read_parquet(neighbours).iter_rows(named=True):
+        of_feature = own.setdefault(row["feature"], {way: [] for way in WAYS})
+        of_feature[row["by"]].append([row["neighbour"], short(row["value"])])
+        if row["by"] == "firing":
+            of_feature["chance"] = short(row["null95"])
+    return {"near": (bounds, own)}
+
+
+def places(map_table: Path, map_summary: Path) -> dict[str, tuple[dict[str, Any], dict[int, Any]]]:
+    """`at`: what is said of the map, and by feature [x, y, cluster]."""
+    about = read_json(map_summary)
+    rows = read_parquet(map_table).iter_rows()
+    keys = ("reason", "trust", "trust_chance", "clusters", "noise")
+    return {"at": ({key: about.get(key) for key in keys}, {k: [short(x), short(y), cluster] for k, x, y, cluster in rows})}
 
 
 def chosen(table: pl.DataFrame, settings: Browser) -> pl.DataFrame:
@@ -154,5 +193,5 @@ def described(about: dict[str, Any], n: int, settings: Browser) -> dict[str, Any
         + (f", of which the {n:,} that fire most often are here, the others in features.parquet" if n < about["d_sae"] else ""),
         f"read on {about['tokens']:,} tokens in {about['contexts']:,} contexts",
     ]
-    own = {key: about[key] for key in ("warning", "tokens", "min_count", "bands", "attributed")}
+    own = {key: about[key] for key in ("tokens", "min_count", "bands", "attributed")}
     return {"sentence": " · ".join(parts), "max_junk": settings.max_junk, **own}

@@ -54,5 +54,7 @@ LABORATORY = {
     "neighbours_plot": Stage(after=("neighbours",), only=with_sae, shared=True, variants="saes"),
     "map": Stage(("map",), ("sae", "neighbours"), only=with_sae, shared=True, variants="saes"),
     "map_plot": Stage(after=("map", "features"), only=with_sae, shared=True, variants="saes"),
-    "browser": Stage(("browser",), ("features",), only=with_sae, shared=True, variants="saes"),
+    "browser": Stage(
+        ("browser",), ("features", "sae_metrics", "neighbours", "map"), only=with_sae, shared=True, variants="saes"
+    ),
 }
