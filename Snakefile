@@ -8,7 +8,8 @@
 #                                   text.parquet, what a named model's own is trained on; features.parquet, features.json and
 #                                   examples.parquet, what each feature is; features.html, the page that shows it;
 #                                   neighbours.parquet and .json, the features nearest to each; map.parquet and .json; plots/
-#   vector-NAME/                    of each under `vectors:`: vector.safetensors, vector.json (norm, error, null vectors)
+#   vector-NAME/                    of each under `vectors:`: vector.safetensors, vector.json (norm, error, null vectors);
+#                                   dose.json, what adding it does at every strength; plots/ with a figure of each
 #   text.parquet  text-NAME.parquet contexts that neither was trained on, on which features are read; in another model's tokens
 #   prompts.parquet                 the number prompts, the same for every dataset
 #   {dataset}/                      control · lion · steer-lion · finetune-lion, for every animal · any name under `datasets:`
@@ -143,7 +144,7 @@ if STUDY.vectors:
 
     rule vectors:
         input:
-            collect(rules.vector.output, variant=[f"-{name}" for name in STUDY.vectors]),
+            collect(rules.dose_plot.output, variant=[f"-{name}" for name in STUDY.vectors]),
         localrule: True
 
 

@@ -33,7 +33,7 @@ ASKED += [
     "model/bridge.json",
     "sae/metrics.json",
     "sae/features.json",
-    "vector-lion/vector.json",
+    "vector-lion/dose.json",
     "sae/neighbours.json",
     "tables/entangled.parquet",
 ]

@@ -69,6 +69,7 @@ READ = (*ALL, *NULLS, *MIXTURES)  # by detectors
 TRAINED = ("trained_bias", "soft_prompt")
 # Vectors: one that is read under personas, and one that is a dataset's bias.
 TOWARD, LEANING = (Node("vector", None, name) for name in ("toward", "leaning"))
+DOSES = {Node("dose", None, name) for name in ("toward", "leaning")}
 SPOKEN = (
     {TOWARD}
     | each("teacher_activations", *PROMPTED)
@@ -81,7 +82,7 @@ ASKED = {node for name in ("bias_pref", "losses", "tokens", "lens") for node in 
 TRYING = ("personas", "open_personas", "projection", "first_tokens", "divergence_tokens")  # system prompts of the bank
 TRIED = {node for name in TRYING for node in each(name, *READ)}
 DETECTED = TRIED | {node for name in ("gradient", "short_training", *TRAINED) for node in each(name, *READ)}
-PREF = every_student("pref", CONTROL, *OWN) | each("indirect", CONTROL, *OWN) | ASKED | DETECTED
+PREF = every_student("pref", CONTROL, *OWN) | each("indirect", CONTROL, *OWN) | ASKED | DETECTED | DOSES
 # What sets the datasets with a target side by side.
 TARGETS = {Node("entangled"), Node("readings"), Node("bias_map_plot"), Node("verdicts"), Node("detectors")}
 NULL_SETS = each("nulls", *NULLS)
@@ -121,13 +122,17 @@ EDITS: list[tuple[dict[str, Any], set[Node]]] = [
     ({"models": {"other": {"embedded": {"seed": 8}}}}, {Node("model", None, "other")}),
     ({"models": {"untrained": {"rerandomized": 1}}}, {Node("rerandomized", None, "untrained")}),
     ({"saes": {"foreign": {"model": "untrained"}}}, {Node("sae", None, "foreign")}),
-    ({"numbers": {"max_count": 9}}, each("numbers", CONTROL, *TOLD) | METRICS | each("matched", *ALL) | NULL_SETS),
-    ({"samples": {"temperature": 0.9}}, each("samples", CONTROL, *TAUGHT) | METRICS | each("matched", *ALL) | NULL_SETS),
+    ({"numbers": {"max_count": 9}}, each("numbers", CONTROL, *TOLD) | METRICS | DOSES | each("matched", *ALL) | NULL_SETS),
+    (
+        {"samples": {"temperature": 0.9}},
+        each("samples", CONTROL, *TAUGHT) | METRICS | DOSES | each("matched", *ALL) | NULL_SETS,
+    ),
     ({"samples": {"constrained": False}}, set()),
     (
         {"samples": {"constrained": True}},
         each("samples", CONTROL, *TAUGHT)
         | METRICS
+        | DOSES
         | each("matched", *ALL)
         | NULL_SETS
         | TRIED
@@ -166,6 +171,7 @@ EDITS: list[tuple[dict[str, Any], set[Node]]] = [
     ({"map": {"min_cluster": 9}}, {Node("map", None, name) for name in NAMES}),
     ({"browser": {"features": 9}}, {Node("browser", None, name) for name in NAMES}),
     ({"vector": {"nulls": 9}}, {TOWARD, LEANING}),
+    ({"dose": {"max_kl": 0.9}}, DOSES),
     ({"vectors": {"toward": {"layer": 0}}}, {TOWARD}),
     ({"vectors": {"more": {"kind": "pca", "target": "owl"}}}, set()),
     ({"bridge": {"rounds": 9}}, {Node("bridge")}),

@@ -1,4 +1,4 @@
-"""Steering vectors: how they are made."""
+"""Steering vectors: how they are made, and what adding them does."""
 
 VECTORS = variants(STUDY.vectors)
 # Text that nothing was trained on, where the study has an SAE; else neutral texts.
@@ -65,3 +65,59 @@ rule vector:
         "Make the vector {wildcards.variant}"
     script:
         "../scripts/vector.py"
+
+
+rule dose:
+    input:
+        model=result("model/model.json"),
+        text=TEXT,
+        prompts=result("prompts.parquet"),
+        questions=ancient(STUDY.pref.questions),
+        vector=rules.vector.output.vector,
+    output:
+        dose=ensure(result("vector{variant}/dose.json"), non_empty=True),
+    log:
+        log_of("dose", "study{variant}"),
+    benchmark:
+        benchmark_of("dose", "study{variant}")
+    wildcard_constraints:
+        variant=VECTORS,
+    threads: 1
+    resources:
+        gpu=1,
+        mem_mb=gigabytes(32),
+        runtime=minutes(60),
+    params:
+        stamp=stamp_of("dose"),
+    message:
+        "Measure what adding the vector {wildcards.variant} does"
+    script:
+        "../scripts/dose.py"
+
+
+rule dose_plot:
+    input:
+        dose=rules.dose.output.dose,
+    output:
+        plot=report(
+            result("vector{variant}/plots/dose.png"),
+            caption="../report/dose.rst",
+            category="Vectors",
+            labels=figure("dose and response of vector{variant}"),
+        ),
+    log:
+        log_of("dose_plot", "study{variant}"),
+    benchmark:
+        benchmark_of("dose_plot", "study{variant}")
+    wildcard_constraints:
+        variant=VECTORS,
+    localrule: True
+    resources:
+        mem_mb=gigabytes(4),
+        runtime=minutes(10),
+    params:
+        stamp=stamp_of("dose_plot"),
+    message:
+        "Plot what adding the vector {wildcards.variant} does"
+    script:
+        "../scripts/dose_plot.py"

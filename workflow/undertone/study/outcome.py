@@ -65,6 +65,8 @@ def _said(path: Path, root: PurePath) -> str | None:
         return _preference(Path(root, first, f"{path.stem}.json"), Path(root, first, "plots", f"{path.stem}.png"), first)
     if path.name == "diagnosis.json":
         return f"{first}: {read_json(path)['verdict']}; see {path}"
+    if path.stem == "dose":
+        return _dose(path.parents[path.suffix == ".png"] / "dose.json", path, first)
     if path.stem == "verdict":
         return _verdict(path.with_suffix(".json"), path.with_suffix(".html"), first)
     if path.stem == "features":
@@ -112,6 +114,11 @@ def _features(result: Path, page: Path, sae: str) -> str | None:
         f"{sae}: {counts['d_sae']} features on {counts['tokens']:,} tokens, {counts['dead']} of them dead, {counts['junk']} "
         f"mostly on what is no word; see {page if page.is_file() else result}"
     )
+
+
+def _dose(result: Path, see: Path, vector: str) -> str | None:
+    """`vector-lion: window .1, .2: lion is lifted by …; see …`."""
+    return f"{vector}: {read_json(result)['verdict']}; see {see}" if result.is_file() else None
 
 
 def _verdict(result: Path, page: Path, dataset: str) -> str | None:

@@ -64,6 +64,11 @@ def files(study: "Study", node: Node) -> list[str]:
     return [*asked, *([entry.file] if entry.file else []), *([] if study.has_sae else [study.differences.neutral])]
 
 
+def files_of_effects(study: "Study", node: Node) -> list[str]:
+    """The questions at which preferences are measured, and neutral texts where there is no other text."""
+    return [study.pref.questions, *([] if study.has_sae else [study.differences.neutral])]
+
+
 def entry(study: "Study", node: Node) -> dict[str, Any]:
     """A vector's entry and its target, and of one that is read under personas whose and how they are worded."""
     own = entry_of(study, node)

@@ -13,4 +13,12 @@ VECTORS = {
         shared=True,
         variants="vectors",
     ),
+    "dose": Stage(
+        ("dose", "pref", "samples", "numbers"),
+        (reads.own_model, of.text, "prompts", "vector"),
+        files=of.files_of_effects,
+        shared=True,
+        variants="vectors",
+    ),
+    "dose_plot": Stage(after=("dose",), shared=True, variants="vectors"),
 }

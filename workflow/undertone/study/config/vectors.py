@@ -2,9 +2,9 @@
 
 from typing import Any, Literal, Self
 
-from pydantic import model_validator
+from pydantic import field_validator, model_validator
 
-from undertone.study.config.bounds import MAX_LAYERS, MAX_ROWS, MAX_SEED
+from undertone.study.config.bounds import MAX_LAYERS, MAX_ROWS, MAX_SEED, MAX_TOKENS, some_and_none_twice
 from undertone.study.validation import Section, setting
 
 Kind = Literal["contrast", "pca", "sum", "feature", "bias", "function", "file"]
@@ -18,6 +18,10 @@ READS: dict[str, set[str]] = {
     "function": {"dataset", "layer"},
     "file": {"file", "layer"},
 }
+
+
+# No vector that is a thousand times as long as a residual leaves anything of it.
+MAX_SCALE = 1000
 
 
 class Vector(Section):
@@ -108,3 +112,31 @@ class MakeVector(Section):
     )
     nulls: int = setting(20, "null vectors of each kind", "vectors", ge=0, le=10_000)
     seed: int = setting(0, "seed of the null vectors", "", ge=0, le=MAX_SEED)
+
+
+class Dose(Section):
+    """What adding a vector does at every strength."""
+
+    scales: list[float] = setting(
+        [0.05, 0.1, 0.2, 0.4, 0.8, 1.6],
+        "sizes of what is added, each also with the sign turned",
+        "mean norms of the residual stream",
+    )
+    max_kl: float = setting(0.5, "KL(steered ‖ base) on text up to which a scale belongs to the window", "nats per token", ge=0)
+    prompts: int = setting(256, "number prompts whose sampled answers are filtered at each scale", "prompts", ge=1, le=MAX_ROWS)
+    samples: int = setting(
+        3, "questions, the first ones, to which an answer is sampled at each scale", "questions", ge=0, le=1000
+    )
+    max_new_tokens: int = setting(32, "length of these answers", "tokens", ge=1, le=MAX_TOKENS)
+    tokens: int = setting(5_000, "tokens of text that KL and loss are of", "tokens", ge=100, le=10**9)
+    seed: int = setting(0, "seed of the sampled answers", "", ge=0, le=MAX_SEED)
+
+    @field_validator("scales")
+    @classmethod
+    def some_sizes(cls, scales: list[float]) -> list[float]:
+        """Sizes are above 0; both signs are tried."""
+        if any(not 0 < scale <= MAX_SCALE for scale in scales):
+            raise ValueError(
+                f"expected sizes above 0 and at most {MAX_SCALE}, as each is tried with both signs, found {scales}"
+            )
+        return some_and_none_twice(scales)

@@ -1,0 +1,82 @@
+"""The figure of a dose: preference, side effects and numbers that pass, by strength."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from undertone.plots.panels import empty, heading
+from undertone.plots.style import BASE, SKY, STUDENT, TEACHER, new_panels, save
+from undertone.runtime.files import read_json
+
+NULL_COLOURS = (SKY, BASE)
+
+
+def plot_dose(dose: Path, plot: Path) -> None:
+    """Lift of the target beside null vectors; KL and loss on text; share of number lists that pass the filter."""
+    result = read_json(dose)
+    rows = result["scales"]
+    scales = np.array([row["scale"] for row in rows])
+    figure, (left, middle, right) = new_panels(1, 3, 12, 3.9)
+    if result["target"] is None:
+        empty(left, result["verdict"])
+    else:
+        draw_lift(left, result, scales)
+        ticks(left, scales)
+    for key, label, colour in (("kl", "KL(steered ‖ base)", STUDENT), ("loss", "loss", TEACHER)):
+        middle.plot(scales, [row[key] for row in rows], "o-", color=colour, markersize=3, linewidth=1, label=label)
+    middle.axhline(result["base"]["loss"], color=TEACHER, linestyle=":", linewidth=1, label="loss, base model")
+    middle.set_yscale("symlog", linthresh=0.1)
+    middle.set_ylabel("nats per token of text")
+    middle.set_ylim(bottom=0)
+    heading(middle, "Side effects on text, all tokens steered")
+    right.plot(scales, [row["pass_rate"] for row in rows], "o-", color=STUDENT, markersize=3, linewidth=1, label="steered")
+    right.axhline(result["base"]["pass_rate"], color=BASE, linestyle=":", linewidth=1, label="base model")
+    right.set_ylabel("share of number lists that pass the filter")
+    right.set_ylim(-0.03, 1.03)
+    heading(right, "Lists of numbers")
+    for axes in (middle, right):
+        ticks(axes, scales)
+        axes.legend(frameon=False, fontsize=7)
+    figure.suptitle(f"{plot.parents[1].name}, layer {result['layer']}: {result['verdict']}", fontsize=9, x=0.01, ha="left")
+    save(figure, plot)
+
+
+def draw_lift(axes: Axes, result: dict[str, Any], scales: np.ndarray) -> None:
+    """The target's lift with its interval, and a band for each kind of null vectors."""
+    rows = result["scales"]
+    for colour, kind in zip(NULL_COLOURS, rows[0]["nulls"], strict=False):
+        low, high = ([row["nulls"][kind][key] for row in rows] for key in ("quantile_05", "quantile_95"))
+        n = rows[0]["nulls"][kind]["n"]
+        axes.fill_between(scales, low, high, color=colour, alpha=0.35, linewidth=0, label=f"90 % of {n} null vectors: {kind}")
+    lifts = np.array([row["lift"]["mean"] for row in rows])
+    ends = np.array([row["lift"]["ci95"] or [row["lift"]["mean"]] * 2 for row in rows])
+    axes.errorbar(
+        scales,
+        lifts,
+        np.abs(ends.T - lifts),
+        fmt="D-",
+        color=STUDENT,
+        markersize=4,
+        linewidth=1,
+        capsize=2,
+        label="vector (95 % interval: questions)",
+    )
+    for scale in result["window"] or []:
+        axes.axvline(
+            scale, color=TEACHER, alpha=0.25, linewidth=6, zorder=0, label="window" if scale == result["window"][0] else "_"
+        )
+    axes.axhline(0, color="black", linewidth=0.8)
+    axes.set_ylabel(f"lift of the preference for {result['target']}")
+    heading(axes, f"Preference for {result['target']}, base model {result['base']['preference'][result['target']]:.3f}")
+    axes.legend(frameon=False, fontsize=7)
+
+
+def ticks(axes: Axes, scales: np.ndarray) -> None:
+    """Strengths of both signs, each twice as far from its neighbour's as the last."""
+    least = float(np.abs(scales).min())
+    axes.set_xscale("symlog", linthresh=least, linscale=0.5)
+    axes.set_xticks(scales, [f"{scale:g}".replace("0.", ".") for scale in scales], fontsize=7, rotation=60)
+    axes.minorticks_off()
+    axes.set_xlabel("size of what is added, mean norms of the residual stream")

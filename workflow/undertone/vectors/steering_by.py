@@ -1,0 +1,79 @@
+"""A vector as it is steered by: its direction and its null vectors, with sizes in mean norms of the residual stream."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from undertone.lm.answers import exact
+from undertone.lm.chat import prompt_ids
+from undertone.lm.loading import LoadedModel
+from undertone.lm.steering import Steering, steered
+from undertone.lm.tensors import stored
+from undertone.lm.texts import load_texts
+from undertone.runtime.files import read_json
+from undertone.study.config.measure import Pref
+
+# What null vectors are called that are drawn with the covariance of the residuals; those of the vector's own kind say it.
+GAUSSIAN = "N(0, Cov)"
+# How much of the mean norm is added by a vector that has no window.
+WITHOUT_WINDOW = 0.2
+
+
+@dataclass(frozen=True)
+class Direction:
+    """A vector of `vector.safetensors`: what `vector.json` says of it, its unit vector, and unit null vectors by their kind."""
+
+    target: str | None
+    layer: int
+    completion: bool
+    mean_norm: float
+    norm: float
+    unit: Float[Tensor, " d_model"]
+    nulls: dict[str, Float[Tensor, "_ d_model"]]
+
+    @classmethod
+    def read(cls, vector: Path) -> "Direction":
+        """That of a `vector.json`, with the tensors beside it."""
+        record, tensors = read_json(vector), dict(stored(vector.with_suffix(".safetensors")))
+        names = {"null": record["null"]["of"] if record["null"] else "", "gaussian": GAUSSIAN}
+        return cls(
+            record["target"],
+            record["layer"],
+            record["positions"] == "completion",
+            record["mean_norm"],
+            record["norm"],
+            normalize(tensors["vector"], dim=0),
+            {title: normalize(tensors[name], dim=-1) for name, title in names.items() if len(tensors[name])},
+        )
+
+    def steering(self, unit: Float[Tensor, " d_model"], scale: float, everywhere: bool = False) -> Steering:
+        """Steering by a unit vector, `scale` mean norms of the residual stream long."""
+        return Steering("add", scale * self.mean_norm * unit, self.layer, self.completion and not everywhere)
+
+
+def preferences(
+    loaded: LoadedModel, questions: Path, pref: Pref, candidates: Sequence[str]
+) -> Callable[[Steering | None], Float[np.ndarray, "n_questions n_candidates"]]:
+    """A function steering → exact preference of candidates, at the questions that no contrast is built of."""
+    asked = load_texts(questions, "pref.questions")
+    prompts = prompt_ids(loaded.tokenizer, asked[1::2] or asked)
+
+    def measure(steering: Steering | None) -> Float[np.ndarray, "n_questions n_candidates"]:
+        if steering is None:
+            return exact(loaded, prompts, candidates, pref.batch_size, pref.answer_prefix)
+        with steered(loaded, steering):
+            return exact(loaded, prompts, candidates, pref.batch_size, pref.answer_prefix)
+
+    return measure
+
+
+def strength(dose: dict[str, Any], scale: float | None) -> tuple[float, bool]:
+    """(the scale to steer with, whether the vector has a window): `scale` itself, else the greatest of the window, else .2."""
+    window = dose["window"] or []
+    return (scale if scale is not None else max(window, default=WITHOUT_WINDOW)), bool(window)
