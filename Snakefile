@@ -9,7 +9,8 @@
 #                                   examples.parquet, what each feature is; features.html, the page that shows it;
 #                                   neighbours.parquet and .json, the features nearest to each; map.parquet and .json; plots/
 #   vector-NAME/                    of each under `vectors:`: vector.safetensors, vector.json (norm, error, null vectors);
-#                                   dose.json, what adding it does at every strength; plots/ with a figure of each
+#                                   dose.json, what adding it does at every strength; decomposition{sae}.json, which
+#                                   features of an SAE it is made of; plots/ with a figure of each
 #   text.parquet  text-NAME.parquet contexts that neither was trained on, on which features are read; in another model's tokens
 #   prompts.parquet                 the number prompts, the same for every dataset
 #   {dataset}/                      control · lion · steer-lion · finetune-lion, for every animal · any name under `datasets:`
@@ -145,6 +146,10 @@ if STUDY.vectors:
     rule vectors:
         input:
             collect(rules.dose_plot.output, variant=[f"-{name}" for name in STUDY.vectors]),
+            [
+                result(f"vector-{vector}/plots/decomposition{'-' if sae else ''}{sae}.png")
+                for vector, sae in decompositions(STUDY)
+            ],
         localrule: True
 
 

@@ -33,7 +33,7 @@ ASKED += [
     "model/bridge.json",
     "sae/metrics.json",
     "sae/features.json",
-    "vector-lion/dose.json",
+    "vector-lion/decomposition.json",
     "sae/neighbours.json",
     "tables/entangled.parquet",
 ]
@@ -52,7 +52,7 @@ def test_every_rule_with_a_gpu_runs_on_one_in_bfloat16(tmp_path: Path) -> None:
         teacher={"finetune": {"steps": 2}},
         datasets={name: {"teacher": "steer", "target": "lion"} for name in ("contrast", "logits")},
         overrides={name: {"teacher": {"steer": told}} for name, told in steered.items()},
-        vectors={"lion": {"kind": "contrast", "target": "lion"}},
+        vectors={"lion": {"kind": "contrast", "target": "lion", "layer": 0}},
         feature_bias=few,
         residual_bias=few,
     )

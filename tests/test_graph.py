@@ -13,7 +13,7 @@ from example import CONFIG
 from snakemake.utils import update_config
 
 from undertone.study.graph import ancestors
-from undertone.study.node import Node
+from undertone.study.node import Node, variant_of
 from undertone.study.study import load
 from workflow import REPOSITORY, Project
 
@@ -36,8 +36,7 @@ STAGE_OF = {"student_whole": "student"}
 
 def node(job: dict[str, Any]) -> Node:
     wildcards = job["wildcards"]
-    variant = wildcards.get("key", wildcards.get("variant", "")).removeprefix("-")
-    return Node(STAGE_OF.get(job["rule"], job["rule"]), wildcards.get("dataset"), variant)
+    return Node(STAGE_OF.get(job["rule"], job["rule"]), wildcards.get("dataset"), variant_of(wildcards))
 
 
 def planned(project: Project, targets: tuple[str, ...]) -> Edges:

@@ -172,6 +172,7 @@ EDITS: list[tuple[dict[str, Any], set[Node]]] = [
     ({"browser": {"features": 9}}, {Node("browser", None, name) for name in NAMES}),
     ({"vector": {"nulls": 9}}, {TOWARD, LEANING}),
     ({"dose": {"max_kl": 0.9}}, DOSES),
+    ({"decomposition": {"nulls": 9}}, {Node("decomposition", None, name) for name in ("toward", "leaning")}),
     ({"vectors": {"toward": {"layer": 0}}}, {TOWARD}),
     ({"vectors": {"more": {"kind": "pca", "target": "owl"}}}, set()),
     ({"bridge": {"rounds": 9}}, {Node("bridge")}),

@@ -20,7 +20,7 @@ from undertone.study.estimate import Job, seconds_of, time_left
 from undertone.study.first_page import first_page
 from undertone.study.formats import SAE_FILES
 from undertone.study.graph import has, read_by
-from undertone.study.node import Node
+from undertone.study.node import Node, variant_of
 from undertone.study.outcome import outcome
 from undertone.study.paths import BENCHMARKS, LOGS, folder_of
 from undertone.study.reads import checkpoint_files, compared, mixed_dataset, sae_files, sampled_text, selected, text_files
@@ -28,7 +28,7 @@ from undertone.study.stages import READINGS, SUMMARISED
 from undertone.study.stamp import stamp
 from undertone.study.study import load
 from undertone.study.targets import refusal
-from undertone.study.vector_reads import asks_personas
+from undertone.study.vector_reads import asks_personas, decompositions
 from undertone.study.why import changes
 
 try:
@@ -85,11 +85,6 @@ def benchmark_of(rule, *parts):
 def stamp_of(stage):
     """What the stage's result depends on: a rule's one parameter."""
     return lambda wildcards: stamp(STUDY, Node(stage, wildcards.get("dataset"), variant_of(wildcards)))
-
-
-def variant_of(wildcards):
-    """The name of the variant, or the key of the sweep, that a job is for; "" is the study's own."""
-    return wildcards.get("key", wildcards.get("variant", "")).removeprefix("-")
 
 
 def students_of(dataset, variant="", seeds=None):
@@ -267,6 +262,7 @@ def files_in(folder):
         "seed": ["1"],
         "variant": ["", *(f"-{name}" for name in [*STUDY.student_variants, *STUDY.models, *STUDY.saes, *STUDY.vectors])],
         "key": [*READINGS, *STUDY.sweeps],
+        "sae": ["", *(f"-{name}" for name in STUDY.saes)],
     }
     home = result(f"{folder}/")
     for pattern in {strip_wildcard_constraints(path) for rule in workflow.rules for path in rule.output}:

@@ -1,4 +1,4 @@
-"""Steering vectors: how they are made, and what adding them does."""
+"""Steering vectors: how they are made, what adding them does, and which features they are made of."""
 
 VECTORS = variants(STUDY.vectors)
 # Text that nothing was trained on, where the study has an SAE; else neutral texts.
@@ -121,3 +121,64 @@ rule dose_plot:
         "Plot what adding the vector {wildcards.variant} does"
     script:
         "../scripts/dose_plot.py"
+
+
+if STUDY.has_sae:
+
+    rule decomposition:
+        input:
+            model=result("model/model.json"),
+            text=TEXT,
+            prompts=asked_under_personas(result("prompts.parquet")),
+            questions=ancient(STUDY.pref.questions),
+            sae=result("sae{sae}/sae.json"),
+            vector=rules.vector.output.vector,
+            dose=rules.dose.output.dose,
+        output:
+            decomposition=ensure(result("vector{variant}/decomposition{sae}.json"), non_empty=True),
+        log:
+            log_of("decomposition", "study{variant}{sae}"),
+        benchmark:
+            benchmark_of("decomposition", "study{variant}{sae}")
+        wildcard_constraints:
+            variant=VECTORS,
+            sae=SAES,
+        threads: 1
+        resources:
+            gpu=1,
+            mem_mb=gigabytes(32),
+            runtime=minutes(60),
+        params:
+            stamp=stamp_of("decomposition"),
+        message:
+            "Decompose the vector {wildcards.variant} in features"
+        script:
+            "../scripts/decomposition.py"
+
+    rule decomposition_plot:
+        input:
+            decomposition=rules.decomposition.output.decomposition,
+        output:
+            plot=report(
+                result("vector{variant}/plots/decomposition{sae}.png"),
+                caption="../report/decomposition.rst",
+                category="Vectors",
+                labels=figure("features of vector{variant}, SAE{sae}"),
+            ),
+        log:
+            log_of("decomposition_plot", "study{variant}{sae}"),
+        benchmark:
+            benchmark_of("decomposition_plot", "study{variant}{sae}")
+        wildcard_constraints:
+            variant=VECTORS,
+            sae=SAES,
+        localrule: True
+        resources:
+            mem_mb=gigabytes(4),
+            runtime=minutes(10),
+        params:
+            stamp=stamp_of("decomposition_plot"),
+        message:
+            "Plot which features the vector {wildcards.variant} is made of"
+        script:
+            "../scripts/decomposition_plot.py"

@@ -16,7 +16,7 @@ from typing import Any, TextIO
 from undertone.runtime.failures import FAILED, is_sentence, said
 from undertone.runtime.files import Stamp, remove, replacing
 from undertone.study.arguments import BindingError, bind
-from undertone.study.node import Node
+from undertone.study.node import Node, variant_of
 from undertone.study.paths import BENCHMARKS, sibling, unfinished
 from undertone.study.stamp import digest, own_settings
 
@@ -148,9 +148,8 @@ def named_files(snakemake: Any) -> dict[str, Any]:
 def settings(snakemake: Any) -> dict[str, Any]:
     """The settings of the rule that runs, those of its stamp, so that what is compared is what is used; {} for none."""
     wildcards = snakemake.wildcards
-    variant = wildcards.get("key", wildcards.get("variant", "")).removeprefix("-")
     stage = snakemake.rule.removesuffix("_whole")  # whose outputs have other names
-    return own_settings(snakemake.params.stamp, Node(stage, wildcards.get("dataset"), variant))
+    return own_settings(snakemake.params.stamp, Node(stage, wildcards.get("dataset"), variant_of(wildcards)))
 
 
 def scratch(output: str, stamp: Stamp) -> Path:

@@ -1,6 +1,16 @@
 """A stage of one dataset and variant: what a stamp is made for."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
+
+
+def variant_of(wildcards: Mapping[str, str]) -> str:
+    """What a job's wildcards say beside the dataset: the key of a sweep, the name of a variant, or of a vector and its SAE.
+
+    A vector and an SAE are `VECTOR/SAE`, or `VECTOR` where the SAE is the study's own.
+    """
+    first = wildcards.get("key", wildcards.get("variant", "")).removeprefix("-")
+    return "/".join(filter(None, [first, wildcards.get("sae", "").removeprefix("-")]))
 
 
 class Node(NamedTuple):

@@ -43,11 +43,42 @@ def text(study: "Study", node: Node) -> Iterator[Node]:
         yield Node("chats")
 
 
+def personas(study: "Study", node: Node) -> Iterator[Node]:
+    """The number prompts, of a vector that is read off them under personas."""
+    if asks_personas(entry_of(study, node)):
+        yield Node("prompts")
+
+
+def own_vector(study: "Study", node: Node) -> Iterator[Node]:
+    """The vector that a decomposition is of; its variant is `VECTOR/SAE`, or `VECTOR` of the study's own SAE."""
+    yield Node("vector", None, node.variant.partition("/")[0])
+
+
+def own_dose(study: "Study", node: Node) -> Iterator[Node]:
+    """What adding that vector does."""
+    yield Node("dose", None, node.variant.partition("/")[0])
+
+
+def own_sae(study: "Study", node: Node) -> Iterator[Node]:
+    """The SAE that the vector is decomposed in."""
+    yield Node("sae", None, node.variant.partition("/")[2])
+
+
+def decompositions(study: "Study") -> list[tuple[str, str]]:
+    """(vector, SAE) of each vector with each SAE of its layer; "" is the study's own SAE."""
+    if not study.has_sae:
+        return []
+    layers = {name: size.layer for name in ["", *study.saes] if (size := sae_size(study.dictionary(name)))}
+    pairs = [(vector, sae) for vector in study.vectors for sae, layer in layers.items() if layer_of(study, vector) == layer]
+    # An SAE of the registry tells its layer only when it is loaded, but it is that of its own features.
+    own = [(name, entry.sae or "") for name, entry in study.vectors.items() if entry.kind == "feature"]
+    return list(dict.fromkeys([*pairs, *own]))
+
+
 def sources(study: "Study", node: Node) -> Iterator[Node]:
     """What a vector is made of."""
     entry = entry_of(study, node)
-    if asks_personas(entry):
-        yield Node("prompts")
+    yield from personas(study, node)
     if entry.kind == "feature":
         yield Node("sae", None, entry.sae or "")
         if entry.feature is None:

@@ -1,6 +1,6 @@
 """The stages of steering vectors, one row each, as in `stages`."""
 
-from undertone.study import reads
+from undertone.study import reads, scope
 from undertone.study import vector_reads as of
 from undertone.study.stage import Stage
 
@@ -21,4 +21,14 @@ VECTORS = {
         variants="vectors",
     ),
     "dose_plot": Stage(after=("dose",), shared=True, variants="vectors"),
+    "decomposition": Stage(
+        ("decomposition", "vector", "pref"),
+        (reads.own_model, of.text, of.personas, of.own_vector, of.own_dose, of.own_sae),
+        files=of.files_of_effects,
+        settings=(of.entry,),
+        only=scope.with_sae,
+        shared=True,
+        variants="vectors",
+    ),
+    "decomposition_plot": Stage(after=("decomposition",), only=scope.with_sae, shared=True, variants="vectors"),
 }

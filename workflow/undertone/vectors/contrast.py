@@ -1,6 +1,6 @@
 """Contrasts: the difference between the mean residuals of two sets of prompts, its error, and what shuffled labels give."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +12,8 @@ from undertone.lm.hooks import resid_post
 from undertone.lm.loading import LoadedModel
 
 BATCH = 64
+
+Read = Callable[[Tensor], Tensor]  # of residuals, token by token
 
 
 @dataclass(frozen=True)
@@ -84,12 +86,12 @@ def principal(pairs: Float[Tensor, "n_pairs d_model"]) -> Float[Tensor, " d_mode
 
 
 def mean_residuals(
-    loaded: LoadedModel, prompts: Sequence[Sequence[int]], layer: int, position: str
-) -> Float[Tensor, "n_prompts d_model"]:
-    """The residual stream after a layer at each prompt's last token (`last`), or its mean over the prompt's text tokens."""
+    loaded: LoadedModel, prompts: Sequence[Sequence[int]], layer: int, position: str, read: Read = lambda residual: residual
+) -> Float[Tensor, "n_prompts d"]:
+    """What is read of the residual stream after a layer, at each prompt's last token (`last`) or as a mean over its text."""
 
     def means(batch: dict[str, Tensor]) -> Tensor:
-        residual = resid_post(loaded.model, layer, batch).float()
+        residual = read(resid_post(loaded.model, layer, batch).float())
         mask = last_tokens(batch["attention_mask"].bool()) if position == "last" else loaded.text_mask(batch)
         return (residual * mask.unsqueeze(-1)).sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
 
@@ -103,8 +105,12 @@ def last_tokens(mask: Bool[Tensor, "n_rows n_tokens"]) -> Bool[Tensor, "n_rows n
 
 
 def over_others(
-    loaded: LoadedModel, others: Iterator[Sequence[Sequence[int]]], layer: int, position: str
-) -> Float[Tensor, "n_prompts d_model"]:
+    loaded: LoadedModel,
+    others: Iterator[Sequence[Sequence[int]]],
+    layer: int,
+    position: str,
+    read: Read = lambda residual: residual,
+) -> Float[Tensor, "n_prompts d"]:
     """The mean over sets of prompts, row by row, of what `mean_residuals` reads."""
-    read = [mean_residuals(loaded, prompts, layer, position) for prompts in others]
-    return torch.stack(read).mean(0)
+    each = [mean_residuals(loaded, prompts, layer, position, read) for prompts in others]
+    return torch.stack(each).mean(0)

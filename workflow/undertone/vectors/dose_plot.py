@@ -79,4 +79,4 @@ def ticks(axes: Axes, scales: np.ndarray) -> None:
     axes.set_xscale("symlog", linthresh=least, linscale=0.5)
     axes.set_xticks(scales, [f"{scale:g}".replace("0.", ".") for scale in scales], fontsize=7, rotation=60)
     axes.minorticks_off()
-    axes.set_xlabel("size of what is added, mean norms of the residual stream")
+    axes.set_xlabel("size of what is added / mean residual norm")

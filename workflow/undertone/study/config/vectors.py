@@ -4,7 +4,7 @@ from typing import Any, Literal, Self
 
 from pydantic import field_validator, model_validator
 
-from undertone.study.config.bounds import MAX_LAYERS, MAX_ROWS, MAX_SEED, MAX_TOKENS, some_and_none_twice
+from undertone.study.config.bounds import MAX_LAYERS, MAX_ROWS, MAX_SEED, MAX_TOKENS, Count, some_and_none_twice
 from undertone.study.validation import Section, setting
 
 Kind = Literal["contrast", "pca", "sum", "feature", "bias", "function", "file"]
@@ -140,3 +140,22 @@ class Dose(Section):
                 f"expected sizes above 0 and at most {MAX_SCALE}, as each is tried with both signs, found {scales}"
             )
         return some_and_none_twice(scales)
+
+
+class Decomposition(Section):
+    """Which features a vector is made of."""
+
+    sparsities: list[Count] = setting([1, 2, 4, 8, 16, 32], "numbers of features in a decomposition", "features")
+    nulls: int = setting(100, "null vectors of each drawn kind that are decomposed, too", "vectors", ge=0, le=10_000)
+    bootstraps: int = setting(20, "contrasts: redrawn sets of pairs whose features are compared", "draws", ge=0, le=10_000)
+    controls: int = setting(
+        20, "draws of random features whose effect is measured, for each number of them", "draws", ge=1, le=10_000
+    )
+    tokens: int = setting(5_000, "tokens of text that KL is of", "tokens", ge=100, le=10**9)
+    seed: int = setting(0, "seed of the random features", "", ge=0, le=MAX_SEED)
+
+    @field_validator("sparsities")
+    @classmethod
+    def rising(cls, sparsities: list[int]) -> list[int]:
+        """Numbers of features stand in their order."""
+        return sorted(some_and_none_twice(sparsities))
