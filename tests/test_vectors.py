@@ -22,6 +22,7 @@ from undertone.lm.loading import LoadedModel, load
 from undertone.runtime.errors import ConfigError
 from undertone.runtime.files import read_json, write_json, write_parquet
 from undertone.study.study import load as load_study
+from undertone.study.vector_reads import decompositions
 from undertone.vectors.contrast import Contrast, principal
 from undertone.vectors.streams_of_text import gaussian, text_rows
 from undertone.vectors.vector import make_vector, orthogonal
@@ -321,6 +322,14 @@ def test_what_no_vector_can_be_is_refused_before_anything_is_loaded(entry: dict[
     with pytest.raises(ConfigError) as error:
         study({"v": entry})
     assert complaint in str(error.value)
+
+
+def test_a_feature_is_of_an_sae_of_the_studys_own_model() -> None:
+    others = {"models": {"plain": {"rerandomized": 0}}, "saes": {"foreign": {"model": "plain"}, "deep": {"layer": 2}}}
+    with pytest.raises(ConfigError, match="foreign reads the model plain; a vector is added to the study's own"):
+        study({"v": {"kind": "feature", "feature": 5, "sae": "foreign"}}, **others)
+    own = study({"v": {"kind": "feature", "feature": 5, "sae": "deep"}, "w": {**CONTRAST, "layer": 0}}, **others)
+    assert decompositions(own) == [("v", "deep"), ("w", "")]
 
 
 def test_only_vectors_of_one_layer_are_added() -> None:

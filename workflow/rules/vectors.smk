@@ -7,7 +7,7 @@ TEXT = result("text.parquet") if STUDY.has_sae else ancient(STUDY.differences.ne
 
 def vector_entry(wildcards):
     """The settings of the vector that a job is about."""
-    return STUDY.vectors[variant_of(wildcards)]
+    return STUDY.vectors[wildcards.variant.removeprefix("-")]
 
 
 def asked_under_personas(file):

@@ -65,10 +65,11 @@ def own_sae(study: "Study", node: Node) -> Iterator[Node]:
 
 
 def decompositions(study: "Study") -> list[tuple[str, str]]:
-    """(vector, SAE) of each vector with each SAE of its layer; "" is the study's own SAE."""
+    """(vector, SAE) of each vector with each SAE of its layer and of the study's own model; "" is the study's own SAE."""
     if not study.has_sae:
         return []
-    layers = {name: size.layer for name in ["", *study.saes] if (size := sae_size(study.dictionary(name)))}
+    own_model = [name for name in ["", *study.saes] if not study.model_of(name)]
+    layers = {name: size.layer for name in own_model if (size := sae_size(study.dictionary(name)))}
     pairs = [(vector, sae) for vector in study.vectors for sae, layer in layers.items() if layer_of(study, vector) == layer]
     # An SAE of the registry tells its layer only when it is loaded, but it is that of its own features.
     own = [(name, entry.sae or "") for name, entry in study.vectors.items() if entry.kind == "feature"]
