@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 from matplotlib.axes import Axes
 
 from undertone.plots.panels import empty, heading
@@ -43,7 +44,7 @@ def plot_dose(dose: Path, plot: Path) -> None:
     save(figure, plot)
 
 
-def draw_lift(axes: Axes, result: dict[str, Any], scales: np.ndarray) -> None:
+def draw_lift(axes: Axes, result: dict[str, Any], scales: Float[np.ndarray, " n_scales"]) -> None:
     """The target's lift with its interval, and a band for each kind of null vectors."""
     rows = result["scales"]
     for colour, kind in zip(NULL_COLOURS, rows[0]["nulls"], strict=False):
@@ -73,7 +74,7 @@ def draw_lift(axes: Axes, result: dict[str, Any], scales: np.ndarray) -> None:
     axes.legend(frameon=False, fontsize=7)
 
 
-def ticks(axes: Axes, scales: np.ndarray) -> None:
+def ticks(axes: Axes, scales: Float[np.ndarray, " n_scales"]) -> None:
     """Strengths of both signs, each twice as far from its neighbour's as the last."""
     least = float(np.abs(scales).min())
     axes.set_xscale("symlog", linthresh=least, linscale=0.5)
