@@ -65,12 +65,12 @@ def lasso(dictionary: Float[np.ndarray, "n d"], vector: Float[np.ndarray, " d"],
     limit = min(max(sizes), *dictionary.shape)
     _, _, path = lars_path(dictionary.T, vector, method="lasso", max_iter=4 * limit)
     counts = (path != 0).sum(0)
-    found = []
+    made = []
     for size in sizes:
         steps = np.flatnonzero(counts <= size)
         support = np.flatnonzero(path[:, steps[np.argmax(counts[steps])]])
-        found.append(least_squares(dictionary, support, vector) if len(support) else Sparse(support, np.zeros(0)))
-    return found
+        made.append(least_squares(dictionary, support, vector) if len(support) else Sparse(support, np.zeros(0)))
+    return made
 
 
 def nearest(dictionary: Float[np.ndarray, "n d"], vector: Float[np.ndarray, " d"], sizes: Sequence[int]) -> list[Sparse]:
