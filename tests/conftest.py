@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import GemmaForCausalLM, PreTrainedTokenizerBase
 
 from undertone.lm.loading import LoadedModel, load
@@ -102,3 +103,25 @@ def record(tmp_path_factory: pytest.TempPathFactory, tiny_settings: Embedded, to
 def loaded(record: Path) -> LoadedModel:
     """The tiny model for tests that leave it as it is; a test that trains or changes a model loads its own from `record`."""
     return load(record)
+
+
+@pytest.fixture(scope="session")
+def plain(record: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`model.json` of the tiny model, whose first layer leaves the embeddings as they are."""
+    home = tmp_path_factory.mktemp("plain")
+    for file in record.parent.iterdir():
+        (home / file.name).write_bytes(file.read_bytes())
+    weights = load_file(home / "model.safetensors")
+    for name in ("self_attn.o_proj", "mlp.down_proj"):
+        weights[f"model.layers.0.{name}.weight"].zero_()
+    save_file(weights, home / "model.safetensors", {"format": "pt"})
+    write_json(home / "model.json", {"source": "embedded", "name": None, "revision": None, "dtype": "float32"}, {})
+    return home / "model.json"
+
+
+@pytest.fixture(scope="session")
+def contexts(loaded: LoadedModel) -> list[list[int]]:
+    """Random contexts of text tokens behind a BOS, in which token 40 stands on purpose."""
+    generator = torch.Generator().manual_seed(3)
+    drawn = torch.randint(10, len(loaded.tokenizer), (150, 11), generator=generator).tolist()
+    return [[2, *row[: 5 + k % 7], *([40] if k % 10 == 0 else [])] for k, row in enumerate(drawn)]

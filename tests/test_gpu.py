@@ -35,6 +35,7 @@ ASKED += [
     "sae/features.json",
     "vector-lion/decomposition.json",
     "sae/neighbours.json",
+    "sae/specificity.json",
     "tables/entangled.parquet",
 ]
 ASKED += ["lion/trained_bias.json", "lion/soft_prompt.json"]

@@ -77,6 +77,7 @@ def test_every_setting_that_is_a_path_is_looked_for() -> None:
         "prompts.template",
         "pref.questions",
         "personas.bank",
+        "specificity.concepts",
         "indirect.forms",
         "indirect.facts",
         "differences.neutral",
@@ -97,6 +98,7 @@ MISSING = {
     "indirect.facts": {"indirect": {"facts": "nope.txt"}},
     "indirect.forms": {"indirect": {"forms": "nope.yaml"}},
     "differences.neutral": {"differences": {"neutral": "nope.txt"}},
+    "specificity.concepts": {"specificity": {"concepts": "nope.yaml"}},
     "teacher.finetune.questions": {"teacher": {"finetune": {"questions": "nope.txt"}}},
     "overrides.lion.teacher.finetune.questions": {
         "overrides": {"lion": {"teacher": {"finetune": {"questions": "nope.txt"}}}},

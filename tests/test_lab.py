@@ -15,6 +15,7 @@ READ, WRITE = "Read what each feature of the SAE is", "Write the page of the SAE
 MAP, MAP_PLOT = "Lay out the SAE's features in two dimensions", "Plot the map of the features"
 NEAR = {"Find the features nearest to each", "Plot how near the nearest features are", MAP, MAP_PLOT}
 MEASURE = "Measure how well the SAE describes the base model"
+COMPARE = {"Compare the SAE's features with concepts", "Plot features and neurons against concepts"}
 
 
 @pytest.fixture(scope="module")
@@ -45,11 +46,12 @@ def test_every_feature_has_its_row_and_its_examples(finished: Project) -> None:
         ({"map": {"min_dist": 0.1}}, {MAP, MAP_PLOT, WRITE}),
         ({"browser": {"max_junk": 0.9}}, {WRITE}),
         ({"neighbours": {"k": 9}}, NEAR | {WRITE}),
-        ({"contexts": {"tokens": 4_000}}, {READ, WRITE, MEASURE, "Draw chats to read features on"} | NEAR),
-        ({"sae": {"k": 5}}, {READ, WRITE, MEASURE, "Prepare the SAE"} | NEAR),
+        ({"specificity": {"bands": 4}}, COMPARE),
+        ({"contexts": {"tokens": 4_000}}, {READ, WRITE, MEASURE, "Draw chats to read features on"} | NEAR | COMPARE),
+        ({"sae": {"k": 5}}, {READ, WRITE, MEASURE, "Prepare the SAE"} | NEAR | COMPARE),
         ({"student": {"rank": 4}}, set()),
     ],
-    ids=["examples", "map", "page", "neighbours", "tokens", "k", "student"],
+    ids=["examples", "map", "page", "neighbours", "bands", "tokens", "k", "student"],
 )
 def test_what_changes_reruns_what_depends_on_it(
     finished: Project, tmp_path: Path, edit: dict[str, Any], stale: set[str]

@@ -36,28 +36,6 @@ D_SAE, PLANTED = 8, 5
 SETTINGS = Features(top=4, bottom=3, per_band=2, misses=3, before=2, after=1, attributed=2, min_count=5)
 
 
-@pytest.fixture(scope="module")
-def plain(record: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`model.json` of the tiny model, whose first layer leaves the embeddings as they are."""
-    home = tmp_path_factory.mktemp("plain")
-    for file in record.parent.iterdir():
-        (home / file.name).write_bytes(file.read_bytes())
-    weights = load_file(home / "model.safetensors")
-    for name in ("self_attn.o_proj", "mlp.down_proj"):
-        weights[f"model.layers.0.{name}.weight"].zero_()
-    save_file(weights, home / "model.safetensors", {"format": "pt"})
-    write_json(home / "model.json", {"source": "embedded", "name": None, "revision": None, "dtype": "float32"}, {})
-    return home / "model.json"
-
-
-@pytest.fixture(scope="module")
-def contexts(loaded: LoadedModel) -> list[list[int]]:
-    """Random contexts of text tokens behind a BOS, in which token 40 stands on purpose."""
-    generator = torch.Generator().manual_seed(3)
-    drawn = torch.randint(10, len(loaded.tokenizer), (150, 11), generator=generator).tolist()
-    return [[2, *row[: 5 + k % 7], *([40] if k % 10 == 0 else [])] for k, row in enumerate(drawn)]
-
-
 def planted(loaded: LoadedModel, token: int) -> SAE[Any]:
     """An SAE whose feature 5 fires on one token alone, on embeddings as they are; others are random, and feature 3 is dead."""
     sae = StandardSAE(StandardSAEConfig(d_in=loaded.model.config.hidden_size, d_sae=D_SAE, apply_b_dec_to_input=False))

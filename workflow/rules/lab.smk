@@ -239,3 +239,57 @@ if STUDY.has_sae:
             "Write the page of the SAE's features"
         script:
             "../scripts/browser.py"
+
+    rule specificity:
+        input:
+            model=model_of_sae,
+            sae=result("sae{variant}/sae.json"),
+            text=text_of_sae,
+            concepts=ancient(STUDY.specificity.concepts),
+        output:
+            units=result("sae{variant}/specificity.parquet"),
+            specificity=ensure(result("sae{variant}/specificity.json"), non_empty=True),
+        log:
+            log_of("specificity", "study{variant}"),
+        benchmark:
+            benchmark_of("specificity", "study{variant}")
+        wildcard_constraints:
+            variant=SAES,
+        threads: 1
+        resources:
+            gpu=1,
+            mem_mb=gigabytes(32),
+            runtime=minutes(60),
+        params:
+            stamp=stamp_of("specificity"),
+        message:
+            "Compare the SAE's features with concepts"
+        script:
+            "../scripts/specificity.py"
+
+    rule specificity_plot:
+        input:
+            specificity=rules.specificity.output.specificity,
+        output:
+            plot=report(
+                result("sae{variant}/plots/specificity.png"),
+                caption="../report/specificity.rst",
+                category="SAE laboratory",
+                labels=figure("features and neurons against concepts"),
+            ),
+        log:
+            log_of("specificity_plot", "study{variant}"),
+        benchmark:
+            benchmark_of("specificity_plot", "study{variant}")
+        wildcard_constraints:
+            variant=SAES,
+        localrule: True
+        resources:
+            mem_mb=gigabytes(4),
+            runtime=minutes(10),
+        params:
+            stamp=stamp_of("specificity_plot"),
+        message:
+            "Plot features and neurons against concepts"
+        script:
+            "../scripts/specificity_plot.py"

@@ -14,6 +14,7 @@ import yaml
 
 from undertone.lm.facts import load_facts
 from undertone.lm.texts import check_plain, read_lines
+from undertone.models.concepts import read_concepts
 from undertone.models.wordings import load_forms, load_template, load_yaml
 from undertone.runtime.errors import ConfigError
 from undertone.study.contents import LARGE_FILE
@@ -114,6 +115,7 @@ FILE_READERS: dict[str, Callable[[Path, str], object]] = {
     "forms": lambda path, key: load_forms(path),
     "corpus": load_yaml,
     "bank": load_yaml,
+    "concepts": read_concepts,
 }
 
 

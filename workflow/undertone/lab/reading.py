@@ -33,7 +33,7 @@ class Read:
     """A batch of contexts and an SAE's activations on them.
 
     `row` numbers the contexts in their table; `ids` has -1 where there is padding; `text` says which tokens are text, `kept`
-    which of them are read; `acts` is 0 where they are not.
+    which of them are read; `acts` is 0 where they are not; `residual` is what the SAE was given.
     """
 
     row: Int[Tensor, " n_rows"]
@@ -41,6 +41,7 @@ class Read:
     text: Bool[Tensor, "n_rows n_tokens"]
     kept: Bool[Tensor, "n_rows n_tokens"]
     acts: Float[Tensor, "n_rows n_tokens d_sae"]
+    residual: Float[Tensor, "n_rows n_tokens d_model"]
     before: int
     after: int
 
@@ -135,7 +136,7 @@ class Reader:
         kept = text & (residual.norm(dim=-1) <= self.greatest)
         row = torch.tensor(list(indices), device=residual.device)
         ids = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -1)
-        return Read(row, ids, text, kept, torch.where(kept.unsqueeze(-1), acts, 0.0), self.before, self.after)
+        return Read(row, ids, text, kept, torch.where(kept.unsqueeze(-1), acts, 0.0), residual, self.before, self.after)
 
     def batches(self) -> Iterator[Read]:
         """All contexts, the shortest first."""

@@ -38,3 +38,13 @@ def down_projection(layer: nn.Module) -> nn.Module:
     if not maps:
         raise ValueError(f"{type(layer).__name__} has no part named mlp with a linear map: its neurons are not known")
     return maps[-1]
+
+
+def n_neurons(model: Any, layer: int) -> int:
+    """How many neurons a layer's MLP has; none where they are not known."""
+    try:
+        last = down_projection(decoder_layers(model)[layer])
+    except ValueError:
+        return 0
+    width: Any = last.nx if isinstance(last, Conv1D) else last.in_features
+    return int(width)

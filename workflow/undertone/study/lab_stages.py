@@ -57,4 +57,14 @@ LABORATORY = {
     "browser": Stage(
         ("browser",), ("features", "sae_metrics", "neighbours", "map"), only=with_sae, shared=True, variants="saes"
     ),
+    "specificity": Stage(
+        ("specificity",),
+        (reads.model_of_sae, "sae", reads.text_of_sae),
+        files=reads.concepts,
+        settings=(given.max_norm,),
+        only=with_sae,
+        shared=True,
+        variants="saes",
+    ),
+    "specificity_plot": Stage(after=("specificity",), only=with_sae, shared=True, variants="saes"),
 }

@@ -94,6 +94,11 @@ def questions(study: Study, node: Node) -> list[str]:
     return [study.pref.questions]
 
 
+def concepts(study: Study, node: Node) -> list[str]:
+    """The file of concepts that features are compared with."""
+    return [study.specificity.concepts]
+
+
 def bank(study: Study, node: Node) -> list[str]:
     """The bank of system prompts that are tried on a dataset."""
     return [study.personas.bank]

@@ -47,6 +47,30 @@ class Map(Section):
     seed: int = setting(0, "seed of the layout, of random rows and of shuffled labels", "", ge=0, le=2**31)
 
 
+class Specificity(Section):
+    """Concepts against features, and against neurons."""
+
+    concepts: str = setting("config/prompts/concepts.yaml", "file of the concepts", "path")
+    tokens: int = setting(200_000, "tokens of text that are read, special ones among them", "tokens", ge=1_000, le=10**9)
+    min_count: int = setting(
+        50,
+        "concepts that stand on fewer tokens of one half of the text, and features that fire on fewer, are left out",
+        "tokens",
+        ge=1,
+        le=MAX_ROWS,
+    )
+    neurons: int = setting(
+        4_096,
+        "neurons of the layer's MLP beside features; of more so many at random",
+        "neurons",
+        ge=1,
+        le=10**6,
+    )
+    bands: int = setting(10, "bands of equal width between no and the greatest activation", "bands", ge=1, le=100)
+    shifts: int = setting(20, "shifts of the concepts along the text, as a null", "draws", ge=1, le=10_000)
+    seed: int = setting(0, "seed of the shifts, and of which neurons are drawn", "", ge=0, le=MAX_SEED)
+
+
 class Features(Section):
     """What each feature of the SAE is."""
 

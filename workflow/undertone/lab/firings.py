@@ -1,0 +1,71 @@
+"""Where an SAE's features fire in a text: positive activations by token, sparse, with the context that each token is of."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Int
+from scipy.sparse import csc_matrix
+
+from undertone.lab.reading import Read
+
+
+@dataclass(frozen=True)
+class Firings:
+    """Activations of features on the tokens that are read, in the order of reading, which no SAE changes.
+
+    `place` numbers tokens through all contexts, special ones among them; `row` is a token's context; `acts` `[n, d_sae]`.
+    """
+
+    place: Int[np.ndarray, " n"]
+    row: Int[np.ndarray, " n"]
+    acts: csc_matrix
+
+    @property
+    def half(self) -> Int[np.ndarray, " n"]:
+        """0 where something is chosen, 1 where it is scored: contexts by the parity of their number."""
+        return self.row % 2
+
+    def of(self, tokens: Bool[np.ndarray, " n"]) -> csc_matrix:
+        """The activations on some of the tokens."""
+        return self.acts.tocsr()[tokens].tocsc()
+
+
+class FiringSums:
+    """Collects firings batch by batch."""
+
+    def __init__(self, contexts: Sequence[Sequence[int]], d_sae: int):
+        self.first, self.d_sae, self.n = starts(contexts), d_sae, 0
+        self._places: list[np.ndarray] = []
+        self._rows: list[np.ndarray] = []
+        self._entries: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+
+    def add(self, read: Read) -> None:
+        """Take in a batch of contexts."""
+        at, position = (each.cpu().numpy() for each in read.kept.nonzero(as_tuple=True))
+        row = read.row.cpu().numpy()[at]
+        acts = read.acts[read.kept]
+        token, feature = acts.nonzero(as_tuple=True)
+        values = acts[token, feature].float().cpu().numpy()
+        self._places.append(self.first[row] + position)
+        self._rows.append(row)
+        self._entries.append((token.cpu().numpy() + self.n, feature.cpu().numpy(), values))
+        self.n += len(row)
+
+    def firings(self) -> Firings:
+        """All that was taken in."""
+        token, feature, value = (np.concatenate(parts) for parts in zip(*self._entries, strict=True))
+        acts = csc_matrix((value, (token, feature)), shape=(self.n, self.d_sae))
+        return Firings(np.concatenate(self._places), np.concatenate(self._rows), acts)
+
+
+def starts(contexts: Sequence[Sequence[int]]) -> Int[np.ndarray, " n_contexts"]:
+    """The number of each context's first token, counted through all of them."""
+    lengths = np.array([len(ids) for ids in contexts])
+    return np.cumsum(lengths) - lengths
+
+
+def first_contexts(contexts: list[list[int]], tokens: int) -> list[list[int]]:
+    """The first contexts, up to the one that holds the last of so many tokens, special ones among them."""
+    ends = np.cumsum([len(ids) for ids in contexts])
+    return contexts[: int(np.searchsorted(ends, tokens)) + 1]

@@ -1,0 +1,157 @@
+"""How well the activation of a unit, a feature or a neuron, says whether a token holds a concept."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from scipy.sparse import csc_matrix, csr_matrix
+from scipy.stats import rankdata
+
+from undertone.stats.stats import p_value
+
+# Units whose ranks are held at once.
+COLUMNS = 64
+
+
+def sparse_auroc(acts: csc_matrix, held: Bool[np.ndarray, "n k"]) -> Float[np.ndarray, "m k"]:
+    """The AUROC of m columns of activations, which are nowhere below 0, for each concept; NaN where none or all hold it."""
+    return ranked_auroc(sparse_ranks(acts), held)
+
+
+def sparse_ranks(acts: csc_matrix) -> csc_matrix:
+    """Ranks of activations within their column, less that of 0, which is the mean of the ranks that all zeros share."""
+    n = acts.shape[0]
+    ranks = acts.astype(np.float64, copy=True)
+    for start, end in zip(acts.indptr[:-1], acts.indptr[1:], strict=True):
+        zeros = n - (end - start)
+        ranks.data[start:end] = zeros + rankdata(acts.data[start:end]) - (zeros + 1) / 2
+    return ranks
+
+
+def ranked_auroc(ranks: csc_matrix, held: Bool[np.ndarray, "n k"]) -> Float[np.ndarray, "m k"]:
+    """The AUROC of columns of which `sparse_ranks` are known."""
+    n = ranks.shape[0]
+    zeros = (n - np.diff(ranks.indptr) + 1) / 2
+    positive = held.sum(0)
+    sums = np.asarray(ranks.T @ held.astype(np.float64)) + zeros[:, None] * positive
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return (sums - positive * (positive + 1) / 2) / (positive * (n - positive))
+
+
+def dense_auroc(values: Float[np.ndarray, "n m"], held: Bool[np.ndarray, "n k"]) -> Float[np.ndarray, "m k"]:
+    """The AUROC of each of m columns of any values for each concept."""
+    (n, m), k, positive = values.shape, held.shape[1], held.sum(0)
+    parts = [rankdata(values[:, at : at + COLUMNS], axis=0).T @ held.astype(np.float64) for at in range(0, m, COLUMNS)]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return (np.concatenate([np.empty((0, k)), *parts]) - positive * (positive + 1) / 2) / (positive * (n - positive))
+
+
+@dataclass(frozen=True)
+class Active:
+    """The tokens at which a unit is active, in one half of the text, and how much."""
+
+    token: Int[np.ndarray, " n"]
+    value: Float[np.ndarray, " n"]
+
+
+def of_sparse(acts: csc_matrix, j: int) -> Active:
+    """A column's."""
+    part = slice(acts.indptr[j], acts.indptr[j + 1])
+    return Active(acts.indices[part], acts.data[part])
+
+
+def of_dense(values: Float[np.ndarray, " n"], sign: int) -> Active:
+    """A neuron's, of which one sign counts as active."""
+    token = np.flatnonzero(sign * values > 0)
+    return Active(token, np.abs(values[token]))
+
+
+def greatest_f1(active: Active, held: csr_matrix, total: Int[np.ndarray, " k"]) -> Float[np.ndarray, " k"]:
+    """For each concept the F1 of a unit's best threshold; `held` `[n, k]`, and `total` tokens of each concept.
+
+    A best threshold is always at a token that holds the concept, so that only these are looked at.
+    """
+    at_least = len(active.value) - np.searchsorted(np.sort(active.value), active.value)
+    rows = held[active.token]
+    said = np.repeat(at_least, np.diff(rows.indptr))
+    order = np.lexsort((said, rows.indices))
+    concept = rows.indices[order]
+    first = np.searchsorted(concept, np.arange(len(total)))
+    right = np.arange(len(concept)) - first[concept] + 1
+    best = np.zeros(len(total))
+    np.maximum.at(best, concept, 2 * right / (said[order] + total[concept]))
+    return best
+
+
+def best_threshold(value: Float[np.ndarray, " n"], holds: Bool[np.ndarray, " n"], total: int) -> tuple[float, float]:
+    """The threshold from which on values say "holds" with the greatest F1, and that F1; `total` tokens hold the concept.
+
+    (inf, 0) where nothing is active.
+    """
+    if not len(value) or not total:
+        return np.inf, 0.0
+    order = np.argsort(-value, kind="stable")
+    f1 = 2 * np.cumsum(holds[order]) / (np.arange(1, len(value) + 1) + total)
+    last = np.append(np.diff(value[order]) != 0, True)  # of equal values: all or none
+    best = int(np.argmax(np.where(last, f1, -1)))
+    return float(value[order[best]]), float(f1[best])
+
+
+def f1_at(threshold: float, value: Float[np.ndarray, " n"], holds: Bool[np.ndarray, " n"], total: int) -> float:
+    """The F1 of a threshold that was chosen elsewhere."""
+    said = value >= threshold
+    return float(2 * (said & holds).sum() / max(1, said.sum() + total))
+
+
+def bands(value: Float[np.ndarray, " n"], holds: Bool[np.ndarray, " n"], n_bands: int) -> tuple[list[float | None], list[int]]:
+    """Precision in bands of equal width between 0 and the greatest activation, None in an empty one, and tokens in each."""
+    if not len(value):
+        return [None] * n_bands, [0] * n_bands
+    band = np.clip(np.ceil(value / value.max() * n_bands).astype(int) - 1, 0, n_bands - 1)
+    n = np.bincount(band, minlength=n_bands)
+    hits = np.bincount(band[holds], minlength=n_bands)
+    return [float(hit / count) if count else None for hit, count in zip(hits, n, strict=True)], n.tolist()
+
+
+def scored(
+    halves: tuple[Active, Active],
+    held: tuple[Bool[np.ndarray, " n_0"], Bool[np.ndarray, " n_1"]],
+    n_bands: int,
+    shifts: Sequence[int],
+) -> dict[str, Any]:
+    """A unit as a detector of a concept: the threshold is chosen on half 0, all else is of half 1.
+
+    `f1_null` is the mean F1 where the concept is shifted along the text, `p` says how often it is as great as `f1`.
+    """
+    (chosen, own), (held_0, held_1) = halves, held
+    threshold, _ = best_threshold(chosen.value, held_0[chosen.token], int(held_0.sum()))
+    holds, total = held_1[own.token], int(held_1.sum())
+    precision, counts = bands(own.value, holds, n_bands)
+    said = own.token[own.value >= threshold]
+    f1, *null = (2 * held_1[(said - k) % len(held_1)].sum() / max(1, len(said) + total) for k in (0, *shifts))
+    return {
+        "base": float(held_1.mean()),
+        "threshold": threshold if np.isfinite(threshold) else None,
+        "f1": float(f1),
+        "f1_null": float(np.mean(null)),
+        "p": float(p_value(f1, null)),
+        "recall": float(holds.sum() / total) if total else None,
+        "precision": float(holds.mean()) if len(holds) else None,
+        "bands": precision,
+        "bands_n": counts,
+    }
+
+
+def quartiles(rows: list[list[float | None]]) -> list[dict[str, float | int | None]]:
+    """Of each band of some units the median, the quartiles, and how many units have anything in it."""
+    return [spread([each for each in column if each is not None]) for column in zip(*rows, strict=True)]
+
+
+def spread(values: Sequence[float]) -> dict[str, float | int | None]:
+    """The median, the quartiles (`low`, `high`) and the number of some values; None of none."""
+    if not values:
+        return {"n": 0, "low": None, "median": None, "high": None}
+    low, middle, high = np.quantile(values, [0.25, 0.5, 0.75])
+    return {"n": len(values), "low": float(low), "median": float(middle), "high": float(high)}
