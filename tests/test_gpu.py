@@ -36,6 +36,7 @@ ASKED += [
     "vector-lion/decomposition.json",
     "sae/neighbours.json",
     "sae/specificity.json",
+    "sae/neurons.json",
     "tables/entangled.parquet",
 ]
 ASKED += ["lion/trained_bias.json", "lion/soft_prompt.json"]

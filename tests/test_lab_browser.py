@@ -13,6 +13,7 @@ from undertone.lab.browser import COLUMNS, as_script, chosen, page_data, write_b
 from undertone.lab.feature_examples import SCHEMA
 from undertone.lab.map import SCHEMA as MAP_SCHEMA
 from undertone.lab.neighbours import SCHEMA as NEAR_SCHEMA
+from undertone.lab.neuron_table import SCHEMA as NEURONS_SCHEMA
 from undertone.runtime.errors import ConfigError
 from undertone.runtime.files import read_json, write_json, write_parquet
 from undertone.study import sources
@@ -90,12 +91,16 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_parquet(folder / "map.parquet", pl.DataFrame(at, schema=MAP_SCHEMA, orient="row"), {})
     said = {"reason": None, "trust": 0.25, "trust_chance": 0.1, "clusters": 2, "noise": 0.4}
     write_json(folder / "map.json", said, {})
+    best = [{"layer": k, "neuron": 17 + k, "chosen": 0.9, "r": r} for k, r in enumerate((0.8, -0.5, 0.02))]
+    like = [(k, 100, best, HOSTILE[k], 0.95, -0.3) for k in alive]
+    write_parquet(folder / "neurons.parquet", pl.DataFrame(like, schema=NEURONS_SCHEMA, orient="row"), {})
+    write_json(folder / "neurons.json", {"reason": None, "null95": 0.1}, {})
     write(folder)
     return folder
 
 
 FILES = ("features.parquet", "examples.parquet", "features.json", "metrics.json", "neighbours.parquet", "neighbours.json")
-FILES += ("map.parquet", "map.json", "features.html")
+FILES += ("map.parquet", "map.json", "neurons.parquet", "neurons.json", "features.html")
 
 
 def write(home: Path, **settings: Any) -> Path:
@@ -172,7 +177,7 @@ def test_neighbours_are_links_with_what_chance_gives(home: Path) -> None:
       choose(5);
       const entry = (row) => [Number(row.dataset.neighbour), row.className, row.lastChild.textContent];
       const list = (each) => [each.querySelector("p").textContent, [...each.querySelectorAll("li")].map(entry)];
-      const ways = () => [...document.querySelectorAll("[data-way]")];
+      const ways = () => [...document.querySelectorAll('[data-way]:not([data-way="neurons"])')];
       const lists = () => Object.fromEntries(ways().map((each) => [each.dataset.way, list(each)]));
       const said = [lists()];
       document.querySelector("#relations .more").click();
@@ -193,6 +198,23 @@ def test_neighbours_are_links_with_what_chance_gives(home: Path) -> None:
     assert lists["firing"] == ["chance: 0.700", [[k, "chance" if v <= "0.700" else "", v] for k, v in values]]
     assert (opened, then, title, of_dead) == (6, 7, "Feature 7", 0)
     assert about.startswith("7 of 12 features are dead the SAE explains less <i> ")
+
+
+@needs_browser
+def test_neurons_stand_beside_what_chance_and_a_token_give(home: Path) -> None:
+    script = """
+      choose(0);
+      const list = document.querySelector('[data-way="neurons"]');
+      const rows = [...list.querySelectorAll("li")].map((row) => [row.dataset.neuron, row.className, row.textContent]);
+      say([list.querySelector("p").textContent, rows]);
+    """
+    beside, rows = asked(home / "features.html", script)
+    assert beside == f"chance: 0.100, random model: −0.30, token {HOSTILE[0].replace(' ', '·')} +0.95"
+    assert rows == [
+        ["0.17", "", "L0neuron 17+0.80"],
+        ["1.18", "", "L1neuron 18−0.50"],
+        ["2.19", "chance", "L2neuron 19+0.02"],
+    ]
 
 
 @needs_browser

@@ -24,13 +24,14 @@ from undertone.lab.feature_sums import FINE, entropies_by_chance, roles
 from undertone.lab.feature_table import make_features
 from undertone.lab.map import make_map
 from undertone.lab.neighbours import find_neighbours
+from undertone.lab.neuron_table import compare_neurons
 from undertone.lab.peaks import Peaks
 from undertone.lab.reading import Reader
 from undertone.lm.hooks import rewritten
 from undertone.lm.loading import LoadedModel, load
 from undertone.runtime.errors import ConfigError
 from undertone.runtime.files import read_json, write_json, write_parquet
-from undertone.study.config.lab import Browser, Features, Map, Neighbours
+from undertone.study.config.lab import Browser, Features, Map, Neighbours, Neurons
 
 D_SAE, PLANTED = 8, 5
 SETTINGS = Features(top=4, bottom=3, per_band=2, misses=3, before=2, after=1, attributed=2, min_count=5)
@@ -146,9 +147,11 @@ def test_an_sae_without_a_living_feature_has_tables_and_a_page(plain: Path, cont
     find_neighbours(plain, home / "sae/sae.json", home / "text.parquet", *near, Neighbours(), 10, {})
     places = [home / name for name in ("map.parquet", "map.json")]
     make_map(home / "sae/sae.json", *near, *places, Map(), {})
+    like = [home / name for name in ("neurons.parquet", "neurons.json")]
+    compare_neurons(plain, home / "sae/sae.json", home / "text.parquet", *like, Neurons(), 10, {})
     write_json(home / "metrics.json", {"warning": None}, {})
     files = [home / name for name in ("features.parquet", "examples.parquet", "features.json", "metrics.json")]
-    assert write_browser(*files, *near, *places, home / "features.html", Browser()).startswith("8 of 8 features")
+    assert write_browser(*files, *near, *places, *like, home / "features.html", Browser()).startswith("8 of 8 features")
 
 
 @pytest.mark.parametrize("at_once", [1, 7])

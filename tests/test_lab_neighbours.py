@@ -121,6 +121,7 @@ def test_what_fires_is_read_in_the_order_of_the_text(record: Path, contexts: lis
     loaded, sae = load(record), random_sae(load(record))
     firing = read_firing(Reader(loaded, sae, 0, contexts, 1e9, 0, 0), "test")
     assert firing.token.tolist() == [token for ids in contexts for token in ids[1:]]
+    assert firing.position.tolist() == [place for ids in contexts for place in range(1, len(ids))]
     assert firing.context.tolist() == [k for k, ids in enumerate(contexts) for _ in ids[1:]]
     acts = np.concatenate(
         [Reader(loaded, sae, 0, contexts, 1e9, 0, 0).read([k]).acts[0, 1:].numpy() for k in range(len(contexts))]
@@ -130,7 +131,8 @@ def test_what_fires_is_read_in_the_order_of_the_text(record: Path, contexts: lis
 
 
 def fired(on: np.ndarray, context: np.ndarray) -> Firing:
-    return Firing(sparse.csr_matrix(on.astype(np.float32)), np.zeros(len(on), dtype=np.int64), context)
+    anything = np.zeros(len(on), dtype=np.int64)
+    return Firing(sparse.csr_matrix(on.astype(np.float32)), anything, anything, context)
 
 
 def test_phi_is_the_correlation_of_firing() -> None:

@@ -211,6 +211,60 @@ if STUDY.has_sae:
         script:
             "../scripts/map_plot.py"
 
+    rule neurons:
+        input:
+            model=model_of_sae,
+            sae=result("sae{variant}/sae.json"),
+            text=text_of_sae,
+        output:
+            neurons=result("sae{variant}/neurons.parquet"),
+            summary=ensure(result("sae{variant}/neurons.json"), non_empty=True),
+        log:
+            log_of("neurons", "study{variant}"),
+        benchmark:
+            benchmark_of("neurons", "study{variant}")
+        wildcard_constraints:
+            variant=SAES,
+        threads: 1
+        resources:
+            gpu=1,
+            mem_mb=gigabytes(32),
+            runtime=minutes(60),
+        params:
+            stamp=stamp_of("neurons"),
+        message:
+            "Compare features with neurons of the MLPs"
+        script:
+            "../scripts/neurons.py"
+
+    rule neurons_plot:
+        input:
+            neurons=rules.neurons.output.neurons,
+            summary=rules.neurons.output.summary,
+        output:
+            plot=report(
+                result("sae{variant}/plots/neurons.png"),
+                caption="../report/neurons.rst",
+                category="SAE laboratory",
+                labels=figure("features and neurons"),
+            ),
+        log:
+            log_of("neurons_plot", "study{variant}"),
+        benchmark:
+            benchmark_of("neurons_plot", "study{variant}")
+        wildcard_constraints:
+            variant=SAES,
+        localrule: True
+        resources:
+            mem_mb=gigabytes(4),
+            runtime=minutes(10),
+        params:
+            stamp=stamp_of("neurons_plot"),
+        message:
+            "Plot how far features are neurons"
+        script:
+            "../scripts/neurons_plot.py"
+
     rule browser:
         input:
             features=rules.features.output.features,
@@ -221,6 +275,8 @@ if STUDY.has_sae:
             neighbours_summary=rules.neighbours.output.summary,
             map_table=rules.map.output.map_table,
             map_summary=rules.map.output.map_summary,
+            neurons=rules.neurons.output.neurons,
+            neurons_summary=rules.neurons.output.summary,
         output:
             page=result("sae{variant}/features.html"),
         log:

@@ -77,6 +77,8 @@ def write_browser(
     neighbours_summary: Path,
     map_table: Path,
     map_summary: Path,
+    neurons: Path,
+    neurons_summary: Path,
     page: Path,
     settings: Browser,
 ) -> str:
@@ -88,7 +90,11 @@ def write_browser(
     table = chosen(read_parquet(features), settings)
     content = page_data(table, read_parquet(examples), about, settings)
     content["about"]["warnings"] = [each for each in (about["warning"], read_json(metrics)["warning"]) if each]
-    relations = {**near(neighbours, neighbours_summary), **places(map_table, map_summary)}
+    relations = {
+        **near(neighbours, neighbours_summary),
+        **places(map_table, map_summary),
+        **likeness(neurons, neurons_summary),
+    }
     content["about"] |= {key: said for key, (said, _) in relations.items()}
     for feature in content["features"]:
         feature |= {key: own[feature["id"]] for key, (_, own) in relations.items() if feature["id"] in own}
@@ -118,6 +124,20 @@ def places(map_table: Path, map_summary: Path) -> dict[str, tuple[dict[str, Any]
     rows = read_parquet(map_table).iter_rows()
     keys = ("reason", "trust", "trust_chance", "clusters", "noise")
     return {"at": ({key: about.get(key) for key in keys}, {k: [short(x), short(y), cluster] for k, x, y, cluster in rows})}
+
+
+def likeness(neurons: Path, summary: Path) -> dict[str, tuple[dict[str, Any], dict[int, Any]]]:
+    """`like`: |r| by chance, and by feature its neurons [layer, neuron, r], and r with its token and with a random model's."""
+    own = {
+        row["feature"]: {
+            "neurons": [[each["layer"], each["neuron"], short(each["r"])] for each in row["neurons"]],
+            "token": [row["token"], short(row["token_r"])],
+            "rerandomized": short(row["rerandomized_r"]),
+        }
+        for row in read_parquet(neurons).iter_rows(named=True)
+    }
+    about = read_json(summary)
+    return {"like": ({"null95": short(about.get("null95")), "reason": about["reason"]}, own)}
 
 
 def chosen(table: pl.DataFrame, settings: Browser) -> pl.DataFrame:

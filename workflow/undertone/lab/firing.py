@@ -20,11 +20,12 @@ LEVEL = 0.95
 class Firing:
     """Activations of the tokens that are read, one context behind the other: `acts`, sparse, `[n_tokens, d_sae]`.
 
-    `token` holds their ids, `context` the number of the context that each stands in, rising.
+    `token` holds their ids, `position` their places in their contexts, and `context` the numbers of these, rising.
     """
 
     acts: sparse.csr_matrix
     token: Int[np.ndarray, " n_tokens"]
+    position: Int[np.ndarray, " n_tokens"]
     context: Int[np.ndarray, " n_tokens"]
 
     @property
@@ -63,7 +64,8 @@ def read_firing(reader: Reader, what: str) -> Firing:
     shape = (int(kept.sum()), reader.sae.cfg.d_sae)
     entries = (np.concatenate(values), (among[np.concatenate(places)], np.concatenate(features)))
     context = np.repeat(np.arange(len(lengths)), lengths)[kept]
-    return Firing(sparse.coo_matrix(entries, shape=shape).tocsr(), token[kept], context)
+    position = np.flatnonzero(kept) - offsets.numpy()[context]
+    return Firing(sparse.coo_matrix(entries, shape=shape).tocsr(), token[kept], position, context)
 
 
 def _places(read: Read, offsets: Int[Tensor, " n_contexts"]) -> Int[Tensor, "n_rows n_tokens"]:

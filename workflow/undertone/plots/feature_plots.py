@@ -1,4 +1,4 @@
-"""Figures of an SAE's features: how near their neighbours are, and a map."""
+"""Figures of an SAE's features: how near their neighbours are, a map, and the neurons that they are like."""
 
 from collections import Counter
 from pathlib import Path
@@ -16,6 +16,12 @@ from undertone.runtime.files import read_json, read_parquet
 # Colours of clusters that follow on each other (Okabe and Ito), and how many are named.
 CLUSTERS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 NAMED = 12
+# What a feature's neuron is compared with.
+KINDS = {
+    "token": (STUDENT, "the occurrence of its best token"),
+    "rerandomized": ("#009E73", "neurons of a rerandomized model"),
+    "shifted": ("black", "neurons on text moved by whole contexts"),
+}
 COSINES = {"decoder": "decoder rows", "encoder": "encoder columns"}
 
 
@@ -113,3 +119,44 @@ def draw_clusters(axes: Axes, table: pl.DataFrame) -> None:
     axes.set_yticks([])
     axes.spines[["left", "bottom"]].set_visible(False)
     legend(axes, loc="best")
+
+
+def plot_neurons(neurons: Path, summary: Path, plot: Path) -> None:
+    """|r| of features with their neuron beside its nulls, and against |r| with a token."""
+    table, about = read_parquet(neurons), read_json(summary)
+    figure, axes = new_panels(1, 2, 11.5, 4.4)
+    if about["reason"]:
+        for panel in axes:
+            empty(panel, about["reason"])
+    else:
+        neuron_histogram(axes[0], about)
+        neuron_or_token(axes[1], table, about)
+    layers = "layer 0" if not about["layer"] else f"layers 0 to {about['layer']}"
+    title(figure, f"Features and neurons of {layers}, chosen on half of the text, scored on the other", about)
+    save(figure, plot)
+
+
+def neuron_histogram(axes: Axes, about: dict[str, Any]) -> None:
+    """Shares of features by |r|, and lines of what it is compared with."""
+    edges = np.linspace(0, 1, len(about["neuron"]["histogram"]) + 1).tolist()
+    weak, beyond = about["neuron"]["weak"], about["above"]
+    chance = "" if beyond is None else f"; {beyond:,} lie beyond what moved text has at 95 %"
+    heading(axes, f"{about['features']:,} features, {about['neurons']:,} neurons: |r| at most .3 of {weak:.0%}{chance}")
+    for key, (colour, name) in {"neuron": (SKY, "a neuron"), **KINDS}.items():
+        n, histogram = about[key]["n"], np.array(about[key]["histogram"])
+        if n:
+            axes.stairs(histogram / n, edges, fill=key == "neuron", color=colour, linewidth=1.4, label=name)
+    axes.set_xlabel("|r| on the scoring half")
+    axes.set_ylabel("share of features")
+    legend(axes)
+
+
+def neuron_or_token(axes: Axes, table: pl.DataFrame, about: dict[str, Any]) -> None:
+    """Each feature by what it is more like: its best neuron, or its best token."""
+    heading(axes, f"{about['above_token']:,} of {about['features']:,} are more like a neuron than like a token")
+    neuron = np.abs([row[0]["r"] for row in table["neurons"].to_list()])
+    axes.plot(table["token_r"].abs(), neuron, ".", color=SKY, markersize=4, label="a feature")
+    axes.plot([0, 1], [0, 1], "-", color=BASE, linewidth=1, label="as much like either")
+    axes.set_xlabel("|r| with the occurrence of its best token")
+    axes.set_ylabel("|r| with its best neuron")
+    legend(axes)

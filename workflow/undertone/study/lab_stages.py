@@ -54,8 +54,17 @@ LABORATORY = {
     "neighbours_plot": Stage(after=("neighbours",), only=with_sae, shared=True, variants="saes"),
     "map": Stage(("map",), ("sae", "neighbours"), only=with_sae, shared=True, variants="saes"),
     "map_plot": Stage(after=("map", "features"), only=with_sae, shared=True, variants="saes"),
+    "neurons": Stage(
+        ("neurons",),
+        (reads.model_of_sae, "sae", reads.text_of_sae),
+        settings=(given.max_norm,),
+        only=with_sae,
+        shared=True,
+        variants="saes",
+    ),
+    "neurons_plot": Stage(after=("neurons",), only=with_sae, shared=True, variants="saes"),
     "browser": Stage(
-        ("browser",), ("features", "sae_metrics", "neighbours", "map"), only=with_sae, shared=True, variants="saes"
+        ("browser",), ("features", "sae_metrics", "neighbours", "map", "neurons"), only=with_sae, shared=True, variants="saes"
     ),
     "specificity": Stage(
         ("specificity",),

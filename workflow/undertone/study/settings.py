@@ -6,7 +6,7 @@ from undertone.study.checks import OVERRIDABLE
 from undertone.study.config import detect, read
 from undertone.study.config.data import Numbers, Prompts, Samples
 from undertone.study.config.entries import DatasetEntry, Kind
-from undertone.study.config.lab import Browser, Contexts, Features, Map, Neighbours, Specificity
+from undertone.study.config.lab import Browser, Contexts, Features, Map, Neighbours, Neurons, Specificity
 from undertone.study.config.measure import Bridge, Diagnosis, Indirect, ModelMetrics, Pref
 from undertone.study.config.models import Model
 from undertone.study.config.saes import Sae, SaeMetrics
@@ -59,6 +59,7 @@ class Settings(Section):
     neighbours: Neighbours = setting({}, "which features lie near each other")
     map: Map = setting({}, "the features in two dimensions")
     specificity: Specificity = setting({}, "concepts against the SAE's features")
+    neurons: Neurons = setting({}, "how far features are neurons of the MLPs")
     browser: Browser = setting({}, "the page of the features")
     vectors: dict[str, Vector] = setting({}, "steering vectors, each in `vector-NAME/`")
     vector: MakeVector = setting({}, "making vectors")

@@ -71,6 +71,16 @@ class Specificity(Section):
     seed: int = setting(0, "seed of the shifts, and of which neurons are drawn", "", ge=0, le=MAX_SEED)
 
 
+class Neurons(Section):
+    """How far features are neurons of the MLPs."""
+
+    tokens: int = setting(100_000, "tokens of text that neurons are read on", "tokens", ge=1_000, le=10**9)
+    min_count: int = setting(20, "tokens of each half that a feature must fire on", "tokens", ge=2, le=MAX_ROWS)
+    shifts: int = setting(19, "moves of the text by whole contexts that show correlations by chance", "shifts", ge=0, le=1_000)
+    shifted: int = setting(64, "features, drawn at random, that are read on moved text", "features", ge=0, le=MAX_ROWS)
+    seed: int = setting(0, "seed of that draw, of the moves and of the rerandomized model", "", ge=0, le=MAX_SEED)
+
+
 class Features(Section):
     """What each feature of the SAE is."""
 
