@@ -174,6 +174,7 @@ EDITS: list[tuple[dict[str, Any], set[Node]]] = [
     ({"browser": {"features": 9}}, {Node("browser", None, name) for name in NAMES}),
     ({"vector": {"nulls": 9}}, {TOWARD, LEANING}),
     ({"dose": {"max_kl": 0.9}}, DOSES),
+    ({"downstream": {"rows": 9}}, {Node("downstream", None, name) for name in ("toward", "leaning")}),
     ({"decomposition": {"nulls": 9}}, {Node("decomposition", None, name) for name in ("toward", "leaning")}),
     ({"vectors": {"toward": {"layer": 0}}}, {TOWARD}),
     ({"vectors": {"more": {"kind": "pca", "target": "owl"}}}, set()),
@@ -202,7 +203,8 @@ EDITS: list[tuple[dict[str, Any], set[Node]]] = [
     ({"sae": {"k": 4}}, SAES),
     ({"sae": {"release": "a", "id": "b"}}, SAES),
     ({"saes": {"wide": {"k": 4}}}, {Node("sae", None, "wide")}),
-    ({"saes": {"deep": {"layer": 2}}}, set()),
+    # What is read downstream of a vector is read in every SAE behind it.
+    ({"saes": {"deep": {"layer": 2}}}, {Node("downstream", None, name) for name in ("toward", "leaning")}),
     ({"model": {"revision": "a" * 40}}, set()),
     (HUB, {Node("model"), Node("model", None, "other")}),
     ({"datasets": {"mine": {"file": "yours.csv"}}}, each("numbers", "mine")),

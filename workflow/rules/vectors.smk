@@ -1,4 +1,4 @@
-"""Steering vectors: how they are made, what adding them does, and which features they are made of."""
+"""Steering vectors: how they are made, what adding them does, to later layers too, and which features they are made of."""
 
 VECTORS = variants(STUDY.vectors)
 # Text that nothing was trained on, where the study has an SAE; else neutral texts.
@@ -121,6 +121,66 @@ rule dose_plot:
         "Plot what adding the vector {wildcards.variant} does"
     script:
         "../scripts/dose_plot.py"
+
+
+rule downstream:
+    input:
+        model=result("model/model.json"),
+        prompts=result("prompts.parquet"),
+        questions=ancient(STUDY.pref.questions),
+        vector=rules.vector.output.vector,
+        dose=rules.dose.output.dose,
+        saes=lambda wildcards: [
+            result(f"sae-{name}/sae.json" if name else "sae/sae.json") for name in saes_after(STUDY, variant_of(wildcards))
+        ],
+    output:
+        downstream=ensure(result("vector{variant}/downstream.json"), non_empty=True),
+        table=result("vector{variant}/downstream.parquet"),
+    log:
+        log_of("downstream", "study{variant}"),
+    benchmark:
+        benchmark_of("downstream", "study{variant}")
+    wildcard_constraints:
+        variant=VECTORS,
+    threads: 1
+    resources:
+        gpu=1,
+        mem_mb=gigabytes(32),
+        runtime=minutes(60),
+    params:
+        stamp=stamp_of("downstream"),
+    message:
+        "Read what the vector {wildcards.variant} does to later layers"
+    script:
+        "../scripts/downstream.py"
+
+
+rule downstream_plot:
+    input:
+        downstream=rules.downstream.output.downstream,
+    output:
+        plot=report(
+            result("vector{variant}/plots/downstream.png"),
+            caption="../report/downstream.rst",
+            category="Vectors",
+            labels=figure("later layers under vector{variant}"),
+        ),
+    log:
+        log_of("downstream_plot", "study{variant}"),
+    benchmark:
+        benchmark_of("downstream_plot", "study{variant}")
+    wildcard_constraints:
+        variant=VECTORS,
+    localrule: True
+    resources:
+        mem_mb=gigabytes(4),
+        runtime=minutes(10),
+    params:
+        stamp=stamp_of("downstream_plot"),
+    message:
+        "Plot what the vector {wildcards.variant} does to later layers"
+    script:
+        "../scripts/downstream_plot.py"
 
 
 if STUDY.has_sae:

@@ -64,12 +64,28 @@ def own_sae(study: "Study", node: Node) -> Iterator[Node]:
     yield Node("sae", None, node.variant.partition("/")[2])
 
 
+def later_saes(study: "Study", node: Node) -> Iterator[Node]:
+    """The SAEs of the vector's layer and of later ones."""
+    yield from (Node("sae", None, name) for name in saes_after(study, node.variant))
+
+
+def saes_after(study: "Study", vector: str) -> list[str]:
+    """The SAEs of the study's own model at a vector's layer or later, as far as the settings say their layers."""
+    layer = layer_of(study, vector)
+    return [name for name, own in layers_of_saes(study).items() if layer is not None and own >= layer]
+
+
+def layers_of_saes(study: "Study") -> dict[str, int]:
+    """The layers of the SAEs of the study's own model, as far as the settings say them; "" is the study's own SAE."""
+    names = [name for name in ["", *study.saes] if not study.model_of(name)] if study.has_sae else []
+    return {name: size.layer for name in names if (size := sae_size(study.dictionary(name)))}
+
+
 def decompositions(study: "Study") -> list[tuple[str, str]]:
     """(vector, SAE) of each vector with each SAE of its layer and of the study's own model; "" is the study's own SAE."""
     if not study.has_sae:
         return []
-    own_model = [name for name in ["", *study.saes] if not study.model_of(name)]
-    layers = {name: size.layer for name in own_model if (size := sae_size(study.dictionary(name)))}
+    layers = layers_of_saes(study)
     pairs = [(vector, sae) for vector in study.vectors for sae, layer in layers.items() if layer_of(study, vector) == layer]
     # An SAE of the registry tells its layer only when it is loaded, but it is that of its own features.
     own = [(name, entry.sae or "") for name, entry in study.vectors.items() if entry.kind == "feature"]
@@ -99,6 +115,16 @@ def files(study: "Study", node: Node) -> list[str]:
 def files_of_effects(study: "Study", node: Node) -> list[str]:
     """The questions at which preferences are measured, and neutral texts where there is no other text."""
     return [study.pref.questions, *([] if study.has_sae else [study.differences.neutral])]
+
+
+def questions(study: "Study", node: Node) -> list[str]:
+    """The questions of the preference."""
+    return [study.pref.questions]
+
+
+def built_of(study: "Study", node: Node) -> dict[str, Any]:
+    """How many number prompts a vector may be built of, which are left out where its effects are read."""
+    return {"used_prompts": study.vector.prompts}
 
 
 def entry(study: "Study", node: Node) -> dict[str, Any]:

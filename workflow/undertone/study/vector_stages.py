@@ -21,6 +21,15 @@ VECTORS = {
         variants="vectors",
     ),
     "dose_plot": Stage(after=("dose",), shared=True, variants="vectors"),
+    "downstream": Stage(
+        ("downstream",),
+        (reads.own_model, "prompts", "vector", "dose", of.later_saes),
+        files=of.questions,
+        settings=(of.built_of,),
+        shared=True,
+        variants="vectors",
+    ),
+    "downstream_plot": Stage(after=("downstream",), shared=True, variants="vectors"),
     "decomposition": Stage(
         ("decomposition", "vector", "pref"),
         (reads.own_model, of.text, of.personas, of.own_vector, of.own_dose, of.own_sae),

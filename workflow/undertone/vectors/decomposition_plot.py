@@ -17,7 +17,7 @@ FEATURES = 8
 def plot_decomposition(decomposition: Path, plot: Path) -> None:
     """Explained share and share of the lift kept by number of features, and the greatest features."""
     result = read_json(decomposition)
-    figure, (left, middle, right) = new_panels(1, 3, 13, 4.4)
+    figure, (left, middle, right) = new_panels(1, 3, 13, 4.8)
     draw_explained(left, result)
     draw_kept(middle, result)
     draw_features(right, result)
@@ -25,6 +25,11 @@ def plot_decomposition(decomposition: Path, plot: Path) -> None:
         axes.set_xscale("log", base=2)
         axes.set_xticks(result["sparsities"], [str(k) for k in result["sparsities"]])
         axes.set_xlabel("features")
+    labelled: dict[str, Any] = {}
+    for axes in (left, middle):
+        handles, labels = axes.get_legend_handles_labels()
+        labelled = {**dict(zip(labels, handles, strict=True)), **labelled}
+    figure.legend(labelled.values(), labelled.keys(), loc="outside lower center", ncols=4, frameon=False, fontsize=7)
     name = plot.parents[1].name
     about = f"{name}, layer {result['layer']}: {result['alive']} of {result['d_sae']} features of the SAE fire on text"
     figure.suptitle(about, fontsize=9, x=0.01, ha="left")
@@ -49,12 +54,11 @@ def draw_explained(axes: Axes, result: dict[str, Any]) -> None:
         color=BASE,
         linestyle=":",
         linewidth=1,
-        label=f"encode(v), {encoded['features']} features: no method",
+        label=f"encode(v) as long as a residual, {encoded['features']} features: no method",
     )
     axes.set_ylim(min(-0.05, max(-0.5, encoded["explained"] - 0.05)), 1.05)
     axes.set_ylabel("explained share of ‖v‖²")
     heading(axes, "What features explain")
-    axes.legend(frameon=False, fontsize=7)
 
 
 def draw_kept(axes: Axes, result: dict[str, Any]) -> None:
@@ -76,7 +80,6 @@ def draw_kept(axes: Axes, result: dict[str, Any]) -> None:
         axes.axhline(at, color="black", linewidth=0.6)
     axes.set_ylabel("share of the lift kept")
     heading(axes, f"What they do: the lift of {effect['lift']:.2f} at {effect['scale']:g} of the mean norm")
-    axes.legend(frameon=False, fontsize=7)
 
 
 def draw_features(axes: Axes, result: dict[str, Any]) -> None:
@@ -92,7 +95,7 @@ def draw_features(axes: Axes, result: dict[str, Any]) -> None:
     height = 0.8 / len(shown)
     for at, (name, entries) in enumerate(shown.items()):
         weights = {each["feature"]: each["weight"] for each in entries}
-        places = [features.index(feature) + at * height - 0.2 for feature in weights]
+        places = [features.index(feature) + (at - (len(shown) - 1) / 2) * height for feature in weights]
         label = f"OMP, {sizes[k]} features" if name == "OMP" else name
         axes.barh(places, list(weights.values()), height, color=COLOURS[name], label=label)
     tokens = {int(feature): words for feature, words in result["tokens"].items()}

@@ -159,3 +159,23 @@ class Decomposition(Section):
     def rising(cls, sparsities: list[int]) -> list[int]:
         """Numbers of features stand in their order."""
         return sorted(some_and_none_twice(sparsities))
+
+
+class Downstream(Section):
+    """What a vector does to later layers and to the features there."""
+
+    scale: float | None = setting(
+        None,
+        "size of what is added; null: the greatest of the dose's window, else .2",
+        "mean norms of the residual stream",
+        ge=-MAX_SCALE,
+        le=MAX_SCALE,
+    )
+    rows: int = setting(
+        200, "prompts that are read: questions and number prompts that built nothing", "prompts", ge=4, le=MAX_ROWS
+    )
+    new_tokens: int = setting(16, "of the base model's own continuation of each", "tokens", ge=1, le=MAX_TOKENS)
+    fdr: float = setting(
+        0.05, "rate of false discoveries, and of family-wise errors, up to which a feature counts as moved", "share", gt=0, lt=1
+    )
+    top: int = setting(30, "features that are shown of each SAE", "features", ge=1, le=MAX_ROWS)

@@ -1,0 +1,170 @@
+"""What a vector does downstream: to the residual stream of every later layer, and to the features of the SAEs there."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from jaxtyping import Float
+from torch import Tensor
+
+from undertone.lm.chat import prompt_ids
+from undertone.lm.hooks import decoder_layers
+from undertone.lm.loading import LoadedModel, load
+from undertone.lm.steering import Steering
+from undertone.lm.texts import load_texts
+from undertone.runtime.files import Stamp, read_json, read_parquet, write_json, write_parquet
+from undertone.runtime.progress import progress
+from undertone.saes.features import extreme_tokens
+from undertone.saes.saved import load_sae
+from undertone.study.config.vectors import Downstream
+from undertone.vectors.forced import Tokens, batches, continued, run_once
+from undertone.vectors.later_features import Later
+from undertone.vectors.later_layers import Stream
+from undertone.vectors.steering_by import Direction, strength
+
+# An SAE that explains so much less of steered residuals is read off its distribution.
+ALARM = 0.1
+# Tokens that are shown of a feature.
+TOKENS = 4
+
+
+def read_downstream(
+    model: Path,
+    prompts: Path,
+    questions: Path,
+    vector: Path,
+    dose: Path,
+    saes: dict[str, Path],
+    downstream: Path,
+    table: Path,
+    settings: Downstream,
+    used_prompts: int,
+    stamp: Stamp,
+) -> str:
+    """Write `downstream.json` and `downstream.parquet`, which has a row per feature; returns what to say of them in the log.
+
+    `saes` are the `sae.json` of SAEs at the vector's layer or later. Prompts are questions and number prompts that built
+    nothing (`used_prompts` of the latter may have); both runs read the base model's own greedy continuation of them.
+    """
+    loaded, direction = load(model), Direction.read(vector)
+    scale, has_window = strength(read_json(dose), settings.scale)
+    users = [*load_texts(questions, "pref.questions")[1::2], *read_parquet(prompts)["prompt"].to_list()[used_prompts:]]
+    rows = continued(loaded, prompt_ids(loaded.tokenizer, users[: settings.rows]), settings.new_tokens)
+    if len(rows) < 4:
+        raise ValueError(
+            f"downstream: {len(rows)} prompts built nothing, expected 4 or more: ask for more number prompts (prompts.n)"
+        )
+    later = [Later(name, *load_sae(path, loaded)) for name, path in saes.items()]
+    read = Reading(loaded, direction, scale, later)
+    with progress(len(rows), f"downstream {downstream.parent.name}", "prompt") as bar:
+        for batch in batches(loaded, rows):
+            read.add(batch)
+            bar.update(len(batch["input_ids"]))
+    tables = [sae.table(settings.fdr) for sae in sorted(later, key=lambda each: each.layer)]
+    write_parquet(table, pl.concat(tables) if tables else pl.DataFrame(), stamp)
+    body = {
+        "target": direction.target,
+        "layer": direction.layer,
+        "scale": scale,
+        "window": has_window,
+        "rows": len(rows),
+        "null_vectors": len(read.nulls),
+        "kl": read.kl(),
+        "layers": [stream.as_dict(loaded, read.added.vector) for stream in read.streams.values()],
+        "saes": [
+            described(loaded, sae, own, settings)
+            for sae, own in zip(sorted(later, key=lambda each: each.layer), tables, strict=True)
+        ],
+    }
+    write_json(downstream, body, stamp)
+    return sentence(body)
+
+
+class Reading:
+    """All that is read of one vector and its null vectors, batch by batch."""
+
+    def __init__(self, loaded: LoadedModel, direction: Direction, scale: float, later: Sequence[Later]):
+        self.loaded, self.layer, self.later = loaded, direction.layer, later
+        self.streams = {layer: Stream(layer) for layer in range(direction.layer, len(decoder_layers(loaded.model)))}
+        self.added = direction.steering(direction.unit.to(loaded.model.device), scale)
+        self.nulls: list[Steering] = [
+            direction.steering(unit.to(loaded.model.device), scale) for units in direction.nulls.values() for unit in units
+        ]
+        self.sums: dict[int | None, list[float]] = {}
+
+    def add(self, batch: dict[str, Tensor]) -> None:
+        """A batch, without steering, with it, and with each null vector."""
+        at, layers = Tokens.of(batch), list(self.streams)
+        base = run_once(self.loaded, batch, layers)
+        for null, steering in self.steerings():
+            own = run_once(self.loaded, batch, layers, steering)
+            kl = (own.log_probs.exp() * (own.log_probs - base.log_probs)).sum(-1)
+            self.sums.setdefault(null, []).extend(kl.double().tolist())
+            for layer, stream in self.streams.items():
+                stream.add(base.residual[layer], own.residual[layer], steering.vector, null)
+                if null is None:
+                    stream.differences.append(at.means(own.residual[layer] - base.residual[layer])["all"].cpu())
+            for sae in self.later:
+                before, after = base.residual[sae.layer], own.residual[sae.layer]
+                if null is None:
+                    sae.add(before, after, before + steering.vector.to(before), at)
+                else:
+                    sae.add_null(null, after, at)
+
+    def steerings(self) -> Iterator[tuple[int | None, Steering]]:
+        """The vector, then each null vector with its number."""
+        yield None, self.added
+        yield from enumerate(self.nulls)
+
+    def kl(self) -> dict[str, Any]:
+        """Mean KL(steered ‖ base) at the tokens that predict the answer, nats per token, and that under null vectors."""
+        null = [float(np.mean(values)) for k, values in self.sums.items() if k is not None]
+        ends = {"null_mean": float(np.mean(null)), "null_95": float(np.quantile(null, 0.95))} if null else {}
+        return {"value": max(0.0, float(np.mean(self.sums[None]))), **ends}
+
+
+def described(loaded: LoadedModel, sae: Later, own: pl.DataFrame, settings: Downstream) -> dict[str, Any]:
+    """What happens in one SAE: how many features move, which most, and what addition and the encoder say beside it."""
+    every = own.filter(position="all")
+    fit = sae.quality()
+    judged = every["p_family"].null_count() == 0
+    ranked = every.with_columns(by=pl.col("z_choosing").abs() if judged else pl.col("t").abs()).sort("by", descending=True)
+    top = ranked.filter(pl.col("delta") != 0).head(settings.top)
+    seen, carried, encoded = (every[name].to_numpy() for name in ("delta", "carried", "encoded_difference"))
+    return {
+        "sae": sae.name,
+        "layer": sae.layer,
+        "features": len(every),
+        "moved_t": int(every["moved"].sum()),
+        "beyond_nulls": int((every["p_family"] <= settings.fdr).sum()) if judged else None,
+        "energy": float(seen @ seen),
+        "carried_energy": float(carried @ carried),
+        "carried_correlation": correlation(seen, carried),
+        "encoded_correlation": correlation(seen, encoded),
+        **fit,
+        "off_distribution": fit["steered"]["explained_variance"] < fit["base"]["explained_variance"] - ALARM,
+        "top": [
+            {
+                name: row[name]
+                for name in ("feature", "base", "steered", "delta", "carried", "z_null", "p_family", "q", "appeared")
+            }
+            | {"tokens": [token for token, _ in extreme_tokens(loaded, sae.sae.W_dec[row["feature"]], TOKENS)["top"]]}
+            for row in top.iter_rows(named=True)
+        ],
+    }
+
+
+def correlation(a: Float[np.ndarray, " n"], b: Float[np.ndarray, " n"]) -> float | None:
+    """Pearson's, None where one does not vary."""
+    return float(np.corrcoef(a, b)[0, 1]) if np.ptp(a) > 0 and np.ptp(b) > 0 else None
+
+
+def sentence(body: dict[str, Any]) -> str:
+    """How many features move in the SAEs, and how much of the vector reaches the last layer."""
+    last = body["layers"][-1]
+    counts = ", ".join(f"{each['beyond_nulls']} of {each['features']} in {each['sae']}" for each in body["saes"])
+    moved = f"; features moved beyond null vectors: {counts}" if counts else ""
+    carried = f"{last['carried']:.2f} of the vector is carried to layer {last['layer']}"
+    return f"{carried}, {last['share']:.2f} of what differs there{moved}"
