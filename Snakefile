@@ -11,7 +11,8 @@
 #   vector-NAME/                    of each under `vectors:`: vector.safetensors, vector.json (norm, error, null vectors);
 #                                   dose.json, what adding it does at every strength; decomposition{sae}.json, which
 #                                   features of an SAE it is made of; downstream.json and .parquet, what it does to later
-#                                   layers and the features there; plots/ with a figure of each
+#                                   layers and the features there; restore.json, which of them carry its effect;
+#                                   plots/ with a figure of each
 #   text.parquet  text-NAME.parquet contexts that neither was trained on, on which features are read; in another model's tokens
 #   prompts.parquet                 the number prompts, the same for every dataset
 #   {dataset}/                      control · lion · steer-lion · finetune-lion, for every animal · any name under `datasets:`
@@ -151,7 +152,10 @@ if STUDY.vectors:
 
     rule vectors:
         input:
-            collect(rules.dose_plot.output + rules.downstream_plot.output, variant=[f"-{name}" for name in STUDY.vectors]),
+            collect(
+                rules.dose_plot.output + rules.downstream_plot.output + rules.restore_plot.output,
+                variant=[f"-{name}" for name in STUDY.vectors],
+            ),
             [
                 result(f"vector-{vector}/plots/decomposition{'-' if sae else ''}{sae}.png")
                 for vector, sae in decompositions(STUDY)

@@ -34,7 +34,7 @@ ASKED += [
     "sae/metrics.json",
     "sae/features.json",
     "vector-lion/decomposition.json",
-    "vector-lion/downstream.json",
+    "vector-lion/restore.json",
     "sae/neighbours.json",
     "sae/specificity.json",
     "sae/neurons.json",

@@ -174,6 +174,7 @@ EDITS: list[tuple[dict[str, Any], set[Node]]] = [
     ({"browser": {"features": 9}}, {Node("browser", None, name) for name in NAMES}),
     ({"vector": {"nulls": 9}}, {TOWARD, LEANING}),
     ({"dose": {"max_kl": 0.9}}, DOSES),
+    ({"restore": {"controls": 9}}, {Node("restore", None, name) for name in ("toward", "leaning")}),
     ({"downstream": {"rows": 9}}, {Node("downstream", None, name) for name in ("toward", "leaning")}),
     ({"decomposition": {"nulls": 9}}, {Node("decomposition", None, name) for name in ("toward", "leaning")}),
     ({"vectors": {"toward": {"layer": 0}}}, {TOWARD}),

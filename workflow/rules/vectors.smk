@@ -35,6 +35,12 @@ def tensors_of_vector(wildcards):
     return result(f"{entry.dataset}/{made[entry.kind]}") if entry.dataset else ancient(entry.file) if entry.file else []
 
 
+def saes_after_vector(wildcards):
+    """`sae.json` of the SAEs at the vector's layer or later."""
+    names = saes_after(STUDY, variant_of(wildcards))
+    return [result(f"sae-{name}/sae.json" if name else "sae/sae.json") for name in names]
+
+
 rule vector:
     input:
         model=result("model/model.json"),
@@ -130,9 +136,7 @@ rule downstream:
         questions=ancient(STUDY.pref.questions),
         vector=rules.vector.output.vector,
         dose=rules.dose.output.dose,
-        saes=lambda wildcards: [
-            result(f"sae-{name}/sae.json" if name else "sae/sae.json") for name in saes_after(STUDY, variant_of(wildcards))
-        ],
+        saes=saes_after_vector,
     output:
         downstream=ensure(result("vector{variant}/downstream.json"), non_empty=True),
         table=result("vector{variant}/downstream.parquet"),
@@ -181,6 +185,63 @@ rule downstream_plot:
         "Plot what the vector {wildcards.variant} does to later layers"
     script:
         "../scripts/downstream_plot.py"
+
+
+rule restore:
+    input:
+        model=result("model/model.json"),
+        questions=ancient(STUDY.pref.questions),
+        vector=rules.vector.output.vector,
+        downstream=rules.downstream.output.downstream,
+        table=rules.downstream.output.table,
+        saes=saes_after_vector,
+    output:
+        restore=ensure(result("vector{variant}/restore.json"), non_empty=True),
+    log:
+        log_of("restore", "study{variant}"),
+    benchmark:
+        benchmark_of("restore", "study{variant}")
+    wildcard_constraints:
+        variant=VECTORS,
+    threads: 1
+    resources:
+        gpu=1,
+        mem_mb=gigabytes(32),
+        runtime=minutes(60),
+    params:
+        stamp=stamp_of("restore"),
+    message:
+        "Restore features under the vector {wildcards.variant}"
+    script:
+        "../scripts/restore.py"
+
+
+rule restore_plot:
+    input:
+        restore=rules.restore.output.restore,
+    output:
+        plot=report(
+            result("vector{variant}/plots/restore.png"),
+            caption="../report/restore.rst",
+            category="Vectors",
+            labels=figure("features that carry vector{variant}"),
+        ),
+    log:
+        log_of("restore_plot", "study{variant}"),
+    benchmark:
+        benchmark_of("restore_plot", "study{variant}")
+    wildcard_constraints:
+        variant=VECTORS,
+    localrule: True
+    resources:
+        mem_mb=gigabytes(4),
+        runtime=minutes(10),
+    params:
+        stamp=stamp_of("restore_plot"),
+    message:
+        "Plot which features carry the vector {wildcards.variant}"
+    script:
+        "../scripts/restore_plot.py"
 
 
 if STUDY.has_sae:

@@ -30,6 +30,14 @@ VECTORS = {
         variants="vectors",
     ),
     "downstream_plot": Stage(after=("downstream",), shared=True, variants="vectors"),
+    "restore": Stage(
+        ("restore", "pref"),
+        (reads.own_model, "vector", "downstream", of.later_saes),
+        files=of.questions,
+        shared=True,
+        variants="vectors",
+    ),
+    "restore_plot": Stage(after=("restore",), shared=True, variants="vectors"),
     "decomposition": Stage(
         ("decomposition", "vector", "pref"),
         (reads.own_model, of.text, of.personas, of.own_vector, of.own_dose, of.own_sae),

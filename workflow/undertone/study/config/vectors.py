@@ -179,3 +179,17 @@ class Downstream(Section):
         0.05, "rate of false discoveries, and of family-wise errors, up to which a feature counts as moved", "share", gt=0, lt=1
     )
     top: int = setting(30, "features that are shown of each SAE", "features", ge=1, le=MAX_ROWS)
+
+
+class Restore(Section):
+    """Which features downstream a vector's effect needs, and which suffice."""
+
+    features: list[Count] = setting([1, 2, 4, 8, 16, 32], "numbers of features that are put back, or put in", "features")
+    controls: int = setting(20, "draws of random features, for each number of them", "draws", ge=0, le=10_000)
+    seed: int = setting(0, "seed of the random features", "", ge=0, le=MAX_SEED)
+
+    @field_validator("features")
+    @classmethod
+    def rising(cls, features: list[int]) -> list[int]:
+        """Numbers of features stand in their order."""
+        return sorted(some_and_none_twice(features))
