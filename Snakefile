@@ -13,6 +13,8 @@
 #                                   features of an SAE it is made of; downstream.json and .parquet, what it does to later
 #                                   layers and the features there; restore.json, which of them carry its effect;
 #                                   plots/ with a figure of each
+#                                   features of an SAE it is made of; plots/ with a figure of each
+#   geometry-NAME/                  of each under `hierarchies:`: geometry.json, vectors.safetensors, plots/geometry.png: concepts of a tree, with nulls
 #   text.parquet  text-NAME.parquet contexts that neither was trained on, on which features are read; in another model's tokens
 #   prompts.parquet                 the number prompts, the same for every dataset
 #   {dataset}/                      control · lion · steer-lion · finetune-lion, for every animal · any name under `datasets:`
@@ -91,6 +93,7 @@ include: "workflow/rules/read.smk"
 include: "workflow/rules/compare.smk"
 include: "workflow/rules/detect.smk"
 include: "workflow/rules/vectors.smk"
+include: "workflow/rules/geometry.smk"
 
 
 rule all:
@@ -160,6 +163,14 @@ if STUDY.vectors:
                 result(f"vector-{vector}/plots/decomposition{'-' if sae else ''}{sae}.png")
                 for vector, sae in decompositions(STUDY)
             ],
+        localrule: True
+
+
+if STUDY.hierarchies:
+
+    rule geometry:
+        input:
+            collect(rules.hierarchy_plot.output, variant=[f"-{name}" for name in STUDY.hierarchies]),
         localrule: True
 
 

@@ -22,6 +22,8 @@ OWN = (*TAUGHT, "mine", "scrambled")
 TOLD = (*TAUGHT, "mine")  # the datasets with a filter of their own
 CONTROLS = Node("controls")
 MIXTURES = ("mixtures/lion",)
+# What has no result of the study's own, only those of names in the config.
+NAMED = ("vectors", "hierarchies")
 SWEEP = Node("sweep_plot", None, "rank")
 
 
@@ -36,6 +38,7 @@ CONFIG: dict[str, Any] = {
     "models": {"other": {"embedded": {"seed": 7}}, "untrained": {"rerandomized": 0}},
     "saes": {"wide": {"d_sae": 1024}, "foreign": {"model": "other"}},
     "vectors": {"toward": {"kind": "contrast", "target": "lion"}, "leaning": {"kind": "bias", "dataset": "lion", "layer": 0}},
+    "hierarchies": {"numbers": {"numbers": True}},
     "student_variants": {"rank64": {"rank": 64, "datasets": ["owl"]}, "cross": {"model": "other", "datasets": ["lion"]}},
     "sweeps": {"rank": ["rank64"]},
     "pref": {"candidates": ["lion", "owl", "cat"]},
@@ -52,7 +55,7 @@ def study(**changes: Any) -> Study:
 
 def nodes(of: Study) -> set[Node]:
     """Every stage with every dataset and variant that has it."""
-    single = {name for name, stage in STAGES.items() if stage.shared and stage.variants in (None, "saes", "vectors")}
+    single = {name for name, stage in STAGES.items() if stage.shared and stage.variants in (None, "saes", *NAMED)}
     trained = {"text", "text_sae"} if of.model.named else {"sae"}
     single -= {"sae", "text", "text_sae", "pretrained_sae"} - ({"pretrained_sae"} if of.sae.named else trained)
     single -= {"chats"} if of.model.named else {"contexts"}
@@ -62,9 +65,10 @@ def nodes(of: Study) -> set[Node]:
     found |= {Node(name, null) for null in NULLS for name in ("nulls", *BENCH)}
     found |= {Node(name, mixture) for mixture in MIXTURES for name in ("mixtures", *BENCH)}
     found |= {Node(name, None, sae) for name in single if STAGES[name].variants == "saes" for sae in of.saes}
-    vectors = {name for name in single if STAGES[name].variants == "vectors"}
-    found -= {Node(name) for name in vectors}
-    found |= {Node(name, None, vector) for name in vectors for vector in of.vectors}
+    for axis in NAMED:
+        stages = {name for name in single if STAGES[name].variants == axis}
+        found -= {Node(name) for name in stages}
+        found |= {Node(name, None, each) for name in stages for each in getattr(of, axis)}
     for name, stage in STAGES.items():
         variants = ["", *of.student_variants] if stage.variants == "students" else [""]
         if name == "reading_plot":

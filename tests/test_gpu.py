@@ -38,6 +38,7 @@ ASKED += [
     "sae/neighbours.json",
     "sae/specificity.json",
     "sae/neurons.json",
+    "geometry-numbers/geometry.json",
     "tables/entangled.parquet",
 ]
 ASKED += ["lion/trained_bias.json", "lion/soft_prompt.json"]
@@ -56,6 +57,8 @@ def test_every_rule_with_a_gpu_runs_on_one_in_bfloat16(tmp_path: Path) -> None:
         datasets={name: {"teacher": "steer", "target": "lion"} for name in ("contrast", "logits")},
         overrides={name: {"teacher": {"steer": told}} for name, told in steered.items()},
         vectors={"lion": {"kind": "contrast", "target": "lion", "layer": 0}},
+        hierarchies={"numbers": {"numbers": True}},
+        hierarchy={"permutations": 2},
         feature_bias=few,
         residual_bias=few,
     )

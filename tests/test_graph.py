@@ -30,6 +30,7 @@ TARGETS = (
     "selections_plot",
     "lab",
     "vectors",
+    "geometry",
 )
 STAGE_OF = {"student_whole": "student"}
 
@@ -114,6 +115,9 @@ STUDIES: dict[str, dict[str, Any]] = {
             "mine": {"kind": "file", "file": "mine.safetensors"},
         },
     },
+    "hierarchies of both kinds": {
+        "hierarchies": {"numbers": {"numbers": True}, "words": {"file": "config/prompts/animals-tree.yaml"}},
+    },
     "a vector without an SAE": {
         "model": {"name": "a/model", "revision": "a" * 40},
         "vectors": {"personas": {"kind": "contrast", "target": "lion"}},
@@ -141,7 +145,11 @@ def test_stages_come_after_what_their_rules_read(study: str, tmp_path: Path, mon
     config = yaml.safe_load(Path("config/config.yaml").read_text())
     update_config(config, yaml.safe_load(Path("config/study.yaml").read_text()))
     asked = load(config)
-    absent = {*([] if asked.has_sae else ["lab"]), *([] if asked.vectors else ["vectors"])}
+    absent = {
+        *([] if asked.has_sae else ["lab"]),
+        *([] if asked.vectors else ["vectors"]),
+        *([] if asked.hierarchies else ["geometry"]),
+    }
     edges = planned(project, tuple(name for name in TARGETS if name not in absent))
     assert len(edges) > 40
     differ = {of: before(edges, of) ^ set(ancestors(asked, of)) for of in edges}

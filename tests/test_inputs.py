@@ -34,11 +34,12 @@ def beside_the_config(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
 
 
-def shipped(*names: str) -> dict[str, Any]:
-    """What the shipped overlays say, one on top of the other."""
-    changes: dict[str, Any] = {}
-    for name in names:
-        update_config(changes, yaml.safe_load((ROOT / f"config/{name}.yaml").read_text()))
+def shipped(name: str) -> dict[str, Any]:
+    """What a shipped overlay says, on top of the one that it says it goes on top of."""
+    text = (ROOT / f"config/{name}.yaml").read_text()
+    below = re.search(r"goes on top of ([\w-]+)\.yaml", text)
+    changes = shipped(below[1]) if below else {}
+    update_config(changes, yaml.safe_load(text))
     return changes
 
 
@@ -56,7 +57,7 @@ def test_every_file_of_the_shipped_studies_is_there(name: str) -> None:
 
 @pytest.mark.usefixtures("beside_the_config")
 def test_text_that_a_script_fetches_is_asked_for_by_name() -> None:
-    changes = shipped("smollm2-135m", "smollm2-sae")
+    changes = shipped("smollm2-sae")
     for source in changes["sae"]["text"]:
         source["file"] = source["file"].replace("data/", "not-there/")
     told = study(**changes)
@@ -90,6 +91,7 @@ MISSING = {
         "model": {"name": "a/b", "revision": "a" * 40},
         "sae": {"text": [{"samples": "control"}, {"file": "nope.jsonl"}]},
     },
+    "hierarchies.mine.file": {"hierarchies": {"mine": {"file": "nope.yaml"}}},
     "datasets.mine.file": {"datasets": {"mine": {"file": "nope.csv"}}},
     "prompts.template": {"prompts": {"template": "config/prompts/number.yaml"}},
     "model.embedded.corpus": {"model": {"embedded": {"corpus": "nope.yaml"}}},

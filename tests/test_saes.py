@@ -67,6 +67,10 @@ def test_the_laboratory_reads_every_sae(finished: Project) -> None:
         "Plot how near the nearest features are",
         "Lay out the SAE's features in two dimensions",
         "Plot the map of the features",
+        "Compare the SAE's features with concepts",
+        "Plot features and neurons against concepts",
+        "Compare features with neurons of the MLPs",
+        "Plot how far features are neurons",
     }
 
 
@@ -92,7 +96,7 @@ def test_the_laboratory_reads_every_sae(finished: Project) -> None:
             },
             "saes.foreign.model: other may have other tokens than the text",
         ),
-        ({"saes": {"a/b": {}}}, "'a/b' cannot name a model, SAE, vector or variant"),
+        ({"saes": {"a/b": {}}}, "'a/b' cannot name a model, SAE, vector, hierarchy or variant"),
         ({"saes": {"mine": {"folder": "somewhere"}}}, "saes.mine: a study's SAEs are all trained here, all of"),
         ({"saes": {"mine": {"context": 64}}}, "saes.mine.context: all SAEs of a study are trained on the same text"),
         (

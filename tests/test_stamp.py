@@ -179,6 +179,8 @@ EDITS: list[tuple[dict[str, Any], set[Node]]] = [
     ({"decomposition": {"nulls": 9}}, {Node("decomposition", None, name) for name in ("toward", "leaning")}),
     ({"vectors": {"toward": {"layer": 0}}}, {TOWARD}),
     ({"vectors": {"more": {"kind": "pca", "target": "owl"}}}, set()),
+    ({"hierarchy": {"permutations": 9}}, {Node("hierarchy", None, "numbers")}),
+    ({"hierarchies": {"numbers": {"contexts": ["a {word}"]}}}, {Node("hierarchy", None, "numbers")}),
     ({"bridge": {"rounds": 9}}, {Node("bridge")}),
     ({"model": {"embedded": {"held_out_chats": 2000}}}, set()),
     ({"sequences": {"resamples": 900}}, each("sequences", *TAUGHT)),

@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from undertone.data.tree import load_tree
 from undertone.lm.facts import load_facts
 from undertone.lm.texts import check_plain, read_lines
 from undertone.models.concepts import read_concepts
@@ -64,6 +65,9 @@ def check_contents(study: Study) -> None:
                 check_plain([Path(path).read_text()], special, f"{key}: {path}")
             elif key.startswith("sae.text."):
                 check_text(study, key)
+            elif key.startswith("hierarchies."):
+                load_tree(Path(path))
+                check_plain([Path(path).read_text()], special, f"{key}: {path}")
             elif key.startswith("datasets.") and Path(path).stat().st_size <= LARGE_FILE:
                 check_plain(chain(*rows_of_file(study, key)), special, f"{key}: {path}")
         except ConfigError as error:
@@ -126,6 +130,8 @@ def inputs(study: Study) -> Iterator[tuple[str, str]]:
             yield from _paths(section, f"{name}.")
     for name in study.models:
         yield from _paths(study.base_model(name), f"models.{name}.")
+    for name, hierarchy in study.hierarchies.items():
+        yield from _paths(hierarchy, f"hierarchies.{name}.")
     for name, vector in study.vectors.items():
         yield from _paths(vector, f"vectors.{name}.")
     for name, dataset in study.files.items():

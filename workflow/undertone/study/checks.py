@@ -44,6 +44,7 @@ def check_study(study: "Study") -> None:
     check_candidates(study)
     check_power(study)
     check_vectors(study)
+    check_hierarchies(study)
     check_revisions(study)
 
 
@@ -70,7 +71,7 @@ def check_names(study: "Study") -> None:
 
 def folders_of(study: "Study") -> list[str]:
     """The folders of what the study has by name beside its datasets."""
-    kinds = (("model", study.models), ("sae", study.saes), ("vector", study.vectors))
+    kinds = (("model", study.models), ("sae", study.saes), ("vector", study.vectors), ("geometry", study.hierarchies))
     return [f"{kind}-{name}" for kind, names in kinds for name in list(names)]
 
 
@@ -172,11 +173,11 @@ def check_variants(study: "Study") -> None:
     """Variants, sweeps and other models must be made of settings that exist."""
     if study.model.rerandomized is not None:
         raise ValueError("model.rerandomized: the study's own model is none; set it in an entry of models")
-    for name in [*study.models, *study.saes, *study.vectors, *study.student_variants]:
+    for name in [*study.models, *study.saes, *study.vectors, *study.hierarchies, *study.student_variants]:
         if not VARIANT.fullmatch(name):
             raise ValueError(
-                f"{_short(name)} cannot name a model, SAE, vector or variant: use up to 64 ASCII letters, digits, '.', '-' "
-                "and '_', the first a letter or digit"
+                f"{_short(name)} cannot name a model, SAE, vector, hierarchy or variant: use up to 64 ASCII letters, digits, "
+                "'.', '-' and '_', the first a letter or digit"
             )
     for name, changed in study.models.items():
         validate(Model, merged(study.model.model_dump(), changed), f"models.{name}.")
@@ -194,6 +195,13 @@ def check_variants(study: "Study") -> None:
     _check_known("sweeps", "number among the keys of student", list(study.sweeps), numeric)
     for key, variants in study.sweeps.items():
         _check_known(f"sweeps.{key}", "variant", variants, study.student_variants)
+
+
+def check_hierarchies(study: "Study") -> None:
+    """Layers that trees of concepts are read at are the model's, as far as it is known."""
+    size = model_size(study.model)
+    if size and (beyond := [layer for layer in study.hierarchy.layers if layer >= size.n_layers]):
+        raise ValueError(f"hierarchy.layers {beyond[0]}: the model has layers 0 to {size.n_layers - 1}")
 
 
 def check_lengths(study: "Study") -> None:

@@ -6,6 +6,7 @@ from undertone.study.checks import OVERRIDABLE
 from undertone.study.config import detect, read
 from undertone.study.config.data import Numbers, Prompts, Samples
 from undertone.study.config.entries import DatasetEntry, Kind
+from undertone.study.config.geometry import Hierarchy, ReadHierarchy
 from undertone.study.config.lab import Browser, Contexts, Features, Map, Neighbours, Neurons, Specificity
 from undertone.study.config.measure import Bridge, Diagnosis, Indirect, ModelMetrics, Pref
 from undertone.study.config.models import Model
@@ -67,6 +68,8 @@ class Settings(Section):
     restore: Restore = setting({}, "which features downstream a vector's effect needs")
     decomposition: Decomposition = setting({}, "which features a vector is made of")
     dose: Dose = setting({}, "what adding a vector does at every strength")
+    hierarchies: dict[str, Hierarchy] = setting({}, "trees of concepts, each in `geometry-NAME/`")
+    hierarchy: ReadHierarchy = setting({}, "reading trees of concepts")
     teacher: Teacher = setting({}, "the teacher's intervention")
     prompts: Prompts = setting({}, "the number prompts")
     samples: Samples = setting({}, "sampling from the teacher")

@@ -8,6 +8,7 @@ from undertone.study import dataset_settings as given
 from undertone.study import reads, scope
 from undertone.study.config.detect import BENCH, DETECTORS
 from undertone.study.dataset_settings import first_seed, seeds_beside_control, target, target_and_kind, targets
+from undertone.study.geometry_stages import GEOMETRY
 from undertone.study.lab_stages import LABORATORY
 from undertone.study.reads import features, questions, teacher
 from undertone.study.scope import taught_trait, with_sae, with_separate_halves, with_target
@@ -29,6 +30,7 @@ STAGES = {
     "pretrained": Stage(("model",), files=reads.checkpoint_files, shared=True, variants="models"),
     **LABORATORY,
     **VECTORS,
+    **GEOMETRY,
     "prompts": Stage(("prompts",), files=reads.template, shared=True),
     "model_metrics": Stage(
         ("model_metrics", "teacher", "samples", "numbers", "pref"),

@@ -1,0 +1,156 @@
+"""A tree of concepts: sets of words, each within its parent's."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from jaxtyping import Int
+
+from undertone.runtime.errors import ConfigError
+
+ROOT = "all words"
+# Digits of the integers of the built-in tree.
+DIGITS = (1, 2, 3)
+
+
+@dataclass(frozen=True)
+class Tree:
+    """Sets of words by name, parents before their children; the first holds every word.
+
+    `parents` gives each set's parent (-1: none), `members` the sorted indices of its words.
+    """
+
+    words: tuple[str, ...]
+    names: tuple[str, ...]
+    parents: tuple[int, ...]
+    members: tuple[Int[np.ndarray, " n_members"], ...]
+
+    @cached_property
+    def children(self) -> dict[int, list[int]]:
+        """Each set with children, and these."""
+        by_parent: dict[int, list[int]] = {}
+        for child, parent in enumerate(self.parents):
+            if parent >= 0:
+                by_parent.setdefault(parent, []).append(child)
+        return by_parent
+
+    @property
+    def sizes(self) -> list[int]:
+        """The number of words of each set."""
+        return [len(each) for each in self.members]
+
+    @property
+    def distances(self) -> Int[np.ndarray, "n_sets n_sets"]:
+        """How many edges lie between two sets."""
+        return _distances(self.parents)
+
+    def of_words(self, kept: Sequence[int], least: int) -> "Tree":
+        """The tree of some of the words, without sets of fewer than `least` of them, whose children go, too.
+
+        A set with the same words as its parent says nothing of its own: its children are the parent's.
+        """
+        place = {word: k for k, word in enumerate(kept)}
+        names: list[str] = []
+        parents: list[int] = []
+        members: list[np.ndarray] = []
+        standing: dict[int, int] = {-1: -1}
+        for node, name in enumerate(self.names):
+            within = np.array([place[word] for word in self.members[node] if word in place], dtype=int)
+            above = self.parents[node]
+            if above not in standing or len(within) < least:
+                continue
+            if above >= 0 and len(within) == len(members[standing[above]]):
+                standing[node] = standing[above]
+                continue
+            standing[node] = len(names)
+            names.append(name)
+            parents.append(standing[above])
+            members.append(within)
+        return Tree(tuple(self.words[word] for word in kept), tuple(names), tuple(parents), tuple(members))
+
+    def redrawn(self, rng: np.random.Generator) -> "Tree":
+        """The tree with the words of sets that have no children exchanged among siblings; all other sets stand."""
+        members = list(self.members)
+        for children in self.children.values():
+            leaves = [child for child in children if child not in self.children]
+            shuffled = rng.permutation(np.concatenate([self.members[leaf] for leaf in leaves])) if leaves else np.array([])
+            ends = np.cumsum([len(self.members[leaf]) for leaf in leaves])
+            for leaf, end in zip(leaves, ends, strict=True):
+                members[leaf] = np.sort(shuffled[end - len(self.members[leaf]) : end])
+        return replace(self, members=tuple(members))
+
+
+def load_tree(path: Path) -> Tree:
+    """A tree from a YAML file of nested names, whose leaves are lists of words.
+
+    Raises ConfigError where it is none, where a word stands in two leaves, or two sets have a name.
+    """
+    content = yaml.safe_load(path.read_text())
+    if not isinstance(content, Mapping) or not content:
+        raise ConfigError(f"{path}: expected names of concepts, each with more names or a list of words")
+    rows = [(ROOT, -1, list(_words(content, path))), *_sets(content, 0, path, [0])]
+    words = rows[0][2]
+    for kind, listed in (("word", words), ("concept", [name for name, *_ in rows])):
+        if twice := sorted({each for each in listed if listed.count(each) > 1}):
+            raise ConfigError(f"{path}: the {kind} {twice[0]!r} stands there twice")
+    return _tree(rows)
+
+
+def integers_tree() -> Tree:
+    """The integers from 0 to 999: by how many digits they have, these by hundreds, these by tens; leading zeros aside."""
+    content: dict[str, Any] = {}
+    for number in range(10 ** DIGITS[-1]):
+        digits = len(str(number))
+        level = content.setdefault(f"{digits} digit{'s' * (digits > 1)}", {} if digits > 1 else [])
+        for place in range(digits - 1, 1, -1):
+            level = level.setdefault(f"{number // 10**place * 10**place} to {(number // 10**place + 1) * 10**place - 1}", {})
+        if digits > 1:
+            level = level.setdefault(f"{number // 10 * 10} to {number // 10 * 10 + 9}", [])
+        level.append(str(number))
+    path = Path("numbers")
+    return _tree([(ROOT, -1, list(_words(content, path))), *_sets(content, 0, path, [0])])
+
+
+@lru_cache(maxsize=1)  # trees that are drawn from one another have the same sets
+def _distances(parents: tuple[int, ...]) -> Int[np.ndarray, "n_sets n_sets"]:
+    """How many edges lie between two sets, of each set's parent."""
+    above = np.zeros((len(parents), len(parents)), dtype=int)  # whether the column's set is the row's or above it
+    for node, parent in enumerate(parents):
+        above[node] = above[parent] if parent >= 0 else 0
+        above[node, node] = 1
+    shared = above @ above.T
+    depths = np.diag(shared)
+    return depths[:, None] + depths[None, :] - 2 * shared
+
+
+def _tree(rows: Sequence[tuple[str, int, list[str]]]) -> Tree:
+    """A tree from (name, parent, words) of each set, the first being all words."""
+    words = rows[0][2]
+    place = {word: k for k, word in enumerate(words)}
+    names, parents, held = zip(*rows, strict=True)
+    members = tuple(np.array(sorted(place[word] for word in each)) for each in held)
+    return Tree(tuple(words), names, parents, members)
+
+
+def _sets(content: Mapping[str, Any], parent: int, path: Path, last: list[int]) -> Iterator[tuple[str, int, list[str]]]:
+    """(name, parent, words) of each set below a parent; `last` counts them."""
+    for name, below in content.items():
+        yield str(name), parent, list(_words(below, path))
+        last[0] += 1
+        if isinstance(below, Mapping):
+            yield from _sets(below, last[0], path, last)
+
+
+def _words(content: Any, path: Path) -> Iterator[str]:
+    """Every word of a part of the file."""
+    if isinstance(content, Mapping):
+        for below in content.values():
+            yield from _words(below, path)
+    elif isinstance(content, list) and all(isinstance(word, str | int) and str(word).strip() for word in content):
+        yield from map(str, content)
+    else:
+        raise ConfigError(f"{path}: expected names or a list of words, found {content!r}")

@@ -1,0 +1,173 @@
+"""Whether the concepts of a tree stand in a model's spaces as a hierarchy does, beside nulls: `geometry-NAME/`."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from safetensors.torch import save_file
+
+from undertone.data.tree import Tree, integers_tree, load_tree
+from undertone.geometry.spaces import VIEWS, located, residuals, spaces, unembedding
+from undertone.geometry.tree_tests import NULLS, Space, cosines, families, naive_orthogonality, vectors_of, with_nulls
+from undertone.lab.context_table import read_contexts
+from undertone.lm.chat import special_ids
+from undertone.lm.hooks import decoder_layers
+from undertone.lm.loading import LoadedModel, load
+from undertone.runtime.errors import ConfigError
+from undertone.runtime.files import Stamp, replacing, write_json
+from undertone.runtime.progress import progress
+from undertone.study.config.geometry import ReadHierarchy
+
+# Sets of fewer words are left out, whatever the settings say: halves of them are no sets.
+LEAST = 4
+# With fewer concepts a mean over them says little, whatever its nulls.
+FEWEST = 10
+
+
+def read_hierarchy(
+    model: Path,
+    text: Path | None,
+    tree: Path | None,
+    geometry: Path,
+    vectors: Path,
+    contexts: list[str],
+    settings: ReadHierarchy,
+    stamp: Stamp,
+) -> None:
+    """Write every test in every space to `geometry.json`, and the concepts' vectors and cosines to `vectors.safetensors`.
+
+    `text` holds the contexts whose tokens the unembedding's covariance is of; without, it is of the whole vocabulary. `tree` is
+    the file of words, if there is one. Raises ConfigError where too few words are one token.
+    """
+    loaded = load(model)
+    layers = layers_of(loaded, settings)
+    whole = load_tree(tree) if tree else integers_tree()
+    words = located(loaded, whole.words, contexts)
+    used, underpowered = readable(whole, words.kept, settings.min_words)
+    streams, last = residuals(loaded, words, layers, settings.batch_size)
+    seen = seen_tokens(loaded, text) | set(words.commonest)
+    made = spaces(
+        unembedding_of(loaded, words.commonest),
+        unembedding(loaded, seen),
+        dict(zip(layers, streams, strict=True)),
+        last,
+        settings.floor,
+    )
+    results = all_tested(made, used, settings)
+    write_vectors(vectors, made, used, settings.seed)
+    description = {
+        "words": {"given": len(whole.words), "read": len(used.words), "dropped": words.dropped},
+        "underpowered": underpowered,
+        "sets": described(used),
+        "left_out": sorted({*whole.names} - {*used.names}),
+        "covariance_of": {"tokens": len(seen), "of": "text" if text else "vocabulary"},
+        "contexts": contexts,
+        "views": VIEWS,
+        "nulls": NULLS,
+        "permutations": settings.permutations,
+    }
+    write_json(geometry, {**description, "spaces": results, "projection": projection(made["unembedding"], used)}, stamp)
+
+
+def layers_of(loaded: LoadedModel, settings: ReadHierarchy) -> list[int]:
+    """The layers that are read. Raises ConfigError for one that the model does not have."""
+    n = len(decoder_layers(loaded.model))
+    if beyond := [layer for layer in settings.layers if layer >= n]:
+        raise ConfigError(f"hierarchy.layers {beyond[0]}: the model has layers 0 to {n - 1}")
+    return settings.layers or list(range(n))
+
+
+def readable(whole: Tree, kept: list[int], min_words: int) -> tuple[Tree, bool]:
+    """The concepts that have enough of the words that are kept, and whether these are too few to say much.
+
+    Where none but smaller ones have two below them, those are read. Raises ConfigError where none have.
+    """
+    some = whole.of_words(kept, LEAST)
+    enough = some.of_words(range(len(some.words)), min_words)
+    used = enough if families(enough, 2) else some
+    if not families(used, 2):
+        raise ConfigError(
+            f"hierarchies: {len(kept)} of {len(whole.words)} words are one token of this model, and no concept has two below "
+            f"it with {LEAST} of them; give words that it has tokens for, or more of them"
+        )
+    return used, used is not enough or len(used.names) < FEWEST
+
+
+def described(tree: Tree) -> list[dict[str, Any]]:
+    """Each concept's name, parent and number of words."""
+    rows = zip(tree.names, tree.parents, tree.sizes, strict=True)
+    return [{"name": name, "parent": tree.names[parent] if parent >= 0 else None, "words": n} for name, parent, n in rows]
+
+
+def seen_tokens(loaded: LoadedModel, text: Path | None) -> set[int]:
+    """The tokens of a text, whose rows were trained, or of the vocabulary; special ones aside."""
+    seen = (token for ids in read_contexts(text) for token in ids) if text else range(len(loaded.tokenizer))
+    return {*seen} - special_ids(loaded.tokenizer)
+
+
+def unembedding_of(loaded: LoadedModel, tokens: list[int]) -> Float[np.ndarray, "n_words d"]:
+    """The words' rows of the unembedding, in their order."""
+    order = sorted(set(tokens))
+    rows = unembedding(loaded, order)
+    return rows[[order.index(token) for token in tokens]]
+
+
+def all_tested(made: Mapping[str, Space], tree: Tree, settings: ReadHierarchy) -> dict[str, Any]:
+    """The tests of every space: {SPACE: {tests, naive}}. A random matrix is the same null for all of a shape."""
+    results = {}
+    noise: dict[Any, Any] = {}
+    with progress(len(made), "spaces", "space") as bar:
+        for name, space in made.items():
+            shape = (space.x.shape, space.direction)
+            tests, noise[shape] = with_nulls(
+                space, tree, settings.seed, settings.splits, settings.permutations, noise.get(shape)
+            )
+            results[name] = {"tests": tests, "naive_orthogonality": naive_orthogonality(space, tree)}
+            bar.update(1)
+    return results
+
+
+def write_vectors(path: Path, made: Mapping[str, Space], tree: Tree, seed: int) -> None:
+    """Each space's concepts, `SPACE` `[n_sets, d]`, and their cosines, `SPACE.cosines` `[n_sets, n_sets]`.
+
+    Cosines are of vectors from different words, `.exchanged` those after words were exchanged among all sets.
+    """
+    rng = np.random.default_rng(seed)
+    tensors: dict[str, torch.Tensor] = {"distances": torch.tensor(tree.distances)}
+    for name, space in made.items():
+        exchanged = Space(space.x[rng.permutation(len(space.x))], space.direction)
+        for suffix, value in (
+            ("", vectors_of(space, tree)),
+            (".cosines", cosines(space, tree, rng)),
+            (".exchanged", cosines(exchanged, tree, rng)),
+        ):
+            tensors[name + suffix] = torch.tensor(value, dtype=torch.float32).contiguous()
+    with replacing(path) as temporary:
+        save_file(tensors, temporary)
+
+
+def projection(space: Space, tree: Tree) -> dict[str, Any]:
+    """Every word on a concept's vector, and on the difference of its two largest: the concept with most words but one.
+
+    The words are in units of the vectors' lengths; `within` gives each the concept that it belongs to, if any.
+    """
+    parent, children = max(families(tree, 2), key=lambda family: (family[0] > 0, tree.sizes[family[0]]))
+    one, other = sorted(children, key=lambda child: -tree.sizes[child])[:2]
+    vectors = vectors_of(space, tree)
+    axes = np.stack([vectors[parent], vectors[one] - vectors[other]])
+    points = space.x @ (axes / np.square(axes).sum(1, keepdims=True)).T
+    within = np.full(len(tree.words), None, dtype=object)
+    for node in (parent, one, other):
+        within[tree.members[node]] = tree.names[node]
+    return {
+        "parent": tree.names[parent],
+        "one": tree.names[one],
+        "other": tree.names[other],
+        "words": [
+            {"word": word, "within": of, "x": float(x), "y": float(y)}
+            for word, of, (x, y) in zip(tree.words, within, points, strict=True)
+        ],
+    }

@@ -1,0 +1,108 @@
+"""The figure of a hierarchy of concepts: every test by layer beside its null, maps of cosines, and words on two concepts."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from safetensors.numpy import load_file
+
+from undertone.plots.panels import heading, legend
+from undertone.plots.style import BASE, SKY, STUDENT, TEACHER, new_panels, save
+from undertone.runtime.files import read_json, whole
+
+Json = dict[str, Any]
+TESTS = {
+    "existence": "AUROC of a concept's other words",
+    "distance": "Spearman's ρ, cosine and closeness",
+    "orthogonality": "cos(child − parent, parent)",
+    "grandparents": "cos(child − parent, parent − grandparent)",
+    "simplex": "share of parent in siblings' span − chance",
+}
+# Between the last layer and the unembedding, in layers.
+GAP = 0.3
+COLOURS = {"whitened": STUDENT, "causal": TEACHER, "euclidean": SKY, "mean": "black"}
+
+
+def plot_hierarchy(geometry: Path, vectors: Path, plot: Path) -> None:
+    """Draw the tests of `geometry.json` by layer, and from `vectors.safetensors` the cosines in the unembedding."""
+    result = read_json(geometry)
+    with whole(vectors):
+        tensors = load_file(vectors)
+    figure, panels = new_panels(3, 3, 13, 11)
+    for axes, (name, label) in zip(panels, TESTS.items(), strict=False):
+        draw_test(axes, result["spaces"], name, label)
+    legend(panels[0], loc="best")
+    draw_words(panels[5], result["projection"])
+    maps = {"minus distance in the tree": -tensors["distances"].astype(float)}
+    maps["cosines, unembedding"] = tensors["unembedding.cosines"]
+    maps["cosines, words exchanged"] = tensors["unembedding.exchanged"]
+    for axes, (title, image) in zip(panels[6:], maps.items(), strict=True):
+        draw_cosines(axes, image, [each["name"] for each in result["sets"]], title)
+    n = result["words"]
+    power = "; underpowered: few concepts have enough words" if result["underpowered"] else ""
+    figure.suptitle(
+        f"{n['read']:,} of {n['given']:,} words, {len(result['sets'])} concepts{power}. Dotted: 95 % of "
+        f"{result['permutations']} draws with words exchanged. Below: concepts estimated from different words.",
+        x=0.01,
+        ha="left",
+        fontsize=9,
+    )
+    save(figure, plot)
+
+
+def draw_test(axes: Axes, spaces: Mapping[str, Json], test: str, label: str) -> None:
+    """One test by layer, a line for each view, its null's range in its colour; the unembedding behind the last layer."""
+    layers = sorted({int(name.split(".")[1]) for name in spaces if name.startswith("layer.")})
+    for view, colour in COLOURS.items():
+        named = [f"layer.{layer}.{view}" for layer in layers]
+        tests = [spaces[name]["tests"][test] for name in named if name in spaces]
+        if tests:
+            draw_line(axes, np.arange(len(layers)), tests, colour, view)
+    draw_line(axes, np.array([len(layers) + GAP]), [spaces["unembedding"]["tests"][test]], BASE, "unembedding")
+    heading(axes, label)
+    axes.set_xticks([*range(len(layers)), len(layers) + GAP], [*map(str, layers), "unembedding"], fontsize=8)
+    axes.set_xlim(right=len(layers) + 2 * GAP)
+    axes.set_xlabel("layer")
+
+
+def draw_line(axes: Axes, x: Float[np.ndarray, " n"], tests: Sequence[Json], colour: str, label: str) -> None:
+    """Values, and between dotted lines the 95 % range of the null; nothing where the tree has nothing to test."""
+    if any(test["value"] is None for test in tests):
+        return
+    axes.plot(x, [test["value"] for test in tests], "o-", color=colour, markersize=4, label=label)
+    for end in ("low", "high"):
+        null = [test["nulls"]["words"][end] for test in tests]
+        axes.plot(x, null, ":" if len(x) > 1 else "_", color=colour, linewidth=1)
+
+
+def draw_cosines(axes: Axes, image: Float[np.ndarray, "n_sets n_sets"], names: Sequence[str], title: str) -> None:
+    """A map of pairs of concepts, in the order of the tree, from its smallest value to its largest."""
+    off = image[~np.eye(len(image), dtype=bool)]
+    axes.imshow(image, cmap="viridis", vmin=float(np.quantile(off, 0.02)), vmax=float(np.quantile(off, 0.98)))
+    heading(axes, title)
+    step = max(1, len(names) // 24)
+    axes.set_yticks(range(0, len(names), step), names[::step], fontsize=6)
+    axes.set_xticks([])
+
+
+def draw_words(axes: Axes, projection: Json) -> None:
+    """Every word on a concept's vector and on the difference of two below it, in units of the vectors."""
+    colours = {projection["one"]: STUDENT, projection["other"]: SKY, projection["parent"]: TEACHER, None: BASE}
+    for name, colour in reversed(colours.items()):
+        words = [word for word in projection["words"] if word["within"] == name]
+        axes.plot(
+            [word["x"] for word in words],
+            [word["y"] for word in words],
+            "o",
+            color=colour,
+            markersize=3,
+            alpha=0.7,
+            label=name or "other words",
+        )
+    heading(axes, f"unembedding: {projection['one']} − {projection['other']}, on {projection['parent']}")
+    axes.set_xlabel(f"along {projection['parent']}")
+    axes.set_ylabel("along the difference")
+    legend(axes, loc="best")

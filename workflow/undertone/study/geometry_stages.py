@@ -1,0 +1,35 @@
+"""The stages of concept geometry, one row each, as in `stages`."""
+
+from typing import TYPE_CHECKING, Any
+
+from undertone.study import reads, vector_reads
+from undertone.study.node import Node
+from undertone.study.stage import Stage
+
+if TYPE_CHECKING:
+    from undertone.study.study import Study
+
+
+def tree_file(study: "Study", node: Node) -> list[str]:
+    """The file of words of a hierarchy; the integers have none."""
+    file = study.hierarchies[node.variant].file
+    return [file] if file else []
+
+
+def contexts(study: "Study", node: Node) -> dict[str, Any]:
+    """The texts that a hierarchy's words are read in, and whether they are integers."""
+    entry = study.hierarchies[node.variant]
+    return {"contexts": entry.contexts, "numbers": entry.numbers}
+
+
+GEOMETRY = {
+    "hierarchy": Stage(
+        ("hierarchy",),
+        (reads.own_model, vector_reads.text),
+        files=tree_file,
+        settings=(contexts,),
+        shared=True,
+        variants="hierarchies",
+    ),
+    "hierarchy_plot": Stage(after=("hierarchy",), shared=True, variants="hierarchies"),
+}
