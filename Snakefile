@@ -13,8 +13,10 @@
 #                                   features of an SAE it is made of; downstream.json and .parquet, what it does to later
 #                                   layers and the features there; restore.json, which of them carry its effect;
 #                                   plots/ with a figure of each
-#                                   features of an SAE it is made of; plots/ with a figure of each
 #   geometry-NAME/                  of each under `hierarchies:`: geometry.json, vectors.safetensors, plots/geometry.png: concepts of a tree, with nulls
+#   pair-NAME/                      of each under `pairs:`: matches.parquet and .json, which features of two SAEs match; points.parquet,
+#                                   activations of some; similarity.json, how alike the decoders are; rotation.json, what one SAE
+#                                   explains of the other's model after a rotation; layers.json, which layers lie alike; plots/
 #   text.parquet  text-NAME.parquet contexts that neither was trained on, on which features are read; in another model's tokens
 #   prompts.parquet                 the number prompts, the same for every dataset
 #   {dataset}/                      control · lion · steer-lion · finetune-lion, for every animal · any name under `datasets:`
@@ -94,6 +96,7 @@ include: "workflow/rules/compare.smk"
 include: "workflow/rules/detect.smk"
 include: "workflow/rules/vectors.smk"
 include: "workflow/rules/geometry.smk"
+include: "workflow/rules/pairs.smk"
 
 
 rule all:
@@ -171,6 +174,17 @@ if STUDY.hierarchies:
     rule geometry:
         input:
             collect(rules.hierarchy_plot.output, variant=[f"-{name}" for name in STUDY.hierarchies]),
+        localrule: True
+
+
+if STUDY.pairs:
+
+    rule pairs:
+        input:
+            collect(
+                rules.similarity_plot.output + rules.rotation_plot.output + rules.layers_plot.output,
+                variant=[f"-{name}" for name in STUDY.pairs],
+            ),
         localrule: True
 
 

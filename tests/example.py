@@ -23,7 +23,7 @@ TOLD = (*TAUGHT, "mine")  # the datasets with a filter of their own
 CONTROLS = Node("controls")
 MIXTURES = ("mixtures/lion",)
 # What has no result of the study's own, only those of names in the config.
-NAMED = ("vectors", "hierarchies")
+NAMED = ("vectors", "pairs", "hierarchies")
 SWEEP = Node("sweep_plot", None, "rank")
 
 
@@ -39,6 +39,7 @@ CONFIG: dict[str, Any] = {
     "saes": {"wide": {"d_sae": 1024}, "foreign": {"model": "other"}},
     "vectors": {"toward": {"kind": "contrast", "target": "lion"}, "leaning": {"kind": "bias", "dataset": "lion", "layer": 0}},
     "hierarchies": {"numbers": {"numbers": True}},
+    "pairs": {"widths": {"b": "wide"}, "models": {"b": "foreign"}},
     "student_variants": {"rank64": {"rank": 64, "datasets": ["owl"]}, "cross": {"model": "other", "datasets": ["lion"]}},
     "sweeps": {"rank": ["rank64"]},
     "pref": {"candidates": ["lion", "owl", "cat"]},

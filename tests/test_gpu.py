@@ -39,6 +39,8 @@ ASKED += [
     "sae/specificity.json",
     "sae/neurons.json",
     "geometry-numbers/geometry.json",
+    "pair-copy/rotation.json",
+    "pair-copy/layers.json",
     "tables/entangled.parquet",
 ]
 ASKED += ["lion/trained_bias.json", "lion/soft_prompt.json"]
@@ -56,6 +58,8 @@ def test_every_rule_with_a_gpu_runs_on_one_in_bfloat16(tmp_path: Path) -> None:
         teacher={"finetune": {"steps": 2}},
         datasets={name: {"teacher": "steer", "target": "lion"} for name in ("contrast", "logits")},
         overrides={name: {"teacher": {"steer": told}} for name, told in steered.items()},
+        pairs={"copy": {"b": ""}},
+        layers={"read": 2_000, "tokens": 500, "shifts": 2},
         vectors={"lion": {"kind": "contrast", "target": "lion", "layer": 0}},
         hierarchies={"numbers": {"numbers": True}},
         hierarchy={"permutations": 2},

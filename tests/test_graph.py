@@ -31,6 +31,7 @@ TARGETS = (
     "lab",
     "vectors",
     "geometry",
+    "pairs",
 )
 STAGE_OF = {"student_whole": "student"}
 
@@ -125,6 +126,7 @@ STUDIES: dict[str, dict[str, Any]] = {
     "SAEs of other models": {
         "models": {"other": {"embedded": {"seed": 3}}, "untrained": {"rerandomized": 0}},
         "saes": {"wide": {"d_sae": 96}, "foreign": {"model": "other"}, "control": {"model": "untrained"}},
+        "pairs": {"widths": {"b": "wide"}, "models": {"a": "foreign", "b": ""}, "controls": {"b": "control"}},
     },
     "an SAE of a named model trained on text, and one of its control": {
         "model": {"name": "a/model", "revision": "a" * 40},
@@ -145,11 +147,13 @@ def test_stages_come_after_what_their_rules_read(study: str, tmp_path: Path, mon
     config = yaml.safe_load(Path("config/config.yaml").read_text())
     update_config(config, yaml.safe_load(Path("config/study.yaml").read_text()))
     asked = load(config)
-    absent = {
-        *([] if asked.has_sae else ["lab"]),
-        *([] if asked.vectors else ["vectors"]),
-        *([] if asked.hierarchies else ["geometry"]),
+    there = {
+        "lab": asked.has_sae,
+        "vectors": bool(asked.vectors),
+        "pairs": bool(asked.pairs),
+        "geometry": bool(asked.hierarchies),
     }
+    absent = {name for name, is_there in there.items() if not is_there}
     edges = planned(project, tuple(name for name in TARGETS if name not in absent))
     assert len(edges) > 40
     differ = {of: before(edges, of) ^ set(ancestors(asked, of)) for of in edges}

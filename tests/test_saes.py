@@ -96,12 +96,12 @@ def test_the_laboratory_reads_every_sae(finished: Project) -> None:
             },
             "saes.foreign.model: other may have other tokens than the text",
         ),
-        ({"saes": {"a/b": {}}}, "'a/b' cannot name a model, SAE, vector, hierarchy or variant"),
+        ({"saes": {"a/b": {}}}, "'a/b' cannot name a model, SAE, vector, pair, hierarchy or variant"),
         ({"saes": {"mine": {"folder": "somewhere"}}}, "saes.mine: a study's SAEs are all trained here, all of"),
         ({"saes": {"mine": {"context": 64}}}, "saes.mine.context: all SAEs of a study are trained on the same text"),
         (
             {"saes": {"wide": {}}, "datasets": {"sae-wide": {"teacher": "none"}}},
-            "'sae-wide' cannot name a dataset: one of the study's models, SAEs or vectors has a folder of that name",
+            "'sae-wide' cannot name a dataset: one of the study's models, SAEs, vectors or pairs has a folder of that name",
         ),
         (
             {"saes": {"wide": {}}, "model": {"name": "gpt2", "revision": "0" * 40}},

@@ -121,7 +121,7 @@ EDITS: list[tuple[dict[str, Any], set[Node]]] = [
     ({"student_variants": {"cross": {"datasets": ["lion", "owl"]}}}, {CONTROLS}),
     ({"models": {"other": {"embedded": {"seed": 8}}}}, {Node("model", None, "other")}),
     ({"models": {"untrained": {"rerandomized": 1}}}, {Node("rerandomized", None, "untrained")}),
-    ({"saes": {"foreign": {"model": "untrained"}}}, {Node("sae", None, "foreign")}),
+    ({"saes": {"foreign": {"model": "untrained"}}}, {Node("sae", None, "foreign"), Node("layers", None, "models")}),
     ({"numbers": {"max_count": 9}}, each("numbers", CONTROL, *TOLD) | METRICS | DOSES | each("matched", *ALL) | NULL_SETS),
     (
         {"samples": {"temperature": 0.9}},
@@ -172,6 +172,11 @@ EDITS: list[tuple[dict[str, Any], set[Node]]] = [
     ({"specificity": {"bands": 9}}, {Node("specificity", None, name) for name in NAMES}),
     ({"neurons": {"shifts": 9}}, {Node("neurons", None, name) for name in NAMES}),
     ({"browser": {"features": 9}}, {Node("browser", None, name) for name in NAMES}),
+    ({"matches": {"shifts": 9}}, {Node("matches", None, name) for name in ("widths", "models")}),
+    ({"rotation": {"ridge": 9}}, {Node("rotation", None, name) for name in ("widths", "models")}),
+    ({"layers": {"k": 9}}, {Node("layers", None, name) for name in ("widths", "models")}),
+    ({"similarity": {"k": 9}}, {Node("similarity", None, name) for name in ("widths", "models")}),
+    ({"pairs": {"models": {"a": "foreign", "b": ""}}}, {Node(name, None, "models") for name in ("matches", "layers")}),
     ({"vector": {"nulls": 9}}, {TOWARD, LEANING}),
     ({"dose": {"max_kl": 0.9}}, DOSES),
     ({"restore": {"controls": 9}}, {Node("restore", None, name) for name in ("toward", "leaning")}),
@@ -346,7 +351,7 @@ def test_the_version_of_a_file_is_that_of_its_content(tmp_path: Path) -> None:
 def test_a_local_models_stamp_holds_the_contents_of_the_files_that_are_loaded(tmp_path: Path) -> None:
     for name in ("config.json", "model.safetensors", "notes.txt"):
         (tmp_path / name).write_text(json.dumps({"num_hidden_layers": 2, "hidden_size": 32}))
-    own = study(model={"name": str(tmp_path)}, saes=None, teachers=["prompt"])
+    own = study(model={"name": str(tmp_path)}, saes=None, pairs=None, teachers=["prompt"])
     before = {node: stamp(own, node) for node in (Node("pretrained"), Node("student", "lion"))}
     assert f"{tmp_path}/model.safetensors" in before[Node("student", "lion")]["files"]
     (tmp_path / "notes.txt").write_text("other")

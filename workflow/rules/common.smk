@@ -260,7 +260,20 @@ def files_in(folder):
     values = {
         "dataset": [folder],
         "seed": ["1"],
-        "variant": ["", *(f"-{name}" for name in [*STUDY.student_variants, *STUDY.models, *STUDY.saes, *STUDY.vectors, *STUDY.hierarchies])],
+        "variant": [
+            "",
+            *(
+                f"-{name}"
+                for name in [
+                    *STUDY.student_variants,
+                    *STUDY.models,
+                    *STUDY.saes,
+                    *STUDY.vectors,
+                    *STUDY.pairs,
+                    *STUDY.hierarchies,
+                ]
+            ),
+        ],
         "key": [*READINGS, *STUDY.sweeps],
         "sae": ["", *(f"-{name}" for name in STUDY.saes)],
     }

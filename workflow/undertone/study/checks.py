@@ -11,6 +11,7 @@ from undertone.study.config.entries import COMMIT, CONTROL, KINDS, Taught, name_
 from undertone.study.config.models import Model
 from undertone.study.config.students import Student, student_keys
 from undertone.study.config.teachers import Teacher
+from undertone.study.pair_checks import check_pairs
 from undertone.study.paths import RESERVED, holds_study
 from undertone.study.sae_checks import check_saes, check_sizes
 from undertone.study.sizes import linear_modules, model_size
@@ -45,6 +46,7 @@ def check_study(study: "Study") -> None:
     check_power(study)
     check_vectors(study)
     check_hierarchies(study)
+    check_pairs(study)
     check_revisions(study)
 
 
@@ -65,13 +67,19 @@ def check_names(study: "Study") -> None:
     folders = set(folders_of(study))
     if taken := sorted(folders & {*study.animals, *study.datasets}):
         raise ValueError(
-            f"{taken[0]!r} cannot name a dataset: one of the study's models, SAEs or vectors has a folder of that name"
+            f"{taken[0]!r} cannot name a dataset: one of the study's models, SAEs, vectors or pairs has a folder of that name"
         )
 
 
 def folders_of(study: "Study") -> list[str]:
     """The folders of what the study has by name beside its datasets."""
-    kinds = (("model", study.models), ("sae", study.saes), ("vector", study.vectors), ("geometry", study.hierarchies))
+    kinds = (
+        ("model", study.models),
+        ("sae", study.saes),
+        ("vector", study.vectors),
+        ("pair", study.pairs),
+        ("geometry", study.hierarchies),
+    )
     return [f"{kind}-{name}" for kind, names in kinds for name in list(names)]
 
 
@@ -173,11 +181,11 @@ def check_variants(study: "Study") -> None:
     """Variants, sweeps and other models must be made of settings that exist."""
     if study.model.rerandomized is not None:
         raise ValueError("model.rerandomized: the study's own model is none; set it in an entry of models")
-    for name in [*study.models, *study.saes, *study.vectors, *study.hierarchies, *study.student_variants]:
+    for name in [*study.models, *study.saes, *study.vectors, *study.pairs, *study.hierarchies, *study.student_variants]:
         if not VARIANT.fullmatch(name):
             raise ValueError(
-                f"{_short(name)} cannot name a model, SAE, vector, hierarchy or variant: use up to 64 ASCII letters, digits, "
-                "'.', '-' and '_', the first a letter or digit"
+                f"{_short(name)} cannot name a model, SAE, vector, pair, hierarchy or variant: use up to 64 ASCII letters, "
+                "digits, '.', '-' and '_', the first a letter or digit"
             )
     for name, changed in study.models.items():
         validate(Model, merged(study.model.model_dump(), changed), f"models.{name}.")

@@ -10,6 +10,7 @@ from undertone.study.config.geometry import Hierarchy, ReadHierarchy
 from undertone.study.config.lab import Browser, Contexts, Features, Map, Neighbours, Neurons, Specificity
 from undertone.study.config.measure import Bridge, Diagnosis, Indirect, ModelMetrics, Pref
 from undertone.study.config.models import Model
+from undertone.study.config.pair_settings import Layers, Matches, Pair, Rotation, Similarity
 from undertone.study.config.saes import Sae, SaeMetrics
 from undertone.study.config.students import Student
 from undertone.study.config.teachers import Teacher
@@ -62,6 +63,11 @@ class Settings(Section):
     specificity: Specificity = setting({}, "concepts against the SAE's features")
     neurons: Neurons = setting({}, "how far features are neurons of the MLPs")
     browser: Browser = setting({}, "the page of the features")
+    pairs: dict[str, Pair] = setting({}, "pairs of SAEs that are compared, each in `pair-NAME/`")
+    matches: Matches = setting({}, "which features of a pair of SAEs match")
+    similarity: Similarity = setting({}, "how alike the decoders of a pair of SAEs are")
+    rotation: Rotation = setting({}, "what an SAE explains of another model after one rotation")
+    layers: Layers = setting({}, "which layers of the models of a pair lie alike")
     vectors: dict[str, Vector] = setting({}, "steering vectors, each in `vector-NAME/`")
     vector: MakeVector = setting({}, "making vectors")
     downstream: Downstream = setting({}, "what a vector does to later layers and to the features there")

@@ -10,6 +10,7 @@ from undertone.study.config.detect import BENCH, DETECTORS
 from undertone.study.dataset_settings import first_seed, seeds_beside_control, target, target_and_kind, targets
 from undertone.study.geometry_stages import GEOMETRY
 from undertone.study.lab_stages import LABORATORY
+from undertone.study.pair_stages import PAIRS
 from undertone.study.reads import features, questions, teacher
 from undertone.study.scope import taught_trait, with_sae, with_separate_halves, with_target
 from undertone.study.stage import Stage
@@ -31,6 +32,7 @@ STAGES = {
     **LABORATORY,
     **VECTORS,
     **GEOMETRY,
+    **PAIRS,
     "prompts": Stage(("prompts",), files=reads.template, shared=True),
     "model_metrics": Stage(
         ("model_metrics", "teacher", "samples", "numbers", "pref"),

@@ -1,0 +1,123 @@
+"""`snakemake pairs` on the micro study: a pair of an SAE with itself, of two trainings, and of two models with other tokens."""
+
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from PIL import Image
+
+from undertone.runtime.errors import ConfigError
+from undertone.runtime.files import read_json
+from undertone.study.study import load
+from workflow import Project
+
+MATCHES = {"tokens": 2_500, "min_count": 10, "shifts": 2, "shuffles": 19, "bootstraps": 20}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    project = Project.create(tmp_path_factory.mktemp("pairs") / "project")
+    project.configure(
+        models={"other": {"embedded": {"seed": 3}}},
+        saes={"seed1": {"seed": 1}, "other": {"model": "other", "tokens": 4_000}},
+        pairs={"same": {"b": ""}, "seeds": {"b": "seed1"}, "models": {"b": "other"}},
+        matches=MATCHES,
+        similarity={"permutations": 19},
+        rotation={"shifts": 2, "bootstraps": 20},
+        layers={"read": 2_500, "tokens": 500, "shifts": 2},
+    )
+    project.forked("pairs")
+    return project
+
+
+def of(project: Project, name: str) -> tuple[pl.DataFrame, dict[str, Any], dict[str, Any]]:
+    home = project.root / f"results/pair-{name}"
+    return pl.read_parquet(home / "matches.parquet"), read_json(home / "matches.json"), read_json(home / "similarity.json")
+
+
+def test_an_sae_matches_itself(finished: Project) -> None:
+    table, summary, similarity = of(finished, "same")
+    assert summary["identity"]
+    assert summary["aligned"] == 1
+    one = table.filter(way="one").drop_nulls("r")
+    assert (one["a"] == one["b"]).all()
+    assert one["r"].min() == pytest.approx(1)  # type: ignore[arg-type]
+    assert one["shared"].all()
+    assert one["decoder_cosine"].min() == pytest.approx(1)  # type: ignore[arg-type]
+    assert summary["headline"]["one"]["meaningful"]["r"]["median"] == pytest.approx(1)
+    for measure in (similarity["spaces"]["one"]["measures"] or {}).values():
+        assert measure["value"] is None or measure["value"] == pytest.approx(1)
+
+
+def test_two_trainings_match_better_than_shifted_text(finished: Project) -> None:
+    table, summary, _ = of(finished, "seeds")
+    one = summary["headline"]["one"]
+    assert 2_500 <= summary["tokens"] + summary["outliers"] < 3_000
+    assert one["all"]["r"]["median"] > one["by_chance"]["all"]["median"] + 0.1
+    assert summary["counts"]["one"]["pairs"] == one["all"]["n"] == len(table.filter(way="one"))
+    assert set(table["trivial"].drop_nulls()) <= {"rare", "dense", "junk", "token"}
+    assert table.filter(pl.col("count_a") < 10)["trivial"].is_in(["rare"]).all()
+    assert table.select((pl.col("tokens_a").list.len() > 0).all()).item()
+
+
+def test_two_models_are_compared_where_their_tokens_end_together(finished: Project) -> None:
+    table, summary, similarity = of(finished, "models")
+    assert 0.5 < summary["aligned"] <= 1
+    assert not summary["same_model"]
+    assert table["decoder_cosine"].null_count() == len(table)
+    assert summary["headline"]["one"]["all"]["shared"] is None
+    assert similarity["headline"] == summary["headline"]
+
+
+def test_of_one_model_the_rotation_is_none_and_each_layer_is_most_like_itself(finished: Project) -> None:
+    turned, layers = (read_json(finished.root / f"results/pair-same/{name}.json") for name in ("rotation", "layers"))
+    own = turned["a_of_a"]["explained_variance"]
+    for name in ("identity", "procrustes"):
+        assert turned["a_of_b"][name]["explained_variance"] == pytest.approx(own, abs=1e-3)
+    assert turned["b_of_b"] == turned["a_of_a"]
+    for variant in ("plain", "given_token"):
+        for measure in ("knn", "cka"):
+            assert [of["layer"] for of in layers[variant][measure]["best_of_a"]] == [0, 1]
+            assert layers[variant][measure]["values"][0][0] == pytest.approx(1)
+
+
+def test_every_pair_has_its_figures(finished: Project) -> None:
+    texts = {"similarity": "r on the scoring half", "rotation": "explained variance", "layers": "layer of b"}
+    for name in ("same", "seeds", "models"):
+        for plot, text in texts.items():
+            with Image.open(finished.root / f"results/pair-{name}/plots/{plot}.png") as figure:
+                assert text in figure.info["Description"]
+    assert finished.planned("pairs") == set()
+
+
+def test_a_pair_is_stale_by_its_own_settings(finished: Project, tmp_path: Path) -> None:
+    project = finished.copy(tmp_path / "project")
+    project.configure(pairs={"same": {"b": ""}, "seeds": {"a": "seed1", "b": ""}, "models": {"b": "other"}})
+    assert project.planned("pairs") == {
+        "Match the features of the pair-seeds",
+        "Compare the decoders of the pair-seeds",
+        "Plot how well the features of the pair-seeds match",
+        "Turn one model of the pair-seeds into the other",
+        "Plot what a rotation of the pair-seeds carries over",
+        "Compare the layers of the pair-seeds",
+        "Plot the layers of the pair-seeds",
+    }
+
+
+@pytest.mark.parametrize(
+    ("config", "complaint"),
+    [
+        ({"pairs": {"x": {"b": "wdie"}}, "saes": {"wide": {}}}, "pairs.x.b: no such SAE of saes 'wdie'; nearest: wide"),
+        ({"pairs": {"x": {"a": ""}}}, "pairs.x.b: missing"),
+        ({"pairs": {"a/b": {"b": ""}}}, "'a/b' cannot name a model, SAE, vector, pair, hierarchy or variant"),
+        (
+            {"pairs": {"x": {"b": ""}}, "datasets": {"pair-x": {"teacher": "none"}}},
+            "'pair-x' cannot name a dataset: one of the study's models, SAEs, vectors or pairs has a folder of that name",
+        ),
+        ({"pairs": {"x": {"b": ""}}, "model": {"name": "gpt2", "revision": "0" * 40}}, "pairs: the study has no SAE for gpt2"),
+    ],
+)
+def test_what_no_pair_can_be_is_refused(config: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(ConfigError, match=complaint):
+        load(config)

@@ -1,0 +1,211 @@
+"""Pairs of SAEs: which features match, how alike their spaces and layers are, and what one rotation carries over."""
+
+PAIRS = variants(STUDY.pairs)
+
+
+def saes_of(wildcards):
+    """The names of a pair's SAEs."""
+    pair = STUDY.pairs[variant_of(wildcards)]
+    return [pair.a, pair.b]
+
+
+def of_saes(file):
+    """A file of each of a pair's SAEs."""
+    return lambda wildcards: [result(f"sae-{sae}/{file}" if sae else f"sae/{file}") for sae in saes_of(wildcards)]
+
+
+def models_of_pair(wildcards):
+    """`model.json` of the model that each of a pair's SAEs reads."""
+    return [model_of(STUDY.model_of(sae)) for sae in saes_of(wildcards)]
+
+
+def texts_of_pair(wildcards):
+    """The text that features are read on, in the tokens of either model."""
+    return [text_of(STUDY.model_of(sae)) for sae in saes_of(wildcards)]
+
+
+if STUDY.has_sae:
+
+    rule matches:
+        input:
+            models=models_of_pair,
+            saes=of_saes("sae.json"),
+            texts=texts_of_pair,
+        output:
+            matches=result("pair{variant}/matches.parquet"),
+            points=result("pair{variant}/points.parquet"),
+            summary=ensure(result("pair{variant}/matches.json"), non_empty=True),
+        log:
+            log_of("matches", "study{variant}"),
+        benchmark:
+            benchmark_of("matches", "study{variant}")
+        wildcard_constraints:
+            variant=PAIRS,
+        threads: 1
+        resources:
+            gpu=1,
+            mem_mb=gigabytes(32),
+            runtime=minutes(60),
+        params:
+            stamp=stamp_of("matches"),
+        message:
+            "Match the features of the pair{wildcards.variant}"
+        script:
+            "../scripts/matches.py"
+
+    rule similarity:
+        input:
+            saes=of_saes("sae.json"),
+            matches=rules.matches.output.matches,
+            summary=rules.matches.output.summary,
+        output:
+            similarity=ensure(result("pair{variant}/similarity.json"), non_empty=True),
+        log:
+            log_of("similarity", "study{variant}"),
+        benchmark:
+            benchmark_of("similarity", "study{variant}")
+        wildcard_constraints:
+            variant=PAIRS,
+        threads: 1
+        resources:
+            mem_mb=gigabytes(8),
+            runtime=minutes(30),
+        params:
+            stamp=stamp_of("similarity"),
+        message:
+            "Compare the decoders of the pair{wildcards.variant}"
+        script:
+            "../scripts/similarity.py"
+
+    rule similarity_plot:
+        input:
+            matches=rules.matches.output.matches,
+            points=rules.matches.output.points,
+            similarity=rules.similarity.output.similarity,
+        output:
+            plot=report(
+                result("pair{variant}/plots/similarity.png"),
+                caption="../report/similarity.rst",
+                category="SAE laboratory",
+                labels=figure("how well the features of two SAEs match"),
+            ),
+        log:
+            log_of("similarity_plot", "study{variant}"),
+        benchmark:
+            benchmark_of("similarity_plot", "study{variant}")
+        wildcard_constraints:
+            variant=PAIRS,
+        localrule: True
+        resources:
+            mem_mb=gigabytes(4),
+            runtime=minutes(10),
+        params:
+            stamp=stamp_of("similarity_plot"),
+        message:
+            "Plot how well the features of the pair{wildcards.variant} match"
+        script:
+            "../scripts/similarity_plot.py"
+
+    rule rotation:
+        input:
+            models=models_of_pair,
+            saes=of_saes("sae.json"),
+            texts=texts_of_pair,
+            matches=rules.matches.output.matches,
+        output:
+            turned=ensure(result("pair{variant}/rotation.json"), non_empty=True),
+        log:
+            log_of("rotation", "study{variant}"),
+        benchmark:
+            benchmark_of("rotation", "study{variant}")
+        wildcard_constraints:
+            variant=PAIRS,
+        threads: 1
+        resources:
+            gpu=1,
+            mem_mb=gigabytes(32),
+            runtime=minutes(60),
+        params:
+            stamp=stamp_of("rotation"),
+        message:
+            "Turn one model of the pair{wildcards.variant} into the other"
+        script:
+            "../scripts/rotation.py"
+
+    rule rotation_plot:
+        input:
+            turned=rules.rotation.output.turned,
+        output:
+            plot=report(
+                result("pair{variant}/plots/rotation.png"),
+                caption="../report/rotation.rst",
+                category="SAE laboratory",
+                labels=figure("what an SAE explains of another model"),
+            ),
+        log:
+            log_of("rotation_plot", "study{variant}"),
+        benchmark:
+            benchmark_of("rotation_plot", "study{variant}")
+        wildcard_constraints:
+            variant=PAIRS,
+        localrule: True
+        resources:
+            mem_mb=gigabytes(4),
+            runtime=minutes(10),
+        params:
+            stamp=stamp_of("rotation_plot"),
+        message:
+            "Plot what a rotation of the pair{wildcards.variant} carries over"
+        script:
+            "../scripts/rotation_plot.py"
+
+    rule layers:
+        input:
+            models=models_of_pair,
+            texts=texts_of_pair,
+        output:
+            layers=ensure(result("pair{variant}/layers.json"), non_empty=True),
+        log:
+            log_of("layers", "study{variant}"),
+        benchmark:
+            benchmark_of("layers", "study{variant}")
+        wildcard_constraints:
+            variant=PAIRS,
+        threads: 1
+        resources:
+            gpu=1,
+            mem_mb=gigabytes(32),
+            runtime=minutes(60),
+        params:
+            stamp=stamp_of("layers"),
+        message:
+            "Compare the layers of the pair{wildcards.variant}"
+        script:
+            "../scripts/layers.py"
+
+    rule layers_plot:
+        input:
+            layers=rules.layers.output.layers,
+        output:
+            plot=report(
+                result("pair{variant}/plots/layers.png"),
+                caption="../report/layers.rst",
+                category="SAE laboratory",
+                labels=figure("which layers of two models lie alike"),
+            ),
+        log:
+            log_of("layers_plot", "study{variant}"),
+        benchmark:
+            benchmark_of("layers_plot", "study{variant}")
+        wildcard_constraints:
+            variant=PAIRS,
+        localrule: True
+        resources:
+            mem_mb=gigabytes(4),
+            runtime=minutes(10),
+        params:
+            stamp=stamp_of("layers_plot"),
+        message:
+            "Plot the layers of the pair{wildcards.variant}"
+        script:
+            "../scripts/layers_plot.py"

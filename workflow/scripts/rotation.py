@@ -1,0 +1,4 @@
+from undertone.pairs.rotation import make_rotation
+from undertone.study.job import run
+
+run(make_rotation, snakemake)

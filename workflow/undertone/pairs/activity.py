@@ -1,0 +1,113 @@
+"""What two models' residual streams and two SAEs' features are at the tokens that both can be compared at."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from sae_lens import SAE
+from scipy.sparse import csr_array, vstack
+from torch import Tensor
+
+from undertone.lm import hooks
+from undertone.lm.chat import Row
+from undertone.lm.hooks import decoder_layers, resid_post
+from undertone.lm.loading import LoadedModel, load
+from undertone.lm.training import collate
+from undertone.pairs.aligned import Aligned, read_aligned
+from undertone.runtime.errors import ConfigError
+from undertone.runtime.progress import progress
+from undertone.saes.saved import check_layer, load_sae
+
+# Contexts that a model reads at once, and numbers of an SAE's activations that are made at once.
+ROWS, NUMBERS = 64, 2**24
+Residuals = Float[np.ndarray, "n d_model"]
+
+
+class Side(NamedTuple):
+    """One of a pair: a model, an SAE, its layer, and the residual stream there at the aligned tokens."""
+
+    loaded: LoadedModel
+    sae: SAE[Any]
+    layer: int
+    residuals: Residuals
+
+
+def read_sides(
+    models: Sequence[Path], saes: Sequence[Path], texts: Sequence[Path], tokens: int, max_norm: float
+) -> tuple[Aligned, Side, Side, int]:
+    """Both sides of a pair at the tokens that they can be compared at, and how many were left out as outliers.
+
+    Left out are tokens whose residual norm is more than `max_norm` times the median on either side. The same model is read
+    once. Raises ConfigError, which names the side, where a residual is NaN or infinite.
+    """
+    aligned = read_aligned(models, texts, tokens)
+    sides: list[Side] = []
+    for k, (model, sae) in enumerate(zip(models, saes, strict=True)):
+        loaded = sides[0].loaded if sides and models[0] == models[1] else load(model)
+        dictionary, layer = load_sae(sae, loaded)
+        check_layer(layer, len(decoder_layers(loaded.model)))
+        (residuals,) = streams(loaded, [layer], aligned, k)
+        sides.append(Side(loaded, dictionary, layer, residuals))
+    usual = np.logical_and(*(is_usual(side.residuals, max_norm) for side in sides))
+    a, b = (side._replace(residuals=side.residuals[usual]) for side in sides)
+    return aligned.only(usual), a, b, int((~usual).sum())
+
+
+@torch.no_grad()
+def streams(loaded: LoadedModel, layers: Sequence[int], aligned: Aligned, side: int) -> list[Residuals]:
+    """The residual stream after each of the layers at the aligned tokens of a side, in float32."""
+    contexts, at = aligned.contexts[side], aligned.at[side]
+    first = np.searchsorted(aligned.row, np.arange(len(contexts) + 1))
+    parts: list[list[Residuals]] = [[] for _ in layers]
+
+    def work(rows: Sequence[int]) -> list[Residuals]:
+        batch = collate([Row(list(contexts[row]), 0) for row in rows], loaded.pad_id, loaded.model.device)
+        read = every_layer(loaded, layers, batch)
+        places = [at[first[row] : first[row + 1]] for row in rows]
+        which = np.repeat(np.arange(len(rows)), [len(place) for place in places])
+        position = np.concatenate(places)
+        return [residual[which, position].float().cpu().numpy() for residual in read]
+
+    with progress(len(contexts), f"side {'ab'[side]}", "context") as bar:
+        for some in loaded.batch_size("contexts read together", ROWS).parts(work, range(len(contexts))):
+            for part, residual in zip(parts, some, strict=True):
+                part.append(residual)
+            bar.update(min(ROWS, len(contexts) - bar.n))
+    together = [np.concatenate(part) for part in parts]
+    for layer, residual in zip(layers, together, strict=True):
+        if not np.isfinite(residual).all():
+            raise ConfigError(
+                f"model {'ab'[side]}: the residual stream after layer {layer} is NaN or infinite; its weights are damaged, or "
+                "overflow in their precision"
+            )
+    return together
+
+
+def every_layer(loaded: LoadedModel, layers: Sequence[int], batch: dict[str, Tensor]) -> list[Tensor]:
+    """The residual stream of a batch after each of the layers."""
+    if len(layers) == 1:
+        return [resid_post(loaded.model, layers[0], batch)]
+    every = dict(hooks.streams(loaded.model, batch))
+    return [every[f"resid_post.{layer}"] for layer in layers]
+
+
+def is_usual(residuals: Residuals, max_norm: float) -> Bool[np.ndarray, " n"]:
+    """Which tokens have a norm of at most `max_norm` times the median."""
+    norms = np.linalg.norm(residuals, axis=1)
+    return norms <= max_norm * np.median(norms)
+
+
+@torch.no_grad()
+def features(side: Side, rows: Int[np.ndarray, " n"] | None = None) -> csr_array:
+    """An SAE's activations `[n, d_sae]` at the aligned tokens."""
+    residuals = side.residuals if rows is None else side.residuals[rows]
+    device = side.sae.W_dec.device
+    step = max(1, NUMBERS // side.sae.cfg.d_sae)
+    parts = [
+        csr_array(side.sae.encode(torch.from_numpy(residuals[start : start + step]).to(device)).cpu().numpy())
+        for start in range(0, len(residuals), step)
+    ]
+    return vstack(parts, format="csr")

@@ -1,0 +1,97 @@
+"""The tokens at which two models can be compared: those that end at the same character of the same text."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Int
+from transformers import PreTrainedTokenizerBase
+
+from undertone.lab.context_table import read_contexts
+from undertone.lab.retokenized import same_tokens, whole_texts
+from undertone.lm.chat import special_ids
+from undertone.lm.loading import folder_of, read_tokenizer
+from undertone.runtime.errors import ConfigError
+
+# Of two tokenizers that agree on fewer of their tokens' ends, what is compared is not the text but a part of it.
+LEAST_ALIGNED = 0.5
+Contexts = Sequence[Sequence[int]]
+
+
+@dataclass(frozen=True)
+class Aligned:
+    """Tokens of text, in the order of the contexts, that stand at the same place for both models.
+
+    `contexts` are those that were read, in the ids of either side. A token is in the context `row`, at position `at[0]` of the
+    one model and `at[1]` of the other. `word` numbers the pairs of token ids: equal numbers are equal tokens on both sides.
+    `share` is that of the first model's text tokens that stand here.
+    """
+
+    contexts: tuple[Contexts, Contexts]
+    row: Int[np.ndarray, " n"]
+    at: tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"]]
+    word: Int[np.ndarray, " n"]
+    share: float
+
+    def only(self, keep: Bool[np.ndarray, " n"]) -> "Aligned":
+        """Some of the tokens."""
+        return Aligned(self.contexts, self.row[keep], (self.at[0][keep], self.at[1][keep]), self.word[keep], self.share)
+
+
+def read_aligned(models: Sequence[Path], texts: Sequence[Path], tokens: int) -> Aligned:
+    """As many contexts of a text, in each of two models' tokens, as hold `tokens` that stand at the same place."""
+    tokenizers = [read_tokenizer(folder, str(folder)) for folder in map(folder_of, models)]
+    return align(tokenizers, [read_contexts(text) for text in texts], tokens)
+
+
+def align(tokenizers: Sequence[PreTrainedTokenizerBase], contexts: Sequence[Contexts], tokens: int) -> Aligned:
+    """The tokens that stand at the same place for both tokenizers; special tokens are none.
+
+    Raises ConfigError where they are fewer than half of the first one's.
+    """
+    special = [np.array(sorted(special_ids(tokenizer))) for tokenizer in tokenizers]
+    ends = places(tokenizers, contexts)
+    parts: list[Int[np.ndarray, "4 n"]] = []
+    n = n_text = row = 0
+    while n < tokens and row < len(contexts[0]):
+        here = [np.asarray(side[row], dtype=np.int64) for side in contexts]
+        text = [np.flatnonzero(~np.isin(ids, codes)) for ids, codes in zip(here, special, strict=True)]
+        _, first, second = np.intersect1d(ends[0][row][text[0]], ends[1][row][text[1]], return_indices=True)
+        at = [text[0][first], text[1][second]]
+        parts.append(np.stack([*at, here[0][at[0]], here[1][at[1]]]))
+        n, n_text, row = n + len(first), n_text + len(text[0]), row + 1
+    if n < LEAST_ALIGNED * n_text:
+        raise ConfigError(
+            f"{n / n_text:.0%} of the tokens end where one of the other model does, expected {LEAST_ALIGNED:.0%}: the two "
+            "tokenizers cut text too differently to be compared"
+        )
+    at_a, at_b, id_a, id_b = np.concatenate(parts, axis=1)
+    _, word = np.unique(id_a * 2**32 + id_b, return_inverse=True)
+    rows = np.repeat(np.arange(row), [part.shape[1] for part in parts])
+    return Aligned((contexts[0][:row], contexts[1][:row]), rows, (at_a, at_b), word, n / n_text)
+
+
+def places(
+    tokenizers: Sequence[PreTrainedTokenizerBase], contexts: Sequence[Contexts]
+) -> list[list[Int[np.ndarray, " n_tokens"]]]:
+    """Of each side and context where tokens end: at which character, or of tokenizers that agree, at which token.
+
+    Where a text is not cut again as it was (of some ids there is no such text) a side's tokens stand nowhere.
+    """
+    if same_tokens(*tokenizers):
+        numbers = [np.arange(len(ids)) for ids in contexts[0]]
+        return [numbers, numbers]
+    sides = []
+    for number, (tokenizer, side) in enumerate(zip(tokenizers, contexts, strict=True)):
+        again = tokenizer(whole_texts(tokenizer, side), add_special_tokens=False, return_offsets_mapping=True)
+        cut = zip(side, again["input_ids"], again["offset_mapping"], strict=True)
+        sides.append(
+            [
+                np.array([end for _, end in offsets], dtype=np.int64)
+                if list(ids) == new
+                else np.full(len(ids), -1 - number, dtype=np.int64)
+                for ids, new, offsets in cut
+            ]
+        )
+    return sides

@@ -1,0 +1,222 @@
+"""Which features of two SAEs match, and how well they do beside chance."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from jaxtyping import Float
+from scipy.sparse import csr_array
+
+from undertone.pairs.activity import Side, features, read_sides
+from undertone.pairs.best_matches import LEVEL, WAYS, Halves, matched, trivial
+from undertone.pairs.fired_on import FiredOn, fired_on
+from undertone.runtime.errors import ConfigError
+from undertone.runtime.files import Stamp, read_json, write_json, write_parquet
+from undertone.saes.decoder import directions
+from undertone.study.config.pair_settings import Matches
+
+# Two features of one model with both cosines above this are shared (Paulo & Belrose 2025, arXiv 2501.16615).
+SHARED = 0.7
+# An SAE with a greater share of dead features says little.
+MOST_DEAD = 0.5
+# Pairs of either kind whose activations are written down, and tokens of each, for a figure.
+DRAWN, POINTS = 4, 300
+# Tokens that an SAE rebuilds at once.
+CHUNK = 2**14
+
+
+def make_matches(
+    models: Sequence[Path],
+    saes: Sequence[Path],
+    texts: Sequence[Path],
+    matches: Path,
+    points: Path,
+    summary: Path,
+    settings: Matches,
+    stamp: Stamp,
+) -> str:
+    """Write every match (`matches`), activations of some of them (`points`) and a summary; returns a line for the log.
+
+    `models`, `saes` and `texts` are those of the two sides. Raises ValueError for an SAE whose features have no fixed
+    directions.
+    """
+    aligned, a, b, outliers = read_sides(models, saes, texts, settings.tokens, settings.max_norm)
+    acts = (features(a), features(b))
+    halves = Halves.of(*acts, aligned.row, aligned.word)
+    table, null = matched(halves, settings)
+    about = [fired_on(side.loaded, aligned, k, some) for k, (side, some) in enumerate(zip((a, b), acts, strict=True))]
+    density = tuple(np.asarray((side > 0).sum(0)) / side.shape[0] for side in acts)
+    table = table.with_columns(trivial=trivial(table, (density[0], density[1]), (about[0].junk, about[1].junk), settings))
+    table = beside_weights(table, a, b, same_model=models[0] == models[1])
+    table = table.with_columns(tokens_a=named(about[0], table["a"]), tokens_b=named(about[1], table["b"])).sort(
+        "way", "r", descending=[False, True], nulls_last=True
+    )
+    quality = [quality_of(side, some) for side, some in zip((a, b), acts, strict=True)]
+    body = {
+        "tokens": len(aligned.row),
+        "aligned": aligned.share,
+        "outliers": outliers,
+        "same_model": models[0] == models[1],
+        "identity": saes[0] == saes[1],
+        "a": {"model": read_json(models[0])["name"], "layer": a.layer, **quality[0]},
+        "b": {"model": read_json(models[1])["name"], "layer": b.layer, **quality[1]},
+        "warnings": [line for name, of in zip("ab", quality, strict=True) for line in warnings(name, of)],
+        "counts": {way: reasons(table.filter(way=way)) for way in WAYS},
+        "headline": {way: headlines(table.filter(way=way), null, settings) for way in WAYS},
+    }
+    write_parquet(matches, table, stamp)
+    write_parquet(points, drawn(table, acts, settings.seed), stamp)
+    write_json(summary, body, stamp)
+    return line(body)
+
+
+def beside_weights(table: pl.DataFrame, a: Side, b: Side, same_model: bool) -> pl.DataFrame:
+    """Cosines of decoder rows and of encoder columns, and whether both exceed .7; null of two models, which share no axes."""
+    columns = ("decoder_cosine", "encoder_cosine")
+    if not same_model:
+        empty = [pl.lit(None, dtype=pl.Float64).alias(name) for name in columns]
+        return table.with_columns(*empty, shared=pl.lit(None, dtype=pl.Boolean))
+    weights = ([directions(side.sae) for side in (a, b)], [side.sae.W_enc.T.float() for side in (a, b)])
+    cosines = {name: pair_cosines(sides[0], sides[1], table) for name, sides in zip(columns, weights, strict=True)}
+    both = np.minimum(*cosines.values())
+    return table.with_columns(**{name: pl.Series(values) for name, values in cosines.items()}, shared=pl.Series(both > SHARED))
+
+
+def pair_cosines(
+    x: Float[torch.Tensor, "n_a d"], y: Float[torch.Tensor, "n_b d"], table: pl.DataFrame
+) -> Float[np.ndarray, " n"]:
+    """Cosine of the rows that each pair names."""
+    unit = [torch.nn.functional.normalize(side.double().cpu(), dim=-1) for side in (x, y)]
+    return (unit[0][table["a"].to_numpy()] * unit[1][table["b"].to_numpy()]).sum(-1).numpy()
+
+
+def named(about: FiredOn, numbers: pl.Series) -> pl.Series:
+    """The texts of the tokens that most of each feature's activation falls on."""
+    return pl.Series([about.tokens[number] for number in numbers], dtype=pl.List(pl.String))
+
+
+def quality_of(side: Side, acts: csr_array) -> dict[str, Any]:
+    """How good an SAE is on these tokens: features, dead ones, L0, explained variance, and that of as many components."""
+    x = side.residuals.astype(np.float64)
+    with torch.no_grad():
+        device = side.sae.W_dec.device
+        rebuilt = torch.cat([side.sae(part.to(device)).cpu() for part in torch.split(torch.from_numpy(side.residuals), CHUNK)])
+    around = x - x.mean(0)
+    variances = np.linalg.eigvalsh(around.T @ around)[::-1].clip(min=0)
+    l0 = acts.nnz / len(x)
+    n_components = min(max(round(l0), 1), len(variances))
+    return {
+        "features": acts.shape[1],
+        "dead": int((np.asarray((acts > 0).sum(0)) == 0).sum()),
+        "l0": l0,
+        "explained_variance": float(1 - np.sum((x - rebuilt.numpy()) ** 2) / variances.sum()),
+        "pca": float(variances[:n_components].sum() / variances.sum()),
+    }
+
+
+def warnings(name: str, quality: dict[str, Any]) -> list[str]:
+    """What is wrong with an SAE of which little can then be said."""
+    said = []
+    if quality["dead"] > MOST_DEAD * quality["features"]:
+        said.append(f"SAE {name}: {quality['dead']} of {quality['features']} features are dead on these tokens")
+    if quality["explained_variance"] < quality["pca"]:
+        said.append(
+            f"SAE {name} explains {quality['explained_variance']:.0%} of the variance, and as many principal components as "
+            f"features are active {quality['pca']:.0%}"
+        )
+    return said
+
+
+def reasons(table: pl.DataFrame) -> dict[str, int]:
+    """Pairs in all, and how many are trivial by each reason."""
+    counted = dict(table["trivial"].drop_nulls().value_counts().iter_rows())
+    return {"pairs": len(table), **{reason: int(counted.get(reason, 0)) for reason in ("rare", "dense", "junk", "token")}}
+
+
+def headlines(table: pl.DataFrame, null: pl.DataFrame, settings: Matches) -> dict[str, Any]:
+    """What is said of a way's matches: of all, of those that are not trivial, and of the same choice by chance."""
+    frequent = null.filter(pl.min_horizontal("count_a", "count_b") >= settings.min_count)
+    return {
+        "all": headline(table, settings),
+        "meaningful": headline(table.filter(pl.col("trivial").is_null()), settings),
+        "by_chance": {
+            name: {"median": quantile(some["r"], 0.5), "q95": quantile(some["r"], 0.95)}
+            for name, some in (("all", null), ("frequent", frequent))
+        },
+    }
+
+
+def headline(table: pl.DataFrame, settings: Matches) -> dict[str, Any]:
+    """Medians of r and of r given the token with 95 % bootstrap intervals over pairs; shares; None without a pair."""
+    known = table.drop_nulls(["r"])
+    r = known["r"].to_numpy()
+    token = known["r_token"].fill_null(0).to_numpy()
+    lexical = 1 - np.maximum(token, 0) ** 2 / np.where(r == 0, np.inf, r) ** 2
+    return {
+        "n": len(table),
+        "r": interval(r, settings),
+        "r_token": interval(token, settings),
+        "r_token_null95": quantile(known["r_token_null95"], 0.5),
+        "above_chance": share(known["p"] <= LEVEL),
+        "above_chance_given_token": share(known["p_token"] <= LEVEL),
+        "above_07": share(known["r"] > SHARED),
+        "lexical": float(np.median(lexical)) if len(known) else None,
+        "shared": share(known["shared"].drop_nulls()),
+    }
+
+
+def share(holds: pl.Series) -> float | None:
+    """The share that holds, of any."""
+    return float(holds.to_numpy().mean()) if len(holds) else None
+
+
+def interval(values: Float[np.ndarray, " n"], settings: Matches) -> dict[str, Any] | None:
+    """The median with its 95 % bootstrap interval."""
+    if not len(values):
+        return None
+    rng = np.random.default_rng(settings.seed)
+    drawn = np.median(values[rng.integers(0, len(values), (settings.bootstraps, len(values)))], axis=1)
+    return {"median": float(np.median(values)), "ci95": [float(end) for end in np.quantile(drawn, [0.025, 0.975])]}
+
+
+def quantile(values: pl.Series, at: float) -> float | None:
+    """A quantile of what there is."""
+    known = values.drop_nulls().to_numpy()
+    return float(np.quantile(known, at)) if len(known) else None
+
+
+def drawn(table: pl.DataFrame, acts: tuple[csr_array, csr_array], seed: int) -> pl.DataFrame:
+    """Activations of the best matches one to one, meaningful and trivial ones, on tokens where either is active.
+
+    `only_a`, `only_b` and `both` count the tokens where one or both are.
+    """
+    one = table.filter(way="one")
+    parts = []
+    for kind, some in (("meaningful", one.filter(pl.col("trivial").is_null())), ("trivial", one.drop_nulls("trivial"))):
+        for a, b in some.drop_nulls("r").head(DRAWN).select("a", "b").iter_rows():
+            x, y = (side[:, [k]].toarray()[:, 0] for side, k in zip(acts, (a, b), strict=True))
+            active = np.flatnonzero((x > 0) | (y > 0))
+            shown = np.random.default_rng(seed).permutation(active)[:POINTS]
+            number = {
+                "only_a": ((x > 0) & (y == 0)).sum(),
+                "only_b": ((x == 0) & (y > 0)).sum(),
+                "both": ((x > 0) & (y > 0)).sum(),
+            }
+            part = pl.DataFrame({"act_a": x[shown], "act_b": y[shown]})
+            own = {"kind": kind, "a": a, "b": b, **{name: int(n) for name, n in number.items()}}
+            parts.append(part.with_columns(**{name: pl.lit(value) for name, value in own.items()}))
+    if not parts:
+        raise ConfigError("no feature of either SAE is active on enough tokens for a match; set matches.tokens higher")
+    return pl.concat(parts)
+
+
+def line(body: dict[str, Any]) -> str:
+    """What to say of the matches in the log."""
+    one, n = body["headline"]["one"], body["counts"]["one"]["pairs"]
+    best, chance = one["meaningful"]["r"], one["by_chance"]["frequent"]["median"]
+    said = f"of {one['meaningful']['n']} that are not trivial r is {best['median']:.2f}" if best else "all are trivial"
+    beside = "" if chance is None else f", of shifted text {chance:.2f}"
+    return f"{n} features matched one to one on {body['tokens']:,} tokens; {said}{beside}"

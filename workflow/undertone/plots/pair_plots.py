@@ -1,0 +1,179 @@
+"""Figures of a pair of SAEs: how well their features match, what one rotation carries over, which layers lie alike."""
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
+
+from undertone.plots.panels import Json, empty, heading, legend
+from undertone.plots.style import BASE, SKY, STUDENT, TEACHER, new_figure, new_panels, save
+from undertone.runtime.files import Stamp, read_json, read_parquet
+
+NAMES = {"svcca": "SVCCA", "cka": "CKA", "rsa": "RSA", "knn": "mutual\nk-NN", "procrustes": "Procrustes\nr²"}
+REASONS = ("rare", "dense", "junk", "token")
+COLORS = dict(zip(REASONS, ("#CCCCCC", BASE, "#F0E442", SKY), strict=True))
+
+
+def plot_similarity(matches: Path, points: Path, similarity: Path, plot: Path, stamp: Stamp) -> None:
+    """Draw r of the matches, what is left of it given the token, which are trivial, how alike the spaces are, and examples."""
+    table, shown, body = read_parquet(matches).filter(way="one"), read_parquet(points), read_json(similarity)
+    figure, axes = new_panels(3, 4, 15, 11)
+    draw_r(axes[0], table, body)
+    draw_given_token(axes[1], table)
+    draw_reasons(axes[2], body)
+    draw_spaces(axes[3], body)
+    for row, kind in ((1, "meaningful"), (2, "trivial")):
+        pairs = shown.filter(kind=kind).select("a", "b").unique(maintain_order=True).rows()
+        for number, panel in enumerate(axes[4 * row : 4 * row + 4]):
+            if number < len(pairs):
+                draw_pair(panel, shown.filter(kind=kind, a=pairs[number][0], b=pairs[number][1]), table)
+            else:
+                empty(panel, f"no further match that is {'not trivial' if kind == 'meaningful' else 'trivial'}")
+    save(figure, plot)
+
+
+def draw_r(axes: Axes, table: pl.DataFrame, body: Json) -> None:
+    """How often which r occurs, of all matches and of those that are not trivial, and r of shifted text."""
+    bins = np.linspace(-0.1, 1, 34).tolist()
+    chance = body["headline"]["one"]["by_chance"]["frequent"]
+    axes.hist(table["r"].drop_nulls(), bins, color="#DDDDDD", label="all")
+    axes.hist(table.filter(pl.col("trivial").is_null())["r"].drop_nulls(), bins, color=STUDENT, alpha=0.8, label="not trivial")
+    if chance["q95"] is not None:
+        axes.axvline(chance["q95"], color="black", linestyle="--", linewidth=1, label="95 % of best matches\nin shifted text")
+    axes.set(xlabel="r on the scoring half", ylabel="matches, one to one")
+    heading(axes, f"How well matched features agree: {body['counts']['one']['pairs']} pairs, {body['tokens']:,} tokens")
+    legend(axes)
+    warned = axes.annotate("\n".join(body["warnings"]), (0.01, 0.667), xycoords="figure fraction", fontsize=8, color=STUDENT)
+    warned.set_in_layout(False)
+
+
+def draw_given_token(axes: Axes, table: pl.DataFrame) -> None:
+    """r of each match against r given the token."""
+    known = table.drop_nulls(["r", "r_token"])
+    for reason, color in [*COLORS.items(), (None, STUDENT)]:
+        some = known.filter(pl.col("trivial").is_null() if reason is None else pl.col("trivial") == reason)
+        axes.scatter(some["r"], some["r_token"], s=8, color=color, label=reason or "not trivial")
+    axes.plot([0, 1], [0, 1], color="black", linewidth=0.5)
+    axes.axhline(0, color="black", linewidth=0.5)
+    axes.set(xlabel="r", ylabel="r given the token")
+    heading(axes, "What is left once each token's mean is subtracted")
+    legend(axes)
+
+
+def draw_reasons(axes: Axes, body: Json) -> None:
+    """How many matches of each way are trivial, by reason."""
+    ways = {"best_a": "best of b\nfor each a", "best_b": "best of a\nfor each b", "mutual": "mutual", "one": "one to one"}
+    counts = body["counts"]
+    left = {way: counts[way]["pairs"] - sum(counts[way][reason] for reason in REASONS) for way in ways}
+    bottom = np.zeros(len(ways))
+    for reason, color in (("not trivial", STUDENT), *COLORS.items()):
+        height = np.array([left[way] if reason == "not trivial" else counts[way][reason] for way in ways], dtype=float)
+        axes.bar(range(len(ways)), height, bottom=bottom, color=color, label=reason, width=0.7)
+        bottom += height
+    axes.set_xticks(range(len(ways)), list(ways.values()), fontsize=8)
+    axes.set_ylabel("matches")
+    heading(axes, "Why matches are trivial: rare or dense features, junk, or no more than the token")
+    legend(axes)
+
+
+def draw_spaces(axes: Axes, body: Json) -> None:
+    """Similarities of the matched decoder rows beside those of shuffled matches."""
+    of = body["spaces"]["one"]
+    if of["measures"] is None:
+        empty(axes, f"{of['pairs']} matches are not trivial: too few to compare the spaces that they span")
+        return
+    for number, (name, measure) in enumerate(of["measures"].items()):
+        if measure["value"] is not None:
+            axes.bar(number, measure["value"], color=TEACHER, width=0.6, label="matched" if name == "cka" else None)
+        axes.errorbar(
+            number,
+            measure["null_mean"],
+            2 * measure["null_sd"],
+            fmt="o",
+            color="black",
+            markersize=4,
+            capsize=4,
+            label="shuffled, mean ± 2 sd" if name == "cka" else None,
+        )
+        z = "" if measure["z"] is None else f"z {measure['z']:.0f}"
+        axes.text(number, max(measure["value"] or 0, measure["null_mean"]) + 0.03, z, ha="center", fontsize=7)
+    axes.set_xticks(range(len(of["measures"])), [NAMES[name] for name in of["measures"]], fontsize=7)
+    axes.set_ylim(top=1.15)
+    axes.set_ylabel("similarity")
+    heading(axes, f"How alike the decoder rows of {of['pairs']} matches lie")
+    legend(axes)
+
+
+def draw_pair(axes: Axes, shown: pl.DataFrame, table: pl.DataFrame) -> None:
+    """Activations of two matched features where either is active; tokens of only one are counted."""
+    first = shown.row(0, named=True)
+    match = table.filter(a=first["a"], b=first["b"]).row(0, named=True)
+    axes.scatter(shown["act_a"], shown["act_b"], s=6, color=STUDENT if first["kind"] == "meaningful" else BASE, alpha=0.5)
+    tokens = " ".join((match["tokens_a"] or [])[:3]).replace("$", r"\$").replace("\n", "↵")
+    axes.set(xlabel=f"feature {first['a']} of a", ylabel=f"feature {first['b']} of b")
+    given = "none" if match["r_token"] is None else f"{match['r_token']:.2f}"
+    why = f" ({match['trivial']})" if match["trivial"] else ""
+    alone = first["only_a"] + first["only_b"]
+    heading(axes, f"{tokens}: r {match['r']:.2f}, given the token {given}{why}; both {first['both']:,}, one {alone:,}")
+
+
+def plot_rotation(turned: Path, plot: Path, stamp: Stamp) -> None:
+    """Draw what SAE a explains of model b through each map, beside both SAEs on their own models."""
+    body = read_json(turned)
+    names = {
+        "a_of_a": "SAE a\non model a",
+        "b_of_b": "SAE b\non model b",
+        "identity": "SAE a on b,\nas it is",
+        "random": "random\nrotation",
+        "procrustes": "one\nrotation",
+        "ridge": "affine map",
+    }
+    values = {"a_of_a": body["a_of_a"], "b_of_b": body["b_of_b"], **body["a_of_b"]}
+    figure, axes = new_figure(8, 4.5)
+    for number, of in enumerate(values.values()):
+        value, ends = of["explained_variance"], of["ci95"]
+        axes.bar(number, value, color=BASE if number < 2 else STUDENT, width=0.65)
+        axes.errorbar(number, value, [[value - ends[0]], [ends[1] - value]], color="black", capsize=3)
+        axes.text(number, max(value, 0) + 0.03, f"{value:.2f}", ha="center", fontsize=8)
+    axes.axhline(body["null"]["mean"], color="black", linestyle="--", linewidth=1, label="one rotation, fitted on shifted text")
+    axes.axhline(0, color="black", linewidth=0.8)
+    axes.set_xticks(range(len(values)), [names[name] for name in values], fontsize=8)
+    axes.set_ylim(max(-1.5, axes.get_ylim()[0]), 1.2)
+    axes.set_ylabel("explained variance")
+    decoder = body["decoder"]
+    rows = (
+        f"; decoder rows of {decoder['pairs']} matches: median cosine {decoder['median_cosine']:.2f} after the rotation, "
+        f"shuffled {decoder['shuffled']['median_cosine']:.2f}"
+        if decoder
+        else ""
+    )
+    heading(axes, f"What SAE a explains of model b, 95 % intervals over contexts{rows}")
+    legend(axes)
+    save(figure, plot)
+
+
+def plot_layers(layers: Path, plot: Path, stamp: Stamp) -> None:
+    """Draw how alike every two layers of the two models lie, and each one's best partner."""
+    body = read_json(layers)
+    figure, panels = new_panels(2, 2, 9, 8)
+    titles = {"knn": "shared neighbours", "cka": "CKA"}
+    ways = {"plain": "as they are", "given_token": "once each token's mean is subtracted"}
+    for axes, (variant, measure) in zip(panels, [(way, name) for way in ways for name in titles], strict=True):
+        of = body[variant][measure]
+        values = np.array(of["values"])
+        axes.imshow(values, vmin=0, vmax=1, cmap="Greens", aspect="auto")
+        for a, line in enumerate(values):
+            for b, value in enumerate(line):
+                text = f"{value:.2f}\n({of['null_mean'][a][b]:.2f})".replace("-0.00", "0.00") if values.size <= 40 else ""
+                axes.text(b, a, text, ha="center", va="center", fontsize=7, color="white" if value > 0.6 else "black")
+            best = of["best_of_a"][a]
+            axes.add_patch(Rectangle((best["layer"] - 0.48, a - 0.48), 0.96, 0.96, fill=False, edgecolor=STUDENT, linewidth=2))
+            if best["p"] <= 0.05:
+                axes.text(best["layer"] + 0.38, a - 0.25, "*", color=STUDENT, fontsize=12, ha="center", va="center")
+        axes.set_xticks(range(values.shape[1]))
+        axes.set_yticks(range(values.shape[0]))
+        axes.set(xlabel="layer of b", ylabel="layer of a")
+        heading(axes, f"{titles[measure]}, {ways[variant]}; in brackets: shifted text")
+    save(figure, plot)

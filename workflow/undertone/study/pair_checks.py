@@ -1,0 +1,18 @@
+"""Whether a study's pairs of SAEs can be compared, as far as that is known before anything is loaded."""
+
+from typing import TYPE_CHECKING
+
+from undertone.study.validation import nearest
+
+if TYPE_CHECKING:
+    from undertone.study.study import Study
+
+
+def check_pairs(study: "Study") -> None:
+    """Raise ValueError, in a sentence that names the key, unless both sides of each pair are SAEs of the study."""
+    if study.pairs and not study.has_sae:
+        raise ValueError(f"pairs: the study has no SAE for {study.model.title}; describe one under sae")
+    for name, pair in study.pairs.items():
+        for side in ("a", "b"):
+            if (sae := getattr(pair, side)) and sae not in study.saes:
+                raise ValueError(f"pairs.{name}.{side}: no such SAE of saes {sae!r}{nearest(sae, study.saes)}")

@@ -1,0 +1,34 @@
+"""What the stages of pairs of SAEs read: both sides' model, SAE and text."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from undertone.study.node import Node
+from undertone.study.reads import model_of_sae, text_of_sae
+from undertone.study.study import Study
+
+
+def sides(study: Study, node: Node) -> Iterator[Node]:
+    """Of each side the base model, the SAE, and the text in the model's tokens."""
+    for sae in saes(study, node):
+        yield from model_of_sae(study, sae)
+        yield sae
+        yield from text_of_sae(study, sae)
+
+
+def models(study: Study, node: Node) -> Iterator[Node]:
+    """Of each side the base model, and the text in its tokens."""
+    for sae in saes(study, node):
+        yield from model_of_sae(study, sae)
+        yield from text_of_sae(study, sae)
+
+
+def saes(study: Study, node: Node) -> Iterator[Node]:
+    """The SAEs of a pair."""
+    pair = study.pairs[node.variant]
+    yield from (Node("sae", None, name) for name in (pair.a, pair.b))
+
+
+def entry(study: Study, node: Node) -> dict[str, Any]:
+    """Which SAE is which side of a pair."""
+    return {"pair": study.pairs[node.variant].stamped()}

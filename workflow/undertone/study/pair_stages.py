@@ -1,0 +1,22 @@
+"""The stages of pairs of SAEs, one row each, as in `stages`."""
+
+from undertone.study import pair_reads as of
+from undertone.study.scope import with_sae
+from undertone.study.stage import Stage
+
+PAIRS = {
+    "matches": Stage(("matches",), (of.sides,), settings=(of.entry,), only=with_sae, shared=True, variants="pairs"),
+    "similarity": Stage(("similarity",), (of.saes, "matches"), only=with_sae, shared=True, variants="pairs"),
+    "rotation": Stage(
+        ("matches", "rotation"),
+        (of.sides, "matches"),
+        settings=(of.entry,),
+        only=with_sae,
+        shared=True,
+        variants="pairs",
+    ),
+    "rotation_plot": Stage(after=("rotation",), only=with_sae, shared=True, variants="pairs"),
+    "layers": Stage(("layers",), (of.models,), settings=(of.entry,), only=with_sae, shared=True, variants="pairs"),
+    "layers_plot": Stage(after=("layers",), only=with_sae, shared=True, variants="pairs"),
+    "similarity_plot": Stage(after=("similarity", "matches"), only=with_sae, shared=True, variants="pairs"),
+}
