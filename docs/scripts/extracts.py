@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import vector_tables
 
 from undertone.detect.detectors import COLUMNS, counts, said
 from undertone.detect.verdicts import places
@@ -420,6 +421,7 @@ EXTRACTS: dict[str, Callable[[Read], Rows]] = {
     "smollm2_quality": quality,
     "smollm2_sae": lambda read: sae(within(read, "smollm2-135m")),
     "smollm2_features": lambda read: ten_features(within(read, "smollm2-135m")),
+    **vector_tables.EXTRACTS,
 }
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import vector_tables
 from cells import interval, number, p_value, table, whole
 from extracts import ENTANGLED, METRICS, MODELS, PROMPTED, SIZES, TAUGHT, Rows, extract
 from summary import main_table
@@ -21,6 +22,7 @@ PAGES = (
     DOCS / "results/detection.md",
     DOCS / "results/smollm2.md",
     DOCS / "laboratory.md",
+    DOCS / "vectors.md",
     DOCS.parent / "README.md",
 )
 DATA = DOCS / "results/data"
@@ -462,6 +464,7 @@ TABLES: dict[str, Callable[[Rows], str]] = {
     "smollm2_quality": quality_table,
     "smollm2_sae": sae_table,
     "smollm2_features": ten_features_table,
+    **vector_tables.TABLES,
 }
 
 

@@ -21,6 +21,9 @@ def plot_downstream(downstream: Path, plot: Path) -> None:
     figure, axes = new_panels(2, n, 4.6 * n, 8.4)
     for panel, sae in zip(axes[:n], saes, strict=False):
         draw_features(panel, sae)
+    if saes:
+        handles, labels = axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=7)
     for panel in axes[len(saes) : n]:
         empty(panel, "no further SAE at the vector's layer or later")
     draw_curves(axes[n], result, "carried", "share of the vector that is carried", "The vector itself")
@@ -60,7 +63,6 @@ def draw_features(axes: Axes, sae: dict[str, Any]) -> None:
     alarm = "; SAE is off its distribution" if sae["off_distribution"] else ""
     beyond = "" if sae["beyond_nulls"] is None else f", {sae['beyond_nulls']} of {sae['features']} beyond null vectors"
     heading(axes, f"{sae['sae']}, layer {sae['layer']}{beyond}{alarm}")
-    axes.legend(frameon=False, fontsize=6)
 
 
 def draw_curves(axes: Axes, result: dict[str, Any], key: str, label: str, title: str) -> None:

@@ -16,9 +16,12 @@ def plot_restore(restore: Path, plot: Path) -> None:
     """A panel for each SAE behind the vector."""
     result = read_json(restore)
     saes = result["saes"][:4]
-    figure, axes = new_panels(1, max(2, len(saes)), 4.6 * max(2, len(saes)), 4)
+    figure, axes = new_panels(1, max(2, len(saes)), 4.6 * max(2, len(saes)), 4.4)
     for panel, sae in zip(axes, saes, strict=False):
         draw(panel, sae)
+    if saes:
+        handles, labels = axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=7)
     for panel in axes[len(saes) :]:
         empty(panel, "no further SAE" if saes else result["verdict"])
     figure.suptitle(
@@ -56,6 +59,5 @@ def draw(axes: Axes, sae: dict[str, Any]) -> None:
     axes.set_xscale("log", base=2)
     axes.set_xticks(sizes, [str(size) for size in sizes])
     axes.set_xlabel("features")
-    axes.set_ylabel("share of the effect (95 % interval: questions)")
+    axes.set_ylabel("share of the effect (95 %: questions)")
     heading(axes, f"{sae['sae']}, layer {sae['layer']}")
-    axes.legend(frameon=False, fontsize=7)

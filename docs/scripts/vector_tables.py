@@ -1,0 +1,182 @@
+"""The tables of docs/vectors.md: what came out for each vector of config/vectors.yaml."""
+
+from collections.abc import Callable
+from typing import Any
+
+from cells import interval, number, p_value, table
+
+Rows = list[dict[str, Any]]
+Read = Callable[[str], dict[str, Any]]
+
+VECTORS = ("lion", "lion-feature", "lion-bias")
+# The decompositions that are shown: vector, SAE.
+PARTS = (("lion", "layer1"), ("lion-bias", "layer1"))
+# What is shown of `restore`.
+WAYS, SIZES = ("necessary", "sufficient"), (4, 16)
+
+
+def vectors(read: Read) -> Rows:
+    """How certain each vector is, and the greatest lift at a tolerable KL."""
+    rows = []
+    for name in VECTORS:
+        made, dose = read(f"vector-{name}/vector.json"), read(f"vector-{name}/dose.json")
+        limit = dose["stamp"]["settings"][f"dose-{name}"]["dose"]["max_kl"]
+        best = max((row for row in dose["scales"] if row["kl"] <= limit), key=lambda row: row["lift"]["mean"])
+        keys = ("scale", "lift", "kl", "pass_rate")
+        null = max(each["quantile_95"] for each in best["nulls"].values())
+        own = {key: made[key] for key in ("kind", "layer", "norm_ratio")}
+        certain = {"split_half": made.get("split_half"), "window": dose["window"], "p": dose["p_greatest"]}
+        rows.append({"vector": name, **own, **certain, **{key: best[key] for key in keys}, "null_95": null})
+    return rows
+
+
+def vectors_table(rows: Rows) -> str:
+    """One line per vector."""
+
+    def cells(row: dict[str, Any]) -> list[str]:
+        half, window = row["split_half"], row["window"]
+        return [
+            f"`{row['vector']}`",
+            f"{row['kind']}, {row['layer']}",
+            number(row["norm_ratio"], 2),
+            f"{number(half['value'], 2)} ({number(half['null_95'], 2)})" if half else "–",
+            ", ".join(number(scale, 2) for scale in window) if window else "none",
+            f"{interval(row['lift'])} at {number(row['scale'], 2)}",
+            number(row["null_95"]),
+            p_value(row["p"]),
+            number(row["kl"], 2),
+        ]
+
+    header = ["vector", "kind, layer", "norm", "split-half cosine (null .95)", "window", "greatest lift of lion", "null .95"]
+    return table([*header, "p", "KL, nats"], map(cells, rows))
+
+
+def vector_parts(read: Read) -> Rows:
+    """What decompositions of some sizes explain and keep."""
+    rows = []
+    for vector, sae in PARTS:
+        made = read(f"vector-{vector}/decomposition-{sae}.json")
+        means = made["methods"].get("difference of means")
+        for k, size in enumerate(made["sparsities"]):
+            pursuit, random = made["methods"]["OMP"][k], made["random_rows"][k]
+            rows.append(
+                {
+                    "vector": vector,
+                    "sae": sae,
+                    "features": size,
+                    "explained": pursuit["explained"],
+                    "null": pursuit["explained"] - pursuit["excess"],
+                    "z": pursuit["z"],
+                    "stability": pursuit.get("stability"),
+                    "kept": pursuit["lift_kept"],
+                    "nonnegative_kept": made["methods"]["non-negative"][k]["lift_kept"],
+                    "means_explained": means[k]["explained"] if means else None,
+                    "means_kept": means[k]["lift_kept"] if means else None,
+                    "random_kept": [random[end]["lift_kept"] for end in ("mean", "quantile_95")],
+                }
+            )
+    return rows
+
+
+def vector_parts_table(rows: Rows) -> str:
+    """One line per decomposition and number of features."""
+
+    def value(share: float | None) -> str:
+        return "–" if share is None else number(share, 2)
+
+    def cells(row: dict[str, Any]) -> list[str]:
+        mean, high = row["random_kept"]
+        return [
+            f"`{row['vector']}`",
+            str(row["features"]),
+            f"{number(row['explained'], 2)} ({number(row['null'], 2)})",
+            value(row["means_explained"]),
+            value(row["stability"]),
+            *(value(row[name]) for name in ("kept", "nonnegative_kept", "means_kept")),
+            "–" if mean is None else f"{number(mean, 2)} to {number(high, 2)}",
+        ]
+
+    header = ["vector", "features", "OMP explains (null)", "difference of means explains", "OMP's stability", "OMP keeps"]
+    return table(
+        [*header, "non-negative keeps", "difference of means keeps", "random features keep, mean to .95"], map(cells, rows)
+    )
+
+
+def vector_layers(read: Read) -> Rows:
+    """What arrives at each layer, and what moves in its SAE."""
+    rows = []
+    for name in VECTORS:
+        made = read(f"vector-{name}/downstream.json")
+        own = {sae["layer"]: sae for sae in made["saes"]}
+        keys = ("features", "moved_t", "beyond_nulls", "energy", "carried_energy", "carried_correlation", "encoded_correlation")
+        for layer in made["layers"]:
+            sae = own.get(layer["layer"])
+            fit = [sae[run]["explained_variance"] for run in ("base", "steered")] if sae else None
+            row = {"vector": name, "scale": made["scale"], "layer": layer["layer"], "fit": fit}
+            row |= {key: layer[key] for key in ("norm_ratio", "carried", "share")}
+            row |= {f"{key}_null": layer["nulls"][key]["mean"] for key in ("norm_ratio", "carried", "share")}
+            row |= {"svd": layer["svd"]["share"], "sae": {key: sae[key] for key in keys} if sae else None}
+            rows.append(row)
+    return rows
+
+
+def vector_layers_table(rows: Rows) -> str:
+    """One line per vector and layer."""
+
+    def cells(row: dict[str, Any]) -> list[str]:
+        sae, fit = row["sae"], row["fit"]
+        figures = [f"{number(row[key], 2)} ({number(row[f'{key}_null'], 2)})" for key in ("norm_ratio", "carried", "share")]
+        moved = ["–"] * 4
+        if sae:
+            moved = [
+                f"{sae['beyond_nulls']} ({sae['moved_t']}) of {sae['features']}",
+                number(sae["carried_correlation"], 2),
+                number(sae["encoded_correlation"], 2),
+                f"{number(fit[0], 2)} → {number(fit[1], 2)}",
+            ]
+        return [f"`{row['vector']}` at {number(row['scale'], 2)}", str(row["layer"]), *figures, number(row["svd"], 2), *moved]
+
+    header = ["vector", "layer", "‖Δh‖/‖h‖ (null)", "carried (null)", "share along v (null)", "first component"]
+    own = ["features beyond nulls (by t)", "r with addition", "r with encode(Δh)", "SAE's explained variance, base → steered"]
+    return table([*header, *own], map(cells, rows))
+
+
+def vector_restored(read: Read) -> Rows:
+    """What the features of each SAE carry of a vector's effect."""
+    rows = []
+    for name in VECTORS:
+        for sae in read(f"vector-{name}/restore.json")["saes"]:
+            shown = {str(row["features"]): {way: row[way] for way in WAYS} for row in sae["rows"] if row["features"] in SIZES}
+            every = {way: sae["all_features"][way]["mean"] for way in WAYS}
+            removed = sae["vector_removed"]["mean"]
+            rows.append({"vector": name, "layer": sae["layer"], "rows": shown, "all": every, "removed": removed})
+    return rows
+
+
+def vector_restored_table(rows: Rows) -> str:
+    """One line per vector and SAE."""
+
+    def share(row: dict[str, Any]) -> str:
+        return f"{interval(row, 2)} ({number(row['null_95'], 2)})"
+
+    def cells(row: dict[str, Any]) -> list[str]:
+        shares = [share(row["rows"][str(size)][way]) for way in WAYS for size in SIZES]
+        every = [number(row["all"][way], 2) for way in WAYS]
+        return [f"`{row['vector']}`", str(row["layer"]), *shares, " / ".join(every), number(row["removed"], 2)]
+
+    header = [f"{'lost without' if way == 'necessary' else 'there with'} {size} (random .95)" for way in WAYS for size in SIZES]
+    return table(["vector", "SAE of layer", *header, "all features: lost / there", "lost without the vector"], map(cells, rows))
+
+
+EXTRACTS = {
+    "vectors": vectors,
+    "vector_parts": vector_parts,
+    "vector_layers": vector_layers,
+    "vector_restored": vector_restored,
+}
+TABLES = {
+    "vectors": vectors_table,
+    "vector_parts": vector_parts_table,
+    "vector_layers": vector_layers_table,
+    "vector_restored": vector_restored_table,
+}
