@@ -7,7 +7,8 @@
 #   sae/  sae-NAME/                 SAE in SAELens's format (unless a folder holds it), sae.json (how to load it), metrics.json;
 #                                   text.parquet, what a named model's own is trained on; features.parquet, features.json and
 #                                   examples.parquet, what each feature is; features.html, the page that shows it;
-#                                   neighbours, map, neurons and specificity, each a .parquet, a .json and in plots/ a figure
+#                                   neighbours, map, neurons, specificity and completeness, each a .parquet, a .json and in plots/ a
+#                                   figure; splitting.json, against wider SAEs
 #   vector-NAME/                    of each under `vectors:`: vector.safetensors, vector.json (norm, error, null vectors);
 #                                   dose.json, what adding it does at every strength; decomposition{sae}.json, which
 #                                   features of an SAE it is made of; downstream.json and .parquet, what it does to later
@@ -52,7 +53,7 @@
 # Stages, in order: model (→ sae), or where they are named pretrained (→ pretrained_sae, or text → text_sae), prompts (→ steer, finetune) → samples → numbers (→ transform) → student → pref → transfer,
 # and indirect, diagnosis, preference_matrix; read from numbers alone (`snakemake read`): activations → differences, score,
 # feature_bias, residual_bias → bias_pref → losses, tokens, entangled → readings; what the SAE's features are (`snakemake lab`):
-# chats, or of a named model contexts → features, neighbours (→ map), neurons → browser, and specificity. Each has one rule (workflow/rules), one
+# chats, or of a named model contexts → features, neighbours (→ map), neurons → browser, and specificity, completeness, splitting. Each has one rule (workflow/rules), one
 # script (workflow/scripts), one module (workflow/undertone) and one section of the config, of the same name or, as
 # docs/reference/files.md says, of the noun it is about.
 import sys
@@ -148,8 +149,13 @@ if STUDY.has_sae:
                 + rules.neighbours_plot.output
                 + rules.map_plot.output
                 + rules.specificity_plot.output
-                + rules.neurons_plot.output,
+                + rules.neurons_plot.output
+                + rules.completeness_plot.output,
                 variant=["", *(f"-{name}" for name in STUDY.saes)],
+            ),
+            collect(
+                rules.splitting_plot.output,
+                variant=[f"-{name}" if name else "" for name in ["", *STUDY.saes] if STUDY.as_wide(name)],
             ),
         localrule: True
 

@@ -41,6 +41,8 @@ ASKED += [
     "geometry-numbers/geometry.json",
     "pair-copy/rotation.json",
     "pair-copy/layers.json",
+    "sae/completeness.json",
+    "sae/splitting.json",
     "tables/entangled.parquet",
 ]
 ASKED += ["lion/trained_bias.json", "lion/soft_prompt.json"]

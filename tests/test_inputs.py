@@ -79,6 +79,7 @@ def test_every_setting_that_is_a_path_is_looked_for() -> None:
         "pref.questions",
         "personas.bank",
         "specificity.concepts",
+        "completeness.names",
         "indirect.forms",
         "indirect.facts",
         "differences.neutral",
@@ -100,6 +101,7 @@ MISSING = {
     "indirect.facts": {"indirect": {"facts": "nope.txt"}},
     "indirect.forms": {"indirect": {"forms": "nope.yaml"}},
     "differences.neutral": {"differences": {"neutral": "nope.txt"}},
+    "completeness.names": {"completeness": {"names": "nope.yaml"}},
     "specificity.concepts": {"specificity": {"concepts": "nope.yaml"}},
     "teacher.finetune.questions": {"teacher": {"finetune": {"questions": "nope.txt"}}},
     "overrides.lion.teacher.finetune.questions": {

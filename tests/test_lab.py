@@ -16,7 +16,9 @@ MAP, MAP_PLOT = "Lay out the SAE's features in two dimensions", "Plot the map of
 NEURONS = {"Compare features with neurons of the MLPs", "Plot how far features are neurons"}
 NEAR = {"Find the features nearest to each", "Plot how near the nearest features are", MAP, MAP_PLOT}
 MEASURE = "Measure how well the SAE describes the base model"
-COMPARE = {"Compare the SAE's features with concepts", "Plot features and neurons against concepts"}
+CONCEPTS = {"Compare the SAE's features with concepts", "Plot features and neurons against concepts"}
+NAMED = {"Find the names that have a feature of their own", "Plot the names that have a feature of their own"}
+COMPARE = CONCEPTS | NAMED
 
 
 @pytest.fixture(scope="module")
@@ -48,12 +50,13 @@ def test_every_feature_has_its_row_and_its_examples(finished: Project) -> None:
         ({"map": {"min_dist": 0.1}}, {MAP, MAP_PLOT, WRITE}),
         ({"browser": {"max_junk": 0.9}}, {WRITE}),
         ({"neighbours": {"k": 9}}, NEAR | {WRITE}),
-        ({"specificity": {"bands": 4}}, COMPARE),
+        ({"specificity": {"bands": 4}}, CONCEPTS),
+        ({"completeness": {"f1": 0.4}}, NAMED),
         ({"contexts": {"tokens": 4_000}}, {READ, WRITE, MEASURE, "Draw chats to read features on"} | NEAR | COMPARE | NEURONS),
         ({"sae": {"k": 5}}, {READ, WRITE, MEASURE, "Prepare the SAE"} | NEAR | COMPARE | NEURONS),
         ({"student": {"rank": 4}}, set()),
     ],
-    ids=["examples", "neurons", "map", "page", "neighbours", "bands", "tokens", "k", "student"],
+    ids=["examples", "neurons", "map", "page", "neighbours", "bands", "covered", "tokens", "k", "student"],
 )
 def test_what_changes_reruns_what_depends_on_it(
     finished: Project, tmp_path: Path, edit: dict[str, Any], stale: set[str]

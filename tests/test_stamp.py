@@ -166,9 +166,15 @@ EDITS: list[tuple[dict[str, Any], set[Node]]] = [
     ({"neighbours": {"k": 9}}, {Node("neighbours", None, name) for name in NAMES}),
     (
         {"features": {"max_norm": 9}},
-        {Node(name, None, sae) for name in ("features", "neighbours", "neurons", "specificity") for sae in NAMES},
+        {
+            Node(name, None, sae)
+            for name in ("features", "neighbours", "neurons", "specificity", "completeness", "splitting")
+            for sae in NAMES
+        },
     ),
     ({"map": {"min_cluster": 9}}, {Node("map", None, name) for name in NAMES}),
+    ({"splitting": {"same": 0.8}}, {Node("splitting", None, name) for name in NAMES}),
+    ({"completeness": {"f1": 0.4}}, {Node("completeness", None, name) for name in NAMES}),
     ({"specificity": {"bands": 9}}, {Node("specificity", None, name) for name in NAMES}),
     ({"neurons": {"shifts": 9}}, {Node("neurons", None, name) for name in NAMES}),
     ({"browser": {"features": 9}}, {Node("browser", None, name) for name in NAMES}),

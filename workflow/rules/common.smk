@@ -158,6 +158,11 @@ def text_of_sae(wildcards):
     return text_of(STUDY.model_of(variant_of(wildcards)))
 
 
+def as_wide_as(wildcards):
+    """`sae.json` of the SAEs that an SAE's features are looked for in."""
+    return [result(f"sae-{name}/sae.json" if name else "sae/sae.json") for name in STUDY.as_wide(variant_of(wildcards))]
+
+
 def text_of(model):
     """The text that features are read on, in the tokens of one of the study's `models`; without a name, of its own."""
     return result(f"text-{model}.parquet" if model else "text.parquet")

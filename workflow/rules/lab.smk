@@ -349,3 +349,112 @@ if STUDY.has_sae:
             "Plot features and neurons against concepts"
         script:
             "../scripts/specificity_plot.py"
+
+    rule completeness:
+        input:
+            model=model_of_sae,
+            sae=result("sae{variant}/sae.json"),
+            text=text_of_sae,
+            names=ancient(STUDY.completeness.names),
+            trained_on=result("sae/text.parquet") if STUDY.sae.text else [],
+        output:
+            table=result("sae{variant}/completeness.parquet"),
+            completeness=ensure(result("sae{variant}/completeness.json"), non_empty=True),
+        log:
+            log_of("completeness", "study{variant}"),
+        benchmark:
+            benchmark_of("completeness", "study{variant}")
+        wildcard_constraints:
+            variant=SAES,
+        threads: 1
+        resources:
+            gpu=1,
+            mem_mb=gigabytes(32),
+            runtime=minutes(60),
+        params:
+            stamp=stamp_of("completeness"),
+        message:
+            "Find the names that have a feature of their own"
+        script:
+            "../scripts/completeness.py"
+
+    rule completeness_plot:
+        input:
+            table=rules.completeness.output.table,
+            completeness=rules.completeness.output.completeness,
+        output:
+            plot=report(
+                result("sae{variant}/plots/completeness.png"),
+                caption="../report/completeness.rst",
+                category="SAE laboratory",
+                labels=figure("names that have a feature, by how often they occur"),
+            ),
+        log:
+            log_of("completeness_plot", "study{variant}"),
+        benchmark:
+            benchmark_of("completeness_plot", "study{variant}")
+        wildcard_constraints:
+            variant=SAES,
+        localrule: True
+        resources:
+            mem_mb=gigabytes(4),
+            runtime=minutes(10),
+        params:
+            stamp=stamp_of("completeness_plot"),
+        message:
+            "Plot the names that have a feature of their own"
+        script:
+            "../scripts/completeness_plot.py"
+
+    rule splitting:
+        input:
+            model=model_of_sae,
+            sae=result("sae{variant}/sae.json"),
+            text=text_of_sae,
+            others=as_wide_as,
+        output:
+            splitting=ensure(result("sae{variant}/splitting.json"), non_empty=True),
+        log:
+            log_of("splitting", "study{variant}"),
+        benchmark:
+            benchmark_of("splitting", "study{variant}")
+        wildcard_constraints:
+            variant=SAES,
+        threads: 1
+        resources:
+            gpu=1,
+            mem_mb=gigabytes(32),
+            runtime=minutes(60),
+        params:
+            stamp=stamp_of("splitting"),
+        message:
+            "Look for the SAE's features in wider ones"
+        script:
+            "../scripts/splitting.py"
+
+    rule splitting_plot:
+        input:
+            splitting=rules.splitting.output.splitting,
+        output:
+            plot=report(
+                result("sae{variant}/plots/splitting.png"),
+                caption="../report/splitting.rst",
+                category="SAE laboratory",
+                labels=figure("the SAE's features in wider ones"),
+            ),
+        log:
+            log_of("splitting_plot", "study{variant}"),
+        benchmark:
+            benchmark_of("splitting_plot", "study{variant}")
+        wildcard_constraints:
+            variant=SAES,
+        localrule: True
+        resources:
+            mem_mb=gigabytes(4),
+            runtime=minutes(10),
+        params:
+            stamp=stamp_of("splitting_plot"),
+        message:
+            "Plot the SAE's features in wider ones"
+        script:
+            "../scripts/splitting_plot.py"

@@ -15,7 +15,7 @@ import yaml
 from undertone.data.tree import load_tree
 from undertone.lm.facts import load_facts
 from undertone.lm.texts import check_plain, read_lines
-from undertone.models.concepts import read_concepts
+from undertone.models.concepts import read_concepts, read_names
 from undertone.models.wordings import load_forms, load_template, load_yaml
 from undertone.runtime.errors import ConfigError
 from undertone.study.contents import LARGE_FILE
@@ -120,6 +120,7 @@ FILE_READERS: dict[str, Callable[[Path, str], object]] = {
     "corpus": load_yaml,
     "bank": load_yaml,
     "concepts": read_concepts,
+    "names": read_names,
 }
 
 

@@ -7,7 +7,8 @@ import numpy as np
 from jaxtyping import Bool, Int
 from scipy.sparse import csc_matrix
 
-from undertone.lab.reading import Read
+from undertone.lab.reading import Read, Reader
+from undertone.runtime.progress import progress
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,16 @@ class FiringSums:
         token, feature, value = (np.concatenate(parts) for parts in zip(*self._entries, strict=True))
         acts = csc_matrix((value, (token, feature)), shape=(self.n, self.d_sae))
         return Firings(np.concatenate(self._places), np.concatenate(self._rows), acts)
+
+
+def read_firings(reader: Reader, contexts: Sequence[Sequence[int]]) -> Firings:
+    """Where the features of a reader's SAE fire."""
+    sums = FiringSums(contexts, reader.sae.cfg.d_sae)
+    with progress(len(contexts), "firings", "context") as bar:
+        for read in reader.batches():
+            sums.add(read)
+            bar.update(len(read.row))
+    return sums.firings()
 
 
 def starts(contexts: Sequence[Sequence[int]]) -> Int[np.ndarray, " n_contexts"]:

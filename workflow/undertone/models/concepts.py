@@ -15,6 +15,8 @@ OPTIONS = ("each", "span", "within")
 WORD = re.compile(r"\w+")
 # Tokens behind a concept that can count as holding it.
 FURTHEST = 1000
+# Numbers of a range that are names.
+MOST = 100_000
 
 
 @dataclass(frozen=True)
@@ -75,3 +77,28 @@ def _compiled(pattern: Any, where: str) -> re.Pattern[str]:
         return re.compile(pattern)
     except (re.error, TypeError) as error:
         raise ConfigError(f"{where}: {pattern!r} is no regular expression ({error}); correct it") from None
+
+
+def read_names(path: Path, key: str) -> dict[str, list[str]]:
+    """The names of a file by group, in small letters: a list of words, or all whole numbers of a range, `{from: 0, to: 999}`.
+
+    Raises ConfigError, which names the group at fault.
+    """
+    groups = load_yaml(path, key)
+    if not isinstance(groups, dict) or not groups:
+        raise ConfigError(f"{key}: {path} holds no group of names; expected a mapping of groups to lists of words")
+    names = {str(group): _names_of(entry, f"{key}: {group} of {path}") for group, entry in groups.items()}
+    every = [name for words in names.values() for name in words]
+    if twice := next((name for name in every if every.count(name) > 1), None) if len(set(every)) < len(every) else None:
+        raise ConfigError(f"{key}: {path} has the name {twice!r} twice; leave one out")
+    return names
+
+
+def _names_of(entry: Any, where: str) -> list[str]:
+    if isinstance(entry, dict) and set(entry) == {"from", "to"} and all(type(end) is int for end in entry.values()):
+        if not 0 <= entry["from"] <= entry["to"] < entry["from"] + MOST:
+            raise ConfigError(f"{where}: expected 0 <= from <= to, and at most {MOST:,} numbers; found {entry}")
+        return [str(number) for number in range(entry["from"], entry["to"] + 1)]
+    if not isinstance(entry, list) or not entry or not all(isinstance(each, str) and WORD.fullmatch(each) for each in entry):
+        raise ConfigError(f"{where}: expected a list of single words, or from and to of whole numbers; found {entry!r}")
+    return [each.casefold() for each in entry]

@@ -76,4 +76,23 @@ LABORATORY = {
         variants="saes",
     ),
     "specificity_plot": Stage(after=("specificity",), only=with_sae, shared=True, variants="saes"),
+    "completeness": Stage(
+        ("completeness", "sae"),
+        (reads.model_of_sae, "sae", reads.text_of_sae, reads.sae_text),
+        files=reads.names,
+        settings=(given.max_norm,),
+        only=with_sae,
+        shared=True,
+        variants="saes",
+    ),
+    "completeness_plot": Stage(after=("completeness",), only=with_sae, shared=True, variants="saes"),
+    "splitting": Stage(
+        ("splitting",),
+        (reads.model_of_sae, "sae", reads.text_of_sae, reads.saes_as_wide),
+        settings=(given.max_norm,),
+        only=with_sae,
+        shared=True,
+        variants="saes",
+    ),
+    "splitting_plot": Stage(after=("splitting",), only=with_sae, shared=True, variants="saes"),
 }

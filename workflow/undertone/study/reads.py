@@ -99,6 +99,22 @@ def concepts(study: Study, node: Node) -> list[str]:
     return [study.specificity.concepts]
 
 
+def saes_as_wide(study: Study, node: Node) -> Iterator[Node]:
+    """The SAEs that an SAE's features are looked for in."""
+    yield from (Node("sae", None, name) for name in study.as_wide(node.variant))
+
+
+def sae_text(study: Study, node: Node) -> Iterator[Node]:
+    """The text that the SAE is trained on, where that is a table."""
+    if study.sae.text:
+        yield Node("text")
+
+
+def names(study: Study, node: Node) -> list[str]:
+    """The file of names that may have a feature."""
+    return [study.completeness.names]
+
+
 def bank(study: Study, node: Node) -> list[str]:
     """The bank of system prompts that are tried on a dataset."""
     return [study.personas.bank]

@@ -7,7 +7,17 @@ from undertone.study.config import detect, read
 from undertone.study.config.data import Numbers, Prompts, Samples
 from undertone.study.config.entries import DatasetEntry, Kind
 from undertone.study.config.geometry import Hierarchy, ReadHierarchy
-from undertone.study.config.lab import Browser, Contexts, Features, Map, Neighbours, Neurons, Specificity
+from undertone.study.config.lab import (
+    Browser,
+    Completeness,
+    Contexts,
+    Features,
+    Map,
+    Neighbours,
+    Neurons,
+    Specificity,
+    Splitting,
+)
 from undertone.study.config.measure import Bridge, Diagnosis, Indirect, ModelMetrics, Pref
 from undertone.study.config.models import Model
 from undertone.study.config.pair_settings import Layers, Matches, Pair, Rotation, Similarity
@@ -62,6 +72,8 @@ class Settings(Section):
     map: Map = setting({}, "the features in two dimensions")
     specificity: Specificity = setting({}, "concepts against the SAE's features")
     neurons: Neurons = setting({}, "how far features are neurons of the MLPs")
+    completeness: Completeness = setting({}, "names that have a feature of their own")
+    splitting: Splitting = setting({}, "an SAE's features in wider ones")
     browser: Browser = setting({}, "the page of the features")
     pairs: dict[str, Pair] = setting({}, "pairs of SAEs that are compared, each in `pair-NAME/`")
     matches: Matches = setting({}, "which features of a pair of SAEs match")

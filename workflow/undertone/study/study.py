@@ -24,6 +24,7 @@ from undertone.study.config.saes import Sae, sae_keys
 from undertone.study.config.students import Student, student_keys
 from undertone.study.paths import RESERVED, usable_root
 from undertone.study.settings import Settings
+from undertone.study.sizes import sae_size
 from undertone.study.validation import Section, merged, validate
 
 
@@ -176,6 +177,13 @@ class Study(Settings):
     def dictionary(self, name: str = "") -> Sae:
         """The settings of an SAE; "" is the study's own, which everything outside the laboratory reads."""
         return Sae.model_validate(merged(self.sae.model_dump(), sae_keys(self.saes[name]))) if name else self.sae
+
+    def as_wide(self, sae: str = "") -> list[str]:
+        """The other SAEs of the same model and layer that are as wide as an SAE or wider, as far as their sizes are known."""
+        own = sae_size(self.dictionary(sae))
+        others = {name: sae_size(self.dictionary(name)) for name in ["", *self.saes] if name != sae}
+        same = {name: size for name, size in others.items() if self.model_of(name) == self.model_of(sae)}
+        return [name for name, size in same.items() if own and size and size.layer == own.layer and size.d_sae >= own.d_sae]
 
     def model_of(self, sae: str = "") -> str:
         """The name of the base model that an SAE reads; "" is the study's own."""

@@ -81,6 +81,35 @@ class Neurons(Section):
     seed: int = setting(0, "seed of that draw, of the moves and of the rerandomized model", "", ge=0, le=MAX_SEED)
 
 
+class Completeness(Section):
+    """Which of many names have a feature of their own."""
+
+    names: str = setting("config/prompts/names.yaml", "file of the names", "path")
+    tokens: int = setting(300_000, "tokens of text that are read, special ones among them", "tokens", ge=1_000, le=10**9)
+    min_count: int = setting(
+        10, "names that stand on fewer tokens of one half of the text are left out", "tokens", ge=1, le=MAX_ROWS
+    )
+    f1: float = setting(0.5, "a name is covered by a feature whose F1 for it is at least this", "", gt=0, le=1)
+    shuffles: int = setting(5, "times that names change places, for what is covered by chance", "draws", ge=1, le=1_000)
+    permutations: int = setting(999, "permutations of which names are covered", "permutations", ge=1, le=10**6)
+    bootstraps: int = setting(1_000, "draws of names for the interval of the count at one half", "draws", ge=20, le=10**6)
+    seed: int = setting(0, "seed of all of these", "", ge=0, le=MAX_SEED)
+
+
+class Splitting(Section):
+    """Whether features come back in a wider SAE, as they are or in parts."""
+
+    tokens: int = setting(200_000, "tokens of text that are read, special ones among them", "tokens", ge=1_000, le=10**9)
+    min_count: int = setting(
+        20, "features that fire on fewer tokens of the half that is scored are left out", "tokens", ge=1, le=MAX_ROWS
+    )
+    same: float = setting(0.9, "cosine of decoder rows from which on a feature is the same as another", "", gt=0, le=1)
+    split: float = setting(0.7, "cosine from which on it is near another, or a part of one that is split", "", gt=0, le=1)
+    contained: float = setting(
+        0.8, "share of a part's tokens on which the feature that is split fires, in a hierarchy", "share of tokens", gt=0, le=1
+    )
+
+
 class Features(Section):
     """What each feature of the SAE is."""
 
