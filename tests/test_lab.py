@@ -50,7 +50,7 @@ def test_every_feature_has_its_row_and_its_examples(finished: Project) -> None:
         ({"map": {"min_dist": 0.1}}, {MAP, MAP_PLOT, WRITE}),
         ({"browser": {"max_junk": 0.9}}, {WRITE}),
         ({"neighbours": {"k": 9}}, NEAR | {WRITE}),
-        ({"specificity": {"bands": 4}}, CONCEPTS),
+        ({"specificity": {"bands": 4}}, CONCEPTS | {WRITE}),
         ({"completeness": {"f1": 0.4}}, NAMED),
         ({"contexts": {"tokens": 4_000}}, {READ, WRITE, MEASURE, "Draw chats to read features on"} | NEAR | COMPARE | NEURONS),
         ({"sae": {"k": 5}}, {READ, WRITE, MEASURE, "Prepare the SAE"} | NEAR | COMPARE | NEURONS),

@@ -95,12 +95,16 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     like = [(k, 100, best, HOSTILE[k], 0.95, -0.3) for k in alive]
     write_parquet(folder / "neurons.parquet", pl.DataFrame(like, schema=NEURONS_SCHEMA, orient="row"), {})
     write_json(folder / "neurons.json", {"reason": None, "null95": 0.1}, {})
+    held = [{"kind": "feature", "unit": 1, "concept": "<b>tigers</b>", "f1": 0.9, "f1_null": 0.1, "auroc": 0.95, "p": 0.04}]
+    held.append({**held[0], "unit": 2, "concept": "by chance", "p": 0.5})
+    held.append({**held[0], "kind": "neuron", "unit": 3, "concept": "a neuron's"})
+    write_parquet(folder / "specificity.parquet", pl.DataFrame(held), {})
     write(folder)
     return folder
 
 
 FILES = ("features.parquet", "examples.parquet", "features.json", "metrics.json", "neighbours.parquet", "neighbours.json")
-FILES += ("map.parquet", "map.json", "neurons.parquet", "neurons.json", "features.html")
+FILES += ("map.parquet", "map.json", "neurons.parquet", "neurons.json", "specificity.parquet", "features.html")
 
 
 def write(home: Path, **settings: Any) -> Path:
@@ -429,6 +433,28 @@ def test_of_a_large_sae_those_are_shown_that_fire_most_often_and_junk_last(home:
         Browser(),
     )
     assert "of which the 3 that fire most often are here" in data["about"]["sentence"]
+
+
+@needs_browser
+def test_a_feature_has_the_concept_that_it_holds_beyond_chance(home: Path) -> None:
+    script = """
+      const texts = (within, what) => [...within.querySelectorAll(what)].map((each) => each.textContent);
+      const rows = () => [...document.querySelectorAll("#rows tr")];
+      const cells = () => rows().map((row) => [row.dataset.id, ...texts(row, "td.soft")]);
+      const said = { cells: cells() };
+      choose(1);
+      const values = texts(document, "#card .figure dd");
+      said.card = Object.fromEntries(texts(document, "#card .figure dt").map((name, k) => [name, values[k]]));
+      $("search").value = "TIGERS"; $("search").dispatchEvent(new Event("input"));
+      said.matching = cells().map(([id]) => id);
+      say(said);
+    """
+    said = asked(home / "features.html", script, "--window-size=1400,900")
+    assert {id_: text for id_, text in said["cells"] if text != "–"} == {"1": "<b>tigers</b>"}
+    assert said["card"]["concept"] == "<b>tigers</b>"
+    assert said["card"]["F1 for its concept"] == "0.900chance 0.100"
+    assert said["card"]["AUROC for its concept"] == "0.950"
+    assert said["matching"] == ["1"]
 
 
 def test_no_text_ends_the_script_element() -> None:

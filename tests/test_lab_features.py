@@ -27,6 +27,7 @@ from undertone.lab.neighbours import find_neighbours
 from undertone.lab.neuron_table import compare_neurons
 from undertone.lab.peaks import Peaks
 from undertone.lab.reading import Reader
+from undertone.lab.specificity import SCHEMA as UNITS_SCHEMA
 from undertone.lm.hooks import rewritten
 from undertone.lm.loading import LoadedModel, load
 from undertone.runtime.errors import ConfigError
@@ -150,8 +151,10 @@ def test_an_sae_without_a_living_feature_has_tables_and_a_page(plain: Path, cont
     like = [home / name for name in ("neurons.parquet", "neurons.json")]
     compare_neurons(plain, home / "sae/sae.json", home / "text.parquet", *like, Neurons(), 10, {})
     write_json(home / "metrics.json", {"warning": None}, {})
+    write_parquet(home / "specificity.parquet", pl.DataFrame(schema=UNITS_SCHEMA), {})
     files = [home / name for name in ("features.parquet", "examples.parquet", "features.json", "metrics.json")]
-    assert write_browser(*files, *near, *places, *like, home / "features.html", Browser()).startswith("8 of 8 features")
+    like += [home / "specificity.parquet", home / "features.html"]
+    assert write_browser(*files, *near, *places, *like, Browser()).startswith("8 of 8 features")
 
 
 @pytest.mark.parametrize("at_once", [1, 7])

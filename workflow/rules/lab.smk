@@ -277,6 +277,7 @@ if STUDY.has_sae:
             map_summary=rules.map.output.map_summary,
             neurons=rules.neurons.output.neurons,
             neurons_summary=rules.neurons.output.summary,
+            units=result("sae{variant}/specificity.parquet"),
         output:
             page=result("sae{variant}/features.html"),
         log:

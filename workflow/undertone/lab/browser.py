@@ -68,6 +68,34 @@ COLUMNS: list[dict[str, Any]] = [
 WAYS = ("decoder", "encoder", "firing")
 
 
+# A feature that holds a concept beyond chance: which, and how well.
+OF_CONCEPTS: list[dict[str, Any]] = [
+    {
+        "key": "concept",
+        "title": "concept",
+        "format": "text",
+        "table": True,
+        "wide": True,
+        "help": "The concept of specificity.json that it says best whether a token holds, if it does so beyond chance",
+    },
+    {
+        "key": "concept_f1",
+        "title": "F1 for its concept",
+        "format": "number",
+        "null": "concept_null",
+        "help": "Of its best threshold, on half of the text. Chance: the concept shifted along the text",
+    },
+    {
+        "key": "concept_auroc",
+        "title": "AUROC for its concept",
+        "format": "number",
+        "help": "The chance that a token that holds the concept has the higher activation than another; a tie counts half",
+    },
+]
+# Concepts are shown that shifted ones reach no more often.
+LEVEL = 0.05
+
+
 def write_browser(
     features: Path,
     examples: Path,
@@ -79,6 +107,7 @@ def write_browser(
     map_summary: Path,
     neurons: Path,
     neurons_summary: Path,
+    units: Path,
     page: Path,
     settings: Browser,
 ) -> str:
@@ -96,7 +125,10 @@ def write_browser(
         **likeness(neurons, neurons_summary),
     }
     content["about"] |= {key: said for key, (said, _) in relations.items()}
+    content["columns"] = [*COLUMNS, *OF_CONCEPTS]
+    held = concepts(units)
     for feature in content["features"]:
+        feature |= held.get(feature["id"], {})
         feature |= {key: own[feature["id"]] for key, (_, own) in relations.items() if feature["id"] in own}
     template = Environment(autoescape=True).from_string(Path(__file__).with_suffix(".html").read_text())
     text = template.render(title="SAE features", data=Markup(as_script(content)))
@@ -138,6 +170,16 @@ def likeness(neurons: Path, summary: Path) -> dict[str, tuple[dict[str, Any], di
     }
     about = read_json(summary)
     return {"like": ({"null95": short(about.get("null95")), "reason": about["reason"]}, own)}
+
+
+def concepts(units: Path) -> dict[int, dict[str, Any]]:
+    """By feature the concept that it holds beyond chance, and how well, as `OF_CONCEPTS` has it."""
+    table = read_parquet(units).filter((pl.col("kind") == "feature") & (pl.col("p") <= LEVEL))
+    figures = {"f1": "concept_f1", "f1_null": "concept_null", "auroc": "concept_auroc"}
+    return {
+        row["unit"]: {"concept": row["concept"], **{key: short(row[name]) for name, key in figures.items()}}
+        for row in table.iter_rows(named=True)
+    }
 
 
 def chosen(table: pl.DataFrame, settings: Browser) -> pl.DataFrame:

@@ -64,7 +64,11 @@ LABORATORY = {
     ),
     "neurons_plot": Stage(after=("neurons",), only=with_sae, shared=True, variants="saes"),
     "browser": Stage(
-        ("browser",), ("features", "sae_metrics", "neighbours", "map", "neurons"), only=with_sae, shared=True, variants="saes"
+        ("browser",),
+        ("features", "sae_metrics", "neighbours", "map", "neurons", "specificity"),
+        only=with_sae,
+        shared=True,
+        variants="saes",
     ),
     "specificity": Stage(
         ("specificity",),
