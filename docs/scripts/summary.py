@@ -66,7 +66,11 @@ def verdicts(extracts: dict[str, Rows]) -> list[tuple[str, str, str]]:
     named, n = sum(tiers.get("named", 0) for tiers in nulls), sum(sum(tiers.values()) for tiers in nulls)
     return [
         ("Is something hidden, and what?", f"{naming(rows)}; of {n} datasets with nothing hidden {named} are named", DETECTION),
-        ("… on two other base models (a rule was added after one wrong name there)?", naming(extracts["second"] + extracts["third"]), SECOND),
+        (
+            "… on two other base models (a rule was added after one wrong name there)?",
+            naming(extracts["second"] + extracts["third"]),
+            SECOND,
+        ),
         ("… from system prompts of other forms?", naming(extracts["forms"]), FORMS),
         ("Does a short training say what students come to prefer?", f"ρ {agreement(extracts['consequence'])}", CONSEQUENCE),
     ]
