@@ -149,6 +149,10 @@ def test_the_study_asks_for_what_its_rules_state(
         assert next(log).read_text().splitlines()[0].endswith(f"SLURM_JOB_ID {record.job}{gpu}")
 
 
+# What is no part of a study until it is asked for.
+ON_REQUEST = ("lab", "vectors", "pairs", "geometry")
+
+
 def test_every_rule_asks_for_what_it_states(cluster: Cluster, project: Project, records: Callable[[], list[Record]]) -> None:
     variants = {"whole": {"full": True, "datasets": ["lion"]}, "wide": {"rank": 4, "datasets": ["lion"]}}
     scrambled = {"from": "lion", "transform": "shuffle-within"}
@@ -159,6 +163,11 @@ def test_every_rule_asks_for_what_it_states(cluster: Cluster, project: Project, 
         sweeps={"rank": ["wide"]},
         datasets={"scrambled": scrambled, "fewer": fewer, "kept": kept},
         power={"datasets": ["lion"]},
+        models={"other": {"embedded": {"seed": 7}}, "untrained": {"rerandomized": 0}},
+        saes={"second": {"seed": 1}, "foreign": {"model": "other"}, "random": {"model": "untrained"}},
+        vectors={"lion": {"kind": "contrast", "target": "lion", "layer": 0}},
+        hierarchies={"numbers": {"numbers": True}},
+        pairs={"seeds": {"a": "", "b": "second"}},
     )
     also = ("steer-lion/pref.json", "finetune-lion/pref.json", "plots/selections.png", "plots/costs.png")
     also += tuple(f"lion/{name}.safetensors" for name in ("residuals", "student_activations"))
@@ -171,11 +180,11 @@ def test_every_rule_asks_for_what_it_states(cluster: Cluster, project: Project, 
         "power_plot",
         "detectors_plot",
         "bridge",
-        "lab",
+        *ON_REQUEST,
         *(f"results/{path}" for path in also),
     )
     rules = set(re.findall(r"^(\w+)$", project.snakemake("--list-rules"), re.MULTILINE))
-    assert rules - set(asked) == {"all", "read", "detection", "lab"}
+    assert rules - set(asked) == {"all", "read", "detection", *ON_REQUEST}
     expected = {name: resources for name, resources in asked.items() if name not in local_rules(project)}
     # Without inputs no job waits for another, and in closed partitions none of them starts.
     alone = without(project, "alone", "input")
