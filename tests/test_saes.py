@@ -71,6 +71,10 @@ def test_the_laboratory_reads_every_sae(finished: Project) -> None:
         "Plot features and neurons against concepts",
         "Compare features with neurons of the MLPs",
         "Plot how far features are neurons",
+        "Find the names that have a feature of their own",
+        "Plot the names that have a feature of their own",
+        "Look for the SAE's features in wider ones",
+        "Plot the SAE's features in wider ones",
     }
 
 
