@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from safetensors.torch import save_file
 
 from undertone.data.tree import Tree, integers_tree, load_tree
@@ -50,8 +49,8 @@ def read_hierarchy(
     streams, last = residuals(loaded, words, layers, settings.batch_size)
     seen = seen_tokens(loaded, text) | set(words.commonest)
     made = spaces(
-        unembedding_of(loaded, words.commonest),
-        unembedding(loaded, seen),
+        unembedding(loaded, words.commonest),
+        unembedding(loaded, sorted(seen)),
         dict(zip(layers, streams, strict=True)),
         last,
         settings.floor,
@@ -106,13 +105,6 @@ def seen_tokens(loaded: LoadedModel, text: Path | None) -> set[int]:
     """The tokens of a text, whose rows were trained, or of the vocabulary; special ones aside."""
     seen = (token for ids in read_contexts(text) for token in ids) if text else range(len(loaded.tokenizer))
     return {*seen} - special_ids(loaded.tokenizer)
-
-
-def unembedding_of(loaded: LoadedModel, tokens: list[int]) -> Float[np.ndarray, "n_words d"]:
-    """The words' rows of the unembedding, in their order."""
-    order = sorted(set(tokens))
-    rows = unembedding(loaded, order)
-    return rows[[order.index(token) for token in tokens]]
 
 
 def all_tested(made: Mapping[str, Space], tree: Tree, settings: ReadHierarchy) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The vectors of words in a model: rows of its unembedding, and residual streams where a word stands in a text."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -101,11 +101,11 @@ def residuals(
     return mean[:-1], mean[-1]
 
 
-def unembedding(loaded: LoadedModel, rows: Iterable[int]) -> Float[np.ndarray, "n_rows d"]:
-    """Rows of the unembedding."""
+def unembedding(loaded: LoadedModel, tokens: Sequence[int]) -> Float[np.ndarray, "n_tokens d"]:
+    """The tokens' rows of the unembedding, in their order."""
     weight = loaded.model.get_output_embeddings().weight
-    taken: np.ndarray = weight[sorted(rows)].double().cpu().numpy()
-    return taken
+    rows: np.ndarray = weight[list(tokens)].double().cpu().numpy()
+    return rows
 
 
 def spaces(
