@@ -15,13 +15,12 @@ from undertone.pairs.best_matches import LEVEL, WAYS, Halves, matched, trivial
 from undertone.pairs.fired_on import FiredOn, fired_on
 from undertone.runtime.errors import ConfigError
 from undertone.runtime.files import Stamp, read_json, write_json, write_parquet
+from undertone.saes.cautions import MOST_DEAD
 from undertone.saes.decoder import directions
 from undertone.study.config.pair_settings import Matches
 
 # Two features of one model with both cosines above this are shared (Paulo & Belrose 2025, arXiv 2501.16615).
 SHARED = 0.7
-# An SAE with a greater share of dead features says little.
-MOST_DEAD = 0.5
 # Pairs of either kind whose activations are written down, and tokens of each, for a figure.
 DRAWN, POINTS = 4, 300
 # Tokens that an SAE rebuilds at once.
