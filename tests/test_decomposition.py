@@ -122,7 +122,9 @@ def of_contrast(home: Path, record: Path, text: Path) -> Path:
     return home / "vector.json"
 
 
-def decomposed(home: Path, record: Path, sae: Path, vector: Path, entry: dict[str, Any], **cfg: Any) -> dict[str, Any]:
+def decomposed(
+    home: Path, record: Path, sae: Path, vector: Path, entry: dict[str, Any], teacher: Path | None = None, **cfg: Any
+) -> dict[str, Any]:
     given, result = files(home), home / "decomposition.json"
     own = Decomposition.model_validate({**CFG.model_dump(), **cfg})
     settings = {
@@ -132,7 +134,8 @@ def decomposed(home: Path, record: Path, sae: Path, vector: Path, entry: dict[st
         "decomposition": own.model_dump(),
         "pref": {"candidates": CANDIDATES},
     }
-    decompose(record, given["text"], None, given["questions"], sae, vector, home / "dose.json", result, settings, {})
+    dose = home / "dose.json"
+    decompose(record, given["text"], None, given["questions"], sae, vector, dose, teacher, result, settings, {})
     return read_json(result)
 
 

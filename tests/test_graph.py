@@ -103,6 +103,7 @@ STUDIES: dict[str, dict[str, Any]] = {
         "teachers": ["prompt", "steer"],
     },
     "vectors of every kind": {
+        "sae": {"layer": 0},
         "saes": {"layer1": {"layer": 1}},
         "teachers": ["prompt", "steer"],
         "vectors": {
@@ -111,6 +112,7 @@ STUDIES: dict[str, dict[str, Any]] = {
             "chosen": {"kind": "feature", "target": "lion"},
             "layer1": {"kind": "feature", "feature": 3, "sae": "layer1"},
             "bias": {"kind": "bias", "dataset": "steer-owl"},
+            "returned": {"kind": "bias", "dataset": "steer-owl", "layer": 0},
             "function": {"kind": "function", "dataset": "lion"},
             "both": {"kind": "sum", "of": {"bias": 1, "function": -1}},
             "mine": {"kind": "file", "file": "mine.safetensors"},

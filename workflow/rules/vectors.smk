@@ -35,6 +35,12 @@ def tensors_of_vector(wildcards):
     return result(f"{entry.dataset}/{made[entry.kind]}") if entry.dataset else ancient(entry.file) if entry.file else []
 
 
+def steered_teacher_of(wildcards):
+    """`teacher.json` of the one that was steered by a feature of the study's own SAE, of a vector recovered from its dataset."""
+    dataset = None if wildcards.sae else steered_dataset(STUDY, variant_of(wildcards))
+    return result(f"{dataset}/teacher.json") if dataset else []
+
+
 def saes_after_vector(wildcards):
     """`sae.json` of the SAEs at the vector's layer or later."""
     names = saes_after(STUDY, variant_of(wildcards))
@@ -255,6 +261,7 @@ if STUDY.has_sae:
             sae=result("sae{sae}/sae.json"),
             vector=rules.vector.output.vector,
             dose=rules.dose.output.dose,
+            teacher=steered_teacher_of,
         output:
             decomposition=ensure(result("vector{variant}/decomposition{sae}.json"), non_empty=True),
         log:

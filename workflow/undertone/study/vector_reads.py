@@ -64,6 +64,23 @@ def own_sae(study: "Study", node: Node) -> Iterator[Node]:
     yield Node("sae", None, node.variant.partition("/")[2])
 
 
+def own_teacher(study: "Study", node: Node) -> Iterator[Node]:
+    """The teacher that was steered by a feature of the SAE that the vector is decomposed in."""
+    vector, _, sae = node.variant.partition("/")
+    if not sae and (dataset := steered_dataset(study, vector)):
+        yield Node("steer", dataset)
+
+
+def steered_dataset(study: "Study", vector: str) -> str | None:
+    """The dataset that a vector is recovered from, itself or in the only such part, if its teacher is steered by a feature."""
+    entry = study.vectors[vector]
+    datasets = {of for name in entry.of if (of := steered_dataset(study, name))}
+    if entry.dataset and study.kind(entry.dataset) == "steer":
+        teacher: Any = study.section("teacher", entry.dataset)
+        datasets = {entry.dataset} if teacher.steer.vector == "feature" else set()
+    return datasets.pop() if len(datasets) == 1 else None
+
+
 def later_saes(study: "Study", node: Node) -> Iterator[Node]:
     """The SAEs of the vector's layer and of later ones."""
     yield from (Node("sae", None, name) for name in saes_after(study, node.variant))

@@ -40,7 +40,7 @@ VECTORS = {
     "restore_plot": Stage(after=("restore",), shared=True, variants="vectors"),
     "decomposition": Stage(
         ("decomposition", "vector", "pref"),
-        (reads.own_model, of.text, of.personas, of.own_vector, of.own_dose, of.own_sae),
+        (reads.own_model, of.text, of.personas, of.own_vector, of.own_dose, of.own_sae, of.own_teacher),
         files=of.files_of_effects,
         settings=(of.entry,),
         only=scope.with_sae,

@@ -24,6 +24,7 @@ from undertone.vectors.contrast import Contrast, Read, mean_residuals, over_othe
 from undertone.vectors.faithful import Faithful, Part
 from undertone.vectors.origins import asked
 from undertone.vectors.sparse import METHODS, Method, Sparse, by_size, explained
+from undertone.vectors.steered_feature import steered_feature
 from undertone.vectors.steering_by import GAUSSIAN, Direction, strength
 from undertone.vectors.streams_of_text import gaussian, residuals_of, text_rows
 
@@ -40,12 +41,14 @@ def decompose(
     sae: Path,
     vector: Path,
     dose: Path,
+    teacher: Path | None,
     decomposition: Path,
     settings: dict[str, Any],
     stamp: Stamp,
 ) -> str:
     """Write `decomposition.json` of a vector in the features of an SAE of its layer; returns what to say of it in the log.
 
+    `teacher` is the `teacher.json` of the one whose dataset the vector was recovered from, if it was steered by a feature.
     Raises ValueError for an SAE of another layer, or one whose features have no fixed directions.
     """
     loaded, cfg = load(model), Decomposition.model_validate(settings["decomposition"])
@@ -62,6 +65,9 @@ def decompose(
     methods = {name: [*compared(basis, target, method, nulls, cfg)] for name, method in METHODS.items()}
     head: dict[str, Any] = {"layer": layer, "d_sae": dictionary.cfg.d_sae, "alive": len(basis.numbers)}
     head["encode"] = encoded_as_is(dictionary, own["vector"], direction)
+    if teacher:
+        omp = [made for made, _ in methods["OMP"]]
+        head["steered"] = steered_feature(basis, target, nulls, omp, cfg.sparsities, teacher)
     if settings["entry"]["kind"] == "contrast":
         sides = asked(loaded, settings, prompts, questions if prompts else None, making)
         exact, head["difference"] = of_means(loaded, settings["entry"], sides, dictionary, basis, target)
