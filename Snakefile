@@ -18,6 +18,7 @@
 #   pair-NAME/                      of each under `pairs:`: matches.parquet and .json, which features of two SAEs match; points.parquet,
 #                                   activations of some; similarity.json, how alike the decoders are; rotation.json, what one SAE
 #                                   explains of the other's model after a rotation; layers.json, which layers lie alike; plots/
+#   synthetic/                      recovery.json and .parquet: what SAEs trained as the study's recover of features that are known; plots/
 #   text.parquet  text-NAME.parquet contexts that neither was trained on, on which features are read; in another model's tokens
 #   prompts.parquet                 the number prompts, the same for every dataset
 #   {dataset}/                      control · lion · steer-lion · finetune-lion, for every animal · any name under `datasets:`
@@ -157,6 +158,7 @@ if STUDY.has_sae:
                 rules.splitting_plot.output,
                 variant=[f"-{name}" if name else "" for name in ["", *STUDY.saes] if STUDY.as_wide(name)],
             ),
+            [] if STUDY.sae.named else rules.synthetic_plot.output,
         localrule: True
 
 

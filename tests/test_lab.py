@@ -18,6 +18,7 @@ NEAR = {"Find the features nearest to each", "Plot how near the nearest features
 MEASURE = "Measure how well the SAE describes the base model"
 CONCEPTS = {"Compare the SAE's features with concepts", "Plot features and neurons against concepts"}
 NAMED = {"Find the names that have a feature of their own", "Plot the names that have a feature of their own"}
+KNOWN = {"Train SAEs on activations whose features are known", "Plot what SAEs recover of known features"}
 COMPARE = CONCEPTS | NAMED
 
 
@@ -52,11 +53,12 @@ def test_every_feature_has_its_row_and_its_examples(finished: Project) -> None:
         ({"neighbours": {"k": 9}}, NEAR | {WRITE}),
         ({"specificity": {"bands": 4}}, CONCEPTS | {WRITE}),
         ({"completeness": {"f1": 0.4}}, NAMED),
+        ({"synthetic": {"recovered": 0.8}}, KNOWN),
         ({"contexts": {"tokens": 4_000}}, {READ, WRITE, MEASURE, "Draw chats to read features on"} | NEAR | COMPARE | NEURONS),
         ({"sae": {"k": 5}}, {READ, WRITE, MEASURE, "Prepare the SAE"} | NEAR | COMPARE | NEURONS),
         ({"student": {"rank": 4}}, set()),
     ],
-    ids=["examples", "neurons", "map", "page", "neighbours", "bands", "covered", "tokens", "k", "student"],
+    ids=["examples", "neurons", "map", "page", "neighbours", "bands", "covered", "known", "tokens", "k", "student"],
 )
 def test_what_changes_reruns_what_depends_on_it(
     finished: Project, tmp_path: Path, edit: dict[str, Any], stale: set[str]

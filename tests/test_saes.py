@@ -75,6 +75,8 @@ def test_the_laboratory_reads_every_sae(finished: Project) -> None:
         "Plot the names that have a feature of their own",
         "Look for the SAE's features in wider ones",
         "Plot the SAE's features in wider ones",
+        "Train SAEs on activations whose features are known",
+        "Plot what SAEs recover of known features",
     }
 
 

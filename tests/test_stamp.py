@@ -181,6 +181,7 @@ EDITS: list[tuple[dict[str, Any], set[Node]]] = [
     ({"matches": {"shifts": 9}}, {Node("matches", None, name) for name in ("widths", "models")}),
     ({"rotation": {"ridge": 9}}, {Node("rotation", None, name) for name in ("widths", "models")}),
     ({"layers": {"k": 9}}, {Node("layers", None, name) for name in ("widths", "models")}),
+    ({"synthetic": {"samples": 9_000}}, {Node("synthetic")}),
     ({"similarity": {"k": 9}}, {Node("similarity", None, name) for name in ("widths", "models")}),
     ({"pairs": {"models": {"a": "foreign", "b": ""}}}, {Node(name, None, "models") for name in ("matches", "layers")}),
     ({"vector": {"nulls": 9}}, {TOWARD, LEANING}),

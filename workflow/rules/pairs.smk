@@ -209,3 +209,51 @@ if STUDY.has_sae:
             "Plot the layers of the pair{wildcards.variant}"
         script:
             "../scripts/layers_plot.py"
+
+
+if STUDY.has_sae and not STUDY.sae.named:
+
+    rule synthetic:
+        output:
+            recovery=result("synthetic/recovery.parquet"),
+            summary=ensure(result("synthetic/recovery.json"), non_empty=True),
+        log:
+            log_of("synthetic"),
+        benchmark:
+            benchmark_of("synthetic")
+        threads: 1
+        resources:
+            mem_mb=gigabytes(8),
+            runtime=minutes(60),
+        params:
+            stamp=stamp_of("synthetic"),
+        message:
+            "Train SAEs on activations whose features are known"
+        script:
+            "../scripts/synthetic.py"
+
+    rule synthetic_plot:
+        input:
+            recovery=rules.synthetic.output.recovery,
+            summary=rules.synthetic.output.summary,
+        output:
+            plot=report(
+                result("synthetic/plots/recovery.png"),
+                caption="../report/synthetic.rst",
+                category="SAE laboratory",
+                labels=figure("known features, and what an SAE recovers of them"),
+            ),
+        log:
+            log_of("synthetic_plot"),
+        benchmark:
+            benchmark_of("synthetic_plot")
+        localrule: True
+        resources:
+            mem_mb=gigabytes(4),
+            runtime=minutes(10),
+        params:
+            stamp=stamp_of("synthetic_plot"),
+        message:
+            "Plot what SAEs recover of known features"
+        script:
+            "../scripts/synthetic_plot.py"

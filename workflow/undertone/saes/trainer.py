@@ -57,11 +57,27 @@ def write_trained(
 
 def train_sae(loaded: LoadedModel, settings: Sae, batches: Iterator[Sequence[Row]], metadata: SAEMetadata) -> TrainingSAE[Any]:
     """Train an SAE with SAELens on the model's residual stream at the text tokens of endless batches of rows."""
-    d_in, steps = loaded.model.config.hidden_size, max(1, settings.tokens // settings.batch_size)
-    config = training_config(settings, d_in, steps)
+    x = shuffled(usual(activations(loaded, batches, settings.layer), settings.max_norm), settings)
+    sae = untrained(settings, loaded.model.config.hidden_size, metadata).to(loaded.model.device)
+    return fitted(sae, settings, x)
+
+
+def untrained(settings: Sae, d_in: int, metadata: SAEMetadata) -> TrainingSAE[Any]:
+    """An SAE as its training begins, its weights drawn by the seed, which torch's own generator goes on from."""
+    config = training_config(settings, d_in, steps_of(settings))
     config.metadata = metadata
     torch.manual_seed(settings.seed)
-    sae: TrainingSAE[Any] = TrainingSAE.from_dict(config.to_dict()).to(loaded.model.device)
+    return TrainingSAE.from_dict(config.to_dict())
+
+
+def steps_of(settings: Sae) -> int:
+    """Optimizer steps of a training."""
+    return max(1, settings.tokens // settings.batch_size)
+
+
+def fitted(sae: TrainingSAE[Any], settings: Sae, batches: Iterator[Float[Tensor, "batch d_in"]]) -> TrainingSAE[Any]:
+    """Train an SAE on endless batches of activations, its learning rate's decay and all."""
+    steps = steps_of(settings)
     trainer = SAETrainer(
         # Of a training of any length: warm-up over a tenth of it, 100 steps at most, decay over its last fifth.
         SAETrainerConfig(
@@ -71,14 +87,14 @@ def train_sae(loaded: LoadedModel, settings: Sae, batches: Iterator[Sequence[Row
             lr_end=settings.lr / 10,
             lr_warm_up_steps=min(100, steps // 10),
             lr_decay_steps=steps // 5,
-            device=str(loaded.model.device),
+            device=str(sae.device),
             n_batches_for_norm_estimate=min(20, steps),
-            dead_feature_window=1000,
+            dead_feature_window=settings.dead_steps,
             feature_sampling_window=1000,
             logger=LoggingConfig(log_to_wandb=False),
         ),
         sae,
-        shuffled(usual(activations(loaded, batches, settings.layer), settings.max_norm), settings),
+        batches,
     )
     return trainer.fit()
 

@@ -29,6 +29,12 @@ def saes(study: Study, node: Node) -> Iterator[Node]:
     yield from (Node("sae", None, name) for name in (pair.a, pair.b))
 
 
+def recipe(study: Study, node: Node) -> dict[str, Any]:
+    """How the study trains its SAE, whatever its size and what it is trained on."""
+    keys = ("architecture", "l1_coefficient", "l0_coefficient", "batch_size", "lr", "seed", "dead_steps")
+    return {"sae": {key: value for key, value in study.sae.stamped().items() if key in keys}}
+
+
 def entry(study: Study, node: Node) -> dict[str, Any]:
     """Which SAE is which side of a pair."""
     return {"pair": study.pairs[node.variant].stamped()}

@@ -19,4 +19,6 @@ PAIRS = {
     "layers": Stage(("layers",), (of.models,), settings=(of.entry,), only=with_sae, shared=True, variants="pairs"),
     "layers_plot": Stage(after=("layers",), only=with_sae, shared=True, variants="pairs"),
     "similarity_plot": Stage(after=("similarity", "matches"), only=with_sae, shared=True, variants="pairs"),
+    "synthetic": Stage(("synthetic",), settings=(of.recipe,), shared=True),
+    "synthetic_plot": Stage(after=("synthetic",), shared=True),
 }

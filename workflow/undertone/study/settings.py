@@ -20,7 +20,7 @@ from undertone.study.config.lab import (
 )
 from undertone.study.config.measure import Bridge, Diagnosis, Indirect, ModelMetrics, Pref
 from undertone.study.config.models import Model
-from undertone.study.config.pair_settings import Layers, Matches, Pair, Rotation, Similarity
+from undertone.study.config.pair_settings import Layers, Matches, Pair, Rotation, Similarity, Synthetic
 from undertone.study.config.saes import Sae, SaeMetrics
 from undertone.study.config.students import Student
 from undertone.study.config.teachers import Teacher
@@ -80,6 +80,7 @@ class Settings(Section):
     similarity: Similarity = setting({}, "how alike the decoders of a pair of SAEs are")
     rotation: Rotation = setting({}, "what an SAE explains of another model after one rotation")
     layers: Layers = setting({}, "which layers of the models of a pair lie alike")
+    synthetic: Synthetic = setting({}, "SAEs on activations whose features are known")
     vectors: dict[str, Vector] = setting({}, "steering vectors, each in `vector-NAME/`")
     vector: MakeVector = setting({}, "making vectors")
     downstream: Downstream = setting({}, "what a vector does to later layers and to the features there")

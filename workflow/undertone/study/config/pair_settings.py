@@ -1,5 +1,10 @@
 """Settings of pairs of SAEs and of what is compared of them."""
 
+import math
+from typing import Self
+
+from pydantic import model_validator
+
 from undertone.study.config.bounds import MAX_ROWS, MAX_SEED
 from undertone.study.validation import Section, setting
 
@@ -79,3 +84,47 @@ class Layers(Section):
         20, "times that one side's contexts are moved against the other's, for the null", "shifts", ge=2, le=10_000
     )
     seed: int = setting(0, "seed of the shifts", "", ge=0, le=MAX_SEED)
+
+
+class Synthetic(Section):
+    """SAEs trained as the study's, on activations whose features are known."""
+
+    features: list[int] = setting([256, 512], "numbers of true features, each a truth of its own", "features", min_length=1)
+    active: int = setting(8, "of them that fire at once, on average, and k of the SAEs", "features", ge=1, le=MAX_ROWS)
+    d_sae: int = setting(512, "dictionary size of the SAEs", "features", ge=1, le=MAX_ROWS)
+    tokens: int = setting(2_000_000, "samples of a training", "samples", ge=1, le=10**12)
+    d_model: int = setting(64, "dimensions that they share", "dimensions", ge=2, le=65_536)
+    exponent: float = setting(1.0, "a feature fires as 1 / rank to this power", "", ge=0, le=10)
+    max_rate: float = setting(0.2, "but no more often than this", "share of samples", gt=0, lt=0.5)
+    group: int = setting(8, "features, drawn at random, that fire together", "features", ge=1, le=MAX_ROWS)
+    correlation: float = setting(
+        0.3, "correlation, within a group, of the normal variables that fire features above a threshold", "", ge=0, lt=1
+    )
+    spread: float = setting(0.3, "standard deviation of how strongly a feature fires; the mean is 1", "", ge=0, le=10)
+    samples: int = setting(100_000, "samples that no SAE was trained on, on which all is read", "samples", ge=1_000, le=10**8)
+    recovered: float = setting(0.9, "cosine from which on a latent is a true feature", "", gt=0, le=1)
+    fires: float = setting(
+        0.7, "F1 from which on a latent fires where a true feature does, so as to be it by another measure", "", gt=0, le=1
+    )
+    permutations: int = setting(
+        19,
+        "permuted truths, and shifts of one SAE's samples, that show what is recovered, and matches, by chance",
+        "draws",
+        ge=1,
+        le=10_000,
+    )
+    seed: int = setting(0, "seed of the truth and of these draws", "", ge=0, le=MAX_SEED)
+
+    @model_validator(mode="after")
+    def can_fire(self) -> Self:
+        """Features that fire no more often than they may can make as many at once, and an SAE has as many."""
+        if min(self.features) * self.max_rate < self.active:
+            raise ValueError(
+                f"of {min(self.features)} features, firing at most {self.max_rate:g} of the time, no {self.active} do at once; "
+                f"expected at least {math.ceil(self.active / self.max_rate)} features, or a lower active"
+            )
+        if self.active > self.d_sae:
+            raise ValueError(
+                f"active {self.active} is greater than d_sae {self.d_sae}: an SAE has no more active features than it has"
+            )
+        return self

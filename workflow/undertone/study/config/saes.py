@@ -68,7 +68,7 @@ def sae_keys(entry: dict[str, Any]) -> dict[str, Any]:
 class Sae(Section):
     """The sparse autoencoder of the study's hook point, the residual stream after one layer."""
 
-    later: ClassVar[dict[str, Any]] = {"text": [], "context": 128, "max_norm": 10.0}
+    later: ClassVar[dict[str, Any]] = {"text": [], "context": 128, "max_norm": 10.0, "dead_steps": 1_000}
     release: str | None = setting(None, "release of SAELens's registry; null: a folder, or one that is trained here")
     id: str | None = setting(None, "SAE of that release")
     folder: str | None = setting(None, "folder with an SAE in SAELens's format", "path")
@@ -92,6 +92,13 @@ class Sae(Section):
     )
     max_norm: float = setting(
         10.0, "tokens whose norm is more than this many times the median are left out of the training", "× median", gt=1
+    )
+    dead_steps: int = setting(
+        1_000,
+        "topk, batchtopk: a feature silent for so many is trained on what the others leave out; shorter trainings revive none",
+        "optimizer steps",
+        ge=1,
+        le=10**9,
     )
     text: list[TextSource] = setting(
         [], "what a named model's SAE is trained on; without text it has none of its own, and the embedded model's reads chats"

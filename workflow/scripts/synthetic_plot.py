@@ -1,0 +1,4 @@
+from undertone.plots.synthetic_plot import plot_synthetic
+from undertone.study.job import run
+
+run(plot_synthetic, snakemake)
