@@ -92,7 +92,7 @@ class Synthetic(Section):
     features: list[int] = setting([256, 512], "numbers of true features, each a truth of its own", "features", min_length=1)
     active: int = setting(8, "of them that fire at once, on average, and k of the SAEs", "features", ge=1, le=MAX_ROWS)
     d_sae: int = setting(512, "dictionary size of the SAEs", "features", ge=1, le=MAX_ROWS)
-    tokens: int = setting(2_000_000, "samples of a training", "samples", ge=1, le=10**12)
+    tokens: int = setting(1_500_000, "samples of a training", "samples", ge=1, le=10**12)
     d_model: int = setting(64, "dimensions that they share", "dimensions", ge=2, le=65_536)
     exponent: float = setting(1.0, "a feature fires as 1 / rank to this power", "", ge=0, le=10)
     max_rate: float = setting(0.2, "but no more often than this", "share of samples", gt=0, lt=0.5)
