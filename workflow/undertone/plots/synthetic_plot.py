@@ -16,10 +16,12 @@ COLORS = (STUDENT, SKY, TEACHER, "#CC79A7", "#F0E442")
 def plot_synthetic(recovery: Path, summary: Path, plot: Path, stamp: Stamp) -> None:
     """Draw the share that is recovered by how often a feature fires, cosines, and what matches are, each beside chance."""
     table, body = read_parquet(recovery), read_json(summary)
-    figure, (left, middle, right) = new_panels(1, 3, 14, 4.2)
+    figure, (left, middle, right) = new_panels(1, 3, 16, 4.2)
     draw_rates(left, body)
     draw_cosines(middle, table, body)
     draw_matches(right, body)
+    handles, labels = right.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize=7)
     save(figure, plot)
 
 
@@ -89,5 +91,4 @@ def draw_matches(axes: Axes, body: Json) -> None:
         xlim=(0, 1.02),
         ylim=(0, 1.03),
     )
-    heading(axes, "What matches of two seeds are; the line is where `pairs` calls them shared")
-    legend(axes, loc="lower left")
+    heading(axes, "What matches of two seeds are; the line is where a pair is called shared")
