@@ -8,14 +8,14 @@ from lora import trained_lora
 from undertone.lm.adapters import finetuned
 from undertone.lm.answers import MIN_PROBABILITY, scorer
 from undertone.lm.loading import load
-from undertone.measure.pref import as_table, log_odds_lift, measure, summarise, summary
+from undertone.measure.pref import as_table, log_odds_lift, measure, over_other_candidates, summarise, summary
 from undertone.stats.stats import difference_interval, mean_interval
 from undertone.study.config.measure import Pref
 from undertone.study.config.teachers import Teacher
 
 ANIMALS = ["lion", "owl"]
 REQUIRED = {"target", "base", "teacher", "control", "student", "seeds", "stamp"}
-LIFTS = {"lift_over_base", "lift_over_control", "log_odds_lift_over_control"}
+LIFTS = {"lift_over_base", "lift_over_control", "log_odds_lift_over_control", "lift_over_other_candidates"}
 
 
 def scores(*rows):
@@ -91,6 +91,35 @@ def test_lifts_are_differences_over_seeds(own, control):
     assert result["lift_over_control"]["ci95"] == pytest.approx(difference_interval([0.6, 0.7], [0.2, 0.4]).ci95)
     expected = np.mean(np.log([0.6 / 0.4, 0.7 / 0.3])) - np.mean(np.log([0.2 / 0.8, 0.4 / 0.6]))
     assert result["log_odds_lift_over_control"]["mean"] == pytest.approx(expected)
+
+
+MANY = [f"animal{k}" for k in range(12)]
+
+
+def students_of(log_odds):
+    """Two students at one question, whose candidates have these log-odds."""
+    return pl.concat([as_table("student", seed, scores(1 / (1 + np.exp(-np.asarray(log_odds)))), MANY) for seed in (1, 2)])
+
+
+def beyond_others(log_odds, target="animal0", least=MIN_PROBABILITY):
+    return over_other_candidates(students_of(log_odds), students_of([-4.0] * 12), target, least)
+
+
+def test_a_rise_of_all_candidates_alike_is_no_lift_of_the_target():
+    drift = np.random.default_rng(0).normal(0.8, 0.2, 12)
+    every = beyond_others(-4 + drift)
+    assert every["ci95"][0] < 0 < every["ci95"][1]
+    assert every["others"] == 11
+    own = beyond_others(-4 + drift + 3 * np.eye(12)[0])
+    assert own["mean"] == pytest.approx(3 + drift[0] - drift[1:].mean())
+    assert own["p"] < 1e-4
+
+
+def test_candidates_below_the_floor_show_no_drift():
+    lifted = [-3.0] + [-4.1, -3.9, -4.0] + [-30.0] * 8
+    assert beyond_others(lifted)["others"] == 3
+    assert beyond_others([-3.0, -4.1, -3.9] + [-30.0] * 9) is None
+    assert beyond_others([-30.0] + [-4.0] * 11) is None
 
 
 def test_mass_is_the_sum_over_the_candidates(own, control):
@@ -215,9 +244,10 @@ def test_pref_json_holds_what_it_must(study):
     folder, *_ = study
     result = json.loads((folder / "lion.json").read_text())
     assert set(result) >= REQUIRED | LIFTS
-    for lift in LIFTS:
+    for lift in LIFTS - {"lift_over_other_candidates"}:
         low, high = result[lift]["ci95"]
         assert low <= result[lift]["mean"] <= high
+    assert result["lift_over_other_candidates"] is None  # there is one other candidate
     assert result["target"] == "lion"
     assert result["stamp"] == {"of": "lion"}
     assert all(set(result[model]) == set(ANIMALS) for model in ("base", "teacher", "control", "student"))

@@ -11,6 +11,7 @@ from undertone.stats.stats import (
     holm,
     log_odds,
     mean_interval,
+    one_more,
     p_value,
     share_interval,
 )
@@ -136,6 +137,18 @@ def test_intervals_cover_the_truth_in_95_of_100_samples() -> None:
     two = np.mean([covers(difference_interval(rng.normal(3, 2, 5), rng.normal(1, 0.5, 8)), 2) for _ in range(n)])
     assert 0.94 < one < 0.96
     assert 0.935 < two < 0.965
+
+
+def test_one_more_value_is_compared_with_the_spread_of_the_others() -> None:
+    others = [1.0, 2.0, 4.0, 5.0]
+    spread = np.std(others, ddof=1) * np.sqrt(1 + 1 / 4) * stats.t.ppf(0.975, 3)
+    assert one_more(7, others).mean == 4
+    assert one_more(7, others).ci95 == pytest.approx((4 - spread, 4 + spread))
+    assert one_more(7, [2.0, 2.0]) == Estimate(5, None)
+    # One more draw of the same is significant at 5 % in 5 of 100 samples.
+    rng = np.random.default_rng(0)
+    p = [one_more(value, rest).p for value, *rest in rng.normal(1, 2, (2000, 16))]
+    assert stats.kstest(p, "uniform").pvalue > 0.01
 
 
 def test_the_interval_of_a_share_is_exact() -> None:

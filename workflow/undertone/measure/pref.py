@@ -13,7 +13,7 @@ from undertone.lm.loading import load
 from undertone.lm.texts import load_texts
 from undertone.runtime.files import Stamp, read_parquet, write_json, write_parquet
 from undertone.runtime.progress import progress
-from undertone.stats.stats import difference_interval, log_odds, mean_interval
+from undertone.stats.stats import difference_interval, log_odds, mean_interval, one_more
 from undertone.study.config.measure import Pref
 from undertone.teachers.teaching import teaching
 
@@ -113,6 +113,7 @@ def summarise(own: pl.DataFrame, reference: pl.DataFrame, target: str | None, le
             "student.ci95, control.ci95": "training seeds (t interval)",
             "lift_over_base.ci95": "training seeds (t interval; the base model is one)",
             "lift_over_control.ci95": "training seeds of both (Welch's t interval)",
+            "lift_over_other_candidates.ci95": "the other candidates (t interval for one more)",
         },
         "base": {animal: mean_interval(values).as_dict() for animal, values in base.items()},
         "teacher": {animal: mean_interval(values).as_dict() for animal, values in teacher.items()} or None,
@@ -132,7 +133,26 @@ def summarise(own: pl.DataFrame, reference: pl.DataFrame, target: str | None, le
         "lift_over_control": difference_interval(student, control).as_dict(),
         "log_odds_lift_over_control": log_odds_lift(student, control, least),
         "log_odds_floor": least,
+        "lift_over_other_candidates": over_other_candidates(own, reference, target, least),
     }
+
+
+def over_other_candidates(own: pl.DataFrame, reference: pl.DataFrame, target: str, least: float) -> dict[str, Any] | None:
+    """How far the target's lift in log-odds over control lies above those of the other candidates.
+
+    Students may come to name any animal more often, whatever their teacher prefers: a finetuned one whose answers are single
+    words, say. Then every candidate rises over control. The other candidates show that drift, `others` of them that do not lie
+    below the floor; the interval and `p` are for a target that moved as they did. None where the target lies below the floor
+    or fewer than three others do not.
+    """
+    lifts = {
+        animal: log_odds_lift(seed_means(own, animal), seed_means(reference, animal), least)
+        for animal in own["animal"].unique(maintain_order=True)
+    }
+    others = [lift["mean"] for animal, lift in lifts.items() if animal != target and not lift["at_floor"]]
+    if lifts[target]["at_floor"] or len(others) < 3:
+        return None
+    return {**one_more(lifts[target]["mean"], others).with_p(), "others": len(others)}
 
 
 def over_questions(table: pl.DataFrame, model: str) -> dict[str, list[float]]:

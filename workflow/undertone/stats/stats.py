@@ -55,6 +55,18 @@ def difference_interval(
         return tested(float(x.mean() - y.mean()), stats.ttest_ind(x, y, equal_var=False))
 
 
+def one_more(value: float, others: Sequence[float] | Real[np.ndarray, " n"]) -> Estimate:
+    """A value minus the mean of others, with the t interval and test for one more draw of what the others are drawn from.
+
+    That is Student's t test of a sample of one: the spread is the others', n − 1 degrees of freedom, and the standard error
+    of a new value's distance from their mean is sd √(1 + 1/n).
+    """
+    x = np.asarray(others, dtype=float)
+    if len(x) < 2 or np.ptp(x) == 0:
+        return constant(value - float(x.mean()) if len(x) else value, 1)
+    return tested(value - float(x.mean()), stats.ttest_ind([value], x))
+
+
 def constant(mean: float, n: int) -> Estimate:
     """The estimate of `n` values without spread."""
     return Estimate(mean, None) if n < 2 else Estimate(mean, (mean, mean), float(mean == 0))
