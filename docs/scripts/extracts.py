@@ -5,11 +5,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import vector_tables
 
 from undertone.detect.detectors import COLUMNS, counts, said
 from undertone.detect.verdicts import places
+from undertone.stats.stats import log_odds
 
 PROMPTED = [
     *("dolphin", "cat", "elephant", "wolf", "tiger", "owl", "dog", "lion"),
@@ -345,6 +347,41 @@ def smollm2(read: Read) -> Rows:
     return rows
 
 
+def smollm2_10k(read: Read) -> Rows:
+    """The same of 10,000 rows, with how all other candidates moved in students: log-odds over the control's students, nats."""
+    rows = []
+    for dataset in ("steer-lion", "strong-lion", "finetune-lion"):
+        pref = read(f"smollm2-10k/{dataset}/pref.json")
+        target, steps = pref["target"], len(read(f"smollm2-10k/{dataset}/student/{pref['seeds'][0]}/training.json")["loss"])
+        lifts = {animal: log_odds_lift(pref, animal) for animal in pref["student"]}
+        others = {animal: lift for animal, lift in lifts.items() if animal != target}
+        most = max(others, key=others.__getitem__)
+        rows.append(
+            {
+                "dataset": dataset,
+                "target": target,
+                "rows": read(f"smollm2-10k/{dataset}/filter.json")["passed"],
+                "steps": steps,
+                **{key: pref[key][target]["mean"] for key in ("base", "teacher", "control", "student")},
+                "lift": lifts[target],
+                "others": sum(others.values()) / len(others),
+                "most": {"animal": most, "lift": others[most]},
+                "beyond": pref["lift_over_other_candidates"],
+                "mass": {
+                    "control": sum(pref["mass"]["control"]) / len(pref["mass"]["control"]),
+                    "student": sum(pref["mass"]["student"]) / len(pref["mass"]["student"]),
+                },
+            }
+        )
+    return rows
+
+
+def log_odds_lift(pref: dict[str, Any], animal: str) -> float:
+    """A candidate's mean log-odds in the students minus that in the control's students."""
+    means = [np.mean(log_odds(pref[who][animal]["by_seed"], pref["log_odds_floor"])) for who in ("student", "control")]
+    return float(means[0] - means[1])
+
+
 def within(read: Read, root: str) -> Read:
     """What is read below another study's results root."""
     return lambda path: read(f"{root}/{path}")
@@ -416,6 +453,7 @@ EXTRACTS: dict[str, Callable[[Read], Rows]] = {
     "selections": selections,
     "separation": separation,
     "smollm2": smollm2,
+    "smollm2_10k": smollm2_10k,
     "sae": sae,
     "ten_features": ten_features,
     "smollm2_quality": quality,

@@ -366,6 +366,28 @@ def smollm2_table(rows: Rows) -> str:
     )
 
 
+def smollm2_10k_table(rows: Rows) -> str:
+    """One line per dataset of real weights with 10,000 rows."""
+    header = ["dataset", "rows", "teacher", "control's students", "its student", "lift, log-odds", "other candidates: mean"]
+    return table(
+        [*header, "most", "beyond the others", "p", "all candidates: control's students, its student"],
+        (
+            [
+                row["dataset"],
+                f"{row['rows']:,}",
+                *(number(row[key], 4) for key in ("teacher", "control", "student")),
+                number(row["lift"], 2),
+                number(row["others"], 2),
+                f"{row['most']['animal']} {number(row['most']['lift'], 2)}",
+                interval(row["beyond"], 2),
+                p_value(row["beyond"]["p"]),
+                ", ".join(number(row["mass"][key], 2) for key in ("control", "student")),
+            ]
+            for row in rows
+        ),
+    )
+
+
 def quality_table(rows: Rows) -> str:
     """One line per kind of text."""
     header = ["on", "tokens", "dead", "explained variance", "of as many principal components", "loss (nats per token): model"]
@@ -459,6 +481,7 @@ TABLES: dict[str, Callable[[Rows], str]] = {
     "selections": selections_table,
     "separation": separation_table,
     "smollm2": smollm2_table,
+    "smollm2_10k": smollm2_10k_table,
     "sae": sae_table,
     "ten_features": ten_features_table,
     "smollm2_quality": quality_table,
