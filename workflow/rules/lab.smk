@@ -459,3 +459,78 @@ if STUDY.has_sae:
             "Plot the SAE's features in wider ones"
         script:
             "../scripts/splitting_plot.py"
+
+
+if STUDY.has_sae and not STUDY.sae.named:
+
+    rule scaling_runs:
+        input:
+            model=result("model/model.json"),
+            trained_on=rules.text.output.text if STUDY.model.named else ancient(STUDY.model.embedded.corpus),
+            text=result("text.parquet"),
+        output:
+            runs=result("scaling/runs{variant}.parquet"),
+        log:
+            log_of("scaling_runs", "study{variant}"),
+        benchmark:
+            benchmark_of("scaling_runs", "study{variant}")
+        wildcard_constraints:
+            variant=variants(run_names(STUDY)),
+        threads: 1
+        resources:
+            gpu=1,
+            mem_mb=gigabytes(32),
+            runtime=minutes(60),
+        params:
+            stamp=stamp_of("scaling_runs"),
+        message:
+            "Train SAEs of every width on the same tokens"
+        script:
+            "../scripts/scaling_runs.py"
+
+    rule scaling:
+        input:
+            runs=collect(result("scaling/runs-{run}.parquet"), run=run_names(STUDY)),
+        output:
+            table=of_study("tables/scaling.parquet"),
+            scaling=ensure(of_study("tables/scaling.json"), non_empty=True),
+        log:
+            log_of("scaling", *NAMED),
+        benchmark:
+            benchmark_of("scaling", *NAMED)
+        threads: 1
+        resources:
+            mem_mb=gigabytes(4),
+            runtime=minutes(10),
+        params:
+            stamp=stamp_of("scaling"),
+        message:
+            "Fit what more features and more tokens are worth"
+        script:
+            "../scripts/scaling.py"
+
+    rule scaling_plot:
+        input:
+            table=rules.scaling.output.table,
+            scaling=rules.scaling.output.scaling,
+        output:
+            plot=report(
+                of_study("plots/scaling.png"),
+                caption="../report/scaling.rst",
+                category="SAE laboratory",
+                labels=figure("what more features and more tokens are worth"),
+            ),
+        log:
+            log_of("scaling_plot", *NAMED),
+        benchmark:
+            benchmark_of("scaling_plot", *NAMED)
+        localrule: True
+        resources:
+            mem_mb=gigabytes(4),
+            runtime=minutes(10),
+        params:
+            stamp=stamp_of("scaling_plot"),
+        message:
+            "Plot what more features and more tokens are worth"
+        script:
+            "../scripts/scaling_plot.py"

@@ -3,7 +3,7 @@
 from functools import partial
 
 from undertone.study import dataset_settings as given
-from undertone.study import reads, scope
+from undertone.study import reads, scaling_reads, scope
 from undertone.study.reads import questions
 from undertone.study.scope import with_sae
 from undertone.study.stage import Stage
@@ -48,4 +48,15 @@ LABORATORY = {
     "completeness_plot": of_each_sae(after=("completeness",)),
     "splitting": of_each_sae(("splitting",), (*FIRING, reads.saes_as_wide), settings=(given.max_norm,)),
     "splitting_plot": of_each_sae(after=("splitting",)),
+    "scaling_runs": Stage(
+        ("model",),
+        (scaling_reads.read_by_runs,),
+        files=scaling_reads.corpus,
+        settings=(scaling_reads.run,),
+        only=with_sae,
+        shared=True,
+        variants="runs",
+    ),
+    "scaling": Stage(after=(scaling_reads.runs,), settings=(scaling_reads.law,), only=with_sae, shared=True),
+    "scaling_plot": Stage(after=("scaling",), only=with_sae, shared=True),
 }

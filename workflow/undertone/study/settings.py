@@ -15,6 +15,7 @@ from undertone.study.config.lab import (
     Map,
     Neighbours,
     Neurons,
+    Scaling,
     Specificity,
     Splitting,
 )
@@ -74,6 +75,7 @@ class Settings(Section):
     neurons: Neurons = setting({}, "how far features are neurons of the MLPs")
     completeness: Completeness = setting({}, "names that have a feature of their own")
     splitting: Splitting = setting({}, "an SAE's features in wider ones")
+    scaling: Scaling = setting({}, "what more features and more tokens are worth")
     browser: Browser = setting({}, "the page of the features")
     pairs: dict[str, Pair] = setting({}, "pairs of SAEs that are compared, each in `pair-NAME/`")
     matches: Matches = setting({}, "which features of a pair of SAEs match")

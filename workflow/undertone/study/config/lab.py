@@ -1,5 +1,7 @@
 """Settings of the SAE laboratory."""
 
+from pydantic import ValidationInfo, field_validator
+
 from undertone.study.config.bounds import MAX_ROWS, MAX_SEED
 from undertone.study.validation import Section, setting
 
@@ -108,6 +110,36 @@ class Splitting(Section):
     contained: float = setting(
         0.8, "share of a part's tokens on which the feature that is split fires, in a hierarchy", "share of tokens", gt=0, le=1
     )
+
+
+class Scaling(Section):
+    """What more features, and more tokens, of an SAE's training are worth."""
+
+    d_sae: list[int] = setting([128, 256, 512, 1024, 2048], "widths", "features", min_length=3)
+    tokens: list[int] = setting(
+        [125_000, 250_000, 500_000, 1_000_000, 2_000_000], "lengths of trainings", "tokens", min_length=3
+    )
+    seeds: list[int] = setting([0, 1], "seeds of every training", "", min_length=1)
+    controls: list[int] = setting(
+        [0], "seeds of trainings on normal vectors of the activations' mean and covariance", "", min_length=1
+    )
+    revived: float = setting(
+        0.2, "share of a training after which a feature that was silent throughout is revived", "share", gt=0, le=1
+    )
+    held_out: int = setting(30_000, "tokens of text that measure an SAE", "tokens", ge=1_000, le=10**8)
+    starts: int = setting(9, "starts of each fit", "starts", ge=1, le=1_000)
+    bootstraps: int = setting(200, "draws of runs for intervals", "draws", ge=20, le=10**5)
+    budgets: int = setting(5, "budgets of compute, for which the best width is said", "budgets", ge=1, le=100)
+    seed: int = setting(0, "seed of starts and draws", "", ge=0, le=MAX_SEED)
+
+    @field_validator("d_sae", "tokens", "seeds", "controls")
+    @classmethod
+    def once_each(cls, values: list[int], info: ValidationInfo) -> list[int]:
+        """Each run is made once, of a size that an SAE can have."""
+        least = 0 if info.field_name in ("seeds", "controls") else 1
+        if len(set(values)) < len(values) or min(values) < least:
+            raise ValueError(f"expected different whole numbers from {least} up, found {values}")
+        return values
 
 
 class Features(Section):

@@ -1,0 +1,131 @@
+"""A power law in the width of SAEs and in the tokens of their training, and where a compute budget is best spent."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from scipy.optimize import least_squares
+
+from undertone.lab.training_cost import flops
+
+# Bounds of what is fitted: log E, log A and log B at the grid's middle, and the exponents.
+LOW, HIGH = (-30.0, -30.0, -30.0, 0.0, 0.0), (1.0, 10.0, 10.0, 4.0, 4.0)
+# No budget is spoken of that needs a width, or tokens, as many times beyond those of the grid.
+BEYOND = 4.0
+# How far each interval reaches.
+TAILS = (0.025, 0.975)
+
+
+@dataclass(frozen=True)
+class Law:
+    """1 − EV = E + A N^−a + B T^−b: N features, T tokens, EV the explained variance (after Hoffmann et al. 2022)."""
+
+    E: float
+    A: float
+    a: float
+    B: float
+    b: float
+
+    def at(self, n: Float[np.ndarray, "*k"], tokens: Float[np.ndarray, "*k"]) -> Float[np.ndarray, "*k"]:
+        """The unexplained variance."""
+        return self.E + self.A * n**-self.a + self.B * tokens**-self.b
+
+
+def fitted(
+    n: Float[np.ndarray, " k"], tokens: Float[np.ndarray, " k"], missed: Float[np.ndarray, " k"], starts: int, seed: int
+) -> Law:
+    """The law of least squares in the logarithm of `missed`, the unexplained variance of runs; the best of some starts."""
+    rng = np.random.default_rng(seed)
+    # Around the middle of the grid, so that scales and exponents are not fitted against each other.
+    middle = np.exp(np.log(n).mean()), np.exp(np.log(tokens).mean())
+    x, y, target = n / middle[0], tokens / middle[1], np.log(missed)
+
+    def residuals(values: Float[np.ndarray, " 5"]) -> Float[np.ndarray, " k"]:
+        e, big_a, big_b, a, b = values
+        return np.log(np.exp(e) + np.exp(big_a) * x**-a + np.exp(big_b) * y**-b) - target
+
+    def slopes(values: Float[np.ndarray, " 5"]) -> Float[np.ndarray, "k 5"]:
+        e, big_a, big_b, a, b = values
+        parts = np.exp(e), np.exp(big_a) * x**-a, np.exp(big_b) * y**-b
+        columns = [np.full(len(x), parts[0]), parts[1], parts[2], -parts[1] * np.log(x), -parts[2] * np.log(y)]
+        return np.stack(columns, axis=1) / sum(parts)[:, None]
+
+    best = None
+    for _ in range(starts):
+        share = np.log(rng.dirichlet(np.ones(3)) * missed.mean() + 1e-12)
+        start = np.r_[share, rng.uniform(0.1, 1.5, 2)]
+        fit = least_squares(residuals, start, slopes, bounds=(LOW, HIGH))
+        best = fit if best is None or fit.cost < best.cost else best
+    assert best is not None
+    e, big_a, big_b, a, b = best.x
+    return Law(
+        float(np.exp(e)), float(np.exp(big_a) * middle[0] ** a), float(a), float(np.exp(big_b) * middle[1] ** b), float(b)
+    )
+
+
+def with_intervals(
+    n: Float[np.ndarray, " k"],
+    tokens: Float[np.ndarray, " k"],
+    missed: Float[np.ndarray, " k"],
+    starts: int,
+    bootstraps: int,
+    seed: int,
+) -> tuple[Law, dict[str, Any]]:
+    """The law, and each of its numbers with a 95 % interval over runs (bootstrap); `error`, the root mean square in logs."""
+    law = fitted(n, tokens, missed, starts, seed)
+    rng = np.random.default_rng(seed + 1)
+    draws: list[dict[str, float]] = []
+    while len(draws) < bootstraps:
+        some = rng.integers(0, len(n), len(n))
+        if min(len(np.unique(n[some])), len(np.unique(tokens[some]))) >= 3:  # else a curve of three numbers is not determined
+            draws.append(asdict(fitted(n[some], tokens[some], missed[some], max(1, starts // 3), seed)))
+    ends = {name: np.quantile([draw[name] for draw in draws], TAILS) for name in ("E", "a", "b")}
+    body: dict[str, Any] = {name: {"value": getattr(law, name), "ci95": end.tolist()} for name, end in ends.items()}
+    error = float(np.sqrt(np.mean(np.log(law.at(n, tokens) / missed) ** 2)))
+    return law, {**body, "A": law.A, "B": law.B, "runs": len(n), "error": error}
+
+
+def forecast(
+    n: Float[np.ndarray, " k"], tokens: Float[np.ndarray, " k"], missed: Float[np.ndarray, " k"], starts: int, seed: int
+) -> dict[str, Any]:
+    """What a law of all runs but those of the most tokens says of these: the ratio of measured and said, mean and range."""
+    last = tokens == tokens.max()
+    if len(np.unique(tokens[~last])) < 3:
+        return {"tokens": int(tokens.max()), "ratio": None, "least": None, "greatest": None}
+    law = fitted(n[~last], tokens[~last], missed[~last], starts, seed)
+    ratio = missed[last] / law.at(n[last], tokens[last])
+    return {
+        "tokens": int(tokens.max()),
+        "ratio": float(ratio.mean()),
+        "least": float(ratio.min()),
+        "greatest": float(ratio.max()),
+    }
+
+
+def best_spent(
+    law: Law, d_model: int, budgets: Sequence[float], n: Sequence[int], tokens: Sequence[int]
+) -> list[dict[str, Any]]:
+    """For each budget of operations the width and tokens of least unexplained variance.
+
+    Null where a width, or tokens, is more than `BEYOND` times beyond the grid, or the law has no such trade-off.
+    """
+    rows = []
+    for budget in budgets:
+        product = budget / flops(1, 1, d_model)
+        best = {"flops": float(budget), "d_sae": None, "tokens": None, "unexplained": None}
+        if law.a > 0 and law.b > 0 and law.A > 0 and law.B > 0:
+            # dL/dN = 0 with T = product / N.
+            wide = float((law.a * law.A / (law.b * law.B) * product**law.b) ** (1 / (law.a + law.b)))
+            some = product / wide
+            if within(wide, n) and within(some, tokens):
+                said = float(law.at(np.array(wide), np.array(some)))
+                best |= {"d_sae": round(wide), "tokens": round(some), "unexplained": said}
+        rows.append(best)
+    return rows
+
+
+def within(value: float, grid: Sequence[int]) -> bool:
+    """Whether a value is no more than `BEYOND` times beyond those of the grid."""
+    return min(grid) / BEYOND <= value <= max(grid) * BEYOND
