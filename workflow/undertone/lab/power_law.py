@@ -30,7 +30,7 @@ class Law:
 
     def at(self, n: Float[np.ndarray, "*k"], tokens: Float[np.ndarray, "*k"]) -> Float[np.ndarray, "*k"]:
         """The unexplained variance."""
-        return self.E + self.A * n**-self.a + self.B * tokens**-self.b
+        return np.asarray(self.E + self.A * n**-self.a + self.B * tokens**-self.b)
 
 
 def fitted(
