@@ -18,6 +18,8 @@
 #   pair-NAME/                      of each under `pairs:`: matches.parquet and .json, which features of two SAEs match; points.parquet,
 #                                   activations of some; similarity.json, how alike the decoders are; rotation.json, what one SAE
 #                                   explains of the other's model after a rotation; layers.json, which layers lie alike; plots/
+#   scaling/                        runs-TOKENS-SEED.parquet, SAEs of every width trained on as many tokens, and -gaussian, the controls; what they
+#                                   are worth is in tables/scaling.json and .parquet, plots/scaling.png (`snakemake scaling_plot`)
 #   synthetic/                      recovery.json and .parquet: what SAEs trained as the study's recover of features that are known; plots/
 #   text.parquet  text-NAME.parquet contexts that neither was trained on, on which features are read; in another model's tokens
 #   prompts.parquet                 the number prompts, the same for every dataset
@@ -54,7 +56,7 @@
 # Stages, in order: model (→ sae), or where they are named pretrained (→ pretrained_sae, or text → text_sae), prompts (→ steer, finetune) → samples → numbers (→ transform) → student → pref → transfer,
 # and indirect, diagnosis, preference_matrix; read from numbers alone (`snakemake read`): activations → differences, score,
 # feature_bias, residual_bias → bias_pref → losses, tokens, entangled → readings; what the SAE's features are (`snakemake lab`):
-# chats, or of a named model contexts → features, neighbours (→ map), neurons → browser, and specificity, completeness, splitting. Each has one rule (workflow/rules), one
+# chats, or of a named model contexts → features, neighbours (→ map), neurons → browser, and specificity, completeness, splitting, synthetic; scaling_runs → scaling. Each has one rule (workflow/rules), one
 # script (workflow/scripts), one module (workflow/undertone) and one section of the config, of the same name or, as
 # docs/reference/files.md says, of the noun it is about.
 import sys

@@ -58,6 +58,7 @@ def nodes(of: Study) -> set[Node]:
     """Every stage with every dataset and variant that has it."""
     single = {name for name, stage in STAGES.items() if stage.shared and stage.variants in (None, "saes", *NAMED)}
     trained = {"text", "text_sae"} if of.model.named else {"sae"}
+    runs = "text_scaling_runs" if of.model.named else "scaling_runs"
     single -= {"sae", "text", "text_sae", "pretrained_sae"} - ({"pretrained_sae"} if of.sae.named else trained)
     single -= {"chats"} if of.model.named else {"contexts"}
     model = "pretrained" if of.model.named else "model"
@@ -66,6 +67,7 @@ def nodes(of: Study) -> set[Node]:
     found |= {Node(name, null) for null in NULLS for name in ("nulls", *BENCH)}
     found |= {Node(name, mixture) for mixture in MIXTURES for name in ("mixtures", *BENCH)}
     found |= {Node(name, None, sae) for name in single if STAGES[name].variants == "saes" for sae in of.saes}
+    found |= {Node(runs, None, name) for name in of.runs}
     for axis in NAMED:
         stages = {name for name in single if STAGES[name].variants == axis}
         found -= {Node(name) for name in stages}

@@ -43,6 +43,7 @@ ASKED += [
     "pair-copy/layers.json",
     "sae/completeness.json",
     "sae/splitting.json",
+    "scaling/runs-4000-0.parquet",
     "tables/entangled.parquet",
 ]
 ASKED += ["lion/trained_bias.json", "lion/soft_prompt.json"]
@@ -73,7 +74,7 @@ def test_every_rule_with_a_gpu_runs_on_one_in_bfloat16(tmp_path: Path) -> None:
     used = {rule_of(path, benchmarks): json.loads(path.read_text())["gpu"] for path in benchmarks.glob("*/**/*.used.json")}
     profile = yaml.safe_load((project.root / "profiles/slurm/profile.yaml").read_text())
     with_gpu = {rule.removesuffix("_whole") for rule in profile["set-resources"]}
-    with_gpu -= {"text_sae"}  # of a named model; test_text_sae.py runs it
+    with_gpu -= {"text_sae", "text_scaling_runs"}  # of a named model; test_text_sae.py and test_scaling.py run them
     assert with_gpu <= {rule for rule, gpu in used.items() if gpu["name"] == "a pretended GPU"}
     residuals = SafeOpen(project.root / "results/lion/residuals.safetensors", "pt").get_tensor("resid_post")
     assert residuals.dtype == torch.bfloat16

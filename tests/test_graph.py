@@ -27,6 +27,7 @@ TARGETS = (
     "power_plot",
     "detectors_plot",
     "bridge",
+    "scaling_plot",
     "selections_plot",
     "lab",
     "vectors",
@@ -151,6 +152,7 @@ def test_stages_come_after_what_their_rules_read(study: str, tmp_path: Path, mon
     asked = load(config)
     there = {
         "lab": asked.has_sae,
+        "scaling_plot": asked.has_sae and not asked.sae.named,
         "vectors": bool(asked.vectors),
         "pairs": bool(asked.pairs),
         "geometry": bool(asked.hierarchies),

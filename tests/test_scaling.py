@@ -10,13 +10,16 @@ import pytest
 import torch
 from PIL import Image
 
-from undertone.lab import scaling_runs
+from undertone.lab import width_runs
 from undertone.lab.power_law import Law, best_spent, fitted, forecast, with_intervals
 from undertone.lab.scaling import fit, make_scaling
 from undertone.lab.scaling_plot import plot_scaling
-from undertone.lab.scaling_runs import Run, gaussian, in_order, make_scaling_runs, of_width
+from undertone.lab.scaling_runs import make_scaling_runs
+from undertone.lab.text_scaling_runs import make_text_scaling_runs
 from undertone.lab.training_cost import flops
+from undertone.lab.width_runs import Run, gaussian, in_order, of_width
 from undertone.lm.chat import prompt_ids
+from undertone.lm.loading import LoadedModel
 from undertone.lm.loading import load as load_model
 from undertone.models.model import corpus_of
 from undertone.runtime.errors import ConfigError
@@ -24,7 +27,6 @@ from undertone.runtime.files import read_json, write_parquet
 from undertone.saes.sae import corpus_rows
 from undertone.study.config.models import Model
 from undertone.study.config.saes import Sae
-from undertone.study.scaling_reads import run_names
 from undertone.study.study import load
 
 KNOWN = Law(E=0.02, A=2.5, a=0.6, B=60.0, b=0.5)
@@ -48,7 +50,7 @@ def test_exponents_of_a_known_law_come_back_within_five_percent() -> None:
 def test_intervals_hold_the_exponents_and_grow_with_the_noise() -> None:
     widths = []
     for noise in (0.005, 0.03):
-        law, body = with_intervals(GRID[:, 0], GRID[:, 1], planted(noise, 3), 9, 60, 0)
+        law, body = with_intervals(GRID[:, 0], GRID[:, 1], planted(noise, 3), 3, 30, 0)
         for name in ("a", "b"):
             low, high = body[name]["ci95"]
             assert low <= getattr(KNOWN, name) <= high
@@ -60,10 +62,10 @@ def test_intervals_hold_the_exponents_and_grow_with_the_noise() -> None:
 
 def test_intervals_hold_a_known_exponent_as_often_as_they_say() -> None:
     inside = 0
-    for seed in range(20):
-        _, body = with_intervals(GRID[:, 0], GRID[:, 1], planted(0.02, seed), 3, 40, seed)
+    for seed in range(10):
+        _, body = with_intervals(GRID[:, 0], GRID[:, 1], planted(0.02, seed), 2, 20, seed)
         inside += body["a"]["ci95"][0] <= KNOWN.a <= body["a"]["ci95"][1]
-    assert inside >= 15
+    assert inside >= 7
 
 
 def test_what_does_not_fall_has_no_exponent_that_counts() -> None:
@@ -166,7 +168,7 @@ def test_a_run_has_a_row_for_each_width_and_wider_explains_more(runs: Runs) -> N
 
 
 def test_a_killed_run_goes_on_with_the_widths_that_it_had(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole, real, trained = runs("whole"), scaling_runs.measured, []
+    whole, real, trained = runs("whole"), width_runs.measured, []
 
     def killed(*args: Any) -> dict[str, Any]:
         trained.append(args)
@@ -174,11 +176,26 @@ def test_a_killed_run_goes_on_with_the_widths_that_it_had(runs: Runs, monkeypatc
             raise KeyboardInterrupt
         return real(*args)
 
-    monkeypatch.setattr(scaling_runs, "measured", killed)
+    monkeypatch.setattr(width_runs, "measured", killed)
     with pytest.raises(KeyboardInterrupt):
         runs("killed")
     assert runs("killed").equals(whole)
     assert len(trained) == 3
+
+
+def test_runs_of_a_named_model_are_trained_on_its_table_of_text(record: Path, loaded: LoadedModel, tmp_path: Path) -> None:
+    contexts = prompt_ids(loaded.tokenizer, [f"The {k} lions and {3 * k} owls." for k in range(300)])
+    text = tmp_path / "text.parquet"
+    write_parquet(text, pl.DataFrame({"row": range(len(contexts)), "ids": contexts}), {})
+    tables = []
+    for seed in (0, 0, 1):
+        (tmp_path / "scratch").mkdir()
+        run = {**RUN, "d_sae": [8], "tokens": 2_000, "seed": seed}
+        make_text_scaling_runs(record, text, text, tmp_path / "runs.parquet", run, SETTINGS, {}, tmp_path / "scratch")
+        tables.append(pl.read_parquet(tmp_path / "runs.parquet"))
+    assert tables[0].equals(tables[1])
+    assert tables[0]["explained_variance"][0] != tables[2]["explained_variance"][0]
+    assert tables[0]["tokens"].to_list() == [2_000]
 
 
 def test_an_sae_narrower_than_its_active_features_is_refused(runs: Runs) -> None:
@@ -199,7 +216,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], str]
                 tokens=pl.lit(tokens), seed=pl.lit(seed), gaussian=pl.lit(control), d_model=pl.lit(64)
             )
             write_parquet(paths[-1], table.with_columns(flops=768 * pl.col("d_sae") * pl.col("tokens")), {})
-    law = {"starts": 6, "bootstraps": 30, "budgets": 4, "seed": 0}
+    law = {"starts": 6, "bootstraps": 20, "budgets": 4, "seed": 0}
     make_scaling(paths, home / "scaling.parquet", home / "scaling.json", law, {})
     plot_scaling(home / "scaling.parquet", home / "scaling.json", home / "scaling.png")
     assert len(pl.read_parquet(home / "scaling.parquet")) == 75
@@ -214,7 +231,7 @@ def test_the_law_of_text_stands_beside_that_of_controls(made: tuple[dict[str, An
     assert body["pca"] == pytest.approx(0.4)
     assert body["seeds"] == pytest.approx(0.002, rel=0.5)
     assert len(body["text"]["budgets"]) == 4
-    assert "of normal vectors" in texts
+    assert "normal vectors" in texts.splitlines()
     assert "principal components" in texts
     assert "best, by the law" in texts
 
@@ -230,7 +247,7 @@ def test_a_fit_says_no_more_than_its_grid(made: tuple[dict[str, Any], str]) -> N
 
 def test_a_grid_has_a_run_for_each_length_and_seed_and_controls() -> None:
     study = load({"scaling": {"tokens": [1_000, 2_000, 3_000], "seeds": [0, 5], "controls": [7]}})
-    assert run_names(study) == [f"{t}-{s}" for t in (1000, 2000, 3000) for s in (0, 5)] + [
+    assert study.runs == [f"{t}-{s}" for t in (1000, 2000, 3000) for s in (0, 5)] + [
         f"{t}-7-gaussian" for t in (1000, 2000, 3000)
     ]
 

@@ -66,6 +66,7 @@ ALL = (CONTROL, *OWN)
 NAMES = ("", "wide", "foreign")
 SAES = {Node("sae", None, name) for name in NAMES}
 READ = (*ALL, *NULLS, *MIXTURES)  # by detectors
+RUNS = {Node("scaling_runs", None, name) for name in study().runs}
 TRAINED = ("trained_bias", "soft_prompt")
 # Vectors: one that is read under personas, and one that is a dataset's bias.
 TOWARD, LEANING = (Node("vector", None, name) for name in ("toward", "leaning"))
@@ -177,6 +178,9 @@ EDITS: list[tuple[dict[str, Any], set[Node]]] = [
     ({"completeness": {"f1": 0.4}}, {Node("completeness", None, name) for name in NAMES}),
     ({"specificity": {"bands": 9}}, {Node("specificity", None, name) for name in NAMES}),
     ({"neurons": {"shifts": 9}}, {Node("neurons", None, name) for name in NAMES}),
+    ({"scaling": {"held_out": 9_000}}, RUNS),
+    ({"scaling": {"seeds": [0]}}, {Node("scaling")}),
+    ({"scaling": {"bootstraps": 90}}, {Node("scaling")}),
     ({"browser": {"features": 9}}, {Node("browser", None, name) for name in NAMES}),
     ({"matches": {"shifts": 9}}, {Node("matches", None, name) for name in ("widths", "models")}),
     ({"rotation": {"ridge": 9}}, {Node("rotation", None, name) for name in ("widths", "models")}),
@@ -215,7 +219,7 @@ EDITS: list[tuple[dict[str, Any], set[Node]]] = [
     ),
     ({"model": {"embedded": {"steps": 900}}}, {Node("model"), Node("model", None, "other")}),
     ({"model": {"dtype": "float32"}}, {Node("model"), Node("model", None, "other")}),
-    ({"sae": {"k": 4}}, SAES),
+    ({"sae": {"k": 4}}, SAES | RUNS),
     ({"sae": {"release": "a", "id": "b"}}, SAES),
     ({"saes": {"wide": {"k": 4}}}, {Node("sae", None, "wide")}),
     # What is read downstream of a vector is read in every SAE behind it.
@@ -307,6 +311,7 @@ def test_only_what_trains_here_has_the_code_of_that_in_its_own_part_of_a_stamp()
         "model": TRAINING - {"sae"},
         "sae": TRAINING,
         "chats": TRAINING - {"sae"},
+        "scaling_runs": TRAINING,
     }
 
 

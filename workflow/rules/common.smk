@@ -24,7 +24,6 @@ from undertone.study.node import Node, variant_of
 from undertone.study.outcome import outcome
 from undertone.study.paths import BENCHMARKS, LOGS, folder_of
 from undertone.study.reads import checkpoint_files, compared, mixed_dataset, sae_files, sampled_text, selected, text_files
-from undertone.study.scaling_reads import run_names
 from undertone.study.stages import READINGS, SUMMARISED
 from undertone.study.stamp import stamp
 from undertone.study.study import load

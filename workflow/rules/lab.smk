@@ -461,12 +461,12 @@ if STUDY.has_sae:
             "../scripts/splitting_plot.py"
 
 
-if STUDY.has_sae and not STUDY.sae.named:
+if STUDY.has_sae and not STUDY.sae.named and not STUDY.model.named:
 
     rule scaling_runs:
         input:
             model=result("model/model.json"),
-            trained_on=rules.text.output.text if STUDY.model.named else ancient(STUDY.model.embedded.corpus),
+            corpus=ancient(STUDY.model.embedded.corpus),
             text=result("text.parquet"),
         output:
             runs=result("scaling/runs{variant}.parquet"),
@@ -475,7 +475,7 @@ if STUDY.has_sae and not STUDY.sae.named:
         benchmark:
             benchmark_of("scaling_runs", "study{variant}")
         wildcard_constraints:
-            variant=variants(run_names(STUDY)),
+            variant=variants(STUDY.runs),
         threads: 1
         resources:
             gpu=1,
@@ -488,9 +488,39 @@ if STUDY.has_sae and not STUDY.sae.named:
         script:
             "../scripts/scaling_runs.py"
 
+elif STUDY.has_sae and not STUDY.sae.named:
+
+    rule text_scaling_runs:
+        input:
+            model=result("model/model.json"),
+            trained_on=rules.text.output.text,
+            text=result("text.parquet"),
+        output:
+            runs=result("scaling/runs{variant}.parquet"),
+        log:
+            log_of("text_scaling_runs", "study{variant}"),
+        benchmark:
+            benchmark_of("text_scaling_runs", "study{variant}")
+        wildcard_constraints:
+            variant=variants(STUDY.runs),
+        threads: 1
+        resources:
+            gpu=1,
+            mem_mb=gigabytes(32),
+            runtime=minutes(240),
+        params:
+            stamp=stamp_of("text_scaling_runs"),
+        message:
+            "Train SAEs of every width on the same tokens of text"
+        script:
+            "../scripts/text_scaling_runs.py"
+
+
+if STUDY.has_sae and not STUDY.sae.named:
+
     rule scaling:
         input:
-            runs=collect(result("scaling/runs-{run}.parquet"), run=run_names(STUDY)),
+            runs=collect(result("scaling/runs-{run}.parquet"), run=STUDY.runs),
         output:
             table=of_study("tables/scaling.parquet"),
             scaling=ensure(of_study("tables/scaling.json"), non_empty=True),

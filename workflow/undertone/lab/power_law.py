@@ -14,6 +14,8 @@ from undertone.lab.training_cost import flops
 LOW, HIGH = (-30.0, -30.0, -30.0, 0.0, 0.0), (1.0, 10.0, 10.0, 4.0, 4.0)
 # No budget is spoken of that needs a width, or tokens, as many times beyond those of the grid.
 BEYOND = 4.0
+# Evaluations of a fit, which where nothing falls would go on for long.
+STEPS = 60
 # How far each interval reaches.
 TAILS = (0.025, 0.975)
 
@@ -56,7 +58,7 @@ def fitted(
     for _ in range(starts):
         share = np.log(rng.dirichlet(np.ones(3)) * missed.mean() + 1e-12)
         start = np.r_[share, rng.uniform(0.1, 1.5, 2)]
-        fit = least_squares(residuals, start, slopes, bounds=(LOW, HIGH))
+        fit = least_squares(residuals, start, slopes, bounds=(LOW, HIGH), max_nfev=STEPS)
         best = fit if best is None or fit.cost < best.cost else best
     assert best is not None
     e, big_a, big_b, a, b = best.x

@@ -12,6 +12,9 @@ from undertone.plots.panels import Json, heading, legend
 from undertone.plots.style import BASE, STUDENT, new_panels, save
 from undertone.runtime.files import read_json, read_parquet
 
+# An interval that is wider says nothing of an exponent.
+WIDEST = 2.0
+
 
 def plot_scaling(table: Path, scaling: Path, plot: Path) -> None:
     """Left, by tokens, a line for each width; middle, by width; right, by compute, with the best width of each budget."""
@@ -26,8 +29,10 @@ def plot_scaling(table: Path, scaling: Path, plot: Path) -> None:
 
 
 def exponent(of: Json) -> str:
-    """`.53 [.41, .66]`: an exponent with its 95 % interval over runs."""
+    """`.53 [.41, .66]`: an exponent with its 95 % interval over runs, where runs determine it."""
     low, high = of["ci95"]
+    if high - low > WIDEST:
+        return "not determined"
     return f"{of['value']:.2f} [{low:.2f}, {high:.2f}]"
 
 

@@ -50,8 +50,16 @@ LABORATORY = {
     "splitting_plot": of_each_sae(after=("splitting",)),
     "scaling_runs": Stage(
         ("model",),
-        (scaling_reads.read_by_runs,),
+        (reads.own_model, "chats"),
         files=scaling_reads.corpus,
+        settings=(scaling_reads.run,),
+        only=with_sae,
+        made_by=scaling_reads.made_by,
+        shared=True,
+        variants="runs",
+    ),
+    "text_scaling_runs": Stage(
+        after=(reads.own_model, "text", "chats"),
         settings=(scaling_reads.run,),
         only=with_sae,
         shared=True,

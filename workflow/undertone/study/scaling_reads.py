@@ -1,37 +1,26 @@
-"""The runs that a scaling law is of: their names, what each reads and how it trains."""
+"""The runs that a scaling law is of: what each reads and how it trains."""
 
 from collections.abc import Iterator
 from typing import Any
 
+from undertone.study.config.lab import GAUSSIAN
 from undertone.study.node import Node
 from undertone.study.study import Study
-
-GAUSSIAN = "gaussian"
-
-
-def run_names(study: Study) -> list[str]:
-    """`TOKENS-SEED` of every run, then `TOKENS-SEED-gaussian` of the controls."""
-    scaling = study.scaling
-    own = [f"{tokens}-{seed}" for tokens in scaling.tokens for seed in scaling.seeds]
-    return own + [f"{tokens}-{seed}-{GAUSSIAN}" for tokens in scaling.tokens for seed in scaling.controls]
 
 
 def runs(study: Study, node: Node) -> Iterator[Node]:
     """Every run."""
-    yield from (Node("scaling_runs", None, name) for name in run_names(study))
+    yield from (Node("scaling_runs", None, name) for name in study.runs)
 
 
-def read_by_runs(study: Study, node: Node) -> Iterator[Node]:
-    """The base model, what the SAE of a named model is trained on, and the text that measures."""
-    yield Node("model")
-    if study.model.named:
-        yield Node("text")
-    yield Node("chats")
+def made_by(study: Study, node: Node) -> Node:
+    """A run: of a named model, one on text."""
+    return node._replace(stage="text_scaling_runs") if study.model.named else node
 
 
 def corpus(study: Study, node: Node) -> list[str]:
     """The text that the embedded model is trained on, and SAEs of it."""
-    return [] if study.model.named else [study.model.embedded.corpus]
+    return [study.model.embedded.corpus]
 
 
 def run(study: Study, node: Node) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from undertone.study.config.entries import (
     Transformed,
     name_of,
 )
+from undertone.study.config.lab import GAUSSIAN
 from undertone.study.config.models import Model
 from undertone.study.config.saes import Sae, sae_keys
 from undertone.study.config.students import Student, student_keys
@@ -188,6 +189,12 @@ class Study(Settings):
     def model_of(self, sae: str = "") -> str:
         """The name of the base model that an SAE reads; "" is the study's own."""
         return str(self.saes[sae].get("model", "")) if sae else ""
+
+    @property
+    def runs(self) -> list[str]:
+        """`TOKENS-SEED` of every training of the scaling grid, then `TOKENS-SEED-gaussian` of its controls."""
+        own = [f"{tokens}-{seed}" for tokens in self.scaling.tokens for seed in self.scaling.seeds]
+        return own + [f"{tokens}-{seed}-{GAUSSIAN}" for tokens in self.scaling.tokens for seed in self.scaling.controls]
 
     @property
     def varied(self) -> list[tuple[str, str]]:

@@ -1,0 +1,154 @@
+"""SAEs of several widths, each trained whole on the same tokens and measured on text that is held out."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from jaxtyping import Float
+from sae_lens.saes.sae import SAEMetadata
+from torch import Tensor
+
+from undertone.lab.training_cost import flops
+from undertone.lm.chat import Row
+from undertone.lm.hooks import decoder_layers
+from undertone.lm.loading import LoadedModel
+from undertone.runtime.errors import ConfigError
+from undertone.runtime.files import Stamp, read_json, remove, write_json, write_parquet
+from undertone.saes.plain_activations import read_samples
+from undertone.saes.sae_metrics import context_rows, quality
+from undertone.saes.saved import check_layer
+from undertone.saes.trainer import activations, fitted, steps_of, untrained, usual
+from undertone.study.config.saes import Sae
+
+# What is measured of each SAE.
+MEASURED = ("explained_variance", "loss_recovered", "dead", "l0", "pca")
+
+
+@dataclass(frozen=True)
+class Run:
+    """SAEs of several widths on the same `tokens`; `held_out` tokens of text measure them.
+
+    A feature is revived that is silent for the share `revived` of a training. `gaussian`: activations are normal ones.
+    """
+
+    d_sae: tuple[int, ...]
+    tokens: int
+    seed: int
+    gaussian: bool
+    revived: float
+    held_out: int
+
+
+def train_runs(
+    loaded: LoadedModel,
+    batches: Iterator[Sequence[Row]],
+    text: Path,
+    runs: Path,
+    run: Run,
+    sae: Sae,
+    stamp: Stamp,
+    scratch: Path,
+) -> str:
+    """Train a TopK SAE of each width on the same tokens, each with a whole decay of its learning rate; write a row for each.
+
+    `batches` are what SAEs are trained on. Where the run is `gaussian`, activations are replaced by normal ones of the same
+    mean and covariance, in which nothing is sparse. What a killed job has finished is taken up. Raises ConfigError for a width
+    below `sae.k`.
+    """
+    if sae.k > min(run.d_sae):
+        raise ConfigError(f"scaling.d_sae {min(run.d_sae)}: sae.k is {sae.k}; expected widths of at least {sae.k} features")
+    check_layer(sae.layer, len(decoder_layers(loaded.model)))
+    rows = context_rows(text, run.held_out)
+    pending = [d_sae for d_sae in run.d_sae if not row_of(scratch, d_sae).exists()]
+    if pending:
+        x = read_activations(loaded, batches, sae, run.tokens)
+        x, held = gaussian(x, run.held_out, run.seed) if run.gaussian else (x, None)
+        for d_sae in pending:
+            write_json(row_of(scratch, d_sae), measured(loaded, x, held, rows, of_width(sae, run, d_sae)), {})
+    made = [read_json(row_of(scratch, d_sae)) for d_sae in run.d_sae]
+    write_parquet(runs, as_table(made, run, loaded.model.config.hidden_size), stamp)
+    remove(scratch)
+    return "\n".join(f"{row['d_sae']} features: {row['explained_variance']:.3f} explained" for row in made)
+
+
+def as_table(made: Sequence[dict[str, Any]], run: Run, d_model: int) -> pl.DataFrame:
+    """A row for each SAE, with what is said of the run."""
+    schema = {"d_sae": pl.Int64, **dict.fromkeys(MEASURED, pl.Float64)}
+    return pl.DataFrame([{name: row[name] for name in schema} for row in made], schema).with_columns(
+        tokens=pl.lit(run.tokens),
+        seed=pl.lit(run.seed),
+        gaussian=pl.lit(run.gaussian),
+        flops=pl.Series([flops(d_sae, run.tokens, d_model) for d_sae in run.d_sae]),
+        d_model=pl.lit(d_model),
+    )
+
+
+def row_of(scratch: Path, d_sae: int) -> Path:
+    """Where what is measured of an SAE waits for the others."""
+    return scratch / f"{d_sae}.json"
+
+
+def of_width(sae: Sae, run: Run, d_sae: int) -> Sae:
+    """The settings of one SAE; a feature is revived after the same share of each training, however long it is."""
+    own = sae.model_copy(update={"architecture": "topk", "d_sae": d_sae, "tokens": run.tokens, "seed": run.seed})
+    return own.model_copy(update={"dead_steps": max(1, round(run.revived * steps_of(own)))})
+
+
+def read_activations(loaded: LoadedModel, batches: Iterator[Sequence[Row]], sae: Sae, n: int) -> Float[Tensor, "n d_model"]:
+    """The residual stream at the first `n` text tokens of some batches, in float32 on the CPU."""
+    parts, left = [], n
+    for part in usual(activations(loaded, batches, sae.layer), sae.max_norm):
+        parts.append(part[:left].cpu())
+        left -= len(parts[-1])
+        if left == 0:
+            break
+    return torch.cat(parts)
+
+
+def gaussian(x: Float[Tensor, "n d_model"], held_out: int, seed: int) -> tuple[Tensor, Tensor]:
+    """As many normal vectors with the mean and covariance of `x`, and others for the measurement."""
+    mean = x.double().mean(0)
+    values, vectors = torch.linalg.eigh(torch.cov(x.double().T))
+    root = (vectors * values.clamp(min=0).sqrt()).float()
+    drawn = torch.randn(len(x) + held_out, len(mean), generator=torch.Generator().manual_seed(seed)) @ root.T + mean.float()
+    return drawn[: len(x)], drawn[len(x) :]
+
+
+def measured(
+    loaded: LoadedModel,
+    x: Float[Tensor, "n d_model"],
+    held: Float[Tensor, "_ d_model"] | None,
+    rows: Sequence[Row],
+    settings: Sae,
+) -> dict[str, Any]:
+    """An SAE that is trained on `x`, on text that is held out, or on `held`, which no model makes."""
+    sae = untrained(settings, x.shape[1], SAEMetadata()).to(loaded.model.device)
+    trained = fitted(sae, settings, in_order(x, settings, str(loaded.model.device))).eval().requires_grad_(False)
+    if held is None:
+        seen = quality(loaded, trained, settings.layer, rows)
+        names = ("explained_variance", "loss_recovered", "dead", "l0")
+        return {"d_sae": settings.d_sae, **{name: seen[name] for name in names}, "pca": seen["pca"]["explained_variance"]}
+    acts, explained = read_samples(trained.cpu(), held)
+    variances = torch.linalg.eigvalsh(torch.cov(held.double().T)).flip(0)
+    return {
+        "d_sae": settings.d_sae,
+        "explained_variance": explained,
+        "loss_recovered": None,
+        "dead": float((np.asarray((acts > 0).sum(0)) == 0).mean()),
+        "l0": acts.nnz / len(held),
+        "pca": float(variances[: settings.k].sum() / variances.sum()),
+    }
+
+
+def in_order(x: Float[Tensor, "n d_model"], settings: Sae, device: str) -> Iterator[Float[Tensor, "batch d_model"]]:
+    """Batches of activations in an order that the seed draws, each token once before any comes again."""
+    generator = torch.Generator().manual_seed(settings.seed)
+    size = min(settings.batch_size, len(x))
+    while True:
+        order = torch.randperm(len(x), generator=generator)
+        for start in range(0, len(x) - size + 1, size):
+            yield x[order[start : start + size]].to(device)
