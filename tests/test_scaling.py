@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from undertone.lab import width_runs
-from undertone.lab.power_law import Law, best_spent, fitted, forecast, with_intervals
+from undertone.lab.power_law import Law, best_spent, fitted, forecast, product, with_intervals
 from undertone.lab.scaling import fit, make_scaling
 from undertone.lab.scaling_plot import plot_scaling
 from undertone.lab.scaling_runs import make_scaling_runs
@@ -100,6 +100,18 @@ def test_a_law_foretells_longer_trainings_of_the_same_law_and_not_of_another() -
     assert wrong["ratio"] == pytest.approx(1.5, abs=0.05)
     few = GRID[:, 1] <= 500_000
     assert forecast(GRID[few, 0], GRID[few, 1], planted(0)[few], 3, 0)["ratio"] is None
+
+
+def test_the_other_form_is_told_apart_by_its_error() -> None:
+    missed = 40 * GRID[:, 0] ** -0.4 * GRID[:, 1] ** -0.3 * np.exp(0.005 * np.random.default_rng(1).normal(size=len(GRID)))
+    own = product(GRID[:, 0], GRID[:, 1], missed, 200, 0)
+    for name, known in (("a", 0.4), ("b", 0.3)):
+        assert own[name]["value"] == pytest.approx(known, rel=0.05)
+        assert own[name]["ci95"][0] <= known <= own[name]["ci95"][1]
+    assert own["forecast"] == pytest.approx(1, abs=0.02)
+    other = product(GRID[:, 0], GRID[:, 1], planted(0.005), 20, 0)
+    assert other["error"] > 5 * own["error"]
+    assert other["forecast"] > 1.05
 
 
 def test_normal_vectors_have_the_mean_and_covariance_and_nothing_else() -> None:

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from scipy.optimize import least_squares
 
 from undertone.lab.training_cost import flops
@@ -104,6 +104,31 @@ def forecast(
         "least": float(ratio.min()),
         "greatest": float(ratio.max()),
     }
+
+
+def product(
+    n: Float[np.ndarray, " k"],
+    tokens: Float[np.ndarray, " k"],
+    missed: Float[np.ndarray, " k"],
+    bootstraps: int,
+    seed: int,
+) -> dict[str, Any]:
+    """Another law, 1 − EV = C N^−a T^−b, by linear least squares in logs: its exponents, error and forecast, as of the first.
+
+    Where the two differ, exponents are those of a form and not of the trainings.
+    """
+
+    def coefficients(some: Int[np.ndarray, " m"]) -> Float[np.ndarray, " 3"]:
+        return np.linalg.lstsq(design[some], np.log(missed[some]), rcond=None)[0]
+
+    design = np.stack([np.ones(len(n)), -np.log(n), -np.log(tokens)], axis=1)
+    own, rng = coefficients(np.arange(len(n))), np.random.default_rng(seed)
+    ends = np.quantile([coefficients(rng.integers(0, len(n), len(n))) for _ in range(bootstraps)], TAILS, axis=0)
+    last = tokens == tokens.max()
+    off = np.log(missed[last]) - design[last] @ coefficients(np.flatnonzero(~last))
+    exponents = {name: {"value": float(own[k]), "ci95": ends[:, k].tolist()} for k, name in ((1, "a"), (2, "b"))}
+    error = float(np.sqrt(np.mean((np.log(missed) - design @ own) ** 2)))
+    return {**exponents, "error": error, "forecast": float(np.exp(off).mean())}
 
 
 def best_spent(

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from undertone.lab.power_law import best_spent, forecast, with_intervals
+from undertone.lab.power_law import best_spent, forecast, product, with_intervals
 from undertone.runtime.files import Stamp, read_parquet, write_json, write_parquet
 
 
@@ -40,7 +40,8 @@ def fit(grid: pl.DataFrame, law: dict[str, int]) -> dict[str, Any]:
     widths, lengths = (sorted(set(grid[name].to_list())) for name in ("d_sae", "tokens"))
     budgets = np.geomspace(grid["flops"].min(), grid["flops"].max(), law["budgets"]).tolist()  # type: ignore[arg-type]
     spent = best_spent(curve, int(grid["d_model"][0]), budgets, widths, lengths)
-    return {**body, "forecast": forecast(n, tokens, missed, starts, seed), "budgets": spent}
+    other = product(n, tokens, missed, law["bootstraps"], seed)
+    return {**body, "forecast": forecast(n, tokens, missed, starts, seed), "product": other, "budgets": spent}
 
 
 def between_seeds(grid: pl.DataFrame) -> float | None:

@@ -120,7 +120,7 @@ class Scaling(Section):
     """What more features, and more tokens, of an SAE's training are worth."""
 
     d_sae: list[int] = setting([64, 128, 256, 512, 1024], "widths", "features", min_length=3)
-    tokens: list[int] = setting([62_500, 125_000, 250_000, 500_000, 1_000_000], "lengths of trainings", "tokens", min_length=3)
+    tokens: list[int] = setting([125_000, 250_000, 500_000, 1_000_000], "lengths of trainings", "tokens", min_length=3)
     seeds: list[int] = setting([0, 1], "seeds of every training", "", min_length=1)
     controls: list[int] = setting(
         [0], "seeds of trainings on normal vectors of the activations' mean and covariance", "", min_length=1
