@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.ticker import NullLocator
 
 from undertone.lab.power_law import Law
 from undertone.plots.panels import Json, heading, legend
@@ -62,7 +63,11 @@ def draw(axes: Axes, grid: pl.DataFrame, body: Json, by: str, beside: str, label
     axes.plot([], [], "o-", color=BASE, markersize=3, label="normal vectors")
     axes.axhline(body["pca"], color="black", linestyle="--", linewidth=0.8, label="principal components")
     axes.set(xscale="log", yscale="log", xlabel=label, ylabel="unexplained share of the variance")
-    legend(axes)
+    ticks = sorted(set(grid[by].to_list()))
+    axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_ylim(bottom=0.4 * float((1 - grid["explained_variance"].to_numpy()).min()))
+    legend(axes, loc="lower left")
 
 
 def draw_compute(axes: Axes, grid: pl.DataFrame, body: Json) -> None:
