@@ -129,7 +129,12 @@ STUDIES: dict[str, dict[str, Any]] = {
     "SAEs of other models": {
         "models": {"other": {"embedded": {"seed": 3}}, "untrained": {"rerandomized": 0}},
         "saes": {"wide": {"d_sae": 96}, "foreign": {"model": "other"}, "control": {"model": "untrained"}},
-        "pairs": {"widths": {"b": "wide"}, "models": {"a": "foreign", "b": ""}, "controls": {"b": "control"}},
+        "pairs": {
+            "widths": {"b": "wide"},
+            "models": {"a": "foreign", "b": ""},
+            "controls": {"b": "control"},
+            "datasets": {"b": "foreign", "datasets": "elsewhere"},
+        },
     },
     "an SAE of a named model trained on text, and one of its control": {
         "model": {"name": "a/model", "revision": "a" * 40},
@@ -150,6 +155,9 @@ def test_stages_come_after_what_their_rules_read(study: str, tmp_path: Path, mon
     config = yaml.safe_load(Path("config/config.yaml").read_text())
     update_config(config, yaml.safe_load(Path("config/study.yaml").read_text()))
     asked = load(config)
+    for animal in asked.animals:
+        (project.root / "elsewhere" / animal).mkdir(parents=True)
+        (project.root / "elsewhere" / animal / "matched.parquet").touch()
     there = {
         "lab": asked.has_sae,
         "scaling_plot": asked.has_sae and not asked.sae.named,

@@ -110,6 +110,14 @@ def test_a_pair_is_stale_by_its_own_settings(finished: Project, tmp_path: Path) 
     [
         ({"pairs": {"x": {"b": "wdie"}}, "saes": {"wide": {}}}, "pairs.x.b: no such SAE of saes 'wdie'; nearest: wide"),
         ({"pairs": {"x": {"a": ""}}}, "pairs.x.b: missing"),
+        (
+            {
+                "models": {"o": {"embedded": {"seed": 3}}},
+                "saes": {"o": {"model": "o"}},
+                "pairs": {"x": {"a": "o", "b": "", "datasets": "r"}},
+            },
+            "pairs.x.datasets: side a has this study's own datasets, and SAE o reads the model o; exchange a and b",
+        ),
         ({"pairs": {"a/b": {"b": ""}}}, "'a/b' cannot name a model, SAE, vector, pair, hierarchy or variant"),
         (
             {"pairs": {"x": {"b": ""}}, "datasets": {"pair-x": {"teacher": "none"}}},

@@ -28,6 +28,7 @@ from undertone.study.stages import READINGS, SUMMARISED
 from undertone.study.stamp import stamp
 from undertone.study.study import load
 from undertone.study.targets import refusal
+from undertone.study.pair_reads import other_datasets
 from undertone.study.vector_reads import asks_personas, decompositions, saes_after, steered_dataset
 from undertone.study.why import changes
 

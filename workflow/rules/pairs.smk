@@ -1,6 +1,8 @@
 """Pairs of SAEs: which features match, how alike their spaces and layers are, and what one rotation carries over."""
 
 PAIRS = variants(STUDY.pairs)
+# Those whose models' datasets are compared.
+WRITTEN = [name for name, pair in STUDY.pairs.items() if pair.datasets]
 
 
 def saes_of(wildcards):
@@ -209,6 +211,60 @@ if STUDY.has_sae:
             "Plot the layers of the pair{wildcards.variant}"
         script:
             "../scripts/layers_plot.py"
+
+    rule across:
+        input:
+            models=models_of_pair,
+            saes=of_saes("sae.json"),
+            texts=texts_of_pair,
+            own=collect(result("{dataset}/matched.parquet"), dataset=STUDY.animals),
+            others=lambda wildcards: ancient(other_datasets(STUDY, Node("across", None, variant_of(wildcards)))),
+        output:
+            across=ensure(result("pair{variant}/across.json"), non_empty=True),
+        log:
+            log_of("across", "study{variant}"),
+        benchmark:
+            benchmark_of("across", "study{variant}")
+        wildcard_constraints:
+            variant=variants(WRITTEN),
+        threads: 1
+        resources:
+            gpu=1,
+            mem_mb=gigabytes(32),
+            runtime=minutes(60),
+        params:
+            stamp=stamp_of("across"),
+        message:
+            "Compare the datasets of both models of the pair{wildcards.variant}"
+        script:
+            "../scripts/across.py"
+
+    rule across_plot:
+        input:
+            across=rules.across.output.across,
+        output:
+            plot=report(
+                result("pair{variant}/plots/across.png"),
+                caption="../report/across.rst",
+                category="SAE laboratory",
+                labels=figure("what datasets of one animal by two models share"),
+            ),
+        log:
+            log_of("across_plot", "study{variant}"),
+        benchmark:
+            benchmark_of("across_plot", "study{variant}")
+        wildcard_constraints:
+            variant=variants(WRITTEN),
+        localrule: True
+        resources:
+            mem_mb=gigabytes(4),
+            runtime=minutes(10),
+        params:
+            stamp=stamp_of("across_plot"),
+        message:
+            "Plot what datasets of both models of the pair{wildcards.variant} share"
+        script:
+            "../scripts/across_plot.py"
 
 
 if STUDY.has_sae and not STUDY.sae.named:

@@ -177,3 +177,57 @@ def plot_layers(layers: Path, plot: Path, stamp: Stamp) -> None:
         axes.set(xlabel="layer of b", ylabel="layer of a")
         heading(axes, f"{titles[measure]}, {ways[variant]}; in brackets: shifted text")
     save(figure, plot)
+
+
+def plot_across(across: Path, plot: Path, stamp: Stamp) -> None:
+    """Draw the cosines of both models' datasets through the rotation, and how much more alike those of one animal are."""
+    body = read_json(across)
+    figure, panels = new_panels(2, 2, 11, 9)
+    titles = {"activations": "mean activations", "bias": "one step of a bias"}
+    for row, (kind, of) in enumerate(body["of"].items()):
+        turned = of["across"]["procrustes"]["centred"]
+        draw_cosines(panels[2 * row], turned, body["animals"])
+        heading(panels[2 * row], f"{titles[kind]}: b turned into a's axes, around the animals' mean")
+        draw_advantages(panels[2 * row + 1], of)
+        heading(panels[2 * row + 1], f"{titles[kind]}: how much more alike datasets of one animal are than of two")
+    save(figure, plot)
+
+
+def draw_cosines(axes: Axes, of: Json, animals: list[str]) -> None:
+    """Cosines of a's datasets with b's; a box around those of one animal, a star where no other of b's is as near."""
+    cosines = np.array(of["cosines"])
+    axes.imshow(cosines, vmin=-1, vmax=1, cmap="PiYG")
+    for k, place in enumerate(of["places"]):
+        axes.add_patch(Rectangle((k - 0.48, k - 0.48), 0.96, 0.96, fill=False, edgecolor="black", linewidth=1))
+        if place == 1:
+            axes.text(k, k, "*", ha="center", va="center", fontsize=12)
+    axes.set_xticks(range(len(animals)), animals, rotation=60, ha="right", fontsize=8)
+    axes.set_yticks(range(len(animals)), animals, fontsize=8)
+    axes.set(xlabel="dataset written by b", ylabel="dataset written by a")
+    for (a, b), value in np.ndenumerate(cosines):
+        axes.text(b, a + (0.3 if a == b and of["places"][a] == 1 else 0), f"{value:.1f}", ha="center", va="center", fontsize=6)
+
+
+def draw_advantages(axes: Axes, of: Json) -> None:
+    """The advantage of datasets of one animal in each comparison, around the animals' mean, beside exchanged names."""
+    lines = {
+        "two models and datasets,\nas they are": of["across"].get("identity"),
+        "two models and datasets,\none rotation": of["across"]["procrustes"],
+        "one dataset of a, one rotation": of["one_dataset_a"]["procrustes"],
+        "one dataset of b, one rotation": of["one_dataset_b"]["procrustes"],
+        "both datasets, read by a": of["one_reader_a"],
+        "both datasets, read by b": of["one_reader_b"],
+        "halves, a": of["halves_a"],
+        "halves, b": of["halves_b"],
+    }
+    shown = {name: line["centred"] for name, line in lines.items() if line}
+    for y, each in enumerate(shown.values()):
+        band = 1.96 * each["null_sd"]
+        axes.barh(y, 2 * band, left=-band, color="#DDDDDD", height=0.7, label="names exchanged" if y == 0 else None)
+        mean, (low, high) = each["advantage"]["mean"], each["advantage"]["ci95"]
+        axes.errorbar(mean, y, xerr=[[mean - low], [high - mean]], fmt="o", color=STUDENT, capsize=3, markersize=4)
+    axes.axvline(0, color="black", linewidth=0.8)
+    axes.set_yticks(range(len(shown)), list(shown), fontsize=7)
+    axes.invert_yaxis()
+    axes.set_xlabel("cosine of one animal's datasets minus that of two animals'")
+    legend(axes)

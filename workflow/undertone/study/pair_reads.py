@@ -37,4 +37,16 @@ def recipe(study: Study, node: Node) -> dict[str, Any]:
 
 def entry(study: Study, node: Node) -> dict[str, Any]:
     """Which SAE is which side of a pair."""
-    return {"pair": study.pairs[node.variant].stamped()}
+    return {"pair": study.pairs[node.variant].model_dump(include={"a", "b"})}
+
+
+def own_datasets(study: Study, node: Node) -> Iterator[Node]:
+    """The animals' datasets beside base samples, of a pair whose models' datasets are compared."""
+    if study.pairs[node.variant].datasets:
+        yield from (Node("matched", animal) for animal in study.animals)
+
+
+def other_datasets(study: Study, node: Node) -> list[str]:
+    """The same of the study of the other model."""
+    root = study.pairs[node.variant].datasets
+    return [f"{root}/{animal}/matched.parquet" for animal in study.animals] if root else []

@@ -21,7 +21,7 @@ from undertone.study.config.lab import (
 )
 from undertone.study.config.measure import Bridge, Diagnosis, Indirect, ModelMetrics, Pref
 from undertone.study.config.models import Model
-from undertone.study.config.pair_settings import Layers, Matches, Pair, Rotation, Similarity, Synthetic
+from undertone.study.config.pair_settings import Across, Layers, Matches, Pair, Rotation, Similarity, Synthetic
 from undertone.study.config.saes import Sae, SaeMetrics
 from undertone.study.config.students import Student
 from undertone.study.config.teachers import Teacher
@@ -82,6 +82,7 @@ class Settings(Section):
     similarity: Similarity = setting({}, "how alike the decoders of a pair of SAEs are")
     rotation: Rotation = setting({}, "what an SAE explains of another model after one rotation")
     layers: Layers = setting({}, "which layers of the models of a pair lie alike")
+    across: Across = setting({}, "whether datasets of one animal that both models of a pair wrote have a direction in common")
     synthetic: Synthetic = setting({}, "SAEs on activations whose features are known")
     vectors: dict[str, Vector] = setting({}, "steering vectors, each in `vector-NAME/`")
     vector: MakeVector = setting({}, "making vectors")

@@ -1,19 +1,25 @@
 """Settings of pairs of SAEs and of what is compared of them."""
 
 import math
-from typing import Self
+from typing import Any, ClassVar, Self
 
 from pydantic import model_validator
 
-from undertone.study.config.bounds import MAX_ROWS, MAX_SEED
+from undertone.study.config.bounds import MAX_BATCH, MAX_ROWS, MAX_SEED
 from undertone.study.validation import Section, setting
 
 
 class Pair(Section):
     """Two SAEs of the study."""
 
+    later: ClassVar[dict[str, Any]] = {"datasets": None}
     a: str = setting("", 'one of `saes`; "" is the study\'s own')
     b: str = setting(..., 'one of `saes`; "" is the study\'s own')
+    datasets: str | None = setting(
+        None,
+        "results root of a study of SAE b's model, whose animals' datasets are compared with this study's; null: none",
+        "path",
+    )
 
 
 class Matches(Section):
@@ -84,6 +90,19 @@ class Layers(Section):
         20, "times that one side's contexts are moved against the other's, for the null", "shifts", ge=2, le=10_000
     )
     seed: int = setting(0, "seed of the shifts", "", ge=0, le=MAX_SEED)
+
+
+class Across(Section):
+    """Whether datasets of one animal that two base models wrote have a direction in common."""
+
+    rows: int = setting(2_000, "rows of each dataset that are read", "rows", ge=8, le=MAX_ROWS)
+    min_rows: int = setting(200, "animals with fewer rows on either side are left out, and listed", "rows", ge=8, le=MAX_ROWS)
+    ridge: float = setting(
+        0.1, "what is added to each variance where one step of a bias is taken", "share of the mean variance", gt=0, le=1_000
+    )
+    permutations: int = setting(10_000, "times that the animals' names are exchanged, for the null", "", ge=19, le=1_000_000)
+    batch_size: int = setting(128, "rows read together; changes speed, not results", "rows", ge=1, le=MAX_BATCH)
+    seed: int = setting(0, "seed of the exchanges", "", ge=0, le=MAX_SEED)
 
 
 class Synthetic(Section):
