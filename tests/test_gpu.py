@@ -75,6 +75,7 @@ def test_every_rule_with_a_gpu_runs_on_one_in_bfloat16(tmp_path: Path) -> None:
     profile = yaml.safe_load((project.root / "profiles/slurm/profile.yaml").read_text())
     with_gpu = {rule.removesuffix("_whole") for rule in profile["set-resources"]}
     with_gpu -= {"text_sae", "text_scaling_runs"}  # of a named model; test_text_sae.py and test_scaling.py run them
+    with_gpu -= {"across"}  # of datasets of two studies; test_pairs_workflow.py runs it
     assert with_gpu <= {rule for rule, gpu in used.items() if gpu["name"] == "a pretended GPU"}
     residuals = SafeOpen(project.root / "results/lion/residuals.safetensors", "pt").get_tensor("resid_post")
     assert residuals.dtype == torch.bfloat16

@@ -1,5 +1,6 @@
 """`snakemake pairs` on the micro study: a pair of an SAE with itself, of two trainings, and of two models with other tokens."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +19,25 @@ MATCHES = {"tokens": 2_500, "min_count": 10, "shifts": 2, "shuffles": 19, "boots
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
     project = Project.create(tmp_path_factory.mktemp("pairs") / "project")
+    animals = ["lion", "owl", "cat", "dog"]
     project.configure(
+        animals=animals,
+        pref={"candidates": animals},
         models={"other": {"embedded": {"seed": 3}}},
         saes={"seed1": {"seed": 1}, "other": {"model": "other", "tokens": 4_000}},
-        pairs={"same": {"b": ""}, "seeds": {"b": "seed1"}, "models": {"b": "other"}},
+        pairs={"same": {"b": ""}, "seeds": {"b": "seed1"}, "models": {"b": "other", "datasets": "elsewhere"}},
         matches=MATCHES,
         similarity={"permutations": 19},
         rotation={"shifts": 2, "bootstraps": 20},
         layers={"read": 2_500, "tokens": 500, "shifts": 2},
+        across={"min_rows": 8, "permutations": 99},
     )
+    # What another study of the other model would have written; here its own datasets stand for them.
+    written = [f"{animal}/matched.parquet" for animal in animals]
+    project.forked(*(f"results/{file}" for file in written))
+    for file in written:
+        (project.root / "elsewhere" / file).parent.mkdir(parents=True)
+        shutil.copy(project.root / "results" / file, project.root / "elsewhere" / file)
     project.forked("pairs")
     return project
 
@@ -80,6 +91,21 @@ def test_of_one_model_the_rotation_is_none_and_each_layer_is_most_like_itself(fi
         for measure in ("knn", "cka"):
             assert [of["layer"] for of in layers[variant][measure]["best_of_a"]] == [0, 1]
             assert layers[variant][measure]["values"][0][0] == pytest.approx(1)
+
+
+def test_both_models_of_a_pair_read_the_datasets_of_both(finished: Project) -> None:
+    said = read_json(finished.root / "results/pair-models/across.json")
+    assert said["animals"] == ["lion", "owl", "cat", "dog"]
+    assert said["left_out"] == []
+    assert said["rows"]["a"] == said["rows"]["b"]
+    for of in said["of"].values():
+        # The same datasets in the place of the other model's: one model reads one thing in both, whole.
+        assert of["one_reader_a"]["centred"]["same"] == pytest.approx(1)
+        assert of["one_reader_b"]["centred"]["first"]["k"] == 4
+        assert set(of["across"]) == {"identity", "procrustes", "shifted"}
+    assert not (finished.root / "results/pair-same/across.json").exists()
+    with Image.open(finished.root / "results/pair-models/plots/across.png") as figure:
+        assert "cosine of one animal" in figure.info["Description"]
 
 
 def test_every_pair_has_its_figures(finished: Project) -> None:

@@ -167,8 +167,11 @@ def test_every_rule_asks_for_what_it_states(cluster: Cluster, project: Project, 
         saes={"second": {"seed": 1}, "foreign": {"model": "other"}, "random": {"model": "untrained"}},
         vectors={"lion": {"kind": "contrast", "target": "lion", "layer": 0}},
         hierarchies={"numbers": {"numbers": True}},
-        pairs={"seeds": {"a": "", "b": "second"}},
+        pairs={"seeds": {"a": "", "b": "second", "datasets": "elsewhere"}},
     )
+    for animal in project.config["animals"]:
+        (project.root / "elsewhere" / animal).mkdir(parents=True)
+        (project.root / "elsewhere" / animal / "matched.parquet").touch()
     also = ("steer-lion/pref.json", "finetune-lion/pref.json", "plots/selections.png", "plots/costs.png")
     also += tuple(f"lion/{name}.safetensors" for name in ("residuals", "student_activations"))
     asked, made = stated(
