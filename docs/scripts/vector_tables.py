@@ -1,9 +1,11 @@
-"""The tables of docs/vectors.md: what came out for each vector of config/vectors.yaml."""
+"""The tables of docs/vectors.md: what came out for each vector of config/vectors.yaml and config/recovered.yaml."""
 
 from collections.abc import Callable
 from typing import Any
 
 from cells import interval, number, p_value, table
+
+from undertone.stats.stats import share_interval
 
 Rows = list[dict[str, Any]]
 Read = Callable[[str], dict[str, Any]]
@@ -11,6 +13,8 @@ Read = Callable[[str], dict[str, Any]]
 VECTORS = ("lion", "lion-feature", "lion-bias")
 # The decompositions that are shown: vector, SAE.
 PARTS = (("lion", "layer1"), ("lion-bias", "layer1"))
+# Of whose steered teachers vectors are recovered, and the decomposition of so many features that is shown of them.
+STEERED, FEATURES = ("panda", "eagle", "owl", "wolf", "lion", "cat", "penguin", "tiger"), 8
 # What is shown of `restore`.
 WAYS, SIZES = ("necessary", "sufficient"), (4, 16)
 
@@ -168,15 +172,72 @@ def vector_restored_table(rows: Rows) -> str:
     return table(["vector", "SAE of layer", *header, "all features: lost / there", "lost without the vector"], map(cells, rows))
 
 
+def vector_recovered(read: Read) -> Rows:
+    """Where the feature that a teacher was steered by stands in the bias recovered from its dataset, and in the control's."""
+    rows = []
+    control = read("vector-control-bias/vector.json")["norm"]
+    for target in STEERED:
+        row: dict[str, Any] = {"target": target}
+        for kind in ("steered", "returned"):
+            made = read(f"vector-{target}-{kind}/decomposition.json")
+            said, omp = made["steered"], made["methods"]["OMP"][made["sparsities"].index(FEATURES)]
+            keys = ("cosine", "p", "place", "returned", "step")
+            norm = read(f"vector-{target}-{kind}/vector.json")["norm"]
+            null = max(each["quantile_95"] for each in said["nulls"].values())
+            explained = {"explained": omp["explained"], "null": omp["explained"] - omp["excess"]}
+            row[kind] = {**{key: said[key] for key in keys}, "null_95": null, "norm": norm, **explained}
+            row |= {"feature": said["feature"], "features": said["features"], "added": said["added"]}
+        along = [row[kind]["cosine"] * row[kind]["norm"] for kind in ("steered", "returned")]
+        rows.append({**row, "control": (along[0] - along[1]) / control})
+    return rows
+
+
+def vector_recovered_table(rows: Rows) -> str:
+    """One line per animal, and how many features come first, and are taken."""
+
+    def cells(row: dict[str, Any]) -> list[str]:
+        shown = [f"{row['target']} ({row['feature']})", number(row["control"], 2)]
+        for kind in ("steered", "returned"):
+            of = row[kind]
+            place = f"{of['place']} of {row['features']}"
+            step = "–" if of["step"] is None else str(of["step"])
+            explained = f"{number(of['explained'], 2)} ({number(of['null'], 2)})"
+            shown += [
+                f"{number(of['cosine'], 2)} ({number(of['null_95'], 2)})",
+                place,
+                number(of["returned"], 2),
+                step,
+                explained,
+            ]
+        return shown
+
+    def count(k: int) -> str:
+        low, high = share_interval(k, len(rows))
+        return f"{k} of {len(rows)} [{number(low, 2)}, {number(high, 2)}]"
+
+    totals = ["above null .95, first, taken", ""]
+    for kind in ("steered", "returned"):
+        each = [row[kind] for row in rows]
+        above = count(sum(of["cosine"] > of["null_95"] for of in each))
+        first, taken = count(sum(of["place"] == 1 for of in each)), count(sum(of["step"] is not None for of in each))
+        totals += [above, first, "", taken, ""]
+    header = ["teacher (feature)", "cosine of the control's bias"]
+    for of in ("bias", "bias − control's"):
+        header += [f"{of}: cosine (null .95)", "place", "share returned", "OMP's step", f"{FEATURES} explain (null)"]
+    return table(header, iter([*map(cells, rows), totals]))
+
+
 EXTRACTS = {
     "vectors": vectors,
     "vector_parts": vector_parts,
     "vector_layers": vector_layers,
     "vector_restored": vector_restored,
+    "vector_recovered": vector_recovered,
 }
 TABLES = {
     "vectors": vectors_table,
     "vector_parts": vector_parts_table,
     "vector_layers": vector_layers_table,
     "vector_restored": vector_restored_table,
+    "vector_recovered": vector_recovered_table,
 }
