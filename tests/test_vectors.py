@@ -237,14 +237,17 @@ def test_what_is_read_of_datasets_and_files_is_taken_as_it_is(tmp_path: Path, re
 def test_a_sum_is_of_vectors_and_of_their_null_vectors(tmp_path: Path, record: Path, text: Path) -> None:
     parts = []
     for name, word in (("one", "lion"), ("two", "owl")):
-        (tmp_path / name).mkdir()
+        (tmp_path / f"vector-{name}").mkdir()
         entry = {"kind": "contrast", "positive": sided(word), "negative": PROMPTS}
-        made(tmp_path / name, record, text, entry)
-        parts.append(tmp_path / name / "vector.json")
+        made(tmp_path / f"vector-{name}", record, text, entry)
+        parts.append(tmp_path / f"vector-{name}" / "vector.json")
     own = [load_file(part.with_suffix(".safetensors")) for part in parts]
     said, tensors = made(tmp_path, record, text, {"kind": "sum", "of": {"one": 2, "two": -1}}, parts=parts)
     assert torch.allclose(tensors["vector"], 2 * own[0]["vector"] - own[1]["vector"], atol=1e-5)
     assert said["null"]["of"] == "sums of null vectors"
+    # A stamp has the names sorted, whatever their order in the config.
+    _, again = made(tmp_path, record, text, {"kind": "sum", "of": {"one": 2, "two": -1}}, parts=parts[::-1])
+    assert torch.allclose(again["vector"], tensors["vector"], atol=1e-6)
     write_json(parts[1], {**read_json(parts[1]), "layer": 0}, {})
     with pytest.raises(ValueError, match="only vectors of one layer can be added"):
         made(tmp_path, record, text, {"kind": "sum", "of": {"one": 2, "two": -1}}, parts=parts)

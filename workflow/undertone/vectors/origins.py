@@ -182,12 +182,13 @@ def of_file(entry: Vector, source: Path | None) -> Made:
 
 
 def of_parts(entry: Vector, parts: Sequence[Path]) -> Made:
-    """A weighted sum of other vectors, and that of their null vectors where all of them have as many."""
+    """A weighted sum of vectors, each in its folder `vector-NAME`, and that of their null vectors where all have as many."""
     layers = {read_json(part)["layer"] for part in parts}
     if len(layers) > 1:
         raise ValueError(f"vectors: only vectors of one layer can be added, found layers {sorted(layers)}")
     tensors = [dict(stored(part.with_suffix(".safetensors"))) for part in parts]
-    weights = list(entry.of.values())
+    # By name: a stamp sorts the names, the rule has them as the config does.
+    weights = [entry.of[part.parent.name.removeprefix("vector-")] for part in parts]
 
     def total(name: str) -> Tensor:
         return torch.stack([weight * own[name] for weight, own in zip(weights, tensors, strict=True)]).sum(0)
