@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pair_tables
 import polars as pl
 import vector_tables
 
@@ -460,6 +461,7 @@ EXTRACTS: dict[str, Callable[[Read], Rows]] = {
     "smollm2_sae": lambda read: sae(within(read, "smollm2-135m")),
     "smollm2_features": lambda read: ten_features(within(read, "smollm2-135m")),
     **vector_tables.EXTRACTS,
+    **pair_tables.EXTRACTS,
 }
 
 

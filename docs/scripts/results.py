@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pair_tables
 import vector_tables
 from cells import interval, number, p_value, table, whole
 from extracts import ENTANGLED, METRICS, MODELS, PROMPTED, SIZES, TAUGHT, Rows, extract
@@ -23,6 +24,7 @@ PAGES = (
     DOCS / "results/smollm2.md",
     DOCS / "laboratory.md",
     DOCS / "vectors.md",
+    DOCS / "universality.md",
     DOCS.parent / "README.md",
 )
 DATA = DOCS / "results/data"
@@ -488,6 +490,7 @@ TABLES: dict[str, Callable[[Rows], str]] = {
     "smollm2_sae": sae_table,
     "smollm2_features": ten_features_table,
     **vector_tables.TABLES,
+    **pair_tables.TABLES,
 }
 
 

@@ -205,7 +205,14 @@ def draw_cosines(axes: Axes, of: Json, animals: list[str]) -> None:
     axes.set_yticks(range(len(animals)), animals, fontsize=8)
     axes.set(xlabel="dataset written by b", ylabel="dataset written by a")
     for (a, b), value in np.ndenumerate(cosines):
-        axes.text(b, a + (0.3 if a == b and of["places"][a] == 1 else 0), f"{value:.1f}", ha="center", va="center", fontsize=6)
+        axes.text(
+            b,
+            a + (0.3 if a == b and of["places"][a] == 1 else 0),
+            f"{value:.1f}".replace("-0.0", "0.0"),
+            ha="center",
+            va="center",
+            fontsize=6,
+        )
 
 
 def draw_advantages(axes: Axes, of: Json) -> None:
