@@ -11,6 +11,7 @@ from jaxtyping import Float
 from undertone.runtime.files import Stamp, read_json, read_parquet, write_json
 from undertone.saes.decoder import directions
 from undertone.saes.saved import read_sae
+from undertone.stats.partners import unit
 from undertone.stats.similarities import similarities
 from undertone.study.config.pair_settings import Similarity
 
@@ -51,9 +52,7 @@ def unit_rows(sae: Path) -> Rows:
     """What each feature of an SAE adds to the residual stream, at unit length."""
     record = read_json(sae)
     folder = Path(record["folder"]) if record["source"] == "folder" else sae.parent
-    rows = directions(read_sae(folder)).double().numpy()
-    norms = np.linalg.norm(rows, axis=1, keepdims=True)
-    return rows / np.where(norms > 0, norms, 1)
+    return unit(directions(read_sae(folder)).double().numpy())
 
 
 def space(table: pl.DataFrame, way: str, rows: Sequence[Rows], settings: Similarity) -> dict[str, Any]:
