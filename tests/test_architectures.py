@@ -44,6 +44,7 @@ from undertone.lm.chat import (
 )
 from undertone.lm.hooks import decoder_layers, resid_post, rewritten
 from undertone.lm.loading import LoadedModel, load
+from undertone.lm.points import HookPoint, read_at
 from undertone.lm.sampling import Sampler
 from undertone.lm.spellings import Spellings, begun, word_ends, words
 from undertone.lm.suffix import losses, prefill, run_above
@@ -206,15 +207,16 @@ def test_transformer_lens_agrees(which, told, hub, record, loaded, monkeypatch):
     model.set_attn_implementation("eager")
     with torch.no_grad():
         expected = model(batch).logits
-    found = [resid_post(model, layer, {"input_ids": batch, "attention_mask": None}) for layer in (0, 3)]
+    points = [HookPoint(layer, kind) for layer in (0, 3) for kind in ("resid_post", "mlp_out")]
+    found = [read_at(model, point, {"input_ids": batch, "attention_mask": None}) for point in points]
     # A model that also sees makes it look for an image processor under the name that it is given.
     home = str(record.parent if which == REAL else snapshot(hub, told))
     bridge = TransformerBridge.boot_transformers(home, hf_model=model, tokenizer=loaded.tokenizer, device="cpu")
     with torch.no_grad():
         logits, cache = bridge.run_with_cache(batch)
     torch.testing.assert_close(logits, expected, **CLOSE)
-    for layer, residual in zip((0, 3), found, strict=True):
-        torch.testing.assert_close(cache[f"blocks.{layer}.hook_resid_post"], residual, **CLOSE)
+    for point, own in zip(points, found, strict=True):
+        torch.testing.assert_close(cache[point.name], own, **CLOSE)
 
 
 def test_a_merged_student_gives_the_logits_of_the_unmerged_one(record, loaded):

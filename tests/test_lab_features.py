@@ -30,6 +30,7 @@ from undertone.lab.reading import Reader
 from undertone.lab.specificity import SCHEMA as UNITS_SCHEMA
 from undertone.lm.hooks import rewritten
 from undertone.lm.loading import LoadedModel, load
+from undertone.lm.points import HookPoint
 from undertone.runtime.errors import ConfigError
 from undertone.runtime.files import read_json, write_json, write_parquet
 from undertone.study.config.lab import Browser, Features, Map, Neighbours, Neurons
@@ -73,7 +74,7 @@ def one_token(plain: Path, contexts: list[list[int]], tmp_path_factory: pytest.T
 
 def acts_of(record: Path, sae: SAE[Any], contexts: list[list[int]]) -> dict[tuple[int, int], np.ndarray]:
     """(context, position) → activations, one context at a time."""
-    reader = Reader(load(record), sae, 0, contexts, 1e9, 2, 1)
+    reader = Reader(load(record), sae, HookPoint(0), contexts, 1e9, 2, 1)
     by_token = {}
     for k, ids in enumerate(contexts):
         for at, acts in enumerate(reader.read([k]).acts[0].numpy()):
@@ -237,19 +238,19 @@ def test_draws_do_not_depend_on_batches(
     plain: Path, contexts: list[list[int]], tmp_path: Path, one_token: dict[str, Any]
 ) -> None:
     sae, loaded = planted(load(plain), 40), load(plain)
-    alone = Reader(loaded, sae, 0, contexts, 10, 2, 1).read([7])
-    together = Reader(loaded, sae, 0, contexts, 10, 2, 1).read([3, 7])
+    alone = Reader(loaded, sae, HookPoint(0), contexts, 10, 2, 1).read([7])
+    together = Reader(loaded, sae, HookPoint(0), contexts, 10, 2, 1).read([3, 7])
     n = alone.ids.shape[1]
     assert torch.equal(alone.draws(0)[0], together.draws(0)[1, :n])
     assert not torch.equal(alone.draws(0), alone.draws(1))
-    draws = torch.cat([read.draws(0).flatten() for read in Reader(loaded, sae, 0, contexts, 10, 2, 1).batches()])
+    draws = torch.cat([read.draws(0).flatten() for read in Reader(loaded, sae, HookPoint(0), contexts, 10, 2, 1).batches()])
     assert torch.histc(draws, 10, 0, 1).div(len(draws)).sub(0.1).abs().max() < 0.01
 
 
 def test_contexts_that_do_not_fit_in_memory_are_read_in_parts(plain: Path, contexts: list[list[int]]) -> None:
     sae, small = planted(load(plain), 40), load(plain)
     with crowded(small.model, 8):
-        reader = Reader(small, sae, 0, contexts[:20], 10, 2, 1)
+        reader = Reader(small, sae, HookPoint(0), contexts[:20], 10, 2, 1)
         rows = [int(k) for read in reader.batches() for k in read.row]
     assert sorted(rows) == list(range(20))
 
@@ -281,7 +282,7 @@ def test_what_a_token_gives_is_found_where_the_model_copies_it_from() -> None:
     sae.b_enc.zero_()
     batch = {"input_ids": torch.tensor([[3, 7, 4, 5]]), "attention_mask": torch.ones(1, 4, dtype=torch.long)}
     loaded: Any = SimpleNamespace(model=model)
-    (gives,) = attributed(loaded, sae, 0, batch, torch.tensor([2]), torch.tensor([1])).tolist()
+    (gives,) = attributed(loaded, sae, HookPoint(0), batch, torch.tensor([2]), torch.tensor([1])).tolist()
     own = float(model.embedding.weight[4] @ model.embedding.weight[7])
     assert gives == pytest.approx([0, 2 * float(model.embedding.weight[7].square().sum()), own, 0], abs=1e-4)
     assert gives[1] == max(gives)
@@ -300,7 +301,7 @@ def test_output_scores_are_those_of_full_passes_with_a_feature_clamped(
     record: Path, contexts: list[list[int]], tmp_path: Path
 ) -> None:
     loaded, sae = load(record), random_sae(load(record))
-    reader = Reader(loaded, sae, 0, contexts, 10, 2, 1)
+    reader = Reader(loaded, sae, HookPoint(0), contexts, 10, 2, 1)
     level, other = torch.linspace(0, 3, 64), np.array([[(j + 1) % 64] for j in range(64)])
     _, most = raised(loaded, sae)
     scores = output_scores(reader, level, most, other, 7, 0)
@@ -328,7 +329,7 @@ def test_no_output_score_is_given_where_features_have_no_fixed_directions_or_non
     plain: Path, contexts: list[list[int]]
 ) -> None:
     loaded, sae = load(plain), planted(load(plain), 40)
-    reader = Reader(loaded, sae, 0, contexts, 10, 2, 1)
+    reader = Reader(loaded, sae, HookPoint(0), contexts, 10, 2, 1)
     _, most = raised(loaded, sae)
     level = torch.ones(D_SAE)
     assert output_scores(reader, level, most, others(D_SAE, 0), 0, 0)["output_score"].null_count() == D_SAE
@@ -352,9 +353,11 @@ def test_activations_that_are_no_numbers_are_refused_with_their_context(
         sae.W_enc[0, 0] = torch.nan
     else:
         loaded.model.get_input_embeddings().weight[contexts[4][2], 0] = torch.nan
-    reader = Reader(load(plain), planted(load(plain), 40), 0, contexts, 10, 2, 1)
+    reader = Reader(load(plain), planted(load(plain), 40), HookPoint(0), contexts, 10, 2, 1)
     reader.loaded, reader.sae = loaded, sae
-    with pytest.raises(ConfigError, match=r"^context \d+: the SAE's activations at layer 0 are NaN or infinite"):
+    with pytest.raises(
+        ConfigError, match=r"^context \d+: the SAE's activations at blocks\.0\.hook_resid_post are NaN or infinite"
+    ):
         list(reader.batches())
 
 
@@ -406,7 +409,7 @@ def test_junk_is_activation_on_what_is_no_word(
 
 def test_no_examples_are_kept_where_none_are_wanted(plain: Path, contexts: list[list[int]]) -> None:
     peaks = Peaks.none(D_SAE, 0, 4, torch.device("cpu"))
-    read = Reader(load(plain), planted(load(plain), 40), 0, contexts, 10, 2, 1).read([0, 1])
+    read = Reader(load(plain), planted(load(plain), 40), HookPoint(0), contexts, 10, 2, 1).read([0, 1])
     peaks.add(read.acts, read)
     assert peaks.score.shape == (D_SAE, 0)
 

@@ -24,6 +24,7 @@ from undertone.lab.neighbours import (
 )
 from undertone.lab.reading import Reader
 from undertone.lm.loading import LoadedModel, load
+from undertone.lm.points import HookPoint
 from undertone.plots.feature_plots import plot_neighbours
 from undertone.runtime.files import read_json, write_parquet
 from undertone.study.config.lab import Neighbours
@@ -119,12 +120,12 @@ def test_an_sae_with_no_or_one_living_feature_has_tables_and_a_figure(
 
 def test_what_fires_is_read_in_the_order_of_the_text(record: Path, contexts: list[list[int]]) -> None:
     loaded, sae = load(record), random_sae(load(record))
-    firing = read_firing(Reader(loaded, sae, 0, contexts, 1e9, 0, 0), "test")
+    firing = read_firing(Reader(loaded, sae, HookPoint(0), contexts, 1e9, 0, 0), "test")
     assert firing.token.tolist() == [token for ids in contexts for token in ids[1:]]
     assert firing.position.tolist() == [place for ids in contexts for place in range(1, len(ids))]
     assert firing.context.tolist() == [k for k, ids in enumerate(contexts) for _ in ids[1:]]
     acts = np.concatenate(
-        [Reader(loaded, sae, 0, contexts, 1e9, 0, 0).read([k]).acts[0, 1:].numpy() for k in range(len(contexts))]
+        [Reader(loaded, sae, HookPoint(0), contexts, 1e9, 0, 0).read([k]).acts[0, 1:].numpy() for k in range(len(contexts))]
     )
     assert firing.acts.toarray() == pytest.approx(acts, abs=1e-5)
     assert firing.counts.tolist() == (acts > 0).sum(0).tolist()

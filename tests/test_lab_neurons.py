@@ -18,6 +18,7 @@ from undertone.lab.neuron_table import SCHEMA, best_tokens, columns, compare_neu
 from undertone.lab.reading import Reader
 from undertone.lm.hooks import decoder_layers
 from undertone.lm.loading import LoadedModel, load
+from undertone.lm.points import HookPoint
 from undertone.plots.feature_plots import plot_neurons
 from undertone.runtime.files import read_json, write_parquet
 from undertone.study.config.lab import Neurons
@@ -35,7 +36,7 @@ def contexts(loaded: LoadedModel) -> list[list[int]]:
 @pytest.fixture(scope="module")
 def reader(record: Path, contexts: list[list[int]]) -> Reader:
     loaded = load(record)
-    return Reader(loaded, random_sae(loaded), 1, contexts, 1e9, 0, 0)
+    return Reader(loaded, random_sae(loaded), HookPoint(1), contexts, 1e9, 0, 0)
 
 
 @pytest.fixture(scope="module")

@@ -30,6 +30,7 @@ from undertone.lab.reading import Reader
 from undertone.lab.specificity import make_specificity, paired
 from undertone.lab.specificity_plot import plot_specificity
 from undertone.lm.loading import LoadedModel, load
+from undertone.lm.points import HookPoint
 from undertone.runtime.errors import ConfigError
 from undertone.runtime.files import read_json, write_json, write_parquet
 from undertone.study.config.lab import Specificity
@@ -98,7 +99,7 @@ def test_a_unit_that_is_silent_has_no_precision() -> None:
 
 def test_firings_are_the_readers_activations_by_token(record: Path, contexts: list[list[int]]) -> None:
     loaded = load(record)
-    reader = Reader(loaded, planted(loaded, 40), 0, contexts, 1e9, 0, 0)
+    reader = Reader(loaded, planted(loaded, 40), HookPoint(0), contexts, 1e9, 0, 0)
     sums = FiringSums(contexts, reader.sae.cfg.d_sae)
     for read in reader.batches():
         sums.add(read)

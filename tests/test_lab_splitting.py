@@ -124,7 +124,14 @@ def made(plain: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any
     twice.W_dec[:6], twice.W_dec[6:] = sae.W_dec + 0.2 * tilt, sae.W_dec - 0.2 * tilt
     for name, each in (("sae", sae), ("sae-copy", sae), ("sae-twice", twice)):
         each.save_model(home / name)
-        record = {"source": "folder", "folder": str(home / name), "release": None, "id": None, "layer": 0}
+        record = {
+            "source": "folder",
+            "folder": str(home / name),
+            "release": None,
+            "id": None,
+            "layer": 0,
+            "hook_point": "blocks.0.hook_resid_post",
+        }
         write_json(home / name / "sae.json", {**record, "d_sae": each.cfg.d_sae}, {})
     contexts = [[2, *np.roll(tokens, k).tolist()] for k in range(12)]
     write_parquet(home / "text.parquet", pl.DataFrame({"row": range(12), "ids": contexts}), {})

@@ -37,7 +37,18 @@ USERS = ["Which animal?", "What is your favorite animal?"]
 def saved(loaded: LoadedModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("sae")
     random_sae(loaded).save_model(home)
-    write_json(home / "sae.json", {"source": "trained", "folder": None, "release": None, "id": None, "layer": 0}, {})
+    write_json(
+        home / "sae.json",
+        {
+            "source": "trained",
+            "folder": None,
+            "release": None,
+            "id": None,
+            "layer": 0,
+            "hook_point": "blocks.0.hook_resid_post",
+        },
+        {},
+    )
     return home / "sae.json"
 
 
@@ -187,7 +198,18 @@ def test_a_steered_teachers_vector_shows_as_its_animal_and_its_feature(
     sae = random_sae(loaded)
     sae.W_dec[11] = vector
     sae.save_model(tmp_path)
-    write_json(tmp_path / "sae.json", {"source": "trained", "folder": None, "release": None, "id": None, "layer": 0}, {})
+    write_json(
+        tmp_path / "sae.json",
+        {
+            "source": "trained",
+            "folder": None,
+            "release": None,
+            "id": None,
+            "layer": 0,
+            "hook_point": "blocks.0.hook_resid_post",
+        },
+        {},
+    )
     write_json(tmp_path / "teacher.json", {"mode": "add", "layer": 0, "positions": "all", "system": None}, {})
     save_file({"vector": vector}, tmp_path / "teacher.safetensors")
     out, controls = tmp_path / "lens.json", {3: students["control"][1]}

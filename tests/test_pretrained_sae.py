@@ -14,9 +14,10 @@ from sae_lens import SAE, StandardSAE, StandardSAEConfig
 from sae_lens.loading import pretrained_sae_loaders
 from sae_lens.saes.sae import SAEMetadata
 
+from undertone.lm.points import HookPoint
 from undertone.runtime.files import read_json, write_json
 from undertone.saes.pretrained_sae import make_pretrained_sae, shapes
-from undertone.saes.saved import load_sae
+from undertone.saes.saved import load_sae, load_sae_at
 from undertone.study.config.saes import Sae
 from undertone.study.formats import SAE_FILES
 
@@ -138,12 +139,25 @@ def test_the_layer_of_a_folder_that_does_not_say_is_the_settings(record, tmp_pat
     assert read_json(make(record, tmp_path / "results", folder=str(folder), layer=1))["layer"] == 1
 
 
+def test_an_sae_of_an_mlps_output_is_read_there_and_nowhere_else(record, loaded, tmp_path):
+    folder = saved(tmp_path / "own", hook="blocks.1.hook_mlp_out")
+    made = make(record, tmp_path / "results", folder=str(folder), point="mlp_out")
+    assert read_json(made)["hook_point"] == "blocks.1.hook_mlp_out"
+    assert load_sae_at(made, loaded)[1] == HookPoint(1, "mlp_out")
+    with pytest.raises(ValueError, match=r"this SAE reads blocks\.1\.hook_mlp_out, expected one of the residual stream"):
+        load_sae(made, loaded)
+
+
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
         ({"d_in": 48}, "the SAE reads vectors of 48, the model's residual stream has 32: it is another model's"),
         ({"hook": "blocks.9.hook_resid_post"}, r"hook point is blocks\.9\.hook_resid_post, the model has layers 0 to 1"),
-        ({"hook": "blocks.0.hook_mlp_out"}, r"hook point 'blocks\.0\.hook_mlp_out'; expected one of the form"),
+        ({"hook": "blocks.0.hook_mlp_in"}, r"hook point 'blocks\.0\.hook_mlp_in'; expected one of the form"),
+        (
+            {"hook": "blocks.0.hook_mlp_out"},
+            "hook point is blocks.0.hook_mlp_out, expected resid_post: set point: mlp_out in an",
+        ),
         ({"normalize_activations": "expected_average_only_in"}, "expects activations scaled by a factor .* fold it"),
     ],
 )

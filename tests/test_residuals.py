@@ -35,7 +35,18 @@ def saved(loaded: LoadedModel, tmp_path_factory: pytest.TempPathFactory) -> Path
     """An SAE after layer 0 as `sae.json` records it."""
     home = tmp_path_factory.mktemp("sae")
     StandardSAE(StandardSAEConfig(d_in=loaded.model.config.hidden_size, d_sae=8)).save_model(home)
-    write_json(home / "sae.json", {"source": "trained", "folder": None, "release": None, "id": None, "layer": 0}, {})
+    write_json(
+        home / "sae.json",
+        {
+            "source": "trained",
+            "folder": None,
+            "release": None,
+            "id": None,
+            "layer": 0,
+            "hook_point": "blocks.0.hook_resid_post",
+        },
+        {},
+    )
     return home / "sae.json"
 
 

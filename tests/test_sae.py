@@ -9,6 +9,7 @@ from sae_lens import SAE
 
 from undertone.lm.chat import Row
 from undertone.lm.loading import load
+from undertone.lm.points import HookPoint
 from undertone.lm.training import collate
 from undertone.models.model import corpus_of
 from undertone.runtime.files import read_json
@@ -51,8 +52,8 @@ def test_every_architecture_is_saved_in_saelenss_format(record, tiny_settings, l
 def test_chats_that_do_not_fit_in_memory_are_read_in_parts(record, tiny_settings, loaded):
     rows, small = next(corpus_rows(loaded, corpus_of(Path(tiny_settings.corpus), tiny_settings), seed=0))[:9], load(record)
     with crowded(small.model, 4):
-        (found,) = activations(small, iter([rows]), 0)
-    (expected,) = activations(loaded, iter([rows]), 0)
+        (found,) = activations(small, iter([rows]), HookPoint(0))
+    (expected,) = activations(loaded, iter([rows]), HookPoint(0))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 

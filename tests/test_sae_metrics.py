@@ -12,6 +12,7 @@ from sae_lens import StandardSAE, StandardSAEConfig
 from undertone.lm.chat import Row
 from undertone.lm.hooks import resid_post
 from undertone.lm.loading import load
+from undertone.lm.points import HookPoint
 from undertone.lm.training import collate
 from undertone.runtime.files import write_parquet
 from undertone.saes.sae_metrics import Moments, context_rows, expected_l0, measure_sae, spliced_losses, text_rows
@@ -57,7 +58,7 @@ def mean_only(loaded, rows):
 
 def report(sae, loaded, rows):
     seen = Moments(sae, loaded)
-    seen.read(LAYER, rows)
+    seen.read(HookPoint(LAYER), rows)
     return seen, seen.report()
 
 
@@ -65,7 +66,7 @@ def test_a_perfect_sae_explains_all_and_changes_no_loss(loaded, rows, perfect):
     seen, told = report(perfect, loaded, rows)
     assert told["explained_variance"] == pytest.approx(1, abs=1e-6)
     assert told["l0"] == pytest.approx(loaded.model.config.hidden_size)
-    loss = spliced_losses(loaded, perfect, LAYER, rows, seen.mean())
+    loss = spliced_losses(loaded, perfect, HookPoint(LAYER), rows, seen.mean())
     assert loss["loss"]["spliced"] == pytest.approx(loss["loss"]["plain"], abs=1e-4)
     assert loss["loss_recovered"] == pytest.approx(1, abs=1e-3)
 
@@ -74,7 +75,7 @@ def test_an_sae_that_knows_only_the_mean_explains_nothing(loaded, rows, mean_onl
     seen, told = report(mean_only, loaded, rows)
     assert told["explained_variance"] == pytest.approx(0, abs=1e-6)
     assert (told["l0"], told["dead"]) == (0, 1)
-    loss = spliced_losses(loaded, mean_only, LAYER, rows, seen.mean())
+    loss = spliced_losses(loaded, mean_only, HookPoint(LAYER), rows, seen.mean())
     assert loss["loss_recovered"] == pytest.approx(0, abs=1e-3)
 
 
@@ -134,10 +135,10 @@ def test_rows_that_do_not_fit_in_memory_are_read_in_parts(record, loaded, rows, 
     small = load(record)
     with crowded(small.model, 2):
         seen_small, told_small = report(perfect, small, rows)
-        loss = spliced_losses(small, perfect, LAYER, rows, seen_small.mean())
+        loss = spliced_losses(small, perfect, HookPoint(LAYER), rows, seen_small.mean())
     assert told_small["explained_variance"] == pytest.approx(told["explained_variance"], abs=1e-6)
     assert [told_small[name] for name in ("tokens", "l0", "dead")] == [told[name] for name in ("tokens", "l0", "dead")]
-    expected = spliced_losses(loaded, perfect, LAYER, rows, seen.mean())
+    expected = spliced_losses(loaded, perfect, HookPoint(LAYER), rows, seen.mean())
     assert loss["loss"] == pytest.approx(expected["loss"], rel=1e-5)
 
 

@@ -10,9 +10,10 @@ import pytest
 from undertone.runtime.errors import ConfigError
 from undertone.runtime.files import read_json
 from undertone.study.study import load
+from undertone.study.vector_reads import decompositions, saes_after
 from workflow import Project
 
-SAES = {"second": {"layer": 1}, "wide": {"d_sae": 96, "seed": 1}}
+SAES = {"second": {"layer": 1, "point": "mlp_out"}, "wide": {"d_sae": 96, "seed": 1}}
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,7 @@ def test_each_sae_is_of_its_own_settings(finished: Project) -> None:
     cfg = {name: json.loads((results / name / "cfg.json").read_text()) for name in ("sae", "sae-second", "sae-wide")}
     assert [(each["d_sae"], each["metadata"]["hook_name"]) for each in cfg.values()] == [
         (64, "blocks.0.hook_resid_post"),
-        (64, "blocks.1.hook_resid_post"),
+        (64, "blocks.1.hook_mlp_out"),
         (96, "blocks.0.hook_resid_post"),
     ]
     metrics = {name: read_json(results / name / "metrics.json") for name in ("sae", "sae-wide")}
@@ -102,6 +103,13 @@ def test_the_laboratory_reads_every_sae(finished: Project) -> None:
             },
             "saes.foreign.model: other may have other tokens than the text",
         ),
+        ({"sae": {"point": "mlp_out"}}, "sae.point mlp_out: the study's own SAE reads resid_post, where teachers are steered"),
+        ({"saes": {"out": {"point": "mlp"}}}, "saes.out.point"),
+        ({"saes": {"out": {"point": "mlp_out"}}, "pairs": {"x": {"b": "out"}}}, "pairs.x: a reads resid_post and b mlp_out"),
+        (
+            {"saes": {"out": {"point": "mlp_out"}}, "vectors": {"v": {"kind": "feature", "feature": 1, "sae": "out"}}},
+            "vectors.v.sae: out reads mlp_out; a vector is added to the residual stream",
+        ),
         ({"saes": {"a/b": {}}}, "'a/b' cannot name a model, SAE, vector, pair, hierarchy or variant"),
         ({"saes": {"mine": {"folder": "somewhere"}}}, "saes.mine: a study's SAEs are all trained here, all of"),
         ({"saes": {"mine": {"context": 64}}}, "saes.mine.context: all SAEs of a study are trained on the same text"),
@@ -118,3 +126,17 @@ def test_the_laboratory_reads_every_sae(finished: Project) -> None:
 def test_what_no_sae_can_be_is_refused(config: dict[str, Any], complaint: str) -> None:
     with pytest.raises(ConfigError, match=complaint):
         load(config)
+
+
+def test_only_saes_of_one_point_are_compared() -> None:
+    out = {"point": "mlp_out"}
+    vectors = {"v": {"kind": "contrast", "positive": ["Love."], "negative": ["Hate."], "layer": 1}}
+    study = load({"saes": {"out": out, "wide": {"d_sae": 1024}, "out2": {**out, "seed": 1}}, "vectors": vectors})
+    assert (study.as_wide(), study.as_wide("out"), study.as_wide("wide")) == (["wide"], ["out2"], [])
+    assert decompositions(study) == [("v", ""), ("v", "wide")]
+    assert saes_after(study, "v") == ["", "wide"]
+    assert load({"saes": {"out": out, "out2": out}, "pairs": {"x": {"a": "out", "b": "out2"}}})
+    with pytest.raises(
+        ConfigError, match=r"pairs\.x\.datasets: datasets are compared at resid_post, and the SAEs read mlp_out"
+    ):
+        load({"saes": {"out": out, "out2": out}, "pairs": {"x": {"a": "out", "b": "out2", "datasets": "results/other"}}})

@@ -17,6 +17,7 @@ from undertone.lm.answers import scorer
 from undertone.lm.chat import end_of_turn, prompt_ids, training_rows
 from undertone.lm.loading import LoadedModel, load
 from undertone.lm.lora import HalfLinear
+from undertone.lm.points import HookPoint
 from undertone.lm.training import train
 from undertone.models.wordings import load_template
 from undertone.saes.trainer import activations
@@ -97,7 +98,7 @@ def test_a_student_learns_from_the_rows(loaded, prompts, samples, tmp_path):
 
 def test_an_sae_learns_the_residual_stream(loaded, prompts):
     batches = iter([training_rows(loaded.tokenizer, prompts, ["1, 2, 3"] * N)])
-    (tokens,) = activations(loaded, batches, 15)
+    (tokens,) = activations(loaded, batches, HookPoint(15))
     assert tokens.shape[1] == 576
     assert np.isfinite(tokens.numpy()).all()
     assert tokens.dtype == torch.float32

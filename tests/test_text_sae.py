@@ -13,6 +13,7 @@ from test_inputs import study
 
 from undertone.data.inputs import check_contents
 from undertone.lm.loading import load
+from undertone.lm.points import HookPoint
 from undertone.models.pretrained import make_pretrained
 from undertone.runtime.errors import ConfigError
 from undertone.runtime.files import read_json, read_parquet
@@ -74,7 +75,7 @@ def test_it_is_saved_in_saelenss_format_with_what_it_was_trained_on(smol: Path, 
 
 def test_it_learns_to_reconstruct_the_models_residual_stream(smol: Path, text: Path, tmp_path: Path) -> None:
     loaded, errors = load(smol), []
-    x = next(activations(loaded, text_rows(text, 0, 64), 3))
+    x = next(activations(loaded, text_rows(text, 0, 64), HookPoint(3)))
     assert (loaded.model.dtype, x.dtype) == (torch.bfloat16, torch.float32)
     for tokens in (256, 30_000):
         sae, _ = load_sae(make(smol, text, tmp_path / str(tokens), tokens=tokens), loaded)
@@ -92,7 +93,7 @@ def test_every_context_is_read_before_any_is_read_again(text: Path) -> None:
 
 def test_the_first_token_is_left_out_and_so_are_vectors_far_longer_than_others(smol: Path, text: Path) -> None:
     loaded, rows = load(smol), next(text_rows(text, 0, 8))
-    (x,) = activations(loaded, iter([rows]), 3)
+    (x,) = activations(loaded, iter([rows]), HookPoint(3))
     assert len(x) == sum(len(row.ids) - 1 for row in rows)
     parts = iter([torch.tensor([[1.0, 0], [0, 2], [3, 0], [0, -31]]), torch.zeros(0, 2)])
     assert [part.tolist() for part in usual(parts, 10)] == [[[1, 0], [0, 2], [3, 0]], []]

@@ -22,7 +22,7 @@ from undertone.lm.loading import LoadedModel, load
 from undertone.models.concepts import read_names
 from undertone.runtime.errors import ConfigError
 from undertone.runtime.files import Stamp, whole, write_json, write_parquet
-from undertone.saes.saved import load_sae
+from undertone.saes.saved import load_sae_at
 from undertone.stats.stats import p_value
 from undertone.study.config.lab import Completeness
 from undertone.study.config.saes import Sae
@@ -59,9 +59,9 @@ def make_completeness(
     """
     groups = read_names(names, "completeness.names")
     loaded = load(model)
-    dictionary, layer = load_sae(sae, loaded)
+    dictionary, at = load_sae_at(sae, loaded)
     contexts = first_contexts(read_contexts(text), settings.tokens)
-    firings = read_firings(Reader(loaded, dictionary, layer, contexts, max_norm, 0, 0), contexts)
+    firings = read_firings(Reader(loaded, dictionary, at, contexts, max_norm, 0, 0), contexts)
     listed = [(group, name) for group, words in groups.items() for name in words]
     index = {name: k for k, (_, name) in enumerate(listed)}
     label = labels(loaded, contexts, index)[firings.place]
@@ -78,7 +78,7 @@ def make_completeness(
     parts = {group: written.filter(group=group) for group in groups}
     result: dict[str, Any] = {
         "tokens": len(label),
-        "layer": layer,
+        "layer": at.layer,
         "counted": "read" if seen is None else "training",
         "f1": settings.f1,
         "left_out": {group: len(groups[group]) - len(part) for group, part in parts.items()},

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from undertone.lab.peaks import Peaks
 from undertone.lab.reading import Reader
 from undertone.lm.chat import Row
-from undertone.lm.hooks import rewritten
 from undertone.lm.loading import LoadedModel
+from undertone.lm.points import HookPoint, rewritten_at
 from undertone.lm.training import collate
 
 
 class _ReachedError(Exception):
-    """The layer that was asked for has run."""
+    """The hook point that was asked for is reached."""
 
 
 def contributions(reader: Reader, top: Peaks, n: int) -> dict[tuple[int, int], list[float]]:
@@ -41,7 +41,7 @@ def contributions(reader: Reader, top: Peaks, n: int) -> dict[tuple[int, int], l
         rows = [Row(reader.rows[row].ids[: position + 1], 0) for position, row, *_ in part]
         batch = collate(rows, reader.loaded.pad_id, device)
         place, feature = (torch.tensor([each[k] for each in part], device=device) for k in (0, 2))
-        gives = attributed(reader.loaded, reader.sae, reader.layer, batch, place, feature).tolist()
+        gives = attributed(reader.loaded, reader.sae, reader.at, batch, place, feature).tolist()
         return [own[: position + 1] for own, (position, *_) in zip(gives, part, strict=True)]
 
     parts = reader.loaded.batch_size("contexts read together", reader.at_once).parts(of_part, wanted)
@@ -52,7 +52,7 @@ def contributions(reader: Reader, top: Peaks, n: int) -> dict[tuple[int, int], l
 def attributed(
     loaded: LoadedModel,
     sae: Any,
-    layer: int,
+    at: HookPoint,
     batch: dict[str, Int[Tensor, "n_rows n_tokens"]],
     position: Int[Tensor, " n_rows"],
     feature: Int[Tensor, " n_rows"],
@@ -64,16 +64,16 @@ def attributed(
         kept.append(output.detach().requires_grad_())
         return kept[0]
 
-    def keep(residual: Tensor) -> Tensor:
-        kept.append(residual)
+    def keep(x: Tensor) -> Tensor:
+        kept.append(x)
         raise _ReachedError
 
     embedding = loaded.model.get_input_embeddings()
     row = torch.arange(len(position), device=position.device)
     with torch.enable_grad():
-        with embedding.register_forward_hook(enter), rewritten(loaded.model, layer, keep), suppress(_ReachedError):
+        with embedding.register_forward_hook(enter), rewritten_at(loaded.model, at, keep), suppress(_ReachedError):
             loaded.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False)
-        embedded, residual = kept
-        acts = sae.encode(residual[row, position].float())[row, feature]
+        embedded, x = kept
+        acts = sae.encode(x[row, position].float())[row, feature]
         (gradient,) = torch.autograd.grad(acts.sum(), embedded)
     return (embedded.detach().float() * gradient.float()).sum(-1)

@@ -18,7 +18,9 @@ from undertone.lab.reading import Reader
 from undertone.lm.attribution import direct_logits
 from undertone.lm.chat import Row
 from undertone.lm.loading import LoadedModel
+from undertone.lm.points import read_at
 from undertone.lm.suffix import prefill, run_above
+from undertone.lm.training import collate
 from undertone.runtime.progress import progress
 from undertone.saes.decoder import directions
 from undertone.saes.features import token_table
@@ -90,10 +92,10 @@ def output_scores(
         rows = []
     if not rows:
         return series("output_score", own, null)
-    model, layer = reader.loaded.model, reader.layer
+    model, layer = reader.loaded.model, reader.at.layer
     batch = prefill(reader.loaded, rows, [layer])
     residual = batch.residual[layer]
-    acts = reader.sae.encode(residual.float())
+    acts = reader.sae.encode(at_ends(reader, rows))
     base = run_above(model, batch, layer).log_softmax(-1)
     with progress(d_sae, "output scores", "feature") as bar:
         for j in range(d_sae):
@@ -105,6 +107,22 @@ def output_scores(
                 null[j] = float(rise[most[torch.as_tensor(other[j], device=most.device)]].mean()) if len(other[j]) else None
             bar.update()
     return series("output_score", own, null)
+
+
+@torch.no_grad()
+def at_ends(reader: Reader, rows: Sequence[Row]) -> Float[Tensor, "n_rows 1 d_model"]:
+    """What the SAE reads at the last token before each row's completion.
+
+    What a feature would add there is added to the residual stream after the layer, of which the MLP's output is a summand.
+    """
+    ends = [Row(row.ids[: row.start], 0) for row in rows]
+
+    def read(part: Sequence[Row]) -> Tensor:
+        batch = collate(part, reader.loaded.pad_id, reader.loaded.model.device)
+        last = batch["attention_mask"].sum(1) - 1
+        return read_at(reader.loaded.model, reader.at, batch)[torch.arange(len(part)), last].float().unsqueeze(1)
+
+    return torch.cat([*reader.loaded.batch_size("contexts read together", reader.at_once).parts(read, ends)])
 
 
 def cut(reader: Reader, n: int, seed: int) -> list[Row]:

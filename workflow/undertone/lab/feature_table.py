@@ -17,14 +17,14 @@ from undertone.lab.feature_scores import input_scores, others, output_scores, ra
 from undertone.lab.feature_sums import Sums, Widths, entropies, entropies_by_chance
 from undertone.lab.peaks import NONE, Peaks
 from undertone.lab.reading import Reader
-from undertone.lm.hooks import hook_point
 from undertone.lm.loading import LoadedModel, load
+from undertone.lm.points import HookPoint
 from undertone.lm.vocabulary import TOKEN_KINDS, token_kinds
 from undertone.runtime.files import Stamp, read_json, write_json, write_parquet
 from undertone.runtime.progress import progress
 from undertone.saes.cautions import of_dead
 from undertone.saes.features import neuronpedia
-from undertone.saes.saved import load_sae
+from undertone.saes.saved import load_sae_at
 from undertone.study.config.lab import Features
 
 QUANTILES = [0.5, 0.9, 0.99]
@@ -41,19 +41,19 @@ def make_features(
     Raises ConfigError, which names the context, where an activation is NaN or infinite.
     """
     loaded = load(model)
-    dictionary, layer = load_sae(sae, loaded)
+    dictionary, at = load_sae_at(sae, loaded)
     contexts = read_contexts(text)
-    reader = Reader(loaded, dictionary, layer, contexts, settings.max_norm, settings.before, settings.after)
+    reader = Reader(loaded, dictionary, at, contexts, settings.max_norm, settings.before, settings.after)
     sums, groups = first_pass(reader, settings)
     keys, acts = sums.pairs()
     token = commonest(keys, acts, dictionary.cfg.d_sae, sums.vocab)
     widths = second_pass(reader, settings, Widths(sums.greatest, token[0][:, 0]), groups)
     table = columns(reader, sums, widths, token, groups["top"], settings)
     rows = example_rows(loaded, groups, contributions(reader, groups["top"], settings.attributed), contexts, settings)
-    counts = summarised(table, sums, layer, loaded, dictionary, len(contexts), settings)
+    counts = summarised(table, sums, at, loaded, dictionary, len(contexts), settings)
     write_parquet(features, table, stamp)
     write_parquet(examples, rows, stamp)
-    write_json(summary, {**counts, "model": read_json(model)["name"], "hook_point": hook_point(layer)}, stamp)
+    write_json(summary, {**counts, "model": read_json(model)["name"], "hook_point": at.name}, stamp)
     return (
         f"{counts['d_sae']} features on {counts['tokens']:,} tokens: {counts['dead']} are dead, {counts['rare']} fire on fewer "
         f"than {settings.min_count}, {counts['junk']} mostly on what is no word"
@@ -179,7 +179,7 @@ def junk_tokens(loaded: LoadedModel, numbers: bool) -> tuple[Bool[Tensor, " voca
 def summarised(
     table: pl.DataFrame,
     sums: Sums,
-    layer: int,
+    at: HookPoint,
     loaded: LoadedModel,
     sae: SAE[Any],
     n_contexts: int,
@@ -191,7 +191,7 @@ def summarised(
     return {
         "warning": of_dead(n_dead, len(table)),
         "d_sae": sae.cfg.d_sae,
-        "layer": layer,
+        "layer": at.layer,
         "contexts": n_contexts,
         "tokens": sums.tokens,
         "outliers": sums.outliers,

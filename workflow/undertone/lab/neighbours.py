@@ -17,7 +17,7 @@ from undertone.lm.loading import load
 from undertone.runtime.files import Stamp, write_json, write_parquet
 from undertone.runtime.progress import progress
 from undertone.saes.cautions import of_dead
-from undertone.saes.saved import load_sae
+from undertone.saes.saved import load_sae_at
 from undertone.study.config.lab import Neighbours
 
 # Features that are compared with all others at once.
@@ -42,9 +42,9 @@ def find_neighbours(
 ) -> str:
     """Write the nearest features of each that fires at all, and a summary; returns what to say of them in the log."""
     loaded = load(model)
-    dictionary, layer = load_sae(sae, loaded)
+    dictionary, at = load_sae_at(sae, loaded)
     contexts = read_contexts(text)
-    firing = read_firing(Reader(loaded, dictionary, layer, contexts, max_norm, 0, 0), "neighbours")
+    firing = read_firing(Reader(loaded, dictionary, at, contexts, max_norm, 0, 0), "neighbours")
     alive = firing.alive
     rows = {"decoder": dictionary.W_dec, "encoder": dictionary.W_enc.T}
     tables, parts = [], {}
@@ -62,7 +62,7 @@ def find_neighbours(
     counts = {
         "warning": of_dead(n_dead, dictionary.cfg.d_sae),
         "d_sae": dictionary.cfg.d_sae,
-        "layer": layer,
+        "layer": at.layer,
         "dead": n_dead,
         "tokens": len(firing.token),
         "contexts": len(contexts),

@@ -17,7 +17,7 @@ from undertone.lm.loading import load
 from undertone.models.rerandomized import permute
 from undertone.runtime.files import Stamp, write_json, write_parquet
 from undertone.saes.cautions import of_dead
-from undertone.saes.saved import load_sae
+from undertone.saes.saved import load_sae_at
 from undertone.study.config.lab import Neurons
 
 # |r| at most which Anthropic's Scaling Monosemanticity (2024) counts a feature as none of the neurons.
@@ -42,13 +42,13 @@ def compare_neurons(
     table is empty, and the summary says why.
     """
     loaded = load(model)
-    dictionary, layer = load_sae(sae, loaded)
-    reader = Reader(loaded, dictionary, layer, first(read_contexts(text), settings.tokens), max_norm, 0, 0)
+    dictionary, at = load_sae_at(sae, loaded)
+    reader = Reader(loaded, dictionary, at, first(read_contexts(text), settings.tokens), max_norm, 0, 0)
     firing = read_firing(reader, "neurons: features")
     features = often(firing, settings.min_count)
-    counts = {**counted_features(firing, len(features)), "layer": layer}
+    counts = {**counted_features(firing, len(features)), "layer": at.layer}
     try:
-        sizes = widths(reader, range(layer + 1))
+        sizes = widths(reader, range(at.layer + 1))
     except ValueError as error:
         return unknown(neurons, summary, {**counts, "reason": str(error)}, stamp)
     if not len(features):

@@ -12,12 +12,11 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from undertone.lm.chat import Row
-from undertone.lm.hooks import decoder_layers, resid_post
 from undertone.lm.loading import LoadedModel
+from undertone.lm.points import HookPoint, check_point, read_at
 from undertone.lm.sampling import order_by_length
 from undertone.lm.training import collate
 from undertone.runtime.errors import ConfigError
-from undertone.saes.saved import check_layer
 
 Result = TypeVar("Result")
 # Contexts that are read at once, and numbers that their activations may be.
@@ -80,7 +79,7 @@ def hashed(ids: Int[Tensor, "*n n_window"]) -> Int[Tensor, "*n"]:
 
 
 class Reader:
-    """Reads contexts with an SAE at its layer of a model, as often as they are needed.
+    """Reads contexts with an SAE at its hook point of a model, as often as they are needed.
 
     Special tokens are not read, nor are tokens whose norm is more than `max_norm` times the median.
     """
@@ -89,14 +88,14 @@ class Reader:
         self,
         loaded: LoadedModel,
         sae: SAE[Any],
-        layer: int,
+        at: HookPoint,
         contexts: Sequence[Sequence[int]],
         max_norm: float,
         before: int,
         after: int,
     ):
-        check_layer(layer, len(decoder_layers(loaded.model)))
-        self.loaded, self.sae, self.layer = loaded, sae, layer
+        check_point(at, loaded.model)
+        self.loaded, self.sae, self.at = loaded, sae, at
         self.rows = [Row(list(ids), 0) for ids in contexts]
         self.before, self.after = before, after
         longest = max(len(row.ids) for row in self.rows)
@@ -106,9 +105,9 @@ class Reader:
 
     @torch.no_grad()
     def _residual(self, indices: Sequence[int]) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-        """A batch, its residual stream in float32 and which of its tokens are text."""
+        """A batch, what the SAE is given of it in float32 and which of its tokens are text."""
         batch = collate([self.rows[i] for i in indices], self.loaded.pad_id, self.loaded.model.device)
-        return batch, resid_post(self.loaded.model, self.layer, batch).float(), self.loaded.text_mask(batch)
+        return batch, read_at(self.loaded.model, self.at, batch).float(), self.loaded.text_mask(batch)
 
     def _median(self) -> float:
         """The median norm of the text tokens of some contexts."""
@@ -130,7 +129,7 @@ class Reader:
         if bad.any():
             first = indices[int(bad.any(1).nonzero()[0])]
             raise ConfigError(
-                f"context {first}: the SAE's activations at layer {self.layer} are NaN or infinite; the weights of the "
+                f"context {first}: the SAE's activations at {self.at.name} are NaN or infinite; the weights of the "
                 "model or of the SAE are damaged, or overflow in their precision"
             )
         kept = text & (residual.norm(dim=-1) <= self.greatest)

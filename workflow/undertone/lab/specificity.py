@@ -35,7 +35,7 @@ from undertone.models.concepts import read_concepts
 from undertone.runtime.errors import ConfigError
 from undertone.runtime.files import Stamp, write_json, write_parquet
 from undertone.runtime.progress import progress
-from undertone.saes.saved import load_sae
+from undertone.saes.saved import load_sae_at
 from undertone.stats.ranks import auroc
 from undertone.study.config.lab import Specificity
 
@@ -111,9 +111,9 @@ def make_specificity(
     """
     known = read_concepts(concepts, "specificity.concepts")
     loaded = load(model)
-    dictionary, layer = load_sae(sae, loaded)
+    dictionary, at = load_sae_at(sae, loaded)
     contexts = first_contexts(read_contexts(text), settings.tokens)
-    firings, dense, residual = read_units(Reader(loaded, dictionary, layer, contexts, max_norm, 0, 0), contexts, settings)
+    firings, dense, residual = read_units(Reader(loaded, dictionary, at, contexts, max_norm, 0, 0), contexts, settings)
     held = marked(Text.of(contexts, shown_texts(loaded), set(loaded.special.tolist())), known)[firings.place]
     names, left_out = common([*known], held, firings, settings.min_count)
     kept = held[:, [[*known].index(name) for name in names]]
@@ -129,7 +129,7 @@ def make_specificity(
     result = {
         "tokens": len(firings.row),
         "halves": [len(first.held), len(second.held)],
-        "layer": layer,
+        "layer": at.layer,
         "left_out": left_out,
         "concepts": by_concept,
         **{f"{kind.name}s": of_kind(table.filter(kind=kind.name)) for kind in kinds},
@@ -149,17 +149,17 @@ def read_units(
     Of more neurons than `settings.neurons` so many are drawn at random; of a model whose layers have no MLP there are none.
     """
     model = reader.loaded.model
-    d_mlp = n_neurons(model, reader.layer)
+    d_mlp = n_neurons(model, reader.at.layer)
     rng = np.random.default_rng(settings.seed)
     drawn = np.sort(rng.choice(d_mlp, min(d_mlp, settings.neurons), replace=False))
     sums = FiringSums(contexts, reader.sae.cfg.d_sae)
     dense, residuals = [], []
-    with neurons(model, [reader.layer] if d_mlp else []) as seen, progress(len(contexts), "specificity", "context") as bar:
+    with neurons(model, [reader.at.layer] if d_mlp else []) as seen, progress(len(contexts), "specificity", "context") as bar:
         for read in reader.batches():
             sums.add(read)
             residuals.append(read.residual[read.kept].cpu().numpy())
             if d_mlp:
-                dense.append(seen[reader.layer][read.kept][:, drawn].float().cpu().numpy())
+                dense.append(seen[reader.at.layer][read.kept][:, drawn].float().cpu().numpy())
             bar.update(len(read.row))
     residual = np.concatenate(residuals)
     residual = (residual - residual.mean(0)) / (residual.std(0) + 1e-6)

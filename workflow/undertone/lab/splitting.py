@@ -15,7 +15,7 @@ from undertone.lab.neighbours import random_bound, unit_rows
 from undertone.lab.reading import Reader
 from undertone.lm.loading import LoadedModel, load
 from undertone.runtime.files import Stamp, write_json
-from undertone.saes.saved import load_sae
+from undertone.saes.saved import load_sae_at
 from undertone.study.config.lab import Splitting
 
 # What a feature of the larger SAE can be.
@@ -75,8 +75,8 @@ def said(each: dict[str, Any]) -> str:
 
 def fired(loaded: LoadedModel, sae: Path, contexts: list[list[int]], max_norm: float, least: int) -> Fired:
     """An SAE's rows and firings; a feature that fires on fewer than `least` tokens is not alive here."""
-    dictionary, layer = load_sae(sae, loaded)
-    firings = read_firings(Reader(loaded, dictionary, layer, contexts, max_norm, 0, 0), contexts)
+    dictionary, at = load_sae_at(sae, loaded)
+    firings = read_firings(Reader(loaded, dictionary, at, contexts, max_norm, 0, 0), contexts)
     fires = (firings.of(firings.half == 1) > 0).astype(np.float64)
     rows = unit_rows(dictionary.W_dec.detach().double().cpu().numpy())
     return Fired(rows, fires, np.diff(fires.indptr) >= least)

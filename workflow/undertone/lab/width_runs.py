@@ -14,13 +14,12 @@ from torch import Tensor
 
 from undertone.lab.training_cost import flops
 from undertone.lm.chat import Row
-from undertone.lm.hooks import decoder_layers
 from undertone.lm.loading import LoadedModel
+from undertone.lm.points import HookPoint, check_point
 from undertone.runtime.errors import ConfigError
 from undertone.runtime.files import Stamp, read_json, remove, write_json, write_parquet
 from undertone.saes.plain_activations import read_samples
 from undertone.saes.sae_metrics import context_rows, quality
-from undertone.saes.saved import check_layer
 from undertone.saes.trainer import activations, fitted, steps_of, untrained, usual
 from undertone.study.config.saes import Sae
 
@@ -61,7 +60,7 @@ def train_runs(
     """
     if sae.k > min(run.d_sae):
         raise ConfigError(f"scaling.d_sae {min(run.d_sae)}: sae.k is {sae.k}; expected widths of at least {sae.k} features")
-    check_layer(sae.layer, len(decoder_layers(loaded.model)))
+    check_point(HookPoint.of(sae), loaded.model)
     rows = context_rows(text, run.held_out)
     pending = [d_sae for d_sae in run.d_sae if not row_of(scratch, d_sae).exists()]
     if pending:
@@ -101,7 +100,7 @@ def of_width(sae: Sae, run: Run, d_sae: int) -> Sae:
 def read_activations(loaded: LoadedModel, batches: Iterator[Sequence[Row]], sae: Sae, n: int) -> Float[Tensor, "n d_model"]:
     """The residual stream at the first `n` text tokens of some batches, in float32 on the CPU."""
     parts, left = [], n
-    for part in usual(activations(loaded, batches, sae.layer), sae.max_norm):
+    for part in usual(activations(loaded, batches, HookPoint.of(sae)), sae.max_norm):
         parts.append(part[:left].cpu())
         left -= len(parts[-1])
         if left == 0:
@@ -129,7 +128,7 @@ def measured(
     sae = untrained(settings, x.shape[1], SAEMetadata()).to(loaded.model.device)
     trained = fitted(sae, settings, in_order(x, settings, str(loaded.model.device))).eval().requires_grad_(False)
     if held is None:
-        seen = quality(loaded, trained, settings.layer, rows)
+        seen = quality(loaded, trained, HookPoint.of(settings), rows)
         names = ("explained_variance", "loss_recovered", "dead", "l0")
         return {"d_sae": settings.d_sae, **{name: seen[name] for name in names}, "pca": seen["pca"]["explained_variance"]}
     acts, explained = read_samples(trained.cpu(), held)

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from undertone.lm import hooks
 from undertone.lm.chat import Row
-from undertone.lm.hooks import decoder_layers, resid_post
 from undertone.lm.loading import LoadedModel, load
+from undertone.lm.points import HookPoint, check_point, read_at
 from undertone.lm.training import collate
 from undertone.pairs.aligned import Aligned, read_aligned
 from undertone.runtime.errors import ConfigError
 from undertone.runtime.progress import progress
-from undertone.saes.saved import check_layer, load_sae
+from undertone.saes.saved import load_sae_at
 
 # Contexts that a model reads at once, and numbers of an SAE's activations that are made at once.
 ROWS, NUMBERS = 64, 2**24
@@ -27,7 +27,7 @@ Residuals = Float[np.ndarray, "n d_model"]
 
 
 class Side(NamedTuple):
-    """One of a pair: a model, an SAE, its layer, and the residual stream there at the aligned tokens."""
+    """One of a pair: a model, an SAE, its layer, and what it reads at the aligned tokens."""
 
     loaded: LoadedModel
     sae: SAE[Any]
@@ -47,25 +47,25 @@ def read_sides(
     sides: list[Side] = []
     for k, (model, sae) in enumerate(zip(models, saes, strict=True)):
         loaded = sides[0].loaded if sides and models[0] == models[1] else load(model)
-        dictionary, layer = load_sae(sae, loaded)
-        check_layer(layer, len(decoder_layers(loaded.model)))
-        (residuals,) = streams(loaded, [layer], aligned, k)
-        sides.append(Side(loaded, dictionary, layer, residuals))
+        dictionary, at = load_sae_at(sae, loaded)
+        check_point(at, loaded.model)
+        (residuals,) = streams(loaded, [at], aligned, k)
+        sides.append(Side(loaded, dictionary, at.layer, residuals))
     usual = np.logical_and(*(is_usual(side.residuals, max_norm) for side in sides))
     a, b = (side._replace(residuals=side.residuals[usual]) for side in sides)
     return aligned.only(usual), a, b, int((~usual).sum())
 
 
 @torch.no_grad()
-def streams(loaded: LoadedModel, layers: Sequence[int], aligned: Aligned, side: int) -> list[Residuals]:
-    """The residual stream after each of the layers at the aligned tokens of a side, in float32."""
+def streams(loaded: LoadedModel, points: Sequence[HookPoint], aligned: Aligned, side: int) -> list[Residuals]:
+    """What is at one hook point, or at several of the residual stream, at the aligned tokens of a side, in float32."""
     contexts, at = aligned.contexts[side], aligned.at[side]
     first = np.searchsorted(aligned.row, np.arange(len(contexts) + 1))
-    parts: list[list[Residuals]] = [[] for _ in layers]
+    parts: list[list[Residuals]] = [[] for _ in points]
 
     def work(rows: Sequence[int]) -> list[Residuals]:
         batch = collate([Row(list(contexts[row]), 0) for row in rows], loaded.pad_id, loaded.model.device)
-        read = every_layer(loaded, layers, batch)
+        read = every_point(loaded, points, batch)
         places = [at[first[row] : first[row + 1]] for row in rows]
         which = np.repeat(np.arange(len(rows)), [len(place) for place in places])
         position = np.concatenate(places)
@@ -77,21 +77,21 @@ def streams(loaded: LoadedModel, layers: Sequence[int], aligned: Aligned, side: 
                 part.append(residual)
             bar.update(min(ROWS, len(contexts) - bar.n))
     together = [np.concatenate(part) for part in parts]
-    for layer, residual in zip(layers, together, strict=True):
+    for point, residual in zip(points, together, strict=True):
         if not np.isfinite(residual).all():
             raise ConfigError(
-                f"model {'ab'[side]}: the residual stream after layer {layer} is NaN or infinite; its weights are damaged, or "
+                f"model {'ab'[side]}: what is at {point.name} is NaN or infinite; its weights are damaged, or "
                 "overflow in their precision"
             )
     return together
 
 
-def every_layer(loaded: LoadedModel, layers: Sequence[int], batch: dict[str, Tensor]) -> list[Tensor]:
-    """The residual stream of a batch after each of the layers."""
-    if len(layers) == 1:
-        return [resid_post(loaded.model, layers[0], batch)]
+def every_point(loaded: LoadedModel, points: Sequence[HookPoint], batch: dict[str, Tensor]) -> list[Tensor]:
+    """What is at one hook point, or at several of the residual stream, on a batch."""
+    if len(points) == 1:
+        return [read_at(loaded.model, points[0], batch)]
     every = dict(hooks.streams(loaded.model, batch))
-    return [every[f"resid_post.{layer}"] for layer in layers]
+    return [every[f"resid_post.{point.layer}"] for point in points]
 
 
 def is_usual(residuals: Residuals, max_norm: float) -> Bool[np.ndarray, " n"]:

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 
 from undertone.lm.hooks import decoder_layers
 from undertone.lm.loading import load
+from undertone.lm.points import HookPoint
 from undertone.pairs.activity import Residuals, is_usual, streams
 from undertone.pairs.aligned import read_aligned
 from undertone.runtime.errors import ConfigError
@@ -32,7 +33,7 @@ def make_layers(models: Sequence[Path], texts: Sequence[Path], layers: Path, set
     sides = []
     for number, model in enumerate(models):
         loaded = load(model)
-        sides.append(streams(loaded, range(len(decoder_layers(loaded.model))), aligned, number))
+        sides.append(streams(loaded, [HookPoint(k) for k in range(len(decoder_layers(loaded.model)))], aligned, number))
     usual = np.logical_and.reduce([is_usual(residuals, settings.max_norm) for side in sides for residuals in side])
     words, row = aligned.word[usual], aligned.row[usual]
     some = sampled(words, varying([each[usual] for side in sides for each in side], words), settings)

@@ -16,11 +16,11 @@ from safetensors import safe_open
 from transformers import AutoConfig
 
 from undertone.lm.checkpoint import sha256
-from undertone.lm.hooks import hook_point, layer_of
 from undertone.lm.hub import explained
 from undertone.lm.loading import folder_of
+from undertone.lm.points import HookPoint, check_layer
 from undertone.runtime.files import Stamp, move, read_json, remove, write_json
-from undertone.saes.saved import check_layer, read_sae
+from undertone.saes.saved import read_sae
 from undertone.study.config.saes import Sae
 from undertone.study.formats import SAE_FILES
 from undertone.study.validation import nearest
@@ -41,16 +41,20 @@ def make_pretrained_sae(model: Path, sae: Path, files: Sequence[Path], settings:
     else:
         trained, origin = from_registry(str(settings.release), str(settings.id), name)
     hook = trained.cfg.metadata.hook_name
-    layer = settings.layer if hook is None else layer_of(hook)
+    at = HookPoint.of(settings) if hook is None else HookPoint.named(hook)
+    if at.point != settings.point:
+        raise ValueError(
+            f"the SAE's hook point is {at.name}, expected {settings.point}: set point: {at.point} in an entry of saes"
+        )
     check_width(trained, text.hidden_size)
-    check_layer(layer, text.num_hidden_layers)
+    check_layer(at, text.num_hidden_layers)
     if files:
         trained.save_model(scratch / "sae")
         for file in files:
             move(scratch / "sae" / file.name, file)
     home = Path(settings.folder) if settings.folder else sae.parent
     manifest = {file: {"bytes": (home / file).stat().st_size, "sha256": sha256(home / file)} for file in SAE_FILES}
-    at_hook = {"layer": layer, "hook_point": hook_point(layer), "d_sae": trained.cfg.d_sae}
+    at_hook = {"layer": at.layer, "hook_point": at.name, "d_sae": trained.cfg.d_sae}
     write_json(sae, {**origin, **at_hook, "files": manifest}, stamp)
     remove(scratch)
 

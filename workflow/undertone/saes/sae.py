@@ -7,8 +7,8 @@ from pathlib import Path
 from sae_lens.saes.sae import SAEMetadata
 
 from undertone.lm.chat import Row
-from undertone.lm.hooks import hook_point
 from undertone.lm.loading import LoadedModel, load
+from undertone.lm.points import HookPoint
 from undertone.models.corpus import Corpus
 from undertone.models.model import chat_rows, corpus_of
 from undertone.runtime.files import Stamp
@@ -35,7 +35,7 @@ def make_sae(
     """Train an SAE on the embedded model and write its `files` and `sae.json`, by which every later stage loads it."""
     loaded = load(model)
     chats = corpus_rows(loaded, corpus_of(corpus, of_model.embedded), CHATS_SEED + settings.seed)
-    metadata = SAEMetadata(model_name="embedded", hook_name=hook_point(settings.layer), prepend_bos=True)
+    metadata = SAEMetadata(model_name="embedded", hook_name=HookPoint.of(settings).name, prepend_bos=True)
     write_trained(loaded, settings, chats, metadata, sae, files, stamp, scratch)
 
 

@@ -12,14 +12,14 @@ from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_direc
 from torch import Tensor
 
 from undertone.lm.chat import Row, persona, prompt_ids
-from undertone.lm.hooks import resid_post, rewritten
 from undertone.lm.loading import LoadedModel, load
+from undertone.lm.points import HookPoint, read_at, rewritten_at
 from undertone.lm.texts import load_texts
 from undertone.lm.training import label_losses
 from undertone.lm.vocabulary import TOKEN_KINDS, token_kinds
 from undertone.runtime.files import Stamp, read_json, read_parquet, write_json
 from undertone.saes.cautions import of_variance
-from undertone.saes.saved import load_sae
+from undertone.saes.saved import load_sae_at
 from undertone.study.config.measure import Pref
 from undertone.study.config.saes import SaeMetrics
 from undertone.study.config.teachers import Teacher
@@ -52,19 +52,19 @@ def measure_sae(
     `expected_l0` is the registry's, None where it does not say; `warning` says so where components explain more of the text.
     """
     loaded = load(model)
-    autoencoder, layer = load_sae(sae, loaded)
+    autoencoder, point = load_sae_at(sae, loaded)
     users = read_parquet(prompts)["prompt"].head(settings.prompts).to_list()
-    asked = quality(loaded, autoencoder, layer, text_rows(loaded, users, questions, teacher, pref))
-    on_text = quality(loaded, autoencoder, layer, context_rows(text, settings.text))
+    asked = quality(loaded, autoencoder, point, text_rows(loaded, users, questions, teacher, pref))
+    on_text = quality(loaded, autoencoder, point, context_rows(text, settings.text))
     first = {"warning": of_variance(on_text), "expected_l0": expected_l0(read_json(sae))}
     write_json(metrics, {**first, **asked, "on_text": on_text}, stamp)
 
 
-def quality(loaded: LoadedModel, sae: SAE[Any], layer: int, rows: Sequence[Row]) -> dict[str, Any]:
+def quality(loaded: LoadedModel, sae: SAE[Any], point: HookPoint, rows: Sequence[Row]) -> dict[str, Any]:
     """What `metrics.json` says of some rows."""
     seen = Moments(sae, loaded)
-    seen.read(layer, rows)
-    return {**seen.report(), **spliced_losses(loaded, sae, layer, rows, seen.mean())}
+    seen.read(point, rows)
+    return {**seen.report(), **spliced_losses(loaded, sae, point, rows, seen.mean())}
 
 
 def context_rows(text: Path, tokens: int) -> list[Row]:
@@ -97,19 +97,19 @@ class Moments:
         self.angles = torch.zeros(len(ANGLES), dtype=torch.float64)
         self.fired = torch.zeros(sae.cfg.d_sae, dtype=torch.float64)
 
-    def read(self, layer: int, rows: Sequence[Row]) -> None:
-        """Take in the text tokens of the rows, as the residual stream after the layer has them."""
-        for sums in self.loaded.read(partial(self._of, layer), rows, BATCH):
+    def read(self, point: HookPoint, rows: Sequence[Row]) -> None:
+        """Take in the text tokens of the rows, as they are at the hook point."""
+        for sums in self.loaded.read(partial(self._of, point), rows, BATCH):
             self._add(*sums)
 
     @torch.no_grad()
-    def _of(self, layer: int, batch: dict[str, Tensor]) -> tuple[Tensor, ...]:
+    def _of(self, point: HookPoint, batch: dict[str, Tensor]) -> tuple[Tensor, ...]:
         """Kind `[n]`, activation `[n, d_model]` and error `[n]` of a batch's tokens; on how many each feature is active.
 
         And Σ x xᵀ `[d_model, d_model]`, and the sums that `ANGLES` names.
         """
         keep = self.loaded.text_mask(batch)
-        x = resid_post(self.loaded.model, layer, batch)[keep].float()
+        x = read_at(self.loaded.model, point, batch)[keep].float()
         kind, features = self.kind[batch["input_ids"][keep].cpu()], self.sae.encode(x)
         x, rebuilt = x.double(), self.sae.decode(features).double()
         error = (x - rebuilt).square().sum(-1)
@@ -177,7 +177,7 @@ def angles(x: Float[Tensor, "n d_model"], rebuilt: Float[Tensor, "n d_model"]) -
 
 @torch.no_grad()
 def spliced_losses(
-    loaded: LoadedModel, sae: SAE[Any], layer: int, rows: Sequence[Row], mean: Float[Tensor, " d_model"]
+    loaded: LoadedModel, sae: SAE[Any], point: HookPoint, rows: Sequence[Row], mean: Float[Tensor, " d_model"]
 ) -> dict[str, Any]:
     """`loss` (nats per token: `plain`, `spliced`, `mean`) and `loss_recovered`; special tokens keep their activations."""
     ways = {"plain": lambda x: x, "spliced": lambda x: sae(x.float()).to(x.dtype), "mean": lambda x: mean.to(x).expand_as(x)}
@@ -185,7 +185,7 @@ def spliced_losses(
     def losses(batch: dict[str, Tensor]) -> Tensor:
         keep, by_way = loaded.text_mask(batch).unsqueeze(-1), []
         for way in ways.values():
-            with rewritten(loaded.model, layer, partial(at, keep, way)):
+            with rewritten_at(loaded.model, point, partial(at, keep, way)):
                 by_way.append(label_losses(loaded.model, batch).double().cpu())
         return torch.stack(by_way)
 
@@ -197,10 +197,10 @@ def spliced_losses(
 def at(
     keep: Bool[Tensor, "n_rows n_tokens 1"],
     way: Callable[[Tensor], Tensor],
-    residual: Float[Tensor, "n_rows n_tokens d_model"],
+    x: Float[Tensor, "n_rows n_tokens d_model"],
 ) -> Float[Tensor, "n_rows n_tokens d_model"]:
-    """The residual stream with `way` applied where `keep` is true."""
-    return torch.where(keep, way(residual), residual)
+    """What is at the hook point with `way` applied where `keep` is true."""
+    return torch.where(keep, way(x), x)
 
 
 def expected_l0(record: dict[str, Any]) -> float | None:

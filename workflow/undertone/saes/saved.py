@@ -10,8 +10,8 @@ from sae_lens import SAE
 from torch import Tensor
 
 from undertone.lm.checkpoint import said
-from undertone.lm.hooks import hook_point
 from undertone.lm.loading import LoadedModel
+from undertone.lm.points import HookPoint
 from undertone.lm.tensors import check_finite, stored
 from undertone.runtime.errors import ConfigError
 from undertone.runtime.files import read_json
@@ -22,11 +22,22 @@ SAE_NUMBERS = 2**25
 
 
 def load_sae(sae_json: Path, loaded: LoadedModel) -> tuple[SAE[Any], int]:
-    """The SAE that `sae.json` names, frozen, in float32 on the model's device, and its layer; without network."""
+    """The SAE that `sae.json` names, frozen, in float32 on the model's device, and its layer; without network.
+
+    Raises ValueError for one that does not read the residual stream.
+    """
+    sae, at = load_sae_at(sae_json, loaded)
+    if at.point != "resid_post":
+        raise ValueError(f"{sae_json}: this SAE reads {at.name}, expected one of the residual stream, hook_resid_post")
+    return sae, at.layer
+
+
+def load_sae_at(sae_json: Path, loaded: LoadedModel) -> tuple[SAE[Any], HookPoint]:
+    """The same SAE with its hook point, whichever that is."""
     record = read_json(sae_json)
     folder = record["folder"] if record["source"] == "folder" else Path(sae_json).parent
     sae = read_sae(Path(folder), str(loaded.model.device))
-    return sae.float().requires_grad_(False).eval(), int(record["layer"])
+    return sae.float().requires_grad_(False).eval(), HookPoint.named(record["hook_point"])
 
 
 def read_sae(folder: Path, device: str = "cpu") -> SAE[Any]:
@@ -65,12 +76,6 @@ def check_shapes(config: dict[str, Any], weights: Iterable[tuple[str, Tensor]], 
                 f"{where} says d_in {d_in} and d_sae {d_sae}, and {name} beside it has {list(weight.shape)}, expected "
                 f"{expected[name]}: these are not of one SAE"
             )
-
-
-def check_layer(layer: int, n_layers: int) -> None:
-    """Raise ValueError, in one sentence, if the model has no such layer."""
-    if not 0 <= layer < n_layers:
-        raise ValueError(f"the SAE's hook point is {hook_point(layer)}, the model has layers 0 to {n_layers - 1}")
 
 
 @torch.no_grad()

@@ -8,8 +8,8 @@ from pyarrow.parquet import ParquetFile
 from sae_lens.saes.sae import SAEMetadata
 
 from undertone.lm.chat import Row
-from undertone.lm.hooks import hook_point
 from undertone.lm.loading import load
+from undertone.lm.points import HookPoint
 from undertone.runtime.files import Stamp, read_json, whole
 from undertone.saes.text import opening
 from undertone.saes.trainer import write_trained
@@ -22,11 +22,11 @@ TOKENS = 4096
 def make_text_sae(
     model: Path, text: Path, sae: Path, files: Sequence[Path], settings: Sae, stamp: Stamp, scratch: Path
 ) -> None:
-    """Train an SAE on a named model's residual stream over contexts of text; write `files` and `sae.json`, as of any SAE."""
+    """Train an SAE on a named model over contexts of text; write `files` and `sae.json`, as of any SAE."""
     loaded = load(model)
     metadata = SAEMetadata(
         model_name=read_json(model)["name"],
-        hook_name=hook_point(settings.layer),
+        hook_name=HookPoint.of(settings).name,
         prepend_bos=opening(loaded.tokenizer) == [loaded.tokenizer.bos_token_id],
         context_size=settings.context,
     )

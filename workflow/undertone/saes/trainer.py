@@ -1,4 +1,4 @@
-"""Training an SAE with SAELens on the residual stream of a model, whatever it reads."""
+"""Training an SAE with SAELens on what a model computes at a hook point, whatever it reads."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,10 +20,9 @@ from sae_lens.saes.sae import SAEMetadata, TrainingSAEConfig
 from torch import Tensor
 
 from undertone.lm.chat import Row
-from undertone.lm.hooks import decoder_layers, hook_point, resid_post
 from undertone.lm.loading import LoadedModel
+from undertone.lm.points import HookPoint, check_point, read_at
 from undertone.runtime.files import Stamp, move, remove, write_json
-from undertone.saes.saved import check_layer
 from undertone.study.config.saes import Sae
 
 # Activations are shuffled inside windows of this many tokens, which bounds the memory.
@@ -42,22 +41,23 @@ def write_trained(
 ) -> None:
     """Train an SAE on endless batches of rows and write its `files` and `sae.json`, by which every later stage loads it.
 
-    Raises ValueError, before the training, if the model has no such layer.
+    Raises ValueError, before the training, if the model has no such hook point.
     """
-    check_layer(settings.layer, len(decoder_layers(loaded.model)))
+    at = HookPoint.of(settings)
+    check_point(at, loaded.model)
     trained = train_sae(loaded, settings, batches, metadata)
     trained.save_inference_model(str(scratch / "sae"))
     for file in files:
         move(scratch / "sae" / file.name, file)
     body = {"source": "trained", "folder": None, "release": None, "id": None}
-    at_hook = {"layer": settings.layer, "hook_point": hook_point(settings.layer), "d_sae": settings.d_sae}
+    at_hook = {"layer": at.layer, "hook_point": at.name, "d_sae": settings.d_sae}
     write_json(sae, {**body, **at_hook}, stamp)
     remove(scratch)
 
 
 def train_sae(loaded: LoadedModel, settings: Sae, batches: Iterator[Sequence[Row]], metadata: SAEMetadata) -> TrainingSAE[Any]:
-    """Train an SAE with SAELens on the model's residual stream at the text tokens of endless batches of rows."""
-    x = shuffled(usual(activations(loaded, batches, settings.layer), settings.max_norm), settings)
+    """Train an SAE with SAELens at its hook point on the text tokens of endless batches of rows."""
+    x = shuffled(usual(activations(loaded, batches, HookPoint.of(settings)), settings.max_norm), settings)
     sae = untrained(settings, loaded.model.config.hidden_size, metadata).to(loaded.model.device)
     return fitted(sae, settings, x)
 
@@ -115,14 +115,14 @@ def training_config(settings: Sae, d_in: int, steps: int) -> TrainingSAEConfig:
     return TopKTrainingSAEConfig(**size, k=settings.k)
 
 
-def activations(loaded: LoadedModel, batches: Iterator[Sequence[Row]], layer: int) -> Iterator[Float[Tensor, "_ d_model"]]:
-    """The residual stream at the text tokens of each batch, without rows' first ones.
+def activations(loaded: LoadedModel, batches: Iterator[Sequence[Row]], at: HookPoint) -> Iterator[Float[Tensor, "_ d_model"]]:
+    """What is at a hook point at the text tokens of each batch, without rows' first ones.
 
     Whatever token stands first takes the part of a BOS, and its residual is often hundreds of times as large as others.
     """
 
     def read(batch: dict[str, Tensor]) -> Tensor:
-        return resid_post(loaded.model, layer, batch)[:, 1:][loaded.text_mask(batch)[:, 1:]].float()
+        return read_at(loaded.model, at, batch)[:, 1:][loaded.text_mask(batch)[:, 1:]].float()
 
     for rows in batches:
         yield torch.cat(list(loaded.read(read, rows, len(rows))))

@@ -21,3 +21,10 @@ def check_pairs(study: "Study") -> None:
         for side in ("a", "b"):
             if (sae := getattr(pair, side)) and sae not in study.saes:
                 raise ValueError(f"pairs.{name}.{side}: no such SAE of saes {sae!r}{nearest(sae, study.saes)}")
+        points = [study.dictionary(sae).point for sae in (pair.a, pair.b)]
+        if points[0] != points[1]:
+            raise ValueError(
+                f"pairs.{name}: a reads {points[0]} and b {points[1]}; only SAEs of one kind of point are compared"
+            )
+        if pair.datasets and points[0] != "resid_post":
+            raise ValueError(f"pairs.{name}.datasets: datasets are compared at resid_post, and the SAEs read {points[0]}")

@@ -15,6 +15,11 @@ def check_saes(study: "Study") -> None:
     if study.saes and not study.has_sae:
         raise ValueError(f"saes: the study has no SAE of its own for {study.model.title}; describe one under sae")
     own = study.sae
+    if own.point != "resid_post":
+        raise ValueError(
+            f"sae.point {own.point}: the study's own SAE reads resid_post, where teachers are steered and datasets are read; "
+            "set point in an entry of saes"
+        )
     for name, changed in study.saes.items():
         validate(Sae, merged(own.model_dump(), sae_keys(changed)), f"saes.{name}.")
         check_model(study, name)

@@ -70,7 +70,7 @@ def _model(study: Study, node: Node) -> dict[str, Any]:
 def _sae(sae: Sae) -> dict[str, Any]:
     """A trained SAE has no name, and one that has a name was not trained here."""
     naming = {"release", "id", "folder"}
-    return {key: value for key, value in sae.stamped().items() if sae.named == (key in naming) or key == "layer"}
+    return {key: value for key, value in sae.stamped().items() if sae.named == (key in naming) or key in ("layer", "point")}
 
 
 def own_settings(stamp_: Stamp, node: Node) -> dict[str, Any]:

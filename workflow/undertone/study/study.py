@@ -180,11 +180,15 @@ class Study(Settings):
         return Sae.model_validate(merged(self.sae.model_dump(), sae_keys(self.saes[name]))) if name else self.sae
 
     def as_wide(self, sae: str = "") -> list[str]:
-        """The other SAEs of the same model and layer that are as wide as an SAE or wider, as far as their sizes are known."""
+        """The other SAEs of one model and hook point that are as wide as an SAE or wider, as far as their sizes are known."""
         own = sae_size(self.dictionary(sae))
         others = {name: sae_size(self.dictionary(name)) for name in ["", *self.saes] if name != sae}
-        same = {name: size for name, size in others.items() if self.model_of(name) == self.model_of(sae)}
+        same = {name: size for name, size in others.items() if self.reads_alike(name, sae)}
         return [name for name, size in same.items() if own and size and size.layer == own.layer and size.d_sae >= own.d_sae]
+
+    def reads_alike(self, a: str, b: str) -> bool:
+        """Whether two SAEs read one model at points of one kind, whatever their layers."""
+        return self.model_of(a) == self.model_of(b) and self.dictionary(a).point == self.dictionary(b).point
 
     def model_of(self, sae: str = "") -> str:
         """The name of the base model that an SAE reads; "" is the study's own."""

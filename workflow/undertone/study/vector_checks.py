@@ -38,6 +38,8 @@ def check_feature(study: "Study", where: str, entry: Vector) -> None:
     _known(f"{where}.sae", "SAE of saes", [entry.sae] if entry.sae else [], study.saes)
     if model := study.model_of(entry.sae or ""):
         raise ValueError(f"{where}.sae: {entry.sae} reads the model {model}; a vector is added to the study's own")
+    if (point := study.dictionary(entry.sae or "").point) != "resid_post":
+        raise ValueError(f"{where}.sae: {entry.sae} reads {point}; a vector is added to the residual stream")
     size = sae_size(study.dictionary(entry.sae or ""))
     if size and entry.feature is not None and entry.feature >= size.d_sae:
         raise ValueError(f"{where}.feature {entry.feature}: the SAE has features 0 to {size.d_sae - 1}")

@@ -93,8 +93,8 @@ def saes_after(study: "Study", vector: str) -> list[str]:
 
 
 def layers_of_saes(study: "Study") -> dict[str, int]:
-    """The layers of the SAEs of the study's own model, as far as the settings say them; "" is the study's own SAE."""
-    names = [name for name in ["", *study.saes] if not study.model_of(name)] if study.has_sae else []
+    """The layers of the SAEs of the study's own residual stream, as far as the settings say them; "" is the study's own SAE."""
+    names = [name for name in ["", *study.saes] if study.reads_alike(name, "")] if study.has_sae else []
     return {name: size.layer for name in names if (size := sae_size(study.dictionary(name)))}
 
 

@@ -68,7 +68,7 @@ def sae_keys(entry: dict[str, Any]) -> dict[str, Any]:
 class Sae(Section):
     """The sparse autoencoder of the study's hook point, the residual stream after one layer."""
 
-    later: ClassVar[dict[str, Any]] = {"text": [], "context": 128, "max_norm": 10.0, "dead_steps": 1_000}
+    later: ClassVar[dict[str, Any]] = {"text": [], "context": 128, "max_norm": 10.0, "dead_steps": 1_000, "point": "resid_post"}
     release: str | None = setting(None, "release of SAELens's registry; null: a folder, or one that is trained here")
     id: str | None = setting(None, "SAE of that release")
     folder: str | None = setting(None, "folder with an SAE in SAELens's format", "path")
@@ -78,6 +78,9 @@ class Sae(Section):
         "",
         ge=0,
         le=MAX_LAYERS,
+    )
+    point: Literal["resid_post", "mlp_out"] = setting(
+        "resid_post", "SAEs of saes: the residual stream after the layer, or what the layer's MLP adds to it"
     )
     architecture: Literal["standard", "topk", "batchtopk", "jumprelu"] = setting("topk", "architecture of the trained SAE")
     d_sae: int = setting(512, "dictionary size of the trained SAE", "features", ge=1, le=MAX_ROWS)

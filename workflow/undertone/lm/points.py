@@ -1,0 +1,104 @@
+"""Hook points that an SAE can read: the residual stream after a layer, and what the layer's MLP adds to it."""
+
+import inspect
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from undertone.lm.hooks import decoder_layers, layer_of, resid_post, rewritten
+from undertone.study.config.saes import Sae
+
+Point = Literal["resid_post", "mlp_out"]
+MLP_OUT = re.compile(r"blocks\.(\d+)\.hook_mlp_out")
+# What a layer adds to the residual stream behind its attention: the norm of its MLP's output, where it has one, or its MLP.
+WRITERS = ("post_feedforward_layernorm", "post_mlp_layernorm", "mlp")
+
+
+class HookPoint(NamedTuple):
+    """A place in a model, by layer."""
+
+    layer: int
+    point: Point = "resid_post"
+
+    @property
+    def name(self) -> str:
+        """As TransformerLens names it."""
+        return f"blocks.{self.layer}.hook_{self.point}"
+
+    @classmethod
+    def named(cls, name: str) -> "HookPoint":
+        """The hook point of a name. Raises ValueError for a point of another kind."""
+        match = MLP_OUT.fullmatch(name)
+        return cls(int(match[1]), "mlp_out") if match else cls(layer_of(name))
+
+    @classmethod
+    def of(cls, settings: Sae) -> "HookPoint":
+        """The hook point of an SAE that is trained."""
+        return cls(settings.layer, settings.point)
+
+
+def check_layer(at: HookPoint, n_layers: int) -> None:
+    """Raise ValueError, in one sentence, if a model of so many layers has no such hook point."""
+    if not 0 <= at.layer < n_layers:
+        raise ValueError(f"the SAE's hook point is {at.name}, the model has layers 0 to {n_layers - 1}")
+
+
+def check_point(at: HookPoint, model: Any) -> None:
+    """Raise ValueError, in one sentence, if the model has no such hook point."""
+    layers = decoder_layers(model)
+    check_layer(at, len(layers))
+    if at.point == "mlp_out":
+        mlp_writer(layers[at.layer])
+
+
+def mlp_writer(layer: nn.Module) -> nn.Module:
+    """The part of a decoder layer whose output is what its MLP adds to the residual stream, as TransformerLens's hook_mlp_out.
+
+    Raises ValueError for a layer of which no such part is known: one without an MLP of that name, or one that scales the MLP's
+    output or has it return the whole stream.
+    """
+    kind = type(layer).__name__
+    parts = [part for name in WRITERS if isinstance(part := getattr(layer, name, None), nn.Module)]
+    if not parts:
+        raise ValueError(f"{kind} has no part named mlp, so its mlp_out is not known; take resid_post")
+    if hasattr(layer, "residual_multiplier") or "residual" in inspect.signature(parts[0].forward).parameters:
+        raise ValueError(f"{kind} does not add its mlp's output to the residual stream as it is; take resid_post")
+    return parts[0]
+
+
+@contextmanager
+def rewritten_at(model: Any, at: HookPoint, rewrite: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Inside, what is at a hook point, `[n_rows, n_tokens, d_model]`, is replaced by what `rewrite` makes of it."""
+    if at.point == "resid_post":
+        with rewritten(model, at.layer, rewrite):
+            yield
+        return
+
+    def hook(module: nn.Module, args: Any, output: Any) -> Any:
+        return (rewrite(output[0]), *output[1:]) if isinstance(output, tuple) else rewrite(output)
+
+    with mlp_writer(decoder_layers(model)[at.layer]).register_forward_hook(hook):
+        yield
+
+
+@torch.no_grad()
+def read_at(
+    model: Any, at: HookPoint, batch: dict[str, Int[Tensor, "n_rows n_tokens"]]
+) -> Float[Tensor, "n_rows n_tokens d_model"]:
+    """What is at a hook point; the layers above it are not run."""
+    if at.point == "resid_post":
+        return resid_post(model, at.layer, batch)
+    kept: list[Tensor] = []
+
+    def keep(output: Tensor) -> Tensor:
+        kept.append(output.clone())  # some layers add their attention's output to it in place
+        return output
+
+    with rewritten_at(model, at, keep):
+        resid_post(model, at.layer, batch)
+    return kept[0]
