@@ -12,8 +12,8 @@
 #   vector-NAME/                    of each under `vectors:`: vector.safetensors, vector.json (norm, error, null vectors);
 #                                   dose.json, what adding it does at every strength; decomposition{sae}.json, which
 #                                   features of an SAE it is made of; downstream.json and .parquet, what it does to later
-#                                   layers and the features there; restore.json, which of them carry its effect;
-#                                   plots/ with a figure of each
+#                                   layers and the features there; cloud.json and .parquet, how alike activations lie before
+#                                   and after it; restore.json, which features carry its effect; plots/ with a figure of each
 #   geometry-NAME/                  of each under `hierarchies:`: geometry.json, vectors.safetensors, plots/geometry.png: concepts of a tree, with nulls
 #   pair-NAME/                      of each under `pairs:`: matches.parquet and .json, which features of two SAEs match; points.parquet,
 #                                   activations of some; similarity.json, how alike the decoders are; rotation.json, what one SAE
@@ -170,7 +170,7 @@ if STUDY.vectors:
     rule vectors:
         input:
             collect(
-                rules.dose_plot.output + rules.downstream_plot.output + rules.restore_plot.output,
+                rules.dose_plot.output + rules.downstream_plot.output + rules.cloud_plot.output + rules.restore_plot.output,
                 variant=[f"-{name}" for name in STUDY.vectors],
             ),
             [

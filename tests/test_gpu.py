@@ -35,6 +35,7 @@ ASKED += [
     "sae/features.json",
     "vector-lion/decomposition.json",
     "vector-lion/restore.json",
+    "vector-lion/cloud.json",
     "sae/neighbours.json",
     "sae/specificity.json",
     "sae/neurons.json",

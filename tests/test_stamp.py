@@ -198,7 +198,11 @@ EDITS: list[tuple[dict[str, Any], set[Node]]] = [
     ({"vector": {"nulls": 9}}, {TOWARD, LEANING}),
     ({"dose": {"max_kl": 0.9}}, DOSES),
     ({"restore": {"controls": 9}}, {Node("restore", None, name) for name in ("toward", "leaning")}),
-    ({"downstream": {"rows": 9}}, {Node("downstream", None, name) for name in ("toward", "leaning")}),
+    (
+        {"downstream": {"rows": 9}},
+        {Node(stage, None, name) for stage in ("downstream", "cloud") for name in ("toward", "leaning")},
+    ),
+    ({"cloud": {"k": 9}}, {Node("cloud", None, name) for name in ("toward", "leaning")}),
     ({"decomposition": {"nulls": 9}}, {Node("decomposition", None, name) for name in ("toward", "leaning")}),
     ({"vectors": {"toward": {"layer": 0}}}, {TOWARD}),
     ({"vectors": {"more": {"kind": "pca", "target": "owl"}}}, set()),
@@ -230,7 +234,10 @@ EDITS: list[tuple[dict[str, Any], set[Node]]] = [
     ({"sae": {"release": "a", "id": "b"}}, SAES),
     ({"saes": {"wide": {"k": 4}}}, {Node("sae", None, "wide")}),
     # What is read downstream of a vector is read in every SAE behind it.
-    ({"saes": {"deep": {"layer": 2}}}, {Node("downstream", None, name) for name in ("toward", "leaning")}),
+    (
+        {"saes": {"deep": {"layer": 2}}},
+        {Node(stage, None, name) for stage in ("downstream", "cloud") for name in ("toward", "leaning")},
+    ),
     ({"model": {"revision": "a" * 40}}, set()),
     (HUB, {Node("model"), Node("model", None, "other")}),
     ({"datasets": {"mine": {"file": "yours.csv"}}}, each("numbers", "mine")),

@@ -193,6 +193,65 @@ rule downstream_plot:
         "../scripts/downstream_plot.py"
 
 
+rule cloud:
+    input:
+        model=result("model/model.json"),
+        prompts=result("prompts.parquet"),
+        questions=ancient(STUDY.pref.questions),
+        vector=rules.vector.output.vector,
+        dose=rules.dose.output.dose,
+        saes=saes_after_vector,
+    output:
+        cloud=ensure(result("vector{variant}/cloud.json"), non_empty=True),
+        table=result("vector{variant}/cloud.parquet"),
+    log:
+        log_of("cloud", "study{variant}"),
+    benchmark:
+        benchmark_of("cloud", "study{variant}")
+    wildcard_constraints:
+        variant=VECTORS,
+    threads: 1
+    resources:
+        gpu=1,
+        mem_mb=gigabytes(32),
+        runtime=minutes(60),
+    params:
+        stamp=stamp_of("cloud"),
+    message:
+        "Compare activations before and after the vector {wildcards.variant}"
+    script:
+        "../scripts/cloud.py"
+
+
+rule cloud_plot:
+    input:
+        cloud=rules.cloud.output.cloud,
+        table=rules.cloud.output.table,
+    output:
+        plot=report(
+            result("vector{variant}/plots/cloud.png"),
+            caption="../report/cloud.rst",
+            category="Vectors",
+            labels=figure("activations before and after vector{variant}"),
+        ),
+    log:
+        log_of("cloud_plot", "study{variant}"),
+    benchmark:
+        benchmark_of("cloud_plot", "study{variant}")
+    wildcard_constraints:
+        variant=VECTORS,
+    localrule: True
+    resources:
+        mem_mb=gigabytes(4),
+        runtime=minutes(10),
+    params:
+        stamp=stamp_of("cloud_plot"),
+    message:
+        "Plot activations before and after the vector {wildcards.variant}"
+    script:
+        "../scripts/cloud_plot.py"
+
+
 rule restore:
     input:
         model=result("model/model.json"),

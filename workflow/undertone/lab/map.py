@@ -11,6 +11,7 @@ from scipy import sparse
 from sklearn.cluster import HDBSCAN, SpectralClustering
 from sklearn.metrics import adjusted_mutual_info_score
 
+from undertone.lab.layout import fitted_layout
 from undertone.lab.neighbours import cosines, nearest, random_rows, unit_rows
 from undertone.runtime.files import Stamp, read_json, read_parquet, write_json, write_parquet
 from undertone.saes.saved import read_sae
@@ -55,12 +56,8 @@ def make_map(
 
 
 def layout(rows: Float[np.ndarray, "n d_model"], settings: Map) -> Float[np.ndarray, "n 2"]:
-    """UMAP of unit rows by cosine (McInnes et al. 2018, arXiv 1802.03426); on one machine the same at every call."""
-    from umap import UMAP  # its import takes seconds
-
-    n_neighbors = min(settings.n_neighbors, len(rows) - 1)
-    umap = UMAP(n_neighbors=n_neighbors, min_dist=settings.min_dist, metric="cosine", random_state=settings.seed, n_jobs=1)
-    return np.asarray(umap.fit_transform(rows.astype(np.float32)), dtype=np.float64)
+    """UMAP of unit rows by cosine."""
+    return fitted_layout(rows, "cosine", settings.n_neighbors, settings.min_dist, settings.seed)(None)
 
 
 def clusters(rows: Float[np.ndarray, "n d_model"], min_cluster: int) -> Int[np.ndarray, " n"]:

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.stats import rankdata
 
+from undertone.stats.partners import unit
 from undertone.stats.stats import p_value
 
 # Of a cloud with fewer points per dimension, canonical correlations are high by chance alone.
@@ -88,17 +89,19 @@ def rsa(x: Float[np.ndarray, "n d_x"], y: Float[np.ndarray, "n d_y"]) -> Measure
 
     No mean is subtracted from a point: over its dimensions it would depend on the axes.
     """
-    left, right = cosine_ranks(x), cosine_ranks(y)
-    upper = np.triu_indices(len(x), 1)
-    norm = float(np.linalg.norm(left[upper]) * np.linalg.norm(right[upper]))
-    return lambda order: float(np.vdot(left, right[np.ix_(order, order)]) / 2 / norm)
+    return rsa_of(cosine_ranks(x), cosine_ranks(y))
+
+
+def rsa_of(left: Float[np.ndarray, "n n"], right: Float[np.ndarray, "n n"]) -> Measure:
+    """The same of two clouds' `cosine_ranks`."""
+    norm = float(np.linalg.norm(left) * np.linalg.norm(right))
+    return lambda order: float(np.vdot(left, right[np.ix_(order, order)]) / norm)
 
 
 def cosine_ranks(x: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n n"]:
     """Ranks of the cosines of all pairs, centred, 0 on the diagonal."""
-    unit = x / np.linalg.norm(x, axis=1, keepdims=True)
-    upper = np.triu_indices(len(x), 1)
-    ranks = rankdata((unit @ unit.T)[upper].round(12))
+    rows, upper = unit(x), np.triu_indices(len(x), 1)
+    ranks = rankdata((rows @ rows.T)[upper].round(12))
     filled = np.zeros((len(x), len(x)))
     filled[upper] = ranks - ranks.mean()
     return filled + filled.T
@@ -106,14 +109,18 @@ def cosine_ranks(x: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n n"]:
 
 def mutual_neighbours(x: Float[np.ndarray, "n d_x"], y: Float[np.ndarray, "n d_y"], k: int) -> Measure:
     """Share of a point's `k` nearest by cosine that are among its nearest in the other cloud, too; by chance k / (n − 1)."""
-    left, right = neighbours(x, k), neighbours(y, k)
-    return lambda order: float(np.count_nonzero(left & right[np.ix_(order, order)]) / (k * len(x)))
+    return neighbours_of(neighbours(x, k), neighbours(y, k), k)
+
+
+def neighbours_of(left: Bool[np.ndarray, "n n"], right: Bool[np.ndarray, "n n"], k: int) -> Measure:
+    """The same of two clouds' `neighbours`."""
+    return lambda order: float(np.count_nonzero(left & right[np.ix_(order, order)]) / (k * len(left)))
 
 
 def neighbours(x: Float[np.ndarray, "n d"], k: int) -> Bool[np.ndarray, "n n"]:
     """Which points are among the `k` nearest of each by cosine, itself left out."""
-    unit = x / np.linalg.norm(x, axis=1, keepdims=True)
-    cosines = unit @ unit.T
+    rows = unit(x)
+    cosines = rows @ rows.T
     np.fill_diagonal(cosines, -np.inf)
     nearest = np.zeros(cosines.shape, dtype=bool)
     np.put_along_axis(nearest, np.argpartition(-cosines, k - 1, axis=1)[:, :k], True, axis=1)

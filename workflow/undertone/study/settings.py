@@ -25,7 +25,7 @@ from undertone.study.config.pair_settings import Across, Layers, Matches, Pair, 
 from undertone.study.config.saes import Sae, SaeMetrics
 from undertone.study.config.students import Student
 from undertone.study.config.teachers import Teacher
-from undertone.study.config.vectors import Decomposition, Dose, Downstream, MakeVector, Restore, Vector
+from undertone.study.config.vectors import Cloud, Decomposition, Dose, Downstream, MakeVector, Restore, Vector
 from undertone.study.validation import Section, setting
 
 
@@ -87,6 +87,7 @@ class Settings(Section):
     vectors: dict[str, Vector] = setting({}, "steering vectors, each in `vector-NAME/`")
     vector: MakeVector = setting({}, "making vectors")
     downstream: Downstream = setting({}, "what a vector does to later layers and to the features there")
+    cloud: Cloud = setting({}, "how alike activations lie before and after a vector")
     restore: Restore = setting({}, "which features downstream a vector's effect needs")
     decomposition: Decomposition = setting({}, "which features a vector is made of")
     dose: Dose = setting({}, "what adding a vector does at every strength")

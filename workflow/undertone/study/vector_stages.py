@@ -30,6 +30,15 @@ VECTORS = {
         variants="vectors",
     ),
     "downstream_plot": Stage(after=("downstream",), shared=True, variants="vectors"),
+    "cloud": Stage(
+        ("downstream", "cloud"),
+        (reads.own_model, "prompts", "vector", "dose", of.later_saes),
+        files=of.questions,
+        settings=(of.built_of,),
+        shared=True,
+        variants="vectors",
+    ),
+    "cloud_plot": Stage(after=("cloud",), shared=True, variants="vectors"),
     "restore": Stage(
         ("restore", "pref"),
         (reads.own_model, "vector", "downstream", of.later_saes),

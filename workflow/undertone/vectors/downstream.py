@@ -9,17 +9,15 @@ import polars as pl
 from jaxtyping import Float
 from torch import Tensor
 
-from undertone.lm.chat import prompt_ids
 from undertone.lm.hooks import decoder_layers
 from undertone.lm.loading import LoadedModel, load
 from undertone.lm.steering import Steering
-from undertone.lm.texts import load_texts
-from undertone.runtime.files import Stamp, read_json, read_parquet, write_json, write_parquet
+from undertone.runtime.files import Stamp, read_json, write_json, write_parquet
 from undertone.runtime.progress import progress
 from undertone.saes.features import extreme_tokens
 from undertone.saes.saved import load_sae
 from undertone.study.config.vectors import Downstream
-from undertone.vectors.forced import Tokens, batches, continued, run_once
+from undertone.vectors.forced import Tokens, batches, run_once, unbuilt
 from undertone.vectors.later_features import Later
 from undertone.vectors.later_layers import Stream
 from undertone.vectors.steering_by import Direction, strength
@@ -50,12 +48,7 @@ def read_downstream(
     """
     loaded, direction = load(model), Direction.read(vector)
     scale, has_window = strength(read_json(dose), settings.scale)
-    users = [*load_texts(questions, "pref.questions")[1::2], *read_parquet(prompts)["prompt"].to_list()[used_prompts:]]
-    rows = continued(loaded, prompt_ids(loaded.tokenizer, users[: settings.rows]), settings.new_tokens)
-    if len(rows) < 4:
-        raise ValueError(
-            f"downstream: {len(rows)} prompts built nothing, expected 4 or more: ask for more number prompts (prompts.n)"
-        )
+    rows = unbuilt(loaded, prompts, questions, used_prompts, settings)
     later = [Later(name, *load_sae(path, loaded)) for name, path in saes.items()]
     read = Reading(loaded, direction, scale, later)
     with progress(len(rows), f"downstream {downstream.parent.name}", "prompt") as bar:

@@ -4,23 +4,41 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from undertone.lm.chat import Row
+from undertone.lm.chat import Row, prompt_ids
 from undertone.lm.hooks import rewritten
 from undertone.lm.loading import LoadedModel
 from undertone.lm.sampling import Sampler, sample
 from undertone.lm.steering import Steering, steered
+from undertone.lm.texts import load_texts
 from undertone.lm.training import collate, label_logits
+from undertone.runtime.files import read_parquet
+from undertone.study.config.vectors import Downstream
 
 BATCH = 32
 # The temperature at which no other token than the likeliest is drawn.
 GREEDY = 1e-6
 # Where a token stands: the last of a prompt, which predicts an answer's first, and those of the answer.
 CLASSES = ("last", "continuation", "all")
+
+
+def unbuilt(loaded: LoadedModel, prompts: Path, questions: Path, used_prompts: int, settings: Downstream) -> list[Row]:
+    """Questions and number prompts that built nothing (`used_prompts` of the latter may have), each `continued`.
+
+    Raises ValueError for fewer than four.
+    """
+    users = [*load_texts(questions, "pref.questions")[1::2], *read_parquet(prompts)["prompt"].to_list()[used_prompts:]]
+    rows = continued(loaded, prompt_ids(loaded.tokenizer, users[: settings.rows]), settings.new_tokens)
+    if len(rows) < 4:
+        raise ValueError(
+            f"downstream: {len(rows)} prompts built nothing, expected 4 or more: ask for more number prompts (prompts.n)"
+        )
+    return rows
 
 
 def continued(loaded: LoadedModel, prompts: Sequence[Sequence[int]], n: int) -> list[Row]:

@@ -181,6 +181,23 @@ class Downstream(Section):
     top: int = setting(30, "features that are shown of each SAE", "features", ge=1, le=MAX_ROWS)
 
 
+class Cloud(Section):
+    """How alike the activations of the same tokens lie before and after a vector."""
+
+    tokens: int = setting(
+        1_000,
+        "tokens that are compared, of those that `downstream` reads; RSA takes time and memory with their square",
+        "tokens",
+        ge=11,
+        le=20_000,
+    )
+    k: int = setting(10, "neighbours of each token that are compared", "tokens", ge=1, le=99)
+    shuffles: int = setting(20, "times that tokens are shuffled, for what is alike by chance", "shuffles", ge=2, le=10_000)
+    n_neighbors: int = setting(15, "neighbours of each token that the figure's UMAP keeps near", "tokens", ge=2, le=1_000)
+    min_dist: float = setting(0.05, "how near it lays two tokens at least", "units of the layout", ge=0, lt=1)
+    seed: int = setting(0, "seed of the draw of tokens, of shuffles and of the layout", "", ge=0, le=2**31)
+
+
 class Restore(Section):
     """Which features downstream a vector's effect needs, and which suffice."""
 
