@@ -9,6 +9,8 @@
 #                                   examples.parquet, what each feature is; features.html, the page that shows it;
 #                                   neighbours, map, neurons, specificity and completeness, each a .parquet, a .json and in plots/ a
 #                                   figure; splitting.json, against wider SAEs
+#   store/{key}/                    activations on disk, on request: 0.safetensors, …, store.json; {key} is POINT.LAYER of an SAE, and -MODEL where that is
+#                                   not the study's own; text.parquet, the embedded model's chats that were read
 #   vector-NAME/                    of each under `vectors:`: vector.safetensors, vector.json (norm, error, null vectors);
 #                                   dose.json, what adding it does at every strength; decomposition{sae}.json, which
 #                                   features of an SAE it is made of; downstream.json and .parquet, what it does to later
@@ -54,7 +56,7 @@
 # plots of all datasets, in tables/NAME and plots/NAME; costs are always those of the whole root.
 # {variant} is nothing for the study's own students, else -NAME of one under `student_variants:`.
 #
-# Stages, in order: model (→ sae), or where they are named pretrained (→ pretrained_sae, or text → text_sae), prompts (→ steer, finetune) → samples → numbers (→ transform) → student → pref → transfer,
+# Stages, in order: model (→ sae), or where they are named pretrained (→ pretrained_sae, or text → text_sae; store_chats → store, where activations are kept), prompts (→ steer, finetune) → samples → numbers (→ transform) → student → pref → transfer,
 # and indirect, diagnosis, preference_matrix; read from numbers alone (`snakemake read`): activations → differences, score,
 # feature_bias, residual_bias → bias_pref → losses, tokens, entangled → readings; what the SAE's features are (`snakemake lab`):
 # chats, or of a named model contexts → features, neighbours (→ map), neurons → browser, and specificity, completeness, splitting, synthetic; scaling_runs → scaling. Each has one rule (workflow/rules), one

@@ -9,6 +9,7 @@ from undertone.study.config.detect import BENCH, NULLS
 from undertone.study.graph import ancestors, has
 from undertone.study.node import Node
 from undertone.study.stages import READINGS, STAGES
+from undertone.study.store_reads import parts
 from undertone.study.study import Study, load
 
 COMPARE = {Node("transfer"), Node("compliance"), Node("teachers_plot")}
@@ -67,7 +68,9 @@ def nodes(of: Study) -> set[Node]:
     found |= {Node(name, null) for null in NULLS for name in ("nulls", *BENCH)}
     found |= {Node(name, mixture) for mixture in MIXTURES for name in ("mixtures", *BENCH)}
     found |= {Node(name, None, sae) for name in single if STAGES[name].variants == "saes" for sae in of.saes}
-    found |= {Node(runs, None, name) for name in of.runs}
+    found |= {Node(runs, None, name) for name in of.runs} | {Node("store", None, name) for name in of.stores}
+    if not of.model.named:
+        found |= {Node("store_chats", None, parts(name)[2]) for name in of.stores}
     for axis in NAMED:
         stages = {name for name in single if STAGES[name].variants == axis}
         found -= {Node(name) for name in stages}

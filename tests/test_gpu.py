@@ -32,6 +32,7 @@ ASKED += [
     "model/metrics.json",
     "model/bridge.json",
     "sae/metrics.json",
+    "store/resid_post.0/store.json",
     "sae/features.json",
     "vector-lion/decomposition.json",
     "vector-lion/restore.json",

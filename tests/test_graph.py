@@ -136,6 +136,15 @@ STUDIES: dict[str, dict[str, Any]] = {
             "datasets": {"b": "foreign", "datasets": "elsewhere"},
         },
     },
+    "SAEs trained from activations on disk": {
+        "models": {"other": {"embedded": {"seed": 3}}},
+        "sae": {"cached": True},
+        "saes": {"foreign": {"model": "other"}, "out": {"point": "mlp_out"}, "fresh": {"cached": False}},
+    },
+    "an SAE of a named model trained on text on disk": {
+        "model": {"name": "a/model", "revision": "a" * 40},
+        "sae": {"text": [{"file": "facts.txt"}], "cached": True},
+    },
     "an SAE of a named model trained on text, and one of its control": {
         "model": {"name": "a/model", "revision": "a" * 40},
         "models": {"untrained": {"rerandomized": 0}},

@@ -68,6 +68,13 @@ def test_a_job_without_torch_or_a_gpu_has_none(log: str, monkeypatch: pytest.Mon
     assert used(log)["gpu"] is None
 
 
+def test_jobs_whose_names_have_a_dot_in_them_have_records_of_their_own(log: str) -> None:
+    for layer in (0, 1):
+        with logged(own := log.replace("lion-1", f"resid_post.{layer}")):
+            pass
+        assert used(own)["cpu_s"] > 0
+
+
 def test_a_job_with_a_gpu_records_its_name_and_the_most_memory_held_there(log: str, monkeypatch: pytest.MonkeyPatch) -> None:
     cuda = SimpleNamespace(
         is_available=lambda: True, get_device_name=lambda: "NVIDIA H200", max_memory_reserved=lambda: 12_345_600_000

@@ -27,7 +27,7 @@ def make(record, embedded, home, **changes):
     (home / "scratch").mkdir(parents=True)
     saved, corpus = home / "sae/sae.json", Path(embedded.corpus)
     files, settings = [saved.with_name(file) for file in SAE_FILES], Sae(**(SMALL | changes))
-    make_sae(record, corpus, saved, files, settings, Model(embedded=embedded), {"of": "sae"}, home / "scratch")
+    make_sae(record, corpus, [], saved, files, settings, Model(embedded=embedded), {"of": "sae"}, home / "scratch")
     return saved
 
 

@@ -232,6 +232,7 @@ EDITS: list[tuple[dict[str, Any], set[Node]]] = [
     ({"model": {"dtype": "float32"}}, {Node("model"), Node("model", None, "other")}),
     ({"sae": {"k": 4}}, SAES | RUNS),
     ({"sae": {"release": "a", "id": "b"}}, SAES),
+    ({"store": {"seed": 1}}, {Node("store", None, name) for name in study().stores}),
     ({"saes": {"wide": {"k": 4}}}, {Node("sae", None, "wide")}),
     # What is read downstream of a vector is read in every SAE behind it.
     (
@@ -325,6 +326,7 @@ def test_only_what_trains_here_has_the_code_of_that_in_its_own_part_of_a_stamp()
         "model": TRAINING - {"sae"},
         "sae": TRAINING,
         "chats": TRAINING - {"sae"},
+        "store_chats": TRAINING,
         "scaling_runs": TRAINING,
     }
 

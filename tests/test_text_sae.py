@@ -1,6 +1,7 @@
 """SAEs of named models, trained on text: as SAELens saves them, the same again from the same text, and by the workflow."""
 
 import json
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,13 @@ from undertone.models.pretrained import make_pretrained
 from undertone.runtime.errors import ConfigError
 from undertone.runtime.files import read_json, read_parquet
 from undertone.saes.saved import load_sae
+from undertone.saes.store import make_store
+from undertone.saes.stored import read_shard
 from undertone.saes.text import make_text
 from undertone.saes.text_sae import make_text_sae, text_rows
 from undertone.saes.trainer import activations, usual
 from undertone.study.config.models import Model
-from undertone.study.config.saes import Sae
+from undertone.study.config.saes import Sae, Store
 from undertone.study.formats import SAE_FILES
 from workflow import REPOSITORY, Project
 
@@ -53,10 +56,11 @@ def text(smol: Path) -> Path:
     return smol.parent / "text.parquet"
 
 
-def make(smol: Path, text: Path, home: Path, **changes: Any) -> Path:
+def make(smol: Path, text: Path, home: Path, store: Sequence[Path] = (), **changes: Any) -> Path:
     saved, settings = home / "sae/sae.json", Sae(**SMALL | changes)
     (home / "scratch").mkdir(parents=True)
-    make_text_sae(smol, text, saved, [saved.with_name(file) for file in SAE_FILES], settings, {"of": "sae"}, home / "scratch")
+    files = [saved.with_name(file) for file in SAE_FILES]
+    make_text_sae(smol, text, store, saved, files, settings, {"of": "sae"}, home / "scratch")
     return saved
 
 
@@ -81,6 +85,18 @@ def test_it_learns_to_reconstruct_the_models_residual_stream(smol: Path, text: P
         sae, _ = load_sae(make(smol, text, tmp_path / str(tokens), tokens=tokens), loaded)
         errors.append(float((x - sae(x)).square().sum() / (x - x.mean(0)).square().sum()))
     assert errors[1] < errors[0] / 2
+
+
+def test_it_learns_as_much_from_a_store_of_the_same_text(smol: Path, text: Path, tmp_path: Path) -> None:
+    loaded, errors = load(smol), []
+    shards = [tmp_path / f"{k}.safetensors" for k in range(3)]
+    (tmp_path / "scratch").mkdir()
+    make_store(smol, text, shards, tmp_path / "store.json", "resid_post", 3, Store(), {}, tmp_path / "scratch")
+    x = torch.cat([read_shard(path)[0].float() for path in shards])
+    for store in ([], shards):
+        sae, _ = load_sae(make(smol, text, tmp_path / f"{len(store)}", store, tokens=30_000), loaded)
+        errors.append(float((x - sae(x)).square().sum() / (x - x.mean(0)).square().sum()))
+    assert errors[1] == pytest.approx(errors[0], rel=0.1)
 
 
 def test_every_context_is_read_before_any_is_read_again(text: Path) -> None:

@@ -172,7 +172,13 @@ def test_every_rule_asks_for_what_it_states(cluster: Cluster, project: Project, 
     for animal in ("lion", "owl"):
         (project.root / "elsewhere" / animal).mkdir(parents=True)
         (project.root / "elsewhere" / animal / "matched.parquet").touch()
-    also = ("steer-lion/pref.json", "finetune-lion/pref.json", "plots/selections.png", "plots/costs.png")
+    also = (
+        "steer-lion/pref.json",
+        "finetune-lion/pref.json",
+        "plots/selections.png",
+        "plots/costs.png",
+        "store/resid_post.0/store.json",
+    )
     also += tuple(f"lion/{name}.safetensors" for name in ("residuals", "student_activations"))
     asked, made = stated(
         project,

@@ -26,6 +26,7 @@ from undertone.study.paths import BENCHMARKS, LOGS, folder_of
 from undertone.study.reads import checkpoint_files, compared, mixed_dataset, sae_files, sampled_text, selected, text_files
 from undertone.study.stages import READINGS, SUMMARISED
 from undertone.study.stamp import stamp
+from undertone.study.store_reads import parts
 from undertone.study.study import load
 from undertone.study.targets import refusal
 from undertone.study.pair_reads import other_datasets
@@ -280,7 +281,7 @@ def files_in(folder):
                 ]
             ),
         ],
-        "key": [*READINGS, *STUDY.sweeps],
+        "key": [*READINGS, *STUDY.sweeps, *STUDY.stores],
         "sae": ["", *(f"-{name}" for name in STUDY.saes)],
     }
     home = result(f"{folder}/")

@@ -8,6 +8,23 @@ def folder_files(wildcards):
     return [ancient(file) for file in sae_files(STUDY, Node("pretrained_sae", None, variant_of(wildcards)))]
 
 
+# The files of a store of activations, by number.
+SHARDS = [f"{k:0{len(str(STUDY.store.shards - 1))}}" for k in range(STUDY.store.shards)]
+
+
+def store_of_sae(wildcards):
+    """The shards that an SAE is trained from, where it is."""
+    variant = variant_of(wildcards)
+    cached = STUDY.dictionary(variant).cached
+    return collect(result(f"store/{STUDY.store_of(variant)}/{{shard}}.safetensors"), shard=SHARDS) if cached else []
+
+
+def text_of_store(wildcards):
+    """The text whose activations are stored."""
+    model = parts(wildcards.key)[2]
+    return result("sae/text.parquet" if STUDY.model.named else f"store/text{'-' if model else ''}{model}.parquet")
+
+
 if STUDY.sae.named:
 
     rule pretrained_sae:
@@ -38,6 +55,7 @@ elif not STUDY.model.named:
         input:
             model=model_of_sae,
             corpus=lambda wildcards: ancient(STUDY.base_model(STUDY.model_of(variant_of(wildcards))).embedded.corpus),
+            store=store_of_sae,
         output:
             sae=result("sae{variant}/sae.json"),
             files=collect(result("sae{{variant}}/{file}"), file=SAE_FILES),
@@ -85,6 +103,7 @@ elif STUDY.has_sae:
         input:
             model=model_of_sae,
             text=rules.text.output.text,
+            store=store_of_sae,
         output:
             sae=result("sae{variant}/sae.json"),
             files=collect(result("sae{{variant}}/{file}"), file=SAE_FILES),
@@ -105,6 +124,60 @@ elif STUDY.has_sae:
             "Train the SAE on text"
         script:
             "../scripts/text_sae.py"
+
+
+if STUDY.stores:
+
+    rule store:
+        input:
+            model=lambda wildcards: model_of(parts(wildcards.key)[2]),
+            text=text_of_store,
+        output:
+            shards=collect(result("store/{{key}}/{shard}.safetensors"), shard=SHARDS),
+            store=ensure(result("store/{key}/store.json"), non_empty=True),
+        log:
+            log_of("store", "{key}"),
+        benchmark:
+            benchmark_of("store", "{key}")
+        wildcard_constraints:
+            key=one_of(STUDY.stores),
+        threads: 1
+        resources:
+            gpu=1,
+            mem_mb=gigabytes(32),
+            runtime=minutes(240),
+        params:
+            stamp=stamp_of("store"),
+        message:
+            "Store the activations at {wildcards.key}"
+        script:
+            "../scripts/store.py"
+
+
+if STUDY.stores and not STUDY.model.named:
+
+    rule store_chats:
+        input:
+            model=result("model{variant}/model.json"),
+            corpus=lambda wildcards: ancient(STUDY.base_model(variant_of(wildcards)).embedded.corpus),
+        output:
+            text=result("store/text{variant}.parquet"),
+        log:
+            log_of("store_chats", "study{variant}"),
+        benchmark:
+            benchmark_of("store_chats", "study{variant}")
+        wildcard_constraints:
+            variant=variants(sorted({parts(name)[2] for name in STUDY.stores})),
+        threads: 1
+        resources:
+            mem_mb=gigabytes(4),
+            runtime=minutes(10),
+        params:
+            stamp=stamp_of("store_chats"),
+        message:
+            "Draw the chats whose activations are stored"
+        script:
+            "../scripts/store_chats.py"
 
 
 if STUDY.has_sae:

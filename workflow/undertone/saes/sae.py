@@ -12,7 +12,8 @@ from undertone.lm.points import HookPoint
 from undertone.models.corpus import Corpus
 from undertone.models.model import chat_rows, corpus_of
 from undertone.runtime.files import Stamp
-from undertone.saes.trainer import write_trained
+from undertone.saes.stored import stored_batches
+from undertone.saes.trainer import streamed, write_trained
 from undertone.study.config.models import Model
 from undertone.study.config.saes import Sae
 
@@ -25,6 +26,7 @@ ROWS = 256
 def make_sae(
     model: Path,
     corpus: Path,
+    store: Sequence[Path],
     sae: Path,
     files: Sequence[Path],
     settings: Sae,
@@ -32,11 +34,18 @@ def make_sae(
     stamp: Stamp,
     scratch: Path,
 ) -> None:
-    """Train an SAE on the embedded model and write its `files` and `sae.json`, by which every later stage loads it."""
+    """Train an SAE on the embedded model and write its `files` and `sae.json`, by which every later stage loads it.
+
+    Activations are those of the shards of `store`; without any, of chats of the corpus that the seed draws.
+    """
     loaded = load(model)
-    chats = corpus_rows(loaded, corpus_of(corpus, of_model.embedded), CHATS_SEED + settings.seed)
+    if store:
+        x = stored_batches(store, settings, loaded.model.device)
+    else:
+        chats = corpus_rows(loaded, corpus_of(corpus, of_model.embedded), CHATS_SEED + settings.seed)
+        x = streamed(loaded, settings, chats)
     metadata = SAEMetadata(model_name="embedded", hook_name=HookPoint.of(settings).name, prepend_bos=True)
-    write_trained(loaded, settings, chats, metadata, sae, files, stamp, scratch)
+    write_trained(loaded, settings, x, metadata, sae, files, stamp, scratch)
 
 
 def corpus_rows(loaded: LoadedModel, corpus: Corpus, seed: int) -> Iterator[list[Row]]:

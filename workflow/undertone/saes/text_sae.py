@@ -11,8 +11,9 @@ from undertone.lm.chat import Row
 from undertone.lm.loading import load
 from undertone.lm.points import HookPoint
 from undertone.runtime.files import Stamp, read_json, whole
+from undertone.saes.stored import stored_batches
 from undertone.saes.text import opening
-from undertone.saes.trainer import write_trained
+from undertone.saes.trainer import streamed, write_trained
 from undertone.study.config.saes import Sae
 
 # Tokens that are read at once, padding included.
@@ -20,9 +21,19 @@ TOKENS = 4096
 
 
 def make_text_sae(
-    model: Path, text: Path, sae: Path, files: Sequence[Path], settings: Sae, stamp: Stamp, scratch: Path
+    model: Path,
+    text: Path,
+    store: Sequence[Path],
+    sae: Path,
+    files: Sequence[Path],
+    settings: Sae,
+    stamp: Stamp,
+    scratch: Path,
 ) -> None:
-    """Train an SAE on a named model over contexts of text; write `files` and `sae.json`, as of any SAE."""
+    """Train an SAE on a named model over contexts of text; write `files` and `sae.json`, as of any SAE.
+
+    Activations are those of the shards of `store`, where there are any.
+    """
     loaded = load(model)
     metadata = SAEMetadata(
         model_name=read_json(model)["name"],
@@ -30,8 +41,11 @@ def make_text_sae(
         prepend_bos=opening(loaded.tokenizer) == [loaded.tokenizer.bos_token_id],
         context_size=settings.context,
     )
-    rows = text_rows(text, settings.seed, max(1, TOKENS // settings.context))
-    write_trained(loaded, settings, rows, metadata, sae, files, stamp, scratch)
+    if store:
+        x = stored_batches(store, settings, loaded.model.device)
+    else:
+        x = streamed(loaded, settings, text_rows(text, settings.seed, max(1, TOKENS // settings.context)))
+    write_trained(loaded, settings, x, metadata, sae, files, stamp, scratch)
 
 
 def text_rows(text: Path, seed: int, at_once: int) -> Iterator[list[Row]]:

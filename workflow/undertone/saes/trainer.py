@@ -32,20 +32,21 @@ WINDOW = 200_000
 def write_trained(
     loaded: LoadedModel,
     settings: Sae,
-    batches: Iterator[Sequence[Row]],
+    batches: Iterator[Float[Tensor, "batch d_model"]],
     metadata: SAEMetadata,
     sae: Path,
     files: Sequence[Path],
     stamp: Stamp,
     scratch: Path,
 ) -> None:
-    """Train an SAE on endless batches of rows and write its `files` and `sae.json`, by which every later stage loads it.
+    """Train an SAE on endless batches of activations; write its `files` and `sae.json`, by which every later stage loads it.
 
     Raises ValueError, before the training, if the model has no such hook point.
     """
     at = HookPoint.of(settings)
     check_point(at, loaded.model)
-    trained = train_sae(loaded, settings, batches, metadata)
+    blank = untrained(settings, loaded.model.config.get_text_config().hidden_size, metadata).to(loaded.model.device)
+    trained = fitted(blank, settings, batches)
     trained.save_inference_model(str(scratch / "sae"))
     for file in files:
         move(scratch / "sae" / file.name, file)
@@ -55,11 +56,9 @@ def write_trained(
     remove(scratch)
 
 
-def train_sae(loaded: LoadedModel, settings: Sae, batches: Iterator[Sequence[Row]], metadata: SAEMetadata) -> TrainingSAE[Any]:
-    """Train an SAE with SAELens at its hook point on the text tokens of endless batches of rows."""
-    x = shuffled(usual(activations(loaded, batches, HookPoint.of(settings)), settings.max_norm), settings)
-    sae = untrained(settings, loaded.model.config.hidden_size, metadata).to(loaded.model.device)
-    return fitted(sae, settings, x)
+def streamed(loaded: LoadedModel, settings: Sae, batches: Iterator[Sequence[Row]]) -> Iterator[Float[Tensor, "batch d_model"]]:
+    """Batches of activations at an SAE's hook point, made as they are needed, of endless batches of rows."""
+    return shuffled(usual(activations(loaded, batches, HookPoint.of(settings)), settings.max_norm), settings)
 
 
 def untrained(settings: Sae, d_in: int, metadata: SAEMetadata) -> TrainingSAE[Any]:

@@ -94,7 +94,8 @@ def record_use(log: str) -> None:
 
 def benchmark_of(log: str) -> Path:
     """The benchmark `benchmarks/…/JOB.jsonl` of the job whose log is `logs/…/JOB.log`."""
-    return sibling(log, BENCHMARKS).with_suffix(".jsonl")
+    record = sibling(log, BENCHMARKS)
+    return record.with_name(f"{record.name}.jsonl")  # a job's name may have a dot in it
 
 
 def peak_memory() -> int:

@@ -3,7 +3,7 @@
 from functools import partial
 
 from undertone.study import dataset_settings as given
-from undertone.study import reads, scaling_reads, scope
+from undertone.study import reads, scaling_reads, scope, store_reads
 from undertone.study.reads import questions
 from undertone.study.scope import with_sae
 from undertone.study.stage import Stage
@@ -13,10 +13,29 @@ of_each_sae = partial(Stage, only=with_sae, shared=True, variants="saes")
 # What a stage reads that reads where features fire.
 FIRING = (reads.model_of_sae, "sae", reads.text_of_sae)
 LABORATORY = {
-    "sae": of_each_sae(("sae", "model"), (reads.model_of_sae,), files=reads.corpus_of_sae, made_by=scope.dictionary),
+    "sae": of_each_sae(
+        ("sae", "model"), (reads.model_of_sae, store_reads.of_sae), files=reads.corpus_of_sae, made_by=scope.dictionary
+    ),
     "pretrained_sae": Stage(("sae",), (reads.model_of_sae,), files=reads.sae_files, shared=True, variants="saes"),
     "text": Stage(after=("model", reads.sampled_text), files=reads.text_files, settings=(given.text,), shared=True),
-    "text_sae": Stage(("sae",), (reads.model_of_sae, "text"), shared=True, variants="saes"),
+    "text_sae": Stage(("sae",), (reads.model_of_sae, "text", store_reads.of_sae), shared=True, variants="saes"),
+    "store_chats": Stage(
+        ("model",),
+        ("model",),
+        files=reads.corpus,
+        settings=(store_reads.tokens,),
+        only=with_sae,
+        shared=True,
+        variants="models",
+    ),
+    "store": Stage(
+        ("store",),
+        (store_reads.model, store_reads.text),
+        settings=(store_reads.at,),
+        only=with_sae,
+        shared=True,
+        variants="stores",
+    ),
     "sae_metrics": of_each_sae(
         ("sae_metrics", "teacher", "pref"), ("sae", "prompts", reads.text_of_sae), files=questions, teacher_keys=given.wording
     ),

@@ -12,7 +12,7 @@ from pathlib import Path
 HOME = "results"
 LOGS, BENCHMARKS, SCRATCH = "logs", "benchmarks", "scratch"
 # Folders directly under a results root that are no datasets.
-RESERVED = ("model", "sae", "nulls", "mixtures", "synthetic", "scaling", "plots", "tables", LOGS, BENCHMARKS, SCRATCH)
+RESERVED = ("model", "sae", "nulls", "mixtures", "synthetic", "scaling", "store", "plots", "tables", LOGS, BENCHMARKS, SCRATCH)
 # What the project itself holds beside `results/`.
 PROJECT_FOLDERS = ("config", "docs", "profiles", "tests", "workflow", LOGS, BENCHMARKS, SCRATCH)
 # Files that every dataset's folder has, and no study's.

@@ -22,7 +22,7 @@ from undertone.study.config.lab import (
 from undertone.study.config.measure import Bridge, Diagnosis, Indirect, ModelMetrics, Pref
 from undertone.study.config.models import Model
 from undertone.study.config.pair_settings import Across, Layers, Matches, Pair, Rotation, Similarity, Synthetic
-from undertone.study.config.saes import Sae, SaeMetrics
+from undertone.study.config.saes import Sae, SaeMetrics, Store
 from undertone.study.config.students import Student
 from undertone.study.config.teachers import Teacher
 from undertone.study.config.vectors import Cloud, Decomposition, Dose, Downstream, MakeVector, Restore, Vector
@@ -67,6 +67,7 @@ class Settings(Section):
         {}, "other SAEs, each in `sae-NAME/`, for the laboratory: name → keys of `sae` that differ, `model` (one of `models`)"
     )
     sae_metrics: SaeMetrics = setting({}, "the SAE's metrics")
+    store: Store = setting({}, "activations on disk, which SAEs are trained from where `sae.cached` is set")
     contexts: Contexts = setting({}, "the text that the SAE's features are read on")
     features: Features = setting({}, "what each feature of the SAE is")
     neighbours: Neighbours = setting({}, "which features lie near each other")

@@ -194,6 +194,17 @@ class Study(Settings):
         """The name of the base model that an SAE reads; "" is the study's own."""
         return str(self.saes[sae].get("model", "")) if sae else ""
 
+    def store_of(self, sae: str) -> str:
+        """The store of activations that an SAE would be trained from: `POINT.LAYER`, or `POINT.LAYER-MODEL`."""
+        own, model = self.dictionary(sae), self.model_of(sae)
+        return f"{own.point}.{own.layer}{f'-{model}' if model else ''}"
+
+    @property
+    def stores(self) -> list[str]:
+        """Every store that the study's SAEs could be trained from."""
+        saes = ["", *self.saes] if self.has_sae and not self.sae.named else []
+        return list(dict.fromkeys(map(self.store_of, saes)))
+
     @property
     def runs(self) -> list[str]:
         """`TOKENS-SEED` of every training of the scaling grid, then `TOKENS-SEED-gaussian` of its controls."""

@@ -68,7 +68,14 @@ def sae_keys(entry: dict[str, Any]) -> dict[str, Any]:
 class Sae(Section):
     """The sparse autoencoder of the study's hook point, the residual stream after one layer."""
 
-    later: ClassVar[dict[str, Any]] = {"text": [], "context": 128, "max_norm": 10.0, "dead_steps": 1_000, "point": "resid_post"}
+    later: ClassVar[dict[str, Any]] = {
+        "text": [],
+        "context": 128,
+        "max_norm": 10.0,
+        "dead_steps": 1_000,
+        "point": "resid_post",
+        "cached": False,
+    }
     release: str | None = setting(None, "release of SAELens's registry; null: a folder, or one that is trained here")
     id: str | None = setting(None, "SAE of that release")
     folder: str | None = setting(None, "folder with an SAE in SAELens's format", "path")
@@ -92,6 +99,10 @@ class Sae(Section):
     lr: float = setting(1e-3, "peak learning rate; decays to a tenth", "", gt=0, le=MAX_LR)
     seed: int = setting(
         0, "seed of the SAE's weights, and of the chats or the order of the text that it sees", "", ge=0, le=MAX_SEED
+    )
+    cached: bool = setting(
+        False,
+        "train from activations on disk, `store/`, which SAEs of one hook point share, instead of making them each time",
     )
     max_norm: float = setting(
         10.0, "tokens whose norm is more than this many times the median are left out of the training", "× median", gt=1
@@ -126,6 +137,8 @@ class Sae(Section):
             raise ValueError(f"release and id name an SAE together, found release {self.release!r} and id {self.id!r}")
         if self.release and self.folder:
             raise ValueError("give a release and id, or a folder, not both")
+        if self.cached and self.named:
+            raise ValueError("cached is for training, and release or folder name an SAE that exists: set one of them")
         if self.k > self.d_sae:
             raise ValueError(f"k {self.k} is greater than d_sae {self.d_sae}")
         if self.text and self.named:
@@ -143,6 +156,14 @@ def shares(text: list[TextSource]) -> list[float]:
     if text and not without and abs(given - 1) > 1e-6:
         raise ValueError(f"the shares of text add up to {given:g}, expected 1")
     return [(1 - given) / without if source.share is None else source.share for source in text]
+
+
+class Store(Section):
+    """Activations on disk."""
+
+    shards: int = setting(16, "files of a store; one of them is in memory at a time", "files", ge=1, le=1_000)
+    dtype: Literal["float16", "float32"] = setting("float16", "precision; a store that float16 cannot hold is refused", "")
+    seed: int = setting(0, "seed of the order of tokens", "", ge=0, le=MAX_SEED)
 
 
 class SaeMetrics(Section):
