@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from pretend_gpu import pretended
@@ -102,3 +103,17 @@ def test_the_floor_of_decoding_is_the_weights_and_the_cache_or_the_products(real
     assert real_size.sampling_floor(loaded, told, 5, slow_memory) == pytest.approx(sum(read) / 100)
     products = 2 * 5 * ((n - head) * 6 + head) + 2 * (2 * n * 5)
     assert real_size.sampling_floor(loaded, told, 5, slow_products) == pytest.approx(products / 100)
+
+
+def test_an_order_of_stored_tokens_is_told_from_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import sae_training
+
+    n = 20_000
+    kept = sae_training.order(np.arange(n))
+    assert (kept["p"], kept["neighbours"]) == (0, 1)
+    contexts = np.random.default_rng(0).permutation(n // 100)
+    assert sae_training.order((contexts[:, None] * 100 + np.arange(100)).ravel())["neighbours"] > 0.98
+    drawn = sae_training.order(np.random.default_rng(0).permutation(n))
+    assert drawn["p"] > 1e-3
+    assert drawn["neighbours"] < 1e-3
