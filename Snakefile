@@ -18,9 +18,10 @@
 #                                   and after it; restore.json, which features carry its effect; plots/ with a figure of each
 #   geometry-NAME/                  of each under `hierarchies:`: geometry.json, vectors.safetensors, plots/geometry.png: concepts of a tree, with nulls
 #   pair-NAME/                      of each under `pairs:`: matches.parquet and .json, which features of two SAEs match; points.parquet,
-#                                   activations of some; similarity.json, how alike the decoders are; rotation.json, what one SAE
-#                                   explains of the other's model after a rotation; layers.json, which layers lie alike;
-#                                   across.json, what datasets of one animal by two models share; plots/
+#                                   activations of some; map.html, both SAEs' maps with the matches marked; similarity.json, how
+#                                   alike the decoders are; rotation.json, what one SAE explains of the other's model after a
+#                                   rotation; layers.json, which layers lie alike; across.json, what datasets of one animal by two
+#                                   models share; plots/
 #   scaling/                        runs-TOKENS-SEED.parquet, SAEs of every width trained on as many tokens, and -gaussian, the controls; what they
 #                                   are worth is in tables/scaling.json and .parquet, plots/scaling.png (`snakemake scaling_plot`)
 #   synthetic/                      recovery.json and .parquet: what SAEs trained as the study's recover of features that are known; plots/
@@ -195,7 +196,7 @@ if STUDY.pairs:
     rule pairs:
         input:
             collect(
-                rules.similarity_plot.output + rules.rotation_plot.output + rules.layers_plot.output,
+                rules.similarity_plot.output + rules.pair_map.output + rules.rotation_plot.output + rules.layers_plot.output,
                 variant=[f"-{name}" for name in STUDY.pairs],
             ),
             collect(rules.across_plot.output, variant=[f"-{name}" for name in WRITTEN]),

@@ -1,8 +1,11 @@
 """Chromium without a window, for the pages that a user opens."""
 
+import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,3 +20,23 @@ def browse(page: Path, *options: str) -> str:
     return subprocess.run(
         [BROWSER, *headless, *options, page.as_uri()], check=True, capture_output=True, text=True, timeout=120
     ).stdout
+
+
+def asked(page: Path, script: str, *options: str) -> Any:
+    """What a script says that runs in the page: it calls `say`."""
+    harness = (
+        "<script>addEventListener('securitypolicyviolation', () => { document.body.dataset.blocked = 1; });"
+        "const say = (what) => { document.body.dataset.said = JSON.stringify(what); };"
+        f"(async () => {{ {script} }})().catch((error) => say(String(error)));</script></body>"
+    )
+    copy = page.with_name("asked.html")
+    copy.write_text(page.read_text().replace("</body>", harness))
+    dom = browse(copy, "--virtual-time-budget=8000", "--dump-dom", *options)
+    body = re.search(r"<body([^>]*)>", dom)
+    assert body
+    assert "data-hacked" not in body[1]
+    assert "data-blocked" not in body[1]
+    said = re.search(r'data-said="([^"]*)"', body[1])
+    assert said, "the script said nothing"
+    text = said[1].replace("&quot;", '"').replace("&lt;", "<").replace("&gt;", ">").replace("&nbsp;", "\u00a0")
+    return json.loads(text.replace("&amp;", "&"))

@@ -7,13 +7,14 @@ from typing import Any
 
 import polars as pl
 import pytest
-from browser import browse, needs_browser
+from browser import asked, browse, needs_browser
 
-from undertone.lab.browser import COLUMNS, as_script, chosen, page_data, write_browser
+from undertone.lab.browser import COLUMNS, chosen, page_data, write_browser
 from undertone.lab.feature_examples import SCHEMA
 from undertone.lab.map import SCHEMA as MAP_SCHEMA
 from undertone.lab.neighbours import SCHEMA as NEAR_SCHEMA
 from undertone.lab.neuron_table import SCHEMA as NEURONS_SCHEMA
+from undertone.lab.page import as_script
 from undertone.runtime.errors import ConfigError
 from undertone.runtime.files import read_json, write_json, write_parquet
 from undertone.study import sources
@@ -111,26 +112,6 @@ def write(home: Path, **settings: Any) -> Path:
     files = [home / name for name in FILES]
     write_browser(*files, Browser(**settings))
     return files[-1]
-
-
-def asked(page: Path, script: str, *options: str) -> Any:
-    """What a script says that runs in the page: it calls `say`."""
-    harness = (
-        "<script>addEventListener('securitypolicyviolation', () => { document.body.dataset.blocked = 1; });"
-        "const say = (what) => { document.body.dataset.said = JSON.stringify(what); };"
-        f"(async () => {{ {script} }})().catch((error) => say(String(error)));</script></body>"
-    )
-    copy = page.with_name("asked.html")
-    copy.write_text(page.read_text().replace("</body>", harness))
-    dom = browse(copy, "--virtual-time-budget=8000", "--dump-dom", *options)
-    body = re.search(r"<body([^>]*)>", dom)
-    assert body
-    assert "data-hacked" not in body[1]
-    assert "data-blocked" not in body[1]
-    said = re.search(r'data-said="([^"]*)"', body[1])
-    assert said, "the script said nothing"
-    text = said[1].replace("&quot;", '"').replace("&lt;", "<").replace("&gt;", ">").replace("&nbsp;", "\u00a0")
-    return json.loads(text.replace("&amp;", "&"))
 
 
 @needs_browser

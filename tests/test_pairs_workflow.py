@@ -1,5 +1,7 @@
 """`snakemake pairs` on the micro study: a pair of an SAE with itself, of two trainings, and of two models with other tokens."""
 
+import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -124,6 +126,7 @@ def test_a_pair_is_stale_by_its_own_settings(finished: Project, tmp_path: Path) 
         "Match the features of the pair-seeds",
         "Compare the decoders of the pair-seeds",
         "Plot how well the features of the pair-seeds match",
+        "Write the page of the maps of the pair-seeds",
         "Turn one model of the pair-seeds into the other",
         "Plot what a rotation of the pair-seeds carries over",
         "Compare the layers of the pair-seeds",
@@ -155,3 +158,16 @@ def test_a_pair_is_stale_by_its_own_settings(finished: Project, tmp_path: Path) 
 def test_what_no_pair_can_be_is_refused(config: dict[str, Any], complaint: str) -> None:
     with pytest.raises(ConfigError, match=complaint):
         load(config)
+
+
+def test_the_page_of_maps_holds_both_saes_features(finished: Project) -> None:
+    page = (finished.root / "results/pair-models/map.html").read_text()
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
+    assert found
+    data = json.loads(found[1])
+    table = pl.read_parquet(finished.root / "results/pair-models/matches.parquet")
+    for side, folder in (("a", "sae"), ("b", "sae-other")):
+        places = pl.read_parquet(finished.root / f"results/{folder}/map.parquet")
+        shown = {feature["id"] for feature in data["features"][side]}
+        assert shown == {*table[side].to_list(), *places["feature"].to_list()}
+    assert data["about"]["sides"]["b"]["title"] == "b: other"

@@ -108,6 +108,31 @@ if STUDY.has_sae:
         script:
             "../scripts/similarity_plot.py"
 
+    rule pair_map:
+        input:
+            matches=rules.matches.output.matches,
+            summary=rules.matches.output.summary,
+            maps=of_saes("map.parquet"),
+            map_summaries=of_saes("map.json"),
+        output:
+            page=result("pair{variant}/map.html"),
+        log:
+            log_of("pair_map", "study{variant}"),
+        benchmark:
+            benchmark_of("pair_map", "study{variant}")
+        wildcard_constraints:
+            variant=PAIRS,
+        localrule: True
+        resources:
+            mem_mb=gigabytes(8),
+            runtime=minutes(10),
+        params:
+            stamp=stamp_of("pair_map"),
+        message:
+            "Write the page of the maps of the pair{wildcards.variant}"
+        script:
+            "../scripts/pair_map.py"
+
     rule rotation:
         input:
             models=models_of_pair,

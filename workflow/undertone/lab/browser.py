@@ -1,13 +1,11 @@
 """The page of an SAE's features: one file that needs nothing beside itself, with a table and a card for each feature."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import polars as pl
-from jinja2 import Environment
-from markupsafe import Markup
 
+from undertone.lab.page import rendered, short
 from undertone.runtime.files import read_json, read_parquet, replacing
 from undertone.study.config.lab import Browser
 
@@ -130,8 +128,7 @@ def write_browser(
     for feature in content["features"]:
         feature |= held.get(feature["id"], {})
         feature |= {key: own[feature["id"]] for key, (_, own) in relations.items() if feature["id"] in own}
-    template = Environment(autoescape=True).from_string(Path(__file__).with_suffix(".html").read_text())
-    text = template.render(title="SAE features", data=Markup(as_script(content)))
+    text = rendered(Path(__file__).with_suffix(".html"), "SAE features", content)
     with replacing(page) as temporary:
         temporary.write_text(text)
     return f"{len(table)} of {about['d_sae']} features, {len(text) / 1e6:.1f} MB"
@@ -188,12 +185,6 @@ def chosen(table: pl.DataFrame, settings: Browser) -> pl.DataFrame:
     return table.sort(is_junk, -pl.col("count"), "feature").head(settings.features).sort("feature")
 
 
-def as_script(content: dict[str, Any]) -> str:
-    """JSON that ends no script element, whatever text it holds."""
-    text = json.dumps(content, separators=(",", ":"), allow_nan=False)
-    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
-
-
 def page_data(table: pl.DataFrame, examples: pl.DataFrame, about: dict[str, Any], settings: Browser) -> dict[str, Any]:
     """What the page holds: `about` the SAE and the text, `columns`, token texts (`strings`) and a list of `features`.
 
@@ -235,14 +226,6 @@ def page_data(table: pl.DataFrame, examples: pl.DataFrame, about: dict[str, Any]
         "strings": list(strings),
         "features": list(features.values()),
     }
-
-
-def short(value: float | int | None) -> float | int | None:
-    """A number with four digits, which is more than is seen."""
-    if value is None or isinstance(value, int):
-        return value
-    rounded = float(f"{value:.4g}")
-    return int(rounded) if rounded.is_integer() and abs(rounded) < 1e6 else rounded
 
 
 def described(about: dict[str, Any], n: int, settings: Browser) -> dict[str, Any]:

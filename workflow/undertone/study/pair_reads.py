@@ -29,6 +29,11 @@ def saes(study: Study, node: Node) -> Iterator[Node]:
     yield from (Node("sae", None, name) for name in (pair.a, pair.b))
 
 
+def maps(study: Study, node: Node) -> Iterator[Node]:
+    """The maps of a pair's SAEs."""
+    yield from (Node("map", None, sae.variant) for sae in saes(study, node))
+
+
 def recipe(study: Study, node: Node) -> dict[str, Any]:
     """How the study trains its SAE, whatever its size and what it is trained on."""
     keys = ("architecture", "l1_coefficient", "l0_coefficient", "batch_size", "lr", "seed", "dead_steps")

@@ -7,6 +7,7 @@ from undertone.study.stage import Stage
 PAIRS = {
     "matches": Stage(("matches",), (of.sides,), settings=(of.entry,), only=with_sae, shared=True, variants="pairs"),
     "similarity": Stage(("similarity",), (of.saes, "matches"), only=with_sae, shared=True, variants="pairs"),
+    "pair_map": Stage(after=(of.maps, "matches"), settings=(of.entry,), only=with_sae, shared=True, variants="pairs"),
     "rotation": Stage(
         ("matches", "rotation"),
         (of.sides, "matches"),
