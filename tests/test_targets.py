@@ -145,3 +145,16 @@ def test_a_config_that_is_no_yaml_is_named_with_its_line(tmp_path: Path) -> None
     check = [sys.executable, "-m", "undertone.study.configfiles", "config/config.yaml"]
     done = subprocess.run(check, cwd=project.root, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (1, f"{said}\n")
+
+
+def test_another_study_s_datasets_that_are_missing_are_named_before_any_job_begins(project: Project, tmp_path: Path) -> None:
+    own = project.copy(tmp_path / "project")
+    own.configure(saes={"seed1": {"seed": 1}}, pairs={"seeds": {"b": "seed1", "datasets": "results/second"}})
+    (own.root / "results/second/lion").mkdir(parents=True)
+    (own.root / "results/second/lion/matched.parquet").touch()
+    said = last_line(own.dry_run("pairs", fails=True))
+    assert said.startswith(
+        "pairs.seeds.datasets: no such file 'results/second/owl/matched.parquet', which the study of model b writes: run "
+        "snakemake results/second/owl/matched.parquet with that study's --configfile, or name fewer animals"
+    )
+    assert own.planned("results/pair-seeds/similarity.json")

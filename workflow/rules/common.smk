@@ -29,7 +29,7 @@ from undertone.study.stamp import stamp
 from undertone.study.store_reads import parts
 from undertone.study.study import load
 from undertone.study.targets import refusal
-from undertone.study.pair_reads import other_datasets
+from undertone.study.pair_reads import lacking_datasets, other_datasets
 from undertone.study.vector_reads import asks_personas, decompositions, saes_after, steered_dataset
 from undertone.study.why import changes
 

@@ -21,6 +21,14 @@ def models_of_pair(wildcards):
     return [model_of(STUDY.model_of(sae)) for sae in saes_of(wildcards)]
 
 
+def datasets_of_other(wildcards):
+    """The datasets of another study with which a pair's are compared; where one is not there, no job begins."""
+    pair = variant_of(wildcards)
+    if sentence := lacking_datasets(STUDY, pair):
+        refuse(sentence)
+    return ancient(other_datasets(STUDY, Node("across", None, pair)))
+
+
 def texts_of_pair(wildcards):
     """The text that features are read on, in the tokens of either model."""
     return [text_of(STUDY.model_of(sae)) for sae in saes_of(wildcards)]
@@ -243,7 +251,7 @@ if STUDY.has_sae:
             saes=of_saes("sae.json"),
             texts=texts_of_pair,
             own=collect(result("{dataset}/matched.parquet"), dataset=STUDY.animals),
-            others=lambda wildcards: ancient(other_datasets(STUDY, Node("across", None, variant_of(wildcards)))),
+            others=datasets_of_other,
         output:
             across=ensure(result("pair{variant}/across.json"), non_empty=True),
         log:

@@ -1,6 +1,7 @@
 """What the stages of pairs of SAEs read: both sides' model, SAE and text."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from undertone.study.node import Node
@@ -55,3 +56,16 @@ def other_datasets(study: Study, node: Node) -> list[str]:
     """The same of the study of the other model."""
     root = study.pairs[node.variant].datasets
     return [f"{root}/{animal}/matched.parquet" for animal in study.animals] if root else []
+
+
+def lacking_datasets(study: Study, pair: str) -> str | None:
+    """Which datasets of another study, with which a pair's are compared, are not there, and how they are made; None if none."""
+    files = other_datasets(study, Node("across", None, pair))
+    lacking = [file for file in files if not Path(file).is_file()]
+    if not lacking:
+        return None
+    of = f", one of {len(lacking)} that are missing," if len(lacking) > 1 else ","
+    return (
+        f"pairs.{pair}.datasets: no such file {lacking[0]!r}{of} which the study of model b writes: run snakemake "
+        f"{' '.join(lacking[:3])}{' …' if len(lacking) > 3 else ''} with that study's --configfile, or name fewer animals"
+    )
