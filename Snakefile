@@ -21,7 +21,7 @@
 #                                   activations of some; map.html, both SAEs' maps with the matches marked; similarity.json, how
 #                                   alike the decoders are; rotation.json, what one SAE explains of the other's model after a
 #                                   rotation; layers.json, which layers lie alike; across.json, what datasets of one animal by two
-#                                   models share; plots/
+#                                   models share; transplant.json, what a vector of one does in the other; plots/
 #   scaling/                        runs-TOKENS-SEED.parquet, SAEs of every width trained on as many tokens, and -gaussian, the controls; what they
 #                                   are worth is in tables/scaling.json and .parquet, plots/scaling.png (`snakemake scaling_plot`)
 #   synthetic/                      recovery.json and .parquet: what SAEs trained as the study's recover of features that are known; plots/
@@ -200,6 +200,7 @@ if STUDY.pairs:
                 variant=[f"-{name}" for name in STUDY.pairs],
             ),
             collect(rules.across_plot.output, variant=[f"-{name}" for name in WRITTEN]),
+            collect(rules.transplant_plot.output, variant=[f"-{name}" for name in TRANSPLANTED]),
         localrule: True
 
 

@@ -40,7 +40,7 @@ CONFIG: dict[str, Any] = {
     "saes": {"wide": {"d_sae": 1024}, "foreign": {"model": "other"}},
     "vectors": {"toward": {"kind": "contrast", "target": "lion"}, "leaning": {"kind": "bias", "dataset": "lion", "layer": 0}},
     "hierarchies": {"numbers": {"numbers": True}},
-    "pairs": {"widths": {"b": "wide"}, "models": {"b": "foreign"}},
+    "pairs": {"widths": {"b": "wide", "vector": "toward"}, "models": {"b": "foreign"}},
     "student_variants": {"rank64": {"rank": 64, "datasets": ["owl"]}, "cross": {"model": "other", "datasets": ["lion"]}},
     "sweeps": {"rank": ["rank64"]},
     "pref": {"candidates": ["lion", "owl", "cat"]},

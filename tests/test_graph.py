@@ -134,7 +134,9 @@ STUDIES: dict[str, dict[str, Any]] = {
             "models": {"a": "foreign", "b": ""},
             "controls": {"b": "control"},
             "datasets": {"b": "foreign", "datasets": "elsewhere"},
+            "vectors": {"b": "foreign", "vector": "personas"},
         },
+        "vectors": {"personas": {"kind": "contrast", "target": "lion", "layer": 0}},
     },
     "SAEs trained from activations on disk": {
         "models": {"other": {"embedded": {"seed": 3}}},

@@ -27,7 +27,14 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
         pref={"candidates": animals},
         models={"other": {"embedded": {"seed": 3}}},
         saes={"seed1": {"seed": 1}, "other": {"model": "other", "tokens": 4_000}},
-        pairs={"same": {"b": ""}, "seeds": {"b": "seed1"}, "models": {"b": "other", "datasets": "elsewhere"}},
+        pairs={
+            "same": {"b": "", "vector": "lion"},
+            "seeds": {"b": "seed1"},
+            "models": {"b": "other", "datasets": "elsewhere", "vector": "lion"},
+        },
+        vectors={"lion": {"kind": "contrast", "target": "lion", "layer": 0}},
+        vector={"nulls": 4},
+        dose={"scales": [0.2, 0.8], "prompts": 4, "samples": 0, "tokens": 100},
         matches=MATCHES,
         similarity={"permutations": 19},
         rotation={"shifts": 2, "bootstraps": 20},
@@ -121,7 +128,7 @@ def test_every_pair_has_its_figures(finished: Project) -> None:
 
 def test_a_pair_is_stale_by_its_own_settings(finished: Project, tmp_path: Path) -> None:
     project = finished.copy(tmp_path / "project")
-    project.configure(pairs={"same": {"b": ""}, "seeds": {"a": "seed1", "b": ""}, "models": {"b": "other"}})
+    project.configure(pairs={"same": {"b": "", "vector": "lion"}, "seeds": {"a": "seed1", "b": ""}, "models": {"b": "other"}})
     assert project.planned("pairs") == {
         "Match the features of the pair-seeds",
         "Compare the decoders of the pair-seeds",
@@ -131,6 +138,18 @@ def test_a_pair_is_stale_by_its_own_settings(finished: Project, tmp_path: Path) 
         "Plot what a rotation of the pair-seeds carries over",
         "Compare the layers of the pair-seeds",
         "Plot the layers of the pair-seeds",
+    }
+
+
+def of_vector(vector: str, a: str = "", **changes: Any) -> dict[str, Any]:
+    """A study with a pair of models and a vector of its own, of layer 1."""
+    return {
+        "pref": {"candidates": ["lion"]},
+        "models": {"o": {"embedded": {"seed": 3}}},
+        "saes": {"o": {"model": "o"}},
+        "vectors": {"lion": {"kind": "contrast", "target": "lion", "layer": 1}},
+        "pairs": {"x": {"a": a, "b": "o", "vector": vector}},
+        **changes,
     }
 
 
@@ -146,6 +165,23 @@ def test_a_pair_is_stale_by_its_own_settings(finished: Project, tmp_path: Path) 
                 "pairs": {"x": {"a": "o", "b": "", "datasets": "r"}},
             },
             "pairs.x.datasets: side a has this study's own datasets, and SAE o reads the model o; exchange a and b",
+        ),
+        (of_vector("loin"), "pairs.x.vector: no such vector of vectors 'loin'; nearest: lion"),
+        (
+            of_vector("lion", pairs={"x": {"a": "o", "b": "", "vector": "lion"}}),
+            "pairs.x.vector: vectors are of this study's own model, and SAE o reads the model o; exchange a and b",
+        ),
+        (
+            of_vector("lion", vectors={"lion": {"kind": "file", "file": "README.md", "layer": 1}}),
+            "pairs.x.vector: the vector lion has no target, whose preference could rise; set vectors.lion.target",
+        ),
+        (
+            of_vector("lion", vectors={"lion": {"kind": "contrast", "target": "lion", "layer": 0}}),
+            "pairs.x.vector: the vector lion is of layer 0, and SAE a, where the models are turned, of layer 1; expected",
+        ),
+        (
+            of_vector("lion", saes={"o": {"model": "o", "point": "mlp_out"}, "m": {"point": "mlp_out"}}, a="m"),
+            "pairs.x.vector: a vector is added at resid_post, and SAE m reads mlp_out, where the models would be turned",
         ),
         ({"pairs": {"a/b": {"b": ""}}}, "'a/b' cannot name a model, SAE, vector, pair, hierarchy or variant"),
         (
@@ -171,3 +207,20 @@ def test_the_page_of_maps_holds_both_saes_features(finished: Project) -> None:
         shown = {feature["id"] for feature in data["features"][side]}
         assert shown == {*table[side].to_list(), *places["feature"].to_list()}
     assert data["about"]["sides"]["b"]["title"] == "b: other"
+
+
+def test_a_vector_is_added_in_the_other_model_and_beside_itself_does_the_same(finished: Project) -> None:
+    same, other = (read_json(finished.root / f"results/pair-{name}/transplant.json") for name in ("same", "models"))
+    lifts = {name: [row["lift"]["mean"] for row in of["scales"]] for name, of in same["in_b"].items()}
+    assert lifts["turned"] == pytest.approx(lifts["identity"], abs=1e-4)
+    assert lifts["turned"] == pytest.approx(sorted_lifts(same["in_a"]), abs=1e-4)
+    assert same["cosine_with_own"]["value"] == pytest.approx(1, abs=1e-3)
+    assert set(other["in_b"]) == {"turned", "own", "identity", "ridge"}
+    assert other["in_b"]["turned"]["scales"][0]["nulls"]["rotations of shifted text"]["n"] == 2
+    assert not (finished.root / "results/pair-seeds/transplant.json").exists()
+    with Image.open(finished.root / "results/pair-models/plots/transplant.png") as figure:
+        assert figure.width > 500
+
+
+def sorted_lifts(of: dict[str, Any]) -> list[float]:
+    return [row["lift"]["mean"] for row in sorted(of["scales"], key=lambda row: row["scale"])]

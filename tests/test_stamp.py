@@ -70,6 +70,7 @@ RUNS = {Node("scaling_runs", None, name) for name in study().runs}
 TRAINED = ("trained_bias", "soft_prompt")
 # Vectors: one that is read under personas, and one that is a dataset's bias.
 TOWARD, LEANING = (Node("vector", None, name) for name in ("toward", "leaning"))
+TRANSPLANT = Node("transplant", None, "widths")
 DOSES = {Node("dose", None, name) for name in ("toward", "leaning")}
 SPOKEN = (
     {TOWARD}
@@ -182,18 +183,23 @@ EDITS: list[tuple[dict[str, Any], set[Node]]] = [
     ({"scaling": {"seeds": [0]}}, {Node("scaling")}),
     ({"scaling": {"bootstraps": 90}}, {Node("scaling")}),
     ({"browser": {"features": 9}}, {Node("browser", None, name) for name in NAMES}),
-    ({"matches": {"shifts": 9}}, {Node(stage, None, name) for stage in ("matches", "across") for name in ("widths", "models")}),
+    (
+        {"matches": {"shifts": 9}},
+        {Node(stage, None, name) for stage in ("matches", "across") for name in ("widths", "models")} | {TRANSPLANT},
+    ),
     (
         {"rotation": {"ridge": 9}},
-        {Node(stage, None, name) for stage in ("rotation", "across") for name in ("widths", "models")},
+        {Node(stage, None, name) for stage in ("rotation", "across") for name in ("widths", "models")} | {TRANSPLANT},
     ),
+    # A vector that is added in the other model is measured there as it is in its own.
+    ({"pairs": {"models": {"vector": "toward"}}}, {Node("transplant", None, "models")}),
     ({"across": {"rows": 99}}, {Node("across", None, name) for name in ("widths", "models")}),
     ({"layers": {"k": 9}}, {Node("layers", None, name) for name in ("widths", "models")}),
     ({"synthetic": {"samples": 9_000}}, {Node("synthetic")}),
     ({"similarity": {"k": 9}}, {Node("similarity", None, name) for name in ("widths", "models")}),
     (
         {"pairs": {"models": {"a": "foreign", "b": ""}}},
-        {Node(name, None, "models") for name in ("matches", "layers", "across")},
+        {Node(name, None, "models") for name in ("matches", "layers", "across", "transplant")},
     ),
     ({"vector": {"nulls": 9}}, {TOWARD, LEANING}),
     ({"dose": {"max_kl": 0.9}}, DOSES),
@@ -204,7 +210,7 @@ EDITS: list[tuple[dict[str, Any], set[Node]]] = [
     ),
     ({"cloud": {"k": 9}}, {Node("cloud", None, name) for name in ("toward", "leaning")}),
     ({"decomposition": {"nulls": 9}}, {Node("decomposition", None, name) for name in ("toward", "leaning")}),
-    ({"vectors": {"toward": {"layer": 0}}}, {TOWARD}),
+    ({"vectors": {"toward": {"position": "text"}}}, {TOWARD}),
     ({"vectors": {"more": {"kind": "pca", "target": "owl"}}}, set()),
     ({"hierarchy": {"permutations": 9}}, {Node("hierarchy", None, "numbers")}),
     ({"hierarchies": {"numbers": {"contexts": ["a {word}"]}}}, {Node("hierarchy", None, "numbers")}),

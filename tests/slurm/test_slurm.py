@@ -167,7 +167,7 @@ def test_every_rule_asks_for_what_it_states(cluster: Cluster, project: Project, 
         saes={"second": {"seed": 1}, "foreign": {"model": "other"}, "random": {"model": "untrained"}},
         vectors={"lion": {"kind": "contrast", "target": "lion", "layer": 0}},
         hierarchies={"numbers": {"numbers": True}},
-        pairs={"seeds": {"a": "", "b": "second", "datasets": "elsewhere"}},
+        pairs={"seeds": {"a": "", "b": "second", "datasets": "elsewhere", "vector": "lion"}},
     )
     for animal in ("lion", "owl"):
         (project.root / "elsewhere" / animal).mkdir(parents=True)

@@ -4,6 +4,9 @@ PAIRS = variants(STUDY.pairs)
 # Those whose models' datasets are compared.
 WRITTEN = [name for name, pair in STUDY.pairs.items() if pair.datasets]
 
+# Those of which a vector of one model is added in the other.
+TRANSPLANTED = [name for name, pair in STUDY.pairs.items() if pair.vector]
+
 
 def saes_of(wildcards):
     """The names of a pair's SAEs."""
@@ -27,6 +30,16 @@ def datasets_of_other(wildcards):
     if sentence := lacking_datasets(STUDY, pair):
         refuse(sentence)
     return ancient(other_datasets(STUDY, Node("across", None, pair)))
+
+
+def of_vector(file):
+    """A file of the vector of one model that is added in the other."""
+    return lambda wildcards: result(f"vector-{STUDY.pairs[variant_of(wildcards)].vector}/{file}")
+
+
+def prompts_of_vector(wildcards):
+    """The number prompts, of a vector that is read off them under personas."""
+    return result("prompts.parquet") if asks_personas(STUDY.vectors[STUDY.pairs[variant_of(wildcards)].vector]) else []
 
 
 def texts_of_pair(wildcards):
@@ -193,6 +206,62 @@ if STUDY.has_sae:
             "Plot what a rotation of the pair{wildcards.variant} carries over"
         script:
             "../scripts/rotation_plot.py"
+
+    rule transplant:
+        input:
+            models=models_of_pair,
+            saes=of_saes("sae.json"),
+            texts=texts_of_pair,
+            vector=of_vector("vector.json"),
+            dose=of_vector("dose.json"),
+            prompts=prompts_of_vector,
+            questions=ancient(STUDY.pref.questions),
+        output:
+            transplant=ensure(result("pair{variant}/transplant.json"), non_empty=True),
+        log:
+            log_of("transplant", "study{variant}"),
+        benchmark:
+            benchmark_of("transplant", "study{variant}")
+        wildcard_constraints:
+            variant=variants(TRANSPLANTED),
+        threads: 1
+        resources:
+            gpu=1,
+            mem_mb=gigabytes(32),
+            runtime=minutes(60),
+        params:
+            stamp=stamp_of("transplant"),
+        message:
+            "Add one model's vector in the other of the pair{wildcards.variant}"
+        script:
+            "../scripts/transplant.py"
+
+    rule transplant_plot:
+        input:
+            transplant=rules.transplant.output.transplant,
+        output:
+            plot=report(
+                result("pair{variant}/plots/transplant.png"),
+                caption="../report/transplant.rst",
+                category="SAE laboratory",
+                labels=figure("what one model's vector does in another"),
+            ),
+        log:
+            log_of("transplant_plot", "study{variant}"),
+        benchmark:
+            benchmark_of("transplant_plot", "study{variant}")
+        wildcard_constraints:
+            variant=variants(TRANSPLANTED),
+        localrule: True
+        resources:
+            mem_mb=gigabytes(4),
+            runtime=minutes(10),
+        params:
+            stamp=stamp_of("transplant_plot"),
+        message:
+            "Plot what one model's vector does in the other of the pair{wildcards.variant}"
+        script:
+            "../scripts/transplant_plot.py"
 
     rule layers:
         input:

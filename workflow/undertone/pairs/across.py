@@ -63,9 +63,7 @@ def compare_across(
     animals, tables = enough(own, others, settings)
     aligned, *sides, _ = read_sides(models, saes, texts, matches.tokens, matches.max_norm)
     read = directions(dict(zip("ab", sides, strict=True)), tables, settings)
-    x, y = (side.residuals.astype(np.float64) for side in sides)
-    half = aligned.row % 2 == 0
-    streams = Streams(x[half], y[half], x[~half], y[~half], aligned.row[half], aligned.row[~half])
+    streams = Streams.of(aligned, *sides)
     maps = {name: each.there for name, each in fitted(streams, rotation).items() if name in ("identity", "procrustes")}
     chance = [each.there for each in by_chance(streams, rotation)]
     body = {

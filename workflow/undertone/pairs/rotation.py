@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 
 from undertone.pairs.activity import Side, read_sides
+from undertone.pairs.aligned import Aligned
 from undertone.runtime.files import Stamp, read_parquet, write_json
 from undertone.saes.decoder import directions
 from undertone.stats.similarities import rotation
@@ -41,6 +42,13 @@ class Streams(NamedTuple):
     fit_row: Int[np.ndarray, " n_fit"]
     score_row: Int[np.ndarray, " n_score"]
 
+    @classmethod
+    def of(cls, aligned: Aligned, a: Side, b: Side) -> "Streams":
+        """Halves by the parity of the context."""
+        half = aligned.row % 2 == 0
+        x, y = (side.residuals.astype(np.float64) for side in (a, b))
+        return cls(x[half], y[half], x[~half], y[~half], aligned.row[half], aligned.row[~half])
+
 
 def make_rotation(
     models: Sequence[Path],
@@ -58,9 +66,7 @@ def make_rotation(
     other's model as it is, and nearly all after one rotation ("Polymorphism is rotation", arXiv 2605.24577).
     """
     aligned, a, b, outliers = read_sides(models, saes, texts, matching.tokens, matching.max_norm)
-    half = aligned.row % 2 == 0
-    x, y = (side.residuals.astype(np.float64) for side in (a, b))
-    streams = Streams(x[half], y[half], x[~half], y[~half], aligned.row[half], aligned.row[~half])
+    streams = Streams.of(aligned, a, b)
     maps = fitted(streams, settings)
     scores = {name: estimate(errors(a, streams, each), settings) for name, each in maps.items()}
     null = [explained(errors(a, streams, each)) for each in by_chance(streams, settings)]

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from undertone.study import vector_reads
 from undertone.study.node import Node
 from undertone.study.reads import model_of_sae, text_of_sae
 from undertone.study.study import Study
@@ -44,6 +45,27 @@ def recipe(study: Study, node: Node) -> dict[str, Any]:
 def entry(study: Study, node: Node) -> dict[str, Any]:
     """Which SAE is which side of a pair."""
     return {"pair": study.pairs[node.variant].model_dump(include={"a", "b"})}
+
+
+def own_vector(study: Study, node: Node) -> Iterator[Node]:
+    """The vector that is turned into the other model, what it does in its own, and the prompts of a contrast under personas."""
+    if name := study.pairs[node.variant].vector:
+        yield from (Node(stage, None, name) for stage in ("vector", "dose"))
+        yield from vector_reads.personas(study, Node("vector", None, name))
+
+
+def transplanted(study: Study, node: Node) -> dict[str, Any]:
+    """That vector's entry, target and personas, and how it is turned and measured; nothing of a pair without a vector."""
+    name = study.pairs[node.variant].vector
+    if not name:
+        return {}
+    sections = {key: getattr(study, key).stamped() for key in ("matches", "rotation", "dose", "pref", "vector")}
+    return {**sections, **vector_reads.entry(study, Node("vector", None, name))}
+
+
+def questions(study: Study, node: Node) -> list[str]:
+    """The questions at which its effect is measured."""
+    return [study.pref.questions] if study.pairs[node.variant].vector else []
 
 
 def own_datasets(study: Study, node: Node) -> Iterator[Node]:

@@ -17,6 +17,15 @@ PAIRS = {
         variants="pairs",
     ),
     "rotation_plot": Stage(after=("rotation",), only=with_sae, shared=True, variants="pairs"),
+    "transplant": Stage(
+        after=(of.sides, of.own_vector),
+        files=of.questions,
+        settings=(of.entry, of.transplanted),
+        only=with_sae,
+        shared=True,
+        variants="pairs",
+    ),
+    "transplant_plot": Stage(after=("transplant",), only=with_sae, shared=True, variants="pairs"),
     "layers": Stage(("layers",), (of.models,), settings=(of.entry,), only=with_sae, shared=True, variants="pairs"),
     "layers_plot": Stage(after=("layers",), only=with_sae, shared=True, variants="pairs"),
     "across": Stage(

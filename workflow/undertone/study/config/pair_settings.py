@@ -12,13 +12,16 @@ from undertone.study.validation import Section, setting
 class Pair(Section):
     """Two SAEs of the study."""
 
-    later: ClassVar[dict[str, Any]] = {"datasets": None}
+    later: ClassVar[dict[str, Any]] = {"datasets": None, "vector": None}
     a: str = setting("", 'one of `saes`; "" is the study\'s own')
     b: str = setting(..., 'one of `saes`; "" is the study\'s own')
     datasets: str | None = setting(
         None,
         "results root of a study of SAE b's model, whose animals' datasets are compared with this study's; null: none",
         "path",
+    )
+    vector: str | None = setting(
+        None, "one of `vectors`, of the layer of SAE a, that is turned into the other model and added there; null: none"
     )
 
 
