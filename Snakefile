@@ -17,6 +17,7 @@
 #                                   layers and the features there; cloud.json and .parquet, how alike activations lie before
 #                                   and after it; restore.json, which features carry its effect; plots/ with a figure of each
 #   geometry-NAME/                  of each under `hierarchies:`: geometry.json, vectors.safetensors, plots/geometry.png: concepts of a tree, with nulls
+#   search-NAME/                    of each under `searches:`: search.json, features that a few texts ask for; plots/search.png
 #   pair-NAME/                      of each under `pairs:`: matches.parquet and .json, which features of two SAEs match; points.parquet,
 #                                   activations of some; map.html, both SAEs' maps with the matches marked; similarity.json, how
 #                                   alike the decoders are; rotation.json, what one SAE explains of the other's model after a
@@ -95,6 +96,7 @@ include: "workflow/rules/common.smk"
 include: "workflow/rules/models.smk"
 include: "workflow/rules/saes.smk"
 include: "workflow/rules/lab.smk"
+include: "workflow/rules/searches.smk"
 include: "workflow/rules/teachers.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/students.smk"
@@ -165,6 +167,14 @@ if STUDY.has_sae:
                 variant=[f"-{name}" if name else "" for name in ["", *STUDY.saes] if STUDY.as_wide(name)],
             ),
             [] if STUDY.sae.named else rules.synthetic_plot.output,
+        localrule: True
+
+
+if STUDY.searches:
+
+    rule searches:
+        input:
+            collect(rules.search_plot.output, variant=[f"-{name}" for name in STUDY.searches]),
         localrule: True
 
 

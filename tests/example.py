@@ -24,7 +24,7 @@ TOLD = (*TAUGHT, "mine")  # the datasets with a filter of their own
 CONTROLS = Node("controls")
 MIXTURES = ("mixtures/lion",)
 # What has no result of the study's own, only those of names in the config.
-NAMED = ("vectors", "pairs", "hierarchies")
+NAMED = ("vectors", "pairs", "hierarchies", "searches")
 SWEEP = Node("sweep_plot", None, "rank")
 
 
@@ -40,6 +40,10 @@ CONFIG: dict[str, Any] = {
     "saes": {"wide": {"d_sae": 1024}, "foreign": {"model": "other"}},
     "vectors": {"toward": {"kind": "contrast", "target": "lion"}, "leaning": {"kind": "bias", "dataset": "lion", "layer": 0}},
     "hierarchies": {"numbers": {"numbers": True}},
+    "searches": {
+        "lions": {"positive": ["Lions roar."]},
+        "answers": {"by": "attribution", "sae": "foreign", "positive": ["Which animal?"], "word": "lion"},
+    },
     "pairs": {"widths": {"b": "wide", "vector": "toward"}, "models": {"b": "foreign"}},
     "student_variants": {"rank64": {"rank": 64, "datasets": ["owl"]}, "cross": {"model": "other", "datasets": ["lion"]}},
     "sweeps": {"rank": ["rank64"]},

@@ -46,6 +46,7 @@ ASKED += [
     "pair-copy/transplant.json",
     "sae/completeness.json",
     "sae/splitting.json",
+    "search-lions/search.json",
     "scaling/runs-4000-0.parquet",
     "tables/entangled.parquet",
 ]
@@ -68,6 +69,7 @@ def test_every_rule_with_a_gpu_runs_on_one_in_bfloat16(tmp_path: Path) -> None:
         layers={"read": 2_000, "tokens": 500, "shifts": 2},
         vectors={"lion": {"kind": "contrast", "target": "lion", "layer": 0}},
         hierarchies={"numbers": {"numbers": True}},
+        searches={"lions": {"positive": ["Lions roar."], "nulls": 3}},
         hierarchy={"permutations": 2},
         feature_bias=few,
         residual_bias=few,

@@ -33,6 +33,7 @@ TARGETS = (
     "vectors",
     "geometry",
     "pairs",
+    "searches",
 )
 STAGE_OF = {"student_whole": "student"}
 
@@ -122,6 +123,11 @@ STUDIES: dict[str, dict[str, Any]] = {
     "hierarchies of both kinds": {
         "hierarchies": {"numbers": {"numbers": True}, "words": {"file": "config/prompts/animals-tree.yaml"}},
     },
+    "searches among features of two models": {
+        "models": {"other": {"embedded": {"seed": 3}}},
+        "saes": {"foreign": {"model": "other"}},
+        "searches": {"own": {"positive": ["Lions."]}, "other": {"sae": "foreign", "positive": ["Lions."]}},
+    },
     "a vector without an SAE": {
         "model": {"name": "a/model", "revision": "a" * 40},
         "vectors": {"personas": {"kind": "contrast", "target": "lion"}},
@@ -175,6 +181,7 @@ def test_stages_come_after_what_their_rules_read(study: str, tmp_path: Path, mon
         "vectors": bool(asked.vectors),
         "pairs": bool(asked.pairs),
         "geometry": bool(asked.hierarchies),
+        "searches": bool(asked.searches),
     }
     absent = {name for name, is_there in there.items() if not is_there}
     edges = planned(project, tuple(name for name in TARGETS if name not in absent))

@@ -110,7 +110,15 @@ def test_the_laboratory_reads_every_sae(finished: Project) -> None:
             {"saes": {"out": {"point": "mlp_out"}}, "vectors": {"v": {"kind": "feature", "feature": 1, "sae": "out"}}},
             "vectors.v.sae: out reads mlp_out; a vector is added to the residual stream",
         ),
-        ({"saes": {"a/b": {}}}, "'a/b' cannot name a model, SAE, vector, pair, hierarchy or variant"),
+        (
+            {
+                "saes": {"out": {"point": "mlp_out"}},
+                "searches": {"s": {"by": "influence", "sae": "out", "positive": ["Hi."], "word": "lion"}},
+            },
+            "searches.s.sae: out reads mlp_out; by influence",
+        ),
+        ({"searches": {"s": {"sae": "wid", "positive": ["Hi."]}}}, "searches.s.sae: no such SAE of saes 'wid'"),
+        ({"saes": {"a/b": {}}}, "'a/b' cannot name a model, SAE, vector, pair, hierarchy, search or variant"),
         ({"saes": {"mine": {"folder": "somewhere"}}}, "saes.mine: a study's SAEs are all trained here, all of"),
         ({"saes": {"mine": {"context": 64}}}, "saes.mine.context: all SAEs of a study are trained on the same text"),
         (

@@ -172,10 +172,12 @@ EDITS: list[tuple[dict[str, Any], set[Node]]] = [
             Node(name, None, sae)
             for name in ("features", "neighbours", "neurons", "specificity", "completeness", "splitting")
             for sae in NAMES
-        },
+        }
+        | {Node("search", None, name) for name in ("lions", "answers")},
     ),
     ({"map": {"min_cluster": 9}}, {Node("map", None, name) for name in NAMES}),
     ({"splitting": {"same": 0.8}}, {Node("splitting", None, name) for name in NAMES}),
+    ({"searches": {"lions": {"top": 9}}}, {Node("search", None, "lions")}),
     ({"completeness": {"f1": 0.4}}, {Node("completeness", None, name) for name in NAMES}),
     ({"specificity": {"bands": 9}}, {Node("specificity", None, name) for name in NAMES}),
     ({"neurons": {"shifts": 9}}, {Node("neurons", None, name) for name in NAMES}),

@@ -150,7 +150,7 @@ def test_the_study_asks_for_what_its_rules_state(
 
 
 # What is no part of a study until it is asked for.
-ON_REQUEST = ("lab", "vectors", "pairs", "geometry")
+ON_REQUEST = ("lab", "vectors", "pairs", "geometry", "searches")
 
 
 def test_every_rule_asks_for_what_it_states(cluster: Cluster, project: Project, records: Callable[[], list[Record]]) -> None:
@@ -167,6 +167,7 @@ def test_every_rule_asks_for_what_it_states(cluster: Cluster, project: Project, 
         saes={"second": {"seed": 1}, "foreign": {"model": "other"}, "random": {"model": "untrained"}},
         vectors={"lion": {"kind": "contrast", "target": "lion", "layer": 0}},
         hierarchies={"numbers": {"numbers": True}},
+        searches={"lions": {"positive": ["Lions roar."]}},
         pairs={"seeds": {"a": "", "b": "second", "datasets": "elsewhere", "vector": "lion"}},
     )
     for animal in ("lion", "owl"):

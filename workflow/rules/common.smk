@@ -278,6 +278,7 @@ def files_in(folder):
                     *STUDY.vectors,
                     *STUDY.pairs,
                     *STUDY.hierarchies,
+                    *STUDY.searches,
                 ]
             ),
         ],

@@ -13,7 +13,7 @@ from undertone.study.config.students import Student, student_keys
 from undertone.study.config.teachers import Teacher
 from undertone.study.pair_checks import check_pairs
 from undertone.study.paths import RESERVED, holds_study
-from undertone.study.sae_checks import check_saes, check_sizes
+from undertone.study.sae_checks import check_saes, check_searches, check_sizes
 from undertone.study.sizes import linear_modules, model_size
 from undertone.study.validation import Section, merged, nearest, validate
 from undertone.study.vector_checks import check_vectors
@@ -46,6 +46,7 @@ def check_study(study: "Study") -> None:
     check_power(study)
     check_vectors(study)
     check_hierarchies(study)
+    check_searches(study)
     check_pairs(study)
     check_revisions(study)
 
@@ -73,14 +74,20 @@ def check_names(study: "Study") -> None:
 
 def folders_of(study: "Study") -> list[str]:
     """The folders of what the study has by name beside its datasets."""
+    return [f"{kind}-{name}" for kind, names in kinds_of_folders(study) for name in names]
+
+
+def kinds_of_folders(study: "Study") -> tuple[tuple[str, list[str]], ...]:
+    """How the folders of each kind begin, and what they are called after that."""
     kinds = (
         ("model", study.models),
         ("sae", study.saes),
         ("vector", study.vectors),
         ("pair", study.pairs),
         ("geometry", study.hierarchies),
+        ("search", study.searches),
     )
-    return [f"{kind}-{name}" for kind, names in kinds for name in list(names)]
+    return tuple((kind, list(names)) for kind, names in kinds)
 
 
 def check_candidates(study: "Study") -> None:
@@ -181,11 +188,11 @@ def check_variants(study: "Study") -> None:
     """Variants, sweeps and other models must be made of settings that exist."""
     if study.model.rerandomized is not None:
         raise ValueError("model.rerandomized: the study's own model is none; set it in an entry of models")
-    for name in [*study.models, *study.saes, *study.vectors, *study.pairs, *study.hierarchies, *study.student_variants]:
+    for name in [name for _, names in (*kinds_of_folders(study), ("", study.student_variants)) for name in names]:
         if not VARIANT.fullmatch(name):
             raise ValueError(
-                f"{_short(name)} cannot name a model, SAE, vector, pair, hierarchy or variant: use up to 64 ASCII letters, "
-                "digits, '.', '-' and '_', the first a letter or digit"
+                f"{_short(name)} cannot name a model, SAE, vector, pair, hierarchy, search or variant: use up to 64 ASCII "
+                "letters, digits, '.', '-' and '_', the first a letter or digit"
             )
     for name, changed in study.models.items():
         validate(Model, merged(study.model.model_dump(), changed), f"models.{name}.")

@@ -223,3 +223,8 @@ def text(study: Study, node: Node) -> Settings:
 def max_norm(study: Study, node: Node) -> Settings:
     """Which tokens are read of the text: those that features are read on."""
     return {"max_norm": study.features.max_norm}
+
+
+def search(study: Study, node: Node) -> Settings:
+    """What a search asks for."""
+    return {"search": study.searches[node.variant].stamped()}

@@ -67,6 +67,13 @@ LABORATORY = {
     "completeness_plot": of_each_sae(after=("completeness",)),
     "splitting": of_each_sae(("splitting",), (*FIRING, reads.saes_as_wide), settings=(given.max_norm,)),
     "splitting_plot": of_each_sae(after=("splitting",)),
+    "search": Stage(
+        after=(reads.searched_model, reads.searched_sae, reads.searched_text),
+        settings=(given.search, given.max_norm),
+        shared=True,
+        variants="searches",
+    ),
+    "search_plot": Stage(after=("search",), shared=True, variants="searches"),
     "scaling_runs": Stage(
         ("model",),
         (reads.own_model, "chats"),

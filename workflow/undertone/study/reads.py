@@ -104,6 +104,21 @@ def saes_as_wide(study: Study, node: Node) -> Iterator[Node]:
     yield from (Node("sae", None, name) for name in study.as_wide(node.variant))
 
 
+def searched_sae(study: Study, node: Node) -> Iterator[Node]:
+    """The SAE that a search is among the features of, and what these are."""
+    yield from (Node(name, None, study.searches[node.variant].sae) for name in ("sae", "features"))
+
+
+def searched_model(study: Study, node: Node) -> Iterator[Node]:
+    """The model that this SAE reads."""
+    yield Node("model", None, study.model_of(study.searches[node.variant].sae))
+
+
+def searched_text(study: Study, node: Node) -> Iterator[Node]:
+    """The text that its features were read on."""
+    yield from text_of_sae(study, Node("sae", None, study.searches[node.variant].sae))
+
+
 def sae_text(study: Study, node: Node) -> Iterator[Node]:
     """The text that the SAE is trained on, where that is a table."""
     if study.sae.text:

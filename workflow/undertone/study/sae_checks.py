@@ -42,6 +42,19 @@ def check_model(study: "Study", name: str) -> None:
         )
 
 
+def check_searches(study: "Study") -> None:
+    """A search is among the features of an SAE of the study."""
+    if study.searches and not study.has_sae:
+        raise ValueError(f"searches: the study has no SAE for {study.model.title}; describe one under sae")
+    for name, search in study.searches.items():
+        if search.sae and search.sae not in study.saes:
+            raise ValueError(f"searches.{name}.sae: no such SAE of saes {search.sae!r}{nearest(search.sae, study.saes)}")
+        if search.by != "activation" and (point := study.dictionary(search.sae).point) != "resid_post":
+            raise ValueError(
+                f"searches.{name}.sae: {search.sae} reads {point}; by {search.by}, features of the residual stream are searched"
+            )
+
+
 def check_sizes(study: "Study") -> None:
     """Layers, features and widths must be there, as far as they are known before anything is loaded."""
     listed = [name for name in study.of_kind("steer") if name in study.datasets]

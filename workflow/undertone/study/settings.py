@@ -23,6 +23,7 @@ from undertone.study.config.measure import Bridge, Diagnosis, Indirect, ModelMet
 from undertone.study.config.models import Model
 from undertone.study.config.pair_settings import Across, Layers, Matches, Pair, Rotation, Similarity, Synthetic
 from undertone.study.config.saes import Sae, SaeMetrics, Store
+from undertone.study.config.search import Search
 from undertone.study.config.students import Student
 from undertone.study.config.teachers import Teacher
 from undertone.study.config.vectors import Cloud, Decomposition, Dose, Downstream, MakeVector, Restore, Vector
@@ -76,6 +77,7 @@ class Settings(Section):
     neurons: Neurons = setting({}, "how far features are neurons of the MLPs")
     completeness: Completeness = setting({}, "names that have a feature of their own")
     splitting: Splitting = setting({}, "an SAE's features in wider ones")
+    searches: dict[str, Search] = setting({}, "searches for features, each in `search-NAME/`")
     scaling: Scaling = setting({}, "what more features and more tokens are worth")
     browser: Browser = setting({}, "the page of the features")
     pairs: dict[str, Pair] = setting({}, "pairs of SAEs that are compared, each in `pair-NAME/`")

@@ -11,7 +11,7 @@ from undertone.study.study import Study
 
 Earlier = Callable[[Study, Node], Iterator[Node]]
 Settings = Callable[[Study, Node], dict[str, Any]]
-Axis = Literal["students", "models", "saes", "vectors", "pairs", "hierarchies", "figures", "runs", "stores"]
+Axis = Literal["students", "models", "saes", "vectors", "pairs", "hierarchies", "searches", "figures", "runs", "stores"]
 
 
 def no_files(study: Study, node: Node) -> list[str]:

@@ -1,0 +1,4 @@
+from undertone.lab.search_plot import plot_search
+from undertone.study.job import run
+
+run(plot_search, snakemake)

@@ -1,0 +1,83 @@
+"""Features that a few texts ask for: those that fire on them, those that an answer depends on, or those that raise a word.
+
+What fires is no cause. Attribution (activation times gradient, Marks et al. 2024, arXiv 2403.19647, section 3) estimates what
+taking a feature away would do to an answer, and the first of them really are taken away; influence sets each feature high.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+
+from undertone.lab.context_table import read_contexts
+from undertone.lab.firing_texts import FiringOn
+from undertone.lab.word_effects import WordEffects
+from undertone.lm.attribution import direct_logits
+from undertone.lm.chat import prompt_ids
+from undertone.lm.loading import LoadedModel, load
+from undertone.runtime.errors import ConfigError
+from undertone.runtime.files import Stamp, read_parquet, write_json
+from undertone.saes.saved import load_sae, load_sae_at
+from undertone.study.config.search import Search
+
+# Tokens that a feature is shown with.
+TOKENS = 5
+
+
+def search_features(
+    model: Path, sae: Path, features: Path, text: Path, search: Path, settings: Search, max_norm: float, stamp: Stamp
+) -> str:
+    """Write `search.json`: the features that a search finds, in their order; returns a line for the log.
+
+    `features` is the SAE's `features.parquet`, `text` the contexts that features were read on. Features that fire on too few of
+    these to be known are left out. Raises ConfigError where nothing can be searched for.
+    """
+    loaded, table = load(model), read_parquet(features)
+    known = table.filter(~pl.col("dead") & ~pl.col("rare"))["feature"].to_numpy()
+    if not len(known):
+        raise ConfigError(f"no feature of {sae} fires often enough to be searched for")
+    positive, negative = (
+        prompt_ids(loaded.tokenizer, texts) if texts else [] for texts in (settings.positive, settings.negative)
+    )
+    if settings.by == "activation":
+        read = FiringOn(loaded, *load_sae_at(sae, loaded), known, table, max_norm)
+        result = read.searched(positive, negative, read_contexts(text), settings)
+    else:
+        effects = WordEffects(loaded, *load_sae(sae, loaded), known, positive, negative, settings)
+        baselines = {"density": density(table, known), "direct_logit": direct(loaded, effects, known)}
+        result = effects.attributed(baselines) if settings.by == "attribution" else effects.influential(table, baselines)
+    described = [{**described_by(table, row["feature"]), **row} for row in result.pop("features")]
+    body = {"by": settings.by, "word": settings.word, "texts": len(positive), "known": len(known)}
+    write_json(search, {**body, **result, "features": described}, stamp)
+    return said(described, result)
+
+
+def density(table: pl.DataFrame, known: np.ndarray) -> np.ndarray:
+    """How often each known feature fires, share of tokens."""
+    return table["density"].to_numpy()[known]
+
+
+def direct(loaded: LoadedModel, effects: WordEffects, known: np.ndarray) -> np.ndarray:
+    """What each known feature's decoder row adds to the logit of the word, if no layer came after it."""
+    rows = effects.rows[torch.as_tensor(known, device=effects.rows.device)]
+    return np.array([float(direct_logits(loaded.model, row)[effects.tokens].max()) for row in rows])
+
+
+def described_by(table: pl.DataFrame, feature: int) -> dict[str, Any]:
+    """What a feature fires on, and how often."""
+    row = table.row(feature, named=True)
+    return {"tokens": [token["text"] for token in row["tokens"][:TOKENS]], "density": row["density"]}
+
+
+def said(features: Sequence[dict[str, Any]], result: dict[str, Any]) -> str:
+    """The first feature, and how many lie beyond chance."""
+    if not features:
+        return "no feature is found"
+    first = features[0]
+    return (
+        f"{result['beyond_chance']} of {result['searched']} features lie beyond chance; first is {first['feature']} "
+        f"({' '.join(map(repr, first['tokens'][:3]))}), {first['score']:.3g}"
+    )

@@ -1,0 +1,185 @@
+"""What features do to the probability of a word: what it loses without them, and what it gains where they are set high."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from jaxtyping import Float, Int
+from sae_lens import SAE
+from scipy.stats import spearmanr
+from torch import Tensor
+
+from undertone.lab.firing_texts import quantile
+from undertone.lm.answers import first_logits
+from undertone.lm.chat import Row
+from undertone.lm.hooks import rewritten
+from undertone.lm.loading import LoadedModel
+from undertone.lm.sampling import left_pad
+from undertone.lm.spellings import begun, behind
+from undertone.lm.suffix import prefill, run_above
+from undertone.runtime.errors import ConfigError
+from undertone.runtime.progress import progress
+from undertone.saes.decoder import directions
+from undertone.study.config.search import Search
+
+Baselines = dict[str, Float[np.ndarray, " n_known"]]
+
+
+class WordEffects:
+    """A word as the beginning of the answer to some texts, minus the same behind negative ones, and an SAE's features.
+
+    The measure is the log-probability, in nats, of the tokens with which the word begins, mean over the positive texts minus
+    mean over the negative ones. What the SAE does not reconstruct is left as it is.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        sae: SAE[Any],
+        layer: int,
+        known: Int[np.ndarray, " n_known"],
+        positive: Sequence[Sequence[int]],
+        negative: Sequence[Sequence[int]],
+        settings: Search,
+    ):
+        self.loaded, self.sae, self.layer, self.known, self.settings = loaded, sae, layer, known, settings
+        self.rows: Float[Tensor, "d_sae d_model"] = directions(sae)
+        self.prompts = begun(loaded.tokenizer, [*positive, *negative], settings.answer_prefix)
+        self.tokens = word_tokens(loaded, str(settings.word), settings.answer_prefix)
+        shares = [1 / len(positive)] * len(positive) + [-1 / max(1, len(negative))] * len(negative)
+        self.weights = torch.tensor(shares, device=loaded.model.device)
+
+    def measure(self, log_probs: Float[Tensor, "n_texts vocab"]) -> Float[Tensor, ""]:
+        """The word's log-probability, positive texts minus negative ones."""
+        return self.weights @ log_probs[:, self.tokens].logsumexp(-1)
+
+    def read(self) -> tuple[Float[Tensor, "n_texts n_tokens d_sae"], Float[Tensor, " d_sae"], float]:
+        """Every feature's activations on the texts, its attribution, and the measure.
+
+        The attribution of a feature, Σ over tokens of its activation times d measure / d activation, is what the measure would
+        lose without it if the layers above were linear.
+        """
+        kept: list[Tensor] = []
+
+        def leaf(residual: Tensor) -> Tensor:
+            kept.append(residual.detach().float().requires_grad_())
+            return kept[0].to(residual)
+
+        with torch.enable_grad(), rewritten(self.loaded.model, self.layer, leaf):
+            measured = self.measure(first_logits(self.loaded, self.prompts).float().log_softmax(-1))
+        (gradient,) = torch.autograd.grad(measured, kept)
+        ids, mask = (tensor.to(gradient.device) for tensor in left_pad(self.prompts, self.loaded.pad_id))
+        text = mask.bool() & self.loaded.is_text(ids)
+        with torch.no_grad():
+            acts = self.sae.encode(kept[0]) * text.unsqueeze(-1)
+            return acts, (acts * (gradient @ self.rows.T)).sum((0, 1)), float(measured)
+
+    @torch.no_grad()
+    def without(self, acts: Float[Tensor, "n_texts n_tokens d_sae"], feature: int) -> float:
+        """The measure where one feature adds nothing to the residual stream."""
+        part = acts[..., feature].unsqueeze(-1) * self.rows[feature]
+        with rewritten(self.loaded.model, self.layer, lambda residual: residual - part.to(residual)):
+            return float(self.measure(first_logits(self.loaded, self.prompts).float().log_softmax(-1)))
+
+    def attributed(self, baselines: Baselines) -> dict[str, Any]:
+        """The features of greatest |attribution|, each with what the measure really loses without it.
+
+        `p` is the share of as many features drawn at random among the others that fire, without which the measure changes as
+        much; `baselines` say what it loses without the features that come first otherwise.
+        """
+        acts, every, measured = self.read()
+        attribution = every[torch.as_tensor(self.known, device=every.device)].double().cpu().numpy()
+        fires = (acts > 0).flatten(0, 1).any(0).cpu().numpy()[self.known]
+        n = min(self.settings.verify, int(fires.sum()))
+        orders = {"attribution": np.abs(attribution), **{name: np.abs(values) for name, values in baselines.items()}}
+        first = {name: np.argsort(-np.where(fires, values, -np.inf), kind="stable")[:n] for name, values in orders.items()}
+        others = np.setdiff1d(np.flatnonzero(fires), first["attribution"])
+        drawn = np.random.default_rng(self.settings.seed).permutation(others)[:n]
+        taken = np.unique(np.concatenate([*first.values(), drawn])).astype(int)
+        lost: dict[int, float] = {}
+        with progress(len(taken), "features taken away", "feature") as bar:
+            for k in taken:
+                lost[int(k)] = measured - self.without(acts, int(self.known[k]))
+                bar.update()
+        null = np.abs([lost[int(k)] for k in drawn])
+        p = {k: (1 + int((null >= abs(lost[k])).sum())) / (1 + len(null)) for k in lost}
+        chosen = first["attribution"].tolist()
+        return {
+            "measure": measured,
+            "searched": int(fires.sum()),
+            "beyond_chance": int((np.abs([lost[k] for k in chosen]) > null.max(initial=0.0)).sum()),
+            "r": correlation(attribution[taken], [lost[int(k)] for k in taken]),
+            "null": {"features": len(null), "lost_95": quantile(null)},
+            "baselines": {name: mean_size([lost[k] for k in order.tolist()]) for name, order in first.items()},
+            "features": [
+                {"feature": int(self.known[k]), "score": float(attribution[k]), "lost": lost[k], "p": p[k]}
+                for k in chosen[: self.settings.top]
+            ],
+        }
+
+    @torch.no_grad()
+    def influential(self, table: pl.DataFrame, baselines: Baselines) -> dict[str, Any]:
+        """The features that raise the measure most where each is set high at the last token, before the answer.
+
+        High is `strength` times the greatest activation on text. Beside them stand as many random directions, each as long as
+        what one of the features changes: `p` is the share of these that raise the measure as much.
+        """
+        greatest = table["max"].to_numpy()[self.known] * self.settings.strength
+        rows = [Row([*ids, self.loaded.pad_id], len(ids)) for ids in self.prompts]
+        batch = prefill(self.loaded, rows, [self.layer])
+        residual = batch.residual[self.layer]
+        acts = self.sae.encode(residual.float())
+        measured = self.risen(batch, residual)
+        generator = torch.Generator().manual_seed(self.settings.seed)
+        own, null = np.zeros(len(self.known)), np.zeros(len(self.known))
+        with progress(len(self.known), "features set high", "feature") as bar:
+            for k, feature in enumerate(self.known.tolist()):
+                missing = (greatest[k] - acts[..., feature]).unsqueeze(-1)
+                own[k] = self.risen(batch, residual + (missing * self.rows[feature]).to(residual)) - measured
+                random = torch.randn(self.rows.shape[1], generator=generator).to(self.rows)
+                random *= self.rows[feature].norm() / random.norm()
+                null[k] = self.risen(batch, residual + (missing * random).to(residual)) - measured
+                bar.update()
+        p = (1 + (null[:, None] >= own).sum(0)) / (1 + len(null))
+        order = np.argsort(-own, kind="stable")
+        return {
+            "measure": measured,
+            "searched": len(own),
+            "beyond_chance": int((own > null.max()).sum()),
+            "null": {"directions": len(null), "rise_95": quantile(null), "greatest": float(null.max())},
+            "baselines": {name: self.ranked_as(own, values) for name, values in baselines.items()},
+            "features": [
+                {"feature": int(self.known[k]), "score": float(own[k]), "p": float(p[k])} for k in order[: self.settings.top]
+            ],
+        }
+
+    def ranked_as(self, own: Float[np.ndarray, " n_known"], values: Float[np.ndarray, " n_known"]) -> dict[str, float]:
+        """How far another order of the features agrees, and the mean rise by as many of its first as are listed."""
+        first = np.argsort(-values, kind="stable")[: self.settings.top]
+        return {"spearman": float(spearmanr(own, values).statistic), "rise": float(own[first].mean())}
+
+    def risen(self, batch: Any, residual: Float[Tensor, "n_texts n_tokens d_model"]) -> float:
+        """The measure with `residual` as the stream after the SAE's layer at each text's last token."""
+        return float(self.measure(run_above(self.loaded.model, batch, self.layer, residual).log_softmax(-1)))
+
+
+def word_tokens(loaded: LoadedModel, word: str, prefix: str | None) -> list[int]:
+    """The tokens with which a word begins at the beginning of an answer, small or capital. Raises ConfigError for no token."""
+    tokens = {ids[0] for ids in behind(loaded.tokenizer, sorted({word, word.capitalize()}), prefix) if ids}
+    if not tokens or loaded.tokenizer.unk_token_id in tokens:
+        raise ConfigError(f"searches: the model's tokenizer has no token for {word!r}; choose a word that it can write")
+    return sorted(tokens)
+
+
+def correlation(a: Sequence[float] | Float[np.ndarray, " n"], b: Sequence[float]) -> float | None:
+    """Pearson's r, or None of fewer than three or of constant values."""
+    if len(a) < 3 or np.ptp(a) == 0 or np.ptp(b) == 0:
+        return None
+    return float(np.corrcoef(a, b)[0, 1])
+
+
+def mean_size(values: Sequence[float]) -> float | None:
+    """The mean of the absolute values."""
+    return float(np.mean(np.abs(values))) if values else None
