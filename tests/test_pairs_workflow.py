@@ -183,7 +183,7 @@ def of_vector(vector: str, a: str = "", **changes: Any) -> dict[str, Any]:
             of_vector("lion", saes={"o": {"model": "o", "point": "mlp_out"}, "m": {"point": "mlp_out"}}, a="m"),
             "pairs.x.vector: a vector is added at resid_post, and SAE m reads mlp_out, where the models would be turned",
         ),
-        ({"pairs": {"a/b": {"b": ""}}}, "'a/b' cannot name a model, SAE, vector, pair, hierarchy, search or variant"),
+        ({"pairs": {"a/b": {"b": ""}}}, "'a/b' cannot name a model, SAE, vector or the like"),
         (
             {"pairs": {"x": {"b": ""}}, "datasets": {"pair-x": {"teacher": "none"}}},
             "'pair-x' cannot name a dataset: one of the study's models, SAEs, vectors or pairs has a folder of that name",

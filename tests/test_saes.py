@@ -118,7 +118,7 @@ def test_the_laboratory_reads_every_sae(finished: Project) -> None:
             "searches.s.sae: out reads mlp_out; by influence",
         ),
         ({"searches": {"s": {"sae": "wid", "positive": ["Hi."]}}}, "searches.s.sae: no such SAE of saes 'wid'"),
-        ({"saes": {"a/b": {}}}, "'a/b' cannot name a model, SAE, vector, pair, hierarchy, search or variant"),
+        ({"saes": {"a/b": {}}}, "'a/b' cannot name a model, SAE, vector or the like"),
         ({"saes": {"mine": {"folder": "somewhere"}}}, "saes.mine: a study's SAEs are all trained here, all of"),
         ({"saes": {"mine": {"context": 64}}}, "saes.mine.context: all SAEs of a study are trained on the same text"),
         (

@@ -336,11 +336,8 @@ CASES = [
         refused({"datasets": {name: {"file": "mine.csv"}}}, "cannot name a dataset: use up to 64 ASCII letters")
         for name in NAMES
     ),
-    *(
-        refused({"student_variants": {name: {}}}, "cannot name a model, SAE, vector, pair, hierarchy or variant")
-        for name in VARIANTS
-    ),
-    *(refused({"models": {name: {}}}, "cannot name a model, SAE, vector, pair, hierarchy or variant") for name in VARIANTS),
+    *(refused({"student_variants": {name: {}}}, "cannot name a model, SAE, vector or the like") for name in VARIANTS),
+    *(refused({"models": {name: {}}}, "cannot name a model, SAE, vector or the like") for name in VARIANTS),
     *(refused({"results": root}, "results: ", "such as results, results/NAME or /data/NAME") for root in ROOTS),
     *FITTING,
     *RIGHT,

@@ -56,7 +56,7 @@ class FiringOn:
         texts = [*positive, *negative]
         asked = [texts, *self.random_texts(texts, contexts, settings.nulls, settings.seed)]
         strengths = self.strengths([ids for each in asked for ids in each], settings.position == "last")
-        scores = [found(part, len(positive)) for part in np.split(strengths, len(asked))]
+        scores = [on_all(part, len(positive)) for part in np.split(strengths, len(asked))]
         best_by_chance = np.array([score.max() for score in scores[1:]])
         own = scores[0]
         p = (1 + (best_by_chance[:, None] >= own).sum(0)) / (1 + len(best_by_chance))
@@ -117,7 +117,7 @@ class FiringOn:
             yield [contexts[k][: places[k][length - 1] + 1] for k, length in zip(drawn, lengths, strict=True)]
 
 
-def found(strengths: Float[np.ndarray, "n_texts n_known"], n_positive: int) -> Float[np.ndarray, " n_known"]:
+def on_all(strengths: Float[np.ndarray, "n_texts n_known"], n_positive: int) -> Float[np.ndarray, " n_known"]:
     """The least strength on the positive texts, which come first; 0 where a feature fires on one of the others."""
     least = strengths[:n_positive].min(0)
     return np.where((strengths[n_positive:] > 0).any(0), 0.0, least)

@@ -191,7 +191,7 @@ def check_variants(study: "Study") -> None:
     for name in [name for _, names in (*kinds_of_folders(study), ("", study.student_variants)) for name in names]:
         if not VARIANT.fullmatch(name):
             raise ValueError(
-                f"{_short(name)} cannot name a model, SAE, vector, pair, hierarchy, search or variant: use up to 64 ASCII "
+                f"{_short(name)} cannot name a model, SAE, vector or the like: use up to 64 ASCII "
                 "letters, digits, '.', '-' and '_', the first a letter or digit"
             )
     for name, changed in study.models.items():
