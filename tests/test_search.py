@@ -61,7 +61,7 @@ def lab(plain: Path, contexts: list[list[int]], tmp_path_factory: pytest.TempPat
 def searched(plain: Path, lab: Path, **settings: Any) -> dict[str, Any]:
     search = lab / "search.json"
     files = (lab / "sae/sae.json", lab / "features.parquet", lab / "text.parquet")
-    said = search_features(plain, *files, search, Search(**settings), 1e9, {"of": "it"})
+    said = search_features(plain, *files, search, Search(**settings).model_dump(), 1e9, {"of": "it"})
     plot_search(search, lab / "search.png")
     result = read_json(search)
     assert (lab / "search.png").stat().st_size > 5_000

@@ -28,14 +28,21 @@ TOKENS = 5
 
 
 def search_features(
-    model: Path, sae: Path, features: Path, text: Path, search: Path, settings: Search, max_norm: float, stamp: Stamp
+    model: Path,
+    sae: Path,
+    features: Path,
+    text: Path,
+    search: Path,
+    entry: dict[str, Any],
+    max_norm: float,
+    stamp: Stamp,
 ) -> str:
     """Write `search.json`: the features that a search finds, in their order; returns a line for the log.
 
     `features` is the SAE's `features.parquet`, `text` the contexts that features were read on. Features that fire on too few of
     these to be known are left out. Raises ConfigError where nothing can be searched for.
     """
-    loaded, table = load(model), read_parquet(features)
+    loaded, table, settings = load(model), read_parquet(features), Search.model_validate(entry)
     known = table.filter(~pl.col("dead") & ~pl.col("rare"))["feature"].to_numpy()
     if not len(known):
         raise ConfigError(f"no feature of {sae} fires often enough to be searched for")

@@ -227,4 +227,4 @@ def max_norm(study: Study, node: Node) -> Settings:
 
 def search(study: Study, node: Node) -> Settings:
     """What a search asks for."""
-    return {"search": study.searches[node.variant].stamped()}
+    return {"entry": study.searches[node.variant].stamped()}
