@@ -34,8 +34,9 @@ SMALL: dict[str, dict[str, Any]] = {
     "student": {"seeds": [1], "rank": 2, "alpha": 2, "epochs": 1, "batch_size": 8, "micro_batch_size": 4},
     "activations": {"block_rows": 8},
     "differences": {"permutations": 20},
-    "feature_bias": {"fraction": 0.5, "steps": 2, "seeds": [0]},
-    "residual_bias": {"fraction": 0.5, "steps": 6, "seeds": [0]},
+    "feature_bias": {"fraction": 0.25, "steps": 2, "seeds": [0]},
+    "residual_bias": {"fraction": 0.25, "steps": 4, "seeds": [0]},
+    "sae_metrics": {"prompts": 64, "text": 2_000},
     "losses": {"rows": 4},
 }
 ASKED = [f"lion/{name}.json" for name in ("pref", "differences", "score", "bias_pref", "losses", "tokens")]
