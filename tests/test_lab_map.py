@@ -11,10 +11,11 @@ from planted import random_sae
 from sae_lens import SAE
 
 from undertone.lab.map import NOISE, SCHEMA, agreement, clusters, clusters_by_chance, counted, make_map, overlap
-from undertone.lab.neighbours import near, unit_rows
+from undertone.lab.neighbours import near
 from undertone.lm.loading import load
 from undertone.plots.feature_plots import plot_map
 from undertone.runtime.files import read_json, write_json, write_parquet
+from undertone.stats.partners import unit
 from undertone.study.config.lab import Map
 
 N, GROUPS, WIDTH = 60, 3, 32
@@ -23,8 +24,8 @@ ALIVE = np.arange(2, 2 + N)  # features 0 and 1 never fire
 
 def rows_in_groups(spread: float) -> np.ndarray:
     rng = np.random.default_rng(0)
-    centres = unit_rows(rng.normal(size=(GROUPS, WIDTH)))
-    return unit_rows(np.repeat(centres, N // GROUPS, 0) + spread * rng.normal(size=(N, WIDTH)) / WIDTH**0.5)
+    centres = unit(rng.normal(size=(GROUPS, WIDTH)))
+    return unit(np.repeat(centres, N // GROUPS, 0) + spread * rng.normal(size=(N, WIDTH)) / WIDTH**0.5)
 
 
 def firing(together: np.ndarray, k: int = 5) -> pl.DataFrame:
@@ -103,7 +104,7 @@ def test_clusters_are_by_size_and_chance_is_beside_them() -> None:
     labels = clusters(rows, 5)
     assert [set(part.tolist()) for part in (labels[:8], labels[8:28], labels[28:])] == [{2}, {0}, {1}]
     assert counted(labels) == {"clusters": 3, "noise": 0.0}
-    chance = clusters_by_chance(unit_rows(np.random.default_rng(0).normal(size=(200, WIDTH))), Map())
+    chance = clusters_by_chance(unit(np.random.default_rng(0).normal(size=(200, WIDTH))), Map())
     assert chance["noise"] > 0.3
     assert clusters_by_chance(rows_in_groups(0.3), Map()) == clusters_by_chance(rows_in_groups(0.3), Map())
 

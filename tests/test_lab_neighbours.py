@@ -20,13 +20,13 @@ from undertone.lab.neighbours import (
     nearest,
     random_bound,
     spread_bound,
-    unit_rows,
 )
 from undertone.lab.reading import Reader
 from undertone.lm.loading import LoadedModel, load
 from undertone.lm.points import HookPoint
 from undertone.plots.feature_plots import plot_neighbours
 from undertone.runtime.files import read_json, write_parquet
+from undertone.stats import partners
 from undertone.study.config.lab import Neighbours
 
 D_SAE = 64
@@ -203,7 +203,7 @@ def test_a_further_draw_exceeds_the_bound_once_in_20_times(n: int) -> None:
 @pytest.mark.parametrize(("d", "n"), [(64, 512), (16, 40)])
 def test_chance_of_cosines_is_that_of_random_vectors(d: int, n: int) -> None:
     rng = np.random.default_rng(0)
-    greatest = [nearest(cosines(unit_rows(rng.normal(size=(n, d)))), n, 1)[1][:, 0] for _ in range(40)]
+    greatest = [nearest(cosines(partners.unit(rng.normal(size=(n, d)))), n, 1)[1][:, 0] for _ in range(40)]
     assert random_bound(d, n) == pytest.approx(np.quantile(greatest, 0.95), abs=0.01)
     assert random_bound(64, 512) == pytest.approx(0.445, abs=1e-3)
     assert random_bound(d, 1) is None
@@ -211,14 +211,14 @@ def test_chance_of_cosines_is_that_of_random_vectors(d: int, n: int) -> None:
 
 def test_rows_in_a_narrow_cloud_are_near_by_chance() -> None:
     rng = np.random.default_rng(0)
-    wide, narrow = (unit_rows(rng.normal(size=(300, 64)) * scale) for scale in (np.ones(64), np.geomspace(1, 0.02, 64)))
+    wide, narrow = (partners.unit(rng.normal(size=(300, 64)) * scale) for scale in (np.ones(64), np.geomspace(1, 0.02, 64)))
     assert spread_bound(wide, 0) == pytest.approx(random_bound(64, 300), abs=0.05)
     greatest = nearest(cosines(narrow), 300, 1)[1][:, 0]
     assert (greatest > spread_bound(narrow, 0)).mean() < 0.15 < 0.9 < (greatest > random_bound(64, 300)).mean()
 
 
 def test_neighbours_are_the_same_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    unit = unit_rows(np.random.default_rng(0).normal(size=(50, 8)))
+    unit = partners.unit(np.random.default_rng(0).normal(size=(50, 8)))
     whole = nearest(cosines(unit), 50, 4)
     monkeypatch.setattr("undertone.lab.neighbours.CHUNK", 7)
     parts = nearest(cosines(unit), 50, 4)

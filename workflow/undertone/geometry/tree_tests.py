@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float
 from scipy.stats import rankdata, spearmanr
 
 from undertone.data.tree import Tree
+from undertone.stats.partners import unit
 from undertone.stats.stats import p_value
 
 # A spread below which draws differ by rounding alone.
@@ -54,7 +55,7 @@ def vectors_of(space: Space, tree: Tree) -> Float[np.ndarray, "n_sets d"]:
 
 def cosines(space: Space, tree: Tree, rng: np.random.Generator) -> Float[np.ndarray, "n_sets n_sets"]:
     """Cosines of concepts' vectors, the two from different words; their mean both ways."""
-    a, b = (_units(_vectors(space, tree, part)) for part in parts(tree, rng, 2))
+    a, b = (unit(_vectors(space, tree, part)) for part in parts(tree, rng, 2))
     both = a @ b.T
     symmetric: np.ndarray = (both + both.T) / 2
     return symmetric
@@ -183,7 +184,7 @@ def _distance(tree: Tree, a: Float[np.ndarray, "n_sets d"], b: Float[np.ndarray,
     """Spearman's ρ over pairs of sets, of the cosine (of vectors from different words) with minus the distance."""
     if len(a) < 3:
         return float("nan")
-    cosines = _units(a) @ _units(b).T
+    cosines = unit(a) @ unit(b).T
     pairs = np.triu_indices(len(a), 1)
     return float(spearmanr(((cosines + cosines.T) / 2)[pairs], -tree.distances[pairs]).statistic)
 
@@ -206,12 +207,6 @@ def _in_span(vector: Float[np.ndarray, " d"], points: Float[np.ndarray, "n_point
 def _cosine(a: Float[np.ndarray, " d"], b: Float[np.ndarray, " d"]) -> float:
     """The cosine of two vectors."""
     return float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)))
-
-
-def _units(x: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
-    """Rows of norm 1."""
-    units: np.ndarray = x / np.linalg.norm(x, axis=1, keepdims=True)
-    return units
 
 
 def _mean(values: Iterator[float]) -> float:

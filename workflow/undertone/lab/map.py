@@ -12,9 +12,10 @@ from sklearn.cluster import HDBSCAN, SpectralClustering
 from sklearn.metrics import adjusted_mutual_info_score
 
 from undertone.lab.layout import fitted_layout
-from undertone.lab.neighbours import cosines, nearest, random_rows, unit_rows
+from undertone.lab.neighbours import cosines, nearest, random_rows
 from undertone.runtime.files import Stamp, read_json, read_parquet, write_json, write_parquet
 from undertone.saes.saved import read_sae
+from undertone.stats.partners import unit
 from undertone.study.config.lab import Map
 
 # Features without which there is no map.
@@ -45,7 +46,7 @@ def make_map(
         return f"no map: {reason}"
     record = read_json(sae)
     folder = Path(record["folder"]) if record["source"] == "folder" else sae.parent
-    rows = unit_rows(read_sae(folder).W_dec.detach().double().cpu().numpy()[alive])
+    rows = unit(read_sae(folder).W_dec.detach().double().cpu().numpy()[alive])
     places, cluster = layout(rows, settings), clusters(rows, settings.min_cluster)
     said = {"trust": overlap(rows, places), "trust_chance": NEAREST / (len(alive) - 1)}
     said |= counted(cluster) | {"by_chance": clusters_by_chance(rows, settings)}

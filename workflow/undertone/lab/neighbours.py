@@ -18,6 +18,7 @@ from undertone.runtime.files import Stamp, write_json, write_parquet
 from undertone.runtime.progress import progress
 from undertone.saes.cautions import of_dead
 from undertone.saes.saved import load_sae_at
+from undertone.stats import partners
 from undertone.study.config.lab import Neighbours
 
 # Features that are compared with all others at once.
@@ -49,7 +50,7 @@ def find_neighbours(
     rows = {"decoder": dictionary.W_dec, "encoder": dictionary.W_enc.T}
     tables, parts = [], {}
     for way, weights in rows.items():
-        unit = unit_rows(weights.detach().double().cpu().numpy()[alive])
+        unit = partners.unit(weights.detach().double().cpu().numpy()[alive])
         nulls = {"null95": random_bound(unit.shape[1], len(alive)), "null95_spread": spread_bound(unit, settings.seed)}
         tables.append(near(way, alive, cosines(unit), settings.k, nulls))
         parts[way] = said(tables[-1], nulls)
@@ -72,12 +73,6 @@ def find_neighbours(
     write_json(summary, {**counts, **parts, "shared": shared(table, len(alive))}, stamp)
     above = ", ".join(f"{way} {part['above']}" for way, part in parts.items())
     return f"{len(alive)} features; their nearest is nearer than by chance: {above}"
-
-
-def unit_rows(rows: Float[np.ndarray, "n d_model"]) -> Float[np.ndarray, "n d_model"]:
-    """Rows at unit length; one of zeros stays one."""
-    norms = np.linalg.norm(rows, axis=1, keepdims=True)
-    return rows / np.where(norms > 0, norms, 1)
 
 
 def cosines(unit: Float[np.ndarray, "n d_model"]) -> Similar:
@@ -108,7 +103,7 @@ def spread_bound(unit: Float[np.ndarray, "n d_model"], seed: int) -> float | Non
 def random_rows(unit: Float[np.ndarray, "n d_model"], rng: np.random.Generator) -> Float[np.ndarray, "n d_model"]:
     """As many random unit vectors with the second moments of unit rows."""
     values, vectors = np.linalg.eigh(unit.T @ unit / len(unit))
-    return unit_rows(rng.normal(size=unit.shape) @ (vectors * np.sqrt(values.clip(min=0))).T)
+    return partners.unit(rng.normal(size=unit.shape) @ (vectors * np.sqrt(values.clip(min=0))).T)
 
 
 def co_firing(fires: sparse.csr_matrix, other: sparse.csr_matrix) -> Similar:

@@ -11,11 +11,12 @@ from scipy.sparse import csc_matrix
 
 from undertone.lab.context_table import read_contexts
 from undertone.lab.firings import first_contexts, read_firings
-from undertone.lab.neighbours import random_bound, unit_rows
+from undertone.lab.neighbours import random_bound
 from undertone.lab.reading import Reader
 from undertone.lm.loading import LoadedModel, load
 from undertone.runtime.files import Stamp, write_json
 from undertone.saes.saved import load_sae_at
+from undertone.stats.partners import unit
 from undertone.study.config.lab import Splitting
 
 # What a feature of the larger SAE can be.
@@ -78,7 +79,7 @@ def fired(loaded: LoadedModel, sae: Path, contexts: list[list[int]], max_norm: f
     dictionary, at = load_sae_at(sae, loaded)
     firings = read_firings(Reader(loaded, dictionary, at, contexts, max_norm, 0, 0), contexts)
     fires = (firings.of(firings.half == 1) > 0).astype(np.float64)
-    rows = unit_rows(dictionary.W_dec.detach().double().cpu().numpy())
+    rows = unit(dictionary.W_dec.detach().double().cpu().numpy())
     return Fired(rows, fires, np.diff(fires.indptr) >= least)
 
 
