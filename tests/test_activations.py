@@ -73,7 +73,7 @@ def saved(record: Path, loaded: LoadedModel, tmp_path_factory: pytest.TempPathFa
     """A random SAE after layer 0 as `sae.json` records it."""
     home = tmp_path_factory.mktemp("sae")
     random_sae(loaded).save_model(home)
-    told = {"source": "trained", "folder": None, "release": None, "id": None, "layer": 0}
+    told = {"source": "trained", "folder": None, "release": None, "id": None, "layer": 0, "hook_point": hook_point(0)}
     write_json(home / "sae.json", told, {})
     return home / "sae.json"
 

@@ -12,6 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from test_activations import PERSONA, random_sae
 
+from undertone.lm.hooks import hook_point
 from undertone.lm.loading import LoadedModel
 from undertone.read.activations import read_activations, read_teacher_activations
 from undertone.read.differences import compare_activations
@@ -31,7 +32,8 @@ DIFFERENCES = {"permutations": 199, "top": 4, "examples": 2}
 def saved(loaded: LoadedModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("sae")
     random_sae(loaded).save_model(home)
-    write_json(home / "sae.json", {"source": "trained", "folder": None, "release": None, "id": None, "layer": LAYER}, {})
+    written = {"source": "trained", "folder": None, "release": None, "id": None, "layer": LAYER}
+    write_json(home / "sae.json", written | {"hook_point": hook_point(LAYER)}, {})
     return home / "sae.json"
 
 

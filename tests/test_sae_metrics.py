@@ -154,7 +154,8 @@ def test_text_is_prompts_and_questions_under_every_persona(loaded, tmp_path):
 def test_metrics_are_written_with_their_stamp(record, loaded, perfect, tmp_path):
     perfect.cfg.metadata.hook_name = f"blocks.{LAYER}.hook_resid_post"
     perfect.save_model(tmp_path / "sae")
-    (tmp_path / "sae/sae.json").write_text(json.dumps({"source": "trained", "layer": LAYER}))
+    written = {"source": "trained", "layer": LAYER, "hook_point": perfect.cfg.metadata.hook_name}
+    (tmp_path / "sae/sae.json").write_text(json.dumps(written))
     write_parquet(tmp_path / "prompts.parquet", pl.DataFrame({"prompt": ["Write 3 numbers: 12, 13."] * 3}), {})
     (tmp_path / "questions.txt").write_text("Which animal?\n")
     write_parquet(tmp_path / "text.parquet", pl.DataFrame({"row": [0, 1], "ids": [[2, 9, 10, 11], [2, 12, 13]]}), {})
