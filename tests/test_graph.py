@@ -80,9 +80,11 @@ TRANSFORMED = {
     "separated": {"from": "mixed", "transform": "without", "other": "owl"},
 }
 CONTROLS = yaml.safe_load((REPOSITORY / "config/controls.yaml").read_text())
+# The SAE at the layer of the vector that is added in another model.
+EVERY = {**CONFIG, "sae": {"layer": 1}}
 STUDIES: dict[str, dict[str, Any]] = {
-    "every kind of dataset": CONFIG,
-    "teachers that clamp": {**CONFIG, "teacher": {"steer": {"mode": "clamp"}}},
+    "every kind of dataset": EVERY,
+    "teachers that clamp": {**EVERY, "teacher": {"steer": {"mode": "clamp"}}},
     "contrasts, losses without students": {
         "teachers": ["prompt", "steer"],
         "teacher": {"steer": {"vector": "contrast"}},
