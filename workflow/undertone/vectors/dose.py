@@ -127,9 +127,8 @@ def written(
     asked = load_texts(questions, "pref.questions")[: settings.samples]
     with steered(loaded, direction.steering(direction.unit, scale)):
         passed = passing(loaded, users, None, Teacher(), sampling, numbers)
-        answers = sampled_answers(
-            loaded, prompt_ids(loaded.tokenizer, asked), 1, settings.max_new_tokens, sampling.batch_size, settings.seed
-        )
+        prompts = prompt_ids(loaded.tokenizer, asked) if asked else []  # a chat template refuses to write nothing
+        answers = sampled_answers(loaded, prompts, 1, settings.max_new_tokens, sampling.batch_size, settings.seed)
     return {"pass_rate": len(passed) / len(users), "texts": [answer for (answer,) in answers]}
 
 
