@@ -79,6 +79,8 @@ def nodes(of: Study) -> set[Node]:
         stages = {name for name in single if STAGES[name].variants == axis}
         found -= {Node(name) for name in stages}
         found |= {Node(name, None, each) for name in stages for each in getattr(of, axis)}
+    without = [name for name, pair in of.pairs.items() if not pair.vector]
+    found -= {Node(name, None, pair) for name in ("transplant", "transplant_plot") for pair in without}
     for name, stage in STAGES.items():
         variants = ["", *of.student_variants] if stage.variants == "students" else [""]
         if name == "reading_plot":

@@ -18,7 +18,7 @@ from undertone.lm.chat import encode, prompt_ids
 from undertone.lm.loading import LoadedModel, load
 from undertone.runtime.errors import ConfigError
 from undertone.runtime.files import read_json
-from undertone.study.config.search import Search
+from undertone.study.config.search_settings import Search
 
 LIONS, OWLS, RAISES = 11, 12, 13
 TOPS = {"activation": "score", "attribution": "lost", "influence": "score"}

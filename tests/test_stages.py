@@ -136,7 +136,7 @@ def test_a_reading_knows_the_targets_feature_and_the_comparison_every_animals() 
 
 
 def test_without_an_sae_what_needs_none_is_read() -> None:
-    bare = study(teachers=["prompt"], model={"name": "a/model", "revision": "a" * 40}, saes=None, pairs=None)
+    bare = study(teachers=["prompt"], model={"name": "a/model", "revision": "a" * 40}, saes=None, pairs=None, searches=None)
     found = {node.stage for node in ancestors(bare, Node("losses", "lion"))}
     assert not {"sae", "feature_bias", "steer"} & found
     assert {"pretrained", "residual_bias", "differences"} <= found

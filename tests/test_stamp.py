@@ -387,7 +387,7 @@ def test_the_version_of_a_file_is_that_of_its_content(tmp_path: Path) -> None:
 def test_a_local_models_stamp_holds_the_contents_of_the_files_that_are_loaded(tmp_path: Path) -> None:
     for name in ("config.json", "model.safetensors", "notes.txt"):
         (tmp_path / name).write_text(json.dumps({"num_hidden_layers": 2, "hidden_size": 32}))
-    own = study(model={"name": str(tmp_path)}, saes=None, pairs=None, teachers=["prompt"])
+    own = study(model={"name": str(tmp_path)}, saes=None, pairs=None, searches=None, teachers=["prompt"])
     before = {node: stamp(own, node) for node in (Node("pretrained"), Node("student", "lion"))}
     assert f"{tmp_path}/model.safetensors" in before[Node("student", "lion")]["files"]
     (tmp_path / "notes.txt").write_text("other")

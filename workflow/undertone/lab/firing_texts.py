@@ -15,7 +15,7 @@ from undertone.lm.loading import LoadedModel
 from undertone.lm.points import HookPoint
 from undertone.runtime.errors import ConfigError
 from undertone.runtime.progress import progress
-from undertone.study.config.search import Search
+from undertone.study.config.search_settings import Search
 
 # Of the quantiles of a feature's positive activations in `features.parquet`, the .99 one is the unit of its strength.
 HIGH = -1

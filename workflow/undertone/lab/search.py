@@ -21,7 +21,7 @@ from undertone.lm.loading import LoadedModel, load
 from undertone.runtime.errors import ConfigError
 from undertone.runtime.files import Stamp, read_parquet, write_json
 from undertone.saes.saved import load_sae, load_sae_at
-from undertone.study.config.search import Search
+from undertone.study.config.search_settings import Search
 
 # Tokens that a feature is shown with.
 TOKENS = 5

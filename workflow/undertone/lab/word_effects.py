@@ -22,7 +22,7 @@ from undertone.lm.suffix import prefill, run_above
 from undertone.runtime.errors import ConfigError
 from undertone.runtime.progress import progress
 from undertone.saes.decoder import directions
-from undertone.study.config.search import Search
+from undertone.study.config.search_settings import Search
 
 Baselines = dict[str, Float[np.ndarray, " n_known"]]
 

@@ -23,7 +23,7 @@ from undertone.study.config.measure import Bridge, Diagnosis, Indirect, ModelMet
 from undertone.study.config.models import Model
 from undertone.study.config.pair_settings import Across, Layers, Matches, Pair, Rotation, Similarity, Synthetic
 from undertone.study.config.saes import Sae, SaeMetrics, Store
-from undertone.study.config.search import Search
+from undertone.study.config.search_settings import Search
 from undertone.study.config.students import Student
 from undertone.study.config.teachers import Teacher
 from undertone.study.config.vectors import Cloud, Decomposition, Dose, Downstream, MakeVector, Restore, Vector

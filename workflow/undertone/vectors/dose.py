@@ -127,8 +127,13 @@ def written(
     asked = load_texts(questions, "pref.questions")[: settings.samples]
     with steered(loaded, direction.steering(direction.unit, scale)):
         passed = passing(loaded, users, None, Teacher(), sampling, numbers)
-        prompts = prompt_ids(loaded.tokenizer, asked) if asked else []  # a chat template refuses to write nothing
-        answers = sampled_answers(loaded, prompts, 1, settings.max_new_tokens, sampling.batch_size, settings.seed)
+        answers = (
+            sampled_answers(
+                loaded, prompt_ids(loaded.tokenizer, asked), 1, settings.max_new_tokens, sampling.batch_size, settings.seed
+            )
+            if asked
+            else []
+        )
     return {"pass_rate": len(passed) / len(users), "texts": [answer for (answer,) in answers]}
 
 
