@@ -48,7 +48,7 @@ CASES = [
     ("results/tables/transfer.json", {"name": "small"}, "this study's name is small, .* in results/tables/small/"),
     (
         "results/sae/sae.json",
-        {"model": {"name": "a/b", "revision": "a" * 40}, "saes": None, "pairs": None, "teachers": []},
+        {"model": {"name": "a/b", "revision": "a" * 40}, "saes": None, "pairs": None, "searches": None, "teachers": []},
         "the study names no SAE for a/b",
     ),
 ]
