@@ -122,6 +122,13 @@ def test_attribution_estimates_what_is_lost_without_a_feature(plain: Path, lab: 
     assert result["baselines"]["attribution"] > result["baselines"]["density"]
 
 
+def test_where_no_feature_is_left_to_compare_with_none_lies_beyond_chance(plain: Path, lab: Path) -> None:
+    result = searched(plain, lab, by="attribution", positive=["Which animal?"], word="lion", verify=64)
+    assert result["null"] == {"features": 0, "lost_95": None}
+    assert result["beyond_chance"] == 0
+    assert {row["p"] for row in result["features"]} == {1.0}
+
+
 def test_attribution_is_what_is_lost_where_a_feature_adds_little(plain: Path, lab: Path) -> None:
     """The measure is then linear in it: both agree, feature by feature."""
     loaded, sae = load(plain), planted(plain)

@@ -15,6 +15,7 @@ from undertone.lm.loading import LoadedModel
 from undertone.lm.points import HookPoint
 from undertone.runtime.errors import ConfigError
 from undertone.runtime.progress import progress
+from undertone.stats.stats import p_value
 from undertone.study.config.search_settings import Search
 
 # Of the quantiles of a feature's positive activations in `features.parquet`, the .99 one is the unit of its strength.
@@ -59,7 +60,7 @@ class FiringOn:
         scores = [on_all(part, len(positive)) for part in np.split(strengths, len(asked))]
         best_by_chance = np.array([score.max() for score in scores[1:]])
         own = scores[0]
-        p = (1 + (best_by_chance[:, None] >= own).sum(0)) / (1 + len(best_by_chance))
+        p = np.asarray(p_value(own, best_by_chance))
         order = [k for k in np.argsort(-own, kind="stable") if own[k] > 0]
         least = strengths[: len(positive)]
         return {

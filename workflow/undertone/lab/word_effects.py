@@ -22,6 +22,7 @@ from undertone.lm.suffix import prefill, run_above
 from undertone.runtime.errors import ConfigError
 from undertone.runtime.progress import progress
 from undertone.saes.decoder import directions
+from undertone.stats.stats import p_value
 from undertone.study.config.search_settings import Search
 
 Baselines = dict[str, Float[np.ndarray, " n_known"]]
@@ -104,17 +105,21 @@ class WordEffects:
                 lost[int(k)] = measured - self.without(acts, int(self.known[k]))
                 bar.update()
         null = np.abs([lost[int(k)] for k in drawn])
-        p = {k: (1 + int((null >= abs(lost[k])).sum())) / (1 + len(null)) for k in lost}
         chosen = first["attribution"].tolist()
         return {
             "measure": measured,
             "searched": int(fires.sum()),
-            "beyond_chance": int((np.abs([lost[k] for k in chosen]) > null.max(initial=0.0)).sum()),
+            "beyond_chance": int((np.abs([lost[k] for k in chosen]) > null.max()).sum()) if len(null) else 0,
             "r": correlation(attribution[taken], [lost[int(k)] for k in taken]),
             "null": {"features": len(null), "lost_95": quantile(null)},
             "baselines": {name: mean_size([lost[k] for k in order.tolist()]) for name, order in first.items()},
             "features": [
-                {"feature": int(self.known[k]), "score": float(attribution[k]), "lost": lost[k], "p": p[k]}
+                {
+                    "feature": int(self.known[k]),
+                    "score": float(attribution[k]),
+                    "lost": lost[k],
+                    "p": float(p_value(abs(lost[k]), null)),
+                }
                 for k in chosen[: self.settings.top]
             ],
         }
@@ -142,7 +147,7 @@ class WordEffects:
                 random *= self.rows[feature].norm() / random.norm()
                 null[k] = self.risen(batch, residual + (missing * random).to(residual)) - measured
                 bar.update()
-        p = (1 + (null[:, None] >= own).sum(0)) / (1 + len(null))
+        p = np.asarray(p_value(own, null))
         order = np.argsort(-own, kind="stable")
         return {
             "measure": measured,
