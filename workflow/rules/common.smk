@@ -160,9 +160,14 @@ def text_of_sae(wildcards):
     return text_of(STUDY.model_of(variant_of(wildcards)))
 
 
+def of_sae(name, file="sae.json"):
+    """A file of one of the study's `saes`; without a name, of its own."""
+    return result(f"sae-{name}/{file}" if name else f"sae/{file}")
+
+
 def as_wide_as(wildcards):
     """`sae.json` of the SAEs that an SAE's features are looked for in."""
-    return [result(f"sae-{name}/sae.json" if name else "sae/sae.json") for name in STUDY.as_wide(variant_of(wildcards))]
+    return [of_sae(name) for name in STUDY.as_wide(variant_of(wildcards))]
 
 
 def text_of(model):

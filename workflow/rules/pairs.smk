@@ -16,7 +16,7 @@ def saes_of(wildcards):
 
 def of_saes(file):
     """A file of each of a pair's SAEs."""
-    return lambda wildcards: [result(f"sae-{sae}/{file}" if sae else f"sae/{file}") for sae in saes_of(wildcards)]
+    return lambda wildcards: [of_sae(sae, file) for sae in saes_of(wildcards)]
 
 
 def models_of_pair(wildcards):

@@ -10,12 +10,7 @@ def sae_of_search(wildcards):
 
 def of_searched(file):
     """A file of that SAE."""
-
-    def of(wildcards):
-        name = sae_of_search(wildcards)
-        return result(f"sae-{name}/{file}" if name else f"sae/{file}")
-
-    return of
+    return lambda wildcards: of_sae(sae_of_search(wildcards), file)
 
 
 rule search:

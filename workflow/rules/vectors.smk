@@ -18,7 +18,7 @@ def asked_under_personas(file):
 def sae_of_vector(wildcards):
     """`sae.json` of the SAE whose feature a vector is."""
     entry = vector_entry(wildcards)
-    return result(f"sae-{entry.sae}/sae.json" if entry.sae else "sae/sae.json") if entry.kind == "feature" else []
+    return of_sae(entry.sae) if entry.kind == "feature" else []
 
 
 def teacher_of_vector(wildcards):
@@ -43,8 +43,7 @@ def steered_teacher_of(wildcards):
 
 def saes_after_vector(wildcards):
     """`sae.json` of the SAEs at the vector's layer or later."""
-    names = saes_after(STUDY, variant_of(wildcards))
-    return [result(f"sae-{name}/sae.json" if name else "sae/sae.json") for name in names]
+    return [of_sae(name) for name in saes_after(STUDY, variant_of(wildcards))]
 
 
 rule vector:
