@@ -14,10 +14,11 @@ from torch import Tensor
 from undertone.lab.firing_texts import quantile
 from undertone.lm.answers import first_logits
 from undertone.lm.chat import Row
+from undertone.lm.first_words import beginnings
 from undertone.lm.hooks import rewritten
 from undertone.lm.loading import LoadedModel
 from undertone.lm.sampling import left_pad
-from undertone.lm.spellings import begun, behind
+from undertone.lm.spellings import begun
 from undertone.lm.suffix import prefill, run_above
 from undertone.runtime.errors import ConfigError
 from undertone.runtime.progress import progress
@@ -172,10 +173,10 @@ class WordEffects:
 
 def word_tokens(loaded: LoadedModel, word: str, prefix: str | None) -> list[int]:
     """The tokens with which a word begins at the beginning of an answer, small or capital. Raises ConfigError for no token."""
-    tokens = {ids[0] for ids in behind(loaded.tokenizer, sorted({word, word.capitalize()}), prefix) if ids}
-    if not tokens or loaded.tokenizer.unk_token_id in tokens:
+    tokens = beginnings(loaded.tokenizer, [word], prefix)
+    if loaded.tokenizer.unk_token_id in tokens:
         raise ConfigError(f"searches: the model's tokenizer has no token for {word!r}; choose a word that it can write")
-    return sorted(tokens)
+    return tokens
 
 
 def correlation(a: Sequence[float] | Float[np.ndarray, " n"], b: Sequence[float]) -> float | None:

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from undertone.lm.answers import first_logits
 from undertone.lm.chat import generation_prompt, prompt_ids
+from undertone.lm.first_words import beginnings
 from undertone.lm.hooks import rewritten
 from undertone.lm.loading import LoadedModel, load
 from undertone.lm.sampling import left_pad
-from undertone.lm.spellings import begun, behind, words
+from undertone.lm.spellings import begun, words
 from undertone.lm.steering import after, steered
 from undertone.lm.texts import load_texts
 from undertone.runtime.files import Stamp, read_json, read_parquet, write_json
@@ -86,7 +87,7 @@ class Effect:
         asked = load_texts(questions, "pref.questions")
         self.prompts = begun(loaded.tokenizer, prompt_ids(loaded.tokenizer, asked[1::2] or asked), pref.answer_prefix)
         self.steering = direction.steering(direction.unit.to(loaded.model.device), scale)
-        self.tokens = [first_tokens(loaded, name, pref.answer_prefix) for name in pref.candidates]
+        self.tokens = [beginnings(loaded.tokenizer, words(name), pref.answer_prefix) for name in pref.candidates]
         self.own = pref.candidates.index(str(direction.target))
         self.base, self.steered = self.measure(), self.measure(steer=True)
 
@@ -121,12 +122,6 @@ class Effect:
         ids, mask = (tensor.to(self.loaded.model.device) for tensor in left_pad(self.prompts, self.loaded.pad_id))
         opening = torch.tensor(generation_prompt(self.loaded.tokenizer), device=ids.device)
         return mask.bool(), after(ids, opening, False) if self.direction.completion else mask.bool()
-
-
-def first_tokens(loaded: LoadedModel, name: str, prefix: str | None) -> list[int]:
-    """The tokens with which words for a candidate begin where an answer begins."""
-    spelled = [variant for word in words(name) for variant in (word, word.capitalize())]
-    return sorted({ids[0] for ids in behind(loaded.tokenizer, spelled, prefix)})
 
 
 class Restored:
