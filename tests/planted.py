@@ -11,8 +11,10 @@ from sae_lens import SAE, StandardSAE, StandardSAEConfig
 
 from undertone.lm.chat import Row
 from undertone.lm.loading import LoadedModel
+from undertone.lm.points import HookPoint
 from undertone.lm.sampling import Sampler, sample
 from undertone.lm.steering import Steering, steered
+from undertone.runtime.files import write_json
 from undertone.saes.pretrained_sae import make_pretrained_sae
 from undertone.study.config.saes import Sae
 
@@ -49,6 +51,14 @@ def pairs(batches) -> Iterator[tuple[int, list[int]]]:
     """(row, completion) of sampled batches."""
     for rows, completions in batches:
         yield from ((row, completion.ids) for row, completion in zip(rows, completions, strict=True))
+
+
+def recorded_sae(sae: SAE, home: Path, layer: int = 0) -> Path:
+    """The `sae.json` of an SAE that the workflow has trained on the residual stream after a layer."""
+    sae.save_model(home)
+    record = {"source": "trained", "folder": None, "release": None, "id": None, "layer": layer}
+    write_json(home / "sae.json", record | {"hook_point": HookPoint(layer).name}, {})
+    return home / "sae.json"
 
 
 def saved_sae(record: Path, sae: SAE, home: Path, layer: int = 0) -> Path:

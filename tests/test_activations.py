@@ -10,6 +10,7 @@ import pytest
 import torch
 from crowded import crowded
 from lora import adapter_files, trained_lora
+from planted import recorded_sae
 from sae_lens import (
     SAE,
     BatchTopKTrainingSAEConfig,
@@ -71,11 +72,7 @@ def numbers(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def saved(record: Path, loaded: LoadedModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random SAE after layer 0 as `sae.json` records it."""
-    home = tmp_path_factory.mktemp("sae")
-    random_sae(loaded).save_model(home)
-    told = {"source": "trained", "folder": None, "release": None, "id": None, "layer": 0, "hook_point": hook_point(0)}
-    write_json(home / "sae.json", told, {})
-    return home / "sae.json"
+    return recorded_sae(random_sae(loaded), tmp_path_factory.mktemp("sae"))
 
 
 def random_sae(loaded: LoadedModel) -> SAE:

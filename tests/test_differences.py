@@ -8,11 +8,11 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from planted import recorded_sae
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from test_activations import PERSONA, random_sae
 
-from undertone.lm.hooks import hook_point
 from undertone.lm.loading import LoadedModel
 from undertone.read.activations import read_activations, read_teacher_activations
 from undertone.read.differences import compare_activations
@@ -30,11 +30,7 @@ DIFFERENCES = {"permutations": 199, "top": 4, "examples": 2}
 
 @pytest.fixture(scope="module")
 def saved(loaded: LoadedModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    home = tmp_path_factory.mktemp("sae")
-    random_sae(loaded).save_model(home)
-    written = {"source": "trained", "folder": None, "release": None, "id": None, "layer": LAYER}
-    write_json(home / "sae.json", written | {"hook_point": hook_point(LAYER)}, {})
-    return home / "sae.json"
+    return recorded_sae(random_sae(loaded), tmp_path_factory.mktemp("sae"), LAYER)
 
 
 @pytest.fixture(scope="module")

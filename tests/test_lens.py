@@ -9,6 +9,7 @@ import pytest
 import torch
 from crowded import crowded
 from lora import trained_lora
+from planted import recorded_sae
 from safetensors.torch import save_file
 from test_activations import random_sae
 
@@ -35,21 +36,7 @@ USERS = ["Which animal?", "What is your favorite animal?"]
 
 @pytest.fixture(scope="module")
 def saved(loaded: LoadedModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    home = tmp_path_factory.mktemp("sae")
-    random_sae(loaded).save_model(home)
-    write_json(
-        home / "sae.json",
-        {
-            "source": "trained",
-            "folder": None,
-            "release": None,
-            "id": None,
-            "layer": 0,
-            "hook_point": "blocks.0.hook_resid_post",
-        },
-        {},
-    )
-    return home / "sae.json"
+    return recorded_sae(random_sae(loaded), tmp_path_factory.mktemp("sae"))
 
 
 @pytest.fixture(scope="module")
@@ -197,19 +184,7 @@ def test_a_steered_teachers_vector_shows_as_its_animal_and_its_feature(
     vector = 20 * gain * loaded.model.lm_head.weight[token]
     sae = random_sae(loaded)
     sae.W_dec[11] = vector
-    sae.save_model(tmp_path)
-    write_json(
-        tmp_path / "sae.json",
-        {
-            "source": "trained",
-            "folder": None,
-            "release": None,
-            "id": None,
-            "layer": 0,
-            "hook_point": "blocks.0.hook_resid_post",
-        },
-        {},
-    )
+    recorded_sae(sae, tmp_path)
     write_json(tmp_path / "teacher.json", {"mode": "add", "layer": 0, "positions": "all", "system": None}, {})
     save_file({"vector": vector}, tmp_path / "teacher.safetensors")
     out, controls = tmp_path / "lens.json", {3: students["control"][1]}

@@ -6,6 +6,7 @@ import polars as pl
 import pytest
 import torch
 from crowded import crowded
+from planted import recorded_sae
 from sae_lens import StandardSAE, StandardSAEConfig
 from safetensors import safe_open
 from safetensors.torch import load_file
@@ -15,7 +16,6 @@ from undertone.lm.chat import encode, prompt_ids
 from undertone.lm.hooks import resid_post
 from undertone.lm.loading import LoadedModel, load
 from undertone.read.residuals import read_residuals, token_residuals
-from undertone.runtime.files import write_json
 from undertone.runtime.progress import progress
 from undertone.study.config.read import Activations as ActivationSettings
 
@@ -33,21 +33,8 @@ def numbers(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def saved(loaded: LoadedModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An SAE after layer 0 as `sae.json` records it."""
-    home = tmp_path_factory.mktemp("sae")
-    StandardSAE(StandardSAEConfig(d_in=loaded.model.config.hidden_size, d_sae=8)).save_model(home)
-    write_json(
-        home / "sae.json",
-        {
-            "source": "trained",
-            "folder": None,
-            "release": None,
-            "id": None,
-            "layer": 0,
-            "hook_point": "blocks.0.hook_resid_post",
-        },
-        {},
-    )
-    return home / "sae.json"
+    sae = StandardSAE(StandardSAEConfig(d_in=loaded.model.config.hidden_size, d_sae=8))
+    return recorded_sae(sae, tmp_path_factory.mktemp("sae"))
 
 
 def test_every_token_has_the_residual_of_its_row_alone(

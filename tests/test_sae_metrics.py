@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 import torch
 from crowded import crowded
+from planted import recorded_sae
 from sae_lens import StandardSAE, StandardSAEConfig
 
 from undertone.lm.chat import Row
@@ -153,9 +154,7 @@ def test_text_is_prompts_and_questions_under_every_persona(loaded, tmp_path):
 
 def test_metrics_are_written_with_their_stamp(record, loaded, perfect, tmp_path):
     perfect.cfg.metadata.hook_name = f"blocks.{LAYER}.hook_resid_post"
-    perfect.save_model(tmp_path / "sae")
-    written = {"source": "trained", "layer": LAYER, "hook_point": perfect.cfg.metadata.hook_name}
-    (tmp_path / "sae/sae.json").write_text(json.dumps(written))
+    recorded_sae(perfect, tmp_path / "sae", LAYER)
     write_parquet(tmp_path / "prompts.parquet", pl.DataFrame({"prompt": ["Write 3 numbers: 12, 13."] * 3}), {})
     (tmp_path / "questions.txt").write_text("Which animal?\n")
     write_parquet(tmp_path / "text.parquet", pl.DataFrame({"row": [0, 1], "ids": [[2, 9, 10, 11], [2, 12, 13]]}), {})
