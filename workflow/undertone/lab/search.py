@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
+from jaxtyping import Float, Int
 
 from undertone.lab.context_table import read_contexts
 from undertone.lab.firing_texts import FiringOn
@@ -62,12 +63,12 @@ def search_features(
     return said(described, result)
 
 
-def density(table: pl.DataFrame, known: np.ndarray) -> np.ndarray:
+def density(table: pl.DataFrame, known: Int[np.ndarray, " n_known"]) -> Float[np.ndarray, " n_known"]:
     """How often each known feature fires, share of tokens."""
     return table["density"].to_numpy()[known]
 
 
-def direct(loaded: LoadedModel, effects: WordEffects, known: np.ndarray) -> np.ndarray:
+def direct(loaded: LoadedModel, effects: WordEffects, known: Int[np.ndarray, " n_known"]) -> Float[np.ndarray, " n_known"]:
     """What each known feature's decoder row adds to the logit of the word, if no layer came after it."""
     rows = effects.rows[torch.as_tensor(known, device=effects.rows.device)]
     return np.array([float(direct_logits(loaded.model, row)[effects.tokens].max()) for row in rows])
