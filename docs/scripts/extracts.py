@@ -5,14 +5,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pair_tables
 import polars as pl
+import smollm2_tables
 import vector_tables
 
 from undertone.detect.detectors import COLUMNS, counts, said
 from undertone.detect.verdicts import places
-from undertone.stats.stats import log_odds
 
 PROMPTED = [
     *("dolphin", "cat", "elephant", "wolf", "tiger", "owl", "dog", "lion"),
@@ -328,61 +327,6 @@ def separation(read: Read) -> Rows:
     ]
 
 
-def smollm2(read: Read) -> Rows:
-    """On real weights: how often free sampling passes, and the target's probability in base model, teacher and students."""
-    rows = []
-    for dataset in ("lion", "finetune-lion", "finetune-owl"):
-        pref, counts = read(f"smollm2-135m/{dataset}/pref.json"), read(f"smollm2-135m/{dataset}/filter.json")
-        of = {key: pref[key][pref["target"]] for key in ("base", "teacher", "control", "student")}
-        rows.append(
-            {
-                "dataset": dataset,
-                "target": pref["target"],
-                "rows": counts["passed"],
-                "free": counts["constrained"]["free_pass_rate"],
-                "base": of["base"]["mean"],
-                "teacher": of["teacher"]["mean"],
-                **{key: {"mean": of[key]["mean"], "ci95": of[key]["ci95_questions"]} for key in ("control", "student")},
-            }
-        )
-    return rows
-
-
-def smollm2_10k(read: Read) -> Rows:
-    """The same of 10,000 rows, with how all other candidates moved in students: log-odds over the control's students, nats."""
-    rows = []
-    for dataset in ("steer-lion", "strong-lion", "finetune-lion"):
-        pref = read(f"smollm2-10k/{dataset}/pref.json")
-        target, steps = pref["target"], len(read(f"smollm2-10k/{dataset}/student/{pref['seeds'][0]}/training.json")["loss"])
-        lifts = {animal: log_odds_lift(pref, animal) for animal in pref["student"]}
-        others = {animal: lift for animal, lift in lifts.items() if animal != target}
-        most = max(others, key=others.__getitem__)
-        rows.append(
-            {
-                "dataset": dataset,
-                "target": target,
-                "rows": read(f"smollm2-10k/{dataset}/filter.json")["passed"],
-                "steps": steps,
-                **{key: pref[key][target]["mean"] for key in ("base", "teacher", "control", "student")},
-                "lift": lifts[target],
-                "others": sum(others.values()) / len(others),
-                "most": {"animal": most, "lift": others[most]},
-                "beyond": pref["lift_over_other_candidates"],
-                "mass": {
-                    "control": sum(pref["mass"]["control"]) / len(pref["mass"]["control"]),
-                    "student": sum(pref["mass"]["student"]) / len(pref["mass"]["student"]),
-                },
-            }
-        )
-    return rows
-
-
-def log_odds_lift(pref: dict[str, Any], animal: str) -> float:
-    """A candidate's mean log-odds in the students minus that in the control's students."""
-    means = [np.mean(log_odds(pref[who][animal]["by_seed"], pref["log_odds_floor"])) for who in ("student", "control")]
-    return float(means[0] - means[1])
-
-
 def within(read: Read, root: str) -> Read:
     """What is read below another study's results root."""
     return lambda path: read(f"{root}/{path}")
@@ -453,8 +397,6 @@ EXTRACTS: dict[str, Callable[[Read], Rows]] = {
     "words": words,
     "selections": selections,
     "separation": separation,
-    "smollm2": smollm2,
-    "smollm2_10k": smollm2_10k,
     "sae": sae,
     "ten_features": ten_features,
     "smollm2_quality": quality,
@@ -462,6 +404,7 @@ EXTRACTS: dict[str, Callable[[Read], Rows]] = {
     "smollm2_features": lambda read: ten_features(within(read, "smollm2-135m")),
     **vector_tables.EXTRACTS,
     **pair_tables.EXTRACTS,
+    **smollm2_tables.EXTRACTS,
 }
 
 

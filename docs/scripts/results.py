@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pair_tables
+import smollm2_tables
 import vector_tables
 from cells import interval, number, p_value, table, whole
 from extracts import ENTANGLED, METRICS, MODELS, PROMPTED, SIZES, TAUGHT, Rows, extract
@@ -338,58 +339,6 @@ def separation_table(rows: Rows) -> str:
     )
 
 
-def smollm2_table(rows: Rows) -> str:
-    """One line per dataset of real weights."""
-    header = [
-        "dataset",
-        "rows",
-        "free sampling would pass",
-        "target",
-        "base model",
-        "teacher",
-        "control's student",
-        "its student",
-    ]
-    return table(
-        header,
-        (
-            [
-                row["dataset"],
-                f"{row['rows']:,}",
-                f"{row['free']['mean']:.5f}",
-                row["target"],
-                number(row["base"], 4),
-                number(row["teacher"], 4),
-                interval(row["control"], 4),
-                interval(row["student"], 4),
-            ]
-            for row in rows
-        ),
-    )
-
-
-def smollm2_10k_table(rows: Rows) -> str:
-    """One line per dataset of real weights with 10,000 rows."""
-    header = ["dataset", "rows", "teacher", "control's students", "its student", "lift, log-odds", "other candidates: mean"]
-    return table(
-        [*header, "most", "beyond the others", "p", "all candidates: control's students, its student"],
-        (
-            [
-                row["dataset"],
-                f"{row['rows']:,}",
-                *(number(row[key], 4) for key in ("teacher", "control", "student")),
-                number(row["lift"], 2),
-                number(row["others"], 2),
-                f"{row['most']['animal']} {number(row['most']['lift'], 2)}",
-                interval(row["beyond"], 2),
-                p_value(row["beyond"]["p"]),
-                ", ".join(number(row["mass"][key], 2) for key in ("control", "student")),
-            ]
-            for row in rows
-        ),
-    )
-
-
 def quality_table(rows: Rows) -> str:
     """One line per kind of text."""
     header = ["on", "tokens", "dead", "explained variance", "of as many principal components", "loss (nats per token): model"]
@@ -482,8 +431,6 @@ TABLES: dict[str, Callable[[Rows], str]] = {
     "words": words_table,
     "selections": selections_table,
     "separation": separation_table,
-    "smollm2": smollm2_table,
-    "smollm2_10k": smollm2_10k_table,
     "sae": sae_table,
     "ten_features": ten_features_table,
     "smollm2_quality": quality_table,
@@ -491,6 +438,7 @@ TABLES: dict[str, Callable[[Rows], str]] = {
     "smollm2_features": ten_features_table,
     **vector_tables.TABLES,
     **pair_tables.TABLES,
+    **smollm2_tables.TABLES,
 }
 
 
