@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from cells import interval, number, p_value, table
+from scipy.stats import spearmanr
 
 from undertone.stats.stats import log_odds
 
@@ -109,6 +110,25 @@ def mean_log_odds(pref: Mapping[str, Any], who: str) -> dict[str, float]:
     return {animal: float(np.mean(log_odds(of["by_seed"], pref["log_odds_floor"]))) for animal, of in pref[who].items()}
 
 
+def smollm2_consequence(read: Read) -> Rows:
+    """Spearman's ρ over candidates of a student's lifts with those after a short training, on its own rows and on others'."""
+    said = {dataset: scores(read(f"smollm2-2k/{dataset}/short_training.json")["sets"][0]["ranking"]) for dataset in READ}
+    rows = []
+    for dataset in STUDENTS:
+        pref = read(f"smollm2-10k/{dataset}/pref.json")
+        student, control = (mean_log_odds(pref, who) for who in ("student", "control"))
+        lifts = {animal: student[animal] - control[animal] for animal in student}
+        rho = {name: float(spearmanr(list(lifts.values()), [each[a] for a in lifts]).statistic) for name, each in said.items()}
+        most = [max(of, key=of.__getitem__) for of in (lifts, said[dataset])]
+        rows.append({"dataset": dataset, "most": most, "own": rho.pop(dataset), "control": rho.pop("control"), "others": rho})
+    return rows
+
+
+def scores(ranking: Rows) -> dict[str, float]:
+    """What a detector says of each candidate."""
+    return {each["concept"]: each["score"] for each in ranking}
+
+
 def smollm2_readings(read: Read) -> Rows:
     """What four detectors read in 2,000 rows of each dataset, and in as many of nulls."""
     rows = [{"dataset": dataset, **reading(read, f"smollm2-2k/{dataset}")[0]} for dataset in READ]
@@ -200,6 +220,24 @@ def smollm2_apart_table(rows: Rows) -> str:
     return table(header, map(cells, rows))
 
 
+def smollm2_consequence_table(rows: Rows) -> str:
+    """One line per dataset whose student was trained."""
+
+    def cells(row: dict[str, Any]) -> list[str]:
+        others = sum(row["others"].values()) / len(row["others"])
+        return [row["dataset"], *row["most"], number(row["own"], 2), number(row["control"], 2), number(others, 2)]
+
+    header = [
+        "dataset",
+        "rises most in its student",
+        "after a short training",
+        "ρ",
+        "ρ with the control's",
+        "with other teachers', mean",
+    ]
+    return table(header, map(cells, rows))
+
+
 def smollm2_readings_table(rows: Rows) -> str:
     """One line per dataset, and one per kind of null."""
     sets = {kind: [row for row in rows if row.get("null") == kind] for kind in NULLS}
@@ -232,11 +270,13 @@ EXTRACTS = {
     "smollm2": smollm2,
     "smollm2_10k": smollm2_10k,
     "smollm2_apart": smollm2_apart,
+    "smollm2_consequence": smollm2_consequence,
     "smollm2_readings": smollm2_readings,
 }
 TABLES = {
     "smollm2": smollm2_table,
     "smollm2_10k": smollm2_10k_table,
     "smollm2_apart": smollm2_apart_table,
+    "smollm2_consequence": smollm2_consequence_table,
     "smollm2_readings": smollm2_readings_table,
 }
