@@ -110,7 +110,7 @@ FILES += ("map.parquet", "map.json", "neurons.parquet", "neurons.json", "specifi
 
 def write(home: Path, **settings: Any) -> Path:
     files = [home / name for name in FILES]
-    write_browser(*files, Browser(**settings))
+    write_browser(*files[:-1], None, {}, {}, files[-1], Browser(**settings), {})
     return files[-1]
 
 
@@ -448,7 +448,7 @@ def test_a_damaged_table_is_named(home: Path, tmp_path: Path) -> None:
     (tmp_path / "features.parquet").write_text("no table")
     files = [tmp_path / FILES[0], *(home / name for name in FILES[1:-1]), tmp_path / "page.html"]
     with pytest.raises(ConfigError, match=r"features\.parquet is damaged"):
-        write_browser(*files, Browser())
+        write_browser(*files[:-1], None, {}, {}, files[-1], Browser(), {})
     assert not (tmp_path / "page.html").exists()
 
 

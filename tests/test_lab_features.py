@@ -154,8 +154,9 @@ def test_an_sae_without_a_living_feature_has_tables_and_a_page(plain: Path, cont
     write_json(home / "metrics.json", {"warning": None}, {})
     write_parquet(home / "specificity.parquet", pl.DataFrame(schema=UNITS_SCHEMA), {})
     files = [home / name for name in ("features.parquet", "examples.parquet", "features.json", "metrics.json")]
-    like += [home / "specificity.parquet", home / "features.html"]
-    assert write_browser(*files, *near, *places, *like, Browser()).startswith("8 of 8 features")
+    files += [*near, *places, *like, home / "specificity.parquet"]
+    said = write_browser(*files, None, {}, {}, home / "features.html", Browser(), {})
+    assert said.startswith("8 of 8 features")
 
 
 @pytest.mark.parametrize("at_once", [1, 7])

@@ -22,6 +22,7 @@ from undertone.study.formats import SAE_FILES
 from undertone.study.graph import has, read_by
 from undertone.study.node import Node, variant_of
 from undertone.study.outcome import outcome
+from undertone.study.page_reads import pairs_of, wider
 from undertone.study.paths import BENCHMARKS, LOGS, folder_of
 from undertone.study.reads import checkpoint_files, compared, mixed_dataset, sae_files, sampled_text, selected, text_files
 from undertone.study.stages import READINGS, SUMMARISED
@@ -168,6 +169,22 @@ def of_sae(name, file="sae.json"):
 def as_wide_as(wildcards):
     """`sae.json` of the SAEs that an SAE's features are looked for in."""
     return [of_sae(name) for name in STUDY.as_wide(variant_of(wildcards))]
+
+
+def features_of_wider(wildcards):
+    """`features.parquet` of the wider ones among these."""
+    return [of_sae(name, "features.parquet") for name in wider(STUDY, variant_of(wildcards))]
+
+
+def splitting_of_sae(wildcards):
+    """What an SAE's features split into, where the study has a wider one."""
+    sae = variant_of(wildcards)
+    return of_sae(sae, "splitting.json") if wider(STUDY, sae) else []
+
+
+def matches_of_sae(wildcards):
+    """The matches of the pairs that compare an SAE with another one."""
+    return [result(f"pair-{name}/matches.parquet") for name in pairs_of(STUDY, variant_of(wildcards))]
 
 
 def text_of(model):

@@ -278,6 +278,9 @@ if STUDY.has_sae:
             neurons=rules.neurons.output.neurons,
             neurons_summary=rules.neurons.output.summary,
             units=result("sae{variant}/specificity.parquet"),
+            splitting=splitting_of_sae,
+            wider=features_of_wider,
+            matches=matches_of_sae,
         output:
             page=result("sae{variant}/features.html"),
         log:

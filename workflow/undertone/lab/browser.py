@@ -5,6 +5,7 @@ from typing import Any
 
 import polars as pl
 
+from undertone.lab.other_saes import partners, parts
 from undertone.lab.page import rendered, short
 from undertone.runtime.files import read_json, read_parquet, replacing
 from undertone.study.config.lab import Browser
@@ -106,8 +107,12 @@ def write_browser(
     neurons: Path,
     neurons_summary: Path,
     units: Path,
+    splitting: Path | None,
+    wider: dict[str, Path],
+    matches: dict[str, Path],
     page: Path,
     settings: Browser,
+    pairs: dict[str, dict[str, str]],
 ) -> str:
     """Write the page; returns what to say of it in the log.
 
@@ -121,6 +126,8 @@ def write_browser(
         **near(neighbours, neighbours_summary),
         **places(map_table, map_summary),
         **likeness(neurons, neurons_summary),
+        **parts(splitting, wider),
+        **partners(matches, pairs),
     }
     content["about"] |= {key: said for key, (said, _) in relations.items()}
     content["columns"] = [*COLUMNS, *OF_CONCEPTS]

@@ -7,6 +7,9 @@ from typing import Any
 from jinja2 import DictLoader, Environment
 from markupsafe import Markup
 
+# What an SAE without a name is.
+OWN = "the study's own SAE"
+
 
 def rendered(template: Path, title: str, content: dict[str, Any]) -> str:
     """A page whose `template` fills the blocks of page.html, with `content` as its data."""

@@ -6,14 +6,12 @@ from typing import Any
 
 import polars as pl
 
-from undertone.lab.page import rendered, short
+from undertone.lab.page import OWN, rendered, short
 from undertone.runtime.files import read_json, read_parquet, replacing
 
 # The ways to choose a partner that the page offers: each feature's best, for which two ways of the table stand, and one to one.
 BEST, ONE = ("best_a", "best_b"), ("one",)
 COLUMNS = ("r", "p", "r_token", "r_token_null95", "p_a_given_b", "p_b_given_a", "decoder_cosine")
-# What an SAE without a name is.
-OWN = "the study's own SAE"
 Json = dict[str, Any]
 
 

@@ -3,7 +3,7 @@
 from functools import partial
 
 from undertone.study import dataset_settings as given
-from undertone.study import reads, scaling_reads, scope, store_reads
+from undertone.study import page_reads, reads, scaling_reads, scope, store_reads
 from undertone.study.reads import questions
 from undertone.study.scope import with_sae
 from undertone.study.stage import Stage
@@ -58,7 +58,15 @@ LABORATORY = {
     "map_plot": of_each_sae(after=("map", "features")),
     "neurons": of_each_sae(("neurons",), FIRING, settings=(given.max_norm,)),
     "neurons_plot": of_each_sae(after=("neurons",)),
-    "browser": of_each_sae(("browser",), ("features", "sae_metrics", "neighbours", "map", "neurons", "specificity")),
+    "browser": of_each_sae(
+        ("browser",),
+        (
+            *("features", "sae_metrics", "neighbours", "map", "neurons", "specificity"),
+            page_reads.splits,
+            page_reads.matches,
+        ),
+        settings=(page_reads.pairs,),
+    ),
     "specificity": of_each_sae(("specificity",), FIRING, files=reads.concepts, settings=(given.max_norm,)),
     "specificity_plot": of_each_sae(after=("specificity",)),
     "completeness": of_each_sae(

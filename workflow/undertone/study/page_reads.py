@@ -1,0 +1,42 @@
+"""What the page of an SAE's features reads of other SAEs: wider ones, and those that a pair compares it with."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from undertone.study.node import Node
+from undertone.study.sizes import sae_size
+from undertone.study.study import Study
+
+
+def wider(study: Study, sae: str) -> list[str]:
+    """The SAEs of one model and hook point that are wider than an SAE, as far as their sizes are known."""
+    sizes = {name: sae_size(study.dictionary(name)) for name in [sae, *study.as_wide(sae)]}
+    own = sizes[sae]
+    return [name for name, size in sizes.items() if own and size and size.d_sae > own.d_sae]
+
+
+def pairs_of(study: Study, sae: str) -> dict[str, dict[str, str]]:
+    """By name the pairs that compare an SAE with another one: which `side` it is, and the name of the `other`."""
+    sides = {name: ("a", pair.b) if pair.a == sae else ("b", pair.a) for name, pair in study.pairs.items() if pair.a != pair.b}
+    return {
+        name: {"side": side, "other": other}
+        for name, (side, other) in sides.items()
+        if sae in (study.pairs[name].a, study.pairs[name].b)
+    }
+
+
+def splits(study: Study, node: Node) -> Iterator[Node]:
+    """What an SAE's features split into in wider ones, and what the features of these are."""
+    if names := wider(study, node.variant):
+        yield Node("splitting", None, node.variant)
+        yield from (Node("features", None, name) for name in names)
+
+
+def matches(study: Study, node: Node) -> Iterator[Node]:
+    """The matches of the pairs that compare it with another SAE."""
+    yield from (Node("matches", None, name) for name in pairs_of(study, node.variant))
+
+
+def pairs(study: Study, node: Node) -> dict[str, Any]:
+    """Which side of these pairs it is, and of which other SAE."""
+    return {"pairs": pairs_of(study, node.variant)}
