@@ -32,7 +32,13 @@ def written(folder: Path, baseline: bool = True) -> tuple[Path, dict[str, Path]]
     share = {"split": 0.2, "same": 0.2, "near": 0.2, "novel": 0.4}
     about = {"alive": 9, "null95": 0.4, "shares": share, "hierarchies": 0.0}
     excess = {"children": 0.0, "parents": 0.05, "hierarchies": 0.0} if baseline else None
-    wide = {**about, "d_sae": 24, "split_parents": 0.25, "excess": excess, "trees": [tree(SPLIT, [0, 7, 23]), tree(BOTH, [3, 4])]}
+    wide = {
+        **about,
+        "d_sae": 24,
+        "split_parents": 0.25,
+        "excess": excess,
+        "trees": [tree(SPLIT, [0, 7, 23]), tree(BOTH, [3, 4])],
+    }
     seed = {**about, "d_sae": N, "split_parents": 0.2, "excess": None, "trees": [tree(BOTH, [8, 9]), tree(BY_CHANCE, [1, 2])]}
     others = {"wide": wide, **({"seed1": seed} if baseline else {})}
     result = {"d_sae": N, "alive": 9, "same": 0.9, "split": 0.7, "baselines": ["seed1"] if baseline else [], "others": others}
@@ -125,8 +131,9 @@ def test_the_card_shows_parts_with_what_another_training_gives(page: Path) -> No
         choose(id);
         const own = document.querySelector('[data-parts="wide"]');
         const rows = [...own.querySelectorAll("li")];
-        said[id] = [own.querySelector("p").textContent, rows.map((row) => [row.className, row.querySelector("a").getAttribute("href"),
-          [...row.querySelectorAll(".chip")].map((each) => each.textContent), row.lastChild.textContent])];
+        const shown = (row) => [row.className, row.querySelector("a").getAttribute("href"),
+          [...row.querySelectorAll(".chip")].map((each) => each.textContent), row.lastChild.textContent];
+        said[id] = [own.querySelector("p").textContent, rows.map(shown)];
       }
       choose(4);
       said.dead = document.querySelectorAll("#others").length;
@@ -151,9 +158,11 @@ def test_the_card_shows_matches_with_their_chance_and_where_they_lie(page: Path)
       const of = (name) => document.querySelector(`[data-pair="${name}"]`);
       const links = (name) => [...of(name).querySelectorAll("a")].map((each) => each.getAttribute("href"));
       choose(1);
-      const said = { own: [of("seeds").textContent, links("seeds"), links("mine"), of("mine").querySelector("h4").textContent] };
+      const title = of("mine").querySelector("h4").textContent;
+      const said = { own: [of("seeds").textContent, links("seeds"), links("mine"), title] };
       choose(2);
-      said.trivial = [of("seeds").querySelector(".mark").textContent, of("seeds").querySelector(".mark").title, of("seeds").querySelector("li").className];
+      const mark = of("seeds").querySelector(".mark");
+      said.trivial = [mark.textContent, mark.title, of("seeds").querySelector("li").className];
       choose(5);
       said.none = [of("seeds").textContent, links("seeds")];
       for (const feature of data.features) choose(feature.id);
@@ -194,9 +203,9 @@ def test_hostile_tokens_of_other_saes_are_text(page: Path) -> None:
 @pytest.mark.parametrize("width", [390, 1280])
 def test_the_card_is_no_wider_than_the_window(page: Path, width: int) -> None:
     script = """
-      const frame = document.createElement("div");
       choose(1);
-      const wide = [...document.querySelectorAll("#others *")].filter((each) => each.getBoundingClientRect().right > innerWidth + 1);
+      const right = (each) => each.getBoundingClientRect().right;
+      const wide = [...document.querySelectorAll("#others *")].filter((each) => right(each) > innerWidth + 1);
       say([innerWidth, document.querySelectorAll("#others > .relations > div").length, wide.length]);
     """
     inner, lists, wide = asked(page, script, f"--window-size={width},900")

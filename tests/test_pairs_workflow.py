@@ -9,6 +9,7 @@ from typing import Any
 import polars as pl
 import pytest
 from PIL import Image
+from test_other_saes import data_of
 
 from undertone.runtime.errors import ConfigError
 from undertone.runtime.files import read_json
@@ -138,6 +139,30 @@ def test_a_pair_is_stale_by_its_own_settings(finished: Project, tmp_path: Path) 
         "Plot what a rotation of the pair-seeds carries over",
         "Compare the layers of the pair-seeds",
         "Plot the layers of the pair-seeds",
+    }
+
+
+def test_the_page_of_features_shows_matches_and_parts_and_is_stale_with_them(finished: Project, tmp_path: Path) -> None:
+    project = finished.copy(tmp_path / "project")
+    project.configure(saes={"seed1": {"seed": 1}, "other": {"model": "other", "tokens": 4_000}, "wide": {"d_sae": 96}})
+    page = "results/sae/features.html"
+    project.forked(page)
+    content = data_of(project.root / page)
+    one = of(project, "seeds")[0].filter(way="one")
+    shown = {each["id"]: each["partners"]["seeds"] for each in content["features"] if "seeds" in each.get("partners", {})}
+    assert {number: match[0] for number, match in shown.items()} == dict(one.select("a", "b").iter_rows())
+    assert [shown[a][-1] for a in one["a"]] == one["tokens_b"].to_list()
+    assert set(content["about"]["partners"]) == {"seeds", "models"}  # not the pair of the SAE with itself
+    wide = read_json(project.root / "results/sae/splitting.json")["others"]["wide"]
+    parts = {each["id"]: len(each["parts"]["wide"]["children"]) for each in content["features"] if "parts" in each}
+    assert parts == {tree["parent"]: len(tree["children"]) for tree in wide["trees"]}
+    assert content["about"]["parts"]["wide"]["parents"] == pytest.approx(wide["split_parents"], rel=1e-3)
+    assert project.planned(page) == set()
+    project.configure(matches={**MATCHES, "shifts": 3})
+    assert project.planned(page) == {
+        "Match the features of the pair-seeds",
+        "Match the features of the pair-models",
+        "Write the page of the SAE's features",
     }
 
 
