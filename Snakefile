@@ -6,7 +6,7 @@
 #                                   and `models`; held_out.parquet, chats that a model trained here did not see; bridge.json, beside a hooked model
 #   sae/  sae-NAME/                 SAE in SAELens's format (unless a folder holds it), sae.json (how to load it), metrics.json;
 #                                   text.parquet, what a named model's own is trained on; features.parquet, features.json and
-#                                   examples.parquet, what each feature is; features.html, the page that shows it;
+#                                   examples.parquet, what each feature is; features.html, the page that shows it, features/{i}.html, that of one;
 #                                   neighbours, map, neurons, specificity and completeness, each a .parquet, a .json and in plots/ a
 #                                   figure; splitting.json, against wider SAEs
 #   store/{key}/                    activations on disk, on request: 0.safetensors, …, store.json; {key} is POINT.LAYER of an SAE, and -MODEL where that is
@@ -161,6 +161,7 @@ if STUDY.has_sae:
                 + rules.neurons_plot.output
                 + rules.completeness_plot.output,
                 variant=["", *(f"-{name}" for name in STUDY.saes)],
+                feature="",
             ),
             collect(
                 rules.splitting_plot.output,

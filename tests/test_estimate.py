@@ -21,11 +21,13 @@ def test_a_rule_takes_the_median_of_its_records(tmp_path: Path) -> None:
     assert seconds_of(tmp_path / "nowhere") == {}
 
 
-def test_jobs_of_null_datasets_stand_deeper_and_count_for_their_rule(tmp_path: Path) -> None:
-    for path, seconds in (("gradient/lion.jsonl", 10), ("gradient/nulls/seeds.jsonl", 30), ("costs/study.jsonl", 1)):
+def test_jobs_of_null_datasets_and_of_one_feature_stand_deeper_and_count_for_their_rule(tmp_path: Path) -> None:
+    of_null = {"gradient/lion.jsonl": 10, "gradient/nulls/seeds.jsonl": 30, "costs/study.jsonl": 1}
+    of_feature = {"browser/study-wide.jsonl": 8, "browser/study/17.jsonl": 2, "browser/study-wide/5.jsonl": 4}
+    for path, seconds in {**of_null, **of_feature}.items():
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text(f'{{"s": {seconds}}}')
-    assert seconds_of(tmp_path) == {"gradient": 20}
+    assert seconds_of(tmp_path) == {"gradient": 20, "browser": 4}
 
 
 STUDENTS = {seed: Job("student") for seed in range(6)}

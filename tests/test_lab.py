@@ -43,6 +43,19 @@ def test_every_feature_has_its_row_and_its_examples(finished: Project) -> None:
     assert finished.planned("lab") == set()
 
 
+def test_any_feature_has_a_page_of_its_own_on_request(finished: Project, tmp_path: Path) -> None:
+    project = finished.copy(tmp_path / "project")
+    page = "results/sae/features/63.html"
+    assert project.planned(page) == {f"{WRITE}/63"}
+    said = project.forked(page)
+    assert re.search(r"^sae: see results/sae/features/63\.html$", said, re.MULTILINE)
+    assert "1 of 64 features" in (project.root / "logs/browser/study/63.log").read_text()
+    assert project.planned(page) == set()
+    assert project.planned("lab") == set()
+    project.configure(browser={"max_junk": 0.9})
+    assert project.planned(page) == {f"{WRITE}/63"}
+
+
 @pytest.mark.parametrize(
     ("edit", "stale"),
     [

@@ -110,7 +110,7 @@ FILES += ("map.parquet", "map.json", "neurons.parquet", "neurons.json", "specifi
 
 def write(home: Path, **settings: Any) -> Path:
     files = [home / name for name in FILES]
-    write_browser(*files[:-1], None, {}, {}, files[-1], Browser(**settings), {})
+    write_browser(*files[:-1], None, {}, {}, files[-1], Browser(**settings), {}, "")
     return files[-1]
 
 
@@ -448,7 +448,7 @@ def test_a_damaged_table_is_named(home: Path, tmp_path: Path) -> None:
     (tmp_path / "features.parquet").write_text("no table")
     files = [tmp_path / FILES[0], *(home / name for name in FILES[1:-1]), tmp_path / "page.html"]
     with pytest.raises(ConfigError, match=r"features\.parquet is damaged"):
-        write_browser(*files[:-1], None, {}, {}, files[-1], Browser(), {})
+        write_browser(*files[:-1], None, {}, {}, files[-1], Browser(), {}, "")
     assert not (tmp_path / "page.html").exists()
 
 
@@ -461,3 +461,54 @@ def test_an_edit_of_the_template_makes_the_page_stale(tmp_path: Path, monkeypatc
         sources.code_version.cache_clear()
         versions.append(sources.code_version(tmp_path / "page.py"))
     assert len(set(versions)) == 3
+
+
+def one_of(home: Path, folder: Path, number: int) -> Path:
+    """The page of one feature."""
+    page = folder / f"{number}.html"
+    write_browser(*(home / name for name in FILES[:-1]), None, {}, {}, page, Browser(features=3), {}, f"/{number}")
+    return page
+
+
+@needs_browser
+@pytest.mark.parametrize("number", [11, 2, MISSING], ids=["rarely fires", "junk", "dead"])
+def test_any_feature_has_a_page_of_its_own_on_request_with_the_same_card(home: Path, tmp_path: Path, number: int) -> None:
+    script = """
+      const shown = (name) => getComputedStyle(name).display !== "none";
+      const buttons = [...document.querySelectorAll("#title button")].filter((each) => each.offsetParent);
+      say([$("card").querySelector("h2").textContent, document.querySelectorAll(".example").length, shown($("list")),
+        buttons.length, data.features.length, document.documentElement.scrollWidth <= innerWidth, shown($("about"))]);
+    """
+    page = one_of(home, tmp_path, number)
+    said = asked(page, script, "--window-size=1280,800")
+    assert asked(page, script, "--window-size=500,800") == said  # with its warnings on a phone, too
+    whole = asked(home / "features.html", f"choose({number}); say(document.querySelectorAll('.example').length);")
+    assert said == [f"Feature {number}", whole, False, 0, 1, True, True]
+
+
+def test_a_page_of_one_feature_holds_what_the_page_of_all_holds_of_it(home: Path, tmp_path: Path) -> None:
+    def held(page: Path) -> dict[str, Any]:
+        data = re.search(r'id="data">(.*?)</script>', page.read_text(), re.DOTALL)
+        assert data
+        content: dict[str, Any] = json.loads(data[1])
+        return content
+
+    def named(content: dict[str, Any], number: int) -> dict[str, Any]:
+        own = next(each for each in content["features"] if each["id"] == number)
+        texts = content["strings"]
+        examples = {
+            group: [[*each[:3], [texts[k] for k in each[3]], *each[4:]] for each in entries]
+            for group, entries in own["examples"].items()
+        }
+        tokens = {key: [[texts[k], value] for k, value in own[key]] for key in ("tokens", "up", "down")}
+        return {**own, **tokens, "examples": examples}
+
+    one = held(one_of(home, tmp_path, 11))
+    assert named(one, 11) == named(held(home / "features.html"), 11)
+    assert "12 features, of which this one is here, the others in features.parquet" in one["about"]["sentence"]
+
+
+def test_a_feature_that_the_sae_does_not_have_is_refused(home: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"features/12\.html: the SAE has no feature 12; ask for one from 0 to 11"):
+        one_of(home, tmp_path, N)
+    assert not (tmp_path / "12.html").exists()

@@ -155,7 +155,7 @@ def test_an_sae_without_a_living_feature_has_tables_and_a_page(plain: Path, cont
     write_parquet(home / "specificity.parquet", pl.DataFrame(schema=UNITS_SCHEMA), {})
     files = [home / name for name in ("features.parquet", "examples.parquet", "features.json", "metrics.json")]
     files += [*near, *places, *like, home / "specificity.parquet"]
-    said = write_browser(*files, None, {}, {}, home / "features.html", Browser(), {})
+    said = write_browser(*files, None, {}, {}, home / "features.html", Browser(), {}, "")
     assert said.startswith("8 of 8 features")
 
 

@@ -68,10 +68,11 @@ def matched(folder: Path) -> dict[str, Path]:
     return found
 
 
-def beside_others(home: Path, folder: Path, baseline: bool = True) -> Path:
+def beside_others(home: Path, folder: Path, baseline: bool = True, feature: str = "") -> Path:
     splitting, wider = written(folder, baseline)
-    page = folder / "features.html"
-    write_browser(*(home / name for name in FILES[:-1]), splitting, wider, matched(folder), page, Browser(), PAIRS)
+    page = folder / f"features{feature}.html"
+    page.parent.mkdir(exist_ok=True)
+    write_browser(*(home / name for name in FILES[:-1]), splitting, wider, matched(folder), page, Browser(), PAIRS, feature)
     return page
 
 
@@ -211,3 +212,9 @@ def test_the_card_is_no_wider_than_the_window(page: Path, width: int) -> None:
     inner, lists, wide = asked(page, script, f"--window-size={width},900")
     assert (lists, wide) == (3, 0)
     assert inner >= min(width, 500)  # Chromium's own least
+
+
+def test_links_of_a_page_of_one_feature_lead_out_of_its_folder(home: Path, tmp_path: Path) -> None:
+    data = data_of(beside_others(home, tmp_path, feature=f"/{SPLIT}"))
+    assert data["about"]["root"] == "../.."
+    assert set(data["features"][0]) >= {"parts", "partners"}

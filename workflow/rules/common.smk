@@ -306,6 +306,7 @@ def files_in(folder):
         ],
         "key": [*READINGS, *STUDY.sweeps, *STUDY.stores],
         "sae": ["", *(f"-{name}" for name in STUDY.saes)],
+        "feature": [""],
     }
     home = result(f"{folder}/")
     for pattern in {strip_wildcard_constraints(path) for rule in workflow.rules for path in rule.output}:

@@ -282,13 +282,14 @@ if STUDY.has_sae:
             wider=features_of_wider,
             matches=matches_of_sae,
         output:
-            page=result("sae{variant}/features.html"),
+            page=result("sae{variant}/features{feature}.html"),
         log:
-            log_of("browser", "study{variant}"),
+            log_of("browser", "study{variant}{feature}"),
         benchmark:
-            benchmark_of("browser", "study{variant}")
+            benchmark_of("browser", "study{variant}{feature}")
         wildcard_constraints:
             variant=SAES,
+            feature="(?:/(?:0|[1-9][0-9]{0,12}))?",  # all of them, or one on a page of its own
         localrule: True
         resources:
             mem_mb=gigabytes(8),
@@ -296,7 +297,7 @@ if STUDY.has_sae:
         params:
             stamp=stamp_of("browser"),
         message:
-            "Write the page of the SAE's features"
+            "Write the page of the SAE's features{wildcards.feature}"
         script:
             "../scripts/browser.py"
 

@@ -7,6 +7,7 @@ import polars as pl
 
 from undertone.lab.other_saes import partners, parts
 from undertone.lab.page import rendered, short
+from undertone.runtime.errors import ConfigError
 from undertone.runtime.files import read_json, read_parquet, replacing
 from undertone.study.config.lab import Browser
 
@@ -113,14 +114,16 @@ def write_browser(
     page: Path,
     settings: Browser,
     pairs: dict[str, dict[str, str]],
+    feature: str,
 ) -> str:
     """Write the page; returns what to say of it in the log.
 
-    Of an SAE with more than `settings.features` features it shows those that fire most often, those that are mostly junk last.
+    Of an SAE with more than `settings.features` features it shows those that fire most often, those that are mostly junk last;
+    of `feature`, "/17", that one alone, in a folder below. Raises ConfigError where the SAE has no such feature.
     """
     about = read_json(summary)
-    table = chosen(read_parquet(features), settings)
-    content = page_data(table, read_parquet(examples), about, settings)
+    table = chosen(read_parquet(features), settings) if not feature else alone(read_parquet(features), int(feature[1:]))
+    content = page_data(table, read_parquet(examples), about, settings, single=bool(feature))
     content["about"]["warnings"] = [each for each in (about["warning"], read_json(metrics)["warning"]) if each]
     relations = {
         **near(neighbours, neighbours_summary),
@@ -132,9 +135,9 @@ def write_browser(
     content["about"] |= {key: said for key, (said, _) in relations.items()}
     content["columns"] = [*COLUMNS, *OF_CONCEPTS]
     held = concepts(units)
-    for feature in content["features"]:
-        feature |= held.get(feature["id"], {})
-        feature |= {key: own[feature["id"]] for key, (_, own) in relations.items() if feature["id"] in own}
+    for each in content["features"]:
+        each |= held.get(each["id"], {})
+        each |= {key: own[each["id"]] for key, (_, own) in relations.items() if each["id"] in own}
     text = rendered(Path(__file__).with_suffix(".html"), "SAE features", content)
     with replacing(page) as temporary:
         temporary.write_text(text)
@@ -192,7 +195,16 @@ def chosen(table: pl.DataFrame, settings: Browser) -> pl.DataFrame:
     return table.sort(is_junk, -pl.col("count"), "feature").head(settings.features).sort("feature")
 
 
-def page_data(table: pl.DataFrame, examples: pl.DataFrame, about: dict[str, Any], settings: Browser) -> dict[str, Any]:
+def alone(table: pl.DataFrame, number: int) -> pl.DataFrame:
+    """One feature. Raises ConfigError where there is no such one."""
+    if number >= len(table):
+        raise ConfigError(f"features/{number}.html: the SAE has no feature {number}; ask for one from 0 to {len(table) - 1}")
+    return table.filter(pl.col("feature") == number)
+
+
+def page_data(
+    table: pl.DataFrame, examples: pl.DataFrame, about: dict[str, Any], settings: Browser, single: bool = False
+) -> dict[str, Any]:
     """What the page holds: `about` the SAE and the text, `columns`, token texts (`strings`) and a list of `features`.
 
     Tokens are indices into `strings`. A feature's `examples` are lists by group of [context, position, position of the first
@@ -228,22 +240,31 @@ def page_data(table: pl.DataFrame, examples: pl.DataFrame, about: dict[str, Any]
         gives = [[short(value) for value in row["gives"]]] if row["gives"] is not None else []
         features[row["feature"]]["examples"].setdefault(row["group"], []).append(shown + gives)
     return {
-        "about": described(about, len(features), settings),
+        "about": described(about, len(features), settings, single),
         "columns": COLUMNS,
         "strings": list(strings),
         "features": list(features.values()),
     }
 
 
-def described(about: dict[str, Any], n: int, settings: Browser) -> dict[str, Any]:
-    """What the page says of the SAE and of the text, and what its filters need."""
+def described(about: dict[str, Any], n: int, settings: Browser, single: bool) -> dict[str, Any]:
+    """What the page says of the SAE and of the text, and what its filters need.
+
+    `root` is the way from it to the results; a page of a `single` feature stands one folder deeper.
+    """
+    those = "this one is here" if single else f"the {n:,} that fire most often are here"
     parts = [
         about["model"] or "embedded model",
         about["hook_point"],
         f"{about['architecture']}, L0 {about['l0']:.3g}",
-        f"{about['d_sae']:,} features"
-        + (f", of which the {n:,} that fire most often are here, the others in features.parquet" if n < about["d_sae"] else ""),
+        f"{about['d_sae']:,} features" + (f", of which {those}, the others in features.parquet" if n < about["d_sae"] else ""),
         f"read on {about['tokens']:,} tokens in {about['contexts']:,} contexts",
     ]
     own = {key: about[key] for key in ("tokens", "min_count", "bands", "attributed")}
-    return {"sentence": " · ".join(parts), "max_junk": settings.max_junk, **own}
+    return {
+        "sentence": " · ".join(parts),
+        "max_junk": settings.max_junk,
+        "single": single,
+        "root": "../.." if single else "..",
+        **own,
+    }

@@ -97,10 +97,11 @@ def _unfit(root: str, reserved: tuple[str, ...]) -> str:
 
 def finished_jobs(folder: Path) -> list[Path]:
     """Snakemake's records of a study's finished jobs, `folder/RULE/JOB.jsonl`, but for those of what adds them up."""
-    records = sorted([*folder.glob("*/*.jsonl"), *folder.glob("*/nulls/*.jsonl"), *folder.glob("*/mixtures/*.jsonl")])
+    patterns = ("*/*.jsonl", "*/nulls/*.jsonl", "*/mixtures/*.jsonl", "browser/study*/*.jsonl")
+    records = sorted(path for pattern in patterns for path in folder.glob(pattern))
     return [path for path in records if rule_of(path, folder) not in ("costs", "costs_plot")]
 
 
 def rule_of(path: Path, folder: Path) -> str:
-    """The rule of a record; one of nulls or mixtures, `nulls/KIND` or `mixtures/DATASET`, stands a folder deeper."""
+    """The rule of a record; one of nulls, mixtures or a single feature, such as `nulls/KIND`, stands a folder deeper."""
     return path.relative_to(folder).parts[0]
