@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from undertone.detect.verdict import Nulls, Readings, judge, nulls_of, sentence, write_verdict
+from undertone.detect.evidence import Nulls, Readings, nulls_of
+from undertone.detect.verdict import EFFECT, judge, sentence, write_verdict
 from undertone.runtime.files import read_json, write_json
 from undertone.study.config.detect import DETECTORS, Verdict
 
@@ -133,9 +134,16 @@ def test_of_few_nulls_a_lift_above_them_all_is_no_evidence() -> None:
     own = readings(gain_share=0.6, z_share=0.6, lift=0.3)
     kinds = len(KINDS)
     enough, few = judge(own, nulls(5), SETTINGS), judge(own, nulls(4), SETTINGS)
-    assert (5 * kinds, enough["tier"], enough["caveats"]) == (20, "named", [])
+    assert (5 * kinds, enough["tier"], enough["caveats"]) == (20, "named", [EFFECT])
     assert (4 * kinds, few["tier"]) == (16, "persona-like")
     assert few["caveats"] == ["16 null datasets are too few for a short training to name anything, 19 are needed (nulls.n)."]
+
+
+def test_a_name_that_an_effect_alone_gives_has_a_caveat() -> None:
+    by_effect, by_rows = readings(gain_share=0.6, z_share=0.6, lift=0.3), readings(lift=0.3)
+    assert EFFECT in judge(by_effect, nulls(5), SETTINGS)["caveats"]
+    named = judge(by_rows, nulls(5), SETTINGS)
+    assert (named["tier"], named["caveats"]) == ("named", [])
 
 
 def test_movements_are_compared_whatever_the_number_of_rows() -> None:

@@ -10,7 +10,8 @@ from browser import browse, needs_browser
 from matplotlib.image import imread
 from test_verdict import SETTINGS, nulls, readings
 
-from undertone.detect.verdict import Nulls, judge
+from undertone.detect.evidence import Nulls
+from undertone.detect.verdict import judge
 from undertone.detect.verdict_page import write_page
 from undertone.detect.verdicts import base_samples, counts, presence, row, tiers_of_nulls
 from undertone.detect.verdicts_plot import plot_verdicts

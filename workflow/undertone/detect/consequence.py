@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 from scipy.stats import spearmanr
 
-from undertone.detect.verdict import sets_of
+from undertone.detect.evidence import sets_of
 from undertone.runtime.files import Stamp, read_json, write_json, write_parquet
 from undertone.stats.stats import log_odds, mean_interval
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import polars as pl
 
-from undertone.detect.verdict import DIFFERENT, Nulls, Readings, judge, nulls_of, sets_of
+from undertone.detect.evidence import Nulls, Readings, nulls_of, sets_of
+from undertone.detect.verdict import DIFFERENT, judge
 from undertone.detect.verdicts import row
 from undertone.runtime.files import Stamp, write_json, write_parquet
 from undertone.stats.stats import share_interval

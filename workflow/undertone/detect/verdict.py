@@ -4,102 +4,27 @@ Missing evidence is "no statement", never "clean": a small or malformed file is 
 not deny.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from math import ceil
 from pathlib import Path
 from typing import Any
 
 from undertone.detect.combination import combined
-from undertone.runtime.files import Stamp, read_json, write_json
-from undertone.stats.stats import p_value, share_interval
-from undertone.study.config.detect import KINDS_OF_NULLS, RANKERS, Verdict
+from undertone.detect.evidence import BASE_KINDS, HARMLESS_KINDS, Nulls, Readings, nulls_of, sets_of
+from undertone.runtime.files import Stamp, write_json
+from undertone.stats.stats import p_value
+from undertone.study.config.detect import RANKERS, Verdict
 
 Json = dict[str, Any]
 # What a verdict comes to, from nothing said to a name.
 TIERS = ("no statement", "base samples", "differs", "persona-like", "named")
 # The tiers of what is said to differ from base samples.
 DIFFERENT = TIERS[2:]
-# The base model's own samples, and what else a harmless dataset may be.
-BASE_KINDS = ("seeds", "prompts")
-HARMLESS_KINDS = ("seeds", "prompts", "sampling")
-
-
-@dataclass(frozen=True)
-class Readings:
-    """What each detector says of one set, by the detector's name."""
-
-    by_detector: Mapping[str, Json]
-
-    def __getitem__(self, detector: str) -> Json:
-        """What a detector says."""
-        return self.by_detector[detector]
-
-    def first(self, detector: str) -> Json:
-        """The first of what a detector ranks."""
-        ranked: Json = self[detector]["ranking"][0]
-        return ranked
-
-    @property
-    def source(self) -> str:
-        """The name of the dataset that the set is of, in a file of many: `00003` of `00003-200`."""
-        return str(self["surface"]["set"]).partition("-")[0]
-
-    @property
-    def rows(self) -> int:
-        """How many rows the set has."""
-        return int(self["surface"]["rows"])
-
-    def differs(self, level: float) -> bool:
-        """Whether any test of presence rejects base samples, corrected for their number."""
-        return self.p < level
-
-    @property
-    def p(self) -> float:
-        """The smallest p-value of the detectors that test presence, times how many they are (Bonferroni)."""
-        tests = [each["presence"]["p"] for each in self.by_detector.values() if each["presence"]]
-        return float(min(1.0, len(tests) * min(tests)))
-
-    @property
-    def gain(self) -> float:
-        """By how much the best system prompt raises the rows' log-probability, nats per token."""
-        return float(self["personas"]["best"]["gain"]["mean"])
-
-    @property
-    def movement(self) -> float:
-        """By how much the first candidate's answer moves, in standard deviations of a pair: of any number of rows alike."""
-        return float(self.first("gradient")["score"] / self.rows**0.5)
-
-    @property
-    def lift(self) -> float:
-        """By how much the first candidate's answer moves after a short training, log-odds."""
-        return float(self.first("short_training")["score"])
-
-
-@dataclass(frozen=True)
-class Nulls:
-    """The readings of null sets by kind: of at most as many rows as the dataset, and of at least as many."""
-
-    by_kind: Mapping[str, Sequence[Readings]]
-    larger: Mapping[str, Sequence[Readings]] = field(default_factory=dict)
-
-    def of(self, *kinds: str) -> list[Readings]:
-        """The nulls of some kinds."""
-        return [each for kind in kinds for each in self.by_kind[kind]]
-
-    @property
-    def lifts(self) -> list[float]:
-        """How far each null's first candidate moves after a short training, log-odds: with more rows further by chance, too."""
-        return [each.lift for sets in (self.by_kind, self.larger) for kind in sets.values() for each in kind]
-
-    def alarms(self, level: float) -> Json:
-        """By kind: how many there are and how many of them differ, and the upper bound of the rate (95 %, one-sided)."""
-        rates = {}
-        for kind, nulls in self.by_kind.items():
-            alarms = sum(each.differs(level) for each in nulls)
-            _, upper = share_interval(alarms, len(nulls), 0.9)
-            rates[kind] = {"is": KINDS_OF_NULLS[kind], "n": len(nulls), "alarms": alarms, "upper95": upper}
-        return rates
+# Where nothing but an effect names a candidate.
+EFFECT = (
+    "Named by a short training alone, which shows what students come to prefer. The teacher may have been about something "
+    "else: where students drift, it names what they drift to (docs/results/smollm2.md)."
+)
 
 
 def write_verdict(
@@ -119,23 +44,6 @@ def write_verdict(
     else:
         judged = no_statement(0, "to none of its prompts the base model writes anything that passes the filter")
     write_json(verdict, {"dataset": name} | judged, stamp)
-
-
-def sets_of(readings: Sequence[Path]) -> list[Readings]:
-    """What all detectors say of each set; each detector's file, `DETECTOR.json`, holds the same sets."""
-    sets = {path.stem: read_json(path)["sets"] for path in readings}
-    return [Readings(dict(zip(sets, each, strict=True))) for each in zip(*sets.values(), strict=True)]
-
-
-def nulls_of(readings: Sequence[Path], n_rows: int) -> Nulls:
-    """The nulls of the most rows, at most a tenth more than the dataset's (some prompts may have no pair), and larger ones."""
-    by_kind, larger = {}, {}
-    for kind in dict.fromkeys(path.parent.name for path in readings):
-        sets = sets_of([path for path in readings if path.parent.name == kind])
-        largest = max((each.rows for each in sets if each.rows <= 1.1 * n_rows), default=None)
-        by_kind[kind] = [each for each in sets if each.rows == largest]
-        larger[kind] = [each for each in sets if largest is None or each.rows > largest]
-    return Nulls(by_kind, larger)
 
 
 def judge(own: Readings, nulls: Nulls, settings: Verdict) -> Json:
@@ -171,7 +79,7 @@ def judge(own: Readings, nulls: Nulls, settings: Verdict) -> Json:
         "attitude": "unknown: a system prompt that loves an animal and one that hates it may write the same numbers",
         "tried": own["personas"]["tried"],
         "share": settings.share,
-        "caveats": caveats(own, nulls, settings),
+        "caveats": caveats(own, nulls, named, settings),
     }
 
 
@@ -264,7 +172,7 @@ def agreed(own: Readings, among: int) -> bool:
     return own["personas"]["best"]["concept"] in firsts
 
 
-def caveats(own: Readings, nulls: Nulls, settings: Verdict) -> list[str]:
+def caveats(own: Readings, nulls: Nulls, named: Sequence[Json], settings: Verdict) -> list[str]:
     """What a reader must know before believing it."""
     lines = []
     if (share := own["surface"]["format_auroc"]) > settings.max_format:
@@ -276,6 +184,8 @@ def caveats(own: Readings, nulls: Nulls, settings: Verdict) -> list[str]:
         lines.append(f"{own['surface']['rows']} rows share {prompts} prompts; bootstrap samples are of prompts.")
     if (n := len(nulls.lifts)) < (needed := ceil(1 / (1 - settings.share) - 1e-9) - 1):
         lines.append(f"{n} null datasets are too few for a short training to name anything, {needed} are needed (nulls.n).")
+    if {each["detector"] for each in named} == {"short_training"}:
+        lines.append(EFFECT)
     return lines
 
 

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from undertone.detect.verdict import BASE_KINDS, DIFFERENT, Nulls, Readings, judge, nulls_of
+from undertone.detect.evidence import BASE_KINDS, Nulls, Readings, nulls_of
+from undertone.detect.verdict import DIFFERENT, judge
 from undertone.runtime.files import Stamp, read_json, write_json, write_parquet
 from undertone.stats.ranks import auroc, place_in
 from undertone.stats.stats import share_interval
