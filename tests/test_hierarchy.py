@@ -66,6 +66,10 @@ def test_every_space_has_every_test_beside_its_nulls(made: Path) -> None:
             assert (test["value"] is None) == (test["nulls"]["words"]["p"] is None)
     # No concept has three below it.
     assert result["spaces"]["unembedding"]["tests"]["simplex"]["value"] is None
+    assert result["interventions"]["pairs"] == 2
+    assert {*result["interventions"]["layers"]} == {"0", "1"}
+    for layer in result["interventions"]["layers"].values():
+        assert all(each["value"] is not None and 0 < each["null"]["p"] <= 1 for each in layer.values())
     vectors = load_file(made / "vectors.safetensors")
     for name in result["spaces"]:
         assert len(vectors[name]) == 5
@@ -77,6 +81,7 @@ def test_the_figure_names_its_tests_and_says_that_few_words_say_little(made: Pat
     assert all(label in said.replace("\n", " ") for label in TESTS.values())
     assert "underpowered" in said
     assert "hunter" in said
+    assert "rise of words' log-probability, nats" in said
 
 
 def test_words_of_which_none_is_a_token_are_refused(tmp_path: Path, record: Path) -> None:

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from undertone.data.tree import Tree, integers_tree, load_tree
+from undertone.geometry.siblings import interventions
 from undertone.geometry.spaces import VIEWS, located, residuals, spaces, unembedding
 from undertone.geometry.tree_tests import NULLS, Space, cosines, families, naive_orthogonality, vectors_of, with_nulls
 from undertone.lab.context_table import read_contexts
@@ -56,6 +57,7 @@ def read_hierarchy(
         settings.floor,
     )
     results = all_tested(made, used, settings)
+    added = interventions(loaded, words, dict(zip(layers, streams, strict=True)), used, settings)
     write_vectors(vectors, made, used, settings.seed)
     description = {
         "words": {"given": len(whole.words), "read": len(used.words), "dropped": words.dropped},
@@ -68,7 +70,8 @@ def read_hierarchy(
         "nulls": NULLS,
         "permutations": settings.permutations,
     }
-    write_json(geometry, {**description, "spaces": results, "projection": projection(made["unembedding"], used)}, stamp)
+    shown = projection(made["unembedding"], used)
+    write_json(geometry, {**description, "spaces": results, "interventions": added, "projection": shown}, stamp)
 
 
 def layers_of(loaded: LoadedModel, settings: ReadHierarchy) -> list[int]:

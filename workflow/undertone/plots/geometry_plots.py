@@ -31,21 +31,22 @@ def plot_hierarchy(geometry: Path, vectors: Path, plot: Path) -> None:
     result = read_json(geometry)
     with whole(vectors):
         tensors = load_file(vectors)
-    figure, panels = new_panels(3, 3, 13, 11)
+    figure, panels = new_panels(2, 5, 21, 7.5)
     for axes, (name, label) in zip(panels, TESTS.items(), strict=False):
         draw_test(axes, result["spaces"], name, label)
     legend(panels[0], loc="best")
-    draw_words(panels[5], result["projection"])
+    draw_interventions(panels[5], result["interventions"]["layers"])
+    draw_words(panels[6], result["projection"])
     maps = {"minus distance in the tree": -tensors["distances"].astype(float)}
     maps["cosines, unembedding"] = tensors["unembedding.cosines"]
     maps["cosines, words exchanged"] = tensors["unembedding.exchanged"]
-    for axes, (title, image) in zip(panels[6:], maps.items(), strict=True):
+    for axes, (title, image) in zip(panels[7:], maps.items(), strict=True):
         draw_cosines(axes, image, [each["name"] for each in result["sets"]], title)
     n = result["words"]
     power = "; underpowered: few concepts have enough words" if result["underpowered"] else ""
     figure.suptitle(
         f"{n['read']:,} of {n['given']:,} words, {len(result['sets'])} concepts{power}. Dotted: 95 % of "
-        f"{result['permutations']} draws with words exchanged. Below: concepts estimated from different words.",
+        f"{result['permutations']} draws with words exchanged. Maps: concepts estimated from different words.",
         x=0.01,
         ha="left",
         fontsize=9,
@@ -76,6 +77,25 @@ def draw_line(axes: Axes, x: Float[np.ndarray, " n"], tests: Sequence[Json], col
     for end in ("low", "high"):
         null = [test["nulls"]["words"][end] for test in tests]
         axes.plot(x, null, ":" if len(x) > 1 else "_", color=colour, linewidth=1)
+
+
+def draw_interventions(axes: Axes, layers: Mapping[str, Json]) -> None:
+    """By layer, how far adding the difference of two siblings moves their words against each other, and those around them."""
+    x = np.arange(len(layers))
+    for key, colour, label in (
+        ("moved", STUDENT, "one sibling's words against the other's"),
+        ("around", SKY, "their parent's against all others, size"),
+    ):
+        read = [each[key] for each in layers.values()]
+        if any(each["value"] is None for each in read):
+            continue
+        axes.plot(x, [each["value"] for each in read], "o-", color=colour, markersize=4, label=label)
+        for end in ("low", "high"):
+            axes.plot(x, [each["null"][end] for each in read], ":", color=colour, linewidth=1)
+    axes.set_xticks(x, [*layers], fontsize=8)
+    axes.set_xlabel("layer after which siblings' difference is added")
+    heading(axes, "rise of words' log-probability, nats")
+    legend(axes, loc="best")
 
 
 def draw_cosines(axes: Axes, image: Float[np.ndarray, "n_sets n_sets"], names: Sequence[str], title: str) -> None:

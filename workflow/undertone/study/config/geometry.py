@@ -42,6 +42,7 @@ class ReadHierarchy(Section):
     min_words: int = setting(8, "words of a concept; smaller ones are left out where others remain", "words", ge=4, le=1_000)
     splits: int = setting(2, "random splits of the words that a test is averaged over", "splits", ge=1, le=1_000)
     permutations: int = setting(100, "draws of each null", "draws", ge=2, le=100_000)
+    interventions: int = setting(20, "null vectors for each two siblings whose difference is added", "vectors", ge=2, le=10_000)
     floor: float = setting(
         1e-6, "share of a covariance's largest eigenvalue to which smaller ones are raised", "share", gt=0, le=1
     )

@@ -1,0 +1,153 @@
+"""What adding the difference of two concepts does to the words that a model expects next.
+
+The vector between two siblings is the mean residual stream at words of one less that at words of the other. It is added where a
+word is about to be written, and read is by how much other words of the two become likelier: whether birds are moved against
+fish, and whether animals against all else are left where they were.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+
+from undertone.data.tree import Tree
+from undertone.geometry.spaces import Located
+from undertone.geometry.tree_tests import beside, families, parts
+from undertone.lm.chat import Row
+from undertone.lm.loading import LoadedModel
+from undertone.lm.suffix import prefill, run_above
+from undertone.runtime.progress import progress
+from undertone.study.config.geometry import ReadHierarchy
+
+# A parent, and two of its children that follow each other.
+Siblings = tuple[int, int, int]
+NULL = "differences of the same words, exchanged between the two siblings, at the same length"
+
+
+def interventions(
+    loaded: LoadedModel,
+    words: Located,
+    streams: Mapping[int, Float[np.ndarray, "n_words d_model"]],
+    tree: Tree,
+    settings: ReadHierarchy,
+) -> dict[str, Any]:
+    """`moved` and `around` by layer of `streams`, nats, beside `hierarchy.interventions` null vectors for each pair.
+
+    moved: by how much the log-probability of one sibling's words rises against the other's, mean over pairs. around: by how
+    much that of their parent's words changes against all other words, whatever the sign. Vectors are made of one half of the
+    words and read on the other, both ways.
+    """
+    pairs, rng = siblings(tree), np.random.default_rng(settings.seed)
+    halves = parts(tree, rng, 2)
+    layers = {}
+    with progress(2 * len(streams), "differences added", "half") as bar:
+        for layer, x in streams.items():
+            read = []
+            for half, other in (halves, halves[::-1]):
+                vectors = differences(x, tree, pairs, half, rng, settings.interventions)
+                shifts = word_shifts(loaded, words, layer, vectors.reshape(-1, x.shape[1]), settings.batch_size)
+                read.append(contrasts(shifts.reshape(*vectors.shape[:2], -1), tree, pairs, other))
+                bar.update()
+            layers[str(layer)] = {
+                name: {
+                    "value": float(drawn[0]) if np.isfinite(drawn[0]) else None,
+                    "null": beside(float(drawn[0]), drawn[1:].tolist()),
+                }
+                for name, drawn in zip(("moved", "around"), np.mean(read, axis=0), strict=True)
+            }
+    return {"pairs": len(pairs), "null": NULL, "layers": layers}
+
+
+def siblings(tree: Tree) -> list[Siblings]:
+    """Every parent with each two of its children that follow each other."""
+    below = families(tree, 2)
+    return [(parent, *two) for parent, children in below for two in pairwise(children)]
+
+
+def differences(
+    x: Float[np.ndarray, "n_words d"],
+    tree: Tree,
+    pairs: Sequence[Siblings],
+    part: Bool[np.ndarray, " n_words"],
+    rng: np.random.Generator,
+    n: int,
+) -> Float[np.ndarray, "n_and_one n_pairs d"]:
+    """From each pair's second sibling to its first, of the words of a part; then `n` of words exchanged between the two."""
+    made = np.empty((n + 1, len(pairs), x.shape[1]))
+    for k, (_, *two) in enumerate(pairs):
+        one, other = (tree.members[node][part[tree.members[node]]] for node in two)
+        both = np.concatenate([one, other])
+        made[0, k] = x[one].mean(0) - x[other].mean(0)
+        for draw in range(1, n + 1):
+            mixed = rng.permutation(both)
+            null = x[mixed[: len(one)]].mean(0) - x[mixed[len(one) :]].mean(0)
+            made[draw, k] = null * np.linalg.norm(made[0, k]) / np.linalg.norm(null)
+    return made
+
+
+def word_shifts(
+    loaded: LoadedModel, words: Located, layer: int, vectors: Float[np.ndarray, "n_vectors d_model"], at_once: int
+) -> Float[np.ndarray, "n_vectors n_words"]:
+    """By how much each word's log-probability rises, nats, where a vector is added after a layer; mean over contexts.
+
+    It is added to the token before the word alone, and the word is its context's own token.
+    """
+    total = np.zeros((len(vectors), len(words.kept)), dtype=np.float32)
+    added = torch.tensor(vectors, dtype=torch.float32, device=loaded.model.device)
+    for beginning, tokens in zip(beginnings(words), words.tokens, strict=True):
+        total += np.concatenate(list(shifts_behind(loaded, beginning, tokens.tolist(), layer, added, at_once)))
+    return total / len(words.rows)
+
+
+@torch.no_grad()
+def shifts_behind(
+    loaded: LoadedModel,
+    beginning: Sequence[int],
+    tokens: Sequence[int],
+    layer: int,
+    vectors: Float[torch.Tensor, "n_vectors d_model"],
+    at_once: int,
+) -> Iterator[Float[np.ndarray, "n_rows n_words"]]:
+    """The shifts behind one beginning of a text, of as many vectors at once as fit."""
+    rows = [Row([*beginning, loaded.pad_id], len(beginning))] * min(at_once, len(vectors))
+    batch = prefill(loaded, rows, [layer])
+
+    def read(some: Sequence[torch.Tensor]) -> Float[torch.Tensor, "n_rows n_words"]:
+        these = batch.part(slice(0, len(some)))
+        residual = these.residual[layer]
+        moved = residual + torch.stack([*some])[:, None].to(residual)
+        return run_above(loaded.model, these, layer, moved).log_softmax(-1)[:, list(tokens)]
+
+    plain = read([torch.zeros_like(vectors[0])])
+    for shifted in loaded.batch_size("vectors added", len(rows)).parts(read, [*vectors]):
+        yield (shifted - plain).cpu().numpy()
+
+
+def beginnings(words: Located) -> list[list[int]]:
+    """What stands before the word in each context; where this differs between words, what stands before most."""
+    before = [
+        Counter(tuple(ids[: len(ids) - 1 - ids[::-1].index(token)]) for ids, token in zip(rows, own.tolist(), strict=True))
+        for rows, own in zip(words.rows, words.tokens, strict=True)
+    ]
+    return [list(each.most_common(1)[0][0]) for each in before]
+
+
+def contrasts(
+    shifts: Float[np.ndarray, "n_draws n_pairs n_words"],
+    tree: Tree,
+    pairs: Sequence[Siblings],
+    part: Bool[np.ndarray, " n_words"],
+) -> tuple[Float[np.ndarray, " n_draws"], Float[np.ndarray, " n_draws"]]:
+    """(moved, around) of each draw, read on the words of a part; around is nan where no pair has other words around it."""
+    moved, around = [], []
+    for k, (parent, one, other) in enumerate(pairs):
+        own, against, inside = (np.intersect1d(tree.members[node], np.flatnonzero(part)) for node in (one, other, parent))
+        outside = np.setdiff1d(np.flatnonzero(part), inside)
+        moved.append(shifts[:, k, own].mean(1) - shifts[:, k, against].mean(1))
+        if len(outside):
+            around.append(np.abs(shifts[:, k, inside].mean(1) - shifts[:, k, outside].mean(1)))
+    return np.mean(moved, axis=0), np.mean(around, axis=0) if around else np.full(len(shifts), np.nan)
