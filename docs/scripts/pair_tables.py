@@ -1,4 +1,4 @@
-"""The table of docs/universality.md that is made of the datasets of both models of config/across.yaml."""
+"""Tables of docs/universality.md: of the datasets of both models of config/across.yaml, of vectors of config/pairs.yaml."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,6 +18,15 @@ SHOWN = {
     ("one_reader_b", None): "b reads those of a and of b",
     ("halves_a", None): "a reads halves of its own",
     ("halves_b", None): "b reads halves of its own",
+}
+# The pairs in whose other model a vector is added, and the ways.
+TRANSPLANTED = ("models", "untrained")
+WAYS = {
+    "in_a": "in its own model",
+    "turned": "**in b, turned**",
+    "own": "b's own contrast, in b",
+    "ridge": "in b, through the affine map",
+    "identity": "in b, as it is",
 }
 
 
@@ -52,5 +61,39 @@ def across_table(rows: Rows) -> str:
     return table([*header, "p, mean not taken off"], map(cells, rows))
 
 
-EXTRACTS = {"across": across}
-TABLES = {"across": across_table}
+def transplants(read: Read) -> Rows:
+    """What a vector does at its strength in its own model, and in the other by each way."""
+    rows = []
+    for pair in TRANSPLANTED:
+        made = read(f"pair-{pair}/transplant.json")
+        for way, of in {"in_a": made["in_a"], **made["in_b"]}.items():
+            [own] = [each for each in of["scales"] if each["scale"] == made["scale"]]
+            null = max((each["quantile_95"] for each in own["nulls"].values()), default=None)
+            kept = {key: own[key] for key in ("lift", "kl", "p")}
+            rows.append({"pair": pair, "way": way, "scale": made["scale"], "window": of.get("window"), "null_95": null, **kept})
+        rows[-1]["cosine"] = made["cosine_with_own"]
+    return rows
+
+
+def transplants_table(rows: Rows) -> str:
+    """One line per pair and way."""
+
+    def cells(row: dict[str, Any]) -> list[str]:
+        has_null = row["null_95"] is not None
+        digits = 3 if row["pair"] == "models" else 5
+        return [
+            f"`{row['pair']}`",
+            WAYS[row["way"]],
+            interval(row["lift"], digits),
+            number(row["null_95"], digits) if has_null else "–",
+            p_value(row["p"]) if has_null else "–",
+            number(row["kl"], 2),
+            ", ".join(number(scale, 2) for scale in row["window"]) if row["window"] else "none" if has_null else "–",
+        ]
+
+    ordered = sorted(rows, key=lambda row: (TRANSPLANTED.index(row["pair"]), list(WAYS).index(row["way"])))
+    return table(["pair", "the vector", "lift of lion", "null .95", "p", "KL, nats", "window"], map(cells, ordered))
+
+
+EXTRACTS = {"across": across, "transplants": transplants}
+TABLES = {"across": across_table, "transplants": transplants_table}

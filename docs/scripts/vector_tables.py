@@ -15,6 +15,9 @@ VECTORS = ("lion", "lion-feature", "lion-bias")
 PARTS = (("lion", "layer1"), ("lion-bias", "layer1"))
 # Of whose steered teachers vectors are recovered, and the decomposition of so many features that is shown of them.
 STEERED, FEATURES = ("panda", "eagle", "owl", "wolf", "lion", "cat", "penguin", "tiger"), 8
+# Of which vectors clouds are shown, and by which measures.
+CLOUDS = ("lion", "lion-bias")
+MEASURES = {"cka": "CKA", "rsa": "RSA", "knn": "mutual k-NN", "procrustes": "Procrustes r²"}
 # What is shown of `restore`.
 WAYS, SIZES = ("necessary", "sufficient"), (4, 16)
 
@@ -145,6 +148,41 @@ def vector_layers_table(rows: Rows) -> str:
     return table([*header, *own], map(cells, rows))
 
 
+def vector_clouds(read: Read) -> Rows:
+    """How alike the same tokens lie before and after each vector, by layer, in the residual stream and in its SAE."""
+    rows = []
+    for name in CLOUDS:
+        made = read(f"vector-{name}/cloud.json")
+        for each in made["clouds"]:
+            of = {measure: each["measures"][measure] for measure in MEASURES}
+            kept = {measure: {key: own[key] for key in ("value", "null_mean", "vectors")} for measure, own in of.items()}
+            place = {key: each[key] for key in ("layer", "sae")}
+            rows.append({"vector": name, "scale": made["scale"], "tokens": made["tokens"], **place, "measures": kept})
+    return rows
+
+
+def vector_clouds_table(rows: Rows) -> str:
+    """One line per vector, layer and kind of activations."""
+
+    def cell(of: dict[str, Any]) -> str:
+        null = of["vectors"]
+        ends = f"{number(null['quantile_05'], 2)} to {number(null['quantile_95'], 2)}"
+        return f"{number(of['value'], 2)} ({ends}; {number(of['null_mean'], 2)})"
+
+    def cells(row: dict[str, Any]) -> list[str]:
+        measures = [row["measures"][name] for name in MEASURES]
+        p = ", ".join(p_value(of["vectors"]["p"]) for of in measures)
+        where = [
+            f"`{row['vector']}` at {number(row['scale'], 2)}",
+            str(row["layer"]),
+            f"SAE `{row['sae'].removeprefix('sae-')}`" if row["sae"] else "stream",
+        ]
+        return [*where, *map(cell, measures), p]
+
+    header = ["vector", "layer", "of", *(f"{title} (null vectors; shuffled)" for title in MEASURES.values())]
+    return table([*header, "p of the four"], map(cells, rows))
+
+
 def vector_restored(read: Read) -> Rows:
     """What the features of each SAE carry of a vector's effect."""
     rows = []
@@ -231,6 +269,7 @@ EXTRACTS = {
     "vectors": vectors,
     "vector_parts": vector_parts,
     "vector_layers": vector_layers,
+    "vector_clouds": vector_clouds,
     "vector_restored": vector_restored,
     "vector_recovered": vector_recovered,
 }
@@ -238,6 +277,7 @@ TABLES = {
     "vectors": vectors_table,
     "vector_parts": vector_parts_table,
     "vector_layers": vector_layers_table,
+    "vector_clouds": vector_clouds_table,
     "vector_restored": vector_restored_table,
     "vector_recovered": vector_recovered_table,
 }

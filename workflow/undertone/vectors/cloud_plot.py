@@ -25,7 +25,7 @@ def plot_cloud(cloud: Path, table: Path, plot: Path) -> None:
     for panel, (name, title) in zip(axes, MEASURES.items(), strict=False):
         draw_measure(panel, result, name, title)
     handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=6, frameon=False, fontsize=8)
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
     draw_layout(axes[4], places)
     draw_arrows(axes[5], places)
     figure.suptitle(
