@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from undertone.data.tree import Tree
 from undertone.geometry.spaces import Located
 from undertone.geometry.tree_tests import beside, families, parts
 from undertone.lm.chat import Row
 from undertone.lm.loading import LoadedModel
-from undertone.lm.suffix import prefill, run_above
+from undertone.lm.suffix import Prefilled, prefill, run_above
 from undertone.runtime.progress import progress
 from undertone.study.config.geometry import ReadHierarchy
 
@@ -43,13 +43,14 @@ def interventions(
     """
     pairs, rng = siblings(tree), np.random.default_rng(settings.seed)
     halves = parts(tree, rng, 2)
+    written = beginnings_run(loaded, words, list(streams))
     layers = {}
     with progress(2 * len(streams), "differences added", "half") as bar:
         for layer, x in streams.items():
             read = []
             for half, other in (halves, halves[::-1]):
                 vectors = differences(x, tree, pairs, half, rng, settings.interventions)
-                shifts = word_shifts(loaded, words, layer, vectors.reshape(-1, x.shape[1]), settings.batch_size)
+                shifts = word_shifts(loaded, written, words.tokens, layer, vectors.reshape(-1, x.shape[1]), settings.batch_size)
                 read.append(contrasts(shifts.reshape(*vectors.shape[:2], -1), tree, pairs, other))
                 bar.update()
             layers[str(layer)] = {
@@ -89,32 +90,43 @@ def differences(
     return made
 
 
+def beginnings_run(loaded: LoadedModel, words: Located, layers: Sequence[int]) -> list[Prefilled]:
+    """What stands before the word in each context, run once, ready to be run above any of the layers."""
+    rows = (Row([*ids, loaded.pad_id], len(ids)) for ids in beginnings(words))
+    return [prefill(loaded, [row], layers) for row in rows]
+
+
 def word_shifts(
-    loaded: LoadedModel, words: Located, layer: int, vectors: Float[np.ndarray, "n_vectors d_model"], at_once: int
+    loaded: LoadedModel,
+    written: Sequence[Prefilled],
+    tokens: Int[np.ndarray, "n_contexts n_words"],
+    layer: int,
+    vectors: Float[np.ndarray, "n_vectors d_model"],
+    at_once: int,
 ) -> Float[np.ndarray, "n_vectors n_words"]:
     """By how much each word's log-probability rises, nats, where a vector is added after a layer; mean over contexts.
 
-    It is added to the token before the word alone, and the word is its context's own token.
+    `written` are the contexts up to the word, `tokens` each word's own in them. The vector is added to the token before the
+    word alone.
     """
-    total = np.zeros((len(vectors), len(words.kept)), dtype=np.float32)
+    total = np.zeros((len(vectors), tokens.shape[1]), dtype=np.float32)
     added = torch.tensor(vectors, dtype=torch.float32, device=loaded.model.device)
-    for beginning, tokens in zip(beginnings(words), words.tokens, strict=True):
-        total += np.concatenate(list(shifts_behind(loaded, beginning, tokens.tolist(), layer, added, at_once)))
-    return total / len(words.rows)
+    for beginning, own in zip(written, tokens, strict=True):
+        total += np.concatenate(list(shifts_behind(loaded, beginning, own.tolist(), layer, added, at_once)))
+    return total / len(written)
 
 
 @torch.no_grad()
 def shifts_behind(
     loaded: LoadedModel,
-    beginning: Sequence[int],
+    beginning: Prefilled,
     tokens: Sequence[int],
     layer: int,
     vectors: Float[torch.Tensor, "n_vectors d_model"],
     at_once: int,
 ) -> Iterator[Float[np.ndarray, "n_rows n_words"]]:
     """The shifts behind one beginning of a text, of as many vectors at once as fit."""
-    rows = [Row([*beginning, loaded.pad_id], len(beginning))] * min(at_once, len(vectors))
-    batch = prefill(loaded, rows, [layer])
+    batch = Prefilled.joined([beginning] * min(at_once, len(vectors)))
 
     def read(some: Sequence[torch.Tensor]) -> Float[torch.Tensor, "n_rows n_words"]:
         these = batch.part(slice(0, len(some)))
@@ -123,7 +135,7 @@ def shifts_behind(
         return run_above(loaded.model, these, layer, moved).log_softmax(-1)[:, list(tokens)]
 
     plain = read([torch.zeros_like(vectors[0])])
-    for shifted in loaded.batch_size("vectors added", len(rows)).parts(read, [*vectors]):
+    for shifted in loaded.batch_size("vectors added", len(batch.ids)).parts(read, [*vectors]):
         yield (shifted - plain).cpu().numpy()
 
 
