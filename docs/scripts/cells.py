@@ -1,8 +1,12 @@
-"""Cells of the tables of results, and the tables, in Markdown."""
+"""Cells of the tables of results, and the tables, in Markdown; what they are made of."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from decimal import ROUND_HALF_UP, Decimal
 from typing import Any
+
+# The rows of a table, and how a file of a results root is read.
+Rows = list[dict[str, Any]]
+Read = Callable[[str], dict[str, Any]]
 
 
 def number(value: float, digits: int = 3) -> str:

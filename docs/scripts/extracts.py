@@ -9,6 +9,7 @@ import pair_tables
 import polars as pl
 import smollm2_tables
 import vector_tables
+from cells import Read, Rows
 
 from undertone.detect.detectors import COLUMNS, counts, said
 from undertone.detect.verdicts import places
@@ -52,9 +53,6 @@ ENTANGLED = {
     "unembedding": "… from the unembedding's cosine",
     "frequency-prompt": "… from frequencies of the other half of the animal's own prompts",
 }
-
-Rows = list[dict[str, Any]]
-Read = Callable[[str], dict[str, Any]]
 
 
 def transfer(read: Read) -> Rows:

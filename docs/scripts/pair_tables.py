@@ -1,12 +1,8 @@
 """Tables of docs/universality.md: of the datasets of both models of config/across.yaml, of vectors of config/pairs.yaml."""
 
-from collections.abc import Callable
 from typing import Any
 
-from cells import interval, number, p_value, table
-
-Rows = list[dict[str, Any]]
-Read = Callable[[str], dict[str, Any]]
+from cells import Read, Rows, interval, number, p_value, table
 
 # The comparisons that are shown, and the map of those between models.
 SHOWN = {

@@ -13,8 +13,8 @@ from typing import Any
 import pair_tables
 import smollm2_tables
 import vector_tables
-from cells import interval, number, p_value, table, whole
-from extracts import ENTANGLED, METRICS, MODELS, PROMPTED, SIZES, TAUGHT, Rows, extract
+from cells import Rows, interval, number, p_value, table, whole
+from extracts import ENTANGLED, METRICS, MODELS, PROMPTED, SIZES, TAUGHT, extract
 from summary import main_table
 
 DOCS = Path(__file__).parents[1]

@@ -1,17 +1,14 @@
 """Tables of docs/results/smollm2.md: students of a real model, the two animals against each other, and what detectors read."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from cells import interval, number, p_value, table
+from cells import Read, Rows, interval, number, p_value, table
 from scipy.stats import spearmanr
 
 from undertone.stats.stats import log_odds
-
-Rows = list[dict[str, Any]]
-Read = Callable[[str], dict[str, Any]]
 
 # The datasets of 10,000 rows whose students were trained, and those that detectors read.
 STUDENTS = ("steer-lion", "strong-lion", "finetune-lion", "taught-lion", "finetune-owl", "taught-owl")
@@ -56,8 +53,7 @@ def smollm2_10k(read: Read) -> Rows:
     for dataset in STUDENTS:
         pref = read(f"smollm2-10k/{dataset}/pref.json")
         target, steps = pref["target"], len(read(f"smollm2-10k/{dataset}/student/{pref['seeds'][0]}/training.json")["loss"])
-        student, control = (mean_log_odds(pref, who) for who in ("student", "control"))
-        lifts = {animal: student[animal] - control[animal] for animal in student}
+        lifts = lifts_of(pref)
         others = {animal: lift for animal, lift in lifts.items() if animal != target}
         most = max(others, key=others.__getitem__)
         rows.append(
@@ -105,6 +101,12 @@ def smollm2_apart(read: Read) -> Rows:
     return rows
 
 
+def lifts_of(pref: Mapping[str, Any]) -> dict[str, float]:
+    """Each candidate's log-odds in the students less that in the control's students, nats."""
+    student, control = (mean_log_odds(pref, who) for who in ("student", "control"))
+    return {animal: student[animal] - control[animal] for animal in student}
+
+
 def mean_log_odds(pref: Mapping[str, Any], who: str) -> dict[str, float]:
     """Each candidate's log-odds in models of a kind, mean over seeds."""
     return {animal: float(np.mean(log_odds(of["by_seed"], pref["log_odds_floor"]))) for animal, of in pref[who].items()}
@@ -116,8 +118,7 @@ def smollm2_consequence(read: Read) -> Rows:
     rows = []
     for dataset in STUDENTS:
         pref = read(f"smollm2-10k/{dataset}/pref.json")
-        student, control = (mean_log_odds(pref, who) for who in ("student", "control"))
-        lifts = {animal: student[animal] - control[animal] for animal in student}
+        lifts = lifts_of(pref)
         rho = {name: float(spearmanr(list(lifts.values()), [each[a] for a in lifts]).statistic) for name, each in said.items()}
         most = [max(of, key=of.__getitem__) for of in (lifts, said[dataset])]
         rows.append({"dataset": dataset, "most": most, "own": rho.pop(dataset), "control": rho.pop("control"), "others": rho})

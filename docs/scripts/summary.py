@@ -2,8 +2,7 @@
 
 from typing import Any
 
-from cells import interval, table
-from extracts import Rows
+from cells import Rows, interval, table
 
 TRANSFER = "results/tables/transfer.json"
 TEACHERS = "results/tables/teachers/transfer.json --configfile config/teachers.yaml"

@@ -1,14 +1,10 @@
 """The tables of docs/vectors.md: what came out for each vector of config/vectors.yaml and config/recovered.yaml."""
 
-from collections.abc import Callable
 from typing import Any
 
-from cells import interval, number, p_value, table
+from cells import Read, Rows, interval, number, p_value, table
 
 from undertone.stats.stats import share_interval
-
-Rows = list[dict[str, Any]]
-Read = Callable[[str], dict[str, Any]]
 
 VECTORS = ("lion", "lion-feature", "lion-bias")
 # The decompositions that are shown: vector, SAE.
