@@ -17,11 +17,10 @@ def wider(study: Study, sae: str) -> list[str]:
 
 def pairs_of(study: Study, sae: str) -> dict[str, dict[str, str]]:
     """By name the pairs that compare an SAE with another one: which `side` it is, and the name of the `other`."""
-    sides = {name: ("a", pair.b) if pair.a == sae else ("b", pair.a) for name, pair in study.pairs.items() if pair.a != pair.b}
     return {
-        name: {"side": side, "other": other}
-        for name, (side, other) in sides.items()
-        if sae in (study.pairs[name].a, study.pairs[name].b)
+        name: {"side": "a", "other": pair.b} if pair.a == sae else {"side": "b", "other": pair.a}
+        for name, pair in study.pairs.items()
+        if sae in (pair.a, pair.b) and pair.a != pair.b
     }
 
 
