@@ -5,6 +5,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import polars as pl
 import pytest
 import torch
 import yaml
@@ -75,6 +76,8 @@ def test_every_rule_with_a_gpu_runs_on_one_in_bfloat16(tmp_path: Path) -> None:
         residual_bias=few,
     )
     project.forked(*(f"results/{path}" for path in ASKED), PRETEND_GPU="1")
+    alive = pl.read_parquet(project.root / "results/sae/features.parquet").filter(~pl.col("dead"))["feature"][0]
+    project.forked(f"results/sae/influence/{alive}.json", PRETEND_GPU="1")
     benchmarks = project.root / "benchmarks"
     used = {rule_of(path, benchmarks): json.loads(path.read_text())["gpu"] for path in benchmarks.glob("*/**/*.used.json")}
     profile = yaml.safe_load((project.root / "profiles/slurm/profile.yaml").read_text())

@@ -1,5 +1,6 @@
 """`snakemake lab` on the micro study and on a named model: what it makes, and what an edit makes stale."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,31 @@ def test_any_feature_has_a_page_of_its_own_on_request(finished: Project, tmp_pat
     assert project.planned("lab") == set()
     project.configure(browser={"max_junk": 0.9})
     assert project.planned(page) == {f"{WRITE}/63"}
+
+
+def test_what_any_feature_causes_is_measured_on_request_and_then_stands_on_the_page(finished: Project, tmp_path: Path) -> None:
+    project = finished.copy(tmp_path / "project")
+    home = project.root / "results/sae"
+    table = pl.read_parquet(home / "features.parquet")
+    alive, dead = (table.filter(pl.col("dead") == is_dead)["feature"] for is_dead in (False, True))
+    plot = f"results/sae/influence/plots/{alive[0]}.png"
+    cause = {f"Measure what the SAE's feature {alive[0]} causes", f"Plot what the SAE's feature {alive[0]} causes"}
+    assert project.planned(plot) == cause
+    said = project.forked(plot)
+    verdict = read_json(home / f"influence/{alive[0]}.json")["verdict"]
+    assert f"sae: {verdict}; see {plot}" in said
+    assert project.planned(plot) == set()
+    assert project.planned("lab") == {WRITE}
+    project.forked("lab")
+    assert "What it causes" in (home / "features.html").read_text()
+    assert json.dumps(verdict)[1:20] in (home / "features.html").read_text()
+    assert project.planned("lab") == set()
+    if len(dead):
+        said = project.snakemake(f"results/sae/influence/{dead[0]}.json", fails=True)
+        assert f"feature {dead[0]} is dead: fired on 0 of 3," in said
+    project.configure(influence={"nulls": 3})
+    assert project.planned(plot) == cause
+    assert project.planned("lab") == set()
 
 
 @pytest.mark.parametrize(

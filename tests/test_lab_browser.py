@@ -110,7 +110,7 @@ FILES += ("map.parquet", "map.json", "neurons.parquet", "neurons.json", "specifi
 
 def write(home: Path, **settings: Any) -> Path:
     files = [home / name for name in FILES]
-    write_browser(*files[:-1], None, {}, {}, files[-1], Browser(**settings), {}, "")
+    write_browser(*files[:-1], None, {}, {}, files[-1], Browser(**settings), {}, {}, "", {})
     return files[-1]
 
 
@@ -448,7 +448,7 @@ def test_a_damaged_table_is_named(home: Path, tmp_path: Path) -> None:
     (tmp_path / "features.parquet").write_text("no table")
     files = [tmp_path / FILES[0], *(home / name for name in FILES[1:-1]), tmp_path / "page.html"]
     with pytest.raises(ConfigError, match=r"features\.parquet is damaged"):
-        write_browser(*files[:-1], None, {}, {}, files[-1], Browser(), {}, "")
+        write_browser(*files[:-1], None, {}, {}, files[-1], Browser(), {}, {}, "", {})
     assert not (tmp_path / "page.html").exists()
 
 
@@ -466,7 +466,7 @@ def test_an_edit_of_the_template_makes_the_page_stale(tmp_path: Path, monkeypatc
 def one_of(home: Path, folder: Path, number: int) -> Path:
     """The page of one feature."""
     page = folder / f"{number}.html"
-    write_browser(*(home / name for name in FILES[:-1]), None, {}, {}, page, Browser(features=3), {}, f"/{number}")
+    write_browser(*(home / name for name in FILES[:-1]), None, {}, {}, page, Browser(features=3), {}, {}, f"/{number}", {})
     return page
 
 

@@ -57,13 +57,15 @@ def planted(loaded: LoadedModel, token: int) -> SAE[Any]:
     return sae
 
 
-def made(record: Path, sae: SAE[Any], contexts: list[list[int]], home: Path, settings: Features = SETTINGS) -> dict[str, Any]:
+def made(
+    record: Path, sae: SAE[Any], contexts: list[list[int]], home: Path, settings: Features = SETTINGS, layer: int = 0
+) -> dict[str, Any]:
     """What `make_features` writes."""
     text, files = home / "text.parquet", [home / name for name in ("features.parquet", "examples.parquet", "features.json")]
     home.mkdir(exist_ok=True)
     table = {"row": range(len(contexts)), "ids": contexts}
     write_parquet(text, pl.DataFrame(table), {})
-    make_features(record, saved_sae(record, sae, home), text, *files, settings, {"of": "it"})
+    make_features(record, saved_sae(record, sae, home, layer), text, *files, settings, {"of": "it"})
     return {"features": pl.read_parquet(files[0]), "examples": pl.read_parquet(files[1]), "summary": read_json(files[2])}
 
 
@@ -155,7 +157,7 @@ def test_an_sae_without_a_living_feature_has_tables_and_a_page(plain: Path, cont
     write_parquet(home / "specificity.parquet", pl.DataFrame(schema=UNITS_SCHEMA), {})
     files = [home / name for name in ("features.parquet", "examples.parquet", "features.json", "metrics.json")]
     files += [*near, *places, *like, home / "specificity.parquet"]
-    said = write_browser(*files, None, {}, {}, home / "features.html", Browser(), {}, "")
+    said = write_browser(*files, None, {}, {}, home / "features.html", Browser(), {}, {}, "", {})
     assert said.startswith("8 of 8 features")
 
 

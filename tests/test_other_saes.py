@@ -72,7 +72,9 @@ def beside_others(home: Path, folder: Path, baseline: bool = True, feature: str 
     splitting, wider = written(folder, baseline)
     page = folder / f"features{feature}.html"
     page.parent.mkdir(exist_ok=True)
-    write_browser(*(home / name for name in FILES[:-1]), splitting, wider, matched(folder), page, Browser(), PAIRS, feature)
+    write_browser(
+        *(home / name for name in FILES[:-1]), splitting, wider, matched(folder), page, Browser(), PAIRS, {}, feature, {}
+    )
     return page
 
 

@@ -65,6 +65,7 @@ HUB = {"model": {"name": "a/model", "revision": "a" * 40}, "sae": {"release": "a
 ALL = (CONTROL, *OWN)
 NAMES = ("", "wide", "foreign")
 SAES = {Node("sae", None, name) for name in NAMES}
+INFLUENCE = {Node("influence", None, name) for name in NAMES}
 READ = (*ALL, *NULLS, *MIXTURES)  # by detectors
 RUNS = {Node("scaling_runs", None, name) for name in study().runs}
 TRAINED = ("trained_bias", "soft_prompt")
@@ -147,10 +148,10 @@ EDITS: list[tuple[dict[str, Any], set[Node]]] = [
     ({"teacher": {"steer": {"scale": 2}}}, each("steer", *STEERED)),
     ({"overrides": {"steer-owl": {"teacher": {"steer": {"feature": 3}}}}}, each("steer", "steer-owl")),
     ({"teacher": {"finetune": {"steps": 2}}}, each("finetune", *FINETUNED)),
-    ({"pref": {"seed": 1}}, PREF | each("steer", *STEERED) | METRICS | SAE_METRICS),
+    ({"pref": {"seed": 1}}, PREF | each("steer", *STEERED) | METRICS | SAE_METRICS | INFLUENCE),
     (
         {"pref": {"candidates": ["lion", "owl", "cat", "dog"]}},
-        PREF | each("steer", *STEERED) | METRICS | SAE_METRICS | {TOWARD},
+        PREF | each("steer", *STEERED) | METRICS | SAE_METRICS | INFLUENCE | {TOWARD},
     ),
     ({"indirect": {"n": 9}}, each("indirect", CONTROL, *OWN)),
     ({"indirect": {"facts": "other.txt"}}, each("indirect", CONTROL, *OWN) | each("finetune", "contrary")),
@@ -170,7 +171,7 @@ EDITS: list[tuple[dict[str, Any], set[Node]]] = [
         {"features": {"max_norm": 9}},
         {
             Node(name, None, sae)
-            for name in ("features", "neighbours", "neurons", "specificity", "completeness", "splitting")
+            for name in ("features", "neighbours", "neurons", "specificity", "completeness", "splitting", "influence")
             for sae in NAMES
         }
         | {Node("search", None, name) for name in ("lions", "answers")},
@@ -178,6 +179,7 @@ EDITS: list[tuple[dict[str, Any], set[Node]]] = [
     ({"map": {"min_cluster": 9}}, {Node("map", None, name) for name in NAMES}),
     ({"splitting": {"same": 0.8}}, {Node("splitting", None, name) for name in NAMES}),
     ({"searches": {"lions": {"top": 9}}}, {Node("search", None, "lions")}),
+    ({"influence": {"nulls": 9}}, INFLUENCE),
     ({"completeness": {"f1": 0.4}}, {Node("completeness", None, name) for name in NAMES}),
     ({"specificity": {"bands": 9}}, {Node("specificity", None, name) for name in NAMES}),
     ({"neurons": {"shifts": 9}}, {Node("neurons", None, name) for name in NAMES}),

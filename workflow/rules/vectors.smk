@@ -368,3 +368,60 @@ if STUDY.has_sae:
             "Plot which features the vector {wildcards.variant} is made of"
         script:
             "../scripts/decomposition_plot.py"
+
+    rule influence:
+        input:
+            model=model_of_sae,
+            sae=result("sae{variant}/sae.json"),
+            features=rules.features.output.features,
+            summary=rules.features.output.summary,
+            text=text_of_sae,
+            questions=ancient(STUDY.pref.questions),
+        output:
+            influence=ensure(result("sae{variant}/influence/{feature}.json"), non_empty=True),
+        log:
+            log_of("influence", "study{variant}", "{feature}"),
+        benchmark:
+            benchmark_of("influence", "study{variant}", "{feature}")
+        wildcard_constraints:
+            variant=SAES,
+            feature="(?:0|[1-9][0-9]{0,12})",
+        threads: 1
+        resources:
+            gpu=1,
+            mem_mb=gigabytes(32),
+            runtime=minutes(60),
+        params:
+            stamp=stamp_of("influence"),
+        message:
+            "Measure what the SAE's feature {wildcards.feature} causes"
+        script:
+            "../scripts/influence.py"
+
+    rule influence_plot:
+        input:
+            influence=rules.influence.output.influence,
+        output:
+            plot=report(
+                result("sae{variant}/influence/plots/{feature}.png"),
+                caption="../report/influence.rst",
+                category="SAE laboratory",
+                labels=figure("what feature {feature} of sae{variant} causes"),
+            ),
+        log:
+            log_of("influence_plot", "study{variant}", "{feature}"),
+        benchmark:
+            benchmark_of("influence_plot", "study{variant}", "{feature}")
+        wildcard_constraints:
+            variant=SAES,
+            feature="(?:0|[1-9][0-9]{0,12})",
+        localrule: True
+        resources:
+            mem_mb=gigabytes(4),
+            runtime=minutes(10),
+        params:
+            stamp=stamp_of("influence_plot"),
+        message:
+            "Plot what the SAE's feature {wildcards.feature} causes"
+        script:
+            "../scripts/influence_plot.py"

@@ -5,10 +5,11 @@ from typing import Any
 
 import polars as pl
 
+from undertone.lab.influences import measured
+from undertone.lab.one_feature import one_feature
 from undertone.lab.other_saes import partners, parts
 from undertone.lab.page import rendered, short
-from undertone.runtime.errors import ConfigError
-from undertone.runtime.files import read_json, read_parquet, replacing
+from undertone.runtime.files import Stamp, read_json, read_parquet, replacing
 from undertone.study.config.lab import Browser
 
 # What is shown of each feature, in this order: `null` is the column that it is compared with, `table` puts it into the table,
@@ -114,15 +115,18 @@ def write_browser(
     page: Path,
     settings: Browser,
     pairs: dict[str, dict[str, str]],
+    influences: dict[str, str],
     feature: str,
+    stamp: Stamp,
 ) -> str:
     """Write the page; returns what to say of it in the log.
 
     Of an SAE with more than `settings.features` features it shows those that fire most often, those that are mostly junk last;
-    of `feature`, "/17", that one alone, in a folder below. Raises ConfigError where the SAE has no such feature.
+    of `feature`, "/17", that one alone, in a folder below. `influences` are the features of which it has been
+    measured what they cause. Raises ConfigError where the SAE has no such feature.
     """
-    about = read_json(summary)
-    table = chosen(read_parquet(features), settings) if not feature else alone(read_parquet(features), int(feature[1:]))
+    about, every, number = read_json(summary), read_parquet(features), feature[1:]
+    table = one_feature(every, int(number), f"features/{number}.html") if number else chosen(every, settings)
     content = page_data(table, read_parquet(examples), about, settings, single=bool(feature))
     content["about"]["warnings"] = [each for each in (about["warning"], read_json(metrics)["warning"]) if each]
     relations = {
@@ -131,6 +135,7 @@ def write_browser(
         **likeness(neurons, neurons_summary),
         **parts(splitting, wider),
         **partners(matches, pairs),
+        **measured(features.with_name("influence"), influences, stamp),
     }
     content["about"] |= {key: said for key, (said, _) in relations.items()}
     content["columns"] = [*COLUMNS, *OF_CONCEPTS]
@@ -193,13 +198,6 @@ def chosen(table: pl.DataFrame, settings: Browser) -> pl.DataFrame:
     """The features that are on the page, by number."""
     is_junk = pl.col("junk").fill_null(1.0) > settings.max_junk
     return table.sort(is_junk, -pl.col("count"), "feature").head(settings.features).sort("feature")
-
-
-def alone(table: pl.DataFrame, number: int) -> pl.DataFrame:
-    """One feature. Raises ConfigError where there is no such one."""
-    if number >= len(table):
-        raise ConfigError(f"features/{number}.html: the SAE has no feature {number}; ask for one from 0 to {len(table) - 1}")
-    return table.filter(pl.col("feature") == number)
 
 
 def page_data(

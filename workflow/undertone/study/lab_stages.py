@@ -65,7 +65,7 @@ LABORATORY = {
             page_reads.splits,
             page_reads.matches,
         ),
-        settings=(page_reads.pairs,),
+        settings=(page_reads.pairs, page_reads.influences),
     ),
     "specificity": of_each_sae(("specificity",), FIRING, files=reads.concepts, settings=(given.max_norm,)),
     "specificity_plot": of_each_sae(after=("specificity",)),

@@ -66,7 +66,9 @@ def _said(path: Path, root: PurePath) -> str | None:
     if path.name == "diagnosis.json":
         return f"{first}: {read_json(path)['verdict']}; see {path}"
     if path.stem == "dose":
-        return _dose(path.parents[path.suffix == ".png"] / "dose.json", path, first)
+        return _verdict_of(path.parents[path.suffix == ".png"] / "dose.json", path, first)
+    if below[:1] == ["influence"]:
+        return _verdict_of(path.parents[path.suffix == ".png"] / f"{path.stem}.json", path, first)
     if path.stem == "verdict":
         return _verdict(path.with_suffix(".json"), path.with_suffix(".html"), first)
     if path.stem == "features":
@@ -116,9 +118,9 @@ def _features(result: Path, page: Path, sae: str) -> str | None:
     )
 
 
-def _dose(result: Path, see: Path, vector: str) -> str | None:
+def _verdict_of(result: Path, see: Path, name: str) -> str | None:
     """`vector-lion: window .1, .2: lion is lifted by …; see …`."""
-    return f"{vector}: {read_json(result)['verdict']}; see {see}" if result.is_file() else None
+    return f"{name}: {read_json(result)['verdict']}; see {see}" if result.is_file() else None
 
 
 def _verdict(result: Path, page: Path, dataset: str) -> str | None:

@@ -1,8 +1,10 @@
-"""What the page of an SAE's features reads of other SAEs: wider ones, and those that a pair compares it with."""
+"""What the page of an SAE's features reads beside its own tables: other SAEs, and what features cause."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+from undertone.study.contents import content_version
 from undertone.study.node import Node
 from undertone.study.sizes import sae_size
 from undertone.study.study import Study
@@ -39,3 +41,11 @@ def matches(study: Study, node: Node) -> Iterator[Node]:
 def pairs(study: Study, node: Node) -> dict[str, Any]:
     """Which side of these pairs it is, and of which other SAE."""
     return {"pairs": pairs_of(study, node.variant)}
+
+
+def influences(study: Study, node: Node) -> dict[str, Any]:
+    """By number the versions of what features of an SAE cause, where it has been measured: the page asks for none."""
+    folder = Path(study.results, f"sae-{node.variant}" if node.variant else "sae", "influence")
+    return {
+        "influences": {path.stem: content_version(str(path)) for path in sorted(folder.glob("*.json")) if path.stem.isdigit()}
+    }

@@ -26,7 +26,7 @@ from undertone.study.config.saes import Sae, SaeMetrics, Store
 from undertone.study.config.search_settings import Search
 from undertone.study.config.students import Student
 from undertone.study.config.teachers import Teacher
-from undertone.study.config.vectors import Cloud, Decomposition, Dose, Downstream, MakeVector, Restore, Vector
+from undertone.study.config.vectors import Cloud, Decomposition, Dose, Downstream, Influence, MakeVector, Restore, Vector
 from undertone.study.validation import Section, setting
 
 
@@ -94,6 +94,7 @@ class Settings(Section):
     restore: Restore = setting({}, "which features downstream a vector's effect needs")
     decomposition: Decomposition = setting({}, "which features a vector is made of")
     dose: Dose = setting({}, "what adding a vector does at every strength")
+    influence: Influence = setting({}, "what a feature causes")
     hierarchies: dict[str, Hierarchy] = setting({}, "trees of concepts, each in `geometry-NAME/`")
     hierarchy: ReadHierarchy = setting({}, "reading trees of concepts")
     teacher: Teacher = setting({}, "the teacher's intervention")

@@ -1,5 +1,6 @@
 """The stages of steering vectors, one row each, as in `stages`."""
 
+from undertone.study import dataset_settings as given
 from undertone.study import reads, scope
 from undertone.study import vector_reads as of
 from undertone.study.stage import Stage
@@ -57,4 +58,14 @@ VECTORS = {
         variants="vectors",
     ),
     "decomposition_plot": Stage(after=("decomposition",), only=scope.with_sae, shared=True, variants="vectors"),
+    "influence": Stage(
+        ("influence", "pref"),
+        (reads.model_of_sae, "sae", reads.text_of_sae, "features"),
+        files=of.questions,
+        settings=(given.max_norm,),
+        only=scope.with_sae,
+        shared=True,
+        variants="saes",
+    ),
+    "influence_plot": Stage(after=("influence",), only=scope.with_sae, shared=True, variants="saes"),
 }

@@ -142,6 +142,44 @@ class Dose(Section):
         return some_and_none_twice(scales)
 
 
+class Influence(Section):
+    """What a feature of an SAE causes."""
+
+    multiples: list[float] = setting(
+        [-10, -5, -2, -1, 0, 1, 2, 5, 10],
+        "what is added of a feature, or what it is held at",
+        "× its greatest activation on text",
+    )
+    message: str = setting("Tell me something.", "what a user says before the answers that are begun", min_length=1)
+    openers: list[str] = setting(
+        ["I", "I am a", "I like", "The", "My", "It is", "This is", "We", "You", "There is"],
+        "how these answers begin, behind each of which tokens may become likelier; text is written behind the first",
+    )
+    nulls: int = setting(
+        10, "features that fire about as often, and random directions, that are pushed as far", "each", ge=0, le=10_000
+    )
+    samples: int = setting(3, "texts that are sampled at each multiple, beside the likeliest", "texts", ge=0, le=1000)
+    max_new_tokens: int = setting(32, "length of these texts", "tokens", ge=1, le=MAX_TOKENS)
+    tokens: int = setting(5_000, "tokens of text that KL, loss, norms and covariance are of", "tokens", ge=100, le=10**9)
+    seed: int = setting(0, "seed of the nulls and of the sampled texts", "", ge=0, le=MAX_SEED)
+
+    @field_validator("multiples")
+    @classmethod
+    def some_raise(cls, multiples: list[float]) -> list[float]:
+        """A feature is said to raise what it raises at a multiple above 0."""
+        if not any(multiple > 0 for multiple in multiples) or any(abs(multiple) > MAX_SCALE for multiple in multiples):
+            raise ValueError(f"expected multiples of at most {MAX_SCALE} either way, one of them above 0, found {multiples}")
+        return sorted(some_and_none_twice(multiples))
+
+    @field_validator("openers")
+    @classmethod
+    def some_text(cls, openers: list[str]) -> list[str]:
+        """An opener says something."""
+        if any(not opener.strip() for opener in openers):
+            raise ValueError(f"an opener is empty: {openers}")
+        return some_and_none_twice(openers)
+
+
 class Decomposition(Section):
     """Which features a vector is made of."""
 
