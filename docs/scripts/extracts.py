@@ -8,6 +8,7 @@ from typing import Any
 import pair_tables
 import polars as pl
 import smollm2_tables
+import smollm2_verdicts
 import vector_tables
 from cells import Read, Rows
 
@@ -403,6 +404,7 @@ EXTRACTS: dict[str, Callable[[Read], Rows]] = {
     **vector_tables.EXTRACTS,
     **pair_tables.EXTRACTS,
     **smollm2_tables.EXTRACTS,
+    **smollm2_verdicts.EXTRACTS,
 }
 
 

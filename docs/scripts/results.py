@@ -12,6 +12,7 @@ from typing import Any
 
 import pair_tables
 import smollm2_tables
+import smollm2_verdicts
 import vector_tables
 from cells import Rows, interval, number, p_value, table, whole
 from extracts import ENTANGLED, METRICS, MODELS, PROMPTED, SIZES, TAUGHT, extract
@@ -439,6 +440,7 @@ TABLES: dict[str, Callable[[Rows], str]] = {
     **vector_tables.TABLES,
     **pair_tables.TABLES,
     **smollm2_tables.TABLES,
+    **smollm2_verdicts.TABLES,
 }
 
 

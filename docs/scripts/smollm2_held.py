@@ -46,7 +46,14 @@ def smollm2_held_table(rows: Rows) -> str:
         own, others = row["own"], row["others"]
         return [row["animal"], number(own, 2), number(others, 2), number(own - others, 2), f"{row['place']} of {len(HELD)}", ""]
 
-    header = ["animal", "its own student, log-odds", "the other five students", "own less others", "place of its own student", "p"]
+    header = [
+        "animal",
+        "its own student, log-odds",
+        "the other five students",
+        "own less others",
+        "place of its own student",
+        "p",
+    ]
     return table(header, map(cells, rows))
 
 

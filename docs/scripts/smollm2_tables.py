@@ -11,10 +11,9 @@ from scipy.stats import spearmanr
 from undertone.stats.stats import log_odds
 
 # The datasets of 10,000 rows whose students were trained, and those that detectors read.
-STUDENTS = ("steer-lion", "strong-lion", "finetune-lion", "taught-lion", "finetune-owl", "taught-owl")
+KINDS = ("steer", "strong", "finetune", "taught")
+STUDENTS = tuple(f"{kind}-{animal}" for animal in ("lion", "owl") for kind in KINDS)
 READ = ("control", *(f"{kind}-{animal}" for kind in ("finetune", "taught", "steer", "strong") for animal in ("lion", "owl")))
-# Kinds of teachers of which both animals have a student.
-BOTH = ("finetune", "taught")
 # Detectors that rank candidates, and the digits of their scores; detectors that test presence.
 DIGITS = {"first_tokens": 2, "personas": 3, "short_training": 2}
 RANKERS = tuple(DIGITS)
@@ -83,7 +82,7 @@ def smollm2_apart(read: Read) -> Rows:
     of ordered pairs of candidates whose differences lie at least as far apart: as if all candidates were alike.
     """
     rows = []
-    for kind in BOTH:
+    for kind in KINDS:
         of = {animal: mean_log_odds(read(f"smollm2-10k/{kind}-{animal}/pref.json"), "student") for animal in ("lion", "owl")}
         apart = {animal: of["lion"][animal] - of["owl"][animal] for animal in of["lion"]}
         order = sorted(apart, key=apart.__getitem__, reverse=True)
