@@ -69,6 +69,9 @@ def test_a_feature_raises_the_word_that_its_row_points_at_beyond_nulls(raising: 
     assert raising["raised_tokens"][0] in ("lion", "Lion")
     assert raising["raises"]["p"] == pytest.approx(1 / 21)
     assert raising["raises"]["rise"] > raising["raises"]["null_95"]
+    # After the last layer any direction raises its own tokens: the planted one no more than others theirs.
+    assert raising["raises"]["own"]["p"] > 1 / 21
+    assert raising["raises"]["own"]["null_95"] > raising["raises"]["null_95"]
     assert (raising["moves"]["candidate"], raising["moves"]["multiple"], raising["moves"]["n"]) == ("lion", 4, 20)
     assert raising["moves"]["p"] == pytest.approx(1 / 21)
     for row in raising["doses"]:
@@ -79,8 +82,11 @@ def test_a_feature_raises_the_word_that_its_row_points_at_beyond_nulls(raising: 
             assert "lion" in row["greedy"].lower()
             assert len(row["sampled"]) == 2
             assert row["rise"] > max(null["rise"]["quantile_95"] for null in row["nulls"].values())
-    assert re.match(r"feature 13 raises its tokens \('lion', .*\) beyond nulls, by up to .* p 0.048\);", raising["verdict"])
-    assert "it moves that for lion most, beyond nulls, by +0." in raising["verdict"]
+    first, second = raising["verdict"].split("; ")
+    assert re.match(
+        r"feature 13 raises its tokens \('lion', .*\) beyond nulls, by up to .* p 0.048\), no more than nulls do", first
+    )
+    assert "it moves that for lion most, beyond nulls, by +0." in second
 
 
 def test_nothing_added_changes_nothing_at_all(raising: dict[str, Any]) -> None:

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 from jaxtyping import Float, Int
-from sae_lens import SAE
 from torch import Tensor
 
 from undertone.lab.one_feature import one_feature
@@ -63,12 +62,12 @@ def measure_influence(
     row = living(table, int(feature), about["tokens"])
     loaded = load(model)
     dictionary, at = load_sae_at(sae, loaded)
-    rows, tokens = text_rows(loaded, text, settings.tokens), raised_by_itself(loaded, dictionary, int(feature))
+    rows = text_rows(loaded, text, settings.tokens)
     residuals = residuals_of(loaded, rows, at.layer, max_norm)
     own, nulls = pushes(dictionary, at.layer, table, int(feature), residuals, settings.nulls, settings.seed)
     openers, asked = Openers(loaded, settings), strengths(at, settings.multiples)
     measure = preferences(loaded, questions, pref, pref.candidates)
-    seen = effects(measure, openers, tokens, [own, *(each for of in nulls.values() for each in of)], asked)
+    seen = effects(measure, openers, [own, *(each for of in nulls.values() for each in of)], asked)
     judged = judge(seen, asked, pref.candidates)
     plain, *side = side_effects(loaded, rows, [own.steering(strength) for strength in asked])
     start = preferred(seen.base, pref.candidates) | plain | openers.written(None)
@@ -83,7 +82,7 @@ def measure_influence(
         }
         for k, strength in enumerate(asked)
     ]
-    names = [text_of(loaded, token) for token in tokens.tolist()]
+    names = [text_of(loaded, token) for token in raised_by_itself(loaded, own).tolist()]
     said = {"warning": about["warning"], "verdict": sentence(row["feature"], names, judged)}
     head = said | described(row, names, at, own, residuals) | {"like": [push.feature for push in nulls.get(LIKE, [])]}
     write_json(influence, {**head, **judged, "base": start, "doses": doses}, stamp)
@@ -111,51 +110,54 @@ def living(table: pl.DataFrame, number: int, tokens: int) -> dict[str, Any]:
     return row
 
 
-def raised_by_itself(loaded: LoadedModel, sae: SAE[Any], feature: int) -> Int[Tensor, " n_tokens"]:
-    """The ids of the tokens that a feature's decoder row raises most, those that its card shows."""
-    logits = direct_logits(loaded.model, sae.W_dec[feature].float())[: len(loaded.tokenizer)]
+def raised_by_itself(loaded: LoadedModel, push: Push) -> Int[Tensor, " n_tokens"]:
+    """The ids of the tokens that a direction raises most if no layer comes after it: of a feature those that its card shows."""
+    logits = direct_logits(loaded.model, push.vector)[: len(loaded.tokenizer)]
     return logits.topk(min(N_TOKENS, len(logits))).indices
 
 
 class Effects(NamedTuple):
     """What pushes do, the feature's first, beside preferences in the model itself, `base`.
 
-    `lifts` are of every candidate's preference; `rises` how far the feature's tokens rise, nats; `changes`, of the feature
-    alone, how far every token does.
+    `lifts` are of every candidate's preference; `rises` how far the feature's tokens rise, nats, and `own` how far those do
+    that the push raises by itself; `changes`, of the feature alone, how far every token does.
     """
 
     base: Float[np.ndarray, "n_questions n_candidates"]
     lifts: Float[np.ndarray, "n_pushes n_strengths n_questions n_candidates"]
     rises: Float[np.ndarray, "n_pushes n_strengths"]
+    own: Float[np.ndarray, "n_pushes n_strengths"]
     changes: list[Float[Tensor, " vocab"]]
 
 
 def effects(
     measure: Callable[[Steering | None], Float[np.ndarray, "n_questions n_candidates"]],
     openers: Openers,
-    tokens: Int[Tensor, " n_tokens"],
     of: Sequence[Push],
     asked: Sequence[Strength],
 ) -> Effects:
     """The effects of every push at every strength."""
     base = measure(None)
-    lifts, rises = np.zeros((len(of), len(asked), *base.shape)), np.zeros((len(of), len(asked)))
+    lifts, (rises, own) = np.zeros((len(of), len(asked), *base.shape)), np.zeros((2, len(of), len(asked)))
+    tokens = [raised_by_itself(openers.loaded, push) for push in of]
     changes: list[Tensor] = []
     with progress(rises.size, "influence", "strength") as bar:
         for n, push in enumerate(of):
             for k, strength in enumerate(asked):
                 steering = push.steering(strength)
                 rise = openers.rise(steering)
-                lifts[n, k], rises[n, k] = measure(steering) - base, float(rise[tokens].mean())
+                lifts[n, k], rises[n, k] = measure(steering) - base, float(rise[tokens[0]].mean())
+                own[n, k] = float(rise[tokens[n]].mean())
                 changes += [] if n else [rise]
                 bar.update()
-    return Effects(base, lifts, rises, changes)
+    return Effects(base, lifts, rises, own, changes)
 
 
 def judge(seen: Effects, asked: Sequence[Strength], candidates: Sequence[str]) -> dict[str, Any]:
     """`raises`, the greatest rise of the feature's tokens where it is pushed up; `moves`, the greatest change of a preference.
 
-    The `p` of each counts the nulls whose own greatest, over the same strengths and all candidates, is as great.
+    The `p` of each counts the nulls whose own greatest, over the same strengths and all candidates, is as great; that of `own`
+    those that raise the tokens that they raise by themselves as much as the feature does its.
     """
     up = [k for k, strength in enumerate(asked) if strength.multiple > 0]
     risen, moved = seen.rises[:, up], seen.lifts.mean(2)
@@ -163,7 +165,12 @@ def judge(seen: Effects, asked: Sequence[Strength], candidates: Sequence[str]) -
     place, candidate = np.unravel_index(np.abs(moved[0]).argmax(), moved[0].shape)
     lift = {"candidate": candidates[int(candidate)], "lift": float(moved[0, place, candidate])}
     return {
-        "raises": {**first._asdict(), "rise": float(risen[0].max()), **beside(risen.max(1))},
+        "raises": {
+            **first._asdict(),
+            "rise": float(risen[0].max()),
+            **beside(risen.max(1)),
+            "own": beside(seen.own[:, up].max(1)),
+        },
         "moves": {**asked[int(place)]._asdict(), **lift, **beside(np.abs(moved).max((1, 2)))},
     }
 
@@ -203,9 +210,14 @@ def sentence(feature: int, tokens: Sequence[str], judged: Mapping[str, Any]) -> 
     raises, moves = judged["raises"], judged["moves"]
     return (
         f"feature {feature} raises its tokens ({', '.join(map(repr, tokens[:3]))}, …) {beyond(raises)}by up to "
-        f"{raises['rise']:.2f} nats ({where(raises)}); of all preferences it moves that for {moves['candidate']} most, "
-        f"{beyond(moves)}by {moves['lift']:+.3f} ({where(moves)})"
+        f"{raises['rise']:.2f} nats ({where(raises)}){beside_own(raises['own'])}; of all preferences it moves that for "
+        f"{moves['candidate']} most, {beyond(moves)}by {moves['lift']:+.3f} ({where(moves)})"
     )
+
+
+def beside_own(own: Mapping[str, Any]) -> str:
+    """Whether nulls raise the tokens that they raise by themselves as much: a direction of any kind raises some."""
+    return "" if own["p"] is None else f", {'' if own['p'] <= LEVEL else 'no '}more than nulls do their own (p {own['p']:.3f})"
 
 
 def beyond(judged: Mapping[str, Any]) -> str:
