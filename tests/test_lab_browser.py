@@ -2,9 +2,11 @@
 
 import json
 import re
+from base64 import b64decode
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 from browser import asked, browse, needs_browser
@@ -59,6 +61,9 @@ def row(feature: int) -> dict[str, Any]:
     }
 
 
+ROWS = np.random.default_rng(0).integers(-127, 128, (N, 7))
+
+
 def example(feature: int, group: str, rank: int) -> dict[str, Any]:
     tokens = ["<bos>", HOSTILE[(feature + rank) % N], HOSTILE[feature], "after"]
     silent = 0.0 if group == "miss" else 2.0
@@ -88,7 +93,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_parquet(folder / "neighbours.parquet", pl.DataFrame(near, schema=NEAR_SCHEMA, orient="row"), {})
     bounds = {"null95": 0.7, "null95_spread": 0.55}
     write_json(folder / "neighbours.json", {"decoder": bounds, "encoder": bounds, "firing": {"null95": 0.1}}, {})
-    at = [(k, float(k % 4), float(k // 4), k % 3 - 1) for k in alive]
+    at = [(k, float(k % 4), float(k // 4), k % 3 - 1, ROWS[k].tolist()) for k in alive]
     write_parquet(folder / "map.parquet", pl.DataFrame(at, schema=MAP_SCHEMA, orient="row"), {})
     said = {"reason": None, "trust": 0.25, "trust_chance": 0.1, "clusters": 2, "noise": 0.4}
     write_json(folder / "map.json", said, {})
@@ -112,6 +117,49 @@ def write(home: Path, **settings: Any) -> Path:
     files = [home / name for name in FILES]
     write_browser(*files[:-1], None, {}, {}, files[-1], Browser(**settings), {}, {}, "", {})
     return files[-1]
+
+
+@needs_browser
+def test_a_feature_lies_among_its_nearest_as_their_principal_components_say(home: Path) -> None:
+    script = """
+      choose(1);
+      const before = $("around").textContent;
+      $("around").click();
+      const { near, places, share, chance, kept } = neighbourhood(byId.get(1));
+      const dots = [...document.querySelectorAll("[data-around]")];
+      const shown = [before, $("around").textContent, dots.length, $("card").querySelector(".around p").textContent];
+      dots[0].dispatchEvent(new Event("click"));
+      const by = near.map(([cosine, each]) => [each.id, cosine]);
+      const then = [state.chosen, dots[0].dataset.around, document.querySelector(".around") === null];
+      say([by, places, share, chance, kept, shown, ...then]);
+    """
+    near, places, share, chance, kept, shown, chosen, clicked, closed = asked(home / "features.html", script)
+    units = ROWS / np.linalg.norm(ROWS, axis=1, keepdims=True)
+    alive = [k for k in range(N) if k not in (1, MISSING)]
+    order = sorted(alive, key=lambda k: -units[k] @ units[1])
+    assert [k for k, _ in near] == order
+    assert [cosine for _, cosine in near] == pytest.approx([units[k] @ units[1] for k in order])
+    rows = units[[1, *order]] - units[[1, *order]].mean(0)
+    left, sizes, _ = np.linalg.svd(rows, full_matrices=False)
+    expected = left[:, :2] * sizes[:2]
+    assert np.abs(places) == pytest.approx(np.abs(expected), abs=1e-4)
+    assert share == pytest.approx((sizes[:2] ** 2).sum() / (sizes**2).sum(), rel=1e-4)
+    assert 2 / 7 < chance < 0.75
+    distance = np.linalg.norm(expected[1:] - expected[0], axis=1)
+    assert kept == len({*np.argsort(distance)[:10].tolist()} & {*range(10)})
+    assert shown[:3] == ["map of the 10 nearest", "hide map", N - 1]
+    assert shown[3].startswith(
+        "Principal components of the decoder rows of this feature and its 10 nearest on this page, cosine "
+    )
+    assert (chosen, closed) == (int(clicked), True)
+
+
+def test_a_row_is_on_the_page_as_bytes(home: Path) -> None:
+    held = re.search(r'id="data">(.*?)</script>', (home / "features.html").read_text(), re.DOTALL)
+    assert held
+    rows = {each["id"]: each.get("row") for each in json.loads(held[1])["features"]}
+    assert np.frombuffer(b64decode(rows[1]), np.int8).tolist() == ROWS[1].tolist()
+    assert rows[MISSING] is None
 
 
 @needs_browser

@@ -70,6 +70,9 @@ def test_planted_groups_are_the_clusters_and_agree_with_co_firing(grouped: dict[
     assert summary["co_firing"]["ami"] > 0.95 > 0.1 > summary["co_firing"]["null95"]
     assert summary["co_firing"]["p"] == 1 / 200
     assert summary["warning"] == "poor"
+    kept, own = np.array(table["row"].to_list()), unit(rows_in_groups(0.5))
+    assert np.abs(kept).max(1).tolist() == [127] * N
+    assert np.abs(unit(kept.astype(float)) @ unit(kept.astype(float)).T - own @ own.T).max() < 0.01
     assert grouped["said"].startswith(f"{N} features in {GROUPS} clusters")
 
 

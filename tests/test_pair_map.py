@@ -52,7 +52,7 @@ def written(home: Path) -> Path:
     headline = {"one": {"meaningful": meaningful, "by_chance": {"frequent": {"median": 0.001, "q95": 0.009}}}}
     write_json(home / "matches.json", {**about, "headline": headline}, {})
     for side_name, turn in (("a", 1), ("b", -1)):
-        at = [(k, float(turn * (k % 4)), float(k // 4), k % 3 - 1) for k in range(N) if k != UNPLACED]
+        at = [(k, float(turn * (k % 4)), float(k // 4), k % 3 - 1, [1, -2]) for k in range(N) if k != UNPLACED]
         write_parquet(home / f"map_{side_name}.parquet", pl.DataFrame(at, schema=MAP_SCHEMA, orient="row"), {})
         write_json(home / f"map_{side_name}.json", {"reason": None, "trust": 0.25, "trust_chance": 0.1}, {})
     return page_of(home)

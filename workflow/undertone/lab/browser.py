@@ -1,8 +1,10 @@
 """The page of an SAE's features: one file that needs nothing beside itself, with a table and a card for each feature."""
 
+from base64 import b64encode
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from undertone.lab.influences import measured
@@ -163,11 +165,12 @@ def near(neighbours: Path, summary: Path) -> dict[str, tuple[dict[str, Any], dic
 
 
 def places(map_table: Path, map_summary: Path) -> dict[str, tuple[dict[str, Any], dict[int, Any]]]:
-    """`at`: what is said of the map, and by feature [x, y, cluster]."""
-    about = read_json(map_summary)
-    rows = read_parquet(map_table).iter_rows()
+    """`at`: what is said of the map, and by feature [x, y, cluster]; `row`: by feature its decoder row, bytes in base 64."""
+    about, table = read_json(map_summary), read_parquet(map_table)
     keys = ("reason", "trust", "trust_chance", "clusters", "noise")
-    return {"at": ({key: about.get(key) for key in keys}, {k: [short(x), short(y), cluster] for k, x, y, cluster in rows})}
+    at = {k: [short(x), short(y), cluster] for k, x, y, cluster in table.select("feature", "x", "y", "cluster").iter_rows()}
+    rows = {k: b64encode(np.array(row, np.int8).tobytes()).decode() for k, row in table.select("feature", "row").iter_rows()}
+    return {"at": ({key: about.get(key) for key in keys}, at), "row": ({}, rows)}
 
 
 def likeness(neurons: Path, summary: Path) -> dict[str, tuple[dict[str, Any], dict[int, Any]]]:

@@ -26,7 +26,9 @@ NEAREST = 10
 DRAWS, SHUFFLES = 10, 199
 # Label of what belongs to no cluster.
 NOISE = -1
-SCHEMA: dict[str, Any] = {"feature": pl.Int64, "x": pl.Float64, "y": pl.Float64, "cluster": pl.Int64}
+SCHEMA: dict[str, Any] = {"feature": pl.Int64, "x": pl.Float64, "y": pl.Float64, "cluster": pl.Int64, "row": pl.List(pl.Int8)}
+# The greatest entry of a row as it is kept for the page; cosines of such rows are right to a few thousandths.
+GREATEST = 127
 
 
 def make_map(
@@ -50,10 +52,17 @@ def make_map(
     places, cluster = layout(rows, settings), clusters(rows, settings.min_cluster)
     said = {"trust": overlap(rows, places), "trust_chance": NEAREST / (len(alive) - 1)}
     said |= counted(cluster) | {"by_chance": clusters_by_chance(rows, settings)}
-    columns = {"feature": alive, "x": places[:, 0], "y": places[:, 1], "cluster": cluster}
+    columns = {"feature": alive, "x": places[:, 0], "y": places[:, 1], "cluster": cluster, "row": whole(rows)}
     write_parquet(map_table, pl.DataFrame(columns, schema=SCHEMA), stamp)
     write_json(map_summary, {**counts, "reason": None, **said, "co_firing": agreement(cluster, table, alive, settings)}, stamp)
     return f"{len(alive)} features in {said['clusters']} clusters and {said['noise']:.0%} in none; trust {said['trust']:.2f}"
+
+
+def whole(rows: Float[np.ndarray, "n d_model"]) -> pl.Series:
+    """Rows in whole numbers, the greatest entry of each ±127."""
+    greatest = np.abs(rows).max(1, keepdims=True)
+    scaled = np.rint(GREATEST * rows / np.where(greatest > 0, greatest, 1)).astype(np.int8)
+    return pl.Series(scaled.tolist(), dtype=pl.List(pl.Int8))
 
 
 def layout(rows: Float[np.ndarray, "n d_model"], settings: Map) -> Float[np.ndarray, "n 2"]:

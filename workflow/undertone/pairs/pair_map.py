@@ -45,7 +45,7 @@ def page_data(matches: pl.DataFrame, maps: Sequence[pl.DataFrame]) -> Json:
         for row in matches.unique(side, maintain_order=True).iter_rows(named=True):
             tokens = [strings.setdefault(text, len(strings)) for text in row[f"tokens_{side}"]]
             own[row[side]] = {"id": row[side], "count": row[f"count_{side}"], "tokens": tokens}
-        for number, x, y, _ in places.iter_rows():
+        for number, x, y in places.select("feature", "x", "y").iter_rows():
             own.setdefault(number, {"id": number, "count": None, "tokens": []})["at"] = [short(x), short(y)]
         features[side] = [own[number] for number in sorted(own)]
     chosen = matches.filter(pl.col("way").is_in([*BEST, *ONE]))
