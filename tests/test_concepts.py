@@ -68,6 +68,7 @@ BAD: list[tuple[Any, str]] = [
     ({"a": {"words": ["x"], "within": -1}}, "from 0 to 1000"),
     ({"a": {"words": ["x"], "within": True}}, "from 0 to 1000"),
     ({"a": {"words": ["x"], "span": True}}, "span is of a regex"),
+    ({"a": {"words": ["x"], "group": False}}, "group is the name of a kind of concepts, .*found False"),
     ({"a": {"regex": "x", "span": "yes"}}, "span true or false"),
     ({"a": {"words": ["a", "b"], "each": True}}, "two concepts 'a'"),
 ]
@@ -84,3 +85,5 @@ def test_a_bad_entry_is_named(entries: Any, sentence: str, tmp_path: Path) -> No
 def test_the_shipped_concepts_are_read(tmp_path: Path) -> None:
     concepts = read_concepts(REPOSITORY / "config/prompts/concepts.yaml", "specificity.concepts")
     assert {"animal", "lion", "number", "question", "persona"} <= set(concepts)
+    groups = [concepts[name].group for name in ("lion", "two digits", "colon", "persona")]
+    assert groups == ["animals", "numbers", "signs", None]

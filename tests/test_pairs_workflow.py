@@ -69,6 +69,8 @@ def test_an_sae_matches_itself(finished: Project) -> None:
     assert summary["headline"]["one"]["meaningful"]["r"]["median"] == pytest.approx(1)
     for measure in (similarity["spaces"]["one"]["measures"] or {}).values():
         assert measure["value"] is None or measure["value"] == pytest.approx(1)
+    assert set(similarity["concepts"]) <= {"animals", "numbers", "signs", "words", "subjects"}
+    assert sum(of["pairs"] for of in similarity["concepts"].values()) <= similarity["spaces"]["one"]["pairs"]
 
 
 def test_two_trainings_match_better_than_shifted_text(finished: Project) -> None:

@@ -7,6 +7,7 @@ from scipy.stats import ortho_group, spearmanr
 
 from undertone.stats.similarities import (
     beside_chance,
+    beside_random_sets,
     cka,
     hsic,
     mutual_neighbours,
@@ -114,3 +115,26 @@ def test_a_rotation_is_found_also_into_more_dimensions() -> None:
     assert np.allclose(rotation(x, x @ q), q)
     assert np.allclose(rotation(x @ q, x), q.T)
     assert procrustes(x, x @ q)(np.arange(N)) == pytest.approx(1)
+
+
+def test_chosen_rows_that_agree_among_rows_that_do_not_lie_beyond_random_sets() -> None:
+    x, y = cloud(5), cloud(6)
+    chosen = np.arange(40)
+    y[chosen] = x[chosen] @ ortho_group.rvs(D, random_state=7)
+    for name, of in beside_random_sets(x, y, chosen, 10, 0.99, 39, 0).items():
+        assert of["value"] == pytest.approx(1, abs=1e-9), name
+        assert of["p"] == 1 / 40, name
+        assert of["n"] == 40
+
+
+def test_rows_at_random_lie_no_more_alike_than_random_sets_though_all_rows_belong_together() -> None:
+    values: dict[str, list[float]] = {}
+    for seed in range(40):
+        x = cloud(seed)
+        y = x + 0.5 * cloud(3000 + seed)
+        chosen = np.random.default_rng(seed).choice(N, 40, replace=False)
+        for name, of in beside_random_sets(x, y, chosen, 10, 0.99, 39, seed).items():
+            values.setdefault(name, []).append(of["p"])
+    for name, p in values.items():
+        assert 0.3 < np.mean(p) < 0.7, name
+        assert np.mean(np.array(p) <= 0.1) < 0.3, name

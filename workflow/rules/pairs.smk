@@ -81,6 +81,8 @@ if STUDY.has_sae:
             saes=of_saes("sae.json"),
             matches=rules.matches.output.matches,
             summary=rules.matches.output.summary,
+            units=lambda wildcards: of_sae(saes_of(wildcards)[0], "specificity.parquet"),
+            concepts=ancient(STUDY.specificity.concepts),
         output:
             similarity=ensure(result("pair{variant}/similarity.json"), non_empty=True),
         log:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from undertone.lab.held import features_with_concepts
 from undertone.lab.influences import measured
 from undertone.lab.one_feature import one_feature
 from undertone.lab.other_saes import partners, parts
@@ -95,8 +96,6 @@ OF_CONCEPTS: list[dict[str, Any]] = [
         "help": "The chance that a token that holds the concept has the higher activation than another; a tie counts half",
     },
 ]
-# Concepts are shown that shifted ones reach no more often.
-LEVEL = 0.05
 
 
 def write_browser(
@@ -189,11 +188,10 @@ def likeness(neurons: Path, summary: Path) -> dict[str, tuple[dict[str, Any], di
 
 def concepts(units: Path) -> dict[int, dict[str, Any]]:
     """By feature the concept that it holds beyond chance, and how well, as `OF_CONCEPTS` has it."""
-    table = read_parquet(units).filter((pl.col("kind") == "feature") & (pl.col("p") <= LEVEL))
     figures = {"f1": "concept_f1", "f1_null": "concept_null", "auroc": "concept_auroc"}
     return {
         row["unit"]: {"concept": row["concept"], **{key: short(row[name]) for name, key in figures.items()}}
-        for row in table.iter_rows(named=True)
+        for row in features_with_concepts(units).iter_rows(named=True)
     }
 
 

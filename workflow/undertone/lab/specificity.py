@@ -14,6 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from undertone.lab.context_table import read_contexts
 from undertone.lab.feature_examples import shown_texts
 from undertone.lab.firings import Firings, FiringSums, first_contexts
+from undertone.lab.held import LEVEL
 from undertone.lab.marks import Text, marked
 from undertone.lab.matching import (
     Active,
@@ -49,8 +50,6 @@ SCHEMA: dict[str, Any] = {
     "bands": pl.List(pl.Float64),
     "bands_n": pl.List(pl.Int64),
 }
-# A unit holds a concept beyond chance where shifted concepts are rarely held as well.
-LEVEL = 0.05
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from undertone.runtime.errors import ConfigError
 from undertone.study.validation import nearest
 
 KINDS = ("words", "tokens", "regex")
-OPTIONS = ("each", "span", "within")
+OPTIONS = ("each", "group", "span", "within")
 WORD = re.compile(r"\w+")
 # Tokens behind a concept that can count as holding it.
 FURTHEST = 1000
@@ -23,7 +23,8 @@ MOST = 100_000
 class Concept:
     """What a token can hold: one of some words (with a plural's s, in any case) or tokens, or the end of a pattern's match.
 
-    With `span` every token of a match holds it; with `within` also that many tokens behind.
+    With `span` every token of a match holds it; with `within` also that many tokens behind. Concepts of one `group` are of one
+    kind, as animals are.
     """
 
     words: frozenset[str] = frozenset()
@@ -31,6 +32,7 @@ class Concept:
     regex: re.Pattern[str] | None = None
     span: bool = False
     within: int = 0
+    group: str | None = None
 
 
 def read_concepts(path: Path, key: str) -> dict[str, Concept]:
@@ -56,8 +58,11 @@ def _parsed(name: str, entry: Any, where: str) -> Iterator[tuple[str, Concept]]:
     within, span = entry.get("within", 0), entry.get("span", False)
     if type(within) is not int or not 0 <= within <= FURTHEST or type(span) is not bool:
         raise ConfigError(f"{where}: within is a number of tokens from 0 to {FURTHEST} and span true or false; found {entry!r}")
+    group = entry.get("group")
+    if not (group is None or isinstance(group, str)):
+        raise ConfigError(f"{where}: group is the name of a kind of concepts, in quotes where it is no word; found {group!r}")
     if "regex" in entry:
-        yield name, Concept(regex=_compiled(entry["regex"], where), span=span, within=within)
+        yield name, Concept(regex=_compiled(entry["regex"], where), span=span, within=within, group=group)
         return
     if span:
         raise ConfigError(f"{where}: span is of a regex, whose matches may hold several tokens; leave it out")
@@ -69,7 +74,8 @@ def _parsed(name: str, entry: Any, where: str) -> Iterator[tuple[str, Concept]]:
         raise ConfigError(f"{where}: {spaced[0]!r} is no single word; use a regex for it")
     for own, some in [(name, listed), *([(each, [each]) for each in listed] if entry.get("each") else [])]:
         texts = frozenset(each.strip().casefold() for each in some)
-        yield own, Concept(texts, within=within) if kind == "words" else Concept(tokens=texts, within=within)
+        concept = Concept(words=texts) if kind == "words" else Concept(tokens=texts)
+        yield own, replace(concept, within=within, group=group)
 
 
 def _compiled(pattern: Any, where: str) -> re.Pattern[str]:

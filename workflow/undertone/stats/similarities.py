@@ -30,22 +30,51 @@ def similarities(
     """
     rng = np.random.default_rng(seed)
     orders = [rng.permutation(len(x)) for _ in range(permutations)]
-    measures: dict[str, Measure] = {
+    result = {name: beside_chance(measure, len(x), orders) for name, measure in measures(x, y, k, variance).items()}
+    if len(x) < POINTS_PER_DIMENSION * max(x.shape[1], y.shape[1]):
+        result["svcca"]["value"] = None
+    return result
+
+
+def beside_random_sets(
+    x: Float[np.ndarray, "n d_x"],
+    y: Float[np.ndarray, "n d_y"],
+    chosen: Int[np.ndarray, " m"],
+    k: int,
+    variance: float,
+    draws: int,
+    seed: int,
+) -> dict[str, dict[str, Any]]:
+    """The measures of the rows that are chosen, each beside those of as many rows at random, which belong together as well.
+
+    So they say whether the chosen ones lie more alike than others do, and not whether they lie alike at all.
+    """
+    rng = np.random.default_rng(seed)
+    sets = [chosen, *(rng.choice(len(x), len(chosen), replace=False) for _ in range(draws))]
+    each = [measures(x[rows], y[rows], k, variance) for rows in sets]
+    order = np.arange(len(chosen))
+    values = {name: [of[name](order) for of in each] for name in each[0]}
+    return {name: beside(own, np.array(null), len(chosen)) for name, (own, *null) in values.items()}
+
+
+def measures(x: Float[np.ndarray, "n d_x"], y: Float[np.ndarray, "n d_y"], k: int, variance: float) -> dict[str, Measure]:
+    """All measures of two clouds by name."""
+    return {
         "svcca": svcca(x, y, variance),
         "cka": cka(x, y),
         "rsa": rsa(x, y),
         "knn": mutual_neighbours(x, y, k),
         "procrustes": procrustes(x, y),
     }
-    result = {name: beside_chance(measure, len(x), orders) for name, measure in measures.items()}
-    if len(x) < POINTS_PER_DIMENSION * max(x.shape[1], y.shape[1]):
-        result["svcca"]["value"] = None
-    return result
 
 
 def beside_chance(measure: Measure, n: int, orders: Iterable[Order]) -> dict[str, Any]:
-    """`value`, `null_mean` and `null_sd` over shuffles, `z`, one-sided `p` and `n` points."""
-    value, null = measure(np.arange(n)), np.array([measure(order) for order in orders])
+    """A measure beside itself with the second cloud's rows in each of the orders."""
+    return beside(measure(np.arange(n)), np.array([measure(order) for order in orders]), n)
+
+
+def beside(value: float, null: Float[np.ndarray, " n_draws"], n: int) -> dict[str, Any]:
+    """`value`, `null_mean` and `null_sd` over draws, `z`, one-sided `p` and `n` points."""
     mean, sd = float(null.mean()), float(null.std(ddof=1))
     z = (value - mean) / sd if sd > 0 else None
     return {"value": value, "null_mean": mean, "null_sd": sd, "z": z, "p": float(p_value(value, null)), "n": n}

@@ -36,6 +36,11 @@ def maps(study: Study, node: Node) -> Iterator[Node]:
     yield from (Node("map", None, sae.variant) for sae in saes(study, node))
 
 
+def concepts_of_a(study: Study, node: Node) -> Iterator[Node]:
+    """Which concepts the features of the first SAE hold."""
+    yield Node("specificity", None, study.pairs[node.variant].a)
+
+
 def recipe(study: Study, node: Node) -> dict[str, Any]:
     """How the study trains its SAE, whatever its size and what it is trained on."""
     keys = ("architecture", "l1_coefficient", "l0_coefficient", "batch_size", "lr", "seed", "dead_steps")

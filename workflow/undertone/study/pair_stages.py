@@ -1,12 +1,20 @@
 """The stages of pairs of SAEs, one row each, as in `stages`."""
 
 from undertone.study import pair_reads as of
+from undertone.study import reads
 from undertone.study.scope import with_sae
 from undertone.study.stage import Stage
 
 PAIRS = {
     "matches": Stage(("matches",), (of.sides,), settings=(of.entry,), only=with_sae, shared=True, variants="pairs"),
-    "similarity": Stage(("similarity",), (of.saes, "matches"), only=with_sae, shared=True, variants="pairs"),
+    "similarity": Stage(
+        ("similarity",),
+        (of.saes, "matches", of.concepts_of_a),
+        files=reads.concepts,
+        only=with_sae,
+        shared=True,
+        variants="pairs",
+    ),
     "pair_map": Stage(after=(of.maps, "matches"), settings=(of.entry,), only=with_sae, shared=True, variants="pairs"),
     "rotation": Stage(
         ("matches", "rotation"),
