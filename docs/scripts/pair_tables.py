@@ -15,6 +15,9 @@ SHOWN = {
     ("halves_a", None): "a reads halves of its own",
     ("halves_b", None): "b reads halves of its own",
 }
+# The pairs whose features are compared by kind, and the measures that are shown.
+PAIRS = ("seeds", "layers", "models", "untrained")
+MEASURES = {"cka": "CKA, as many others", "rsa": "RSA", "knn": "mutual k-NN", "procrustes": "Procrustes r²"}
 # The pairs in whose other model a vector is added, and the ways.
 TRANSPLANTED = ("models", "untrained")
 WAYS = {
@@ -57,6 +60,34 @@ def across_table(rows: Rows) -> str:
     return table([*header, "p, mean not taken off"], map(cells, rows))
 
 
+def kinds(read: Read) -> Rows:
+    """Of each pair and kind of concept how many matches there are, and how alike they lie beside as many others."""
+    return [
+        {
+            "pair": pair,
+            "kind": kind,
+            "pairs": of["pairs"],
+            "random": of["random"] and {key: of["random"][key] for key in MEASURES},
+        }
+        for pair in PAIRS
+        for kind, of in read(f"pair-{pair}/similarity.json")["concepts"].items()
+    ]
+
+
+def kinds_table(rows: Rows) -> str:
+    """One line per pair and kind that could be compared, and one of those that could not."""
+
+    def cells(row: dict[str, Any]) -> list[str]:
+        said = (
+            f"{number(of['value'], 2)}, {number(of['null_mean'], 2)} ± {number(of['null_sd'], 2)} (p {p_value(of['p'])})"
+            for of in row["random"].values()
+        )
+        return [f"`{row['pair']}`", row["kind"], str(row["pairs"]), *said]
+
+    header = ["b is", "features of", "matches", *MEASURES.values()]
+    return table(header, (cells(row) for row in rows if row["random"]))
+
+
 def transplants(read: Read) -> Rows:
     """What a vector does at its strength in its own model, and in the other by each way."""
     rows = []
@@ -91,5 +122,5 @@ def transplants_table(rows: Rows) -> str:
     return table(["pair", "the vector", "lift of lion", "null .95", "p", "KL, nats", "window"], map(cells, ordered))
 
 
-EXTRACTS = {"across": across, "transplants": transplants}
-TABLES = {"across": across_table, "transplants": transplants_table}
+EXTRACTS = {"across": across, "kinds": kinds, "transplants": transplants}
+TABLES = {"across": across_table, "kinds": kinds_table, "transplants": transplants_table}
