@@ -7,7 +7,7 @@ from cells import Read, Rows, number, table
 from smollm2_tables import NULLS, place
 
 # Of these the gradient has been read, the last detector that a verdict needs.
-JUDGED = ("control", "finetune-lion", "finetune-owl", "steer-lion")
+JUDGED = ("control", "finetune-lion", "finetune-owl", "steer-lion", "steer-owl")
 
 
 def smollm2_verdicts(read: Read) -> Rows:
