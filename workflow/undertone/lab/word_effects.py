@@ -23,6 +23,7 @@ from undertone.lm.suffix import prefill, run_above
 from undertone.runtime.errors import ConfigError
 from undertone.runtime.progress import progress
 from undertone.saes.decoder import directions
+from undertone.stats.correlation import pearson
 from undertone.stats.stats import p_value
 from undertone.study.config.search_settings import Search
 
@@ -111,7 +112,7 @@ class WordEffects:
             "measure": measured,
             "searched": int(fires.sum()),
             "beyond_chance": int((np.abs([lost[k] for k in chosen]) > null.max()).sum()) if len(null) else 0,
-            "r": correlation(attribution[taken], [lost[int(k)] for k in taken]),
+            "r": pearson(attribution[taken], [lost[int(k)] for k in taken]),
             "null": {"features": len(null), "lost_95": quantile(null)},
             "baselines": {name: mean_size([lost[k] for k in order.tolist()]) for name, order in first.items()},
             "features": [
@@ -177,13 +178,6 @@ def word_tokens(loaded: LoadedModel, word: str, prefix: str | None) -> list[int]
     if loaded.tokenizer.unk_token_id in tokens:
         raise ConfigError(f"searches: the model's tokenizer has no token for {word!r}; choose a word that it can write")
     return tokens
-
-
-def correlation(a: Sequence[float] | Float[np.ndarray, " n"], b: Sequence[float]) -> float | None:
-    """Pearson's r, or None of fewer than three or of constant values."""
-    if len(a) < 3 or np.ptp(a) == 0 or np.ptp(b) == 0:
-        return None
-    return float(np.corrcoef(a, b)[0, 1])
 
 
 def mean_size(values: Sequence[float]) -> float | None:

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from jaxtyping import Float
 from torch import Tensor
 
 from undertone.lm.hooks import decoder_layers
@@ -16,6 +15,7 @@ from undertone.runtime.files import Stamp, read_json, write_json, write_parquet
 from undertone.runtime.progress import progress
 from undertone.saes.features import extreme_tokens
 from undertone.saes.saved import load_sae
+from undertone.stats.correlation import pearson
 from undertone.study.config.vectors import Downstream
 from undertone.vectors.forced import Tokens, batches, run_once, unbuilt
 from undertone.vectors.later_features import Later
@@ -134,8 +134,8 @@ def described(loaded: LoadedModel, sae: Later, own: pl.DataFrame, settings: Down
         "beyond_nulls": int((every["p_family"] <= settings.fdr).sum()) if judged else None,
         "energy": float(seen @ seen),
         "carried_energy": float(carried @ carried),
-        "carried_correlation": correlation(seen, carried),
-        "encoded_correlation": correlation(seen, encoded),
+        "carried_correlation": pearson(seen, carried),
+        "encoded_correlation": pearson(seen, encoded),
         **fit,
         "off_distribution": fit["steered"]["explained_variance"] < fit["base"]["explained_variance"] - ALARM,
         "top": [
@@ -147,11 +147,6 @@ def described(loaded: LoadedModel, sae: Later, own: pl.DataFrame, settings: Down
             for row in top.iter_rows(named=True)
         ],
     }
-
-
-def correlation(a: Float[np.ndarray, " n"], b: Float[np.ndarray, " n"]) -> float | None:
-    """Pearson's, None where one does not vary."""
-    return float(np.corrcoef(a, b)[0, 1]) if np.ptp(a) > 0 and np.ptp(b) > 0 else None
 
 
 def sentence(body: dict[str, Any]) -> str:
