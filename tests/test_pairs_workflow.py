@@ -133,6 +133,8 @@ def test_a_pair_is_stale_by_its_own_settings(finished: Project, tmp_path: Path) 
     project = finished.copy(tmp_path / "project")
     project.configure(pairs={"same": {"b": "", "vector": "lion"}, "seeds": {"a": "seed1", "b": ""}, "models": {"b": "other"}})
     assert project.planned("pairs") == {
+        # Of the SAE that is side a now.
+        "Compare the SAE's features with concepts",
         "Match the features of the pair-seeds",
         "Compare the decoders of the pair-seeds",
         "Plot how well the features of the pair-seeds match",
