@@ -94,13 +94,12 @@ def kinds_of(features: pl.DataFrame, kinds: Mapping[str, str]) -> dict[int, str]
 
 def by_kind(kept: pl.DataFrame, rows: Sequence[Rows], kinds: Mapping[int, str], settings: Similarity) -> dict[str, Any]:
     """Of each kind of concepts the similarities of its matches beside shuffled ones, and `random`, beside random matches."""
-    own = kept["a"].replace_strict(kinds, default=None, return_dtype=pl.String)
+    own, draws = kept["a"].replace_strict(kinds, default=None, return_dtype=pl.String), min(SHUFFLES, settings.permutations)
+    x, y = clouds(kept, rows)
     result = {}
     for kind in sorted(set(kinds.values())):
-        result[kind] = space(kept.filter(own == kind), rows, settings) | {"random": None}
+        chosen = (own == kind).arg_true().to_numpy().astype(int)
+        result[kind] = space(kept[chosen], rows, settings) | {"random": None}
         if result[kind]["measures"] is not None:
-            chosen = (own == kind).arg_true().to_numpy().astype(int)
-            draws = min(SHUFFLES, settings.permutations)
-            x, y = clouds(kept, rows)
             result[kind]["random"] = beside_random_sets(x, y, chosen, settings.k, settings.variance, draws, settings.seed)
     return result
