@@ -75,7 +75,7 @@ def kinds(read: Read) -> Rows:
 
 
 def kinds_table(rows: Rows) -> str:
-    """One line per pair and kind that could be compared, and one of those that could not."""
+    """One line per pair and kind with enough matches to be compared."""
 
     def cells(row: dict[str, Any]) -> list[str]:
         said = (

@@ -14,9 +14,8 @@ def smollm2_verdicts(read: Read) -> Rows:
     """The verdict on 2,000 rows of each dataset, and presence and first candidate by the gradient there and in nulls."""
     rows: Rows = []
     for dataset in JUDGED:
-        verdict = read(f"smollm2-2k/{dataset}/verdict.json")
         [of] = gradients(read, f"smollm2-2k/{dataset}")
-        rows.append({"dataset": dataset, "tier": verdict["tier"], "sentence": verdict["sentence"], **of})
+        rows.append({"dataset": dataset, "tier": read(f"smollm2-2k/{dataset}/verdict.json")["tier"], **of})
     return rows + [{"null": kind, **each} for kind in NULLS for each in gradients(read, f"smollm2-2k/nulls/{kind}")]
 
 
