@@ -8,7 +8,7 @@
 #                                   text.parquet, what a named model's own is trained on; features.parquet, features.json and
 #                                   examples.parquet, what each feature is; features.html, the page that shows it, features/{i}.html, that of one;
 #                                   neighbours, map, neurons, specificity and completeness, each a .parquet, a .json and in plots/ a
-#                                   figure; splitting.json, against wider SAEs; influence/{i}.json, what one feature causes, influence/plots/{i}.png
+#                                   figure, and on request judge, a language model's grades; splitting.json, against wider SAEs; influence/{i}.json, what one feature causes, influence/plots/{i}.png
 #   store/{key}/                    activations on disk, on request: 0.safetensors, …, store.json; {key} is POINT.LAYER of an SAE, and -MODEL where that is
 #                                   not the study's own; text.parquet, the embedded model's chats that were read
 #   vector-NAME/                    of each under `vectors:`: vector.safetensors, vector.json (norm, error, null vectors);

@@ -40,6 +40,7 @@ ASKED += [
     "vector-lion/cloud.json",
     "sae/neighbours.json",
     "sae/specificity.json",
+    "sae/judge.json",
     "sae/neurons.json",
     "geometry-numbers/geometry.json",
     "pair-copy/rotation.json",

@@ -35,8 +35,8 @@ TARGETS = (
     "pairs",
     "searches",
 )
-# A file of what each feature of an SAE has on request.
-OF_FEATURE = "results/sae/influence/plots/0.png"
+# What an SAE and each feature of it have on request.
+OF_SAE = ("results/sae/influence/plots/0.png", "results/sae/plots/judge.png")
 STAGE_OF = {"student_whole": "student"}
 
 
@@ -189,7 +189,7 @@ def test_stages_come_after_what_their_rules_read(study: str, tmp_path: Path, mon
     }
     absent = {name for name, is_there in there.items() if not is_there}
     targets = [name for name in TARGETS if name not in absent]
-    edges = planned(project, (*targets, *([OF_FEATURE] if asked.has_sae else [])))
+    edges = planned(project, (*targets, *(OF_SAE if asked.has_sae else ())))
     assert len(edges) > 40
     differ = {of: before(edges, of) ^ set(ancestors(asked, of)) for of in edges}
     assert {of: sorted(nodes) for of, nodes in differ.items() if nodes} == {}

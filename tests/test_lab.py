@@ -57,6 +57,20 @@ def test_any_feature_has_a_page_of_its_own_on_request(finished: Project, tmp_pat
     assert project.planned(page) == {f"{WRITE}/63"}
 
 
+def test_a_language_model_grades_examples_on_request(finished: Project, tmp_path: Path) -> None:
+    project = finished.copy(tmp_path / "project")
+    plot = "results/sae/plots/judge.png"
+    grade = {"Let a language model grade the features' examples", "Plot the grades of the features' examples"}
+    assert project.planned(plot) == grade
+    said = project.forked(plot)
+    result = read_json(project.root / "results/sae/judge.json")
+    assert f"sae: {result['verdict']}; see {plot}" in said
+    assert result["judge"] == "the embedded model"
+    assert project.planned(plot, "lab") == set()
+    project.configure(judge={"features": 3})
+    assert project.planned(plot, "lab") == grade
+
+
 def test_what_any_feature_causes_is_measured_on_request_and_then_stands_on_the_page(finished: Project, tmp_path: Path) -> None:
     project = finished.copy(tmp_path / "project")
     home = project.root / "results/sae"

@@ -117,6 +117,7 @@ def test_the_laboratory_reads_every_sae(finished: Project) -> None:
             },
             "searches.s.sae: out reads mlp_out; by influence",
         ),
+        ({"judge": {"model": "othr"}}, "judge.model: no such model 'othr'"),
         ({"searches": {"s": {"sae": "wid", "positive": ["Hi."]}}}, "searches.s.sae: no such SAE of saes 'wid'"),
         ({"saes": {"a/b": {}}}, "'a/b' cannot name a model, SAE, vector or the like"),
         ({"saes": {"mine": {"folder": "somewhere"}}}, "saes.mine: a study's SAEs are all trained here, all of"),

@@ -182,6 +182,8 @@ EDITS: list[tuple[dict[str, Any], set[Node]]] = [
     ({"influence": {"nulls": 9}}, INFLUENCE),
     ({"completeness": {"f1": 0.4}}, {Node("completeness", None, name) for name in NAMES}),
     ({"specificity": {"bands": 9}}, {Node("specificity", None, name) for name in NAMES}),
+    ({"judge": {"examples": 9}}, {Node("judge", None, name) for name in NAMES}),
+    ({"judge": {"model": "other"}}, {Node("judge", None, name) for name in NAMES}),
     ({"neurons": {"shifts": 9}}, {Node("neurons", None, name) for name in NAMES}),
     ({"scaling": {"held_out": 9_000}}, RUNS),
     ({"scaling": {"seeds": [0]}}, {Node("scaling")}),

@@ -180,6 +180,7 @@ def test_every_rule_asks_for_what_it_states(cluster: Cluster, project: Project, 
         "plots/costs.png",
         "store/resid_post.0/store.json",
         "sae/influence/plots/0.png",
+        "sae/plots/judge.png",
     )
     also += tuple(f"lion/{name}.safetensors" for name in ("residuals", "student_activations"))
     asked, made = stated(

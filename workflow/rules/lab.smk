@@ -355,6 +355,62 @@ if STUDY.has_sae:
         script:
             "../scripts/specificity_plot.py"
 
+    rule judge:
+        input:
+            judge=model_of(STUDY.judge.model),
+            model=model_of_sae,
+            text=text_of_sae,
+            concepts=ancient(STUDY.specificity.concepts),
+            examples=rules.features.output.examples,
+            units=rules.specificity.output.units,
+        output:
+            table=result("sae{variant}/judge.parquet"),
+            judged=ensure(result("sae{variant}/judge.json"), non_empty=True),
+        log:
+            log_of("judge", "study{variant}"),
+        benchmark:
+            benchmark_of("judge", "study{variant}")
+        wildcard_constraints:
+            variant=SAES,
+        threads: 1
+        resources:
+            gpu=1,
+            mem_mb=gigabytes(32),
+            runtime=minutes(60),
+        params:
+            stamp=stamp_of("judge"),
+        message:
+            "Let a language model grade the features' examples"
+        script:
+            "../scripts/judge.py"
+
+    rule judge_plot:
+        input:
+            judged=rules.judge.output.judged,
+        output:
+            plot=report(
+                result("sae{variant}/plots/judge.png"),
+                caption="../report/judge.rst",
+                category="SAE laboratory",
+                labels=figure("a language model's grades of the features' examples"),
+            ),
+        log:
+            log_of("judge_plot", "study{variant}"),
+        benchmark:
+            benchmark_of("judge_plot", "study{variant}")
+        wildcard_constraints:
+            variant=SAES,
+        localrule: True
+        resources:
+            mem_mb=gigabytes(4),
+            runtime=minutes(10),
+        params:
+            stamp=stamp_of("judge_plot"),
+        message:
+            "Plot the grades of the features' examples"
+        script:
+            "../scripts/judge_plot.py"
+
     rule completeness:
         input:
             model=model_of_sae,

@@ -13,7 +13,7 @@ from undertone.study.config.students import Student, student_keys
 from undertone.study.config.teachers import Teacher
 from undertone.study.pair_checks import check_pairs
 from undertone.study.paths import RESERVED, holds_study
-from undertone.study.sae_checks import check_saes, check_searches, check_sizes
+from undertone.study.sae_checks import check_judge, check_saes, check_searches, check_sizes
 from undertone.study.sizes import linear_modules, model_size
 from undertone.study.validation import Section, merged, nearest, validate
 from undertone.study.vector_checks import check_vectors
@@ -47,6 +47,7 @@ def check_study(study: "Study") -> None:
     check_vectors(study)
     check_hierarchies(study)
     check_searches(study)
+    check_judge(study)
     check_pairs(study)
     check_revisions(study)
 

@@ -69,6 +69,12 @@ LABORATORY = {
     ),
     "specificity": of_each_sae(("specificity",), FIRING, files=reads.concepts, settings=(given.max_norm,)),
     "specificity_plot": of_each_sae(after=("specificity",)),
+    "judge": of_each_sae(
+        ("judge",),
+        (reads.judging_model, reads.model_of_sae, reads.text_of_sae, "features", "specificity"),
+        files=reads.concepts,
+    ),
+    "judge_plot": of_each_sae(after=("judge",)),
     "completeness": of_each_sae(
         ("completeness", "sae"), (*FIRING, reads.sae_text), files=reads.names, settings=(given.max_norm,)
     ),

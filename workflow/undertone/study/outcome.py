@@ -65,8 +65,8 @@ def _said(path: Path, root: PurePath) -> str | None:
         return _preference(Path(root, first, f"{path.stem}.json"), Path(root, first, "plots", f"{path.stem}.png"), first)
     if path.name == "diagnosis.json":
         return f"{first}: {read_json(path)['verdict']}; see {path}"
-    if path.stem == "dose":
-        return _verdict_of(path.parents[path.suffix == ".png"] / "dose.json", path, first)
+    if path.stem in ("dose", "judge"):
+        return _verdict_of(path.parents[path.suffix == ".png"] / f"{path.stem}.json", path, first)
     if below[:1] == ["influence"]:
         return _verdict_of(path.parents[path.suffix == ".png"] / f"{path.stem}.json", path, first)
     if path.stem == "verdict":

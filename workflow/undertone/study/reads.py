@@ -34,6 +34,11 @@ def model_of_sae(study: Study, node: Node) -> Iterator[Node]:
     yield Node("model", None, study.model_of(node.variant))
 
 
+def judging_model(study: Study, node: Node) -> Iterator[Node]:
+    """The model that grades features' examples."""
+    yield Node("model", None, study.judge.model)
+
+
 def text_of_sae(study: Study, node: Node) -> Iterator[Node]:
     """The text that features are read on, in the tokens of the SAE's model."""
     model = study.model_of(node.variant)

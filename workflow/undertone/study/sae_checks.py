@@ -55,6 +55,12 @@ def check_searches(study: "Study") -> None:
             )
 
 
+def check_judge(study: "Study") -> None:
+    """What grades features' examples is a model of the study."""
+    if study.judge.model and study.judge.model not in study.models:
+        raise ValueError(f"judge.model: no such model {study.judge.model!r}{nearest(study.judge.model, study.models)}")
+
+
 def check_sizes(study: "Study") -> None:
     """Layers, features and widths must be there, as far as they are known before anything is loaded."""
     listed = [name for name in study.of_kind("steer") if name in study.datasets]

@@ -12,6 +12,7 @@ from undertone.study.config.lab import (
     Completeness,
     Contexts,
     Features,
+    Judge,
     Map,
     Neighbours,
     Neurons,
@@ -74,6 +75,7 @@ class Settings(Section):
     neighbours: Neighbours = setting({}, "which features lie near each other")
     map: Map = setting({}, "the features in two dimensions")
     specificity: Specificity = setting({}, "concepts against the SAE's features")
+    judge: Judge = setting({}, "a language model that grades the features' examples")
     neurons: Neurons = setting({}, "how far features are neurons of the MLPs")
     completeness: Completeness = setting({}, "names that have a feature of their own")
     splitting: Splitting = setting({}, "an SAE's features in wider ones")

@@ -2,7 +2,7 @@
 
 from pydantic import ValidationInfo, field_validator
 
-from undertone.study.config.bounds import MAX_ROWS, MAX_SEED
+from undertone.study.config.bounds import MAX_BATCH, MAX_ROWS, MAX_SEED
 from undertone.study.validation import Section, setting
 
 
@@ -71,6 +71,25 @@ class Specificity(Section):
     bands: int = setting(10, "bands of equal width between no and the greatest activation", "bands", ge=1, le=100)
     shifts: int = setting(20, "shifts of the concepts along the text, as a null", "draws", ge=1, le=10_000)
     seed: int = setting(0, "seed of the shifts, and of which neurons are drawn", "", ge=0, le=MAX_SEED)
+
+
+class Judge(Section):
+    """A language model that grades how well a feature's concept fits its examples."""
+
+    model: str = setting("", 'one of `models`, an instruction-tuned model; "" is the study\'s own')
+    features: int = setting(
+        100, "features, drawn at random among those that hold a concept beyond chance", "features", ge=2, le=MAX_ROWS
+    )
+    examples: int = setting(10, "examples of each feature's own, and as many of another feature's", "examples", ge=2, le=1_000)
+    auroc: float = setting(
+        0.7,
+        "a judge is of use if it tells tokens that hold a concept from others with this AUROC, its interval whole",
+        "AUROC",
+        ge=0.5,
+        le=1,
+    )
+    batch_size: int = setting(16, "examples that are graded at once", "examples", ge=1, le=MAX_BATCH)
+    seed: int = setting(0, "seed of the draw", "", ge=0, le=MAX_SEED)
 
 
 class Neurons(Section):

@@ -1,0 +1,220 @@
+"""Whether a language model finds a feature's concept in its examples, and whether that model's word counts."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from jaxtyping import Bool, Float
+
+from undertone.lab.context_table import read_contexts
+from undertone.lab.feature_examples import shown_texts
+from undertone.lab.held import features_with_concepts
+from undertone.lab.marks import Text, marked
+from undertone.lm.answers import exact
+from undertone.lm.chat import prompt_ids, special_texts
+from undertone.lm.loading import LoadedModel, load
+from undertone.lm.texts import special_pattern
+from undertone.models.concepts import read_concepts
+from undertone.runtime.files import Stamp, read_json, read_parquet, write_json, write_parquet
+from undertone.runtime.progress import progress
+from undertone.stats.ranks import auroc
+from undertone.stats.stats import mean_interval
+from undertone.study.config.lab import Judge
+
+GRADES = ("0", "1", "2", "3")
+# The answer's start, so that a model which answers in sentences gives a digit, too.
+PREFIX = "Grade:"
+RUBRIC = (
+    "Here is a piece of text in which one token stands between « and ».\n\n{text}\n\n"
+    'How well does this description fit the token between the signs, where it stands: "{concept}"?\n'
+    "0: it does not fit\n1: it fits a little\n2: it mostly fits\n3: it fits exactly\n"
+    "Answer with one digit."
+)
+# Grades that together are less probable are no answer.
+LEAST_MASS = 1e-4
+# Prompts between two steps of the progress bar.
+AT_ONCE = 128
+SCHEMA: dict[str, Any] = {
+    "feature": pl.Int64,
+    "concept": pl.String,
+    "of": pl.Int64,
+    "group": pl.String,
+    "row": pl.Int64,
+    "position": pl.Int64,
+    "holds": pl.Boolean,
+    "grade": pl.Float64,
+    "mass": pl.Float64,
+}
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Examples of features (`examples.parquet`), the text that they stand in, and which of its tokens hold which concept."""
+
+    table: pl.DataFrame
+    text: Text
+    concepts: Mapping[str, int]
+    held: Bool[np.ndarray, "n_tokens n_concepts"]
+
+    @classmethod
+    def read(cls, model: Path, text: Path, concepts: Path, examples: Path) -> "Examples":
+        """Reads the tokens of `text` as the studied `model` writes them."""
+        loaded = load(model)
+        known = read_concepts(concepts, "specificity.concepts")
+        words = Text.of(read_contexts(text), shown_texts(loaded), set(loaded.special.tolist()))
+        table = read_parquet(examples).filter(pl.col("group").str.contains(r"^q\d$"))
+        return cls(table, words, {name: k for k, name in enumerate(known)}, marked(words, known))
+
+    def of(self, feature: int, n: int) -> list[dict[str, Any]]:
+        """The first `n` of a feature's: one from each part of its range, then a second one."""
+        return self.table.filter(feature=feature).sort("rank", "group").head(n).to_dicts()
+
+    def shown(self, example: Mapping[str, Any]) -> str:
+        """The tokens around an example's, which stands between « and »; special tokens are line ends."""
+        start, at = example["start"], example["position"] - example["start"]
+        tokens = self.text.tokens[example["row"]][start : start + len(example["tokens"])]
+        return "".join([*tokens[:at], "«", tokens[at], "»", *tokens[at + 1 :]])
+
+    def holds(self, example: Mapping[str, Any], concept: str) -> bool:
+        """Whether the example's token holds a concept, by rule."""
+        return bool(self.held[self.text.first[example["row"]] + example["position"], self.concepts[concept]])
+
+
+def make_judge(
+    judge: Path,
+    model: Path,
+    text: Path,
+    concepts: Path,
+    examples: Path,
+    units: Path,
+    table: Path,
+    judged: Path,
+    settings: Judge,
+    stamp: Stamp,
+) -> str:
+    """Write the grade of every example (`table`) and what they say (`judged`); returns what to say of them in the log.
+
+    Of `settings.features` features that hold a concept beyond chance, examples of the feature's own and of another one are
+    graded by the model of the record `judge`, from 0 to 3: the mean grade under its probabilities of the four digits. The
+    rubric's idea is of Bills et al. 2023; own examples against another feature's are EleutherAI's detection score.
+    """
+    known = Examples.read(model, text, concepts, examples)
+    described = features_with_concepts(units).filter(pl.col("concept").is_in([*known.concepts]))
+    rows = asked(known, dict(described.select("unit", "concept").iter_rows()), settings)
+    loaded = load(judge)
+    special = special_pattern(special_texts(loaded.tokenizer))
+    plain = [row for row in rows if not special.search(row["shown"])]
+    prompts = [RUBRIC.format(text=row["shown"], concept=row["concept"]) for row in plain]
+    for row, grades in zip(plain, graded(loaded, prompts, settings.batch_size), strict=True):
+        row["mass"] = float(grades.sum())
+        row["grade"] = float(grades @ np.arange(len(GRADES)) / row["mass"]) if row["mass"] >= LEAST_MASS else None
+    graded_rows = pl.DataFrame([{key: row[key] for key in SCHEMA} for row in plain], schema=SCHEMA)
+    result = {
+        "judge": read_json(judge)["name"] or "the embedded model",
+        "special": len(rows) - len(plain),
+        **summary(graded_rows, settings.auroc),
+    }
+    write_parquet(table, graded_rows, stamp)
+    write_json(judged, result, stamp)
+    return f"{result['features']} features, {len(plain)} examples: {result['verdict']}"
+
+
+def asked(known: Examples, concept_of: Mapping[int, str], settings: Judge) -> list[dict[str, Any]]:
+    """The examples that are graded, each with the concept it is compared with and the feature (`of`) that it is one of.
+
+    Of each feature that is drawn its own, and as many of the next one in the draw that holds another concept.
+    """
+    drawn = np.random.default_rng(settings.seed).permutation(sorted(concept_of)).tolist()
+    rows = []
+    for k, feature in enumerate(drawn[: settings.features]):
+        concept = concept_of[feature]
+        other = next((each for each in [*drawn[k + 1 :], *drawn[:k]] if concept_of[each] != concept), None)
+        for of in (feature, other) if other is not None else ():
+            for example in known.of(of, settings.examples):
+                given = {"feature": feature, "concept": concept, "of": of}
+                rows.append({**example, **given, "shown": known.shown(example), "holds": known.holds(example, concept)})
+    return rows
+
+
+def graded(loaded: LoadedModel, prompts: Sequence[str], batch_size: int) -> Float[np.ndarray, "n_prompts n_grades"]:
+    """The probability of each grade as the answer's first word."""
+    chances = np.zeros((len(prompts), len(GRADES)))
+    with progress(len(prompts), "judge", "example") as bar:
+        for start in range(0, len(prompts), AT_ONCE):
+            part = prompt_ids(loaded.tokenizer, prompts[start : start + AT_ONCE])
+            chances[start : start + len(part)] = exact(loaded, part, GRADES, batch_size, PREFIX)
+            bar.update(len(part))
+    return chances
+
+
+def summary(rows: pl.DataFrame, least: float) -> dict[str, Any]:
+    """Whether the judge is of use, and what it says.
+
+    `control`: for each feature the AUROC of grades for whether the token holds the concept by rule; the judge is of use if the
+    interval of their mean lies at or above `least`. `own`: the same for whether the example is the feature's own, beside
+    what the rule itself would say (`rule`).
+    """
+    answered = rows.filter(pl.col("grade").is_not_null())
+    parts = [part for _, part in answered.group_by("feature", maintain_order=True)]
+    own_of = [(part["of"] == part["feature"]).to_numpy() for part in parts]
+    grades, holds = ([part[key].to_numpy().astype(float) for part in parts] for key in ("grade", "holds"))
+    readings = {
+        "control": mean_auroc(grades, [each > 0 for each in holds]),
+        "own": mean_auroc(grades, own_of),
+        "rule": mean_auroc(holds, own_of),
+    }
+    interval = readings["control"]["ci95"]
+    usable = interval is not None and interval[0] >= least
+    return {
+        "features": rows["feature"].n_unique(),
+        "examples": len(rows),
+        "unanswered": len(rows) - len(answered),
+        "mass": rows["mass"].median(),
+        "least": least,
+        **readings,
+        "bands": bands(answered),
+        "usable": usable,
+        "verdict": verdict(readings, usable, least),
+    }
+
+
+def mean_auroc(values: Sequence[Float[np.ndarray, " _"]], positive: Sequence[Bool[np.ndarray, " _"]]) -> dict[str, Any]:
+    """Mean over features of their AUROC, with an interval over features; of those with examples of both kinds."""
+    scores = [auroc(each, own) for each, own in zip(values, positive, strict=True) if 0 < own.sum() < len(own)]
+    estimate = mean_interval(scores).as_dict() if scores else {"mean": None, "ci95": None}
+    return {**estimate, "n": len(scores)}
+
+
+def bands(rows: pl.DataFrame) -> list[dict[str, Any]]:
+    """By part of the range of activation the mean grade of features' own examples, of others', and the share that holds."""
+    is_own = pl.col("of") == pl.col("feature")
+    means = rows.group_by("group", maintain_order=True).agg(
+        own=pl.col("grade").filter(is_own).mean(),
+        others=pl.col("grade").filter(~is_own).mean(),
+        holds=pl.col("holds").filter(is_own).mean(),
+        others_hold=pl.col("holds").filter(~is_own).mean(),
+        n=is_own.sum(),
+    )
+    return means.sort("group").to_dicts()
+
+
+def verdict(readings: Mapping[str, Any], usable: bool, least: float) -> str:
+    """One sentence on the judge, and if it is of use on the features."""
+    control, own, rule = (readings[key] for key in ("control", "own", "rule"))
+    if control["ci95"] is None:
+        return f"unusable: the judge graded examples that do and do not hold a concept of {control['n']} features, expected 2"
+    if not usable:
+        of_control = f"AUROC {spelled(control)}, expected {least:g}"
+        return f"unusable: the judge tells tokens that hold a concept from others with {of_control}"
+    return (
+        f"the judge, which tells tokens that hold a concept from others with AUROC {spelled(control)}, tells a feature's own "
+        f"examples from another's with {spelled(own)}, and the rule itself with {spelled(rule)}"
+    )
+
+
+def spelled(estimate: Mapping[str, Any]) -> str:
+    """A mean and its interval."""
+    return f"{estimate['mean']:.2f} [{estimate['ci95'][0]:.2f}, {estimate['ci95'][1]:.2f}]"
