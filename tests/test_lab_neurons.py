@@ -13,11 +13,12 @@ from scipy import sparse
 
 from undertone.lab import neuron_sums, neuron_table
 from undertone.lab.firing import Firing, read_firing
-from undertone.lab.neuron_sums import Best, best_neurons, grouped, read_neurons, widths
+from undertone.lab.neuron_sums import Best, best_neurons, grouped, read_neurons
 from undertone.lab.neuron_table import SCHEMA, best_tokens, columns, compare_neurons, first, often
 from undertone.lab.reading import Reader
 from undertone.lm.hooks import decoder_layers
 from undertone.lm.loading import LoadedModel, load
+from undertone.lm.neurons import widths
 from undertone.lm.points import HookPoint
 from undertone.plots.feature_plots import plot_neurons
 from undertone.runtime.files import read_json, write_parquet
@@ -58,10 +59,14 @@ def with_acts(firing: Firing, *acts: np.ndarray) -> Firing:
     return Firing(sparse.csr_matrix(np.stack(acts, 1)), firing.token, firing.position, firing.context)
 
 
+def sizes(reader: Reader) -> list[int]:
+    return widths(reader.loaded.model, LAYERS, reader.rows[0].ids)
+
+
 def best_of(reader: Reader, firing: Firing, n: int = 0) -> Best:
     """What is found of all features, then of all where the text is moved `n` times."""
     every = np.arange(firing.acts.shape[1])
-    return best_neurons(reader, firing, columns(firing, every, every, n, 0), widths(reader, LAYERS), "test")
+    return best_neurons(reader, firing, columns(firing, every, every, n, 0), sizes(reader), "test")
 
 
 def test_neurons_are_those_of_each_token_in_its_context(reader: Reader, firing: Firing, values: np.ndarray) -> None:
@@ -77,7 +82,7 @@ def test_neurons_are_those_of_each_token_in_its_context(reader: Reader, firing: 
 def test_a_feature_that_is_a_neuron_is_found_and_moved_text_has_it_no_more(
     reader: Reader, firing: Firing, values: np.ndarray
 ) -> None:
-    width = widths(reader, LAYERS)[0]
+    width = sizes(reader)[0]
     best = best_of(reader, with_acts(firing, values[:, width + 17], -3 * values[:, 5] + 1), 19)
     assert (best.layer[0, 0], best.neuron[0, 0], best.r[0, 0]) == (1, 17, pytest.approx(1, abs=1e-5))
     assert (best.layer[1, 0], best.neuron[1, 0], best.r[1, 0]) == (0, 5, pytest.approx(-1, abs=1e-5))
@@ -90,9 +95,9 @@ def test_correlations_are_those_of_all_tokens_at_once(reader: Reader, firing: Fi
     some = with_acts(firing, *firing.acts[:, firing.alive[:4]].toarray().T)
     every = np.arange(4)
     plan = columns(some, every, every, 2, 0)
-    best = best_neurons(reader, some, plan, widths(reader, LAYERS), "test")
+    best = best_neurons(reader, some, plan, sizes(reader), "test")
     half = firing.context % 2
-    acts, width = some.acts.toarray(), widths(reader, LAYERS)[0]
+    acts, width = some.acts.toarray(), sizes(reader)[0]
     for j, (feature, meeting) in enumerate(zip(plan.feature, plan.meeting, strict=True)):
         met = plan.meets[meeting]
         r = []
@@ -195,18 +200,3 @@ def test_what_cannot_be_read_is_said(made: Any, monkeypatch: pytest.MonkeyPatch)
     assert other["table"].is_empty()
     assert "BloomBlock has no part named mlp" in other["summary"]["reason"]
     assert "BloomBlock" in other["said"]
-
-
-def test_an_mlp_that_mixes_tokens_up_is_not_known(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
-    kept = {0: torch.zeros(5, 8), 1: torch.zeros(1, len(reader.rows[0].ids), 8)}
-
-    class Given:
-        def __enter__(self) -> dict[int, torch.Tensor]:
-            return kept
-
-        def __exit__(self, *_: object) -> None: ...
-
-    monkeypatch.setattr(neuron_sums, "neurons", lambda *_: Given())
-    assert widths(reader, [1]) == [8]
-    with pytest.raises(ValueError, match="has no MLP that every token passes"):
-        widths(reader, LAYERS)

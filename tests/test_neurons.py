@@ -1,6 +1,7 @@
 """What the neurons of a model's MLPs are, whatever its architecture."""
 
 import copy
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -8,10 +9,11 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import GPT2Config, GPT2LMHeadModel, OPTConfig, OPTForCausalLM
 
+from undertone.lm import neurons as module
 from undertone.lm.chat import Row
 from undertone.lm.hooks import decoder_layers, resid_post
 from undertone.lm.loading import LoadedModel
-from undertone.lm.neurons import down_projection, neurons
+from undertone.lm.neurons import down_projection, neurons, widths
 from undertone.lm.training import collate
 
 
@@ -56,3 +58,13 @@ def test_a_layer_without_an_mlp_is_named() -> None:
     model = OPTForCausalLM(OPTConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, ffn_dim=8, vocab_size=20))
     with pytest.raises(ValueError, match="OPTDecoderLayer has no part named mlp"):
         down_projection(decoder_layers(model)[0])
+
+
+def test_an_mlp_that_mixes_tokens_up_is_not_known(loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = [2, 20, 30]
+    assert widths(loaded.model, [0, 1], ids) == [loaded.model.config.intermediate_size] * 2
+    kept = {0: torch.zeros(5, 8), 1: torch.zeros(1, len(ids), 8)}
+    monkeypatch.setattr(module, "neurons", lambda *_: nullcontext(kept))
+    assert widths(loaded.model, [1], ids) == [8]
+    with pytest.raises(ValueError, match="has no MLP that every token passes"):
+        widths(loaded.model, [0, 1], ids)

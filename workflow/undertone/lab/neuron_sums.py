@@ -12,7 +12,7 @@ from torch import Tensor
 
 from undertone.lab.firing import Firing
 from undertone.lab.reading import Reader
-from undertone.lm.hooks import decoder_layers, resid_post
+from undertone.lm.hooks import resid_post
 from undertone.lm.neurons import neurons
 from undertone.lm.training import collate
 from undertone.runtime.progress import progress
@@ -61,19 +61,6 @@ class Best:
         parts = [np.concatenate(pair, 1) for pair in zip(vars(self).values(), vars(other).values(), strict=True)]
         order = np.argsort(-np.abs(parts[2]), axis=1, kind="stable")[:, :KEPT]
         return Best(*(np.take_along_axis(part, order, axis=1) for part in parts))
-
-
-def widths(reader: Reader, layers: Sequence[int]) -> list[int]:
-    """How many neurons each layer has. Raises ValueError for a model whose layers hold no MLP whose neurons are known."""
-    ids = torch.tensor([reader.rows[0].ids], device=reader.loaded.model.device)
-    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    with torch.no_grad(), neurons(reader.loaded.model, layers) as kept:
-        resid_post(reader.loaded.model, max(layers), batch)
-    for layer in layers:
-        if layer not in kept or kept[layer].shape[:2] != ids.shape:
-            name = type(decoder_layers(reader.loaded.model)[layer]).__name__
-            raise ValueError(f"{name} has no MLP that every token passes: its neurons are not known")
-    return [kept[layer].shape[-1] for layer in layers]
 
 
 def best_neurons(reader: Reader, firing: Firing, columns: Columns, sizes: Sequence[int], what: str) -> Best:

@@ -11,9 +11,10 @@ from scipy import sparse
 from undertone.lab.context_table import read_contexts
 from undertone.lab.feature_examples import shown_texts
 from undertone.lab.firing import LEVEL, Firing, read_firing, shifted
-from undertone.lab.neuron_sums import Best, Columns, best_neurons, widths
+from undertone.lab.neuron_sums import Best, Columns, best_neurons
 from undertone.lab.reading import Reader
 from undertone.lm.loading import load
+from undertone.lm.neurons import widths
 from undertone.models.rerandomized import permute
 from undertone.runtime.files import Stamp, write_json, write_parquet
 from undertone.saes.cautions import of_dead
@@ -48,7 +49,7 @@ def compare_neurons(
     features = often(firing, settings.min_count)
     counts = {**counted_features(firing, len(features)), "layer": at.layer}
     try:
-        sizes = widths(reader, range(at.layer + 1))
+        sizes = widths(loaded.model, range(at.layer + 1), reader.rows[0].ids)
     except ValueError as error:
         return unknown(neurons, summary, {**counts, "reason": str(error)}, stamp)
     if not len(features):

@@ -4,11 +4,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from undertone.lm.hooks import decoder_layers
+from undertone.lm.hooks import decoder_layers, resid_post
 
 Kept = dict[int, Float[Tensor, "n_rows n_tokens d_mlp"]]
 
@@ -48,3 +49,20 @@ def n_neurons(model: Any, layer: int) -> int:
         return 0
     width: Any = last.nx if isinstance(last, Conv1D) else last.in_features
     return int(width)
+
+
+@torch.no_grad()
+def widths(model: Any, layers: Sequence[int], ids: Sequence[int]) -> list[int]:
+    """How many neurons each layer has, by what it makes of `ids`.
+
+    Raises ValueError for a model whose layers hold no MLP that every token passes.
+    """
+    batch = {"input_ids": torch.tensor([list(ids)], device=model.device)}
+    batch["attention_mask"] = torch.ones_like(batch["input_ids"])
+    with neurons(model, layers) as kept:
+        resid_post(model, max(layers), batch)
+    for layer in layers:
+        if layer not in kept or kept[layer].shape[:2] != batch["input_ids"].shape:
+            name = type(decoder_layers(model)[layer]).__name__
+            raise ValueError(f"{name} has no MLP that every token passes: its neurons are not known")
+    return [kept[layer].shape[-1] for layer in layers]

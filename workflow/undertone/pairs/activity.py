@@ -1,6 +1,6 @@
 """What two models' residual streams and two SAEs' features are at the tokens that both can be compared at."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +24,7 @@ from undertone.saes.saved import load_sae_at
 # Contexts that a model reads at once, and numbers of an SAE's activations that are made at once.
 ROWS, NUMBERS = 64, 2**24
 Residuals = Float[np.ndarray, "n d_model"]
+Values = Float[np.ndarray, "n d"]
 
 
 class Side(NamedTuple):
@@ -56,27 +57,9 @@ def read_sides(
     return aligned.only(usual), a, b, int((~usual).sum())
 
 
-@torch.no_grad()
 def streams(loaded: LoadedModel, points: Sequence[HookPoint], aligned: Aligned, side: int) -> list[Residuals]:
     """What is at one hook point, or at several of the residual stream, at the aligned tokens of a side, in float32."""
-    contexts, at = aligned.contexts[side], aligned.at[side]
-    first = np.searchsorted(aligned.row, np.arange(len(contexts) + 1))
-    parts: list[list[Residuals]] = [[] for _ in points]
-
-    def work(rows: Sequence[int]) -> list[Residuals]:
-        batch = collate([Row(list(contexts[row]), 0) for row in rows], loaded.pad_id, loaded.model.device)
-        read = every_point(loaded, points, batch)
-        places = [at[first[row] : first[row + 1]] for row in rows]
-        which = np.repeat(np.arange(len(rows)), [len(place) for place in places])
-        position = np.concatenate(places)
-        return [residual[which, position].float().cpu().numpy() for residual in read]
-
-    with progress(len(contexts), f"side {'ab'[side]}", "context") as bar:
-        for some in loaded.batch_size("contexts read together", ROWS).parts(work, range(len(contexts))):
-            for part, residual in zip(parts, some, strict=True):
-                part.append(residual)
-            bar.update(min(ROWS, len(contexts) - bar.n))
-    together = [np.concatenate(part) for part in parts]
+    together = at_tokens(loaded, lambda batch: every_point(loaded, points, batch), aligned, side)
     for point, residual in zip(points, together, strict=True):
         if not np.isfinite(residual).all():
             raise ConfigError(
@@ -84,6 +67,30 @@ def streams(loaded: LoadedModel, points: Sequence[HookPoint], aligned: Aligned, 
                 "overflow in their precision"
             )
     return together
+
+
+@torch.no_grad()
+def at_tokens(
+    loaded: LoadedModel, read_of: Callable[[dict[str, Tensor]], Sequence[Tensor]], aligned: Aligned, side: int
+) -> list[Values]:
+    """What `read_of` makes of batches, tensors `[n_rows, n_tokens, d]`, at the aligned tokens of a side, in float32."""
+    contexts, at = aligned.contexts[side], aligned.at[side]
+    first = np.searchsorted(aligned.row, np.arange(len(contexts) + 1))
+    parts: list[list[Values]] = []
+
+    def work(rows: Sequence[int]) -> list[Values]:
+        batch = collate([Row(list(contexts[row]), 0) for row in rows], loaded.pad_id, loaded.model.device)
+        read = read_of(batch)
+        places = [at[first[row] : first[row + 1]] for row in rows]
+        which = np.repeat(np.arange(len(rows)), [len(place) for place in places])
+        position = np.concatenate(places)
+        return [values[which, position].float().cpu().numpy() for values in read]
+
+    with progress(len(contexts), f"side {'ab'[side]}", "context") as bar:
+        for some in loaded.batch_size("contexts read together", ROWS).parts(work, range(len(contexts))):
+            parts.append(some)
+            bar.update(min(ROWS, len(contexts) - bar.n))
+    return [np.concatenate(part) for part in zip(*parts, strict=True)]
 
 
 def every_point(loaded: LoadedModel, points: Sequence[HookPoint], batch: dict[str, Tensor]) -> list[Tensor]:

@@ -1,7 +1,7 @@
 """The tokens at which two models can be compared: those that end at the same character of the same text."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +37,13 @@ class Aligned:
     def only(self, keep: Bool[np.ndarray, " n"]) -> "Aligned":
         """Some of the tokens."""
         return Aligned(self.contexts, self.row[keep], (self.at[0][keep], self.at[1][keep]), self.word[keep], self.share)
+
+    def first(self, tokens: int) -> "Aligned":
+        """The first contexts, as many as have no more than so many of the tokens."""
+        if len(self.row) <= tokens:
+            return self
+        n = int(self.row[tokens])
+        return replace(self.only(self.row < n), contexts=(self.contexts[0][:n], self.contexts[1][:n]))
 
 
 def read_aligned(models: Sequence[Path], texts: Sequence[Path], tokens: int) -> Aligned:

@@ -42,11 +42,14 @@ class Halves:
 
     def shifted(self, rng: np.random.Generator) -> "Halves":
         """The same with the second side's contexts moved on by a random number of contexts, at least a tenth of all."""
-        moved = []
-        for side, begin in zip(self.b, self.begin, strict=True):
-            least = max(1, len(begin) // 10)
-            moved.append(side.shifted(int(begin[rng.integers(least, max(least + 1, len(begin) - least))])))
-        return Halves(self.a, (moved[0], moved[1]), self.begin)
+        first, second = (side.shifted(shift_of(begin, rng)) for side, begin in zip(self.b, self.begin, strict=True))
+        return Halves(self.a, (first, second), self.begin)
+
+
+def shift_of(begin: Int[np.ndarray, " n_contexts"], rng: np.random.Generator) -> int:
+    """The tokens of a random number of contexts, at least a tenth of all, that begin at these."""
+    least = max(1, len(begin) // 10)
+    return int(begin[rng.integers(least, max(least + 1, len(begin) - least))])
 
 
 def matched(halves: Halves, settings: Matches) -> tuple[pl.DataFrame, pl.DataFrame]:

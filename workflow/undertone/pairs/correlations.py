@@ -44,11 +44,16 @@ class Activity:
 
     def exchanged(self, rng: np.random.Generator) -> "Activity":
         """The same with features exchanged at random among the places where the same token of the text stands."""
-        word = self.words.indices  # of the one token that stands at each place
-        places, order = np.argsort(word, kind="stable"), np.lexsort((rng.random(len(word)), word))
-        taken = np.empty(len(word), dtype=np.int64)
-        taken[places] = order
+        taken = exchanged_places(self.words.indices, rng)  # of the one token that stands at each place
         return Activity(self.acts[taken], self.words, self.mean, self.sd, self.given, self.sd_given)
+
+
+def exchanged_places(word: Int[np.ndarray, " n"], rng: np.random.Generator) -> Int[np.ndarray, " n"]:
+    """For each place one where the same token stands, at random, none twice."""
+    places, order = np.argsort(word, kind="stable"), np.lexsort((rng.random(len(word)), word))
+    taken = np.empty(len(word), dtype=np.int64)
+    taken[places] = order
+    return taken
 
 
 def spread(square: Float[np.ndarray, " d_sae"], explained: Float[np.ndarray, " d_sae"]) -> Float[np.ndarray, " d_sae"]:

@@ -11,16 +11,16 @@ from jaxtyping import Float
 from scipy.sparse import csr_array
 
 from undertone.pairs.activity import Side, features, read_sides
-from undertone.pairs.best_matches import LEVEL, WAYS, Halves, matched, trivial
+from undertone.pairs.best_matches import WAYS, Halves, matched, trivial
 from undertone.pairs.fired_on import FiredOn, fired_on
+from undertone.pairs.headlines import SHARED, headlines
+from undertone.pairs.neuron_matches import neuron_matches
 from undertone.runtime.errors import ConfigError
 from undertone.runtime.files import Stamp, read_json, write_json, write_parquet
 from undertone.saes.cautions import MOST_DEAD
 from undertone.saes.decoder import directions
 from undertone.study.config.pair_settings import Matches
 
-# Two features of one model with both cosines above this are shared (Paulo & Belrose 2025, arXiv 2501.16615).
-SHARED = 0.7
 # Pairs of either kind whose activations are written down, and tokens of each, for a figure.
 DRAWN, POINTS = 4, 300
 # Tokens that an SAE rebuilds at once.
@@ -65,6 +65,7 @@ def make_matches(
         "warnings": [line for name, of in zip("ab", quality, strict=True) for line in warnings(name, of)],
         "counts": {way: reasons(table.filter(way=way)) for way in WAYS},
         "headline": {way: headlines(table.filter(way=way), null, settings) for way in WAYS},
+        "neurons": neuron_matches(a, b, aligned, settings),
     }
     write_parquet(matches, table, stamp)
     write_parquet(points, drawn(table, acts, settings.seed), stamp)
@@ -133,58 +134,6 @@ def reasons(table: pl.DataFrame) -> dict[str, int]:
     """Pairs in all, and how many are trivial by each reason."""
     counted = dict(table["trivial"].drop_nulls().value_counts().iter_rows())
     return {"pairs": len(table), **{reason: int(counted.get(reason, 0)) for reason in ("rare", "dense", "junk", "token")}}
-
-
-def headlines(table: pl.DataFrame, null: pl.DataFrame, settings: Matches) -> dict[str, Any]:
-    """What is said of a way's matches: of all, of those that are not trivial, and of the same choice by chance."""
-    frequent = null.filter(pl.min_horizontal("count_a", "count_b") >= settings.min_count)
-    return {
-        "all": headline(table, settings),
-        "meaningful": headline(table.filter(pl.col("trivial").is_null()), settings),
-        "by_chance": {
-            name: {"median": quantile(some["r"], 0.5), "q95": quantile(some["r"], 0.95)}
-            for name, some in (("all", null), ("frequent", frequent))
-        },
-    }
-
-
-def headline(table: pl.DataFrame, settings: Matches) -> dict[str, Any]:
-    """Medians of r and of r given the token with 95 % bootstrap intervals over pairs; shares; None without a pair."""
-    known = table.drop_nulls(["r"])
-    r = known["r"].to_numpy()
-    token = known["r_token"].fill_null(0).to_numpy()
-    lexical = 1 - np.maximum(token, 0) ** 2 / np.where(r == 0, np.inf, r) ** 2
-    return {
-        "n": len(table),
-        "r": interval(r, settings),
-        "r_token": interval(token, settings),
-        "r_token_null95": quantile(known["r_token_null95"], 0.5),
-        "above_chance": share(known["p"] <= LEVEL),
-        "above_chance_given_token": share(known["p_token"] <= LEVEL),
-        "above_07": share(known["r"] > SHARED),
-        "lexical": float(np.median(lexical)) if len(known) else None,
-        "shared": share(known["shared"].drop_nulls()),
-    }
-
-
-def share(holds: pl.Series) -> float | None:
-    """The share that holds, of any."""
-    return float(holds.to_numpy().mean()) if len(holds) else None
-
-
-def interval(values: Float[np.ndarray, " n"], settings: Matches) -> dict[str, Any] | None:
-    """The median with its 95 % bootstrap interval."""
-    if not len(values):
-        return None
-    rng = np.random.default_rng(settings.seed)
-    drawn = np.median(values[rng.integers(0, len(values), (settings.bootstraps, len(values)))], axis=1)
-    return {"median": float(np.median(values)), "ci95": [float(end) for end in np.quantile(drawn, [0.025, 0.975])]}
-
-
-def quantile(values: pl.Series, at: float) -> float | None:
-    """A quantile of what there is."""
-    known = values.drop_nulls().to_numpy()
-    return float(np.quantile(known, at)) if len(known) else None
 
 
 def drawn(table: pl.DataFrame, acts: tuple[csr_array, csr_array], seed: int) -> pl.DataFrame:

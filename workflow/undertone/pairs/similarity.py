@@ -47,7 +47,8 @@ def make_similarity(
     kinds = {name: each.group for name, each in read_concepts(concepts, "specificity.concepts").items() if each.group}
     of_kinds = by_kind(matched(table, "one"), rows, kinds_of(features_with_concepts(units), kinds), settings)
     kept = {
-        key: body[key] for key in ("tokens", "aligned", "same_model", "identity", "a", "b", "warnings", "counts", "headline")
+        key: body[key]
+        for key in ("tokens", "aligned", "same_model", "identity", "a", "b", "warnings", "counts", "headline", "neurons")
     }
     write_json(similarity, {**kept, "spaces": spaces, "concepts": of_kinds}, stamp)
     values = spaces["one"]["measures"]

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from undertone.pairs.best_matches import Halves
 from undertone.pairs.calibration import calibration, same_feature
-from undertone.pairs.matches import SHARED
+from undertone.pairs.headlines import SHARED
 from undertone.pairs.recovery import Dictionary, Known, by_rate, identity, permuted, read, same_firing, summed
 from undertone.pairs.truth import Truth
 from undertone.runtime.files import Stamp, remove, write_json, write_parquet

@@ -28,6 +28,7 @@ class Pair(Section):
 class Matches(Section):
     """Which features of a pair of SAEs match."""
 
+    later: ClassVar[dict[str, Any]] = {"neurons": 2_048}
     tokens: int = setting(100_000, "tokens of text on which features are compared", "tokens", ge=1_000, le=10**9)
     max_norm: float = setting(
         10.0,
@@ -50,8 +51,11 @@ class Matches(Section):
         ge=19,
         le=10_000,
     )
+    neurons: int = setting(
+        2_048, "neurons of either layer that are matched in the same way; of more so many at random", "neurons", ge=1, le=10**6
+    )
     bootstraps: int = setting(1_000, "bootstrap samples of pairs for intervals of medians", "samples", ge=20, le=1_000_000)
-    seed: int = setting(0, "seed of shifts and bootstrap samples", "", ge=0, le=MAX_SEED)
+    seed: int = setting(0, "seed of shifts, bootstrap samples and which neurons are drawn", "", ge=0, le=MAX_SEED)
 
 
 class Similarity(Section):
