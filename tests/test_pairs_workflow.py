@@ -12,6 +12,7 @@ from PIL import Image
 from test_other_saes import data_of
 
 from undertone.runtime.errors import ConfigError
+from undertone.pairs.neuron_matches import SAME
 from undertone.runtime.files import read_json
 from undertone.study.study import load
 from workflow import Project
@@ -78,6 +79,7 @@ def test_two_trainings_match_better_than_shifted_text(finished: Project) -> None
     one = summary["headline"]["one"]
     assert 2_500 <= summary["tokens"] + summary["outliers"] < 3_000
     assert one["all"]["r"]["median"] > one["by_chance"]["all"]["median"] + 0.1
+    assert summary["neurons"] == {"reason": SAME, "headline": None}
     assert summary["counts"]["one"]["pairs"] == one["all"]["n"] == len(table.filter(way="one"))
     assert set(table["trivial"].drop_nulls()) <= {"rare", "dense", "junk", "token"}
     assert table.filter(pl.col("count_a") < 10)["trivial"].is_in(["rare"]).all()
@@ -91,6 +93,9 @@ def test_two_models_are_compared_where_their_tokens_end_together(finished: Proje
     assert table["decoder_cosine"].null_count() == len(table)
     assert summary["headline"]["one"]["all"]["shared"] is None
     assert similarity["headline"] == summary["headline"]
+    assert similarity["neurons"] == summary["neurons"]
+    assert summary["neurons"]["reason"] is None
+    assert 0 < summary["neurons"]["headline"]["one"]["r"]["median"] < 1
 
 
 def test_of_one_model_the_rotation_is_none_and_each_layer_is_most_like_itself(finished: Project) -> None:

@@ -35,13 +35,16 @@ def plot_similarity(matches: Path, points: Path, similarity: Path, plot: Path, s
 
 
 def draw_r(axes: Axes, table: pl.DataFrame, body: Json) -> None:
-    """How often which r occurs, of all matches and of those that are not trivial, and r of shifted text."""
+    """How often which r occurs, of all matches and of those that are not trivial, r of shifted text, and r of neurons."""
     bins = np.linspace(-0.1, 1, 34).tolist()
     chance = body["headline"]["one"]["by_chance"]["frequent"]
     axes.hist(table["r"].drop_nulls(), bins, color="#DDDDDD", label="all")
     axes.hist(table.filter(pl.col("trivial").is_null())["r"].drop_nulls(), bins, color=STUDENT, alpha=0.8, label="not trivial")
     if chance["q95"] is not None:
         axes.axvline(chance["q95"], color="black", linestyle="--", linewidth=1, label="95 % of best matches\nin shifted text")
+    neurons = (body["neurons"]["headline"] or {}).get("one")
+    if neurons and neurons["r"]:
+        axes.axvline(neurons["r"]["median"], color=SKY, linewidth=1.5, label="median of the layers' neurons,\nby |r|")
     axes.set(xlabel="r on the scoring half", ylabel="matches, one to one")
     heading(axes, f"How well matched features agree: {body['counts']['one']['pairs']} pairs, {body['tokens']:,} tokens")
     legend(axes)
