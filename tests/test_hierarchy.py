@@ -43,12 +43,26 @@ def test_a_word_is_read_at_its_own_token_in_every_context(loaded: LoadedModel) -
     np.testing.assert_allclose(streams[0], expected.numpy(), atol=1e-5)
 
 
+def read(record: Path, folder: Path, settings: ReadHierarchy) -> None:
+    places = [folder / name for name in ("tree.yaml", "geometry.json", "vectors.safetensors")]
+    read_hierarchy(record, None, None, *places, CONTEXTS, settings, 10, {})
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory, record: Path) -> Path:
     folder = tmp_path_factory.mktemp("geometry")
     (folder / "tree.yaml").write_text(yaml.safe_dump(ANIMALS))
     read_hierarchy(
-        record, None, folder / "tree.yaml", folder / "geometry.json", folder / "vectors.safetensors", CONTEXTS, FEW, {}
+        record,
+        None,
+        None,
+        folder / "tree.yaml",
+        folder / "geometry.json",
+        folder / "vectors.safetensors",
+        CONTEXTS,
+        FEW,
+        10,
+        {},
     )
     plot_hierarchy(folder / "geometry.json", folder / "vectors.safetensors", folder / "geometry.png")
     return folder
@@ -58,6 +72,7 @@ def test_every_space_has_every_test_beside_its_nulls(made: Path) -> None:
     result = read_json(made / "geometry.json")
     assert [each["name"] for each in result["sets"]] == ["all words", "hunter", "other", "bird", "water"]
     assert result["underpowered"]
+    assert result["decoder"] is None
     assert result["words"] == {"given": 12, "read": 12, "dropped": {}}
     for space in result["spaces"].values():
         assert set(space["tests"]) == set(TESTS)
@@ -87,7 +102,9 @@ def test_the_figure_names_its_tests_and_says_that_few_words_say_little(made: Pat
 def test_words_of_which_none_is_a_token_are_refused(tmp_path: Path, record: Path) -> None:
     (tmp_path / "tree.yaml").write_text(yaml.safe_dump({"a": ["no such word", "nor this"], "b": ["or that"]}))
     with pytest.raises(ConfigError, match=r"0 of 3 words are one token of this model"):
-        read_hierarchy(record, None, tmp_path / "tree.yaml", tmp_path / "a.json", tmp_path / "a.safetensors", CONTEXTS, FEW, {})
+        read_hierarchy(
+            record, None, None, tmp_path / "tree.yaml", tmp_path / "a.json", tmp_path / "a.safetensors", CONTEXTS, FEW, 10, {}
+        )
     assert not (tmp_path / "a.json").exists()
 
 
@@ -95,4 +112,6 @@ def test_a_layer_that_the_model_does_not_have_is_refused(tmp_path: Path, record:
     (tmp_path / "tree.yaml").write_text(yaml.safe_dump(ANIMALS))
     settings = ReadHierarchy(layers=[99])
     with pytest.raises(ConfigError, match=r"hierarchy\.layers 99: the model has layers 0 to"):
-        read_hierarchy(record, None, tmp_path / "tree.yaml", tmp_path / "a.json", tmp_path / "b", CONTEXTS, settings, {})
+        read_hierarchy(
+            record, None, None, tmp_path / "tree.yaml", tmp_path / "a.json", tmp_path / "b", CONTEXTS, settings, 10, {}
+        )

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 from test_other_saes import data_of
 
-from undertone.runtime.errors import ConfigError
 from undertone.pairs.neuron_matches import SAME
+from undertone.runtime.errors import ConfigError
 from undertone.runtime.files import read_json
 from undertone.study.study import load
 from workflow import Project

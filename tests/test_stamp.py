@@ -174,7 +174,8 @@ EDITS: list[tuple[dict[str, Any], set[Node]]] = [
             for name in ("features", "neighbours", "neurons", "specificity", "completeness", "splitting", "influence")
             for sae in NAMES
         }
-        | {Node("search", None, name) for name in ("lions", "answers")},
+        | {Node("search", None, name) for name in ("lions", "answers")}
+        | {Node("hierarchy", None, "numbers")},
     ),
     ({"map": {"min_cluster": 9}}, {Node("map", None, name) for name in NAMES}),
     ({"splitting": {"same": 0.8}}, {Node("splitting", None, name) for name in NAMES}),

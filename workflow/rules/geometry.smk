@@ -12,6 +12,7 @@ rule hierarchy:
     input:
         model=result("model/model.json"),
         text=result("text.parquet") if STUDY.has_sae else [],
+        sae=result("sae/sae.json") if STUDY.has_sae else [],
         tree=lambda wildcards: ancient(hierarchy_entry(wildcards).file) if hierarchy_entry(wildcards).file else [],
     output:
         geometry=ensure(result("geometry{variant}/geometry.json"), non_empty=True),

@@ -48,6 +48,12 @@ class Tree:
         """How many edges lie between two sets."""
         return _distances(self.parents)
 
+    @property
+    def described(self) -> list[dict[str, Any]]:
+        """Each set's name, parent and number of words."""
+        rows = zip(self.names, self.parents, self.sizes, strict=True)
+        return [{"name": name, "parent": self.names[above] if above >= 0 else None, "words": n} for name, above, n in rows]
+
     def of_words(self, kept: Sequence[int], least: int) -> "Tree":
         """The tree of some of the words, without sets of fewer than `least` of them, whose children go, too.
 

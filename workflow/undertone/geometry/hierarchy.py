@@ -1,6 +1,6 @@
 """Whether the concepts of a tree stand in a model's spaces as a hierarchy does, beside nulls: `geometry-NAME/`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +9,20 @@ import torch
 from safetensors.torch import save_file
 
 from undertone.data.tree import Tree, integers_tree, load_tree
+from undertone.geometry.decoder_rows import decoder_rows
 from undertone.geometry.siblings import interventions
 from undertone.geometry.spaces import VIEWS, located, residuals, spaces, unembedding
-from undertone.geometry.tree_tests import NULLS, Space, cosines, families, naive_orthogonality, vectors_of, with_nulls
+from undertone.geometry.tree_tests import (
+    LEAST,
+    NULLS,
+    Space,
+    cosines,
+    families,
+    naive_orthogonality,
+    vectors_of,
+    with_families,
+    with_nulls,
+)
 from undertone.lab.context_table import read_contexts
 from undertone.lm.chat import special_ids
 from undertone.lm.hooks import decoder_layers
@@ -21,26 +32,24 @@ from undertone.runtime.files import Stamp, replacing, write_json
 from undertone.runtime.progress import progress
 from undertone.study.config.geometry import ReadHierarchy
 
-# Sets of fewer words are left out, whatever the settings say: halves of them are no sets.
-LEAST = 4
-# With fewer concepts a mean over them says little, whatever its nulls.
-FEWEST = 10
-
 
 def read_hierarchy(
     model: Path,
     text: Path | None,
+    sae: Path | None,
     tree: Path | None,
     geometry: Path,
     vectors: Path,
     contexts: list[str],
     settings: ReadHierarchy,
+    max_norm: float,
     stamp: Stamp,
 ) -> None:
     """Write every test in every space to `geometry.json`, and the concepts' vectors and cosines to `vectors.safetensors`.
 
-    `text` holds the contexts whose tokens the unembedding's covariance is of; without, it is of the whole vocabulary. `tree` is
-    the file of words, if there is one. Raises ConfigError where too few words are one token.
+    `text` holds the contexts whose tokens the unembedding's covariance is of, and in which words have features of `sae`;
+    without, it is of the whole vocabulary. `tree` is the file of words, if there is one. Raises ConfigError where too few
+    words are one token.
     """
     loaded = load(model)
     layers = layers_of(loaded, settings)
@@ -56,13 +65,17 @@ def read_hierarchy(
         last,
         settings.floor,
     )
+    own = decoder_rows(loaded, sae, text, used, made["unembedding"], settings, max_norm) if sae and text else None
     results = all_tested(made, used, settings)
+    if own and own.tree:
+        results |= all_tested(own.spaces, own.tree, settings)
     added = interventions(loaded, words, dict(zip(layers, streams, strict=True)), used, settings)
-    write_vectors(vectors, made, used, settings.seed)
+    parts = [("", made, used), *([("decoder.", own.spaces, own.tree)] if own and own.tree else [])]
+    write_vectors(vectors, parts, settings.seed)
     description = {
         "words": {"given": len(whole.words), "read": len(used.words), "dropped": words.dropped},
         "underpowered": underpowered,
-        "sets": described(used),
+        "sets": used.described,
         "left_out": sorted({*whole.names} - {*used.names}),
         "covariance_of": {"tokens": len(seen), "of": "text" if text else "vocabulary"},
         "contexts": contexts,
@@ -71,7 +84,8 @@ def read_hierarchy(
         "permutations": settings.permutations,
     }
     shown = projection(made["unembedding"], used)
-    write_json(geometry, {**description, "spaces": results, "interventions": added, "projection": shown}, stamp)
+    body = {**description, "spaces": results, "decoder": own and own.said, "interventions": added, "projection": shown}
+    write_json(geometry, body, stamp)
 
 
 def layers_of(loaded: LoadedModel, settings: ReadHierarchy) -> list[int]:
@@ -85,23 +99,15 @@ def layers_of(loaded: LoadedModel, settings: ReadHierarchy) -> list[int]:
 def readable(whole: Tree, kept: list[int], min_words: int) -> tuple[Tree, bool]:
     """The concepts that have enough of the words that are kept, and whether these are too few to say much.
 
-    Where none but smaller ones have two below them, those are read. Raises ConfigError where none have.
+    Raises ConfigError where no concept has two such below it.
     """
-    some = whole.of_words(kept, LEAST)
-    enough = some.of_words(range(len(some.words)), min_words)
-    used = enough if families(enough, 2) else some
-    if not families(used, 2):
+    within = with_families(whole, kept, min_words)
+    if within is None:
         raise ConfigError(
             f"hierarchies: {len(kept)} of {len(whole.words)} words are one token of this model, and no concept has two below "
             f"it with {LEAST} of them; give words that it has tokens for, or more of them"
         )
-    return used, used is not enough or len(used.names) < FEWEST
-
-
-def described(tree: Tree) -> list[dict[str, Any]]:
-    """Each concept's name, parent and number of words."""
-    rows = zip(tree.names, tree.parents, tree.sizes, strict=True)
-    return [{"name": name, "parent": tree.names[parent] if parent >= 0 else None, "words": n} for name, parent, n in rows]
+    return within
 
 
 def seen_tokens(loaded: LoadedModel, text: Path | None) -> set[int]:
@@ -125,14 +131,15 @@ def all_tested(made: Mapping[str, Space], tree: Tree, settings: ReadHierarchy) -
     return results
 
 
-def write_vectors(path: Path, made: Mapping[str, Space], tree: Tree, seed: int) -> None:
+def write_vectors(path: Path, parts: Sequence[tuple[str, Mapping[str, Space], Tree]], seed: int) -> None:
     """Each space's concepts, `SPACE` `[n_sets, d]`, and their cosines, `SPACE.cosines` `[n_sets, n_sets]`.
 
-    Cosines are of vectors from different words, `.exchanged` those after words were exchanged among all sets.
+    Cosines are of vectors from different words, `.exchanged` those after words were exchanged among all sets. `parts` are
+    spaces of one tree each, with what stands before the name of its `distances`.
     """
     rng = np.random.default_rng(seed)
-    tensors: dict[str, torch.Tensor] = {"distances": torch.tensor(tree.distances)}
-    for name, space in made.items():
+    tensors = {f"{prefix}distances": torch.tensor(tree.distances) for prefix, _, tree in parts}
+    for name, space, tree in ((name, space, tree) for _, of_tree, tree in parts for name, space in of_tree.items()):
         exchanged = Space(space.x[rng.permutation(len(space.x))], space.direction)
         for suffix, value in (
             ("", vectors_of(space, tree)),

@@ -17,6 +17,10 @@ from undertone.data.tree import Tree
 from undertone.stats.partners import unit
 from undertone.stats.stats import p_value
 
+# Sets of fewer words are left out, whatever the settings say: halves of them are no sets.
+LEAST = 4
+# With fewer concepts a mean over them says little, whatever its nulls.
+FEWEST = 10
 # A spread below which draws differ by rounding alone.
 ROUNDING = 1e-9
 Direction = Callable[[np.ndarray], np.ndarray]
@@ -152,6 +156,17 @@ def parts(tree: Tree, rng: np.random.Generator, n: int) -> list[Bool[np.ndarray,
     part = np.empty(len(deepest), dtype=int)
     part[order] = np.arange(len(deepest)) % n
     return [part == k for k in range(n)]
+
+
+def with_families(tree: Tree, kept: Sequence[int], min_words: int) -> tuple[Tree, bool] | None:
+    """The concepts that have enough of the words that are kept, and whether these are too few to say much.
+
+    Where none but smaller ones have two below them, those are read; None where none have.
+    """
+    some = tree.of_words(kept, LEAST)
+    enough = some.of_words(range(len(some.words)), min_words)
+    used = enough if families(enough, 2) else some
+    return (used, used is not enough or len(used.names) < FEWEST) if families(used, 2) else None
 
 
 def families(tree: Tree, least: int) -> list[tuple[int, list[int]]]:

@@ -9,15 +9,14 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Float, Int
 from pyarrow.parquet import ParquetFile
-from scipy.sparse import csc_matrix, csr_matrix
 
 from undertone.lab.context_table import read_contexts
 from undertone.lab.feature_examples import shown_texts
 from undertone.lab.firings import Firings, first_contexts, read_firings
 from undertone.lab.logistic import half_way
 from undertone.lab.marks import Text
-from undertone.lab.matching import best_threshold, f1_at, greatest_f1, of_sparse
 from undertone.lab.reading import Reader
+from undertone.lab.word_features import NONE, best_features, labels
 from undertone.lm.loading import LoadedModel, load
 from undertone.models.concepts import read_names
 from undertone.runtime.errors import ConfigError
@@ -27,7 +26,6 @@ from undertone.stats.stats import p_value
 from undertone.study.config.lab import Completeness
 from undertone.study.config.saes import Sae
 
-NONE = -1
 SCHEMA: dict[str, Any] = {
     "group": pl.String,
     "name": pl.String,
@@ -89,16 +87,6 @@ def make_completeness(
     return ", ".join(f"{each['covered']} of {each['n']} {group} covered" for group, each in result["groups"].items())
 
 
-def labels(loaded: LoadedModel, contexts: Sequence[Sequence[int]], index: dict[str, int]) -> Int[np.ndarray, " n_tokens"]:
-    """For each token the name that it ends, by its number, -1 for none."""
-    text = Text.of(contexts, shown_texts(loaded), set(loaded.special.tolist()))
-    label = np.full(text.n, NONE)
-    for word, at in text.words():
-        if word in index:
-            label[at] = index[word]
-    return label
-
-
 def contexts_of(trained_on: Path) -> Iterator[list[int]]:
     """The contexts of a table, without reading all of it at once."""
     with whole(trained_on):
@@ -133,31 +121,6 @@ def common(label: Int[np.ndarray, " n"], firings: Firings, n_names: int, least: 
             "or read more text (contexts.tokens, completeness.tokens)"
         )
     return known
-
-
-def best_features(firings: Firings, label: Int[np.ndarray, " n"], n_names: int) -> list[tuple[int, float]]:
-    """For each name the feature that half 0 chooses, and its F1 on half 1."""
-    halves = [firings.half == half for half in (0, 1)]
-    (chosen, own), (named, others) = ([firings.of(half) for half in halves], [label[half] for half in halves])
-    total = np.bincount(named[named != NONE], minlength=n_names)
-    held = one_hot(named, n_names)
-    scores = np.array([greatest_f1(of_sparse(chosen, j), held, total) for j in range(chosen.shape[1])])
-    return [scored(chosen, own, named == k, others == k, int(scores[:, k].argmax())) for k in range(n_names)]
-
-
-def scored(
-    chosen: csc_matrix, own: csc_matrix, held: Bool[np.ndarray, " n_0"], others: Bool[np.ndarray, " n_1"], feature: int
-) -> tuple[int, float]:
-    """A feature, and the F1 on half 1 of the threshold that half 0 chooses for it."""
-    first, second = of_sparse(chosen, feature), of_sparse(own, feature)
-    threshold, _ = best_threshold(first.value, held[first.token], int(held.sum()))
-    return feature, f1_at(threshold, second.value, others[second.token], int(others.sum()))
-
-
-def one_hot(label: Int[np.ndarray, " n"], n_names: int) -> csr_matrix:
-    """Which token holds which name."""
-    token = np.flatnonzero(label != NONE)
-    return csr_matrix((np.ones(len(token), dtype=bool), (token, label[token])), shape=(len(label), n_names))
 
 
 def covered_by_chance(

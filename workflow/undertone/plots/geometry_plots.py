@@ -21,9 +21,15 @@ TESTS = {
     "grandparents": "cos(child − parent, parent − grandparent)",
     "simplex": "share of parent in siblings' span − chance",
 }
-# Between the last layer and the unembedding, in layers.
+# Between the last layer and what stands behind it, in layers.
 GAP = 0.3
 COLOURS = {"whitened": STUDENT, "causal": TEACHER, "euclidean": SKY, "mean": "black"}
+# What stands behind the last layer: on the axis, in the legend, and its colour.
+BEHIND = {
+    "unembedding": ("unembedding", "unembedding", BASE),
+    "decoder": ("features", "decoder rows of words' features", "#CC79A7"),
+    "decoder.unembedding": ("their words", "unembedding of these words", "#F0E442"),
+}
 
 
 def plot_hierarchy(geometry: Path, vectors: Path, plot: Path) -> None:
@@ -55,17 +61,21 @@ def plot_hierarchy(geometry: Path, vectors: Path, plot: Path) -> None:
 
 
 def draw_test(axes: Axes, spaces: Mapping[str, Json], test: str, label: str) -> None:
-    """One test by layer, a line for each view, its null's range in its colour; the unembedding behind the last layer."""
+    """One test by layer, a line for each view, its null's range in its colour; behind the last layer what belongs to none."""
     layers = sorted({int(name.split(".")[1]) for name in spaces if name.startswith("layer.")})
     for view, colour in COLOURS.items():
         named = [f"layer.{layer}.{view}" for layer in layers]
         tests = [spaces[name]["tests"][test] for name in named if name in spaces]
         if tests:
             draw_line(axes, np.arange(len(layers)), tests, colour, view)
-    draw_line(axes, np.array([len(layers) + GAP]), [spaces["unembedding"]["tests"][test]], BASE, "unembedding")
+    behind = {name: len(layers) + GAP + k for k, name in enumerate(name for name in BEHIND if name in spaces)}
+    for name, place in behind.items():
+        _, said, colour = BEHIND[name]
+        draw_line(axes, np.array([place]), [spaces[name]["tests"][test]], colour, said)
     heading(axes, label)
-    axes.set_xticks([*range(len(layers)), len(layers) + GAP], [*map(str, layers), "unembedding"], fontsize=8)
-    axes.set_xlim(right=len(layers) + 2 * GAP)
+    names = [*map(str, layers), *(BEHIND[name][0] for name in behind)]
+    axes.set_xticks([*range(len(layers)), *behind.values()], names, fontsize=8 if len(behind) == 1 else 6)
+    axes.set_xlim(right=max(behind.values()) + GAP)
     axes.set_xlabel("layer")
 
 

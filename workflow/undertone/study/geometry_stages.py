@@ -1,7 +1,9 @@
 """The stages of concept geometry, one row each, as in `stages`."""
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from undertone.study import dataset_settings as given
 from undertone.study import reads, vector_reads
 from undertone.study.node import Node
 from undertone.study.stage import Stage
@@ -16,6 +18,12 @@ def tree_file(study: "Study", node: Node) -> list[str]:
     return [file] if file else []
 
 
+def own_sae(study: "Study", node: Node) -> Iterator[Node]:
+    """The study's own SAE, whose features words have, where it has one."""
+    if study.has_sae:
+        yield Node("sae", None, "")
+
+
 def contexts(study: "Study", node: Node) -> dict[str, Any]:
     """The texts that a hierarchy's words are read in, and whether they are integers."""
     entry = study.hierarchies[node.variant]
@@ -25,9 +33,9 @@ def contexts(study: "Study", node: Node) -> dict[str, Any]:
 GEOMETRY = {
     "hierarchy": Stage(
         ("hierarchy",),
-        (reads.own_model, vector_reads.text),
+        (reads.own_model, vector_reads.text, own_sae),
         files=tree_file,
-        settings=(contexts,),
+        settings=(contexts, given.max_norm),
         shared=True,
         variants="hierarchies",
     ),

@@ -4,7 +4,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from undertone.study.config.bounds import MAX_BATCH, MAX_LAYERS, MAX_SEED, none_twice
+from undertone.study.config.bounds import MAX_BATCH, MAX_LAYERS, MAX_ROWS, MAX_SEED, none_twice
 from undertone.study.validation import Section, setting
 
 WORD = "{word}"
@@ -43,8 +43,15 @@ class ReadHierarchy(Section):
     splits: int = setting(2, "random splits of the words that a test is averaged over", "splits", ge=1, le=1_000)
     permutations: int = setting(100, "draws of each null", "draws", ge=2, le=100_000)
     interventions: int = setting(20, "null vectors for each two siblings whose difference is added", "vectors", ge=2, le=10_000)
+    tokens: int = setting(
+        300_000, "tokens of text in which words have features, special ones among them", "tokens", ge=1_000, le=10**9
+    )
+    min_count: int = setting(
+        10, "words that stand on fewer tokens of one half of the text have no feature", "tokens", ge=1, le=MAX_ROWS
+    )
+    shifts: int = setting(20, "shifts of the words along the text, as a null of their features", "draws", ge=19, le=10_000)
     floor: float = setting(
         1e-6, "share of a covariance's largest eigenvalue to which smaller ones are raised", "share", gt=0, le=1
     )
-    seed: int = setting(0, "seed of splits and nulls", "", ge=0, le=MAX_SEED)
+    seed: int = setting(0, "seed of splits, nulls and shifts of the text", "", ge=0, le=MAX_SEED)
     batch_size: int = setting(128, "texts read together; changes speed, not results", "rows", ge=1, le=MAX_BATCH)

@@ -1,0 +1,50 @@
+"""Of each of many words the feature that says best where it stands: chosen on one half of a text, scored on the other."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Bool, Int
+from scipy.sparse import csc_matrix, csr_matrix
+
+from undertone.lab.feature_examples import shown_texts
+from undertone.lab.firings import Firings
+from undertone.lab.marks import Text
+from undertone.lab.matching import best_threshold, f1_at, greatest_f1, of_sparse
+from undertone.lm.loading import LoadedModel
+
+NONE = -1
+
+
+def labels(loaded: LoadedModel, contexts: Sequence[Sequence[int]], index: dict[str, int]) -> Int[np.ndarray, " n_tokens"]:
+    """For each token the name that it ends, by its number, -1 for none."""
+    text = Text.of(contexts, shown_texts(loaded), set(loaded.special.tolist()))
+    label = np.full(text.n, NONE)
+    for word, at in text.words():
+        if word in index:
+            label[at] = index[word]
+    return label
+
+
+def best_features(firings: Firings, label: Int[np.ndarray, " n"], n_names: int) -> list[tuple[int, float]]:
+    """For each name the feature that half 0 chooses, and its F1 on half 1."""
+    halves = [firings.half == half for half in (0, 1)]
+    (chosen, own), (named, others) = ([firings.of(half) for half in halves], [label[half] for half in halves])
+    total = np.bincount(named[named != NONE], minlength=n_names)
+    held = one_hot(named, n_names)
+    scores = np.array([greatest_f1(of_sparse(chosen, j), held, total) for j in range(chosen.shape[1])])
+    return [scored(chosen, own, named == k, others == k, int(scores[:, k].argmax())) for k in range(n_names)]
+
+
+def scored(
+    chosen: csc_matrix, own: csc_matrix, held: Bool[np.ndarray, " n_0"], others: Bool[np.ndarray, " n_1"], feature: int
+) -> tuple[int, float]:
+    """A feature, and the F1 on half 1 of the threshold that half 0 chooses for it."""
+    first, second = of_sparse(chosen, feature), of_sparse(own, feature)
+    threshold, _ = best_threshold(first.value, held[first.token], int(held.sum()))
+    return feature, f1_at(threshold, second.value, others[second.token], int(others.sum()))
+
+
+def one_hot(label: Int[np.ndarray, " n"], n_names: int) -> csr_matrix:
+    """Which token holds which name."""
+    token = np.flatnonzero(label != NONE)
+    return csr_matrix((np.ones(len(token), dtype=bool), (token, label[token])), shape=(len(label), n_names))
