@@ -57,20 +57,14 @@ def read_hierarchy(
     words = located(loaded, whole.words, contexts)
     used, underpowered = readable(whole, words.kept, settings.min_words)
     streams, last = residuals(loaded, words, layers, settings.batch_size)
+    by_layer = dict(zip(layers, streams, strict=True))
     seen = seen_tokens(loaded, text) | set(words.commonest)
-    made = spaces(
-        unembedding(loaded, words.commonest),
-        unembedding(loaded, sorted(seen)),
-        dict(zip(layers, streams, strict=True)),
-        last,
-        settings.floor,
-    )
-    own = decoder_rows(loaded, sae, text, used, made["unembedding"], settings, max_norm) if sae and text else None
-    results = all_tested(made, used, settings)
-    if own and own.tree:
-        results |= all_tested(own.spaces, own.tree, settings)
-    added = interventions(loaded, words, dict(zip(layers, streams, strict=True)), used, settings)
-    parts = [("", made, used), *([("decoder.", own.spaces, own.tree)] if own and own.tree else [])]
+    own, others = (unembedding(loaded, tokens) for tokens in (words.commonest, sorted(seen)))
+    made = spaces(own, others, by_layer, last, settings.floor)
+    rows = decoder_rows(loaded, sae, text, used, made["unembedding"], settings, max_norm) if sae and text else None
+    parts = [("", made, used), *([("decoder.", rows.spaces, rows.tree)] if rows and rows.tree else [])]
+    results = {name: of for _, some, of_tree in parts for name, of in all_tested(some, of_tree, settings).items()}
+    added = interventions(loaded, words, by_layer, used, settings)
     write_vectors(vectors, parts, settings.seed)
     description = {
         "words": {"given": len(whole.words), "read": len(used.words), "dropped": words.dropped},
@@ -84,7 +78,7 @@ def read_hierarchy(
         "permutations": settings.permutations,
     }
     shown = projection(made["unembedding"], used)
-    body = {**description, "spaces": results, "decoder": own and own.said, "interventions": added, "projection": shown}
+    body = {**description, "spaces": results, "decoder": rows and rows.said, "interventions": added, "projection": shown}
     write_json(geometry, body, stamp)
 
 
