@@ -41,10 +41,12 @@ def orthogonal_sae(seed: int = 5) -> SAE[Any]:
     return sae
 
 
-def of_layer(home: Path, vector: torch.Tensor, layer: int, size: float, nulls: torch.Tensor) -> dict[str, Path]:
+def of_layer(
+    home: Path, vector: torch.Tensor, layer: int, size: float, nulls: torch.Tensor, positions: str = "completion"
+) -> dict[str, Path]:
     """`vector.json`, and a `dose.json` whose window is one size."""
     save_file({"vector": vector, "null": nulls, "gaussian": nulls[:0]}, home / "vector.safetensors")
-    said = {"target": "lion", "layer": layer, "positions": "completion", "mean_norm": 1.0, "norm": float(vector.norm())}
+    said = {"target": "lion", "layer": layer, "positions": positions, "mean_norm": 1.0, "norm": float(vector.norm())}
     write_json(home / "vector.json", {**said, "null": {"of": "shuffled labels"} if len(nulls) else None}, {})
     write_json(home / "dose.json", {"window": [size]}, {})
     return {"vector": home / "vector.json", "dose": home / "dose.json"}
@@ -93,6 +95,22 @@ def test_where_no_layer_follows_all_is_carried(tmp_path: Path, record: Path) -> 
     # An orthogonal SAE is exact where all of its features are active.
     assert said["saes"][0]["base"]["explained_variance"] > 0.9
     assert said["kl"]["value"] > 0
+
+
+def test_at_a_prompts_last_token_alone_all_is_carried_there_and_the_rest_of_the_answer_stays(
+    tmp_path: Path, record: Path
+) -> None:
+    given = of_layer(tmp_path, noise(3, D), 1, 2.0, noise(4, 5, D), "last")
+    said, table = read(tmp_path, record, given, saes_at(tmp_path, record, 1))
+    [layer] = said["layers"]
+    for name in ("carried", "share", "cosine"):
+        assert layer[name] == pytest.approx(1, abs=1e-4)
+    assert layer["svd"]["cosine"] == pytest.approx(1, abs=1e-4)
+    np.testing.assert_allclose(table["delta"], table["carried"], atol=1e-5)
+    of = {position: table.filter(position=position)["delta"].abs() for position in ("last", "continuation")}
+    assert of["last"].max() > 0.1  # type: ignore[operator]
+    # Nothing is added behind it, and no layer follows that could read it from there.
+    assert of["continuation"].max() == 0
 
 
 @contextmanager

@@ -20,9 +20,17 @@ from undertone.vectors.restore_plot import plot_restore
 D = 32
 
 
-def restored(home: Path, record: Path, sae: Any, vector: torch.Tensor, order: list[int], window: bool = True) -> dict[str, Any]:
+def restored(
+    home: Path,
+    record: Path,
+    sae: Any,
+    vector: torch.Tensor,
+    order: list[int],
+    window: bool = True,
+    positions: str = "completion",
+) -> dict[str, Any]:
     """`restore.json` of a vector after layer 1 and an SAE there whose features are ranked by hand."""
-    given = of_layer(home, vector, 1, 3.0, noise(4, 5, D))
+    given = of_layer(home, vector, 1, 3.0, noise(4, 5, D), positions)
     write_json(home / "downstream.json", {"window": window, "scale": 3.0}, {})
     z = [float(len(order) - order.index(k)) if k in order else 0.1 for k in range(D)]
     table = {"sae": ["sae-own"] * D, "position": ["all"] * D, "feature": range(D), "z_choosing": z, "delta": [1.0] * D}
@@ -72,6 +80,14 @@ def test_features_that_the_vector_leaves_alone_carry_nothing(tmp_path: Path, rec
     assert own["all_features"]["necessary"]["mean"] == pytest.approx(1, abs=1e-2)
     assert own["all_features"]["sufficient"]["mean"] == pytest.approx(1, abs=1e-2)
     assert own["rows"][0]["necessary"]["mean"] < 0.9
+
+
+@pytest.mark.parametrize("positions", ["completion", "last", "all"])
+def test_taken_out_where_it_was_added_a_vector_has_no_effect(
+    tmp_path: Path, record: Path, loaded: LoadedModel, positions: str
+) -> None:
+    said = restored(tmp_path, record, orthogonal_sae(), raising(loaded, "lion"), [1], positions=positions)
+    assert said["saes"][0]["vector_removed"]["mean"] == pytest.approx(1, abs=1e-3)
 
 
 def test_without_a_window_nothing_is_restored(tmp_path: Path, record: Path) -> None:

@@ -10,7 +10,6 @@ from jaxtyping import Float
 from undertone.lm.answers import sampled_answers
 from undertone.lm.chat import prompt_ids
 from undertone.lm.loading import LoadedModel, load
-from undertone.lm.steering import steered
 from undertone.lm.texts import load_texts
 from undertone.measure.model_metrics import passing
 from undertone.runtime.files import Stamp, read_parquet, write_json
@@ -20,6 +19,7 @@ from undertone.study.config.data import Numbers, Samples
 from undertone.study.config.measure import Pref
 from undertone.study.config.teachers import Teacher
 from undertone.study.config.vectors import Dose
+from undertone.vectors.last_token import steered
 from undertone.vectors.side_effects import side_effects
 from undertone.vectors.steering_by import Direction, preferences
 from undertone.vectors.streams_of_text import text_rows

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import torch
 from torch import Tensor
 
 from undertone.lm.hooks import decoder_layers
@@ -18,6 +19,7 @@ from undertone.saes.saved import load_sae
 from undertone.stats.correlation import pearson
 from undertone.study.config.vectors import Downstream
 from undertone.vectors.forced import Tokens, batches, run_once, unbuilt
+from undertone.vectors.last_token import AtLast
 from undertone.vectors.later_features import Later
 from undertone.vectors.later_layers import Stream
 from undertone.vectors.steering_by import Direction, strength
@@ -88,21 +90,22 @@ class Reading:
         self.sums: dict[int | None, list[float]] = {}
 
     def add(self, batch: dict[str, Tensor]) -> None:
-        """A batch, without steering, with it, and with each null vector."""
+        """A batch, without steering, with it, and with each null vector; streams are compared at tokens that are steered."""
         at, layers = Tokens.of(batch), list(self.streams)
+        reached = at.last if isinstance(self.added, AtLast) else torch.ones_like(at.last)
         base = run_once(self.loaded, batch, layers)
         for null, steering in self.steerings():
             own = run_once(self.loaded, batch, layers, steering)
             kl = (own.log_probs.exp() * (own.log_probs - base.log_probs)).sum(-1)
             self.sums.setdefault(null, []).extend(kl.double().tolist())
             for layer, stream in self.streams.items():
-                stream.add(base.residual[layer], own.residual[layer], steering.vector, null)
+                stream.add(base.residual[layer][reached], own.residual[layer][reached], steering.vector, null)
                 if null is None:
                     stream.differences.append(at.means(own.residual[layer] - base.residual[layer])["all"].cpu())
             for sae in self.later:
                 before, after = base.residual[sae.layer], own.residual[sae.layer]
                 if null is None:
-                    sae.add(before, after, before + steering.vector.to(before), at)
+                    sae.add(before, after, before + reached.unsqueeze(-1) * steering.vector.to(before), at)
                 else:
                     sae.add_null(null, after, at)
 

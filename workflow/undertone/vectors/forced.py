@@ -14,11 +14,12 @@ from undertone.lm.chat import Row, prompt_ids
 from undertone.lm.hooks import rewritten
 from undertone.lm.loading import LoadedModel
 from undertone.lm.sampling import Sampler, sample
-from undertone.lm.steering import Steering, steered
+from undertone.lm.steering import Steering
 from undertone.lm.texts import load_texts
 from undertone.lm.training import collate, label_logits
 from undertone.runtime.files import read_parquet
 from undertone.study.config.vectors import Downstream
+from undertone.vectors.last_token import steered
 
 BATCH = 32
 # The temperature at which no other token than the likeliest is drawn.

@@ -18,7 +18,7 @@ from undertone.lm.hooks import rewritten
 from undertone.lm.loading import LoadedModel, load
 from undertone.lm.sampling import left_pad
 from undertone.lm.spellings import begun, words
-from undertone.lm.steering import after, steered
+from undertone.lm.steering import after
 from undertone.lm.texts import load_texts
 from undertone.runtime.files import Stamp, read_json, read_parquet, write_json
 from undertone.runtime.progress import progress
@@ -27,6 +27,7 @@ from undertone.saes.saved import load_sae
 from undertone.stats.stats import mean_interval
 from undertone.study.config.measure import Pref
 from undertone.study.config.vectors import Restore
+from undertone.vectors.last_token import ends, steered
 from undertone.vectors.steering_by import Direction
 
 # What is patched into a stream `[n_rows, n_tokens, d_model]`.
@@ -121,7 +122,8 @@ class Effect:
         """Which tokens of the padded prompts are none, and which of them the vector is added to."""
         ids, mask = (tensor.to(self.loaded.model.device) for tensor in left_pad(self.prompts, self.loaded.pad_id))
         opening = torch.tensor(generation_prompt(self.loaded.tokenizer), device=ids.device)
-        return mask.bool(), after(ids, opening, False) if self.direction.completion else mask.bool()
+        reached = {"all": mask.bool(), "completion": after(ids, opening, False), "last": ends(ids, opening)}
+        return mask.bool(), reached[self.direction.positions]
 
 
 class Restored:

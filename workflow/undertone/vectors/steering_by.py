@@ -13,11 +13,12 @@ from torch.nn.functional import normalize
 from undertone.lm.answers import exact
 from undertone.lm.chat import prompt_ids
 from undertone.lm.loading import LoadedModel
-from undertone.lm.steering import Steering, steered
+from undertone.lm.steering import Steering
 from undertone.lm.tensors import stored
 from undertone.lm.texts import load_texts
 from undertone.runtime.files import read_json
 from undertone.study.config.measure import Pref
+from undertone.vectors.last_token import AtLast, steered
 
 # What null vectors are called that are drawn with the covariance of the residuals; those of the vector's own kind say it.
 GAUSSIAN = "N(0, Cov)"
@@ -31,7 +32,7 @@ class Direction:
 
     target: str | None
     layer: int
-    completion: bool
+    positions: str
     mean_norm: float
     norm: float
     unit: Float[Tensor, " d_model"]
@@ -45,7 +46,7 @@ class Direction:
         return cls(
             record["target"],
             record["layer"],
-            record["positions"] == "completion",
+            record["positions"],
             record["mean_norm"],
             record["norm"],
             normalize(tensors["vector"], dim=0),
@@ -53,8 +54,11 @@ class Direction:
         )
 
     def steering(self, unit: Float[Tensor, " d_model"], scale: float, everywhere: bool = False) -> Steering:
-        """Steering by a unit vector, `scale` mean norms of the residual stream long."""
-        return Steering("add", scale * self.mean_norm * unit, self.layer, self.completion and not everywhere)
+        """Steering by a unit vector, `scale` mean norms of the residual stream long, at its positions or `everywhere`."""
+        vector = scale * self.mean_norm * unit
+        if self.positions == "last" and not everywhere:
+            return AtLast("add", vector, self.layer)
+        return Steering("add", vector, self.layer, self.positions == "completion" and not everywhere)
 
 
 def preferences(

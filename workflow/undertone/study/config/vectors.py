@@ -56,8 +56,9 @@ class Vector(Section):
     dataset: str | None = setting(None, "bias, function: the dataset whose residual bias or persona vector it is")
     file: str | None = setting(None, "file: a safetensors file with one tensor `[d_model]`", "path")
     of: dict[str, float] = setting({}, "sum: weight of each of the study's other vectors")
-    positions: Literal["completion", "all"] = setting(
-        "completion", "tokens that are steered; completion: those that predict an answer"
+    positions: Literal["completion", "last", "all"] = setting(
+        "completion",
+        "tokens that are steered; completion: those that predict an answer; last: of these the prompt's last alone",
     )
 
     @model_validator(mode="after")
