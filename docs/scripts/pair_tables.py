@@ -88,6 +88,38 @@ def kinds_table(rows: Rows) -> str:
     return table(header, (cells(row) for row in rows if row["random"]))
 
 
+def neurons(read: Read) -> Rows:
+    """Of each pair how well features and neurons match one to one; None of neurons where there are none to compare."""
+    rows = []
+    for pair in PAIRS:
+        made = read(f"pair-{pair}/similarity.json")
+        one = made["headline"]["one"]
+        features = one["all"] | {"by_chance": one["by_chance"]["frequent"]}
+        parts = {"features": features, "neurons": (made["neurons"]["headline"] or {}).get("one")}
+        keys = ("n", "r", "r_token", "above_chance", "above_chance_given_token", "above_07", "by_chance")
+        shown = {name: of and {key: of[key] for key in keys} for name, of in parts.items()}
+        rows.append({"pair": pair, "reason": made["neurons"]["reason"], **shown})
+    return rows
+
+
+def neurons_table(rows: Rows) -> str:
+    """One line per pair with neurons, and of features beside it."""
+
+    def cells(row: dict[str, Any], what: str) -> list[str]:
+        of = row[what]
+        shares = (number(of[key], 2) for key in ("above_chance", "above_chance_given_token", "above_07"))
+        chance = number(of["by_chance"]["q95"], 3)
+        return [f"`{row['pair']}`", what, str(of["n"]), *(median(of[key]) for key in ("r", "r_token")), chance, *shares]
+
+    def median(of: dict[str, Any]) -> str:
+        return f"{number(of['median'], 2)} [{number(of['ci95'][0], 2)}, {number(of['ci95'][1], 2)}]"
+
+    header = ["b is", "matched", "one to one", "r", "r given the token", "by chance: .95 quantile of r"]
+    shown = ((row, what) for row in rows if row["neurons"] for what in ("features", "neurons"))
+    shares = ["beyond chance", "beyond chance given the token", "r > .7"]
+    return table([*header, *shares], (cells(row, what) for row, what in shown))
+
+
 def transplants(read: Read) -> Rows:
     """What a vector does at its strength in its own model, and in the other by each way."""
     rows = []
@@ -122,5 +154,5 @@ def transplants_table(rows: Rows) -> str:
     return table(["pair", "the vector", "lift of lion", "null .95", "p", "KL, nats", "window"], map(cells, ordered))
 
 
-EXTRACTS = {"across": across, "kinds": kinds, "transplants": transplants}
-TABLES = {"across": across_table, "kinds": kinds_table, "transplants": transplants_table}
+EXTRACTS = {"across": across, "kinds": kinds, "neurons": neurons, "transplants": transplants}
+TABLES = {"across": across_table, "kinds": kinds_table, "neurons": neurons_table, "transplants": transplants_table}
