@@ -16,8 +16,9 @@ from undertone.runtime.files import read_json, write_json, write_parquet
 from undertone.study.config.data import Numbers, Samples
 from undertone.study.config.measure import Pref
 from undertone.study.config.vectors import Dose
-from undertone.vectors.dose import judge, measure_dose
+from undertone.vectors.dose import measure_dose
 from undertone.vectors.dose_plot import plot_dose
+from undertone.vectors.responses import judge
 from undertone.vectors.side_effects import side_effects
 from undertone.vectors.steering_by import GAUSSIAN, Direction, strength
 
@@ -55,7 +56,9 @@ def files(home: Path) -> dict[str, Path]:
     return {"text": home / "text.parquet", "prompts": home / "prompts.parquet", "questions": home / "questions.txt"}
 
 
-def measured(home: Path, record: Path, vector: Path, settings: Dose = SETTINGS) -> dict[str, Any]:
+def measured(
+    home: Path, record: Path, vector: Path, settings: Dose = SETTINGS, contrast: dict[str, Any] | None = None
+) -> dict[str, Any]:
     pref, sampling = Pref(candidates=CANDIDATES), Samples(max_new_tokens=4)
     measure_dose(
         record,
@@ -66,6 +69,7 @@ def measured(home: Path, record: Path, vector: Path, settings: Dose = SETTINGS) 
         pref=pref,
         sampling=sampling,
         numbers=Numbers(),
+        contrast=contrast,
         stamp={},
     )
     return read_json(home / "dose.json")

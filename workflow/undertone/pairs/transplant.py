@@ -19,8 +19,8 @@ from undertone.runtime.files import Stamp, read_json, write_json
 from undertone.study.config.measure import Pref
 from undertone.study.config.pair_settings import Matches, Rotation
 from undertone.study.config.vectors import Dose, MakeVector, Vector
-from undertone.vectors.dose import compared, judge, null_lifts
 from undertone.vectors.origins import against, asked, of_contrast
+from undertone.vectors.responses import compared, judge, null_lifts
 from undertone.vectors.side_effects import side_effects
 from undertone.vectors.steering_by import Direction, preferences, strength
 from undertone.vectors.streams_of_text import text_rows

@@ -144,6 +144,13 @@ def built_of(study: "Study", node: Node) -> dict[str, Any]:
     return {"used_prompts": study.vector.prompts}
 
 
+def repeated(study: "Study", node: Node) -> dict[str, Any]:
+    """How a contrast is made that is read and added at every layer; None of other kinds, and unless that is asked for."""
+    if study.dose.layers == "own" or entry_of(study, node).kind not in ("contrast", "pca"):
+        return {"contrast": None}
+    return {"contrast": {**entry(study, node), "vector": study.vector.stamped()}}
+
+
 def entry(study: "Study", node: Node) -> dict[str, Any]:
     """A vector's entry and its target, and of one that is read under personas whose and how they are worded."""
     own = entry_of(study, node)

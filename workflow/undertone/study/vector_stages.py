@@ -18,6 +18,7 @@ VECTORS = {
         ("dose", "pref", "samples", "numbers"),
         (reads.own_model, of.text, "prompts", "vector"),
         files=of.files_of_effects,
+        settings=(of.repeated,),
         shared=True,
         variants="vectors",
     ),

@@ -1,11 +1,7 @@
 """What adding a vector does at every strength: preference, side effects on text, the numbers that are still written."""
 
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-from jaxtyping import Float
 
 from undertone.lm.answers import sampled_answers
 from undertone.lm.chat import prompt_ids
@@ -13,19 +9,15 @@ from undertone.lm.loading import LoadedModel, load
 from undertone.lm.texts import load_texts
 from undertone.measure.model_metrics import passing
 from undertone.runtime.files import Stamp, read_parquet, write_json
-from undertone.runtime.progress import progress
-from undertone.stats.stats import mean_interval, p_value
 from undertone.study.config.data import Numbers, Samples
 from undertone.study.config.measure import Pref
 from undertone.study.config.teachers import Teacher
 from undertone.study.config.vectors import Dose
+from undertone.vectors.dose_layers import by_layer
 from undertone.vectors.last_token import steered
-from undertone.vectors.side_effects import side_effects
-from undertone.vectors.steering_by import Direction, preferences
+from undertone.vectors.responses import judge, responses
+from undertone.vectors.steering_by import Direction
 from undertone.vectors.streams_of_text import text_rows
-
-# What lies above this quantile of the null vectors counts as more than theirs.
-QUANTILE = 0.95
 
 
 def measure_dose(
@@ -39,77 +31,35 @@ def measure_dose(
     pref: Pref,
     sampling: Samples,
     numbers: Numbers,
+    contrast: dict[str, Any] | None,
     stamp: Stamp,
 ) -> str:
     """Write `dose.json`; returns its verdict for the log.
+
+    `contrast` are the settings that a contrast is made by which is to be repeated at every layer, else None.
 
     Scales are in mean norms of the residual stream, of both signs; `vector` is the `vector.json`. Preference is exact, at the
     questions that no contrast is built of. KL and loss are of text, all of whose tokens are steered, in nats per token.
     """
     loaded, direction = load(model), Direction.read(vector)
-    measure = preferences(loaded, questions, pref, pref.candidates)
-    base = measure(None)
-    scales = [sign * scale for scale in settings.scales for sign in (1, -1)]
-    rows: list[dict[str, Any]] = []
-    with progress(len(scales), f"dose {dose.parent.name}", "scale") as bar:
-        lifts = null_lifts(loaded, questions, pref, direction)
-        for scale in scales:
-            scores = measure(direction.steering(direction.unit, scale))
-            rows.append({"scale": scale, **compared(scores, base, pref.candidates, direction.target), "nulls": lifts(scale)})
-            bar.update()
-    effects = side_effects(
-        loaded,
-        text_rows(loaded, text, settings.tokens),
-        [direction.steering(direction.unit, scale, everywhere=True) for scale in scales],
-    )
-    for row, effect in zip(rows, effects[1:], strict=True):
-        row |= effect | written(loaded, direction, row["scale"], prompts, questions, settings, sampling, numbers)
-    base_row = effects[0] | written(loaded, direction, 0.0, prompts, questions, settings, sampling, numbers)
-    base_row |= {"preference": means(base, pref.candidates), "mass": float(base.sum(1).mean())}
+    rows_of_text = text_rows(loaded, text, settings.tokens)
+    base, rows = responses(loaded, direction, rows_of_text, questions, settings, pref, f"dose {dose.parent.name}")
+    for row in (base, *rows):
+        row |= written(loaded, direction, row.get("scale", 0.0), prompts, questions, settings, sampling, numbers)
     judged = judge(rows, direction.target, settings.max_kl)
-    head = {
+    repeated = by_layer(loaded, contrast, text, rows_of_text, prompts, questions, settings, pref) if contrast else None
+    body = {
         "target": direction.target,
         "layer": direction.layer,
         "mean_norm": direction.mean_norm,
         "vector_scale": direction.norm / direction.mean_norm,
+        **judged,
+        "base": base,
+        "scales": rows,
+        "by_layer": repeated,
     }
-    write_json(dose, {**head, **judged, "base": base_row, "scales": sorted(rows, key=lambda row: row["scale"])}, stamp)
+    write_json(dose, body, stamp)
     return str(judged["verdict"])
-
-
-def compared(
-    scores: Float[np.ndarray, "n_questions n_candidates"],
-    base: Float[np.ndarray, "n_questions n_candidates"],
-    candidates: Sequence[str],
-    target: str | None,
-) -> dict[str, Any]:
-    """Preference of every candidate, their sum, and the target's lift over questions, None without a target."""
-    own = None if target is None else list(candidates).index(target)
-    lift = None if own is None else mean_interval(scores[:, own] - base[:, own]).as_dict()
-    return {"preference": means(scores, candidates), "mass": float(scores.sum(1).mean()), "lift": lift}
-
-
-def null_lifts(
-    loaded: LoadedModel, questions: Path, pref: Pref, direction: Direction
-) -> Callable[[float], dict[str, list[float]]]:
-    """A function scale → the target's lift under each null vector, by their kind."""
-    if direction.target is None:
-        return lambda scale: {}
-    measure = preferences(loaded, questions, pref, [direction.target])
-    base = measure(None)
-
-    def lifts(scale: float) -> dict[str, list[float]]:
-        return {
-            kind: [float((measure(direction.steering(unit, scale)) - base).mean()) for unit in units]
-            for kind, units in direction.nulls.items()
-        }
-
-    return lifts
-
-
-def means(scores: Float[np.ndarray, "n_questions n_candidates"], candidates: Sequence[str]) -> dict[str, float]:
-    """Mean preference by candidate."""
-    return dict(zip(candidates, scores.mean(0).tolist(), strict=True))
 
 
 def written(
@@ -135,49 +85,3 @@ def written(
             else []
         )
     return {"pass_rate": len(passed) / len(users), "texts": [answer for (answer,) in answers]}
-
-
-def judge(rows: list[dict[str, Any]], target: str | None, max_kl: float) -> dict[str, Any]:
-    """The scales at which the target is lifted more than by null vectors at a tolerable KL, and a sentence; rows get their p.
-
-    A row's `nulls` become their mean, quantile and number. `p_greatest` is of the greatest lift at any scale of tolerable KL,
-    against that of each null vector at the same scales.
-    """
-    if target is None:
-        return {"window": None, "p_greatest": None, "verdict": "the vector has no target, whose preference could rise"}
-    tolerable = [row for row in rows if row["kl"] <= max_kl]
-    draws = [[lift for lifts in row["nulls"].values() for lift in lifts] for row in tolerable]
-    p = None
-    if tolerable and draws[0]:
-        p = float(p_value(max(row["lift"]["mean"] for row in tolerable), np.max(draws, axis=0)))
-    for row in rows:
-        summarise(row)
-    window = sorted(row["scale"] for row in tolerable if row["above_null"])
-    best = max(tolerable, key=lambda row: row["lift"]["mean"], default=None)
-    if not window or best is None:
-        sentence = (
-            f"no window: at no scale does the preference for {target} rise above null vectors at a KL of at most {max_kl:g}"
-        )
-        return {"window": None, "p_greatest": p, "verdict": sentence}
-    sentence = (
-        f"window {', '.join(f'{scale:g}' for scale in window)}: {target} is lifted by {best['lift']['mean']:.3f} at "
-        f"{best['scale']:g} of the mean norm, at a KL of {best['kl']:.2f} nats per token"
-    )
-    return {"window": window, "p_greatest": p, "verdict": sentence}
-
-
-def summarise(row: dict[str, Any]) -> None:
-    """Put the null vectors' mean, quantile and number in the place of their lifts, and say whether the lift lies above them."""
-    pooled = [lift for lifts in row["nulls"].values() for lift in lifts]
-    lift = row["lift"]["mean"]
-    row["p"] = float(p_value(lift, pooled)) if pooled else None
-    row["nulls"] = {
-        kind: {
-            "mean": float(np.mean(lifts)),
-            "quantile_95": float(np.quantile(lifts, QUANTILE)),
-            "quantile_05": float(np.quantile(lifts, 1 - QUANTILE)),
-            "n": len(lifts),
-        }
-        for kind, lifts in row["nulls"].items()
-    }
-    row["above_null"] = bool(row["nulls"]) and lift > max(0.0, *(null["quantile_95"] for null in row["nulls"].values()))

@@ -19,7 +19,8 @@ def plot_dose(dose: Path, plot: Path) -> None:
     result = read_json(dose)
     rows = result["scales"]
     scales = np.array([row["scale"] for row in rows])
-    figure, (left, middle, right) = new_panels(1, 3, 12, 3.9)
+    repeated = result["by_layer"]
+    figure, (left, middle, right, *further) = new_panels(1, 5 if repeated else 3, 20 if repeated else 12, 3.9)
     if result["target"] is None:
         empty(left, result["verdict"])
     else:
@@ -40,6 +41,9 @@ def plot_dose(dose: Path, plot: Path) -> None:
     for axes in (middle, right):
         ticks(axes, scales)
         axes.legend(frameon=False, fontsize=7)
+    if repeated:
+        draw_layers(further[0], repeated["layers"], result["target"])
+        draw_side_effects(further[1], repeated)
     figure.suptitle(f"{plot.parents[1].name}, layer {result['layer']}: {result['verdict']}", fontsize=9, x=0.01, ha="left")
     save(figure, plot)
 
@@ -72,6 +76,46 @@ def draw_lift(axes: Axes, result: dict[str, Any], scales: Float[np.ndarray, " n_
     axes.set_ylabel(f"lift of the preference for {result['target']}")
     heading(axes, f"Preference for {result['target']}, base model {result['base']['preference'][result['target']]:.3f}")
     axes.legend(frameon=False, fontsize=7)
+
+
+def draw_layers(axes: Axes, layers: list[dict[str, Any]], target: str | None) -> None:
+    """The greatest lift of each layer's window, or of one without a window at any scale, beside the null vectors there."""
+    if target is None:
+        empty(axes, "the vector has no target, whose preference could rise")
+        return
+    for layer in layers:
+        within = [row for row in layer["scales"] if row["scale"] in (layer["window"] or [row["scale"]])]
+        best = max(within, key=lambda row: row["lift"]["mean"])
+        lift, ends = best["lift"]["mean"], best["lift"]["ci95"] or [best["lift"]["mean"]] * 2
+        axes.errorbar(
+            layer["layer"],
+            lift,
+            [[lift - ends[0]], [ends[1] - lift]],
+            fmt="D",
+            color=STUDENT,
+            markersize=5,
+            capsize=2,
+            fillstyle="full" if layer["window"] else "none",
+        )
+        for colour, null in zip(NULL_COLOURS, best["nulls"].values(), strict=False):
+            axes.plot(layer["layer"], null["quantile_95"], "_", color=colour, markersize=14, markeredgewidth=2)
+        axes.annotate(f"{best['scale']:g}", (layer["layer"], lift), (6, 4), textcoords="offset points", fontsize=7)
+    axes.axhline(0, color="black", linewidth=0.8)
+    axes.set_xticks([layer["layer"] for layer in layers])
+    axes.set(xlabel="layer after which its own contrast is added", ylabel=f"lift of the preference for {target}")
+    heading(axes, "Greatest lift of the window, at which scale; hollow: no window; dashes: 95 % of null vectors")
+
+
+def draw_side_effects(axes: Axes, repeated: dict[str, Any]) -> None:
+    """KL on text where every layer with a window lifts the target as much."""
+    known = [layer for layer in repeated["layers"] if layer["kl"] is not None]
+    if not known:
+        empty(axes, "no layer has a window")
+        return
+    axes.bar([layer["layer"] for layer in known], [layer["kl"] for layer in known], color=STUDENT, width=0.6)
+    axes.set_xticks([layer["layer"] for layer in repeated["layers"]])
+    axes.set(xlabel="layer", ylabel="KL(steered ‖ base), nats per token of text")
+    heading(axes, f"Side effects of an equal lift, {repeated['equal_lift']:.3f}")
 
 
 def ticks(axes: Axes, scales: Float[np.ndarray, " n_scales"]) -> None:

@@ -26,9 +26,9 @@ from undertone.saes.saved import load_sae_at
 from undertone.stats.stats import mean_interval, p_value
 from undertone.study.config.measure import Pref
 from undertone.study.config.vectors import Influence
-from undertone.vectors.dose import QUANTILE, means
 from undertone.vectors.openers import Openers
 from undertone.vectors.pushes import LIKE, Push, Strength, pushes, strengths
+from undertone.vectors.responses import QUANTILE, means
 from undertone.vectors.side_effects import side_effects
 from undertone.vectors.steering_by import preferences
 from undertone.vectors.streams_of_text import residuals_of, text_rows

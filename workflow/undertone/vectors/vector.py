@@ -51,9 +51,7 @@ def make_vector(
     check(loaded, made, entry)
     residuals = residuals_of(loaded, text_rows(loaded, text, making.tokens), made.layer, making.max_norm)
     norm, mean_norm = float(made.vector.norm()), float(residuals.norm(dim=-1).mean())
-    own = made.null if entry.kind == "feature" else orthogonal(made.null, made.vector)
-    nulls = {"null": own, "gaussian": gaussian(residuals, making.nulls, generator)}
-    save(made, {name: norm * normalize(null, dim=-1) for name, null in nulls.items()}, tensors, stamp)
+    save(made, nulls_of(made, entry, residuals, making, generator), tensors, stamp)
     body = {
         "kind": entry.kind,
         "target": settings["target"],
@@ -69,6 +67,15 @@ def make_vector(
     }
     write_json(vector, body, stamp)
     return f"layer {made.layer}, norm {norm:.3g}, {norm / mean_norm:.2f} of the mean residual's"
+
+
+def nulls_of(
+    made: Made, entry: Vector, residuals: Float[Tensor, "n_tokens d_model"], making: MakeVector, generator: torch.Generator
+) -> dict[str, Float[Tensor, "_ d_model"]]:
+    """Null vectors of the vector's own kind (`null`) and draws from N(0, Cov) of residuals (`gaussian`), of its norm."""
+    own = made.null if entry.kind == "feature" else orthogonal(made.null, made.vector)
+    nulls = {"null": own, "gaussian": gaussian(residuals, making.nulls, generator)}
+    return {name: made.vector.norm() * normalize(null, dim=-1) for name, null in nulls.items()}
 
 
 def save(made: Made, nulls: dict[str, Tensor], path: Path, stamp: Stamp) -> None:

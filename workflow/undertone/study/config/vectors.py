@@ -1,6 +1,6 @@
 """Settings of steering vectors and of what is read of them."""
 
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import field_validator, model_validator
 
@@ -118,6 +118,12 @@ class MakeVector(Section):
 class Dose(Section):
     """What adding a vector does at every strength."""
 
+    later: ClassVar[dict[str, Any]] = {"layers": "own"}
+    layers: Literal["own", "all"] = setting(
+        "own",
+        "layers at which a vector is added; all: a contrast or its first component is read and added at every layer by itself; "
+        "other kinds stay at their own",
+    )
     scales: list[float] = setting(
         [0.05, 0.1, 0.2, 0.4, 0.8, 1.6],
         "sizes of what is added, each also with the sign turned",
