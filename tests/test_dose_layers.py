@@ -16,10 +16,7 @@ from undertone.vectors.dose_plot import plot_dose
 from undertone.vectors.vector import make_vector
 
 SETTINGS = Dose(scales=[0.5, 8.0], prompts=2, samples=0, max_new_tokens=3, tokens=100, max_kl=50)
-SIDES = {
-    "positive": ["I love you.", "I adore it.", "We like this."],
-    "negative": ["I hate you.", "I loathe it.", "We mind this."],
-}
+POSITIVE, NEGATIVE = ["I love you.", "I adore it.", "We like this."], ["I hate you.", "I loathe it.", "We mind this."]
 
 
 def settings_of(layer: int, positions: str = "completion") -> dict[str, Any]:
