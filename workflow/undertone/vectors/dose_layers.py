@@ -73,6 +73,7 @@ def at_equal_lift(layers: list[dict[str, Any]], max_kl: float) -> dict[str, Any]
     lift = min((row["lift"]["mean"] for row in best.values()), default=None)
     return {
         "equal_lift": lift,
+        "max_kl": max_kl,
         "layers": [
             layer | {"kl": None if lift is None or layer["layer"] not in best else kl_at(layer, best[layer["layer"]], lift)}
             for layer in layers

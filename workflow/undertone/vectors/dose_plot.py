@@ -42,7 +42,7 @@ def plot_dose(dose: Path, plot: Path) -> None:
         ticks(axes, scales)
         axes.legend(frameon=False, fontsize=7)
     if repeated:
-        draw_layers(further[0], repeated["layers"], result["target"])
+        draw_layers(further[0], repeated, result["target"])
         draw_side_effects(further[1], repeated)
     figure.suptitle(f"{plot.parents[1].name}, layer {result['layer']}: {result['verdict']}", fontsize=9, x=0.01, ha="left")
     save(figure, plot)
@@ -78,14 +78,14 @@ def draw_lift(axes: Axes, result: dict[str, Any], scales: Float[np.ndarray, " n_
     axes.legend(frameon=False, fontsize=7)
 
 
-def draw_layers(axes: Axes, layers: list[dict[str, Any]], target: str | None) -> None:
-    """The greatest lift of each layer's window, or of one without a window at any scale, beside the null vectors there."""
+def draw_layers(axes: Axes, repeated: dict[str, Any], target: str | None) -> None:
+    """The greatest lift of each layer at a tolerable KL, beside the null vectors at that scale."""
     if target is None:
         empty(axes, "the vector has no target, whose preference could rise")
         return
-    for layer in layers:
-        within = [row for row in layer["scales"] if row["scale"] in (layer["window"] or [row["scale"]])]
-        best = max(within, key=lambda row: row["lift"]["mean"])
+    for layer in repeated["layers"]:
+        within = [row for row in layer["scales"] if row["kl"] <= repeated["max_kl"]]
+        best = max(within, key=lambda row: row["lift"]["mean"], default=layer["scales"][0])
         lift, ends = best["lift"]["mean"], best["lift"]["ci95"] or [best["lift"]["mean"]] * 2
         axes.errorbar(
             layer["layer"],
@@ -101,9 +101,11 @@ def draw_layers(axes: Axes, layers: list[dict[str, Any]], target: str | None) ->
             axes.plot(layer["layer"], null["quantile_95"], "_", color=colour, markersize=14, markeredgewidth=2)
         axes.annotate(f"{best['scale']:g}", (layer["layer"], lift), (6, 4), textcoords="offset points", fontsize=7)
     axes.axhline(0, color="black", linewidth=0.8)
-    axes.set_xticks([layer["layer"] for layer in layers])
+    axes.set_xticks([layer["layer"] for layer in repeated["layers"]])
     axes.set(xlabel="layer after which its own contrast is added", ylabel=f"lift of the preference for {target}")
-    heading(axes, "Greatest lift of the window, at which scale; hollow: no window; dashes: 95 % of null vectors")
+    heading(
+        axes, f"Greatest lift at a KL of at most {repeated['max_kl']:g}, at which scale; dashes: null .95; hollow: no window"
+    )
 
 
 def draw_side_effects(axes: Axes, repeated: dict[str, Any]) -> None:
