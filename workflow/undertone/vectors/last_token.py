@@ -62,7 +62,7 @@ class LastTokens:
 def ends(ids: Int[Tensor, "n_rows n_tokens"], opening: Int[Tensor, " n"]) -> Bool[Tensor, "n_rows n_tokens"]:
     """Where `ids` are the last token of an opening."""
     n = len(opening)
-    are = torch.zeros_like(ids, dtype=torch.bool)
+    last = torch.zeros_like(ids, dtype=torch.bool)
     if ids.shape[1] >= n:
-        are[:, n - 1 :] = (ids.unfold(1, n, 1) == opening).all(-1)
-    return are
+        last[:, n - 1 :] = (ids.unfold(1, n, 1) == opening).all(-1)
+    return last
