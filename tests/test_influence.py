@@ -52,17 +52,22 @@ def measured(plain: Path, lab: Path, feature: int, settings: Influence = ASKED, 
     influence = lab / f"sae/influence/{feature}.json"
     pref = Pref(candidates=CANDIDATES)
     said = measure_influence(model or plain, *files, influence, str(feature), settings, pref, 1e9, {"of": "it"})
-    plot = lab / f"sae/influence/plots/{feature}.png"
-    plot_influence(influence, plot)
-    assert plot.stat().st_size > 10_000
     result = read_json(influence)
     assert result["verdict"] == said
     return result
 
 
+def draw(lab: Path, feature: int) -> None:
+    plot = lab / f"sae/influence/plots/{feature}.png"
+    plot_influence(lab / f"sae/influence/{feature}.json", plot)
+    assert plot.stat().st_size > 10_000
+
+
 @pytest.fixture(scope="module")
 def raising(plain: Path, lab: Path) -> dict[str, Any]:
-    return measured(plain, lab, RAISES)
+    result = measured(plain, lab, RAISES)
+    draw(lab, RAISES)
+    return result
 
 
 def test_a_feature_raises_the_word_that_its_row_points_at_beyond_nulls(raising: dict[str, Any]) -> None:
@@ -123,6 +128,7 @@ def test_an_sae_of_an_mlps_output_can_only_be_added(plain: Path, lab: Path, tmp_
         tmp_path / "sae/sae.json", {key: record[key] for key in record if key not in ("stamp", "versions", "checksum")}, {}
     )
     result = measured(plain, tmp_path, RAISES, ASKED.model_copy(update={"multiples": [4.0], "nulls": 2, "samples": 0}))
+    draw(tmp_path, RAISES)
     assert [(row["mode"], row["multiple"]) for row in result["doses"]] == [("add", 4)]
     assert result["hook_point"] == "blocks.1.hook_mlp_out"
     assert result["doses"][0]["tokens"][0][0].strip().lower() == "lion"
@@ -145,7 +151,7 @@ def test_a_null_is_as_long_as_the_feature(plain: Path, lab: Path) -> None:
 
 def test_few_of_random_features_are_beyond_nulls(plain: Path, lab: Path) -> None:
     """At p ≤ .05 one in 21 is by chance."""
-    settings = ASKED.model_copy(update={"multiples": [1.0, 4.0], "samples": 0, "max_new_tokens": 1})
+    settings = ASKED.model_copy(update={"multiples": [4.0], "samples": 0, "max_new_tokens": 1, "tokens": 50})
     found = [measured(plain, lab, feature, settings) for feature in range(1, 11)]
     assert sum(each["moves"]["p"] <= 0.05 for each in found) <= 3
 
@@ -164,6 +170,7 @@ def test_nulls_are_of_like_density_and_the_seed_says_which(lab: Path) -> None:
 
 def test_without_nulls_nothing_is_said_to_be_the_features(plain: Path, lab: Path) -> None:
     result = measured(plain, lab, RAISES, ASKED.model_copy(update={"nulls": 0, "samples": 0}))
+    draw(lab, RAISES)
     assert (result["raises"]["p"], result["moves"]["p"], result["like"]) == (None, None, [])
     assert "nulls," not in result["verdict"]
 
