@@ -14,6 +14,7 @@ from undertone.lm.chat import Row
 from undertone.lm.loading import LoadedModel
 from undertone.lm.points import HookPoint, rewritten_at
 from undertone.lm.training import collate
+from undertone.runtime.progress import progress
 
 
 class _ReachedError(Exception):
@@ -45,7 +46,11 @@ def contributions(reader: Reader, top: Peaks, n: int) -> dict[tuple[int, int], l
         return [own[: position + 1] for own, (position, *_) in zip(gives, part, strict=True)]
 
     parts = reader.loaded.batch_size("contexts read together", reader.at_once).parts(of_part, wanted)
-    lists = [own for part in parts for own in part]
+    lists: list[list[float]] = []
+    with progress(len(wanted), "contributions", "example") as bar:
+        for part in parts:
+            lists += part
+            bar.update(len(part))
     return {(feature, rank): own for own, (*_, feature, rank) in zip(lists, wanted, strict=True)}
 
 

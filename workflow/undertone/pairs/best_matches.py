@@ -10,6 +10,7 @@ from scipy.optimize import linear_sum_assignment
 from scipy.sparse import csr_array
 
 from undertone.pairs.correlations import Activity, correlations
+from undertone.runtime.progress import progress
 from undertone.stats.stats import p_value
 from undertone.study.config.pair_settings import Matches
 
@@ -61,10 +62,12 @@ def matched(halves: Halves, settings: Matches) -> tuple[pl.DataFrame, pl.DataFra
     """
     count_a, count_b = (counts(*side) for side in (halves.a, halves.b))
     rng = np.random.default_rng(settings.seed)
-    by_chance = [
-        scored(halves.shifted(rng), count_a, count_b, ("best_a", "best_b")).with_columns(shift=pl.lit(shift))
-        for shift in range(settings.shifts)
-    ]
+    by_chance = []
+    with progress(settings.shifts, "shifted text", "shift") as bar:
+        for shift in range(settings.shifts):
+            drawn = scored(halves.shifted(rng), count_a, count_b, ("best_a", "best_b"))
+            by_chance.append(drawn.with_columns(shift=pl.lit(shift)))
+            bar.update()
     null = pl.concat(by_chance)
     table = scored(halves, count_a, count_b, WAYS)
     p_token, high = given_token(halves, table, settings.shuffles, rng)
@@ -80,8 +83,11 @@ def given_token(halves: Halves, table: pl.DataFrame, shuffles: int, rng: np.rand
     both fire on the tokens that they fire on.
     """
     a, b = table["a"].to_numpy(), table["b"].to_numpy()
-    draws = (correlations(halves.a[1], halves.b[1].exchanged(rng))[1][a, b] for _ in range(shuffles))
-    null = np.nan_to_num(np.stack(list(draws)))
+    null = np.zeros((shuffles, len(table)))
+    with progress(shuffles, "features exchanged", "draw") as bar:
+        for drawn in null:
+            drawn[:] = np.nan_to_num(correlations(halves.a[1], halves.b[1].exchanged(rng))[1][a, b])
+            bar.update()
     seen = table["r_token"].fill_null(-1).to_numpy()
     p = (1 + (null >= seen - 1e-9).sum(0)) / (1 + shuffles)
     return pl.Series(p), pl.Series(np.quantile(null, 0.95, axis=0))
