@@ -44,7 +44,7 @@ def shipped(name: str) -> dict[str, Any]:
 
 
 # The corpus is no overlay, and the text of this SAE is fetched by a script.
-NO_STUDIES = ("corpus", "smollm2-sae")
+NO_STUDIES = ("corpus", "smollm2-sae", "smollm2-pairs")
 
 
 @pytest.mark.usefixtures("beside_the_config")
