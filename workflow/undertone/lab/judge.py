@@ -16,8 +16,9 @@ from undertone.lab.marks import Text, marked
 from undertone.lm.answers import exact
 from undertone.lm.chat import prompt_ids, special_texts
 from undertone.lm.loading import LoadedModel, load
-from undertone.lm.texts import special_pattern
+from undertone.lm.texts import check_plain
 from undertone.models.concepts import read_concepts
+from undertone.runtime.errors import ConfigError
 from undertone.runtime.files import Stamp, read_json, read_parquet, write_json, write_parquet
 from undertone.runtime.progress import progress
 from undertone.stats.ranks import auroc
@@ -102,11 +103,10 @@ def make_judge(
     rubric's idea is of Bills et al. 2023; own examples against another feature's are EleutherAI's detection score.
     """
     known = Examples.read(model, text, concepts, examples)
-    described = features_with_concepts(units).filter(pl.col("concept").is_in([*known.concepts]))
-    rows = asked(known, dict(described.select("unit", "concept").iter_rows()), settings)
+    rows = asked(known, dict(features_with_concepts(units).select("unit", "concept").iter_rows()), settings)
     loaded = load(judge)
-    special = special_pattern(special_texts(loaded.tokenizer))
-    plain = [row for row in rows if not special.search(row["shown"])]
+    special = special_texts(loaded.tokenizer)
+    plain = [row for row in rows if is_plain(row["shown"], special)]
     prompts = [RUBRIC.format(text=row["shown"], concept=row["concept"]) for row in plain]
     for row, grades in zip(plain, graded(loaded, prompts, settings.batch_size), strict=True):
         row["mass"] = float(grades.sum())
@@ -137,6 +137,15 @@ def asked(known: Examples, concept_of: Mapping[int, str], settings: Judge) -> li
                 given = {"feature": feature, "concept": concept, "of": of}
                 rows.append({**example, **given, "shown": known.shown(example), "holds": known.holds(example, concept)})
     return rows
+
+
+def is_plain(text: str, special: Sequence[str]) -> bool:
+    """Whether a text holds no special token of the judge, which would open or close a turn."""
+    try:
+        check_plain([text], special, "an example")
+    except ConfigError:
+        return False
+    return True
 
 
 def graded(loaded: LoadedModel, prompts: Sequence[str], batch_size: int) -> Float[np.ndarray, "n_prompts n_grades"]:

@@ -34,15 +34,13 @@ def load_texts(path: Path, key: str) -> list[str]:
     return list(read_lines(path, key).values())
 
 
-def special_pattern(special: Iterable[str]) -> re.Pattern[str]:
-    """Matches a tokenizer's special tokens. One without a letter, such as "!", is taken for the mark that it also is."""
-    tokens = sorted((token for token in special if re.search("[A-Za-z]", token)), key=len, reverse=True)
-    return re.compile("|".join(map(re.escape, tokens)) or "(?!)")
-
-
 def check_plain(texts: Iterable[str], special: Iterable[str], where: str) -> None:
-    """Raise ConfigError, which says where, if a text holds a tokenizer's special token, which would open or close a turn."""
-    pattern = special_pattern(special)
+    """Raise ConfigError, which says where, if a text holds one of a tokenizer's special tokens: it would open or close a turn.
+
+    A special token without a letter, such as "!", is taken for the mark that it also is.
+    """
+    tokens = sorted((token for token in special if re.search("[A-Za-z]", token)), key=len, reverse=True)
+    pattern = re.compile("|".join(map(re.escape, tokens)) or "(?!)")
     for text in texts:
         if match := pattern.search(text):
             around = text[max(0, match.start() - 30) : match.end() + 30]
