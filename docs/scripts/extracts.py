@@ -5,10 +5,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import dose_tables
+import geometry_tables
 import pair_tables
 import polars as pl
 import smollm2_tables
 import smollm2_verdicts
+import space_tables
 import vector_tables
 from cells import Read, Rows
 
@@ -401,8 +404,11 @@ EXTRACTS: dict[str, Callable[[Read], Rows]] = {
     "smollm2_quality": quality,
     "smollm2_sae": lambda read: sae(within(read, "smollm2-135m")),
     "smollm2_features": lambda read: ten_features(within(read, "smollm2-135m")),
+    **dose_tables.EXTRACTS,
     **vector_tables.EXTRACTS,
     **pair_tables.EXTRACTS,
+    **space_tables.EXTRACTS,
+    **geometry_tables.EXTRACTS,
     **smollm2_tables.EXTRACTS,
     **smollm2_verdicts.EXTRACTS,
 }

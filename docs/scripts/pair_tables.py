@@ -1,4 +1,4 @@
-"""Tables of docs/universality.md: of the datasets of both models of config/across.yaml, of vectors of config/pairs.yaml."""
+"""Tables of docs/universality.md: datasets by the models of config/across.yaml, features and vectors of config/pairs.yaml."""
 
 from typing import Any
 
@@ -15,11 +15,16 @@ SHOWN = {
     ("halves_a", None): "a reads halves of its own",
     ("halves_b", None): "b reads halves of its own",
 }
-# The pairs whose features are compared by kind, and the measures that are shown.
-PAIRS = ("seeds", "layers", "models", "untrained")
-MEASURES = {"cka": "CKA, as many others", "rsa": "RSA", "knn": "mutual k-NN", "procrustes": "Procrustes r²"}
-# The pairs in whose other model a vector is added, and the ways.
-TRANSPLANTED = ("models", "untrained")
+# The pairs, the side b of each, and the measures that are shown of their spaces.
+PAIRS = {
+    "seeds": "another training of the SAE",
+    "layers": "the SAE after layer 2",
+    "models": "another base model",
+    "untrained": "the model with permuted weights",
+}
+MEASURES = {"cka": "CKA", "rsa": "RSA", "knn": "mutual k-NN", "procrustes": "Procrustes r²"}
+# The pairs of two models, whose layers are compared and in whose other model a vector is added, and the ways.
+MODELS = ("models", "untrained")
 WAYS = {
     "in_a": "in its own model",
     "turned": "**in b, turned**",
@@ -84,7 +89,7 @@ def kinds_table(rows: Rows) -> str:
         )
         return [f"`{row['pair']}`", row["kind"], str(row["pairs"]), *said]
 
-    header = ["b is", "features of", "matches", *MEASURES.values()]
+    header = ["b is", "features of", "matches", *(f"{shown}, as many others" for shown in MEASURES.values())]
     return table(header, (cells(row) for row in rows if row["random"]))
 
 
@@ -111,19 +116,50 @@ def neurons_table(rows: Rows) -> str:
         chance = number(of["by_chance"]["q95"], 3)
         return [f"`{row['pair']}`", what, str(of["n"]), *(median(of[key]) for key in ("r", "r_token")), chance, *shares]
 
-    def median(of: dict[str, Any]) -> str:
-        return f"{number(of['median'], 2)} [{number(of['ci95'][0], 2)}, {number(of['ci95'][1], 2)}]"
-
     header = ["b is", "matched", "one to one", "r", "r given the token", "by chance: .95 quantile of r"]
     shown = ((row, what) for row in rows if row["neurons"] for what in ("features", "neurons"))
     shares = ["beyond chance", "beyond chance given the token", "r > .7"]
     return table([*header, *shares], (cells(row, what) for row, what in shown))
 
 
+def matched(read: Read) -> Rows:
+    """Of each pair how well features match one to one: all, and those whose match is not trivial."""
+    rows = []
+    for pair in PAIRS:
+        one = read(f"pair-{pair}/similarity.json")["headline"]["one"]
+        all_, meaningful = one["all"], one["meaningful"]
+        shown = {
+            "all": {key: all_[key] for key in ("n", "r", "r_token", "lexical")},
+            "meaningful": {key: meaningful[key] for key in ("n", "r", "above_07")},
+        }
+        rows.append({"pair": pair, **shown, "by_chance": one["by_chance"]["frequent"]["q95"]})
+    return rows
+
+
+def matched_table(rows: Rows) -> str:
+    """One line per pair."""
+
+    def cells(row: dict[str, Any]) -> list[str]:
+        every, kept = row["all"], row["meaningful"]
+        medians = map(median, (every["r"], kept["r"], every["r_token"]))
+        shares = (number(share, 2) for share in (every["lexical"], kept["above_07"]))
+        counts = f"{every['n']}, {kept['n']}"
+        return [f"{PAIRS[row['pair']]} (`{row['pair']}`)", counts, *medians, *shares, number(row["by_chance"])]
+
+    header = ["b is", "matched, of them not trivial", "r, all", "r, not trivial", "r given the token, all"]
+    shares = ["goes with the token, all", "r > .7, not trivial", "by chance: .95 quantile of r"]
+    return table([*header, *shares], map(cells, rows))
+
+
+def median(of: dict[str, Any]) -> str:
+    """A median with its 95 % interval."""
+    return f"{number(of['median'], 2)} [{number(of['ci95'][0], 2)}, {number(of['ci95'][1], 2)}]"
+
+
 def transplants(read: Read) -> Rows:
     """What a vector does at its strength in its own model, and in the other by each way."""
     rows = []
-    for pair in TRANSPLANTED:
+    for pair in MODELS:
         made = read(f"pair-{pair}/transplant.json")
         for way, of in {"in_a": made["in_a"], **made["in_b"]}.items():
             [own] = [each for each in of["scales"] if each["scale"] == made["scale"]]
@@ -150,9 +186,21 @@ def transplants_table(rows: Rows) -> str:
             ", ".join(number(scale, 2) for scale in row["window"]) if row["window"] else "none" if has_null else "–",
         ]
 
-    ordered = sorted(rows, key=lambda row: (TRANSPLANTED.index(row["pair"]), list(WAYS).index(row["way"])))
+    ordered = sorted(rows, key=lambda row: (MODELS.index(row["pair"]), list(WAYS).index(row["way"])))
     return table(["pair", "the vector", "lift of lion", "null .95", "p", "KL, nats", "window"], map(cells, ordered))
 
 
-EXTRACTS = {"across": across, "kinds": kinds, "neurons": neurons, "transplants": transplants}
-TABLES = {"across": across_table, "kinds": kinds_table, "neurons": neurons_table, "transplants": transplants_table}
+EXTRACTS = {
+    "across": across,
+    "kinds": kinds,
+    "neurons": neurons,
+    "pair_matches": matched,
+    "transplants": transplants,
+}
+TABLES = {
+    "across": across_table,
+    "kinds": kinds_table,
+    "neurons": neurons_table,
+    "pair_matches": matched_table,
+    "transplants": transplants_table,
+}

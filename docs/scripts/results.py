@@ -10,9 +10,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import dose_tables
+import geometry_tables
 import pair_tables
 import smollm2_tables
 import smollm2_verdicts
+import space_tables
 import vector_tables
 from cells import Rows, interval, number, p_value, table, whole
 from extracts import ENTANGLED, METRICS, MODELS, PROMPTED, SIZES, TAUGHT, extract
@@ -27,6 +30,7 @@ PAGES = (
     DOCS / "laboratory.md",
     DOCS / "vectors.md",
     DOCS / "universality.md",
+    DOCS / "geometry.md",
     DOCS.parent / "README.md",
 )
 DATA = DOCS / "results/data"
@@ -437,8 +441,11 @@ TABLES: dict[str, Callable[[Rows], str]] = {
     "smollm2_quality": quality_table,
     "smollm2_sae": sae_table,
     "smollm2_features": ten_features_table,
+    **dose_tables.TABLES,
     **vector_tables.TABLES,
     **pair_tables.TABLES,
+    **space_tables.TABLES,
+    **geometry_tables.TABLES,
     **smollm2_tables.TABLES,
     **smollm2_verdicts.TABLES,
 }

@@ -1,4 +1,4 @@
-"""The tables of docs/vectors.md: what came out for each vector of config/vectors.yaml and config/recovered.yaml."""
+"""Tables of docs/vectors.md: what vectors of config/vectors.yaml and config/recovered.yaml are made of and change."""
 
 from typing import Any
 
@@ -16,42 +16,6 @@ CLOUDS = ("lion", "lion-bias")
 MEASURES = {"cka": "CKA", "rsa": "RSA", "knn": "mutual k-NN", "procrustes": "Procrustes r²"}
 # What is shown of `restore`.
 WAYS, SIZES = ("necessary", "sufficient"), (4, 16)
-
-
-def vectors(read: Read) -> Rows:
-    """How certain each vector is, and the greatest lift at a tolerable KL."""
-    rows = []
-    for name in VECTORS:
-        made, dose = read(f"vector-{name}/vector.json"), read(f"vector-{name}/dose.json")
-        limit = dose["stamp"]["settings"][f"dose-{name}"]["dose"]["max_kl"]
-        best = max((row for row in dose["scales"] if row["kl"] <= limit), key=lambda row: row["lift"]["mean"])
-        keys = ("scale", "lift", "kl", "pass_rate")
-        null = max(each["quantile_95"] for each in best["nulls"].values())
-        own = {key: made[key] for key in ("kind", "layer", "norm_ratio")}
-        certain = {"split_half": made.get("split_half"), "window": dose["window"], "p": dose["p_greatest"]}
-        rows.append({"vector": name, **own, **certain, **{key: best[key] for key in keys}, "null_95": null})
-    return rows
-
-
-def vectors_table(rows: Rows) -> str:
-    """One line per vector."""
-
-    def cells(row: dict[str, Any]) -> list[str]:
-        half, window = row["split_half"], row["window"]
-        return [
-            f"`{row['vector']}`",
-            f"{row['kind']}, {row['layer']}",
-            number(row["norm_ratio"], 2),
-            f"{number(half['value'], 2)} ({number(half['null_95'], 2)})" if half else "–",
-            ", ".join(number(scale, 2) for scale in window) if window else "none",
-            f"{interval(row['lift'])} at {number(row['scale'], 2)}",
-            number(row["null_95"]),
-            p_value(row["p"]),
-            number(row["kl"], 2),
-        ]
-
-    header = ["vector", "kind, layer", "norm", "split-half cosine (null .95)", "window", "greatest lift of lion", "null .95"]
-    return table([*header, "p", "KL, nats"], map(cells, rows))
 
 
 def vector_parts(read: Read) -> Rows:
@@ -262,7 +226,6 @@ def vector_recovered_table(rows: Rows) -> str:
 
 
 EXTRACTS = {
-    "vectors": vectors,
     "vector_parts": vector_parts,
     "vector_layers": vector_layers,
     "vector_clouds": vector_clouds,
@@ -270,7 +233,6 @@ EXTRACTS = {
     "vector_recovered": vector_recovered,
 }
 TABLES = {
-    "vectors": vectors_table,
     "vector_parts": vector_parts_table,
     "vector_layers": vector_layers_table,
     "vector_clouds": vector_clouds_table,
