@@ -19,7 +19,7 @@ import space_tables
 import vector_tables
 from cells import Rows, interval, number, p_value, table, whole
 from extracts import ENTANGLED, METRICS, MODELS, PROMPTED, SIZES, TAUGHT, extract
-from summary import main_table
+from summary import READ, main_table
 
 DOCS = Path(__file__).parents[1]
 PAGES = (
@@ -455,7 +455,7 @@ def filled(page: str, data: Path) -> str:
     """The page with each table between its markers made anew. Raises ValueError for a marker without an end."""
     extracts = {name: json.loads((data / f"{name}.json").read_text()) for name in TABLES}
     tables = {name: show(extracts[name]["rows"]) + source([extracts[name]]) for name, show in TABLES.items()}
-    tables["main"] = main_table({name: extract["rows"] for name, extract in extracts.items()}) + source(list(extracts.values()))
+    tables["main"] = main_table({name: extracts[name]["rows"] for name in READ}) + source([extracts[name] for name in READ])
     for name, made in tables.items():
         start, end = f"<!-- table: {name} -->\n", "<!-- end of table -->\n"
         before, found, rest = page.partition(start)

@@ -4,6 +4,8 @@ from typing import Any
 
 from cells import Rows, interval, table
 
+# The extracts that it is made of.
+READ = ("transfer", "teachers", "controls", "verdicts", "nulls", "second", "third", "forms", "consequence", "features")
 TRANSFER = "results/tables/transfer.json"
 TEACHERS = "results/tables/teachers/transfer.json --configfile config/teachers.yaml"
 CONTROLS = "results/tables/controls/controls.json --configfile config/controls.yaml"
