@@ -20,7 +20,7 @@ from undertone.lab.matching import (
     bands,
     best_threshold,
     dense_auroc,
-    f1_at,
+    f1_of,
     greatest_f1,
     of_sparse,
     scored,
@@ -60,13 +60,11 @@ def test_the_best_threshold_is_that_of_all_thresholds() -> None:
         active = of_sparse(csc_matrix(acts), j)
         ours = greatest_f1(active, csr_matrix(held), held.sum(0))
         for k in range(3):
-            total, holds = int(held[:, k].sum()), held[active.token, k]
             every = {x: f1_score(held[:, k], acts[:, j] >= x, zero_division=0.0) for x in np.unique(active.value)}
-            threshold, f1 = best_threshold(active.value, holds, total)
-            assert f1 == pytest.approx(max(every.values()))
-            assert ours[k] == pytest.approx(f1)
-            assert every[threshold] == pytest.approx(f1) == f1_at(threshold, active.value, holds, total)
-    assert best_threshold(np.array([]), np.array([], dtype=bool), 3) == (np.inf, 0.0)
+            threshold = best_threshold(active, held[:, k])
+            assert every[threshold] == pytest.approx(max(every.values())) == ours[k]
+            assert f1_of(active.at_least(threshold), held[:, k], int(held[:, k].sum())) == pytest.approx(ours[k])
+    assert best_threshold(Active(np.array([], dtype=int), np.array([])), held[:, 0]) == np.inf
 
 
 def test_a_unit_of_two_concepts_is_precise_only_where_it_is_strong() -> None:

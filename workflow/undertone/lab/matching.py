@@ -55,6 +55,10 @@ class Active:
     token: Int[np.ndarray, " n"]
     value: Float[np.ndarray, " n"]
 
+    def at_least(self, threshold: float) -> Int[np.ndarray, " n_said"]:
+        """The tokens at which it is so active."""
+        return self.token[self.value >= threshold]
+
 
 def of_sparse(acts: csc_matrix, j: int) -> Active:
     """A column's."""
@@ -85,24 +89,20 @@ def greatest_f1(active: Active, held: csr_matrix, total: Int[np.ndarray, " k"]) 
     return best
 
 
-def best_threshold(value: Float[np.ndarray, " n"], holds: Bool[np.ndarray, " n"], total: int) -> tuple[float, float]:
-    """The threshold from which on values say "holds" with the greatest F1, and that F1; `total` tokens hold the concept.
-
-    (inf, 0) where nothing is active.
-    """
-    if not len(value) or not total:
-        return np.inf, 0.0
-    order = np.argsort(-value, kind="stable")
-    f1 = 2 * np.cumsum(holds[order]) / (np.arange(1, len(value) + 1) + total)
-    last = np.append(np.diff(value[order]) != 0, True)  # of equal values: all or none
-    best = int(np.argmax(np.where(last, f1, -1)))
-    return float(value[order[best]]), float(f1[best])
+def best_threshold(active: Active, held: Bool[np.ndarray, " n_tokens"]) -> float:
+    """The activation from which on a unit says with the greatest F1 that a token holds the concept; inf where none is."""
+    total = int(held.sum())
+    if not len(active.value) or not total:
+        return np.inf
+    order = np.argsort(-active.value, kind="stable")
+    f1 = 2 * np.cumsum(held[active.token[order]]) / (np.arange(1, len(order) + 1) + total)
+    last = np.append(np.diff(active.value[order]) != 0, True)  # of equal values: all or none
+    return float(active.value[order[np.argmax(np.where(last, f1, -1))]])
 
 
-def f1_at(threshold: float, value: Float[np.ndarray, " n"], holds: Bool[np.ndarray, " n"], total: int) -> float:
-    """The F1 of a threshold that was chosen elsewhere."""
-    said = value >= threshold
-    return float(2 * (said & holds).sum() / max(1, said.sum() + total))
+def f1_of(said: Int[np.ndarray, " n_said"], held: Bool[np.ndarray, " n_tokens"], total: int) -> float:
+    """The F1 of saying that these tokens hold a concept that `total` tokens hold."""
+    return float(2 * held[said].sum() / max(1, len(said) + total))
 
 
 def bands(value: Float[np.ndarray, " n"], holds: Bool[np.ndarray, " n"], n_bands: int) -> tuple[list[float | None], list[int]]:
@@ -126,15 +126,15 @@ def scored(
     `f1_null` is the mean F1 where the concept is shifted along the text, `p` says how often it is as great as `f1`.
     """
     (chosen, own), (held_0, held_1) = halves, held
-    threshold, _ = best_threshold(chosen.value, held_0[chosen.token], int(held_0.sum()))
+    threshold = best_threshold(chosen, held_0)
     holds, total = held_1[own.token], int(held_1.sum())
     precision, counts = bands(own.value, holds, n_bands)
-    said = own.token[own.value >= threshold]
-    f1, *null = (2 * held_1[(said - k) % len(held_1)].sum() / max(1, len(said) + total) for k in (0, *shifts))
+    said = own.at_least(threshold)
+    f1, *null = (f1_of((said - k) % len(held_1), held_1, total) for k in (0, *shifts))
     return {
         "base": float(held_1.mean()),
         "threshold": threshold if np.isfinite(threshold) else None,
-        "f1": float(f1),
+        "f1": f1,
         "f1_null": float(np.mean(null)),
         "p": float(p_value(f1, null)),
         "recall": float(holds.sum() / total) if total else None,

@@ -20,7 +20,7 @@ from undertone.lab.matching import (
     Active,
     best_threshold,
     dense_auroc,
-    f1_at,
+    f1_of,
     greatest_f1,
     of_dense,
     of_sparse,
@@ -250,9 +250,9 @@ def probe(halves: Halves, concept: int) -> dict[str, float]:
     """A logistic regression on the residual stream, fitted to half 0: what a detector could know."""
     (held_0, held_1) = (half.held[:, concept] for half in halves)
     fitted = LogisticRegression(max_iter=200).fit(halves[0].residual, held_0)
-    chosen, own = (fitted.decision_function(half.residual) for half in halves)
-    threshold, _ = best_threshold(chosen, held_0, int(held_0.sum()))
-    return {"auroc": auroc(own, held_1), "f1": f1_at(threshold, own, held_1, int(held_1.sum()))}
+    chosen, own = (Active(np.arange(len(half.residual)), fitted.decision_function(half.residual)) for half in halves)
+    said = own.at_least(best_threshold(chosen, held_0))
+    return {"auroc": auroc(own.value, held_1), "f1": f1_of(said, held_1, int(held_1.sum()))}
 
 
 def of_kind(table: pl.DataFrame) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from scipy.sparse import csc_matrix, csr_matrix
 from undertone.lab.feature_examples import shown_texts
 from undertone.lab.firings import Firings
 from undertone.lab.marks import Text
-from undertone.lab.matching import best_threshold, f1_at, greatest_f1, of_sparse
+from undertone.lab.matching import best_threshold, f1_of, greatest_f1, of_sparse
 from undertone.lm.loading import LoadedModel
 
 NONE = -1
@@ -39,9 +39,8 @@ def scored(
     chosen: csc_matrix, own: csc_matrix, held: Bool[np.ndarray, " n_0"], others: Bool[np.ndarray, " n_1"], feature: int
 ) -> tuple[int, float]:
     """A feature, and the F1 on half 1 of the threshold that half 0 chooses for it."""
-    first, second = of_sparse(chosen, feature), of_sparse(own, feature)
-    threshold, _ = best_threshold(first.value, held[first.token], int(held.sum()))
-    return feature, f1_at(threshold, second.value, others[second.token], int(others.sum()))
+    said = of_sparse(own, feature).at_least(best_threshold(of_sparse(chosen, feature), held))
+    return feature, f1_of(said, others, int(others.sum()))
 
 
 def one_hot(label: Int[np.ndarray, " n"], n_names: int) -> csr_matrix:
