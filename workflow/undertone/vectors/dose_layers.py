@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.nn.functional import normalize
 
 from undertone.lm.chat import Row
 from undertone.lm.hooks import decoder_layers
@@ -14,7 +13,7 @@ from undertone.study.config.measure import Pref
 from undertone.study.config.vectors import Dose, MakeVector, Vector
 from undertone.vectors.origins import asked, of_contrast
 from undertone.vectors.responses import judge, responses
-from undertone.vectors.steering_by import GAUSSIAN, Direction
+from undertone.vectors.steering_by import Direction
 from undertone.vectors.streams_of_text import residuals_of, text_rows
 from undertone.vectors.vector import nulls_of
 
@@ -46,16 +45,8 @@ def by_layer(
         made = of_contrast(loaded, here, sides, making, generator)
         residuals = residuals_of(loaded, read, layer, making.max_norm)
         nulls = nulls_of(made, here, residuals, making, generator)
-        names = {"null": made.null_of or "", "gaussian": GAUSSIAN}
-        direction = Direction(
-            contrast["target"],
-            layer,
-            entry.positions,
-            float(residuals.norm(dim=-1).mean()),
-            float(made.vector.norm()),
-            normalize(made.vector, dim=0),
-            {names[name]: normalize(null, dim=-1) for name, null in nulls.items() if len(null)},
-        )
+        mean_norm, tensors = float(residuals.norm(dim=-1).mean()), {"vector": made.vector, **nulls}
+        direction = Direction.of(contrast["target"], layer, entry.positions, mean_norm, made.null_of, tensors)
         _, scales = responses(loaded, direction, rows, questions, settings, pref, f"layer {layer}")
         judged = judge(scales, direction.target, settings.max_kl)
         size = {"mean_norm": direction.mean_norm, "vector_scale": direction.norm / direction.mean_norm}

@@ -1,6 +1,6 @@
 """A vector as it is steered by: its direction and its null vectors, with sizes in mean norms of the residual stream."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,16 +42,23 @@ class Direction:
     def read(cls, vector: Path) -> "Direction":
         """That of a `vector.json`, with the tensors beside it."""
         record, tensors = read_json(vector), dict(stored(vector.with_suffix(".safetensors")))
-        names = {"null": record["null"]["of"] if record["null"] else "", "gaussian": GAUSSIAN}
-        return cls(
-            record["target"],
-            record["layer"],
-            record["positions"],
-            record["mean_norm"],
-            record["norm"],
-            normalize(tensors["vector"], dim=0),
-            {title: normalize(tensors[name], dim=-1) for name, title in names.items() if len(tensors[name])},
-        )
+        null_of = record["null"] and record["null"]["of"]
+        return cls.of(record["target"], record["layer"], record["positions"], record["mean_norm"], null_of, tensors)
+
+    @classmethod
+    def of(
+        cls,
+        target: str | None,
+        layer: int,
+        positions: str,
+        mean_norm: float,
+        null_of: str | None,
+        tensors: Mapping[str, Float[Tensor, "*n d_model"]],
+    ) -> "Direction":
+        """That of the `tensors` of a `vector.safetensors`; `null_of` says what null vectors of the vector's own kind are."""
+        vector, names = tensors["vector"], {"null": null_of or "", "gaussian": GAUSSIAN}
+        nulls = {title: normalize(tensors[name], dim=-1) for name, title in names.items() if len(tensors[name])}
+        return cls(target, layer, positions, mean_norm, float(vector.norm()), normalize(vector, dim=0), nulls)
 
     def steering(self, unit: Float[Tensor, " d_model"], scale: float, everywhere: bool = False) -> Steering:
         """Steering by a unit vector, `scale` mean norms of the residual stream long, at its positions or `everywhere`."""
