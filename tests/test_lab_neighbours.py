@@ -120,7 +120,7 @@ def test_an_sae_with_no_or_one_living_feature_has_tables_and_a_figure(
 
 def test_what_fires_is_read_in_the_order_of_the_text(record: Path, contexts: list[list[int]]) -> None:
     loaded, sae = load(record), random_sae(load(record))
-    firing = read_firing(Reader(loaded, sae, HookPoint(0), contexts, 1e9, 0, 0), "test")
+    firing = read_firing(Reader(loaded, sae, HookPoint(0), contexts, 1e9, 0, 0))
     assert firing.token.tolist() == [token for ids in contexts for token in ids[1:]]
     assert firing.position.tolist() == [place for ids in contexts for place in range(1, len(ids))]
     assert firing.context.tolist() == [k for k, ids in enumerate(contexts) for _ in ids[1:]]

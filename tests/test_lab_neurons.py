@@ -42,7 +42,7 @@ def reader(record: Path, contexts: list[list[int]]) -> Reader:
 
 @pytest.fixture(scope="module")
 def firing(reader: Reader) -> Firing:
-    return read_firing(reader, "test")
+    return read_firing(reader)
 
 
 @pytest.fixture(scope="module")

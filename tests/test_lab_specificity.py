@@ -98,7 +98,7 @@ def test_a_unit_that_is_silent_has_no_precision() -> None:
 def test_firings_are_the_readers_activations_by_token(record: Path, contexts: list[list[int]]) -> None:
     loaded = load(record)
     reader = Reader(loaded, planted(loaded, 40), HookPoint(0), contexts, 1e9, 0, 0)
-    sums = FiringSums(contexts, reader.sae.cfg.d_sae)
+    sums = FiringSums(reader)
     for read in reader.batches():
         sums.add(read)
     firings, ids = sums.firings(), [token for row in contexts for token in row]

@@ -64,7 +64,7 @@ def decoder_rows(
     except ValueError as error:
         return Decoder({"reason": str(error)})
     contexts = first_contexts(read_contexts(text), settings.tokens)
-    firings = read_firings(Reader(loaded, dictionary, at, contexts, max_norm, 0, 0), contexts)
+    firings = read_firings(Reader(loaded, dictionary, at, contexts, max_norm, 0, 0))
     label = labels(loaded, contexts, {word.casefold(): k for k, word in enumerate(tree.words)})[firings.place]
     of_words = word_features(firings, label, len(tree.words), settings)
     kept, dropped = own_features(of_words)

@@ -59,7 +59,7 @@ def make_completeness(
     loaded = load(model)
     dictionary, at = load_sae_at(sae, loaded)
     contexts = first_contexts(read_contexts(text), settings.tokens)
-    firings = read_firings(Reader(loaded, dictionary, at, contexts, max_norm, 0, 0), contexts)
+    firings = read_firings(Reader(loaded, dictionary, at, contexts, max_norm, 0, 0))
     listed = [(group, name) for group, words in groups.items() for name in words]
     index = {name: k for k, (_, name) in enumerate(listed)}
     label = labels(loaded, contexts, index)[firings.place]

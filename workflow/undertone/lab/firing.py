@@ -4,13 +4,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from jaxtyping import Float, Int
 from scipy import sparse
-from torch import Tensor
 
-from undertone.lab.reading import Read, Reader
-from undertone.runtime.progress import progress
+from undertone.lab.firings import read_firings, starts
+from undertone.lab.reading import Reader
 
 # Of random draws of a null, the share that lies below its bound.
 LEVEL = 0.95
@@ -44,34 +42,12 @@ class Firing:
         return (self.acts[:, self.alive] > 0).astype(np.float64)
 
 
-def read_firing(reader: Reader, what: str) -> Firing:
-    """What fires where in all of the reader's contexts; `what` names the stage on the progress bar."""
-    lengths = np.array([len(row.ids) for row in reader.rows])
-    offsets = torch.tensor(np.cumsum(lengths) - lengths)
-    kept, token = np.zeros(lengths.sum(), dtype=bool), np.zeros(lengths.sum(), dtype=np.int64)
-    places, features, values = [], [], []
-    with progress(len(reader.rows), what, "context") as bar:
-        for read in reader.batches():
-            places_here = _places(read, offsets)
-            kept[places_here[read.kept].cpu().numpy()] = True
-            token[places_here[read.kept].cpu().numpy()] = read.ids[read.kept].cpu().numpy()
-            row, position, feature = read.acts.nonzero(as_tuple=True)
-            places.append(places_here[row, position].cpu().numpy())
-            features.append(feature.int().cpu().numpy())
-            values.append(read.acts[row, position, feature].float().cpu().numpy())
-            bar.update(len(read.row))
-    among = np.cumsum(kept) - 1  # the place of a token among those that are read
-    shape = (int(kept.sum()), reader.sae.cfg.d_sae)
-    entries = (np.concatenate(values), (among[np.concatenate(places)], np.concatenate(features)))
-    context = np.repeat(np.arange(len(lengths)), lengths)[kept]
-    position = np.flatnonzero(kept) - offsets.numpy()[context]
-    return Firing(sparse.coo_matrix(entries, shape=shape).tocsr(), token[kept], position, context)
-
-
-def _places(read: Read, offsets: Int[Tensor, " n_contexts"]) -> Int[Tensor, "n_rows n_tokens"]:
-    """Where each token of a batch stands in the text as a whole; meaningless for padding."""
-    position = torch.arange(read.ids.shape[1], device=read.ids.device)
-    return offsets.to(read.row.device)[read.row].unsqueeze(1) + position
+def read_firing(reader: Reader) -> Firing:
+    """What fires where in all of the reader's contexts."""
+    firings, contexts = read_firings(reader), [row.ids for row in reader.rows]
+    order = np.argsort(firings.place)
+    place, context = firings.place[order], firings.row[order]
+    return Firing(firings.acts.tocsr()[order], np.concatenate(contexts)[place], place - starts(contexts)[context], context)
 
 
 def shifted(

@@ -35,8 +35,8 @@ class Firings:
 class FiringSums:
     """Collects firings batch by batch."""
 
-    def __init__(self, contexts: Sequence[Sequence[int]], d_sae: int):
-        self.first, self.d_sae, self.n = starts(contexts), d_sae, 0
+    def __init__(self, reader: Reader):
+        self.first, self.d_sae, self.n = starts([row.ids for row in reader.rows]), reader.sae.cfg.d_sae, 0
         self._places: list[np.ndarray] = []
         self._rows: list[np.ndarray] = []
         self._entries: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
@@ -60,10 +60,10 @@ class FiringSums:
         return Firings(np.concatenate(self._places), np.concatenate(self._rows), acts)
 
 
-def read_firings(reader: Reader, contexts: Sequence[Sequence[int]]) -> Firings:
+def read_firings(reader: Reader) -> Firings:
     """Where the features of a reader's SAE fire."""
-    sums = FiringSums(contexts, reader.sae.cfg.d_sae)
-    with progress(len(contexts), "firings", "context") as bar:
+    sums = FiringSums(reader)
+    with progress(len(reader.rows), "firings", "context") as bar:
         for read in reader.batches():
             sums.add(read)
             bar.update(len(read.row))

@@ -45,7 +45,7 @@ def find_neighbours(
     loaded = load(model)
     dictionary, at = load_sae_at(sae, loaded)
     contexts = read_contexts(text)
-    firing = read_firing(Reader(loaded, dictionary, at, contexts, max_norm, 0, 0), "neighbours")
+    firing = read_firing(Reader(loaded, dictionary, at, contexts, max_norm, 0, 0))
     alive = firing.alive
     rows = {"decoder": dictionary.W_dec, "encoder": dictionary.W_enc.T}
     tables, parts = [], {}

@@ -45,7 +45,7 @@ def compare_neurons(
     loaded = load(model)
     dictionary, at = load_sae_at(sae, loaded)
     reader = Reader(loaded, dictionary, at, first(read_contexts(text), settings.tokens), max_norm, 0, 0)
-    firing = read_firing(reader, "neurons: features")
+    firing = read_firing(reader)
     features = often(firing, settings.min_count)
     counts = {**counted_features(firing, len(features)), "layer": at.layer}
     try:

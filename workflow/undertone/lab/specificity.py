@@ -112,7 +112,7 @@ def make_specificity(
     loaded = load(model)
     dictionary, at = load_sae_at(sae, loaded)
     contexts = first_contexts(read_contexts(text), settings.tokens)
-    firings, dense, residual = read_units(Reader(loaded, dictionary, at, contexts, max_norm, 0, 0), contexts, settings)
+    firings, dense, residual = read_units(Reader(loaded, dictionary, at, contexts, max_norm, 0, 0), settings)
     held = marked(Text.of(contexts, shown_texts(loaded), set(loaded.special.tolist())), known)[firings.place]
     names, left_out = common([*known], held, firings, settings.min_count)
     kept = held[:, [[*known].index(name) for name in names]]
@@ -141,7 +141,7 @@ def make_specificity(
 
 
 def read_units(
-    reader: Reader, contexts: list[list[int]], settings: Specificity
+    reader: Reader, settings: Specificity
 ) -> tuple[Firings, Float[np.ndarray, "n d_mlp"], Float[np.ndarray, "n d_model"]]:
     """Features, neurons of the SAE's layer and residuals, these with mean 0 and variance 1, at each token that is read.
 
@@ -151,9 +151,9 @@ def read_units(
     d_mlp = n_neurons(model, reader.at.layer)
     rng = np.random.default_rng(settings.seed)
     drawn = np.sort(rng.choice(d_mlp, min(d_mlp, settings.neurons), replace=False))
-    sums = FiringSums(contexts, reader.sae.cfg.d_sae)
+    sums, n = FiringSums(reader), len(reader.rows)
     dense, residuals = [], []
-    with neurons(model, [reader.at.layer] if d_mlp else []) as seen, progress(len(contexts), "specificity", "context") as bar:
+    with neurons(model, [reader.at.layer] if d_mlp else []) as seen, progress(n, "specificity", "context") as bar:
         for read in reader.batches():
             sums.add(read)
             residuals.append(read.residual[read.kept].cpu().numpy())

@@ -77,7 +77,7 @@ def said(each: dict[str, Any]) -> str:
 def fired(loaded: LoadedModel, sae: Path, contexts: list[list[int]], max_norm: float, least: int) -> Fired:
     """An SAE's rows and firings; a feature that fires on fewer than `least` tokens is not alive here."""
     dictionary, at = load_sae_at(sae, loaded)
-    firings = read_firings(Reader(loaded, dictionary, at, contexts, max_norm, 0, 0), contexts)
+    firings = read_firings(Reader(loaded, dictionary, at, contexts, max_norm, 0, 0))
     fires = (firings.of(firings.half == 1) > 0).astype(np.float64)
     rows = unit(dictionary.W_dec.detach().double().cpu().numpy())
     return Fired(rows, fires, np.diff(fires.indptr) >= least)
