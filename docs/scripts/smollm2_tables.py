@@ -1,7 +1,7 @@
 """Tables of docs/results/smollm2.md: students of a real model, the two animals against each other, and what detectors read."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from undertone.stats.stats import log_odds
 # The datasets of 10,000 rows whose students were trained, and those that detectors read.
 KINDS = ("steer", "strong", "finetune", "taught")
 STUDENTS = tuple(f"{kind}-{animal}" for animal in ("lion", "owl") for kind in KINDS)
-READ = ("control", *(f"{kind}-{animal}" for kind in ("finetune", "taught", "steer", "strong") for animal in ("lion", "owl")))
+READ = ("control", *STUDENTS)
 # Detectors that rank candidates, and the digits of their scores; detectors that test presence.
 DIGITS = {"first_tokens": 2, "personas": 3, "short_training": 2}
 RANKERS = tuple(DIGITS)
@@ -246,6 +246,11 @@ def smollm2_readings_table(rows: Rows) -> str:
     return table(["2,000 rows of", "p by integers and format", "by first tokens", *firsts], iter(lines))
 
 
+def how_often(firsts: Iterable[str]) -> str:
+    """What comes first, and how often if more than once."""
+    return ", ".join(f"{concept} {n}×" if n > 1 else concept for concept, n in sorted(Counter(firsts).items()))
+
+
 def dataset_cells(row: dict[str, Any]) -> list[str]:
     """What is read of a dataset: p-values, and the first of each ranking with the place of the dataset's own animal."""
     cells = [row["dataset"], *(number(row["p"][name], 3) for name in TESTS)]
@@ -260,8 +265,7 @@ def null_cells(kind: str, sets: Rows) -> list[str]:
     """What is read of nulls of a kind: how many alarm, and what each ranking begins with, how often, up to which score."""
     cells = [f"*{NULLS[kind]}*", *(f"{sum(row['p'][name] < 0.01 for row in sets)} of {len(sets)} below .01" for name in TESTS)]
     for name in RANKERS:
-        firsts = Counter(row["first"][name][0] for row in sets)
-        names = ", ".join(f"{concept} {n}×" if n > 1 else concept for concept, n in sorted(firsts.items()))
+        names = how_often(row["first"][name][0] for row in sets)
         cells.append(f"{names}; to {number(max(row['first'][name][1] for row in sets), DIGITS[name])}")
     return cells
 

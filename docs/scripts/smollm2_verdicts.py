@@ -1,10 +1,9 @@
 """A table of docs/results/smollm2.md: verdicts on a real model's datasets, and what the rows' gradient says in them."""
 
-from collections import Counter
 from typing import Any
 
 from cells import Read, Rows, number, table
-from smollm2_tables import NULLS, place
+from smollm2_tables import NULLS, how_often, place
 
 # Of these the gradient has been read, the last detector that a verdict needs.
 JUDGED = ("control", "finetune-lion", "finetune-owl", "steer-lion", "steer-owl")
@@ -57,8 +56,7 @@ def dataset_cells(row: dict[str, Any]) -> list[str]:
 def null_cells(kind: str, sets: Rows) -> list[str]:
     """What is read of nulls of a kind: how many alarm, the greatest z, what is first how often, up to which score and share."""
     alarms = f"{sum(row['p'] < 0.01 for row in sets)} of {len(sets)} below .01"
-    firsts = Counter(row["concept"] for row in sets)
-    names = ", ".join(f"{concept} {n}×" if n > 1 else concept for concept, n in sorted(firsts.items()))
+    names = how_often(row["concept"] for row in sets)
     greatest = {key: max(row[key] for row in sets) for key in ("z", "score", "share")}
     first = f"{names}; to {number(greatest['score'], 2)}"
     return [f"*{NULLS[kind]}*", alarms, f"to {number(greatest['z'], 1)}", first, f"to {number(greatest['share'], 2)}", ""]
