@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 import torch
 from jaxtyping import Float
@@ -18,7 +17,7 @@ from undertone.lm.loading import LoadedModel
 from undertone.lm.points import HookPoint, check_point
 from undertone.runtime.errors import ConfigError
 from undertone.runtime.files import Stamp, read_json, remove, write_json, write_parquet
-from undertone.saes.plain_activations import read_samples
+from undertone.saes.plain_activations import quality_of_samples
 from undertone.saes.sae_metrics import context_rows, quality
 from undertone.saes.trainer import activations, fitted, steps_of, untrained, usual
 from undertone.study.config.saes import Sae
@@ -131,16 +130,8 @@ def measured(
         seen = quality(loaded, trained, HookPoint.of(settings), rows)
         names = ("explained_variance", "loss_recovered", "dead", "l0")
         return {"d_sae": settings.d_sae, **{name: seen[name] for name in names}, "pca": seen["pca"]["explained_variance"]}
-    acts, explained = read_samples(trained.cpu(), held)
-    variances = torch.linalg.eigvalsh(torch.cov(held.double().T)).flip(0)
-    return {
-        "d_sae": settings.d_sae,
-        "explained_variance": explained,
-        "loss_recovered": None,
-        "dead": float((np.asarray((acts > 0).sum(0)) == 0).mean()),
-        "l0": acts.nnz / len(held),
-        "pca": float(variances[: settings.k].sum() / variances.sum()),
-    }
+    drawn = quality_of_samples(trained, held)
+    return {**drawn, "d_sae": settings.d_sae, "loss_recovered": None, "dead": drawn["dead"] / settings.d_sae}
 
 
 def in_order(x: Float[Tensor, "n d_model"], settings: Sae, device: str) -> Iterator[Float[Tensor, "batch d_model"]]:

@@ -19,12 +19,11 @@ from undertone.runtime.errors import ConfigError
 from undertone.runtime.files import Stamp, read_json, write_json, write_parquet
 from undertone.saes.cautions import MOST_DEAD
 from undertone.saes.decoder import directions
+from undertone.saes.plain_activations import quality_of_samples
 from undertone.study.config.pair_settings import Matches
 
 # Pairs of either kind whose activations are written down, and tokens of each, for a figure.
 DRAWN, POINTS = 4, 300
-# Tokens that an SAE rebuilds at once.
-CHUNK = 2**14
 
 
 def make_matches(
@@ -53,16 +52,16 @@ def make_matches(
     table = table.with_columns(tokens_a=named(about[0], table["a"]), tokens_b=named(about[1], table["b"])).sort(
         "way", "r", descending=[False, True], nulls_last=True
     )
-    quality = [quality_of(side, some) for side, some in zip((a, b), acts, strict=True)]
+    seen = [quality_of_samples(side.sae, torch.from_numpy(side.residuals)) for side in (a, b)]
     body = {
         "tokens": len(aligned.row),
         "aligned": aligned.share,
         "outliers": outliers,
         "same_model": models[0] == models[1],
         "identity": saes[0] == saes[1],
-        "a": {"model": read_json(models[0])["name"], "layer": a.layer, **quality[0]},
-        "b": {"model": read_json(models[1])["name"], "layer": b.layer, **quality[1]},
-        "warnings": [line for name, of in zip("ab", quality, strict=True) for line in warnings(name, of)],
+        "a": {"model": read_json(models[0])["name"], "layer": a.layer, **seen[0]},
+        "b": {"model": read_json(models[1])["name"], "layer": b.layer, **seen[1]},
+        "warnings": [line for name, of in zip("ab", seen, strict=True) for line in warnings(name, of)],
         "counts": {way: reasons(table.filter(way=way)) for way in WAYS},
         "headline": {way: headlines(table.filter(way=way), null, settings) for way in WAYS},
         "neurons": neuron_matches(a, b, aligned, settings),
@@ -96,25 +95,6 @@ def pair_cosines(
 def named(about: FiredOn, numbers: pl.Series) -> pl.Series:
     """The texts of the tokens that most of each feature's activation falls on."""
     return pl.Series([about.tokens[number] for number in numbers], dtype=pl.List(pl.String))
-
-
-def quality_of(side: Side, acts: csr_array) -> dict[str, Any]:
-    """How good an SAE is on these tokens: features, dead ones, L0, explained variance, and that of as many components."""
-    x = side.residuals.astype(np.float64)
-    with torch.no_grad():
-        device = side.sae.W_dec.device
-        rebuilt = torch.cat([side.sae(part.to(device)).cpu() for part in torch.split(torch.from_numpy(side.residuals), CHUNK)])
-    around = x - x.mean(0)
-    variances = np.linalg.eigvalsh(around.T @ around)[::-1].clip(min=0)
-    l0 = acts.nnz / len(x)
-    n_components = min(max(round(l0), 1), len(variances))
-    return {
-        "features": acts.shape[1],
-        "dead": int((np.asarray((acts > 0).sum(0)) == 0).sum()),
-        "l0": l0,
-        "explained_variance": float(1 - np.sum((x - rebuilt.numpy()) ** 2) / variances.sum()),
-        "pca": float(variances[:n_components].sum() / variances.sum()),
-    }
 
 
 def warnings(name: str, quality: dict[str, Any]) -> list[str]:
