@@ -1,6 +1,7 @@
 """What the metrics say of an SAE that is perfect, of one that knows only the mean, and of a real one."""
 
 import json
+from math import inf
 
 import numpy as np
 import polars as pl
@@ -16,7 +17,16 @@ from undertone.lm.loading import load
 from undertone.lm.points import HookPoint
 from undertone.lm.training import collate
 from undertone.runtime.files import write_parquet
-from undertone.saes.sae_metrics import Moments, context_rows, expected_l0, measure_sae, spliced_losses, text_rows
+from undertone.saes.sae_metrics import (
+    Moments,
+    at,
+    context_rows,
+    expected_l0,
+    measure_sae,
+    quality,
+    spliced_losses,
+    text_rows,
+)
 from undertone.study.config.measure import Pref
 from undertone.study.config.saes import SaeMetrics
 from undertone.study.config.teachers import Teacher
@@ -58,7 +68,7 @@ def mean_only(loaded, rows):
 
 
 def report(sae, loaded, rows):
-    seen = Moments(sae, loaded)
+    seen = Moments(sae, loaded, inf)
     seen.read(HookPoint(LAYER), rows)
     return seen, seen.report()
 
@@ -67,7 +77,7 @@ def test_a_perfect_sae_explains_all_and_changes_no_loss(loaded, rows, perfect):
     seen, told = report(perfect, loaded, rows)
     assert told["explained_variance"] == pytest.approx(1, abs=1e-6)
     assert told["l0"] == pytest.approx(loaded.model.config.hidden_size)
-    loss = spliced_losses(loaded, perfect, HookPoint(LAYER), rows, seen.mean())
+    loss = spliced_losses(loaded, perfect, HookPoint(LAYER), rows, seen.mean(), inf)
     assert loss["loss"]["spliced"] == pytest.approx(loss["loss"]["plain"], abs=1e-4)
     assert loss["loss_recovered"] == pytest.approx(1, abs=1e-3)
 
@@ -76,7 +86,7 @@ def test_an_sae_that_knows_only_the_mean_explains_nothing(loaded, rows, mean_onl
     seen, told = report(mean_only, loaded, rows)
     assert told["explained_variance"] == pytest.approx(0, abs=1e-6)
     assert (told["l0"], told["dead"]) == (0, 1)
-    loss = spliced_losses(loaded, mean_only, HookPoint(LAYER), rows, seen.mean())
+    loss = spliced_losses(loaded, mean_only, HookPoint(LAYER), rows, seen.mean(), inf)
     assert loss["loss_recovered"] == pytest.approx(0, abs=1e-3)
 
 
@@ -122,6 +132,32 @@ def test_a_reconstruction_that_is_too_short_is_told_from_one_that_points_elsewhe
     assert (told["cosine"], told["norm_ratio"], told["reconstruction_bias"]) == (0, 0, None)
 
 
+def test_a_token_of_a_hundred_medians_is_counted_and_decides_nothing(record, rows, mean_only):
+    sink = load(record)
+    with torch.no_grad():
+        token = sink.tokenizer("lion", add_special_tokens=False)["input_ids"][0]
+        sink.model.get_input_embeddings().weight[token] *= 1000
+    point, norms = HookPoint(LAYER), tokens(sink, rows).norm(dim=-1)
+    kept = norms <= 10 * norms.median()
+    n_sinks = sum(row.ids.count(token) for row in rows)
+    x = tokens(sink, rows)[kept].double().numpy()
+    variances = np.linalg.svd(x - x.mean(0), compute_uv=False) ** 2
+    seen = quality(sink, mean_only, point, rows, 10)
+    assert (seen["outliers"], seen["tokens"]) == (n_sinks, len(x))
+    assert n_sinks > 0
+    assert seen["pca"]["explained_variance"] == pytest.approx(variances[0] / variances.sum(), rel=1e-5)
+    every = quality(sink, mean_only, point, rows, 10**6)
+    assert every["outliers"] == 0
+    assert every["pca"]["explained_variance"] > 0.99 > seen["pca"]["explained_variance"]
+
+
+def test_what_is_left_out_keeps_its_activation():
+    x = torch.tensor([[[1.0, 0.0], [0.0, 2.0], [30.0, 0.0]]])
+    text = torch.tensor([[False, True, True]])
+    assert at(text, 10, torch.zeros_like, x).tolist() == [[[1, 0], [0, 0], [30, 0]]]
+    assert at(text, inf, torch.zeros_like, x).tolist() == [[[1, 0], [0, 0], [0, 0]]]
+
+
 def test_contexts_are_drawn_from_the_whole_table(tmp_path):
     ids = [[2, k] for k in range(50)]
     write_parquet(tmp_path / "text.parquet", pl.DataFrame({"row": range(50), "ids": ids}), {})
@@ -136,10 +172,10 @@ def test_rows_that_do_not_fit_in_memory_are_read_in_parts(record, loaded, rows, 
     small = load(record)
     with crowded(small.model, 2):
         seen_small, told_small = report(perfect, small, rows)
-        loss = spliced_losses(small, perfect, HookPoint(LAYER), rows, seen_small.mean())
+        loss = spliced_losses(small, perfect, HookPoint(LAYER), rows, seen_small.mean(), inf)
     assert told_small["explained_variance"] == pytest.approx(told["explained_variance"], abs=1e-6)
     assert [told_small[name] for name in ("tokens", "l0", "dead")] == [told[name] for name in ("tokens", "l0", "dead")]
-    expected = spliced_losses(loaded, perfect, HookPoint(LAYER), rows, seen.mean())
+    expected = spliced_losses(loaded, perfect, HookPoint(LAYER), rows, seen.mean(), inf)
     assert loss["loss"] == pytest.approx(expected["loss"], rel=1e-5)
 
 
@@ -162,7 +198,7 @@ def test_metrics_are_written_with_their_stamp(record, loaded, perfect, tmp_path)
     files = [tmp_path / name for name in names]
     tokens = []
     for prompts in (2, 3, 1000):
-        measure_sae(record, *files, SaeMetrics(prompts=prompts), Teacher(), Pref(candidates=["lion"]), {"of": "it"})
+        measure_sae(record, *files, SaeMetrics(prompts=prompts), Teacher(), Pref(candidates=["lion"]), 10, {"of": "it"})
         tokens.append(json.loads((tmp_path / "metrics.json").read_text())["tokens"])
     assert tokens[0] < tokens[1] == tokens[2]
     told = json.loads((tmp_path / "metrics.json").read_text())

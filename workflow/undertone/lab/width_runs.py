@@ -127,7 +127,7 @@ def measured(
     sae = untrained(settings, x.shape[1], SAEMetadata()).to(loaded.model.device)
     trained = fitted(sae, settings, in_order(x, settings, str(loaded.model.device))).eval().requires_grad_(False)
     if held is None:
-        seen = quality(loaded, trained, HookPoint.of(settings), rows)
+        seen = quality(loaded, trained, HookPoint.of(settings), rows, settings.max_norm)
         names = ("explained_variance", "loss_recovered", "dead", "l0")
         return {"d_sae": settings.d_sae, **{name: seen[name] for name in names}, "pca": seen["pca"]["explained_variance"]}
     drawn = quality_of_samples(trained, held)

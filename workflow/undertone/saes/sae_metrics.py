@@ -39,11 +39,13 @@ def measure_sae(
     settings: SaeMetrics,
     teacher: Teacher,
     pref: Pref,
+    max_norm: float,
     stamp: Stamp,
 ) -> None:
     """Write `metrics.json`, measured on the text tokens (no padding, no special token) of the study's prompts and questions.
 
-    `l0`: features active per token. `dead`: share of features active on none. `explained_variance`: 1 − Σ‖x − x̂‖² / Σ‖x − x̄‖²,
+    Tokens whose norm is more than `max_norm` times the median are left out and counted (`outliers`): of real models a few
+    are a hundred times as long as the rest, and their direction alone is then most of the variance. `l0`: features active per token. `dead`: share of features active on none. `explained_variance`: 1 − Σ‖x − x̂‖² / Σ‖x − x̄‖²,
     of all tokens and, around its own mean, by kind of token; `pca` is that of as many principal components of these tokens as
     features are active. `cosine` is the mean of cos(x, x̂), `norm_ratio` Σ‖x̂‖ / Σ‖x‖, and `reconstruction_bias` Σ‖x̂‖² / Σ x·x̂,
     below 1 where reconstructions are too short (Rajamanoharan et al. 2024, arXiv 2407.14435). `loss`: nats per token of the
@@ -54,17 +56,28 @@ def measure_sae(
     loaded = load(model)
     autoencoder, point = load_sae_at(sae, loaded)
     users = read_parquet(prompts)["prompt"].head(settings.prompts).to_list()
-    asked = quality(loaded, autoencoder, point, text_rows(loaded, users, questions, teacher, pref))
-    on_text = quality(loaded, autoencoder, point, context_rows(text, settings.text))
+    asked = quality(loaded, autoencoder, point, text_rows(loaded, users, questions, teacher, pref), max_norm)
+    on_text = quality(loaded, autoencoder, point, context_rows(text, settings.text), max_norm)
     first = {"warning": of_variance(on_text), "expected_l0": expected_l0(read_json(sae))}
     write_json(metrics, {**first, **asked, "on_text": on_text}, stamp)
 
 
-def quality(loaded: LoadedModel, sae: SAE[Any], point: HookPoint, rows: Sequence[Row]) -> dict[str, Any]:
-    """What `metrics.json` says of some rows."""
-    seen = Moments(sae, loaded)
+def quality(loaded: LoadedModel, sae: SAE[Any], point: HookPoint, rows: Sequence[Row], max_norm: float) -> dict[str, Any]:
+    """What `metrics.json` says of some rows, without tokens whose norm is more than `max_norm` times the median."""
+    greatest = max_norm * median_norm(loaded, point, rows)
+    seen = Moments(sae, loaded, greatest)
     seen.read(point, rows)
-    return {**seen.report(), **spliced_losses(loaded, sae, point, rows, seen.mean())}
+    return {**seen.report(), **spliced_losses(loaded, sae, point, rows, seen.mean(), greatest)}
+
+
+@torch.no_grad()
+def median_norm(loaded: LoadedModel, point: HookPoint, rows: Sequence[Row]) -> float:
+    """The median norm of the rows' text tokens at the hook point."""
+
+    def norms(batch: dict[str, Tensor]) -> Tensor:
+        return read_at(loaded.model, point, batch)[loaded.text_mask(batch)].float().norm(dim=-1).cpu()
+
+    return float(torch.cat(list(loaded.read(norms, rows, BATCH))).median())
 
 
 def context_rows(text: Path, tokens: int) -> list[Row]:
@@ -85,10 +98,11 @@ def text_rows(loaded: LoadedModel, prompts: Sequence[str], questions: Path, teac
 
 
 class Moments:
-    """Sums over tokens, in float64, from which the metrics follow."""
+    """Sums over tokens of a norm of at most `greatest`, in float64, from which the metrics follow."""
 
-    def __init__(self, sae: SAE[Any], loaded: LoadedModel):
-        self.sae, self.loaded = sae, loaded
+    def __init__(self, sae: SAE[Any], loaded: LoadedModel, greatest: float):
+        self.sae, self.loaded, self.greatest = sae, loaded, greatest
+        self.outliers = 0
         self.kind = torch.tensor(token_kinds(loaded.tokenizer))
         n, d = len(TOKEN_KINDS), sae.cfg.d_in
         self.count, self.square, self.error = (torch.zeros(n, dtype=torch.float64) for _ in range(3))
@@ -99,22 +113,25 @@ class Moments:
 
     def read(self, point: HookPoint, rows: Sequence[Row]) -> None:
         """Take in the text tokens of the rows, as they are at the hook point."""
-        for sums in self.loaded.read(partial(self._of, point), rows, BATCH):
+        for outliers, *sums in self.loaded.read(partial(self._of, point), rows, BATCH):
+            self.outliers += outliers
             self._add(*sums)
 
     @torch.no_grad()
-    def _of(self, point: HookPoint, batch: dict[str, Tensor]) -> tuple[Tensor, ...]:
-        """Kind `[n]`, activation `[n, d_model]` and error `[n]` of a batch's tokens; on how many each feature is active.
+    def _of(self, point: HookPoint, batch: dict[str, Tensor]) -> tuple[Any, ...]:
+        """How many of a batch's text tokens are left out; kind `[n]`, activation `[n, d_model]` and error `[n]` of the others.
 
-        And Σ x xᵀ `[d_model, d_model]`, and the sums that `ANGLES` names.
+        And on how many each feature is active, Σ x xᵀ `[d_model, d_model]`, and the sums that `ANGLES` names.
         """
-        keep = self.loaded.text_mask(batch)
-        x = read_at(self.loaded.model, point, batch)[keep].float()
-        kind, features = self.kind[batch["input_ids"][keep].cpu()], self.sae.encode(x)
+        x, text = read_at(self.loaded.model, point, batch).float(), self.loaded.text_mask(batch)
+        keep = text & short_enough(x, self.greatest)
+        outliers = int((text & ~keep).sum())
+        x, kind = x[keep], self.kind[batch["input_ids"][keep].cpu()]
+        features = self.sae.encode(x)
         x, rebuilt = x.double(), self.sae.decode(features).double()
         error = (x - rebuilt).square().sum(-1)
         fired = (features > 0).sum(0).double()
-        return kind, *(each.cpu() for each in (x, error, fired, x.T @ x, angles(x, rebuilt)))
+        return outliers, kind, *(each.cpu() for each in (x, error, fired, x.T @ x, angles(x, rebuilt)))
 
     def _add(self, kind: Tensor, x: Tensor, error: Tensor, fired: Tensor, product: Tensor, angles: Tensor) -> None:
         self.fired += fired
@@ -142,6 +159,7 @@ class Moments:
         l0 = float(self.fired.sum() / self.count.sum())
         return {
             "tokens": int(self.count.sum()),
+            "outliers": self.outliers,
             "l0": l0,
             "dead": float((self.fired == 0).double().mean()),
             "explained_variance": float(1 - self.error.sum() / total),
@@ -168,6 +186,11 @@ class Moments:
         }
 
 
+def short_enough(x: Float[Tensor, "*n d_model"], greatest: float) -> Bool[Tensor, "*n"]:
+    """Which activations have a norm of at most `greatest`."""
+    return x.float().norm(dim=-1) <= greatest
+
+
 def angles(x: Float[Tensor, "n d_model"], rebuilt: Float[Tensor, "n d_model"]) -> Float[Tensor, " n_angles"]:
     """The sums over tokens that `ANGLES` names; a reconstruction of zero has a cosine of 0."""
     product, norm, rebuilt_norm = (x * rebuilt).sum(-1), x.norm(dim=-1), rebuilt.norm(dim=-1)
@@ -177,15 +200,23 @@ def angles(x: Float[Tensor, "n d_model"], rebuilt: Float[Tensor, "n d_model"]) -
 
 @torch.no_grad()
 def spliced_losses(
-    loaded: LoadedModel, sae: SAE[Any], point: HookPoint, rows: Sequence[Row], mean: Float[Tensor, " d_model"]
+    loaded: LoadedModel,
+    sae: SAE[Any],
+    point: HookPoint,
+    rows: Sequence[Row],
+    mean: Float[Tensor, " d_model"],
+    greatest: float,
 ) -> dict[str, Any]:
-    """`loss` (nats per token: `plain`, `spliced`, `mean`) and `loss_recovered`; special tokens keep their activations."""
+    """`loss` (nats per token: `plain`, `spliced`, `mean`) and `loss_recovered`, over all text tokens.
+
+    Special tokens, and those of a norm of more than `greatest`, keep their activations.
+    """
     ways = {"plain": lambda x: x, "spliced": lambda x: sae(x.float()).to(x.dtype), "mean": lambda x: mean.to(x).expand_as(x)}
 
     def losses(batch: dict[str, Tensor]) -> Tensor:
-        keep, by_way = loaded.text_mask(batch).unsqueeze(-1), []
+        text, by_way = loaded.text_mask(batch), []
         for way in ways.values():
-            with rewritten_at(loaded.model, point, partial(at, keep, way)):
+            with rewritten_at(loaded.model, point, partial(at, text, greatest, way)):
                 by_way.append(label_losses(loaded.model, batch).double().cpu())
         return torch.stack(by_way)
 
@@ -195,12 +226,13 @@ def spliced_losses(
 
 
 def at(
-    keep: Bool[Tensor, "n_rows n_tokens 1"],
+    text: Bool[Tensor, "n_rows n_tokens"],
+    greatest: float,
     way: Callable[[Tensor], Tensor],
     x: Float[Tensor, "n_rows n_tokens d_model"],
 ) -> Float[Tensor, "n_rows n_tokens d_model"]:
-    """What is at the hook point with `way` applied where `keep` is true."""
-    return torch.where(keep, way(x), x)
+    """What is at the hook point with `way` applied to text of a norm of at most `greatest`."""
+    return torch.where((text & short_enough(x, greatest)).unsqueeze(-1), way(x), x)
 
 
 def expected_l0(record: dict[str, Any]) -> float | None:

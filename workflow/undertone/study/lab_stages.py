@@ -37,7 +37,11 @@ LABORATORY = {
         variants="stores",
     ),
     "sae_metrics": of_each_sae(
-        ("sae_metrics", "teacher", "pref"), ("sae", "prompts", reads.text_of_sae), files=questions, teacher_keys=given.wording
+        ("sae_metrics", "teacher", "pref"),
+        ("sae", "prompts", reads.text_of_sae),
+        files=questions,
+        settings=(given.max_norm,),
+        teacher_keys=given.wording,
     ),
     "chats": Stage(
         ("contexts", "model"), ("model",), files=reads.corpus, only=with_sae, made_by=scope.held_out_text, shared=True
