@@ -154,7 +154,7 @@ if STUDY.has_sae:
         input:
             collect(
                 rules.browser.output
-                + rules.sae_metrics.output
+                + rules.sae_metrics_plot.output
                 + rules.neighbours_plot.output
                 + rules.map_plot.output
                 + rules.specificity_plot.output

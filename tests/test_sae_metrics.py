@@ -16,6 +16,8 @@ from undertone.lm.hooks import resid_post
 from undertone.lm.loading import load
 from undertone.lm.points import HookPoint
 from undertone.lm.training import collate
+from undertone.plots.feature_plots import densities, plot_metrics, shares_explained
+from undertone.plots.style import new_panels
 from undertone.runtime.files import write_parquet
 from undertone.saes.sae_metrics import (
     Moments,
@@ -135,7 +137,7 @@ def test_a_reconstruction_that_is_too_short_is_told_from_one_that_points_elsewhe
 def test_a_token_of_a_hundred_medians_is_counted_and_decides_nothing(record, rows, mean_only):
     sink = load(record)
     with torch.no_grad():
-        token = sink.tokenizer("lion", add_special_tokens=False)["input_ids"][0]
+        token = rows[1].ids[1]
         sink.model.get_input_embeddings().weight[token] *= 1000
     point, norms = HookPoint(LAYER), tokens(sink, rows).norm(dim=-1)
     kept = norms <= 10 * norms.median()
@@ -149,6 +151,48 @@ def test_a_token_of_a_hundred_medians_is_counted_and_decides_nothing(record, row
     every = quality(sink, mean_only, point, rows, 10**6)
     assert every["outliers"] == 0
     assert every["pca"]["explained_variance"] > 0.99 > seen["pca"]["explained_variance"]
+
+
+def test_density_counts_features_by_how_often_they_are_active(loaded, perfect):
+    seen = Moments(perfect, loaded, inf)
+    seen.count[0] = 1_000_000
+    seen.fired[:5] = torch.tensor([1, 10, 150, 150, 1_000_000], dtype=torch.float64)
+    counts = seen.density()
+    assert (len(counts), sum(counts)) == (50, 5)  # dead ones are in none
+    assert (counts[0], counts[-1]) == (2, 1)  # rarer than one in 100,000 is as rare as that
+    assert counts[11] == 2  # log10 of .00015 is -3.82, and a bin is a tenth wide
+
+
+def test_the_sum_of_features_is_that_of_a_token(loaded, rows, perfect):
+    _, told = report(perfect, loaded, rows)
+    assert told["l1"] == pytest.approx(float(tokens(loaded, rows).abs().sum(-1).mean()), rel=1e-5)
+
+
+def test_the_figure_shows_densities_and_shares_of_text_and_of_prompts():
+    prompts = {
+        "tokens": 900,
+        "outliers": 0,
+        "dead": 0.5,
+        "density": [0] * 49 + [3],
+        "explained_variance": 0.7,
+        "pca": {"explained_variance": 0.5},
+        "loss_recovered": 0.9,
+        "by_kind": {"numbers": {"explained_variance": 0.6}},
+    }
+    text = prompts | {"outliers": 21, "dead": 0.25, "loss_recovered": 0.8, "by_kind": {"words": {"explained_variance": 0.4}}}
+    _, (left, right) = new_panels(1, 2, 11, 4)
+    densities(left, {"text": text, "prompts": prompts})
+    assert left.get_title(loc="left") == "dead: 25% on text, 50% on prompts"
+    assert [patch.get_data().values.sum() for patch in left.patches] == [3, 3]
+    shares_explained(right, {"text": text, "prompts": prompts})
+    assert "21 on text, 0 on prompts" in right.get_title(loc="left")
+    named = [tick.get_text() for tick in right.get_yticklabels()]
+    assert named == [
+        *("loss recovered", "explained variance", "as many components", "variance of words", "variance of numbers")
+    ]
+    on_text, on_prompts = ({round(bar.get_y() + 0.18): bar.get_width() for bar in bars} for bars in right.containers)
+    assert on_text == {0: 0.8, 1: 0.7, 2: 0.5, 3: 0.4}
+    assert on_prompts == {0: 0.9, 1: 0.7, 2: 0.5, 4: 0.6}
 
 
 def test_what_is_left_out_keeps_its_activation():
@@ -201,6 +245,8 @@ def test_metrics_are_written_with_their_stamp(record, loaded, perfect, tmp_path)
         measure_sae(record, *files, SaeMetrics(prompts=prompts), Teacher(), Pref(candidates=["lion"]), 10, {"of": "it"})
         tokens.append(json.loads((tmp_path / "metrics.json").read_text())["tokens"])
     assert tokens[0] < tokens[1] == tokens[2]
+    plot_metrics(tmp_path / "metrics.json", tmp_path / "metrics.png")
+    assert (tmp_path / "metrics.png").stat().st_size > 10_000
     told = json.loads((tmp_path / "metrics.json").read_text())
     assert told["stamp"] == {"of": "it"}
     assert told["loss_recovered"] == pytest.approx(1, abs=1e-3)

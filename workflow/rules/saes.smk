@@ -208,3 +208,30 @@ if STUDY.has_sae:
             "Measure how well the SAE describes the base model"
         script:
             "../scripts/sae_metrics.py"
+
+    rule sae_metrics_plot:
+        input:
+            metrics=rules.sae_metrics.output.metrics,
+        output:
+            plot=report(
+                result("sae{variant}/plots/metrics.png"),
+                caption="../report/sae_metrics.rst",
+                category="SAE laboratory",
+                labels=figure("how much the SAE explains"),
+            ),
+        log:
+            log_of("sae_metrics_plot", "study{variant}"),
+        benchmark:
+            benchmark_of("sae_metrics_plot", "study{variant}")
+        wildcard_constraints:
+            variant=SAES,
+        localrule: True
+        resources:
+            mem_mb=gigabytes(4),
+            runtime=minutes(10),
+        params:
+            stamp=stamp_of("sae_metrics_plot"),
+        message:
+            "Plot how much the SAE explains"
+        script:
+            "../scripts/sae_metrics_plot.py"

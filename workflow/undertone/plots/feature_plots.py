@@ -1,4 +1,4 @@
-"""Figures of an SAE's features: how near their neighbours are, a map, and the neurons that they are like."""
+"""Figures of an SAE: what it explains, how near its features are to each other, a map, and the neurons that they are like."""
 
 from collections import Counter
 from pathlib import Path
@@ -23,6 +23,52 @@ KINDS = {
     "shifted": ("black", "neurons on text moved by whole contexts"),
 }
 COSINES = {"decoder": "decoder rows", "encoder": "encoder columns"}
+# What an SAE is measured on.
+MEASURED = {"text": STUDENT, "prompts": SKY}
+
+
+def plot_metrics(metrics: Path, plot: Path) -> None:
+    """How often features are active, and how much the SAE explains, on text and on the study's prompts."""
+    about = read_json(metrics)
+    on = {"text": about["on_text"], "prompts": about}
+    figure, axes = new_panels(1, 2, 11.5, 4.4)
+    densities(axes[0], on)
+    shares_explained(axes[1], on)
+    title(figure, f"An SAE of {round(about['on_text']['l0'])} active features on text", about)
+    save(figure, plot)
+
+
+def densities(axes: Axes, on: dict[str, Any]) -> None:
+    """Features by the share of tokens on which they are active."""
+    dead = ", ".join(f"{seen['dead']:.0%} on {name}" for name, seen in on.items())
+    heading(axes, f"dead: {dead}")
+    for name, seen in on.items():
+        edges = np.logspace(-5, 0, len(seen["density"]) + 1).tolist()
+        axes.stairs(seen["density"], edges, color=MEASURED[name], linewidth=1.4, label=f"{name}, {seen['tokens']:,} tokens")
+    axes.set_xscale("log")
+    axes.set_xlabel("share of tokens on which a feature is active")
+    axes.set_ylabel("features")
+    legend(axes)
+
+
+def shares_explained(axes: Axes, on: dict[str, Any]) -> None:
+    """Explained variance, of all tokens and by kind, that of as many principal components, and loss recovered."""
+    outliers = ", ".join(f"{seen['outliers']:,} on {name}" for name, seen in on.items())
+    heading(axes, f"left out for their norm: {outliers}")
+    kinds = list(dict.fromkeys(kind for seen in on.values() for kind in seen["by_kind"]))
+    names = ["loss recovered", "explained variance", "as many components", *(f"variance of {kind}" for kind in kinds)]
+    for k, (name, seen) in enumerate(on.items()):
+        whole = [seen["loss_recovered"], seen["explained_variance"], seen["pca"]["explained_variance"]]
+        of_kinds = {len(whole) + kinds.index(kind): of["explained_variance"] for kind, of in seen["by_kind"].items()}
+        values = {**dict(enumerate(whole)), **of_kinds}
+        places = np.array([*values]) + 0.4 * k - 0.2
+        axes.barh(places, [*values.values()], 0.36, color=MEASURED[name], label=name)
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    axes.axvline(0, color="black", linewidth=0.8)
+    axes.set_xlabel("share, 1 is all")
+    axes.set_xlim(right=1)
+    legend(axes)
 
 
 def plot_neighbours(neighbours: Path, summary: Path, plot: Path) -> None:

@@ -25,6 +25,8 @@ from undertone.study.config.saes import SaeMetrics
 from undertone.study.config.teachers import Teacher
 
 BATCH = 32
+# Bins of log10 of the share of tokens on which a feature is active, and the least that is told apart.
+BINS, RAREST = 50, -5
 # Sums over tokens of how activations x and reconstructions x̂ lie to each other.
 ANGLES = ("cos(x, x̂)", "‖x‖", "‖x̂‖", "x·x̂", "‖x̂‖²")
 
@@ -45,13 +47,16 @@ def measure_sae(
     """Write `metrics.json`, measured on the text tokens (no padding, no special token) of the study's prompts and questions.
 
     Tokens whose norm is more than `max_norm` times the median are left out and counted (`outliers`): of real models a few
-    are a hundred times as long as the rest, and their direction alone is then most of the variance. `l0`: features active per token. `dead`: share of features active on none. `explained_variance`: 1 − Σ‖x − x̂‖² / Σ‖x − x̄‖²,
-    of all tokens and, around its own mean, by kind of token; `pca` is that of as many principal components of these tokens as
-    features are active. `cosine` is the mean of cos(x, x̂), `norm_ratio` Σ‖x̂‖ / Σ‖x‖, and `reconstruction_bias` Σ‖x̂‖² / Σ x·x̂,
-    below 1 where reconstructions are too short (Rajamanoharan et al. 2024, arXiv 2407.14435). `loss`: nats per token of the
-    plain model, with the SAE's reconstruction spliced in, and with the mean activation instead; `loss_recovered` is
-    (mean − spliced) / (mean − plain). `on_text` has the same on `settings.text` tokens of the table `text`.
-    `expected_l0` is the registry's, None where it does not say; `warning` says so where components explain more of the text.
+    are a hundred times as long as the rest, and their direction alone is then most of the variance. `l0`: features active
+    per token; `l1`: mean of their sum. `dead`: share of features active on none. `density` counts the others in 50 equal
+    bins of log10 of the share of tokens they are active on, from 1e-5 (and rarer) to 1. `explained_variance`:
+    1 − Σ‖x − x̂‖² / Σ‖x − x̄‖², of all tokens and, around its own mean, by kind of token; `pca` is that of as many principal
+    components of these tokens as features are active. `cosine` is the mean of cos(x, x̂), `norm_ratio` Σ‖x̂‖ / Σ‖x‖, and
+    `reconstruction_bias` Σ‖x̂‖² / Σ x·x̂, below 1 where reconstructions are too short (Rajamanoharan et al. 2024, arXiv
+    2407.14435). `loss`: nats per token of the plain model, with the SAE's reconstruction spliced in, and with the mean
+    activation instead; `loss_recovered` is (mean − spliced) / (mean − plain). `on_text` has the same on `settings.text`
+    tokens of the table `text`. `expected_l0` is the registry's, None where it does not say; `warning` says so where
+    components explain more of the text.
     """
     loaded = load(model)
     autoencoder, point = load_sae_at(sae, loaded)
@@ -102,7 +107,7 @@ class Moments:
 
     def __init__(self, sae: SAE[Any], loaded: LoadedModel, greatest: float):
         self.sae, self.loaded, self.greatest = sae, loaded, greatest
-        self.outliers = 0
+        self.outliers, self.l1 = 0, 0.0
         self.kind = torch.tensor(token_kinds(loaded.tokenizer))
         n, d = len(TOKEN_KINDS), sae.cfg.d_in
         self.count, self.square, self.error = (torch.zeros(n, dtype=torch.float64) for _ in range(3))
@@ -113,15 +118,17 @@ class Moments:
 
     def read(self, point: HookPoint, rows: Sequence[Row]) -> None:
         """Take in the text tokens of the rows, as they are at the hook point."""
-        for outliers, *sums in self.loaded.read(partial(self._of, point), rows, BATCH):
+        for outliers, l1, *sums in self.loaded.read(partial(self._of, point), rows, BATCH):
             self.outliers += outliers
+            self.l1 += l1
             self._add(*sums)
 
     @torch.no_grad()
     def _of(self, point: HookPoint, batch: dict[str, Tensor]) -> tuple[Any, ...]:
-        """How many of a batch's text tokens are left out; kind `[n]`, activation `[n, d_model]` and error `[n]` of the others.
+        """How many of a batch's text tokens are left out, and the sum of the others' features.
 
-        And on how many each feature is active, Σ x xᵀ `[d_model, d_model]`, and the sums that `ANGLES` names.
+        Then their kind `[n]`, activation `[n, d_model]` and error `[n]`, on how many each feature is active, Σ x xᵀ
+        `[d_model, d_model]`, and the sums that `ANGLES` names.
         """
         x, text = read_at(self.loaded.model, point, batch).float(), self.loaded.text_mask(batch)
         keep = text & short_enough(x, self.greatest)
@@ -131,7 +138,8 @@ class Moments:
         x, rebuilt = x.double(), self.sae.decode(features).double()
         error = (x - rebuilt).square().sum(-1)
         fired = (features > 0).sum(0).double()
-        return outliers, kind, *(each.cpu() for each in (x, error, fired, x.T @ x, angles(x, rebuilt)))
+        sums = (x, error, fired, x.T @ x, angles(x, rebuilt))
+        return outliers, float(features.double().sum()), kind, *(each.cpu() for each in sums)
 
     def _add(self, kind: Tensor, x: Tensor, error: Tensor, fired: Tensor, product: Tensor, angles: Tensor) -> None:
         self.fired += fired
@@ -161,12 +169,20 @@ class Moments:
             "tokens": int(self.count.sum()),
             "outliers": self.outliers,
             "l0": l0,
+            "l1": self.l1 / float(self.count.sum()),
             "dead": float((self.fired == 0).double().mean()),
+            "density": self.density(),
             "explained_variance": float(1 - self.error.sum() / total),
             "pca": self.components(round(l0)),
             **self.directions(),
             "by_kind": by_kind,
         }
+
+    def density(self) -> list[int]:
+        """How many features are active on what share of the tokens, in bins of log10; dead ones are in none."""
+        share = self.fired[self.fired > 0] / self.count.sum()
+        counts = torch.histogram(share.log10().clamp(min=RAREST), BINS, range=(RAREST, 0)).hist
+        return [int(count) for count in counts]
 
     def components(self, k: int) -> dict[str, Any]:
         """The share of the variance in the `k` first principal components, which an SAE of that L0 should exceed."""

@@ -43,6 +43,7 @@ LABORATORY = {
         settings=(given.max_norm,),
         teacher_keys=given.wording,
     ),
+    "sae_metrics_plot": of_each_sae(after=("sae_metrics",)),
     "chats": Stage(
         ("contexts", "model"), ("model",), files=reads.corpus, only=with_sae, made_by=scope.held_out_text, shared=True
     ),
