@@ -174,6 +174,7 @@ EDITS: list[tuple[dict[str, Any], set[Node]]] = [
             for name in ("features", "neighbours", "neurons", "specificity", "completeness", "splitting", "influence")
             for sae in NAMES
         }
+        | SAE_METRICS
         | {Node("search", None, name) for name in ("lions", "answers")}
         | {Node("hierarchy", None, "numbers")},
     ),
