@@ -65,6 +65,7 @@ def test_the_laboratory_reads_every_sae(finished: Project) -> None:
         "Read what each feature of the SAE is",
         "Write the page of the SAE's features",
         "Find the features nearest to each",
+        "Plot how much the SAE explains",
         "Plot how near the nearest features are",
         "Lay out the SAE's features in two dimensions",
         "Plot the map of the features",
