@@ -16,7 +16,7 @@ READ, WRITE = "Read what each feature of the SAE is", "Write the page of the SAE
 MAP, MAP_PLOT = "Lay out the SAE's features in two dimensions", "Plot the map of the features"
 NEURONS = {"Compare features with neurons of the MLPs", "Plot how far features are neurons"}
 NEAR = {"Find the features nearest to each", "Plot how near the nearest features are", MAP, MAP_PLOT}
-MEASURE = "Measure how well the SAE describes the base model"
+MEASURE = {"Measure how well the SAE describes the base model", "Plot how much the SAE explains"}
 CONCEPTS = {"Compare the SAE's features with concepts", "Plot features and neurons against concepts"}
 NAMED = {"Find the names that have a feature of their own", "Plot the names that have a feature of their own"}
 KNOWN = {"Train SAEs on activations whose features are known", "Plot what SAEs recover of known features"}
@@ -107,8 +107,8 @@ def test_what_any_feature_causes_is_measured_on_request_and_then_stands_on_the_p
         ({"specificity": {"bands": 4}}, CONCEPTS | {WRITE}),
         ({"completeness": {"f1": 0.4}}, NAMED),
         ({"synthetic": {"recovered": 0.8}}, KNOWN),
-        ({"contexts": {"tokens": 4_000}}, {READ, WRITE, MEASURE, "Draw chats to read features on"} | NEAR | COMPARE | NEURONS),
-        ({"sae": {"k": 5}}, {READ, WRITE, MEASURE, "Prepare the SAE"} | NEAR | COMPARE | NEURONS),
+        ({"contexts": {"tokens": 4_000}}, {READ, WRITE, "Draw chats to read features on"} | MEASURE | NEAR | COMPARE | NEURONS),
+        ({"sae": {"k": 5}}, {READ, WRITE, "Prepare the SAE"} | MEASURE | NEAR | COMPARE | NEURONS),
         ({"student": {"rank": 4}}, set()),
     ],
     ids=["examples", "neurons", "map", "page", "neighbours", "bands", "covered", "known", "tokens", "k", "student"],
