@@ -109,6 +109,8 @@ def test_the_figure_names_the_groups_and_where_half_is(made: dict[str, Any]) -> 
     plot_completeness(made["home"] / "table.parquet", made["home"] / "completeness.json", made["home"] / "plot.png")
     texts = Image.open(made["home"] / "plot.png").info["Description"]
     assert re.search(r"words, half at [678]\d", texts)
+    assert re.search(r"^[125]0+$", texts, re.MULTILINE)  # counts are plain numbers
+    assert "mathdefault" not in texts
     assert "times that the name stands in the SAE's training" in texts
 
 

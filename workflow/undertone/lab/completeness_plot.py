@@ -7,6 +7,7 @@ import numpy as np
 import polars as pl
 from matplotlib.axes import Axes
 
+from undertone.plots.panels import count_ticks
 from undertone.plots.style import BASE, SKY, STUDENT, TEACHER, new_panels, save
 from undertone.runtime.files import read_json, read_parquet
 from undertone.stats.stats import share_interval
@@ -31,6 +32,7 @@ def plot_completeness(table: Path, completeness: Path, plot: Path) -> None:
     where = "the SAE's training" if result["counted"] == "training" else "the text that is read"
     for axes, title in ((left, "Each name"), (right, "Names of like count")):
         axes.set_xscale("log")
+        count_ticks(axes.xaxis)
         axes.set_ylim(-0.03, 1.03)
         axes.set_xlabel(f"times that the name stands in {where}")
         axes.set_title(title, loc="left", fontsize=9)

@@ -192,6 +192,7 @@ def neuron_histogram(axes: Axes, about: dict[str, Any]) -> None:
         n, histogram = about[key]["n"], np.array(about[key]["histogram"])
         if n:
             axes.stairs(histogram / n, edges, fill=key == "neuron", color=colour, linewidth=1.4, label=name)
+    axes.set_yscale("log")  # nearly all of moved text stands in the first bin
     axes.set_xlabel("|r| on the scoring half")
     axes.set_ylabel("share of features")
     legend(axes)
