@@ -1,5 +1,6 @@
 """A tokenizer and a random tiny Gemma, saved as `results/model` would be; the order of the tests and what they show."""
 
+import fcntl
 import os
 import socket
 import subprocess
@@ -16,6 +17,7 @@ from undertone.models.model import corpus_of, new_model, texts
 from undertone.models.tokenizer import train_tokenizer
 from undertone.runtime.files import write_json
 from undertone.study.config.models import Embedded
+from workflow import Project
 
 ROOT = Path(__file__).parents[1]
 TINY = {"corpus": str(ROOT / "config/corpus.yaml"), "hidden_size": 32, "n_layers": 2, "n_heads": 2}
@@ -65,6 +67,19 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The micro study with its base model, of which tests take copies; trained once for all workers."""
+    home = tmp_path_factory.getbasetemp()
+    home = home.parent if "PYTEST_XDIST_WORKER" in os.environ else home
+    project = Project(home / "base")
+    with (home / "base.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not project.root.exists():
+            Project.create(project.root).forked("results/model/model.json")
+    return project
 
 
 @pytest.fixture(scope="session")

@@ -13,9 +13,9 @@ TIERS = {"no statement", "base samples", "differs", "persona-like", "named"}
 
 
 @pytest.fixture(scope="module")
-def judged(tmp_path_factory: pytest.TempPathFactory) -> Project:
+def judged(base: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
     """The micro study with the verdicts of all its datasets, and of fewer rows and a mixture of one."""
-    project = Project.create(tmp_path_factory.mktemp("judged") / "project")
+    project = base.copy(tmp_path_factory.mktemp("judged") / "project")
     project.configure(power={"datasets": ["lion"], "rows": [6], "shares": [0.97]})
     project.forked("detection", "power_plot", "detectors_plot")
     return project

@@ -80,9 +80,9 @@ def test_an_unfinished_study_has_a_first_page_without_a_table(study: Study) -> N
 
 
 @pytest.fixture(scope="module")
-def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def report(base: Project, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The report of a figure and of a file of data."""
-    project = Project.create(tmp_path_factory.mktemp("report") / "project")
+    project = base.copy(tmp_path_factory.mktemp("report") / "project")
     targets = ["results/mine/plots/filter.png", "results/mine/filter.json"]
     project.forked(*targets)
     project.snakemake(*targets, "--report", "report.html")

@@ -24,8 +24,8 @@ COMPARE = CONCEPTS | NAMED
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    project = Project.create(tmp_path_factory.mktemp("lab") / "project")
+def finished(base: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    project = base.copy(tmp_path_factory.mktemp("lab") / "project")
     said = project.forked("lab")
     assert re.search(r"^sae: 64 features on 3,\d+ tokens, .*; see results/sae/features\.html$", said, re.MULTILINE)
     return project

@@ -19,8 +19,8 @@ from workflow import Project
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    project = Project.create(tmp_path_factory.mktemp("models") / "project")
+def finished(base: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    project = base.copy(tmp_path_factory.mktemp("models") / "project")
     project.configure(
         models={"other": {"embedded": {"seed": 3}}, "untrained": {"rerandomized": 0}},
         saes={"other": {"model": "other", "tokens": 2_000}, "untrained": {"model": "untrained", "tokens": 2_000}},

@@ -21,8 +21,8 @@ MATCHES = {"tokens": 2_500, "min_count": 10, "shifts": 2, "shuffles": 19, "boots
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    project = Project.create(tmp_path_factory.mktemp("pairs") / "project")
+def finished(base: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    project = base.copy(tmp_path_factory.mktemp("pairs") / "project")
     animals = ["lion", "owl", "cat", "dog"]
     project.configure(
         animals=animals,
@@ -35,8 +35,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
             "models": {"b": "other", "datasets": "elsewhere", "vector": "lion"},
         },
         vectors={"lion": {"kind": "contrast", "target": "lion", "layer": 0}},
-        vector={"nulls": 4},
-        dose={"scales": [0.2, 0.8], "prompts": 4, "samples": 0, "tokens": 100},
         matches=MATCHES,
         similarity={"permutations": 19},
         rotation={"shifts": 2, "bootstraps": 20},

@@ -17,8 +17,8 @@ SAES = {"second": {"layer": 1, "point": "mlp_out"}, "wide": {"d_sae": 96, "seed"
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    project = Project.create(tmp_path_factory.mktemp("saes") / "project")
+def finished(base: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    project = base.copy(tmp_path_factory.mktemp("saes") / "project")
     project.configure(saes=SAES)
     metrics = [f"results/{name}/metrics.json" for name in ("sae", "sae-second", "sae-wide")]
     said = project.forked(*metrics, "results/sae-second/features.json")

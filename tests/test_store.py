@@ -279,8 +279,8 @@ def test_an_sae_from_the_store_is_as_good_as_one_from_the_same_tokens_as_they_ar
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
-    project = Project.create(tmp_path_factory.mktemp("stored") / "project")
+def finished(base: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    project = base.copy(tmp_path_factory.mktemp("stored") / "project")
     project.configure(sae={"cached": True}, saes={"seed1": {"seed": 1}, "fresh": {"cached": False}}, store={"shards": 3})
     project.forked("results/sae/sae.json", "results/sae-seed1/sae.json")
     yield project

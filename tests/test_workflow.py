@@ -460,8 +460,8 @@ def test_results_carry_their_stamp(finished: Project) -> None:
     assert set(stamp["files"]) == {"config/corpus.yaml", "config/prompts/numbers.yaml"}
 
 
-def test_every_row_of_a_constrained_study_passes(tmp_path: Path) -> None:
-    project = Project.create(tmp_path / "project")
+def test_every_row_of_a_constrained_study_passes(base: Project, tmp_path: Path) -> None:
+    project = base.copy(tmp_path / "project")
     project.configure(
         samples={"constrained": True, "max_new_tokens": 20}, numbers={"filter": "strict", "canonical": {"count": 3}}
     )
