@@ -5,7 +5,7 @@ operation on tensors of both sides fails, and so does one that a GPU's tensor do
 a CPU's generator. What it cannot show: kernels, rounding, memory, speed.
 """
 
-from collections.abc import Callable, Iterable, Iterator, ValuesView
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest.mock import patch
@@ -35,18 +35,22 @@ def put_on_gpu(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def inside(values: Iterable[Any]) -> Iterator[Tensor]:
+def inside(values: Iterable[Any]) -> list[Tensor]:
     """The tensors among some values, and in lists and tuples of them."""
+    found: list[Tensor] = []
     for value in values:
         if isinstance(value, Tensor):
-            yield value
-        elif isinstance(value, (list, tuple, ValuesView)):
-            yield from inside(value)
+            found.append(value)
+        elif isinstance(value, (list, tuple)):
+            found += inside(value)
+    return found
 
 
 def each(change: Callable[[Tensor], Tensor], result: Any) -> Any:
     """A result with every tensor in it changed."""
-    return change(result) if isinstance(result, Tensor) else tree_map_only(Tensor, change, result)
+    if isinstance(result, Tensor):
+        return change(result)
+    return tree_map_only(Tensor, change, result) if isinstance(result, (list, tuple, dict)) else result
 
 
 def storage(tensor: Tensor) -> Any:
@@ -76,8 +80,8 @@ class PretendGpu(TorchFunctionMode):
         if name == "_parse_to":  # what a module's `to` was told
             return function(*args, **kwargs)
         args, target = without_target(name, args, kwargs)
-        tensors = list(inside((args, kwargs.values())))
-        there = [tensor for tensor in tensors if on_gpu(tensor)]
+        tensors = inside((*args, *kwargs.values()))
+        there = list(map(on_gpu, tensors))
         check(name, args, kwargs, tensors, there, target)
         result = function(*args, **kwargs)
         if name == "cpu" or (target is not None and target.type == "cpu"):
@@ -85,7 +89,7 @@ class PretendGpu(TorchFunctionMode):
         if target is not None:
             return each(lambda t: t if on_gpu(t) else put_on_gpu(t.clone() if tensors else t), result)
         in_place = name.endswith("_") and not name.endswith("__")
-        follows = bool(there) and (on_gpu(tensors[0]) or not in_place)
+        follows = any(there) and (there[0] or not in_place)
         return each(put_on_gpu, result) if follows else result
 
 
@@ -113,25 +117,24 @@ def without_target(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
 
 
 def check(
-    name: str, args: tuple[Any, ...], kwargs: dict[str, Any], tensors: list[Tensor], there: list[Tensor], target: Any
+    name: str, args: tuple[Any, ...], kwargs: dict[str, Any], tensors: list[Tensor], there: list[bool], target: Any
 ) -> None:
-    """Raise what a GPU would raise."""
-    gpu = bool(there) or (target is not None and target.type == "cuda")
-    if name in READING and there:
+    """Raise what a GPU would raise; `there` says which of the tensors lie on it."""
+    gpu = any(there) or (target is not None and target.type == "cuda")
+    if name in READING and any(there):
         raise TypeError("can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() first")
     if kwargs.get("generator") is not None and gpu:
         raise RuntimeError(f"{name}: expected a 'cuda' device type for generator but found 'cpu'")
-    here = [tensor for tensor in tensors if tensor.dim() and not on_gpu(tensor)]
-    if not there or not here:
+    if not any(there) or not any(tensor.dim() for tensor, on in zip(tensors, there, strict=True) if not on):
         return
     if name == "__getitem__" and not on_gpu(args[0]):
         raise RuntimeError("indices should be either on cpu or on the same device as the indexed tensor (cpu)")
-    if name == "__setitem__" and not list(inside([args[1]])):
+    if name == "__setitem__" and not inside([args[1]]):
         return  # a copy into a slice
     if name == "__setitem__" and len(args) > 2 and isinstance(args[2], Tensor) and on_gpu(args[0]) == on_gpu(args[2]):
         return  # the index may lie on the CPU
     if name not in BETWEEN:
-        places = ", ".join(f"{'cuda:0' if on_gpu(tensor) else 'cpu'} {list(tensor.shape)}" for tensor in tensors)
+        places = ", ".join(f"{'cuda:0' if on else 'cpu'} {list(each.shape)}" for each, on in zip(tensors, there, strict=True))
         raise RuntimeError(f"{name}: expected all tensors to be on the same device, but found {places}")
 
 
