@@ -3,7 +3,7 @@
 `python tests/forked.py TARGET … --configfile FILE` takes what `snakemake` takes. Where Snakemake would run `python FILE` for a
 job, a process that has imported the libraries, and nothing of this project, forks one that runs FILE. Every attempt to reach
 another machine fails as it does where there is no network, and is printed with the rule that made it. With PRETEND_GPU set the
-jobs find a GPU (on_pretended_gpu.py).
+jobs find a GPU (on_pretended_gpu.py), with LAYOUTS set UMAP is compiled once for all of them (compiled_umap.py).
 """
 
 import multiprocessing
@@ -26,6 +26,9 @@ LIBRARIES = ["snakemake.cli", "polars", "matplotlib.pyplot", "scipy.stats", "skl
 LIBRARIES += ["torch", "transformers", "transformers.models.gemma.modeling_gemma", "peft", "sae_lens"]
 if os.environ.get("PRETEND_GPU"):
     LIBRARIES.insert(0, "on_pretended_gpu")
+if os.environ.get("LAYOUTS"):
+    LIBRARIES.append("compiled_umap")
+    os.environ["NUMBA_THREADING_LAYER"] = "workqueue"
 FORKS = multiprocessing.get_context("forkserver")
 # Snakemake has a thread for each job, and where a process starts, multiprocessing asks after the exit codes of all others.
 ONE_THREAD = threading.Lock()

@@ -36,7 +36,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "differences": {"permutations": 20},
     "feature_bias": {"fraction": 0.25, "steps": 2, "seeds": [0]},
     "residual_bias": {"fraction": 0.25, "steps": 4, "seeds": [0]},
-    "sae_metrics": {"prompts": 64, "text": 2_000},
+    "sae_metrics": {"prompts": 32, "text": 500},
     "losses": {"rows": 4},
 }
 ASKED = [f"lion/{name}.json" for name in ("pref", "differences", "score", "bias_pref", "losses", "tokens")]

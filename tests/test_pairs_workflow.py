@@ -47,7 +47,7 @@ def finished(base: Project, tmp_path_factory: pytest.TempPathFactory) -> Project
     for file in written:
         (project.root / "elsewhere" / file).parent.mkdir(parents=True)
         shutil.copy(project.root / "results" / file, project.root / "elsewhere" / file)
-    project.forked("pairs")
+    project.forked("pairs", LAYOUTS="1")
     return project
 
 
