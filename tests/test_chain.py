@@ -35,7 +35,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "activations": {"block_rows": 8},
     "differences": {"permutations": 20},
     "feature_bias": {"fraction": 0.25, "steps": 2, "seeds": [0]},
-    "residual_bias": {"fraction": 0.25, "steps": 4, "seeds": [0]},
+    "residual_bias": {"fraction": 0.25, "steps": 2, "seeds": [0]},
     "sae_metrics": {"prompts": 32, "text": 500},
     "losses": {"rows": 4},
 }
