@@ -335,11 +335,14 @@ def within(read: Read, root: str) -> Read:
 
 
 def quality(read: Read) -> Rows:
-    """How well SmolLM2's SAE describes it, on text and on what the study asks."""
-    metrics = read("smollm2-135m/sae/metrics.json")
-    keys = ("tokens", "l0", "dead", "explained_variance", "pca", "reconstruction_bias", "loss", "loss_recovered")
-    places = {"text that nothing was trained on": metrics["on_text"], "the study's prompts and questions": metrics}
-    return [{"read": name} | {key: block[key] for key in keys} for name, block in places.items()]
+    """How well SmolLM2's SAE describes it, and that of the rerandomized model its own, on text and on what the study asks."""
+    keys = ("tokens", "outliers", "l0", "dead", "explained_variance", "pca", "reconstruction_bias", "loss", "loss_recovered")
+    rows = []
+    for model, sae in (("SmolLM2", "sae"), ("rerandomized", "sae-untrained")):
+        metrics = read(f"smollm2-135m/{sae}/metrics.json")
+        places = {"text that nothing was trained on": metrics["on_text"], "the study's prompts and questions": metrics}
+        rows += [{"model": model, "read": name} | {key: block[key] for key in keys} for name, block in places.items()]
+    return rows
 
 
 def sae(read: Read) -> Rows:

@@ -345,14 +345,15 @@ def separation_table(rows: Rows) -> str:
 
 
 def quality_table(rows: Rows) -> str:
-    """One line per kind of text."""
-    header = ["on", "tokens", "dead", "explained variance", "of as many principal components", "loss (nats per token): model"]
+    """One line per model and kind of text."""
+    header = ["SAE of", "on", "tokens (left out)", "dead", "explained variance", "of as many principal components", "loss (nats per token): model"]
     return table(
         [*header, "SAE spliced in", "mean instead", "loss recovered"],
         (
             [
+                row["model"],
                 row["read"],
-                f"{row['tokens']:,}",
+                f"{row['tokens']:,} ({row['outliers']:,})",
                 f"{number(100 * row['dead'], 0)} %",
                 number(row["explained_variance"]),
                 number(row["pca"]["explained_variance"]),
