@@ -43,8 +43,8 @@ def shipped(name: str) -> dict[str, Any]:
     return changes
 
 
-# The corpus is no overlay, and the text of this SAE is fetched by a script.
-NO_STUDIES = ("corpus", "smollm2-sae", "smollm2-pairs")
+# The corpus is no overlay, and the text of SmolLM2's SAE is fetched by a script.
+NO_STUDIES = ("corpus", "smollm2-sae", "smollm2-pairs", "smollm2-vectors")
 
 
 @pytest.mark.usefixtures("beside_the_config")
