@@ -346,9 +346,9 @@ def separation_table(rows: Rows) -> str:
 
 def quality_table(rows: Rows) -> str:
     """One line per model and kind of text."""
-    header = ["SAE of", "on", "tokens (left out)", "dead", "explained variance", "of as many principal components", "loss (nats per token): model"]
+    header = ["SAE of", "on", "tokens (left out)", "dead", "explained variance", "of as many principal components"]
     return table(
-        [*header, "SAE spliced in", "mean instead", "loss recovered"],
+        [*header, "loss (nats per token): model", "SAE spliced in", "mean instead", "loss recovered"],
         (
             [
                 row["model"],
