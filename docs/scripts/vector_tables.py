@@ -7,6 +7,8 @@ from cells import Read, Rows, interval, number, p_value, table
 from undertone.stats.stats import share_interval
 
 VECTORS = ("lion", "lion-feature", "lion-bias")
+# The SAEs of config/vectors.yaml; a study that compares SAEs, too, has several of one layer.
+SAES = ("sae", "sae-layer1", "sae-layer2", "sae-layer3")
 # The decompositions that are shown: vector, SAE.
 PARTS = (("lion", "layer1"), ("lion-bias", "layer1"))
 # Of whose steered teachers vectors are recovered, and the decomposition of so many features that is shown of them.
@@ -74,7 +76,7 @@ def vector_layers(read: Read) -> Rows:
     rows = []
     for name in VECTORS:
         made = read(f"vector-{name}/downstream.json")
-        own = {sae["layer"]: sae for sae in made["saes"]}
+        own = {sae["layer"]: sae for sae in made["saes"] if sae["sae"] in SAES}
         keys = ("features", "moved_t", "beyond_nulls", "energy", "carried_energy", "carried_correlation", "encoded_correlation")
         for layer in made["layers"]:
             sae = own.get(layer["layer"])
@@ -147,7 +149,7 @@ def vector_restored(read: Read) -> Rows:
     """What the features of each SAE carry of a vector's effect."""
     rows = []
     for name in VECTORS:
-        for sae in read(f"vector-{name}/restore.json")["saes"]:
+        for sae in (each for each in read(f"vector-{name}/restore.json")["saes"] if each["sae"] in SAES):
             shown = {str(row["features"]): {way: row[way] for way in WAYS} for row in sae["rows"] if row["features"] in SIZES}
             every = {way: sae["all_features"][way]["mean"] for way in WAYS}
             removed = sae["vector_removed"]["mean"]
