@@ -3,6 +3,7 @@
 from typing import Any
 
 from cells import Read, Rows, interval, number, p_value, table
+from pair_tables import MEASURES
 
 from undertone.stats.stats import share_interval
 
@@ -13,9 +14,8 @@ SAES = ("sae", "sae-layer1", "sae-layer2", "sae-layer3")
 PARTS = (("lion", "layer1"), ("lion-bias", "layer1"))
 # Of whose steered teachers vectors are recovered, and the decomposition of so many features that is shown of them.
 STEERED, FEATURES = ("panda", "eagle", "owl", "wolf", "lion", "cat", "penguin", "tiger"), 8
-# Of which vectors clouds are shown, and by which measures.
+# Of which vectors clouds are shown.
 CLOUDS = ("lion", "lion-bias")
-MEASURES = {"cka": "CKA", "rsa": "RSA", "knn": "mutual k-NN", "procrustes": "Procrustes r²"}
 # What is shown of `restore`.
 WAYS, SIZES = ("necessary", "sufficient"), (4, 16)
 
