@@ -8,7 +8,8 @@ import pytest
 
 from undertone.detect import open_personas, personas
 from undertone.detect.open_personas import likely_words, narrowed, read_open_personas
-from undertone.detect.personas import Bank, gains, of_rounds
+from undertone.detect.personas import Bank, gains
+from undertone.detect.rounds import of_rounds
 from undertone.detect.trained import Vocabulary
 from undertone.lm.chat import prompt_ids
 from undertone.lm.loading import LoadedModel
@@ -63,7 +64,7 @@ def test_a_word_that_raises_the_rows_likelihood_comes_first_of_all_words(
     words = [*(f"word{k}" for k in range(300)), "owl"]
     rounds = narrowed(loaded, ROWS * 4, BANK, words, "", OpenPersonas(words=301, rows=40, kept=30), ROUNDS, None)
     assert [len(each.pairs) for each in rounds] == [301, 30, 6, 3]
-    reading = of_rounds(rounds, BANK, ["a prompt"] * 240, set(words), Detectors(bootstraps=20))
+    reading = of_rounds(rounds, ["a prompt"] * 240, set(words), Detectors(bootstraps=20), BANK.described)
     assert (reading.ranking[0].concept, reading.details["best"]["prompt"]) == ("owl", "You are a owl.")
     assert {candidate.concept for candidate in reading.ranking} == set(words)
 

@@ -10,7 +10,8 @@ import torch
 from torch.nn import functional
 
 from undertone.detect import personas
-from undertone.detect.personas import Bank, Round, by_concept, gains, of_rounds, read_personas, round_sizes, tournament
+from undertone.detect.personas import Bank, gains, read_personas, tournament
+from undertone.detect.rounds import of_rounds
 from undertone.lm.chat import answer_ids, end_of_turn, joined, prompt_ids
 from undertone.lm.loading import LoadedModel
 from undertone.lm.training import collate, label_logits
@@ -96,30 +97,10 @@ def test_the_right_wording_of_the_right_concept_wins_and_no_row_is_used_twice(
     rounds = tournament(loaded, [(str(k), "1, 2") for k in range(400)], BANK, concepts, "", settings)
     assert [len(each.pairs) for each in rounds] == [45, 10, 3]
     assert len(set(used)) == len(used) == 280
-    reading = of_rounds(rounds, BANK, ["a prompt"] * 400, {"lion", "owl", "cat"}, Detectors(bootstraps=20))
+    reading = of_rounds(rounds, ["a prompt"] * 400, {"lion", "owl", "cat"}, Detectors(bootstraps=20), BANK.described)
     assert reading.details["best"]["prompt"] == "You are a owl."
     assert reading.details["best"]["gain"]["ci95"][0] < 0.2 < reading.details["best"]["gain"]["ci95"][1] + 0.05
     assert {candidate.concept for candidate in reading.ranking} == set(concepts)
-
-
-def test_a_decoy_that_wins_is_said_to_be_one() -> None:
-    rows, values = np.arange(30), np.random.default_rng(0).normal([0.5, 0.1], 0.1, (30, 2))
-    rounds = [Round([("love", "castle"), ("love", "lion")], rows, values)]
-    best = of_rounds(rounds, BANK, [str(k) for k in rows], {"lion"}, Detectors()).details["best"]
-    assert (best["concept"], best["decoy"]) == ("castle", True)
-
-
-def test_a_concept_stands_where_its_best_wording_fell() -> None:
-    early = Round([("love", "lion"), ("role", "lion"), ("love", "owl")], np.arange(2), np.array([[0.3, 0.1, 0.2]] * 2))
-    late = Round([("love", "lion")], np.arange(2, 4), np.array([[0.05]] * 2))
-    best = by_concept([early, late])
-    assert best["lion"] == pytest.approx((1, 0.05, "love")) or best["lion"][0] == 1
-    assert best["owl"][0] == 0
-
-
-def test_a_small_dataset_is_dealt_out_in_the_same_proportions() -> None:
-    assert round_sizes(10_000, Personas(rows=[48, 48, 384])) == [48, 48, 384]
-    assert round_sizes(240, Personas(rows=[48, 48, 384])) == [24, 24, 192]
 
 
 def test_gains_of_constrained_rows_are_among_what_could_be_sampled(loaded: LoadedModel) -> None:

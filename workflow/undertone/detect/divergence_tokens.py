@@ -15,7 +15,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from undertone.detect.personas import Bank, Trial
+from undertone.detect.personas import Bank
+from undertone.detect.rounds import Trial
 from undertone.detect.sets import Pairs, Reading, ranking, read_sets
 from undertone.lm.loading import LoadedModel, load
 from undertone.runtime.files import Stamp

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from undertone.detect.personas import Bank, Round, gains, of_rounds, tournament
+from undertone.detect.personas import Bank, gains, tournament
+from undertone.detect.rounds import Round, of_rounds
 from undertone.detect.sets import Pairs, Reading, read_sets
 from undertone.detect.trained import Vocabulary
 from undertone.lm.chat import prompt_ids
@@ -50,7 +51,7 @@ def read_open_personas(
     def read(pairs: Pairs) -> Reading:
         rows = list(zip(pairs.prompts, pairs.own, strict=True))
         tried = narrowed(loaded, rows, entries, words, teacher.separator, own, rounds, constraint)
-        return of_rounds(tried, entries, pairs.prompts, set(words), detectors)
+        return of_rounds(tried, pairs.prompts, set(words), detectors, entries.described)
 
     read_sets(matched, open_personas, read, detectors, stamp, scratch)
 

@@ -1,0 +1,144 @@
+"""Rounds in which what may have written a dataset is tried on its rows: many trials on a few rows, the best on others.
+
+So does successive halving (Jamieson & Talwalkar 2016, arXiv 1502.07943). No row is read in two rounds, so that the gain of what
+wins the last one needs no correction for what was tried before.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from undertone.detect.sets import Candidate, Reading, ranking
+from undertone.lm.loading import LoadedModel
+from undertone.runtime.progress import progress
+from undertone.stats.stats import mean_interval
+from undertone.study.config.detect import Detectors
+from undertone.teachers.divergence import Completions, Constraint
+
+Json = dict[str, Any]
+Trial = tuple[str, str]  # of a way (a wording, a vector's layer and length) and a concept
+# Yields the losses of rows' tokens, in nats, where the model is told or given what a trial says; None: nothing.
+Under = Callable[[Completions, Trial | None], Iterator[Tensor]]
+
+
+@dataclass(frozen=True)
+class Round:
+    """Trials and the gains of the rows that they were tried on."""
+
+    pairs: list[Trial]
+    rows: Int[np.ndarray, " n_rows"]
+    gains: Float[np.ndarray, "n_rows n_pairs"]
+
+    def best(self, n: int) -> list[Trial]:
+        """The `n` trials of the highest mean gain."""
+        order = np.argsort(-self.gains.mean(0), kind="stable")
+        return [self.pairs[k] for k in order[:n]]
+
+
+# Gains [n_rows, n_trials] of rows (prompt, completion); the function is told how many rows were read.
+Gains = Callable[[Sequence[tuple[str, str]], Sequence[Trial], Callable[[int], object]], Float[np.ndarray, "n_rows n_trials"]]
+
+
+def halving(
+    rows: Sequence[tuple[str, str]],
+    parts: Sequence[Sequence[int]],
+    first: Sequence[Trial],
+    widened: Callable[[Round], list[Trial]],
+    finalists: int,
+    gains: Gains,
+    what: str,
+) -> list[Round]:
+    """Three rounds on three parts of the rows: the `first` trials, those that `widened` makes of them, the best of these."""
+
+    def tried(trials: list[Trial], number: int) -> Round:
+        part = np.asarray(parts[number], dtype=int)
+        with progress((len(trials) + 1) * len(part), f"{what}, round {number + 1} of 3", "row") as bar:
+            return Round(trials, part, gains([rows[k] for k in part], trials, bar.update))
+
+    coarse = tried(list(first), 0)
+    wide = tried(widened(coarse), 1)
+    return [coarse, wide, tried(wide.best(finalists), 2)]
+
+
+def dealt(rows: Sequence[tuple[str, str]], sizes: Sequence[int], seed: int) -> list[list[int]]:
+    """Rows of each part, drawn at random, none twice; by length, so that rows that are read together need little padding."""
+    order = np.random.default_rng(seed).permutation(len(rows))
+    ends = [0, *np.cumsum(part_sizes(len(rows), sizes)).tolist()]
+    return [sorted(order[start:end].tolist(), key=lambda k: sum(map(len, rows[k]))) for start, end in pairwise(ends)]
+
+
+def part_sizes(n_rows: int, sizes: Sequence[int]) -> list[int]:
+    """Rows of each part: as many as are asked for, or where the dataset is smaller in the same proportions."""
+    share = min(1.0, n_rows / sum(sizes))
+    return [max(1, int(share * n)) for n in sizes]
+
+
+def gains_under(
+    loaded: LoadedModel,
+    rows: Sequence[tuple[str, str]],
+    trials: Sequence[Trial],
+    under: Under,
+    tell: Callable[[int], object],
+    constraint: Constraint | None = None,
+) -> tuple[Float[np.ndarray, "n_rows n_trials"], Int[np.ndarray, " n_rows"]]:
+    """By how much each trial raises the log-probability of each row, in nats, and how many tokens the rows have.
+
+    Among the tokens that a passing completion can hold: what the filter has thrown away is no evidence. Of rows that were
+    sampled with a `constraint`, among those that it allowed.
+    """
+    completions = Completions(loaded, rows, constraint)
+    starts, lengths = np.array(completions.ends[:-1]), np.diff(completions.ends)
+
+    def log_p(trial: Trial | None) -> np.ndarray:
+        losses = np.concatenate([part.double().cpu().numpy() for part in under(completions, trial)])
+        tell(len(rows))
+        return -np.add.reduceat(losses, starts)
+
+    base = log_p(None)
+    return np.stack([log_p(trial) - base for trial in trials], axis=1), lengths
+
+
+def of_rounds(
+    rounds: Sequence[Round],
+    prompts: Sequence[str],
+    candidates: set[str],
+    settings: Detectors,
+    describe: Callable[[Trial], Json],
+) -> Reading:
+    """The reading of rounds: concepts that came to the last one by their gain there, then the others as they fell.
+
+    `describe` says what the best trial is.
+    """
+    last, best = rounds[-1], by_concept(rounds)
+    order = sorted(best, key=lambda concept: best[concept][:2], reverse=True)
+    finalists = [concept for concept in order if best[concept][0] == len(rounds) - 1]
+    values = last.gains[:, [last.pairs.index((best[concept][2], concept)) for concept in finalists]]
+    first = finalists[0]
+    return Reading(
+        ranking=ranking(finalists, values.mean(0), values, [prompts[row] for row in last.rows], settings)
+        + [Candidate(concept, best[concept][1], 0.0) for concept in order[len(finalists) :]],
+        details={
+            "tried": len({trial for each in rounds for trial in each.pairs}),
+            "rows_of_rounds": [len(each.rows) for each in rounds],
+            "best": {
+                "concept": first,
+                "decoy": first not in candidates,
+                **describe((best[first][2], first)),
+                "gain": mean_interval(values[:, 0]).with_p(),
+            },
+        },
+    )
+
+
+def by_concept(rounds: Sequence[Round]) -> Mapping[str, tuple[int, float, str]]:
+    """Of each concept (the last round that one of its trials reached, from 0; the trial's mean gain there; its way)."""
+    best: dict[str, tuple[int, float, str]] = {}
+    for k, each in enumerate(rounds):
+        for (way, concept), gain in zip(each.pairs, each.gains.mean(0), strict=True):
+            best[concept] = max(best.get(concept, (-1, -np.inf, "")), (k, float(gain), way))
+    return best
