@@ -3,7 +3,8 @@
 # The paths are the interface. Under the study's results root ({results}, by default `results`):
 #
 #   model/  model-NAME/             base model in Hugging Face format (if trained here), model.json (how to load it), metrics.json;
-#                                   and `models`; held_out.parquet, chats that a model trained here did not see; bridge.json, beside a hooked model
+#                                   and `models`; held_out.parquet, chats that a model trained here did not see; bridge.json, beside a hooked model;
+#                                   persona_vectors.safetensors, contrasts of concepts, which are tried as steering
 #   sae/  sae-NAME/                 SAE in SAELens's format (unless a folder holds it), sae.json (how to load it), metrics.json;
 #                                   text.parquet, what a named model's own is trained on; features.parquet, features.json and
 #                                   examples.parquet, what each feature is; features.html, the page that shows it, features/{i}.html, that of one;
@@ -41,7 +42,7 @@
 #     {reading}.json                differences, score, feature_bias, residual_bias, bias_pref, losses, tokens, sequences, lens;
 #                                   their tensors and tables under the same name
 #     activations.safetensors       sums by kind of position, also teacher_ and student_activations; residuals.safetensors, by token
-#     matched.parquet               base samples for the dataset's own prompts; surface.json, gradient.json, personas.json, …: detectors
+#     matched.parquet               base samples for the dataset's own prompts; surface.json, gradient.json, personas.json, contrasts.json, …: detectors
 #     verdict.json  verdict.html    whether something is hidden in the dataset, what, and what it would move
 #     summary.png                   what is read of the dataset, on one page
 #     plots/                        filter.png, student.png, pref.png, indirect.png, and one for each reading

@@ -84,7 +84,14 @@ PERSONA = each("samples", *PROMPTED) | each("steer", *STEERED) | SPOKEN | METRIC
 ASKED = {node for name in ("bias_pref", "losses", "tokens", "lens") for node in each(name, *ALL)} | {Node("entangled")}
 TRYING = ("personas", "open_personas", "projection", "first_tokens", "divergence_tokens")  # system prompts of the bank
 TRIED = {node for name in TRYING for node in each(name, *READ)}
-DETECTED = TRIED | {node for name in ("gradient", "short_training", *TRAINED) for node in each(name, *READ)}
+STEERINGS = each("contrasts", *READ) | each("sae_features", *READ)
+PERSONA_VECTORS = {Node("persona_vectors")}
+DETECTED = (
+    TRIED
+    | STEERINGS
+    | PERSONA_VECTORS
+    | {node for name in ("gradient", "short_training", *TRAINED) for node in each(name, *READ)}
+)
 PREF = every_student("pref", CONTROL, *OWN) | each("indirect", CONTROL, *OWN) | ASKED | DETECTED | DOSES
 # What sets the datasets with a target side by side.
 TARGETS = {Node("entangled"), Node("readings"), Node("bias_map_plot"), Node("verdicts"), Node("detectors")}
@@ -139,12 +146,13 @@ EDITS: list[tuple[dict[str, Any], set[Node]]] = [
         | each("matched", *ALL)
         | NULL_SETS
         | TRIED
+        | STEERINGS
         | each("losses", *ALL)
         | each("diagnosis", *TAUGHT),
     ),
     ({"prompts": {"n": 900}}, {Node("prompts")} | NULL_SETS),
     ({"teacher": {"persona": "Only {animal}s."}}, PERSONA),
-    ({"teacher": {"separator": "\n"}}, PERSONA | NULL_SETS | TRIED | each("soft_prompt", *READ)),
+    ({"teacher": {"separator": "\n"}}, PERSONA | NULL_SETS | TRIED | PERSONA_VECTORS | each("soft_prompt", *READ)),
     ({"teacher": {"steer": {"scale": 2}}}, each("steer", *STEERED)),
     ({"overrides": {"steer-owl": {"teacher": {"steer": {"feature": 3}}}}}, each("steer", "steer-owl")),
     ({"teacher": {"finetune": {"steps": 2}}}, each("finetune", *FINETUNED)),
@@ -227,8 +235,9 @@ EDITS: list[tuple[dict[str, Any], set[Node]]] = [
     ({"sequences": {"resamples": 900}}, each("sequences", *TAUGHT)),
     ({"matched": {"rounds": 9}}, each("matched", *ALL) | NULL_SETS),
     ({"nulls": {"n": 9}}, NULL_SETS),
-    ({"detectors": {"seed": 9}}, {node for name in BENCH for node in each(name, *READ)} | SCORED),
-    ({"personas": {"finalists": 9}}, TRIED),
+    ({"detectors": {"seed": 9}}, {node for name in BENCH for node in each(name, *READ)} | SCORED | STEERINGS),
+    ({"personas": {"finalists": 9}}, TRIED | PERSONA_VECTORS),
+    ({"steering": {"kept": 9}}, STEERINGS),
     ({"short_training": {"epochs": 9}}, each("short_training", *READ) | SCORED),
     ({"trained_bias": {"lr": 0.5}}, each("trained_bias", *READ)),
     ({"soft_prompt": {"tokens": 9}}, each("soft_prompt", *READ)),
@@ -240,7 +249,7 @@ EDITS: list[tuple[dict[str, Any], set[Node]]] = [
     ({"power": {"datasets": ["lion", "owl"]}}, {Node("power")}),
     (
         {"detectors": {"rows": 900}},
-        {node for name in BENCH for node in each(name, *READ)} | SCORED | each("mixtures", *MIXTURES),
+        {node for name in BENCH for node in each(name, *READ)} | SCORED | STEERINGS | each("mixtures", *MIXTURES),
     ),
     ({"model": {"embedded": {"steps": 900}}}, {Node("model"), Node("model", None, "other")}),
     ({"model": {"dtype": "float32"}}, {Node("model"), Node("model", None, "other")}),

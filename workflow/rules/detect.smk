@@ -151,6 +151,86 @@ rule personas:
         "../scripts/personas.py"
 
 
+rule persona_vectors:
+    input:
+        model=result("model/model.json"),
+        prompts=result("prompts.parquet"),
+        questions=ancient(STUDY.pref.questions),
+        bank=ancient(STUDY.personas.bank),
+    output:
+        persona_vectors=result("model/persona_vectors.safetensors"),
+    log:
+        log_of("persona_vectors"),
+    benchmark:
+        benchmark_of("persona_vectors")
+    threads: 1
+    resources:
+        gpu=1,
+        mem_mb=gigabytes(32),
+        runtime=minutes(60),
+    params:
+        stamp=stamp_of("persona_vectors"),
+    message:
+        "Read how far system prompts about each concept move the residual stream"
+    script:
+        "../scripts/persona_vectors.py"
+
+
+rule contrasts:
+    input:
+        model=result("model/model.json"),
+        persona_vectors=rules.persona_vectors.output.persona_vectors,
+        matched=result("{dataset}/matched.parquet"),
+        bank=ancient(STUDY.personas.bank),
+    output:
+        contrasts=ensure(result("{dataset}/contrasts.json"), non_empty=True),
+    log:
+        log_of("contrasts", "{dataset}"),
+    benchmark:
+        benchmark_of("contrasts", "{dataset}")
+    wildcard_constraints:
+        dataset=READ_BY_DETECTORS,
+    threads: 1
+    resources:
+        gpu=1,
+        mem_mb=gigabytes(32),
+        runtime=minutes(240),
+    params:
+        stamp=stamp_of("contrasts"),
+    message:
+        "Try on {wildcards.dataset} steering by the contrasts of concepts"
+    script:
+        "../scripts/contrasts.py"
+
+
+rule sae_features:
+    input:
+        model=result("model/model.json"),
+        sae=result("sae/sae.json"),
+        persona_vectors=rules.persona_vectors.output.persona_vectors,
+        matched=result("{dataset}/matched.parquet"),
+        bank=ancient(STUDY.personas.bank),
+    output:
+        sae_features=ensure(result("{dataset}/sae_features.json"), non_empty=True),
+    log:
+        log_of("sae_features", "{dataset}"),
+    benchmark:
+        benchmark_of("sae_features", "{dataset}")
+    wildcard_constraints:
+        dataset=READ_BY_DETECTORS,
+    threads: 1
+    resources:
+        gpu=1,
+        mem_mb=gigabytes(32),
+        runtime=minutes(240),
+    params:
+        stamp=stamp_of("sae_features"),
+    message:
+        "Try on {wildcards.dataset} steering by single features of the SAE"
+    script:
+        "../scripts/sae_features.py"
+
+
 rule projection:
     input:
         model=result("model/model.json"),

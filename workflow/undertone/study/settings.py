@@ -120,6 +120,7 @@ class Settings(Section):
     matched: detect.Matched = setting({}, "the base model's completions of a dataset's own prompts")
     detectors: detect.Detectors = setting({}, "the detectors")
     short_training: detect.ShortTraining = setting({}, "the detector `short_training`")
+    steering: detect.Tried = setting({}, "the detectors `contrasts` and `sae_features`")
     trained_bias: detect.TrainedBias = setting({}, "the detector `trained_bias`")
     soft_prompt: detect.SoftPrompt = setting({}, "the detector `soft_prompt`")
     personas: detect.Personas = setting({}, "system prompts that are tried on a dataset")

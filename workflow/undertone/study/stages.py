@@ -4,6 +4,8 @@
 stages), `dataset_settings` and `scope` (datasets) where it depends on the study.
 """
 
+from dataclasses import replace
+
 from undertone.study import dataset_settings as given
 from undertone.study import reads, scope
 from undertone.study.config.detect import BENCH, DETECTORS
@@ -23,6 +25,13 @@ TRIES_PERSONAS = Stage(
     files=reads.bank,
     settings=(given.constraint,),
     teacher_keys=given.separator,
+)
+# A detector that reads a dataset's likelihood where the base model is steered.
+TRIES_STEERING = Stage(
+    ("steering", "detectors", "pref"),
+    ("model", "persona_vectors", "matched"),
+    files=reads.bank,
+    settings=(given.constraint,),
 )
 SUMMARISED = ("score", "feature_bias", "residual_bias", "bias_pref", "losses", "tokens")
 STAGES = {
@@ -181,6 +190,15 @@ STAGES = {
     "surface": Stage(("detectors",), ("matched",)),
     "gradient": Stage(("detectors", "pref"), ("model", "matched"), files=reads.questions),
     "personas": TRIES_PERSONAS,
+    "persona_vectors": Stage(
+        ("personas", "pref", "teacher"),
+        ("model", "prompts"),
+        files=reads.bank_and_questions,
+        teacher_keys=given.separator,
+        shared=True,
+    ),
+    "contrasts": TRIES_STEERING,
+    "sae_features": replace(TRIES_STEERING, after=("model", "sae", "persona_vectors", "matched")),
     "projection": Stage(
         ("personas", "detectors", "pref", "teacher"), ("model", "matched"), files=reads.bank, teacher_keys=given.separator
     ),

@@ -20,7 +20,7 @@ MIXTURES = "mixtures"
 # What a verdict reads.
 DETECTORS = ("surface", "gradient", "personas", "short_training", "first_tokens")
 # What is compared on datasets whose targets are known.
-BENCH = (*DETECTORS, "open_personas", "projection", "divergence_tokens", "trained_bias", "soft_prompt")
+BENCH = (*DETECTORS, "open_personas", "contrasts", "projection", "divergence_tokens", "trained_bias", "soft_prompt")
 
 
 class Matched(Section):
@@ -58,6 +58,36 @@ class OpenPersonas(Section):
     rows: int = setting(32, "rows of the round of all words", "rows", ge=1, le=MAX_ROWS)
     kept: int = setting(80, "words that go on to the rounds of `personas`", "words", ge=2)
     seed: int = setting(0, "seed of which rows these are", "", ge=0, le=MAX_SEED)
+
+
+class Tried(Section):
+    """Steering vectors that are tried on a dataset, in three rounds, and a test on other rows of the one that is best."""
+
+    rows: list[Count] = setting(
+        [32, 48, 384, 384], "rows of each round and of the test; a smaller dataset is dealt out likewise", "rows"
+    )
+    layers: int = setting(4, "layers after which contrasts are added, the last one and others evenly below it", "layers", ge=1)
+    lengths: list[Annotated[float, Field(gt=0, le=1000)]] = setting(
+        [1.0, 2.0, 4.0, 0.5], "lengths of a vector, the first that of the first round", "its own length"
+    )
+    features: int = setting(1024, "features of an SAE of the first round", "features", ge=2, le=MAX_ROWS)
+    kept: int = setting(16, "vectors of the first round that are tried in every length", "vectors", ge=1)
+    finalists: int = setting(6, "vectors of the last round", "vectors", ge=2)
+    seed: int = setting(0, "seed of the order of the rows", "", ge=0, le=MAX_SEED)
+
+    @field_validator("lengths")
+    @classmethod
+    def some(cls, values: list[Any]) -> list[Any]:
+        """Each is tried once."""
+        return some_and_none_twice(values)
+
+    @field_validator("rows")
+    @classmethod
+    def three_rounds_and_a_test(cls, rows: list[int]) -> list[int]:
+        """There are three rounds and a test."""
+        if len(rows) != 4:
+            raise ValueError(f"expected the rows of three rounds and of a test, found {rows}")
+        return rows
 
 
 class ShortTraining(Section):

@@ -1,0 +1,78 @@
+"""SAE features as steering: which single feature, added to the residual stream, makes a dataset likelier."""
+
+from pathlib import Path
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from undertone.detect.persona_vectors import all_concepts, read_persona_vectors
+from undertone.detect.personas import Bank
+from undertone.detect.sets import Pairs, Reading, read_sets
+from undertone.detect.steered_rows import Tries
+from undertone.lm.attribution import direct_logits, top_tokens
+from undertone.lm.chat import training_rows
+from undertone.lm.loading import load
+from undertone.read.biases import gradient, prefilled
+from undertone.read.feature_bias import Spliced
+from undertone.runtime.files import Stamp
+from undertone.saes.saved import load_sae
+from undertone.study.config.detect import Detectors, Tried
+from undertone.study.config.measure import Pref
+from undertone.teachers.divergence import Constraint
+
+N_TOKENS = 8  # shown beside a feature
+
+
+def read_sae_features(
+    model: Path,
+    sae: Path,
+    persona_vectors: Path,
+    matched: Path,
+    bank: Path,
+    sae_features: Path,
+    own: Tried,
+    detectors: Detectors,
+    pref: Pref,
+    settings: dict[str, Any],
+    stamp: Stamp,
+    scratch: Path,
+) -> None:
+    """Write `sae_features.json`: features by the gain of their decoder row, in nats per token.
+
+    A length is in units of the mean length of persona vectors after the SAE's layer. Of a wider SAE than `steering.features`
+    those are tried along which the log-likelihood of a few rows rises most steeply. `best` is as in `contrasts.json`, with the
+    `tokens` that the feature's direct logit attribution raises most; as features are no concepts, no candidate is ranked.
+    """
+    loaded = load(model)
+    spliced = Spliced(loaded, *load_sae(sae, loaded))
+    vectors = read_persona_vectors(persona_vectors, len(all_concepts(pref.candidates, Bank.read(bank))))
+    unit = float(vectors[:, spliced.layer].norm(dim=-1).mean())
+    constraint = Constraint.of(settings.get("constraint"))
+
+    def vector(name: str, layer: int) -> Float[Tensor, " d_model"]:
+        return unit * spliced.directions[int(name)].float()
+
+    tries = Tries(loaded, [spliced.layer], vector, own, detectors, constraint, f"features {sae_features.parent.name}")
+
+    def read(pairs: Pairs) -> Reading:
+        reading = tries.read(pairs, steepest(spliced, pairs, own), set())
+        best = reading.details["best"]
+        best["tokens"] = top_tokens(loaded.tokenizer, direct_logits(loaded.model, vector(best["concept"], 0)), N_TOKENS)
+        return reading
+
+    read_sets(matched, sae_features, read, detectors, stamp, scratch)
+
+
+def steepest(spliced: Spliced, pairs: Pairs, settings: Tried) -> list[str]:
+    """The features that are tried, by their numbers: all, or those along which the rows' log-likelihood rises most steeply."""
+    n = len(spliced.directions)
+    if n <= settings.features:
+        return [str(k) for k in range(n)]
+    loaded, few = spliced.loaded, settings.rows[0]
+    rows = training_rows(loaded.tokenizer, pairs.prompts[:few], pairs.own[:few])
+    batch_size = loaded.batch_size("steering.rows", few)
+    slope = -gradient(
+        (n,), spliced.biased, prefilled(loaded, rows, [spliced.layer], few, True), loaded.model.device, batch_size
+    )
+    return [str(k) for k in slope.topk(settings.features).indices.tolist()]

@@ -1,0 +1,121 @@
+"""Steering that is tried on a dataset: by how much its rows are likelier where something is added to the residual stream."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from itertools import compress
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from torch import Tensor
+
+from undertone.detect.pairs import Swapped, signs
+from undertone.detect.rounds import Round, Trial, dealt, gains_under, halving, of_rounds
+from undertone.detect.sets import Pairs, Reading
+from undertone.lm.loading import LoadedModel
+from undertone.lm.steering import Steering, steered
+from undertone.study.config.detect import Detectors, Tried
+from undertone.teachers.divergence import Completions, Constraint
+
+
+@dataclass(frozen=True)
+class Way:
+    """Where a vector is added, and how many times its unit."""
+
+    layer: int
+    length: float
+
+    def __str__(self) -> str:
+        return f"{self.length:g} × after layer {self.layer}"
+
+
+@dataclass(frozen=True)
+class Tries:
+    """Steering vectors on the rows of a dataset.
+
+    `layers` are those at which a vector is tried, and `vector(concept, layer)` `[d_model]` is what is added there, as long as
+    its unit.
+    """
+
+    loaded: LoadedModel
+    layers: Sequence[int]
+    vector: Callable[[str, int], Float[Tensor, " d_model"]]
+    settings: Tried
+    detectors: Detectors
+    constraint: Constraint | None
+    what: str
+
+    def read(self, pairs: Pairs, concepts: Sequence[str], candidates: set[str]) -> Reading:
+        """Concepts by the gain of their best vector, and whether the best one tells the dataset from base samples.
+
+        First every concept at the first length, then the best ones of a layer at every length, then the best of these; presence
+        is tested on rows that none of these rounds read.
+        """
+        settings, lengths = self.settings, self.settings.lengths
+        rows = list(zip(pairs.prompts, pairs.own, strict=True))
+        *parts, unread = dealt(rows, settings.rows, settings.seed)
+        ways = {str(way): way for way in (Way(layer, length) for layer in self.layers for length in lengths)}
+
+        def gains(these: Sequence[tuple[str, str]], trials: Sequence[Trial], tell: Callable[[int], object]) -> np.ndarray:
+            return self.gains(ways, these, trials, tell)
+
+        def widened(coarse: Round) -> list[Trial]:
+            return [
+                (str(Way(ways[way].layer, length)), concept)
+                for way, concept in coarse.best(settings.kept)
+                for length in lengths
+            ]
+
+        first = [(str(Way(layer, lengths[0])), concept) for layer in self.layers for concept in concepts]
+        rounds = halving(rows, parts, first, widened, settings.finalists, gains, self.what)
+        reading = of_rounds(rounds, pairs.prompts, candidates, self.detectors, lambda trial: described(ways[trial[0]]))
+        best = reading.details["best"]
+        winner = (str(Way(best["layer"], best["length"])), best["concept"])
+        return replace(reading, presence=self.presence(pairs, unread, winner, ways))
+
+    def gains(
+        self,
+        ways: dict[str, Way],
+        rows: Sequence[tuple[str, str]],
+        trials: Sequence[Trial],
+        tell: Callable[[int], object] = lambda n: None,
+    ) -> Float[np.ndarray, "n_rows n_trials"]:
+        """By how much each vector raises the log-probability of each row, in nats over the mean number of tokens.
+
+        So the mean over rows is the log-likelihood ratio per token of all rows together, which the true vector maximises
+        (Gibbs' inequality). A mean of each row's own mean would count the tokens of short rows for more.
+        """
+
+        def under(completions: Completions, trial: Trial | None) -> Iterator[Tensor]:
+            with steered(self.loaded, self.steering(ways[trial[0]], trial[1])) if trial else nullcontext():
+                yield from completions.read(self.loaded, completions.losses)
+
+        nats, tokens = gains_under(self.loaded, rows, trials, under, tell, self.constraint)
+        return nats / tokens.mean()
+
+    def steering(self, way: Way, concept: str) -> Steering:
+        """What is done to the model, at every token."""
+        return Steering("add", way.length * self.vector(concept, way.layer), way.layer)
+
+    def presence(self, pairs: Pairs, unread: Sequence[int], trial: Trial, ways: dict[str, Way]) -> Swapped:
+        """Test that the rows are base samples: the winner's mean gain on them less that on the base model's completions.
+
+        The vector was chosen on other rows. So if the base model wrote both completions of a pair, their exchange changes the
+        difference's sign alone, and random signs give an exact null. Both sides are read together, as one may keep to a
+        constraint that the other does not.
+        """
+        chosen = np.isin(np.arange(len(pairs.own)), unread)
+        prompts, own, base = (list(compress(each, chosen)) for each in (pairs.prompts, pairs.own, pairs.base))
+        rows = list(zip(prompts * 2, [*own, *base], strict=True))
+        order = np.argsort([len(prompt) + len(text) for prompt, text in rows], kind="stable")
+        gains = np.empty(len(rows))
+        gains[order] = self.gains(ways, [rows[k] for k in order], [trial])[:, 0]
+        more = gains[: len(own)] - gains[len(own) :]
+        null = [part @ more / len(more) for part in signs(self.detectors.permutations, len(more), self.detectors.seed)]
+        return Swapped.of(float(more.mean()), np.concatenate(null))
+
+
+def described(way: Way) -> dict[str, Any]:
+    """A way as files name it."""
+    return {"layer": way.layer, "length": way.length}
