@@ -1,7 +1,8 @@
 """Persona vectors: how far system prompts about a concept move the residual stream where an answer begins.
 
 As Chen et al. 2025 (arXiv 2507.21509, section 2), but between concepts and without an answer of the model: the mean under one
-concept's system prompts less the mean over all concepts.
+concept's system prompts less the mean over the concepts of its kind. What all animals share, which sets them apart from things,
+would otherwise be part of every animal's vector and be longer than what is its own.
 """
 
 from collections.abc import Sequence
@@ -42,7 +43,7 @@ def make_persona_vectors(
     """Write `persona_vectors.safetensors`: `vectors` `[n_concepts, n_layers, d_model]`, candidates before the bank's decoys.
 
     The residual stream after every layer at the last token of the `questions` and of `personas.rows[0]` number prompts, the
-    mean over these and over the first `personas.coarse` wordings, less its mean over all concepts.
+    mean over these and over the first `personas.coarse` wordings, less its mean over all candidates, or over all decoys.
     """
     loaded, entries = load(model), Bank.read(bank)
     asked = [*load_texts(questions, "pref.questions"), *read_parquet(prompts)["prompt"].head(settings.rows[0])]
@@ -53,9 +54,10 @@ def make_persona_vectors(
             systems = [entries.prompt((name, concept)) for name in wordings]
             means.append(torch.stack([at_the_end(loaded, asked, system, teacher.separator) for system in systems]).mean(0))
             bar.update()
-    vectors = torch.stack(means)
+    kinds = torch.stack(means).tensor_split([len(pref.candidates)])
+    vectors = torch.cat([kind - kind.mean(0) for kind in kinds])
     with replacing(persona_vectors) as temporary:
-        save_file({"vectors": (vectors - vectors.mean(0)).float().contiguous()}, temporary)
+        save_file({"vectors": vectors.float().contiguous()}, temporary)
 
 
 def at_the_end(loaded: LoadedModel, asked: Sequence[str], system: str, separator: str) -> Float[Tensor, "n_layers d_model"]:
