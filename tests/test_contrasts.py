@@ -16,6 +16,7 @@ from scipy import stats
 from undertone.detect.contrasts import read_contrasts, spread
 from undertone.detect.matched import completions
 from undertone.detect.persona_vectors import make_persona_vectors, read_persona_vectors
+from undertone.detect.rounds import dealt
 from undertone.detect.sae_features import read_sae_features, steepest
 from undertone.detect.sets import Pairs
 from undertone.detect.steered_rows import Tries, Way
@@ -187,16 +188,20 @@ def test_a_planted_feature_is_found_and_shown_with_its_tokens(
     assert len(reading["ranking"]) == D_SAE
 
 
-def test_of_many_features_the_steepest_are_tried(loaded: LoadedModel) -> None:
+def test_of_many_features_the_steepest_are_tried_as_rows_of_the_first_round_say(loaded: LoadedModel) -> None:
     sae = random_sae(loaded)
-    spliced = Spliced(loaded, sae, 1)
-    rng = np.random.default_rng(0)
-    pairs = Pairs([f"Numbers: {k}. What comes next?" for k in range(24)], lists(rng, 24), lists(rng, 24))
-    few = steepest(spliced, pairs, TRIED.model_copy(update={"features": 8}))
+    spliced, rng, settings = Spliced(loaded, sae, 1), np.random.default_rng(0), TRIED.model_copy(update={"features": 8})
+    prompts = [f"Numbers: {k}. What comes next?" for k in range(320)]
+    rows = list(zip(prompts, lists(rng, 320), strict=True))
+    first = dealt(rows, settings.rows, settings.seed)[0]
+    few = steepest(spliced, Pairs(prompts, [text for _, text in rows], lists(rng, 320)), settings)
     assert len(set(few)) == 8
     # A short step along a feature raises the rows' log-probability by its slope, and the passable tokens are most of it.
     one = tries(loaded, lambda concept, layer: 0.01 * spliced.directions[int(concept)])
-    rows = list(zip(pairs.prompts, pairs.own, strict=True))
-    gains = one.gains({"w": Way(1, 1.0)}, rows, [("w", str(k)) for k in range(D_SAE)]).mean(0)
+    trials = [("w", str(k)) for k in range(D_SAE)]
+    gains = one.gains({"w": Way(1, 1.0)}, [rows[k] for k in first], trials).mean(0)
     assert gains[[int(k) for k in few]].mean() > gains.mean() + gains.std()
-    assert steepest(spliced, pairs, TRIED) == [str(k) for k in range(D_SAE)]
+    # Other rows, of as many characters so that the same ones are dealt, choose nothing.
+    other = [text if k in first else text.replace("1", "2") for k, (_, text) in enumerate(rows)]
+    assert steepest(spliced, Pairs(prompts, other, other), settings) == few
+    assert steepest(spliced, Pairs(prompts, other, other), TRIED) == [str(k) for k in range(D_SAE)]

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from undertone.detect.persona_vectors import all_concepts, read_persona_vectors
 from undertone.detect.personas import Bank
+from undertone.detect.rounds import dealt
 from undertone.detect.sets import Pairs, Reading, read_sets
 from undertone.detect.steered_rows import Tries
 from undertone.lm.attribution import direct_logits, top_tokens
@@ -65,14 +66,16 @@ def read_sae_features(
 
 
 def steepest(spliced: Spliced, pairs: Pairs, settings: Tried) -> list[str]:
-    """The features that are tried, by their numbers: all, or those along which the rows' log-likelihood rises most steeply."""
+    """The features that are tried, by their numbers: all, or those along which the rows' log-likelihood rises most steeply.
+
+    Only rows of the first round choose them, so that later rounds and the test of presence know nothing of the choice.
+    """
     n = len(spliced.directions)
     if n <= settings.features:
         return [str(k) for k in range(n)]
-    loaded, few = spliced.loaded, settings.rows[0]
-    rows = training_rows(loaded.tokenizer, pairs.prompts[:few], pairs.own[:few])
-    batch_size = loaded.batch_size("steering.rows", few)
-    slope = -gradient(
-        (n,), spliced.biased, prefilled(loaded, rows, [spliced.layer], few, True), loaded.model.device, batch_size
-    )
+    loaded, few = spliced.loaded, dealt(list(zip(pairs.prompts, pairs.own, strict=True)), settings.rows, settings.seed)[0]
+    rows = training_rows(loaded.tokenizer, [pairs.prompts[k] for k in few], [pairs.own[k] for k in few])
+    batches = prefilled(loaded, rows, [spliced.layer], len(rows), True)
+    batch_size = loaded.batch_size("steering.rows", len(rows))
+    slope = -gradient((n,), spliced.biased, batches, loaded.model.device, batch_size)
     return [str(k) for k in slope.topk(settings.features).indices.tolist()]
