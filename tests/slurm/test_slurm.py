@@ -181,6 +181,7 @@ def test_every_rule_asks_for_what_it_states(cluster: Cluster, project: Project, 
         "store/resid_post.0/store.json",
         "sae/influence/plots/0.png",
         "sae/plots/judge.png",
+        "lion/sae_features.json",
     )
     also += tuple(f"lion/{name}.safetensors" for name in ("residuals", "student_activations"))
     asked, made = stated(
