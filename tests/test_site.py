@@ -87,7 +87,7 @@ def test_a_changed_figure_and_an_unclosed_table_are_noticed() -> None:
 
 
 def test_numbers_are_shown_without_their_zero_and_rounded_half_up() -> None:
-    assert [number(value, 1) for value in (4.25, 12.5, 0.05, -0.31, -1.25)] == ["4.3", "12.5", ".1", "−.3", "−1.3"]
+    assert [number(value, 1) for value in (4.25, 12.5, 0.05, -0.31, -1.25, -0.04)] == ["4.3", "12.5", ".1", "−.3", "−1.3", ".0"]
     assert interval({"mean": 0.0136, "ci95": [-0.003, 0.9999]}) == ".014 [−.003, 1.000]"
     assert [p_value(p) for p in (0.86, 0.043, 0.0025, 0.0005, 1e-9)] == [".86", ".043", ".0025", ".00050", "< .0001"]
     assert [whole(rank) for rank in (3.0, 256.5)] == ["3", "256.5"]

@@ -10,8 +10,8 @@ Read = Callable[[str], dict[str, Any]]
 
 
 def number(value: float, digits: int = 3) -> str:
-    """A number, rounded half up, without the zero before its point."""
-    shown = str(Decimal(repr(value)).quantize(Decimal(1).scaleb(-digits), ROUND_HALF_UP))
+    """A number, rounded half up, without the zero before its point; what rounds to zero has no sign."""
+    shown = str(Decimal(repr(value)).quantize(Decimal(1).scaleb(-digits), ROUND_HALF_UP) + 0)
     return shown.replace("-", "−").replace("0.", ".", 1) if abs(Decimal(shown)) < 1 else shown.replace("-", "−")
 
 
