@@ -12,6 +12,7 @@ import polars as pl
 import smollm2_tables
 import smollm2_verdicts
 import space_tables
+import steering_tables
 import vector_tables
 from cells import Read, Rows
 
@@ -411,6 +412,7 @@ EXTRACTS: dict[str, Callable[[Read], Rows]] = {
     **vector_tables.EXTRACTS,
     **pair_tables.EXTRACTS,
     **space_tables.EXTRACTS,
+    **steering_tables.EXTRACTS,
     **geometry_tables.EXTRACTS,
     **smollm2_tables.EXTRACTS,
     **smollm2_verdicts.EXTRACTS,

@@ -16,6 +16,7 @@ import pair_tables
 import smollm2_tables
 import smollm2_verdicts
 import space_tables
+import steering_tables
 import vector_tables
 from cells import Rows, interval, number, p_value, table, whole
 from extracts import ENTANGLED, METRICS, MODELS, PROMPTED, SIZES, TAUGHT, extract
@@ -446,6 +447,7 @@ TABLES: dict[str, Callable[[Rows], str]] = {
     **vector_tables.TABLES,
     **pair_tables.TABLES,
     **space_tables.TABLES,
+    **steering_tables.TABLES,
     **geometry_tables.TABLES,
     **smollm2_tables.TABLES,
     **smollm2_verdicts.TABLES,
