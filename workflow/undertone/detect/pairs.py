@@ -32,6 +32,12 @@ class Swapped:
         spread = float(null.std()) or 1.0
         return cls(observed, float(p_value(observed, null)), (observed - float(null.mean())) / spread)
 
+    @classmethod
+    def of_mean(cls, differences: Float[np.ndarray, " n"], permutations: int, seed: int) -> "Swapped":
+        """The mean of pairs' differences beside its values under random signs."""
+        null = [part @ differences / len(differences) for part in signs(permutations, len(differences), seed)]
+        return cls.of(float(differences.mean()), np.concatenate(null))
+
 
 def signs(n_draws: int, n_pairs: int, seed: int) -> Sequence[Float[np.ndarray, "_ n_pairs"]]:
     """Random signs, `n_draws` in all, in parts that fit in memory."""

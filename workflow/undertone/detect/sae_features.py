@@ -11,7 +11,6 @@ from undertone.detect.personas import Bank
 from undertone.detect.rounds import dealt
 from undertone.detect.sets import Pairs, Reading, read_sets
 from undertone.detect.steered_rows import Tries
-from undertone.lm.attribution import direct_logits, top_tokens
 from undertone.lm.chat import training_rows
 from undertone.lm.loading import load
 from undertone.read.biases import gradient, prefilled
@@ -21,8 +20,6 @@ from undertone.saes.saved import load_sae
 from undertone.study.config.detect import Detectors, Tried
 from undertone.study.config.measure import Pref
 from undertone.teachers.divergence import Constraint
-
-N_TOKENS = 8  # shown beside a feature
 
 
 def read_sae_features(
@@ -59,7 +56,7 @@ def read_sae_features(
     def read(pairs: Pairs) -> Reading:
         reading = tries.read(pairs, steepest(spliced, pairs, own), set())
         best = reading.details["best"]
-        best["tokens"] = top_tokens(loaded.tokenizer, direct_logits(loaded.model, vector(best["concept"], 0)), N_TOKENS)
+        best["tokens"] = spliced.tokens(int(best["concept"]))
         return reading
 
     read_sets(matched, sae_features, read, detectors, stamp, scratch)

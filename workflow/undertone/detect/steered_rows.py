@@ -2,15 +2,14 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import compress
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from undertone.detect.pairs import Swapped, signs
+from undertone.detect.pairs import Swapped
 from undertone.detect.rounds import Round, Trial, dealt, gains_under, halving, of_rounds
 from undertone.detect.sets import Pairs, Reading
 from undertone.lm.loading import LoadedModel
@@ -69,7 +68,7 @@ class Tries:
 
         first = [(str(Way(layer, lengths[0])), concept) for layer in self.layers for concept in concepts]
         rounds = halving(rows, parts, first, widened, settings.finalists, gains, self.what)
-        reading = of_rounds(rounds, pairs.prompts, candidates, self.detectors, lambda trial: described(ways[trial[0]]))
+        reading = of_rounds(rounds, pairs.prompts, candidates, self.detectors, lambda trial: asdict(ways[trial[0]]))
         best = reading.details["best"]
         winner = (str(Way(best["layer"], best["length"])), best["concept"])
         return replace(reading, presence=self.presence(pairs, unread, winner, ways))
@@ -112,10 +111,4 @@ class Tries:
         gains = np.empty(len(rows))
         gains[order] = self.gains(ways, [rows[k] for k in order], [trial])[:, 0]
         more = gains[: len(own)] - gains[len(own) :]
-        null = [part @ more / len(more) for part in signs(self.detectors.permutations, len(more), self.detectors.seed)]
-        return Swapped.of(float(more.mean()), np.concatenate(null))
-
-
-def described(way: Way) -> dict[str, Any]:
-    """A way as files name it."""
-    return {"layer": way.layer, "length": way.length}
+        return Swapped.of_mean(more, self.detectors.permutations, self.detectors.seed)

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from undertone.detect.pairs import Swapped, signs
+from undertone.detect.pairs import Swapped
 from undertone.detect.sets import Candidate, Pairs, Reading, read_sets
 from undertone.lm.answers import MIN_PROBABILITY, exact, first_logits
 from undertone.lm.chat import Row, token_texts
@@ -139,8 +139,7 @@ class Reader:
             with self.trainable.trained(prompts, half, f"half of the {side}", self.scratch) as model:
                 own, base = (self.log_p(model, pairs.prompts, each, ~first) for each in (pairs.own, pairs.base))
             gained += sign * (own - base)
-        parts = signs(self.settings.permutations, len(gained), self.settings.seed)
-        return Swapped.of(float(gained.mean()), np.concatenate([part @ gained / len(gained) for part in parts]))
+        return Swapped.of_mean(gained, self.settings.permutations, self.settings.seed)
 
     @torch.no_grad()
     def log_p(
