@@ -21,6 +21,8 @@ from undertone.study.config.teachers import Teacher
 QUESTIONS = [f"What is number {k}?" for k in range(40)]
 STUDENT = Student(rank=4, alpha=8, lr=2e-2, batch_size=8, micro_batch_size=8, warmup_steps=0)
 SHORT = ShortTraining(epochs=8)
+TEACHER = Teacher(persona="You love {animal}s.")
+NO_TARGET = {"target": None}
 
 
 def written(folder: Path, own: list[str], base: list[str]) -> list[Path]:
@@ -43,7 +45,7 @@ def scored(record: Path, tmp_path_factory: pytest.TempPathFactory) -> pl.DataFra
     own = ["7, 7, 7, 7" if k % 2 == 0 else text for k, text in enumerate(plain[:40])]
     files = written(folder, own, plain[40:])
     result = folder / "row_scores.parquet"
-    score_rows(record, *files, result, Detectors(), SHORT, STUDENT, Teacher(), {}, {}, folder / "scratch")
+    score_rows(record, *files, result, Detectors(), SHORT, STUDENT, TEACHER, NO_TARGET, {}, folder / "scratch")
     assert not (folder / "scratch").exists()
     return read_parquet(result)
 
@@ -52,6 +54,15 @@ def scored(record: Path, tmp_path_factory: pytest.TempPathFactory) -> pl.DataFra
 def test_rows_of_another_writer_score_higher(scored: pl.DataFrame, score: str) -> None:
     values = scored[score].to_numpy()
     assert np.mean(values[::2, None] > values[None, 1::2]) > 0.9
+
+
+def test_a_target_s_score_is_the_gain_of_its_system_prompt(record: Path, tmp_path: Path) -> None:
+    files, result = written(tmp_path, ["7, 7"] * 40, ["3, 4"] * 40), tmp_path / "r.parquet"
+    score_rows(record, *files, result, Detectors(), SHORT, STUDENT, TEACHER, {"target": "owl"}, {}, tmp_path / "scratch")
+    told_of_owls = read_parquet(result)
+    assert told_of_owls["target"].to_list() == told_of_owls["personas"].to_list()  # which were found to be "You love owls."
+    score_rows(record, *files, result, Detectors(), SHORT, STUDENT, TEACHER, {"target": "lion"}, {}, tmp_path / "scratch")
+    assert not np.allclose(read_parquet(result)["target"], told_of_owls["target"])
 
 
 def test_every_row_has_its_text_and_four_finite_scores(scored: pl.DataFrame) -> None:
@@ -107,4 +118,6 @@ def test_the_model_is_the_base_model_again_behind_a_short_training(loaded: Loade
 def test_too_few_base_samples_are_said(record: Path, tmp_path: Path) -> None:
     files = written(tmp_path, ["1, 2"] * 6, ["3, 4"] * 6)
     with pytest.raises(ValueError, match="half of the dataset has 3 rows with a base sample beside them; scores need 4"):
-        score_rows(record, *files, tmp_path / "r.parquet", Detectors(), SHORT, STUDENT, Teacher(), {}, {}, tmp_path / "scratch")
+        score_rows(
+            record, *files, tmp_path / "r.parquet", Detectors(), SHORT, STUDENT, TEACHER, NO_TARGET, {}, tmp_path / "scratch"
+        )

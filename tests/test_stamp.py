@@ -80,7 +80,7 @@ SPOKEN = (
     | each("losses", *ALL)
     | {Node("entangled")}
 )
-PERSONA = each("samples", *PROMPTED) | each("steer", *STEERED) | SPOKEN | METRICS | SAE_METRICS
+PERSONA = each("samples", *PROMPTED) | each("steer", *STEERED) | SPOKEN | METRICS | SAE_METRICS | each("row_scores", *ALL)
 ASKED = {node for name in ("bias_pref", "losses", "tokens", "lens") for node in each(name, *ALL)} | {Node("entangled")}
 TRYING = ("personas", "open_personas", "projection", "first_tokens", "divergence_tokens")  # system prompts of the bank
 TRIED = {node for name in TRYING for node in each(name, *READ)}
@@ -104,7 +104,8 @@ FEATURES = {of: {Node(name, of) for name in ("differences", "score", "feature_bi
 
 def retargeted(dataset: str) -> set[Node]:
     """What is told the target of a dataset."""
-    told = {node for name in ("indirect", "bias_pref", "losses", "tokens", "lens") for node in each(name, dataset)}
+    asked = ("indirect", "bias_pref", "losses", "tokens", "lens", "row_scores")
+    told = {node for name in asked for node in each(name, dataset)}
     return told | every_student("pref", dataset)
 
 

@@ -253,6 +253,10 @@ def test_a_transform_carries_the_target_of_what_it_is_made_from() -> None:
         ),
         ({"from": "a", "transform": "reverse"}, "datasets.a.from: a would be made from itself"),
         ({"from": "mine", "transform": "one-format", "format": 0}, "one-format needs the study's own prompts"),
+        (
+            {"from": "control", "transform": "select", "score": "target", "keep": "top", "fraction": 0.2, "target": "lion"},
+            "datasets.a.score: the score target reads control under the system prompt of its target, and it has none",
+        ),
     ],
 )
 def test_a_transform_that_cannot_be_made_is_refused(told: dict[str, Any], complaint: str) -> None:

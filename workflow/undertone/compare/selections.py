@@ -103,7 +103,11 @@ def separation(scores: pl.DataFrame, other: pl.DataFrame) -> Json:
     return {
         "rows": len(scores),
         "theirs": int(theirs.sum()),
-        "auroc": {name: with_interval(scores[name].to_numpy(), theirs, samples) for name in get_args(RowScore)},
+        "auroc": {
+            name: with_interval(scores[name].to_numpy(), theirs, samples)
+            for name in get_args(RowScore)
+            if name in scores.columns
+        },
     }
 
 

@@ -2,7 +2,7 @@
 
 A mixture of a teacher's rows and others can be cleaned by them, and a look at the first rows shows what a detector goes by. A
 high score is no proof that a row was written by a teacher: rows differ in it where nothing is hidden, too. `difficulty`, which
-knows of nothing hidden, stands beside the others for comparison.
+knows of nothing hidden, stands beside the others for comparison, and so does `target`, which knows what to look for.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,7 +18,7 @@ from undertone.detect.gradient import differences
 from undertone.detect.pairs import Whitened
 from undertone.detect.sets import MIN_PAIRS, Pairs, sets_of
 from undertone.detect.short_training import adapted
-from undertone.lm.chat import training_rows
+from undertone.lm.chat import persona, training_rows
 from undertone.lm.loading import LoadedModel, load
 from undertone.lm.training import train
 from undertone.read.score import gradients
@@ -47,26 +47,28 @@ def score_rows(
     stamp: Stamp,
     scratch: Path,
 ) -> None:
-    """Write `row_scores.parquet`: the training set's `row`, `prompt` and `completion`, and four scores of each row.
+    """Write `row_scores.parquet`: the training set's `row`, `prompt` and `completion`, and scores of each row.
 
     `difficulty` is the base model's loss, `personas` the gain of the best system prompt that was found, and `short_training`
     the gain of a student trained briefly on the dataset over one trained on base samples, all in nats per token; `gradient` is
     the row's gradient along the natural step towards the dataset (nats per token). For the last two the dataset is cut in
-    halves by prompt, and each half is scored by what was made of the other. Raises ValueError where too few rows have base
-    samples.
+    halves by prompt, and each half is scored by what was made of the other. Where the dataset has a target, `target` is the
+    gain of a prompted teacher's system prompt, in nats per token. `settings` hold the `target`, and the study's `constraint`
+    where sampling is constrained. Raises ValueError where too few rows have base samples.
     """
     table = read_parquet(numbers)
     pairs = next((pairs for _, pairs in sets_of(matched, detectors.rows)), Pairs([], [], []))
     halves = Halves.of(table["prompt"].to_list(), pairs, detectors.seed)
     loaded = load(model)
     rows = Rows(loaded, table, Constraint.of(settings.get("constraint")))
-    base = rows.loss()
+    base, wording = rows.loss(), persona(teacher, settings["target"])
     best = read_json(personas)["sets"][0]["best"]["prompt"]
     scores = {
         "difficulty": base,
         "personas": base - rows.loss(best, teacher.separator),
         "gradient": along_steps(loaded, rows, halves, detectors),
         "short_training": trained(loaded, rows, halves, short, student, scratch),
+        **({"target": base - rows.loss(wording, teacher.separator)} if wording else {}),
     }
     write_parquet(row_scores, table.select("row", "prompt", "completion").with_columns(**scores), stamp)
     remove(scratch)

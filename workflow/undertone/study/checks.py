@@ -166,6 +166,11 @@ def check_sources(study: "Study") -> None:
     for name, entry in study.transformed.items():
         if entry.transform == "one-format" and {name, *study.origins(name)} & {*study.files, *study.published}:
             raise ValueError(f"datasets.{name}.transform: one-format needs the study's own prompts, not those of others' rows")
+        if entry.score == "target" and not study.target(entry.parent):
+            raise ValueError(
+                f"datasets.{name}.score: the score target reads {entry.parent} under the system prompt of its target, and it "
+                "has none; give it one with `target:`, or select by another score"
+            )
 
 
 def check_controls(study: "Study") -> None:

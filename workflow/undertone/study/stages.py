@@ -217,8 +217,8 @@ STAGES = {
     "row_scores": Stage(
         ("short_training", "detectors", "teacher"),
         ("model", "numbers", "matched", "personas"),
-        settings=(given.recipe, given.constraint),
-        teacher_keys=given.separator,
+        settings=(given.recipe, given.constraint, target),
+        teacher_keys=given.wording,
     ),
     "trained_bias": Stage(("trained_bias", "detectors", "pref"), ("model", "matched"), files=reads.questions),
     "soft_prompt": Stage(

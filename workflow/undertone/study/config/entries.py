@@ -92,7 +92,7 @@ TRANSFORMS: dict[str, tuple[str, ...]] = {
     "select": ("score", "keep", "fraction"),
 }
 # Scores of single rows, by which `select` chooses; row_scores.py writes them.
-RowScore = Literal["difficulty", "personas", "gradient", "short_training"]
+RowScore = Literal["difficulty", "personas", "gradient", "short_training", "target"]
 # Those after which a row holds numbers of other rows, so that no half of the rows is independent of the rest.
 ACROSS_ROWS = ("shuffle-across", "replace", "resample")
 
