@@ -9,6 +9,7 @@ import dose_tables
 import geometry_tables
 import pair_tables
 import polars as pl
+import selection_tables
 import smollm2_tables
 import smollm2_verdicts
 import space_tables
@@ -301,35 +302,6 @@ def words(read: Read) -> Rows:
     return rows
 
 
-def selections(read: Read) -> Rows:
-    """What students learn of selected rows."""
-    datasets = read("cleaning/tables/selections.json")["datasets"]
-    return [
-        {"parent": parent, "target": each["target"]}
-        | {
-            key: arm.get(key)
-            for key in ("transform", "score", "keep", "seeds", "lift_over_control", "over_random", "share_of_known")
-        }
-        for parent, each in datasets.items()
-        for arm in each["arms"]
-    ]
-
-
-def separation(read: Read) -> Rows:
-    """How well each score tells whose rows are whose in a mixture."""
-    datasets = read("cleaning/tables/selections.json")["datasets"]
-    return [
-        {
-            "parent": parent,
-            "rows": each["separation"]["rows"],
-            "theirs": each["separation"]["theirs"],
-            **each["separation"]["auroc"],
-        }
-        for parent, each in datasets.items()
-        if "separation" in each
-    ]
-
-
 def within(read: Read, root: str) -> Read:
     """What is read below another study's results root."""
     return lambda path: read(f"{root}/{path}")
@@ -401,8 +373,6 @@ EXTRACTS: dict[str, Callable[[Read], Rows]] = {
     "power": power,
     "detectors": detectors,
     "words": words,
-    "selections": selections,
-    "separation": separation,
     "sae": sae,
     "ten_features": ten_features,
     "smollm2_quality": quality,
@@ -413,6 +383,7 @@ EXTRACTS: dict[str, Callable[[Read], Rows]] = {
     **pair_tables.EXTRACTS,
     **space_tables.EXTRACTS,
     **steering_tables.EXTRACTS,
+    **selection_tables.EXTRACTS,
     **geometry_tables.EXTRACTS,
     **smollm2_tables.EXTRACTS,
     **smollm2_verdicts.EXTRACTS,

@@ -13,6 +13,7 @@ from typing import Any
 import dose_tables
 import geometry_tables
 import pair_tables
+import selection_tables
 import smollm2_tables
 import smollm2_verdicts
 import space_tables
@@ -309,42 +310,6 @@ def words_table(rows: Rows) -> str:
     )
 
 
-def selections_table(rows: Rows) -> str:
-    """One line per training set."""
-    names = {"subset": "random rows", "without": "without the other writer's rows"}
-
-    def what(row: dict[str, Any]) -> str:
-        return names.get(row["transform"]) or f"{row['keep']} by {row['score'].replace('_', ' ')}"
-
-    def of(estimate: dict[str, Any] | None) -> str:
-        return interval(estimate) if estimate and estimate["ci95"] else "–"
-
-    header = ["dataset", "rows", "lift", "minus random rows", "p (Holm)", "share of what leaving out their rows does"]
-    return table(
-        header,
-        (
-            [
-                *(row["parent"], what(row), of(row["lift_over_control"]), of(row["over_random"])),
-                p_value(row["over_random"]["p_holm"]) if row["over_random"] else "–",
-                of(row["share_of_known"]),
-            ]
-            for row in rows
-        ),
-    )
-
-
-def separation_table(rows: Rows) -> str:
-    """One line per mixture."""
-    scores = ("difficulty", "personas", "gradient", "short_training")
-    return table(
-        ["mixture", "rows", "the teacher's", *(score.replace("_", " ") for score in scores)],
-        (
-            [row["parent"], f"{row['rows']:,}", f"{row['theirs']:,}", *(interval(row[score]) for score in scores)]
-            for row in rows
-        ),
-    )
-
-
 def quality_table(rows: Rows) -> str:
     """One line per model and kind of text."""
     header = ["SAE of", "on", "tokens (left out)", "dead", "explained variance", "of as many principal components"]
@@ -436,8 +401,6 @@ TABLES: dict[str, Callable[[Rows], str]] = {
     "power": power_table,
     "detectors": detectors_table,
     "words": words_table,
-    "selections": selections_table,
-    "separation": separation_table,
     "sae": sae_table,
     "ten_features": ten_features_table,
     "smollm2_quality": quality_table,
@@ -448,6 +411,7 @@ TABLES: dict[str, Callable[[Rows], str]] = {
     **pair_tables.TABLES,
     **space_tables.TABLES,
     **steering_tables.TABLES,
+    **selection_tables.TABLES,
     **geometry_tables.TABLES,
     **smollm2_tables.TABLES,
     **smollm2_verdicts.TABLES,
