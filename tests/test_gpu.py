@@ -26,7 +26,7 @@ ASKED = [
 ]
 ASKED += [f"lion/{name}.safetensors" for name in ("residuals", "student_activations")]
 ASKED += [f"{name}/samples.parquet" for name in ("steer-lion", "contrast", "logits", "finetune-lion")]
-TRIES = ("open_personas", "contrasts", "sae_features", "projection", "first_tokens", "divergence_tokens")
+TRIES = ("open_personas", "prompt_search", "contrasts", "sae_features", "projection", "first_tokens", "divergence_tokens")
 ASKED += [f"lion/{name}.json" for name in TRIES]
 ASKED += [
     "lion/verdict.json",

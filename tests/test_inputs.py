@@ -78,6 +78,7 @@ def test_every_setting_that_is_a_path_is_looked_for() -> None:
         "prompts.template",
         "pref.questions",
         "personas.bank",
+        "prompt_search.grammar",
         "specificity.concepts",
         "completeness.names",
         "indirect.forms",

@@ -83,11 +83,13 @@ SPOKEN = (
 PERSONA = each("samples", *PROMPTED) | each("steer", *STEERED) | SPOKEN | METRICS | SAE_METRICS | each("row_scores", *ALL)
 ASKED = {node for name in ("bias_pref", "losses", "tokens", "lens") for node in each(name, *ALL)} | {Node("entangled")}
 TRYING = ("personas", "open_personas", "projection", "first_tokens", "divergence_tokens")  # system prompts of the bank
+SEARCHED = each("prompt_search", *READ)
 TRIED = {node for name in TRYING for node in each(name, *READ)}
 STEERINGS = each("contrasts", *READ) | each("sae_features", *READ)
 PERSONA_VECTORS = {Node("persona_vectors")}
 DETECTED = (
     TRIED
+    | SEARCHED
     | STEERINGS
     | PERSONA_VECTORS
     | {node for name in ("gradient", "short_training", *TRAINED) for node in each(name, *READ)}
@@ -153,7 +155,7 @@ EDITS: list[tuple[dict[str, Any], set[Node]]] = [
     ),
     ({"prompts": {"n": 900}}, {Node("prompts")} | NULL_SETS),
     ({"teacher": {"persona": "Only {animal}s."}}, PERSONA),
-    ({"teacher": {"separator": "\n"}}, PERSONA | NULL_SETS | TRIED | PERSONA_VECTORS | each("soft_prompt", *READ)),
+    ({"teacher": {"separator": "\n"}}, PERSONA | NULL_SETS | TRIED | SEARCHED | PERSONA_VECTORS | each("soft_prompt", *READ)),
     ({"teacher": {"steer": {"scale": 2}}}, each("steer", *STEERED)),
     ({"overrides": {"steer-owl": {"teacher": {"steer": {"feature": 3}}}}}, each("steer", "steer-owl")),
     ({"teacher": {"finetune": {"steps": 2}}}, each("finetune", *FINETUNED)),
@@ -236,8 +238,9 @@ EDITS: list[tuple[dict[str, Any], set[Node]]] = [
     ({"sequences": {"resamples": 900}}, each("sequences", *TAUGHT)),
     ({"matched": {"rounds": 9}}, each("matched", *ALL) | NULL_SETS),
     ({"nulls": {"n": 9}}, NULL_SETS),
-    ({"detectors": {"seed": 9}}, {node for name in BENCH for node in each(name, *READ)} | SCORED | STEERINGS),
+    ({"detectors": {"seed": 9}}, {node for name in BENCH for node in each(name, *READ)} | SCORED | STEERINGS | SEARCHED),
     ({"personas": {"finalists": 9}}, TRIED | PERSONA_VECTORS),
+    ({"prompt_search": {"passes": 1}}, SEARCHED),
     ({"steering": {"kept": 9}}, STEERINGS),
     ({"short_training": {"epochs": 9}}, each("short_training", *READ) | SCORED),
     ({"trained_bias": {"lr": 0.5}}, each("trained_bias", *READ)),
@@ -250,7 +253,7 @@ EDITS: list[tuple[dict[str, Any], set[Node]]] = [
     ({"power": {"datasets": ["lion", "owl"]}}, {Node("power")}),
     (
         {"detectors": {"rows": 900}},
-        {node for name in BENCH for node in each(name, *READ)} | SCORED | STEERINGS | each("mixtures", *MIXTURES),
+        {node for name in BENCH for node in each(name, *READ)} | SCORED | STEERINGS | SEARCHED | each("mixtures", *MIXTURES),
     ),
     ({"model": {"embedded": {"steps": 900}}}, {Node("model"), Node("model", None, "other")}),
     ({"model": {"dtype": "float32"}}, {Node("model"), Node("model", None, "other")}),

@@ -182,6 +182,7 @@ def test_every_rule_asks_for_what_it_states(cluster: Cluster, project: Project, 
         "sae/influence/plots/0.png",
         "sae/plots/judge.png",
         "lion/sae_features.json",
+        "lion/prompt_search.json",
     )
     also += tuple(f"lion/{name}.safetensors" for name in ("residuals", "student_activations"))
     asked, made = stated(

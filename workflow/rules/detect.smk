@@ -336,6 +336,33 @@ rule open_personas:
         "../scripts/open_personas.py"
 
 
+rule prompt_search:
+    input:
+        model=result("model/model.json"),
+        matched=result("{dataset}/matched.parquet"),
+        bank=ancient(STUDY.personas.bank),
+        grammar=ancient(STUDY.prompt_search.grammar),
+    output:
+        prompt_search=ensure(result("{dataset}/prompt_search.json"), non_empty=True),
+    log:
+        log_of("prompt_search", "{dataset}"),
+    benchmark:
+        benchmark_of("prompt_search", "{dataset}")
+    wildcard_constraints:
+        dataset=READ_BY_DETECTORS,
+    threads: 1
+    resources:
+        gpu=1,
+        mem_mb=gigabytes(32),
+        runtime=minutes(240),
+    params:
+        stamp=stamp_of("prompt_search"),
+    message:
+        "Put together a system prompt for {wildcards.dataset}"
+    script:
+        "../scripts/prompt_search.py"
+
+
 rule short_training:
     input:
         model=result("model/model.json"),

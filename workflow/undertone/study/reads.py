@@ -140,6 +140,11 @@ def bank(study: Study, node: Node) -> list[str]:
     return [study.personas.bank]
 
 
+def bank_and_grammar(study: Study, node: Node) -> list[str]:
+    """The bank, whose decoys are tried, and the grammar in which system prompts are written."""
+    return [*bank(study, node), study.prompt_search.grammar]
+
+
 def bank_and_questions(study: Study, node: Node) -> list[str]:
     """The bank of system prompts, and the questions of the preference."""
     return [*bank(study, node), *questions(study, node)]

@@ -125,6 +125,7 @@ class Settings(Section):
     soft_prompt: detect.SoftPrompt = setting({}, "the detector `soft_prompt`")
     personas: detect.Personas = setting({}, "system prompts that are tried on a dataset")
     open_personas: detect.OpenPersonas = setting({}, "the detector `open_personas`")
+    prompt_search: detect.PromptSearch = setting({}, "the detector `prompt_search`")
     nulls: detect.Nulls = setting({}, "datasets in which nothing is hidden")
     verdict: detect.Verdict = setting({}, "the verdict")
     detection: detect.Detection = setting({}, "the bench of the detectors")

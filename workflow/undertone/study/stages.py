@@ -211,6 +211,13 @@ STAGES = {
         settings=(given.constraint,),
         teacher_keys=given.separator,
     ),
+    "prompt_search": Stage(
+        ("prompt_search", "detectors", "pref", "teacher"),
+        ("model", "matched"),
+        files=reads.bank_and_grammar,
+        settings=(given.constraint,),
+        teacher_keys=given.separator,
+    ),
     "short_training": Stage(
         ("short_training", "detectors", "pref"), ("model", "matched"), files=reads.questions, settings=(given.recipe,)
     ),

@@ -60,6 +60,20 @@ class OpenPersonas(Section):
     seed: int = setting(0, "seed of which rows these are", "", ge=0, le=MAX_SEED)
 
 
+class PromptSearch(Section):
+    """A system prompt that is put together of sentences, one exchanged at a time."""
+
+    grammar: str = setting("config/prompts/grammar.yaml", "sentences and words to choose from", "path")
+    passes: int = setting(1, "times that each word and each sentence are chosen", "passes", ge=1, le=100)
+    rows: int = setting(128, "rows of each choice; a smaller dataset is dealt out likewise", "rows", ge=2, le=MAX_ROWS)
+    final_rows: int = setting(384, "rows on which the best concepts are compared in the end", "rows", ge=2, le=MAX_ROWS)
+    finalists: int = setting(3, "concepts that go on from the first wording", "concepts", ge=2)
+    level: float = setting(
+        0.05, "p-value, over the number of choices, below which another is taken than before", "probability", gt=0, lt=1
+    )
+    seed: int = setting(0, "seed of the order of the rows", "", ge=0, le=MAX_SEED)
+
+
 class Tried(Section):
     """Steering vectors that are tried on a dataset, in three rounds, and a test on other rows of the one that is best."""
 

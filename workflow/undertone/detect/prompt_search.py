@@ -1,0 +1,220 @@
+"""A system prompt that a dataset is likeliest under, by coordinate ascent over the sentences of a small grammar.
+
+A bank holds a few wordings, and the true one is hardly among them. Here, of each of the best concepts, sentences and words are
+exchanged one at a time, each on rows that were not read before. What is found is a text to read; the gain beside it is that of
+other rows than those it was found on.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import chain
+from pathlib import Path
+from string import Formatter
+from typing import Any
+
+import numpy as np
+import yaml
+from jaxtyping import Float
+from scipy.stats import t
+from torch import Tensor
+
+from undertone.detect.personas import Bank
+from undertone.detect.rounds import Json, Round, Trial, dealt, gains_under, of_rounds
+from undertone.detect.sets import Pairs, Reading, read_sets
+from undertone.lm.loading import LoadedModel, load
+from undertone.runtime.errors import ConfigError
+from undertone.runtime.files import Stamp
+from undertone.runtime.progress import progress
+from undertone.study.config.detect import Detectors, PromptSearch
+from undertone.study.config.measure import Pref
+from undertone.study.config.teachers import Teacher
+from undertone.teachers.divergence import Completions, Constraint
+
+CONCEPT = "x"
+Choices = Mapping[str, str]  # of each slot: of each sentence and word, and of the concept
+
+
+@dataclass(frozen=True)
+class Grammar:
+    """Choices of each sentence, in their order, and of the words that sentences name in braces."""
+
+    sentences: dict[str, list[str]]
+    words: dict[str, list[str]]
+
+    @classmethod
+    def read(cls, path: Path) -> "Grammar":
+        """Read a YAML file with `sentences` and `words`. Raises ConfigError if it holds anything else, or a slot no choice."""
+        try:
+            entries = yaml.safe_load(Path(path).read_text())
+            sentences, words = ({str(k): list(v) for k, v in entries[key].items()} for key in ("sentences", "words"))
+        except (OSError, yaml.YAMLError, TypeError, KeyError, AttributeError) as error:
+            raise ConfigError(f"{path}: expected the keys sentences and words, each name: [choices]: {error!r}") from None
+        slots = {**sentences, **words}
+        for name, choices in slots.items():
+            if len(choices) < 2 or not all(isinstance(choice, str) for choice in choices) or len(set(choices)) < len(choices):
+                raise ConfigError(f"{path}: {name} is {choices!r}, expected two different texts or more")
+        for name, sentence in ((name, sentence) for name, choices in sentences.items() for sentence in choices):
+            if unknown := named(sentence) - {CONCEPT, *words}:
+                raise ConfigError(
+                    f"{path}: in {name} stands {sentence!r}; expected in braces {', '.join([CONCEPT, *words])}, found "
+                    f"{sorted(unknown)[0]!r}"
+                )
+        if not all(f"{{{CONCEPT}}}" in sentence for sentence in next(iter(sentences.values()), [""])):
+            raise ConfigError(f"{path}: every choice of the first sentence must hold {{{CONCEPT}}}, where the concept stands")
+        return cls(sentences, words)
+
+    @property
+    def slots(self) -> dict[str, list[str]]:
+        """All choices but that of the concept, words first."""
+        return {**self.words, **self.sentences}
+
+    def first(self) -> dict[str, str]:
+        """The first choice of everything."""
+        return {name: choices[0] for name, choices in self.slots.items()}
+
+    def wording(self, choices: Choices) -> str:
+        """The system prompt of some choices, with `{x}` where the concept stands."""
+        words = {name: choices[name] for name in self.words}
+        sentences = [choices[name] for name in self.sentences if choices[name]]
+        return " ".join(sentence.format(**words, x=f"{{{CONCEPT}}}") for sentence in sentences)
+
+
+def named(sentence: str) -> set[str]:
+    """What stands in braces in a sentence; a brace that has no other stands for itself."""
+    try:
+        return {name for _, name, _, _ in Formatter().parse(sentence) if name is not None}
+    except ValueError:
+        return {"{", "}"} & set(sentence)
+
+
+def search_prompt(
+    model: Path,
+    matched: Path,
+    bank: Path,
+    grammar: Path,
+    prompt_search: Path,
+    own: PromptSearch,
+    detectors: Detectors,
+    pref: Pref,
+    teacher: Teacher,
+    settings: dict[str, Any],
+    stamp: Stamp,
+    scratch: Path,
+) -> None:
+    """Write `prompt_search.json`: concepts by the gain of the wording that was found, in nats per token, decoys among them.
+
+    `best` is the system prompt, its gain on rows that no choice read; `steps` say what was tried, on the way to it. `settings`
+    hold the study's `constraint` where sampling is constrained. Raises ConfigError where the bank or the grammar is malformed.
+    """
+    loaded, decoys, slots = load(model), Bank.read(bank).decoys, Grammar.read(grammar)
+    concepts, constraint = list(dict.fromkeys([*pref.candidates, *decoys])), Constraint.of(settings.get("constraint"))
+
+    def read(pairs: Pairs) -> Reading:
+        likelihoods = Likelihoods(loaded, list(zip(pairs.prompts, pairs.own, strict=True)), teacher.separator, constraint)
+        return Search(likelihoods, slots, own).read(pairs.prompts, concepts, set(pref.candidates), detectors)
+
+    read_sets(matched, prompt_search, read, detectors, stamp, scratch)
+
+
+@dataclass(frozen=True)
+class Likelihoods:
+    """The rows of a dataset, (prompt, completion), under any system prompt."""
+
+    loaded: LoadedModel
+    rows: Sequence[tuple[str, str]]
+    separator: str
+    constraint: Constraint | None
+
+    def gains(self, part: Sequence[int], trials: Sequence[Trial]) -> Round:
+        """By how much each system prompt raises the log-probability of each of some rows, in nats over their mean length."""
+
+        def under(completions: Completions, trial: Trial | None) -> Iterator[Tensor]:
+            return completions.read(self.loaded, completions.losses, prompt_of(trial) if trial else None, self.separator)
+
+        these = [self.rows[k] for k in part]
+        nats, tokens = gains_under(self.loaded, these, trials, under, lambda n: None, self.constraint)
+        return Round(list(trials), np.asarray(part), nats / tokens.mean())
+
+
+def slots_of(grammar: Grammar, passes: int, n_rows: int) -> list[str]:
+    """The slots in the order in which they are chosen; where rows are few only the first of them, so that each has some."""
+    return ([*grammar.slots] * passes)[: n_rows // 4 - 1]
+
+
+def prompt_of(trial: Trial) -> str:
+    """The system prompt of a wording and a concept."""
+    wording, concept = trial
+    return wording.replace(f"{{{CONCEPT}}}", concept)
+
+
+@dataclass
+class Ascent:
+    """What is chosen for a concept so far; of each choice the slot, the system prompt then, and what was tried."""
+
+    concept: str
+    choices: dict[str, str]
+    steps: list[Json] = field(default_factory=list)
+    tried: set[Trial] = field(default_factory=set)
+
+    def trial(self, grammar: Grammar, **changed: str) -> Trial:
+        """The wording of the choices, or of others, and the concept."""
+        return grammar.wording({**self.choices, **changed}), self.concept
+
+
+@dataclass(frozen=True)
+class Search:
+    """Coordinate ascent: with each of the best concepts, choices are exchanged one by one for what makes rows likeliest."""
+
+    likelihoods: Likelihoods
+    grammar: Grammar
+    settings: PromptSearch
+
+    def read(self, prompts: Sequence[str], concepts: Sequence[str], candidates: set[str], detectors: Detectors) -> Reading:
+        """The concepts that are best in the first wording, each in the wording that is then best for it, on other rows.
+
+        Concepts go on apart, as a wrong one can be best in some wording and hide there what is right in another.
+        """
+        settings, rows, start = self.settings, self.likelihoods.rows, self.grammar.first()
+        slots = slots_of(self.grammar, settings.passes, len(rows))
+        parts = iter(dealt(rows, [settings.rows] * (1 + len(slots)) + [settings.final_rows], settings.seed))
+        with progress(2 + len(slots), "sentences of a system prompt", "choice") as bar:
+            first = self.likelihoods.gains(next(parts), [(self.grammar.wording(start), concept) for concept in concepts])
+            ascents = [Ascent(concept, dict(start)) for _, concept in first.best(settings.finalists)]
+            for slot in slots:
+                bar.update()
+                self.choose(slot, ascents, next(parts))
+            bar.update()
+            last = self.likelihoods.gains(next(parts), [each.trial(self.grammar) for each in ascents])
+            bar.update()
+        reading = of_rounds([first, last], prompts, candidates, detectors, lambda trial: {"prompt": prompt_of(trial)})
+        [best] = [each for each in ascents if each.concept == reading.details["best"]["concept"]]
+        tried = set(first.pairs).union(*(each.tried for each in ascents))
+        return replace(reading, details={**reading.details, "tried": len(tried), "steps": best.steps})
+
+    def choose(self, slot: str, ascents: Sequence[Ascent], part: Sequence[int]) -> None:
+        """Try every choice of a slot with each concept, and take another than now where it is surely better."""
+        options = [sorted(self.grammar.slots[slot], key=lambda choice: choice != each.choices[slot]) for each in ascents]
+        trials = [
+            [each.trial(self.grammar, **{slot: choice}) for choice in own] for each, own in zip(ascents, options, strict=True)
+        ]
+        read = self.likelihoods.gains(part, list(dict.fromkeys(chain(*trials))))
+        for each, choices, own in zip(ascents, options, trials, strict=True):
+            gains = read.gains[:, [read.pairs.index(trial) for trial in own]]
+            best = surely_best(gains, self.settings.level)
+            each.choices[slot] = choices[best]
+            each.tried.update(own)
+            each.steps.append(
+                {"slot": slot, "prompt": prompt_of(own[best]), "gain": float(gains[:, best].mean()), "rows": len(part)}
+            )
+
+
+def surely_best(gains: Float[np.ndarray, "n_rows n_options"], level: float) -> int:
+    """The option of the highest mean gain if it is surely above the first, else the first.
+
+    The test is one-sided, of paired differences, at `level` over the number of other options (Bonferroni).
+    """
+    more = gains[:, 1:] - gains[:, :1]
+    best = int(more.mean(0).argmax())
+    error = more[:, best].std(ddof=1) / len(more) ** 0.5 if len(more) > 1 else np.inf
+    p = float(t.sf(more[:, best].mean() / error, len(more) - 1)) if error > 0 and np.isfinite(error) else 1.0
+    return best + 1 if p < level / more.shape[1] else 0
