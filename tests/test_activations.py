@@ -279,7 +279,7 @@ def test_rows_that_do_not_fit_in_memory_are_summed_in_parts(
     assert sizes == [5, 2, 2, 1, 2, 2, 1]
     assert "activations.batch_size: 5 rows at once do not fit" in capsys.readouterr().err
     for name, whole in found[0].items():
-        torch.testing.assert_close(found[1][name], whole, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(found[1][name], whole, rtol=1e-4, atol=1e-4)  # of sums over rows
 
 
 def test_memory_that_runs_out_at_the_sae_leaves_no_row_counted_twice(
