@@ -127,7 +127,7 @@ def test_what_fires_is_read_in_the_order_of_the_text(record: Path, contexts: lis
     acts = np.concatenate(
         [Reader(loaded, sae, HookPoint(0), contexts, 1e9, 0, 0).read([k]).acts[0, 1:].numpy() for k in range(len(contexts))]
     )
-    assert firing.acts.toarray() == pytest.approx(acts, abs=1e-5)
+    assert firing.acts.toarray() == pytest.approx(acts, rel=1e-4, abs=1e-4)
     assert firing.counts.tolist() == (acts > 0).sum(0).tolist()
 
 
