@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 TINY = {"corpus": str(ROOT / "config/corpus.yaml"), "hidden_size": 32, "n_layers": 2, "n_heads": 2}
 
 # The files that take minutes go first, so that the workers end together.
-LONG = ("test_workflow.py", "test_slurm.py", "test_kill.py", "test_chain.py", "test_detection.py")
+LONG = ("test_workflow.py", "test_slurm.py", "test_kill.py", "test_chain.py", "test_detection.py", "test_smollm2.py")
 
 torch.set_num_threads(1)
 

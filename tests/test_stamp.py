@@ -240,7 +240,7 @@ EDITS: list[tuple[dict[str, Any], set[Node]]] = [
     ({"nulls": {"n": 9}}, NULL_SETS),
     ({"detectors": {"seed": 9}}, {node for name in BENCH for node in each(name, *READ)} | SCORED | STEERINGS | SEARCHED),
     ({"personas": {"finalists": 9}}, TRIED | PERSONA_VECTORS),
-    ({"prompt_search": {"passes": 1}}, SEARCHED),
+    ({"prompt_search": {"passes": 3}}, SEARCHED),
     ({"steering": {"kept": 9}}, STEERINGS),
     ({"short_training": {"epochs": 9}}, each("short_training", *READ) | SCORED),
     ({"trained_bias": {"lr": 0.5}}, each("trained_bias", *READ)),
