@@ -9,6 +9,7 @@ import dose_tables
 import geometry_tables
 import pair_tables
 import polars as pl
+import prompt_tables
 import selection_tables
 import smollm2_tables
 import smollm2_verdicts
@@ -383,6 +384,7 @@ EXTRACTS: dict[str, Callable[[Read], Rows]] = {
     **pair_tables.EXTRACTS,
     **space_tables.EXTRACTS,
     **steering_tables.EXTRACTS,
+    **prompt_tables.EXTRACTS,
     **selection_tables.EXTRACTS,
     **geometry_tables.EXTRACTS,
     **smollm2_tables.EXTRACTS,

@@ -13,6 +13,7 @@ from typing import Any
 import dose_tables
 import geometry_tables
 import pair_tables
+import prompt_tables
 import selection_tables
 import smollm2_tables
 import smollm2_verdicts
@@ -411,6 +412,7 @@ TABLES: dict[str, Callable[[Rows], str]] = {
     **pair_tables.TABLES,
     **space_tables.TABLES,
     **steering_tables.TABLES,
+    **prompt_tables.TABLES,
     **selection_tables.TABLES,
     **geometry_tables.TABLES,
     **smollm2_tables.TABLES,
