@@ -31,7 +31,7 @@ from undertone.study.config.teachers import Teacher
 from undertone.teachers.divergence import Completions, Constraint
 
 CONCEPT = "x"
-Choices = Mapping[str, str]  # of each slot: of each sentence and word, and of the concept
+Choices = Mapping[str, str]  # of each slot, which is a sentence or a word
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Grammar:
 
     @property
     def slots(self) -> dict[str, list[str]]:
-        """All choices but that of the concept, words first."""
+        """The choices of each slot, words first."""
         return {**self.words, **self.sentences}
 
     def first(self) -> dict[str, str]:
@@ -103,15 +103,15 @@ def search_prompt(
 ) -> None:
     """Write `prompt_search.json`: concepts by the gain of the wording that was found, in nats per token, decoys among them.
 
-    `best` is the system prompt, its gain on rows that no choice read; `steps` say what was tried, on the way to it. `settings`
+    `best` is the system prompt, its gain on rows that no choice read; `steps` say how it was chosen. `settings`
     hold the study's `constraint` where sampling is constrained. Raises ConfigError where the bank or the grammar is malformed.
     """
-    loaded, decoys, slots = load(model), Bank.read(bank).decoys, Grammar.read(grammar)
+    loaded, decoys, sentences = load(model), Bank.read(bank).decoys, Grammar.read(grammar)
     concepts, constraint = list(dict.fromkeys([*pref.candidates, *decoys])), Constraint.of(settings.get("constraint"))
 
     def read(pairs: Pairs) -> Reading:
         likelihoods = Likelihoods(loaded, list(zip(pairs.prompts, pairs.own, strict=True)), teacher.separator, constraint)
-        return Search(likelihoods, slots, own).read(pairs.prompts, concepts, set(pref.candidates), detectors)
+        return Search(likelihoods, sentences, own).read(pairs.prompts, concepts, set(pref.candidates), detectors)
 
     read_sets(matched, prompt_search, read, detectors, stamp, scratch)
 
