@@ -21,9 +21,11 @@ from undertone.lm.hooks import of_running_call, rewritten
 from undertone.lm.loading import LoadedModel, load
 from undertone.runtime.errors import ConfigError
 from undertone.runtime.files import read_json, write_json, write_parquet
+from undertone.study.config.vectors import MakeVector, Vector
 from undertone.study.study import load as load_study
 from undertone.study.vector_reads import decompositions
 from undertone.vectors.contrast import Contrast, principal
+from undertone.vectors.origins import halves
 from undertone.vectors.streams_of_text import gaussian, text_rows
 from undertone.vectors.vector import make_vector, orthogonal
 
@@ -174,6 +176,23 @@ def test_where_the_sets_do_not_differ_the_norms_p_is_uniform(paired: bool) -> No
         null = contrast.shuffled(39, torch.Generator().manual_seed(seed)).norm(dim=-1)
         values.append((1 + int((null >= contrast.difference.norm()).sum())) / 40)
     assert kstest(np.array(values) - 1 / 80, "uniform").pvalue > 0.01
+
+
+def test_of_noise_along_one_axis_only_the_projection_says_that_nothing_is_there() -> None:
+    """The components of both halves lie along the axis, so that their cosine is no evidence; a component has no null for it."""
+    cosines, outside = [], 0
+    for seed in range(100):
+        scale = torch.ones(16)
+        scale[0] = 3
+        contrast = Contrast(noise(seed, 60, 16) * scale, noise(seed + 1000, 60, 16) * scale, True)
+        built, rest = contrast.half(0), contrast.half(1)
+        entry, generator = Vector(kind="pca", positive=["a"], negative=["b"]), torch.Generator().manual_seed(seed)
+        said = halves(entry, principal(built.pairs), built, rest, MakeVector(nulls=39), generator)
+        assert (said["split_half"]["p"], said["split_half"]["n"]) == (None, 0)
+        cosines.append(abs(said["split_half"]["value"]))
+        outside += said["projection"]["ci95"][0] > 0 or said["projection"]["ci95"][1] < 0
+    assert np.median(cosines) > 0.9
+    assert outside <= 12
 
 
 @pytest.mark.parametrize("paired", [True, False])

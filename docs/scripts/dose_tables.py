@@ -30,7 +30,7 @@ def vectors_table(rows: Rows) -> str:
             f"`{row['vector']}`",
             f"{row['kind']}, {row['layer']}",
             number(row["norm_ratio"], 2),
-            f"{number(half['value'], 2)} ({number(half['null_95'], 2)})" if half else "–",
+            f"{number(half['value'], 2)} ({number(half['null_95'], 2) if half['n'] else '–'})" if half else "–",
             sizes(row["window"]),
             f"{interval(row['lift'])} at {number(row['scale'], 2)}",
             number(row["null_95"]),

@@ -108,10 +108,15 @@ def halves(
     making: MakeVector,
     generator: torch.Generator,
 ) -> dict[str, Any]:
-    """The cosine with the vector of the other half, beside that of shuffled halves, and the projection of its pairs."""
-    other = principal(rest.pairs) if entry.kind == "pca" else rest.difference
+    """The cosine with the vector of the other half, beside that of shuffled halves, and the projection of its pairs.
+
+    First components have no null: where noise is widest along one axis, those of two halves of nothing but noise lie along it.
+    """
     one, two = (half.shuffled(making.nulls, generator) for half in (built, rest))
     null = cosine_similarity(one, two, dim=-1) if len(one) and len(two) else torch.zeros(0)
+    other = rest.difference
+    if entry.kind == "pca":
+        other, null = principal(rest.pairs), torch.zeros(0)
     along = rest.pairs @ normalize(vector, dim=0)
     return {
         "split_half": against(float(cosine_similarity(vector, other, dim=0)), null),
