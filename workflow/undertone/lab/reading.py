@@ -64,7 +64,8 @@ class Read:
         """A number of 0 to 1 for each token and feature, the same whatever batch the token is read in."""
         token = (self.row * 2**20).unsqueeze(1) + torch.arange(self.ids.shape[1], device=self.ids.device)
         feature = torch.arange(self.acts.shape[-1], device=self.ids.device)
-        mixed = token.unsqueeze(-1) * MULTIPLIERS[0] + feature * MULTIPLIERS[1] + seed * MULTIPLIERS[2]
+        start = torch.tensor(seed, device=self.ids.device) * MULTIPLIERS[2]  # wraps around, as a Python integer would not
+        mixed = token.unsqueeze(-1) * MULTIPLIERS[0] + feature * MULTIPLIERS[1] + start
         mixed = (mixed ^ (mixed >> 29)) * MULTIPLIERS[3]
         return ((mixed ^ (mixed >> 32)) & (2**24 - 1)).float() / 2**24
 
