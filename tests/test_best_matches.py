@@ -8,9 +8,11 @@ from scipy.sparse import csr_array
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from undertone.pairs import best_matches
 from undertone.pairs.aligned import align
 from undertone.pairs.best_matches import Halves, matched, trivial
 from undertone.pairs.correlations import Activity, correlations
+from undertone.pairs.matches import drawn
 from undertone.runtime.errors import ConfigError
 from undertone.study.config.pair_settings import Matches
 
@@ -71,6 +73,18 @@ def test_a_permuted_and_rescaled_copy_is_matched_one_to_one_at_1() -> None:
         assert of_way["r_token"].min() == pytest.approx(1)  # type: ignore[arg-type]
     assert (table["p"] == table["p"].min()).all()
     assert table["p_a_given_b"].min() == 1
+
+
+def test_of_saes_too_wide_for_matches_one_to_one_mutual_ones_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(best_matches, "MOST_ONE_TO_ONE", FEATURES - 1)
+    acts = csr_array(sparse_noise(4))
+    table, _ = matched(Halves.of(acts, acts, ROW, WORD), SETTINGS)
+    assert set(table["way"]) == {"best_a", "best_b", "mutual"}
+    shown = drawn(table.with_columns(trivial=pl.lit(None, dtype=pl.String)), (acts, acts), 0)
+    assert (shown["a"] == shown["b"]).all()
+    assert (shown["act_a"] == shown["act_b"]).all()
+    with pytest.raises(ConfigError, match=r"matches\.tokens higher"):
+        drawn(table.with_columns(r=pl.lit(None, dtype=pl.Float64), trivial=pl.lit(None, dtype=pl.String)), (acts, acts), 0)
 
 
 def test_random_features_match_no_better_than_shifted_ones() -> None:

@@ -12,12 +12,10 @@ from scipy.sparse import csr_array
 from undertone.pairs.correlations import Activity, correlations
 from undertone.runtime.progress import progress
 from undertone.stats.stats import p_value
-from undertone.study.config.pair_settings import Matches
+from undertone.study.config.pair_settings import MOST_ONE_TO_ONE, Matches
 
 # Ways to choose pairs: the best b for each a, the best a for each b, pairs that are both, and one to one at greatest total r.
 WAYS = ("best_a", "best_b", "mutual", "one")
-# Features above which one-to-one matching takes too long.
-MOST = 8192
 # The null of the best match is one of features that fire about as often: counts of the rarer one in these bins.
 BINS = (0, 20, 100, 500, 2_500)
 # A match whose correlation given the token is reached by chance more often than this says nothing that tokens do not.
@@ -125,7 +123,7 @@ def chosen(r: Float[np.ndarray, "d_a d_b"], ways: tuple[str, ...]) -> Iterator[t
         elif way == "mutual":
             mutual = some_a[best_a[best_b[some_a]] == some_a]
             yield way, (mutual, best_b[mutual])
-        elif max(r.shape) <= MOST:
+        elif max(r.shape) <= MOST_ONE_TO_ONE:
             rows, columns = linear_sum_assignment(-filled[np.ix_(some_a, some_b)])
             yield way, (some_a[rows], some_b[columns])
 

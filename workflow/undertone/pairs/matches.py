@@ -119,9 +119,10 @@ def reasons(table: pl.DataFrame) -> dict[str, int]:
 def drawn(table: pl.DataFrame, acts: tuple[csr_array, csr_array], seed: int) -> pl.DataFrame:
     """Activations of the best matches one to one, meaningful and trivial ones, on tokens where either is active.
 
-    `only_a`, `only_b` and `both` count the tokens where one or both are.
+    Of SAEs too wide to be matched one to one they are mutual ones. `only_a`, `only_b` and `both` count the tokens where one or
+    both are.
     """
-    one = table.filter(way="one")
+    one = table.filter(way="one" if "one" in table["way"] else "mutual")
     parts = []
     for kind, some in (("meaningful", one.filter(pl.col("trivial").is_null())), ("trivial", one.drop_nulls("trivial"))):
         for a, b in some.drop_nulls("r").head(DRAWN).select("a", "b").iter_rows():
@@ -143,8 +144,9 @@ def drawn(table: pl.DataFrame, acts: tuple[csr_array, csr_array], seed: int) -> 
 
 def line(body: dict[str, Any]) -> str:
     """What to say of the matches in the log."""
-    one, n = body["headline"]["one"], body["counts"]["one"]["pairs"]
+    way, name = ("one", "one to one") if body["counts"]["one"]["pairs"] else ("mutual", "with one another")
+    one, n = body["headline"][way], body["counts"][way]["pairs"]
     best, chance = one["meaningful"]["r"], one["by_chance"]["frequent"]["median"]
     said = f"of {one['meaningful']['n']} that are not trivial r is {best['median']:.2f}" if best else "all are trivial"
     beside = "" if chance is None else f", of shifted text {chance:.2f}"
-    return f"{n} features matched one to one on {body['tokens']:,} tokens; {said}{beside}"
+    return f"{n} features matched {name} on {body['tokens']:,} tokens; {said}{beside}"

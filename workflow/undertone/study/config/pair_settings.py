@@ -8,6 +8,9 @@ from pydantic import model_validator
 from undertone.study.config.bounds import MAX_BATCH, MAX_ROWS, MAX_SEED
 from undertone.study.validation import Section, setting
 
+# Features of an SAE above which matching one to one takes too long.
+MOST_ONE_TO_ONE = 8192
+
 
 class Pair(Section):
     """Two SAEs of the study."""
@@ -117,7 +120,7 @@ class Synthetic(Section):
 
     features: list[int] = setting([256, 512], "numbers of true features, each a truth of its own", "features", min_length=1)
     active: int = setting(8, "of them that fire at once, on average, and k of the SAEs", "features", ge=1, le=MAX_ROWS)
-    d_sae: int = setting(512, "dictionary size of the SAEs", "features", ge=1, le=MAX_ROWS)
+    d_sae: int = setting(512, "dictionary size of the SAEs, which are matched one to one", "features", ge=1, le=MOST_ONE_TO_ONE)
     tokens: int = setting(1_500_000, "samples of a training", "samples", ge=1, le=10**12)
     d_model: int = setting(64, "dimensions that they share", "dimensions", ge=2, le=65_536)
     exponent: float = setting(1.0, "a feature fires as 1 / rank to this power", "", ge=0, le=10)
