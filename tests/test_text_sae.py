@@ -6,6 +6,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from checkpoints import download
@@ -18,6 +19,7 @@ from undertone.lm.points import HookPoint
 from undertone.models.pretrained import make_pretrained
 from undertone.runtime.errors import ConfigError
 from undertone.runtime.files import read_json, read_parquet
+from undertone.saes import text as text_module
 from undertone.saes.saved import load_sae
 from undertone.saes.store import make_store
 from undertone.saes.stored import read_shard
@@ -105,6 +107,17 @@ def test_every_context_is_read_before_any_is_read_again(text: Path) -> None:
     assert sorted(tuple(row.ids) for rows in batches for row in rows) == sorted(ids)
     lengths = [len(row.ids) for rows in batches for row in rows]
     assert lengths == sorted(lengths)
+
+
+def test_no_group_of_contexts_is_empty(smol: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text_module, "GROUP", 4)
+    sources = of_text(tmp_path)["text"]
+    rows = set()
+    for tokens in range(200, 400, 10):
+        make_text(smol, None, tmp_path / "text.parquet", sources, 16, tokens, {})
+        of_groups = pq.ParquetFile(tmp_path / "text.parquet").metadata
+        rows.add(of_groups.row_group(of_groups.num_row_groups - 1).num_rows)
+    assert rows == {1, 2, 3, 4}
 
 
 def test_the_first_token_is_left_out_and_so_are_vectors_far_longer_than_others(smol: Path, text: Path) -> None:

@@ -65,7 +65,8 @@ def make_text(
             if len(group) == GROUP:
                 writer.write_table(pa.Table.from_pylist(group, SCHEMA))
                 group.clear()
-        writer.write_table(pa.Table.from_pylist(group, SCHEMA))
+        if group:  # a store reads one group after another, and expects some contexts in each
+            writer.write_table(pa.Table.from_pylist(group, SCHEMA))
     return "\n".join(f"{title}: {n:,} tokens in {m:,} contexts" for title, n, m in zip(titles, taken, rows, strict=True))
 
 
