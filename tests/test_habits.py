@@ -18,6 +18,7 @@ MODULES = sorted((ROOT / "workflow" / "undertone").rglob("*.py"))
 MAX_MODULE, MAX_FUNCTION = 300, 50  # lines
 # Words that name nothing: a variable is called by what it holds.
 EMPTY_WORDS = {"told", "found"}
+SIZES = {"hidden_size", "num_hidden_layers", "intermediate_size", "num_attention_heads", "num_key_value_heads"}
 LOCK = [Requirement(line) for line in (ROOT / "requirements.lock").read_text().splitlines() if not line.startswith("#")]
 
 
@@ -96,6 +97,18 @@ def test_modules_and_functions_are_short(path: Path) -> None:
     functions = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.FunctionDef)]
     lengths = {node.name: int(node.end_lineno or 0) - node.lineno + 1 for node in functions}
     assert not {name: length for name, length in lengths.items() if length > MAX_FUNCTION}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+def test_a_models_sizes_are_asked_of_its_text_config(path: Path) -> None:
+    """A model that also sees images has its widths in a config within its config."""
+    wide = [
+        node.lineno
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute) and node.attr in SIZES
+        if isinstance(node.value, ast.Attribute) and node.value.attr == "config"
+    ]
+    assert not wide, f"{path}: lines {wide} take a size of `config`; take it of `config.get_text_config()`"
 
 
 def test_an_empty_word_would_be_seen_wherever_it_is_a_name() -> None:

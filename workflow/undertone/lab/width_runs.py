@@ -68,7 +68,7 @@ def train_runs(
         for d_sae in pending:
             write_json(row_of(scratch, d_sae), measured(loaded, x, held, rows, of_width(sae, run, d_sae)), {})
     made = [read_json(row_of(scratch, d_sae)) for d_sae in run.d_sae]
-    write_parquet(runs, as_table(made, run, loaded.model.config.hidden_size), stamp)
+    write_parquet(runs, as_table(made, run, loaded.model.config.get_text_config().hidden_size), stamp)
     remove(scratch)
     return "\n".join(f"{row['d_sae']} features: {row['explained_variance']:.3f} explained" for row in made)
 
