@@ -41,12 +41,14 @@ def guesses(seed: int) -> Grader:
 def judged(record: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
     """Grades of features whose examples' tokens are their concept's in `share` of all cases, by a judge that is given."""
 
-    def graded(grade: Grader, share: float = 1.0, concepts: Sequence[int] = (0, 1, 2), **changed: Any) -> dict[str, Any]:
+    def graded(
+        grade: Grader, share: float = 1.0, concepts: Sequence[int] = (0, 1, 2), parts: int = 5, **changed: Any
+    ) -> dict[str, Any]:
         loaded = load(record)
         words = [loaded.tokenizer.decode([token]).strip() for token in IDS]
         (tmp_path / "concepts.yaml").write_text(yaml.safe_dump({word: {"tokens": [word]} for word in words}))
         of = {j: concepts[j % len(concepts)] for j in range(N_FEATURES)}
-        write(record, tmp_path, of, share)
+        write(record, tmp_path, of, share, parts)
         held = [{"kind": "feature", "unit": j, "concept": words[k], "p": 0.04} for j, k in of.items()]
         held.append({"kind": "feature", "unit": 99, "concept": words[0], "p": 0.2})
         write_parquet(tmp_path / "units.parquet", pl.DataFrame(held, schema=UNITS), {})
@@ -65,7 +67,7 @@ def judged(record: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cal
     return graded
 
 
-def write(record: Path, home: Path, of: dict[int, int], share: float) -> None:
+def write(record: Path, home: Path, of: dict[int, int], share: float, parts: int = 5) -> None:
     """A context for each example: some tokens, and in the middle the example's."""
     rng = np.random.default_rng(0)
     contexts, rows = [], []
@@ -73,7 +75,7 @@ def write(record: Path, home: Path, of: dict[int, int], share: float) -> None:
         for n in range(N_EXAMPLES):
             holds = rng.random() < share
             contexts.append([2, 70, 71, IDS[concept] if holds else 80, 72, 2])
-            group, rank = f"q{n % 5}", n // 5 + 1
+            group, rank = f"q{n % parts}", n // parts + 1
             rows.append((feature, group, rank, len(contexts) - 1, 3, 1.0, 0, ["?"] * 6, [None, 0, 0, 1, 0, None], None))
     rows.append((0, "top", 1, 0, 3, 9.0, 0, ["?"] * 6, [0.0] * 6, None))
     write_parquet(home / "text.parquet", pl.DataFrame({"row": range(len(contexts)), "ids": contexts}), {})
@@ -135,6 +137,12 @@ def test_the_draw_is_of_as_many_features_and_examples_as_are_asked_for(judged: C
     assert (result["features"], result["examples"]) == (3, 30)
     assert result["rows"].equals(judged(knows, features=3, examples=5)["rows"])
     assert set(result["rows"]["feature"]) != set(judged(knows, features=3, examples=5, seed=4)["rows"]["feature"])
+
+
+def test_every_part_of_the_range_is_judged_in_its_order(judged: Callable[..., dict[str, Any]], monkeypatch: Any) -> None:
+    monkeypatch.setitem(globals(), "N_EXAMPLES", 12)
+    found = judged(knows, parts=12, examples=12)
+    assert [each["group"] for each in found["bands"]] == [f"q{k}" for k in range(12)]
 
 
 def test_grades_are_probabilities_of_the_digits(record: Path) -> None:

@@ -66,12 +66,12 @@ class Examples:
         loaded = load(model)
         known = read_concepts(concepts, "specificity.concepts")
         words = Text.of(read_contexts(text), shown_texts(loaded), set(loaded.special.tolist()))
-        table = read_parquet(examples).filter(pl.col("group").str.contains(r"^q\d$"))
+        table = read_parquet(examples).filter(pl.col("group").str.contains(r"^q\d+$"))
         return cls(table, words, {name: k for k, name in enumerate(known)}, marked(words, known))
 
     def of(self, feature: int, n: int) -> list[dict[str, Any]]:
         """The first `n` of a feature's: one from each part of its range, then a second one."""
-        return self.table.filter(feature=feature).sort("rank", "group").head(n).to_dicts()
+        return self.table.filter(feature=feature).sort("rank", band()).head(n).to_dicts()
 
     def shown(self, example: Mapping[str, Any]) -> str:
         """The tokens around an example's, which stands between « and »; special tokens are line ends."""
@@ -207,7 +207,12 @@ def bands(rows: pl.DataFrame) -> list[dict[str, Any]]:
         others_hold=pl.col("holds").filter(~is_own).mean(),
         n=is_own.sum(),
     )
-    return means.sort("group").to_dicts()
+    return means.sort(band()).to_dicts()
+
+
+def band() -> pl.Expr:
+    """The number of an example's part of the range: as text, q10 would stand before q2."""
+    return pl.col("group").str.slice(1).cast(pl.Int64)
 
 
 def verdict(readings: Mapping[str, Any], usable: bool, least: float) -> str:
