@@ -1,6 +1,7 @@
 """Scaling: exponents of a known law come back, budgets are spent best, runs are whole, resumable and beside controls."""
 
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from undertone.models.model import corpus_of
 from undertone.runtime.errors import ConfigError
 from undertone.runtime.files import read_json, write_parquet
 from undertone.saes.sae import corpus_rows
+from undertone.saes.trainer import shuffled
 from undertone.study.config.models import Model
 from undertone.study.config.saes import Sae
 from undertone.study.study import load
@@ -132,6 +134,12 @@ def test_every_token_is_trained_on_once_before_any_comes_again() -> None:
     first = torch.cat([next(batches) for _ in range(3)])
     assert sorted(first.flatten().tolist()) == list(range(24))
     assert not torch.equal(first, x)
+
+
+def test_a_batch_may_be_larger_than_the_training_is_long() -> None:
+    parts = (torch.full((7, 2), float(k)) for k in count())
+    batches = shuffled(parts, Sae(batch_size=32, tokens=10, k=1))
+    assert [len(next(batches)) for _ in range(3)] == [32] * 3
 
 
 def test_features_are_revived_after_a_share_of_each_training() -> None:

@@ -139,7 +139,7 @@ def shuffled(parts: Iterator[Float[Tensor, "_ d_model"]], settings: Sae) -> Iter
     generator = torch.Generator().manual_seed(settings.seed)
     while True:
         window: list[Tensor] = []
-        while sum(map(len, window)) < min(WINDOW, settings.tokens):
+        while sum(map(len, window)) < max(settings.batch_size, min(WINDOW, settings.tokens)):
             window.append(next(parts))
         tokens = torch.cat(window)
         order = torch.randperm(len(tokens), generator=generator)
