@@ -28,12 +28,14 @@ def restored(
     order: list[int],
     window: bool = True,
     positions: str = "completion",
+    nulls: bool = True,
 ) -> dict[str, Any]:
     """`restore.json` of a vector after layer 1 and an SAE there whose features are ranked by hand."""
     given = of_layer(home, vector, 1, 3.0, noise(4, 5, D), positions)
     write_json(home / "downstream.json", {"window": window, "scale": 3.0}, {})
     z = [float(len(order) - order.index(k)) if k in order else 0.1 for k in range(D)]
-    table = {"sae": ["sae-own"] * D, "position": ["all"] * D, "feature": range(D), "z_choosing": z, "delta": [1.0] * D}
+    table = {"sae": ["sae-own"] * D, "position": ["all"] * D, "feature": range(D), "delta": [1.0] * D}
+    table |= {"z_choosing": z if nulls else [None] * D, "t": z if not nulls else [1.0] * D}
     write_parquet(home / "downstream.parquet", pl.DataFrame(table), {})
     restore_features(
         record,
@@ -70,6 +72,14 @@ def test_a_planted_mediator_is_necessary_and_sufficient(tmp_path: Path, record: 
     assert said["effect"]["mean"] > 0
     plot_restore(tmp_path / "restore.json", tmp_path / "vector-lion/plots/restore.png")
     assert (tmp_path / "vector-lion/plots/restore.png").stat().st_size > 10_000
+
+
+def test_without_null_vectors_features_are_ranked_by_t(tmp_path: Path, record: Path, loaded: LoadedModel) -> None:
+    sae, direction = orthogonal_sae(), raising(loaded, "lion")
+    (tmp_path / "none").mkdir()
+    (tmp_path / "some").mkdir()
+    without = restored(tmp_path / "none", record, sae, direction, [7, 3], nulls=False)
+    assert without["saes"] == restored(tmp_path / "some", record, sae, direction, [7, 3])["saes"]
 
 
 def test_features_that_the_vector_leaves_alone_carry_nothing(tmp_path: Path, record: Path, loaded: LoadedModel) -> None:

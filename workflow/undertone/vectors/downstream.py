@@ -121,12 +121,17 @@ class Reading:
         return {"value": max(0.0, float(np.mean(self.sums[None]))), **ends}
 
 
+def greatest(table: pl.DataFrame) -> pl.Expr:
+    """How much features move: |z| beside null vectors on prompts that score nothing; where these are too few |t|."""
+    return pl.col("z_choosing" if table["z_choosing"].count() else "t").abs()
+
+
 def described(loaded: LoadedModel, sae: Later, own: pl.DataFrame, settings: Downstream) -> dict[str, Any]:
     """What happens in one SAE: how many features move, which most, and what addition and the encoder say beside it."""
     every = own.filter(position="all")
     fit = sae.quality()
     judged = every["p_family"].null_count() == 0
-    ranked = every.with_columns(by=pl.col("z_choosing").abs() if judged else pl.col("t").abs()).sort("by", descending=True)
+    ranked = every.sort(greatest(every), descending=True)
     top = ranked.filter(pl.col("delta") != 0).head(settings.top)
     seen, carried, encoded = (every[name].to_numpy() for name in ("delta", "carried", "encoded_difference"))
     return {

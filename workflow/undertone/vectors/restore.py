@@ -27,6 +27,7 @@ from undertone.saes.saved import load_sae
 from undertone.stats.stats import mean_interval
 from undertone.study.config.measure import Pref
 from undertone.study.config.vectors import Restore
+from undertone.vectors.downstream import greatest
 from undertone.vectors.last_token import ends, steered
 from undertone.vectors.steering_by import Direction
 
@@ -48,8 +49,8 @@ def restore_features(
 ) -> str:
     """Write `restore.json`: for each SAE behind the vector what its greatest features carry; returns a line for the log.
 
-    `table` is `downstream.parquet`, whose `z_choosing`, of other prompts, ranks the features. The effect is on the log-odds of
-    the target's first tokens against the mean of the other candidates', at the questions that no contrast is built of.
+    `table` is `downstream.parquet`, whose figures on other prompts rank the features. The effect is on the log-odds of the
+    target's first tokens against the mean of the other candidates', at the questions that no contrast is built of.
     """
     loaded, direction, record = load(model), Direction.read(vector), read_json(downstream)
     if not record["window"]:
@@ -63,7 +64,7 @@ def restore_features(
         for name, path in saes.items():
             sae, layer = load_sae(path, loaded)
             moved = ranked.filter((pl.col("sae") == name) & (pl.col("delta") != 0))
-            order = moved.sort(pl.col("z_choosing").abs(), descending=True, nulls_last=True)["feature"].to_list()
+            order = moved.sort(greatest(moved), descending=True, nulls_last=True)["feature"].to_list()
             if order:
                 rows.append({"sae": name, "layer": layer, **Restored(effect, sae, layer).read(order, settings)})
             bar.update()
