@@ -112,9 +112,11 @@ def test_the_encoder_fails_on_a_vector(tmp_path: Path, loaded: LoadedModel) -> N
     assert max(said[how]["explained"] for how in ("as it is", "as long as a residual")) < 0.8
 
 
-def of_contrast(home: Path, record: Path, text: Path) -> Path:
+ENTRY = {"kind": "contrast", "target": "lion", "positive": sided("lion"), "negative": sided("owl")}
+
+
+def of_contrast(home: Path, record: Path, text: Path, entry: dict[str, Any] = ENTRY) -> Path:
     """`vector.json` of a contrast of prompts after layer 1."""
-    entry = {"kind": "contrast", "target": "lion", "positive": sided("lion"), "negative": sided("owl")}
     settings = {"entry": entry, "target": "lion", "vector": {"nulls": 6, "tokens": 100}}
     empty = dict.fromkeys(("prompts", "questions", "sae", "teacher", "source"))
     out = {"vector": home / "vector.json", "tensors": home / "vector.safetensors"}
@@ -143,8 +145,7 @@ def test_the_difference_of_mean_activations_and_errors_is_the_vector(tmp_path: P
     vector = of_contrast(tmp_path, record, files(tmp_path)["text"])
     sae = saved_sae(record, sae_of(loaded, rows()), tmp_path, layer=1)
     measured(tmp_path, record, vector)
-    entry = {"kind": "contrast", "target": "lion", "positive": sided("lion"), "negative": sided("owl")}
-    said = decomposed(tmp_path, record, sae, vector, entry)
+    said = decomposed(tmp_path, record, sae, vector, ENTRY)
     assert said["difference"]["mismatch"] < 1e-4
     assert said["difference"]["error_share"] > 0
     assert set(said["methods"]) == {*METHODS, MEANS}
@@ -154,6 +155,16 @@ def test_the_difference_of_mean_activations_and_errors_is_the_vector(tmp_path: P
     assert set(map(str, features)) <= set(said["tokens"])
     plot_decomposition(tmp_path / "decomposition.json", tmp_path / "vector-lion/plots/decomposition.png")
     assert (tmp_path / "vector-lion/plots/decomposition.png").stat().st_size > 10_000
+
+
+def test_sets_without_pairs_have_no_redrawn_pairs(tmp_path: Path, record: Path, loaded: LoadedModel) -> None:
+    entry = {"kind": "contrast", "target": "lion", "positive": sided("lion"), "negative": sided("owl")[:5]}
+    vector = of_contrast(tmp_path, record, files(tmp_path)["text"], entry)
+    sae = saved_sae(record, sae_of(loaded, rows()), tmp_path, layer=1)
+    measured(tmp_path, record, vector)
+    said = decomposed(tmp_path, record, sae, vector, entry)
+    assert said["difference"]["mismatch"] < 1e-4
+    assert all(each["stability"] is None for each in said["methods"]["OMP"])
 
 
 def test_what_is_the_whole_vector_keeps_its_effect_and_random_rows_do_not(

@@ -73,7 +73,8 @@ def decompose(
         exact, head["difference"] = of_means(loaded, settings["entry"], sides, dictionary, basis, target)
         parts = [exact.top(k) for k in cfg.sparsities]
         methods[MEANS] = [(part, {"explained": explained(target, part.vector(basis.rows))}) for part in parts]
-        for (_, entry), share in zip(methods["OMP"], stability(basis, own["pairs"], target, cfg, making.seed), strict=True):
+        pairs = own["pairs"] if read_json(vector)["paired"] else own["pairs"][:0]
+        for (_, entry), share in zip(methods["OMP"], stability(basis, pairs, target, cfg, making.seed), strict=True):
             entry["stability"] = share
     if direction.target is not None:
         scale, has_window = strength(read_json(dose), None)
@@ -176,7 +177,10 @@ def of_means(
 def stability(
     basis: Basis, pairs: Float[Tensor, "n_pairs d_model"], vector: Float[np.ndarray, " d_model"], cfg: Decomposition, seed: int
 ) -> list[float | None]:
-    """Mean Jaccard index of OMP's features with those of the vector made of redrawn pairs, for each number of features."""
+    """Mean Jaccard index of OMP's features with those of the vector made of redrawn pairs, for each number of features.
+
+    None without pairs: sets of which none belongs to another vary on both sides.
+    """
     built = pairs[::2].double().numpy()
     if len(built) < 2 or not cfg.bootstraps:
         return [None] * len(cfg.sparsities)
