@@ -1,5 +1,7 @@
 """Matches of features where the truth is known: copies, tokens, noise, parts, and two ways to cut one text."""
 
+from pathlib import Path
+
 import numpy as np
 import polars as pl
 import pytest
@@ -9,11 +11,12 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from undertone.pairs import best_matches
-from undertone.pairs.aligned import align
+from undertone.pairs.aligned import align, read_aligned
 from undertone.pairs.best_matches import Halves, matched, trivial
 from undertone.pairs.correlations import Activity, correlations
 from undertone.pairs.matches import drawn
 from undertone.runtime.errors import ConfigError
+from undertone.runtime.files import write_parquet
 from undertone.study.config.pair_settings import Matches
 
 N, CONTEXTS, WORDS, FEATURES = 12_000, 400, 300, 40
@@ -151,6 +154,14 @@ def test_tokens_of_two_tokenizers_are_aligned_where_they_end_together(monkeypatc
     assert aligned.at[1].tolist() == [2, 3, 5, 6]
     assert aligned.share == 1
     assert len(set(aligned.word.tolist())) == 4
+
+
+def test_too_few_contexts_to_be_moved_are_refused(record: Path, tmp_path: Path) -> None:
+    write_parquet(tmp_path / "text.parquet", pl.DataFrame({"row": range(9), "ids": [[2, *range(20, 40)]] * 9}), {})
+    texts = [tmp_path / "text.parquet"] * 2
+    assert len(read_aligned([record] * 2, texts, 80).row) == 80
+    with pytest.raises(ConfigError, match=r"60 tokens of text stand in 3 contexts, expected 4 or more: .* to at least 80"):
+        read_aligned([record] * 2, texts, 60)
 
 
 def test_tokenizers_that_cut_text_too_differently_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,8 @@ from undertone.runtime.errors import ConfigError
 
 # Of two tokenizers that agree on fewer of their tokens' ends, what is compared is not the text but a part of it.
 LEAST_ALIGNED = 0.5
+# Either half of the contexts is moved against itself.
+LEAST_CONTEXTS = 4
 Contexts = Sequence[Sequence[int]]
 
 
@@ -47,9 +49,18 @@ class Aligned:
 
 
 def read_aligned(models: Sequence[Path], texts: Sequence[Path], tokens: int) -> Aligned:
-    """As many contexts of a text, in each of two models' tokens, as hold `tokens` that stand at the same place."""
+    """As many contexts of a text, in each of two models' tokens, as hold `tokens` that stand at the same place.
+
+    Raises ConfigError if these are too few to be halved and moved against one another.
+    """
     tokenizers = [read_tokenizer(folder, str(folder)) for folder in map(folder_of, models)]
-    return align(tokenizers, [read_contexts(text) for text in texts], tokens)
+    aligned = align(tokenizers, [read_contexts(text) for text in texts], tokens)
+    if (n := len(aligned.contexts[0])) < LEAST_CONTEXTS:
+        raise ConfigError(
+            f"{len(aligned.row):,} tokens of text stand in {n} contexts, expected {LEAST_CONTEXTS} or more: set matches.tokens "
+            f"(or layers.read) to at least {LEAST_CONTEXTS * -(-len(aligned.row) // n):,}"
+        )
+    return aligned
 
 
 def align(tokenizers: Sequence[PreTrainedTokenizerBase], contexts: Sequence[Contexts], tokens: int) -> Aligned:
