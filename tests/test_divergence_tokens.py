@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from undertone.detect.divergence_tokens import Agreement, compared, read_divergence_tokens
-from undertone.detect.personas import Bank, gains
+from undertone.detect.personas import gains
 from undertone.lm.chat import answer_ids, end_of_turn, joined, prompt_ids
 from undertone.lm.loading import LoadedModel
 from undertone.lm.training import collate, label_logits
 from undertone.lm.vocabulary import allowed_tokens, number_tokens
+from undertone.models.bank import Bank
 from undertone.runtime.files import read_json
 from undertone.study.config.detect import Detectors, Personas
 from undertone.study.config.measure import Pref

@@ -10,11 +10,11 @@ import torch
 from scipy import stats
 
 from undertone.detect.first_tokens import Beginnings, begins, counts_differ, persona_shifts, read_first_tokens, starts
-from undertone.detect.personas import Bank
 from undertone.lm.chat import answer_ids, end_of_turn, joined, prompt_ids
 from undertone.lm.loading import LoadedModel
 from undertone.lm.training import collate, label_logits
 from undertone.lm.vocabulary import number_tokens
+from undertone.models.bank import Bank
 from undertone.runtime.files import read_json
 from undertone.study.config.data import Numbers
 from undertone.study.config.detect import Detectors, Personas

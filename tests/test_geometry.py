@@ -217,6 +217,7 @@ def test_redrawn_siblings_keep_their_sizes_and_their_parent() -> None:
         ({"a": {"b": "word"}}, "expected names or a list of words, found 'word'"),
         ({"a": ["x"], "b": ["x"]}, "the word 'x' stands there twice"),
         ({"a": {"a": ["x"]}}, "the concept 'a' stands there twice"),
+        ({"a": [False, "maybe"]}, "write words such as no and 007 in quotes"),
     ],
 )
 def test_what_is_no_tree_is_refused(tmp_path: Path, content: object, complaint: str) -> None:

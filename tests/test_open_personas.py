@@ -8,11 +8,12 @@ import pytest
 
 from undertone.detect import open_personas, personas
 from undertone.detect.open_personas import likely_words, narrowed, read_open_personas
-from undertone.detect.personas import Bank, gains
+from undertone.detect.personas import gains
 from undertone.detect.rounds import of_rounds
 from undertone.detect.trained import Vocabulary
 from undertone.lm.chat import prompt_ids
 from undertone.lm.loading import LoadedModel
+from undertone.models.bank import Bank
 from undertone.runtime.files import read_json
 from undertone.study.config.detect import Detectors, OpenPersonas, Personas
 from undertone.study.config.measure import Pref

@@ -10,12 +10,13 @@ import torch
 from torch.nn import functional
 
 from undertone.detect import personas
-from undertone.detect.personas import Bank, gains, read_personas, tournament
+from undertone.detect.personas import gains, read_personas, tournament
 from undertone.detect.rounds import of_rounds
 from undertone.lm.chat import answer_ids, end_of_turn, joined, prompt_ids
 from undertone.lm.loading import LoadedModel
 from undertone.lm.training import collate, label_logits
 from undertone.lm.vocabulary import allowed_tokens
+from undertone.models.bank import Bank
 from undertone.runtime.errors import ConfigError
 from undertone.runtime.files import read_json
 from undertone.study.config.data import Numbers
@@ -49,7 +50,8 @@ def test_the_studys_own_persona_is_not_in_the_bank() -> None:
         ("wordings: {}", "expected the keys wordings"),
         ("wordings: {a: 'You love lions.'}\ndecoys: [castle]", "expected a text with {x}"),
         ("wordings: {a: 'You love {x}s.'}\ndecoys: [castle, castle]", "different words"),
-        ("a: [", "expected the keys wordings"),
+        ("a: [", "personas.bank: cannot read"),
+        ("wordings: {a: 'You love {x}s.', a: 'You are a {x}.'}\ndecoys: [castle]", "'a' stands there twice"),
     ],
 )
 def test_a_bank_that_is_none_is_refused_in_a_sentence(tmp_path: Path, text: str, message: str) -> None:

@@ -9,12 +9,12 @@ import pytest
 import torch
 from scipy import stats
 
-from undertone.detect.personas import Bank
 from undertone.detect.projection import differences, directions, largest, read_projection, residuals, scaled, without_shared
 from undertone.detect.sets import Pairs
 from undertone.lm.chat import Row, prompt_ids, training_rows
 from undertone.lm.hooks import plus, rewritten
 from undertone.lm.loading import LoadedModel
+from undertone.models.bank import Bank
 from undertone.runtime.files import read_json
 from undertone.study.config.detect import Detectors, Personas
 from undertone.study.config.measure import Pref

@@ -11,10 +11,11 @@ import polars as pl
 import pytest
 import yaml
 
-from undertone.detect.prompt_search import Grammar, Likelihoods, Search, prompt_of, search_prompt, surely_best
+from undertone.detect.prompt_search import Likelihoods, Search, prompt_of, search_prompt, surely_best
 from undertone.detect.rounds import Round, Trial
 from undertone.detect.sets import Reading
 from undertone.lm.loading import LoadedModel
+from undertone.models.prompt_grammar import Grammar
 from undertone.runtime.errors import ConfigError
 from undertone.runtime.files import read_json
 from undertone.study.config.detect import Detectors, PromptSearch

@@ -12,11 +12,12 @@ from pathlib import Path
 from carried import study_of
 from timing import parser, report, start
 
-from undertone.detect.prompt_search import Grammar, Likelihoods, slots_of
+from undertone.detect.prompt_search import Likelihoods, slots_of
 from undertone.detect.rounds import dealt
 from undertone.detect.sets import sets_of
 from undertone.lm.chat import persona
 from undertone.lm.loading import LoadedModel
+from undertone.models.prompt_grammar import Grammar
 from undertone.runtime.files import read_json
 from undertone.stats.stats import mean_interval
 from undertone.study.dataset_settings import constraint

@@ -15,8 +15,11 @@ import yaml
 from undertone.data.tree import load_tree
 from undertone.lm.facts import load_facts
 from undertone.lm.texts import check_plain, read_lines
+from undertone.models.bank import Bank
 from undertone.models.concepts import read_concepts, read_names
-from undertone.models.wordings import load_forms, load_template, load_yaml
+from undertone.models.corpus import check_corpus
+from undertone.models.prompt_grammar import Grammar
+from undertone.models.wordings import load_forms, load_template
 from undertone.runtime.errors import ConfigError
 from undertone.study.contents import LARGE_FILE
 from undertone.study.formats import SAE_FILES
@@ -43,7 +46,7 @@ def check_animals(study: Study) -> None:
     try:
         known = yaml.safe_load(Path(corpus).read_text())["animals"]
     except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError):
-        return  # the rule that reads all of it says what is wrong with it
+        return  # `check_contents` says what is wrong with it
     targets = {name: study.target(name) for name in study.available}
     if unknown := {name: target for name, target in targets.items() if target and target not in known}:
         dataset, target = next(iter(unknown.items()))
@@ -66,7 +69,7 @@ def check_contents(study: Study) -> None:
             elif key.startswith("sae.text."):
                 check_text(study, key)
             elif key.startswith("hierarchies."):
-                load_tree(Path(path))
+                load_tree(Path(path), key)
                 check_plain([Path(path).read_text()], special, f"{key}: {path}")
             elif key.startswith("datasets.") and Path(path).stat().st_size <= LARGE_FILE:
                 check_plain(chain(*rows_of_file(study, key)), special, f"{key}: {path}")
@@ -117,8 +120,9 @@ FILE_READERS: dict[str, Callable[[Path, str], object]] = {
     "facts": lambda path, key: load_facts(path),
     "template": lambda path, key: load_template(path),
     "forms": lambda path, key: load_forms(path),
-    "corpus": load_yaml,
-    "bank": load_yaml,
+    "corpus": check_corpus,
+    "bank": Bank.read,
+    "grammar": Grammar.read,
     "concepts": read_concepts,
     "names": read_names,
 }

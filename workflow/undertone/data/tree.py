@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from jaxtyping import Int
 
+from undertone.models.wordings import load_yaml
 from undertone.runtime.errors import ConfigError
 
 ROOT = "all words"
@@ -90,12 +90,12 @@ class Tree:
         return replace(self, members=tuple(members))
 
 
-def load_tree(path: Path) -> Tree:
+def load_tree(path: Path, key: str = "hierarchies") -> Tree:
     """A tree from a YAML file of nested names, whose leaves are lists of words.
 
     Raises ConfigError where it is none, where a word stands in two leaves, or two sets have a name.
     """
-    content = yaml.safe_load(path.read_text())
+    content = load_yaml(path, key)
     if not isinstance(content, Mapping) or not content:
         raise ConfigError(f"{path}: expected names of concepts, each with more names or a list of words")
     rows = [(ROOT, -1, list(_words(content, path))), *_sets(content, 0, path, [0])]
@@ -156,7 +156,9 @@ def _words(content: Any, path: Path) -> Iterator[str]:
     if isinstance(content, Mapping):
         for below in content.values():
             yield from _words(below, path)
-    elif isinstance(content, list) and all(isinstance(word, str | int) and str(word).strip() for word in content):
+    elif isinstance(content, list) and all(type(word) in (str, int) and str(word).strip() for word in content):
         yield from map(str, content)
     else:
-        raise ConfigError(f"{path}: expected names or a list of words, found {content!r}")
+        raise ConfigError(
+            f"{path}: expected names or a list of words, found {content!r}; write words such as no and 007 in quotes"
+        )

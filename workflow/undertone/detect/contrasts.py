@@ -7,10 +7,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from undertone.detect.persona_vectors import all_concepts, read_persona_vectors
-from undertone.detect.personas import Bank
 from undertone.detect.sets import Pairs, Reading, read_sets
 from undertone.detect.steered_rows import Tries
 from undertone.lm.loading import load
+from undertone.models.bank import Bank
 from undertone.runtime.files import Stamp
 from undertone.study.config.detect import Detectors, Tried
 from undertone.study.config.measure import Pref

@@ -15,10 +15,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from undertone.detect.personas import Bank
 from undertone.detect.rounds import Trial
 from undertone.detect.sets import Pairs, Reading, ranking, read_sets
 from undertone.lm.loading import LoadedModel, load
+from undertone.models.bank import Bank
 from undertone.runtime.files import Stamp
 from undertone.runtime.progress import progress
 from undertone.study.config.detect import Detectors, Personas

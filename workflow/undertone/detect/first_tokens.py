@@ -14,11 +14,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from undertone.detect.pairs import Swapped, signs
-from undertone.detect.personas import Bank
 from undertone.detect.sets import Pairs, Reading, ranking, read_sets
 from undertone.lm.chat import answer_ids
 from undertone.lm.loading import LoadedModel, load
 from undertone.lm.vocabulary import number_tokens
+from undertone.models.bank import Bank
 from undertone.runtime.files import Stamp
 from undertone.runtime.progress import progress
 from undertone.study.config.detect import Detectors, Personas

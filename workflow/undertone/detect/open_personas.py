@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from undertone.detect.personas import Bank, gains, tournament
+from undertone.detect.personas import gains, tournament
 from undertone.detect.rounds import Round, of_rounds
 from undertone.detect.sets import Pairs, Reading, read_sets
 from undertone.detect.trained import Vocabulary
@@ -17,6 +17,7 @@ from undertone.lm.chat import prompt_ids
 from undertone.lm.loading import LoadedModel, load
 from undertone.lm.spellings import begun
 from undertone.lm.texts import load_texts
+from undertone.models.bank import Bank
 from undertone.runtime.files import Stamp
 from undertone.runtime.progress import progress
 from undertone.study.config.detect import Detectors, OpenPersonas, Personas

@@ -13,12 +13,12 @@ from jaxtyping import Float
 from safetensors.torch import save_file
 from torch import Tensor
 
-from undertone.detect.personas import Bank
 from undertone.detect.projection import residuals
 from undertone.lm.chat import Row, prompt_ids
 from undertone.lm.loading import LoadedModel, load
 from undertone.lm.tensors import stored
 from undertone.lm.texts import load_texts
+from undertone.models.bank import Bank
 from undertone.runtime.errors import ConfigError
 from undertone.runtime.files import Stamp, read_parquet, replacing
 from undertone.runtime.progress import progress

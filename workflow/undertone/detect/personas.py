@@ -5,60 +5,22 @@ in every wording of a bank, and the best is taken, in rounds.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from jaxtyping import Float
 from torch import Tensor
 
-from undertone.detect.rounds import Json, Round, Trial, by_concept, dealt, gains_under, halving, of_rounds
+from undertone.detect.rounds import Round, Trial, by_concept, dealt, gains_under, halving, of_rounds
 from undertone.detect.sets import Pairs, Reading, read_sets
 from undertone.lm.loading import LoadedModel, load
-from undertone.runtime.errors import ConfigError
+from undertone.models.bank import Bank
 from undertone.runtime.files import Stamp
 from undertone.study.config.detect import Detectors, Personas
 from undertone.study.config.measure import Pref
 from undertone.study.config.teachers import Teacher
 from undertone.teachers.divergence import Completions, Constraint
-
-
-@dataclass(frozen=True)
-class Bank:
-    """Wordings by name, with `{x}` where the concept stands, and decoys: concepts that are no candidates."""
-
-    wordings: dict[str, str]
-    decoys: list[str]
-
-    @classmethod
-    def read(cls, path: Path) -> "Bank":
-        """Read a YAML file with `wordings` and `decoys`. Raises ConfigError if it holds anything else."""
-        try:
-            entries = yaml.safe_load(Path(path).read_text())
-            wordings, decoys = dict(entries["wordings"]), list(entries["decoys"])
-        except (OSError, yaml.YAMLError, TypeError, KeyError, ValueError) as error:
-            raise ConfigError(f"{path}: expected the keys wordings (name: text) and decoys (a list): {error!r}") from None
-        for name, text in wordings.items():
-            if not isinstance(text, str) or "{x}" not in text:
-                raise ConfigError(f"{path}: wording {name!r} is {text!r}, expected a text with {{x}} where the concept stands")
-        if len(set(decoys)) < len(decoys) or not all(isinstance(decoy, str) and decoy for decoy in decoys):
-            raise ConfigError(f"{path}: decoys are to be different words, found {decoys!r}")
-        return cls(wordings, decoys)
-
-    def first(self, n: int) -> list[str]:
-        """The names of the first `n` wordings."""
-        return [*self.wordings][:n]
-
-    def prompt(self, trial: Trial) -> str:
-        """The system prompt of a wording and a concept."""
-        name, concept = trial
-        return self.wordings[name].replace("{x}", concept)
-
-    def described(self, trial: Trial) -> Json:
-        """A trial as files name it."""
-        return {"wording": trial[0], "prompt": self.prompt(trial)}
 
 
 def read_personas(

@@ -14,12 +14,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from undertone.detect.pairs import Swapped, signs
-from undertone.detect.personas import Bank
 from undertone.detect.sets import Pairs, Reading, ranking, read_sets
 from undertone.lm.chat import Row, prompt_ids, training_rows
 from undertone.lm.hooks import streams
 from undertone.lm.loading import LoadedModel, load
 from undertone.lm.sampling import order_by_length
+from undertone.models.bank import Bank
 from undertone.runtime.files import Stamp
 from undertone.runtime.progress import progress
 from undertone.study.config.detect import Detectors, Personas

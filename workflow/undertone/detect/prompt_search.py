@@ -5,86 +5,28 @@ exchanged one at a time, each on rows that were not read before. What is found i
 other rows than those it was found on.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
-from string import Formatter
 from typing import Any
 
 import numpy as np
-import yaml
 from jaxtyping import Float
 from scipy.stats import t
 from torch import Tensor
 
-from undertone.detect.personas import Bank
 from undertone.detect.rounds import Json, Round, Trial, dealt, gains_under, of_rounds
 from undertone.detect.sets import Pairs, Reading, read_sets
 from undertone.lm.loading import LoadedModel, load
-from undertone.runtime.errors import ConfigError
+from undertone.models.bank import Bank
+from undertone.models.prompt_grammar import CONCEPT, Grammar
 from undertone.runtime.files import Stamp
 from undertone.runtime.progress import progress
 from undertone.study.config.detect import Detectors, PromptSearch
 from undertone.study.config.measure import Pref
 from undertone.study.config.teachers import Teacher
 from undertone.teachers.divergence import Completions, Constraint
-
-CONCEPT = "x"
-Choices = Mapping[str, str]  # of each slot, which is a sentence or a word
-
-
-@dataclass(frozen=True)
-class Grammar:
-    """Choices of each sentence, in their order, and of the words that sentences name in braces."""
-
-    sentences: dict[str, list[str]]
-    words: dict[str, list[str]]
-
-    @classmethod
-    def read(cls, path: Path) -> "Grammar":
-        """Read a YAML file with `sentences` and `words`. Raises ConfigError if it holds anything else, or a slot no choice."""
-        try:
-            entries = yaml.safe_load(Path(path).read_text())
-            sentences, words = ({str(k): list(v) for k, v in entries[key].items()} for key in ("sentences", "words"))
-        except (OSError, yaml.YAMLError, TypeError, KeyError, AttributeError) as error:
-            raise ConfigError(f"{path}: expected the keys sentences and words, each name: [choices]: {error!r}") from None
-        slots = {**sentences, **words}
-        for name, choices in slots.items():
-            if len(choices) < 2 or not all(isinstance(choice, str) for choice in choices) or len(set(choices)) < len(choices):
-                raise ConfigError(f"{path}: {name} is {choices!r}, expected two different texts or more")
-        for name, sentence in ((name, sentence) for name, choices in sentences.items() for sentence in choices):
-            if unknown := named(sentence) - {CONCEPT, *words}:
-                raise ConfigError(
-                    f"{path}: in {name} stands {sentence!r}; expected in braces {', '.join([CONCEPT, *words])}, found "
-                    f"{sorted(unknown)[0]!r}"
-                )
-        if not all(f"{{{CONCEPT}}}" in sentence for sentence in next(iter(sentences.values()), [""])):
-            raise ConfigError(f"{path}: every choice of the first sentence must hold {{{CONCEPT}}}, where the concept stands")
-        return cls(sentences, words)
-
-    @property
-    def slots(self) -> dict[str, list[str]]:
-        """The choices of each slot, words first."""
-        return {**self.words, **self.sentences}
-
-    def first(self) -> dict[str, str]:
-        """The first choice of everything."""
-        return {name: choices[0] for name, choices in self.slots.items()}
-
-    def wording(self, choices: Choices) -> str:
-        """The system prompt of some choices, with `{x}` where the concept stands."""
-        words = {name: choices[name] for name in self.words}
-        sentences = [choices[name] for name in self.sentences if choices[name]]
-        return " ".join(sentence.format(**words, x=f"{{{CONCEPT}}}") for sentence in sentences)
-
-
-def named(sentence: str) -> set[str]:
-    """What stands in braces in a sentence; a brace that has no other stands for itself."""
-    try:
-        return {name for _, name, _, _ in Formatter().parse(sentence) if name is not None}
-    except ValueError:
-        return {"{", "}"} & set(sentence)
 
 
 def search_prompt(

@@ -7,12 +7,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from undertone.detect.persona_vectors import all_concepts, read_persona_vectors
-from undertone.detect.personas import Bank
 from undertone.detect.rounds import dealt
 from undertone.detect.sets import Pairs, Reading, read_sets
 from undertone.detect.steered_rows import Tries
 from undertone.lm.chat import training_rows
 from undertone.lm.loading import load
+from undertone.models.bank import Bank
 from undertone.read.biases import gradient, prefilled
 from undertone.read.feature_bias import Spliced
 from undertone.runtime.files import Stamp

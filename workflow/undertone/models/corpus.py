@@ -13,6 +13,12 @@ from typing import Any
 
 import yaml
 
+from undertone.models.wordings import load_yaml
+from undertone.runtime.errors import ConfigError
+from undertone.study.config.models import Embedded
+
+# Chats that are drawn of a corpus to see whether any can be.
+TRIED = 1000
 SEPARATORS = {
     "comma": ("", ", ", ""),
     "space": ("", " ", ""),
@@ -45,6 +51,17 @@ class Chat:
     def preamble(self) -> str | None:
         """The text in front of the user's turn, or None."""
         return self.persona or self.talk
+
+
+def check_corpus(path: Path, key: str) -> None:
+    """Raise ConfigError, which names the setting, unless chats of every kind can be drawn from a corpus file."""
+    load_yaml(path, key)
+    mix = Embedded()
+    tasks, obedience = dict.fromkeys(mix.tasks.model_dump(), 1.0), mix.obedience.model_dump()
+    try:
+        list(Corpus(path, tasks, 0.5, 0.5, 0.5, obedience).chats(TRIED, seed=0))
+    except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
+        raise ConfigError(f"{key}: no chat can be drawn from {path}: {error!r}; expected what config/corpus.yaml has") from None
 
 
 class Corpus:

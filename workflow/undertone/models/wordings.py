@@ -54,10 +54,21 @@ def load_forms(path: Path) -> dict[str, list[str]]:
     return forms
 
 
+class NoneTwice(yaml.SafeLoader):
+    """Refuses a key that stands twice in a mapping, of which YAML keeps the last and drops the others."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """A mapping of different keys."""
+        names = [name.value for name, _ in node.value if isinstance(name, yaml.ScalarNode) and name.value != "<<"]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise yaml.constructor.ConstructorError(None, None, f"{twice[0]!r} stands there twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
 def load_yaml(path: Path, key: str) -> Any:
-    """Read a YAML file that the setting `key` names. Raises ConfigError that names both."""
+    """Read a YAML file that the setting `key` names. Raises ConfigError that names both, also for a name that stands twice."""
     try:
-        return yaml.safe_load(Path(path).read_text(encoding="utf-8-sig"))
+        return yaml.load(Path(path).read_text(encoding="utf-8-sig"), NoneTwice)  # a loader of plain data alone
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{key}: cannot read {path}: {error}") from None
 
