@@ -190,6 +190,7 @@ def of_vector(vector: str, a: str = "", **changes: Any) -> dict[str, Any]:
     [
         ({"pairs": {"x": {"b": "wdie"}}, "saes": {"wide": {}}}, "pairs.x.b: no such SAE of saes 'wdie'; nearest: wide"),
         ({"pairs": {"x": {"a": ""}}}, "pairs.x.b: missing"),
+        ({"pairs": {"x": {"a": "wdie", "b": "", "datasets": "r"}}}, "pairs.x.a: no such SAE of saes 'wdie'"),
         (
             {
                 "models": {"o": {"embedded": {"seed": 3}}},

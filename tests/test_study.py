@@ -61,6 +61,8 @@ def test_an_unknown_key_names_the_nearest(config: dict[str, Any], complaint: str
     ("config", "complaint"),
     [
         ({"student": {"rank": 0}}, "student.rank: Input should be greater than or equal to 1, found 0"),
+        ({"datasets": {2024: {"file": "a.csv"}}}, "datasets.2024: a name is text, found 2024; write it in quotes"),
+        ({"searches": {True: {"positive": ["a"]}}}, "searches.1: a name is text, found True; write it in quotes"),
         ({"student": {"rank": "many"}}, "student.rank: .*integer.*, found 'many'"),
         ({"student": None}, "student: .*, found None"),
         ({"numbers": {"filter": "loose"}}, "numbers.filter: .*'strict' or 'lenient', found 'loose'"),

@@ -15,14 +15,14 @@ def check_pairs(study: "Study") -> None:
     if study.pairs and not study.has_sae:
         raise ValueError(f"pairs: the study has no SAE for {study.model.title}; describe one under sae")
     for name, pair in study.pairs.items():
+        for side in ("a", "b"):
+            if (sae := getattr(pair, side)) and sae not in study.saes:
+                raise ValueError(f"pairs.{name}.{side}: no such SAE of saes {sae!r}{nearest(sae, study.saes)}")
         if pair.datasets and (model := study.model_of(pair.a)):
             raise ValueError(
                 f"pairs.{name}.datasets: side a has this study's own datasets, and SAE {pair.a} reads the model {model}; "
                 "exchange a and b"
             )
-        for side in ("a", "b"):
-            if (sae := getattr(pair, side)) and sae not in study.saes:
-                raise ValueError(f"pairs.{name}.{side}: no such SAE of saes {sae!r}{nearest(sae, study.saes)}")
         points = [study.dictionary(sae).point for sae in (pair.a, pair.b)]
         if points[0] != points[1]:
             raise ValueError(

@@ -73,6 +73,8 @@ def validate(
 
 def _explain(section: type[Section], where: str, error: dict[str, Any], entries: Mapping[str, type[Section]]) -> str:
     path = [str(part) for part in error["loc"]]
+    if path[-1:] == ["[key]"]:
+        return f"{where}{'.'.join(path[:-1])}: a name is text, found {error['input']!r}; write it in quotes"
     if entries and path[:1] == ["datasets"] and len(path) > 2:
         section, where, path = entries[path[2]], f"{where}datasets.{path[1]}.", path[3:]
     key = (where + ".".join(path)).rstrip(".")
