@@ -56,6 +56,13 @@ def test_files_are_counted_by_dataset_and_by_rule(root):
     assert rules["total"] == datasets["total"]
 
 
+def test_a_study_elsewhere_and_one_of_two_configs_have_a_command_that_works():
+    elsewhere = status(read_summary(lines([*FILES, ("owl/pref.json", "pref", *GONE)], "/data/my study")), "config/x.yaml")
+    assert "Next: snakemake '/data/my study/owl/pref.json' --configfile config/x.yaml\n" in elsewhere
+    two = status(read_summary(lines([*FILES, ("owl/pref.json", "pref", *GONE)])), "config/x.yaml config/y.yaml")
+    assert 'Next: make results/owl/pref.json CONFIG="config/x.yaml config/y.yaml"\n' in two
+
+
 @pytest.mark.parametrize(("config", "study"), [("", ""), ("config/x.yaml", " CONFIG=config/x.yaml")])
 def test_the_next_step_is_the_preference_of_the_dataset_that_is_nearest_to_it(config, study):
     files = [*FILES, ("owl/numbers.parquet", "numbers", *OK), ("owl/pref.json", "pref", *GONE)]

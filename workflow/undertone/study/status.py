@@ -57,7 +57,7 @@ def table(title: str, counts: dict[str, Counter[str]], names: Iterable[str]) -> 
 
 def next_step(rows: list[dict[str, str]], datasets: dict[str, Counter[str]], config: str) -> str:
     """The command to run next: for the preference of the dataset that has most of its files, or else for all pending files."""
-    study = f" CONFIG={config}" if config else ""
+    study = f" CONFIG={f'"{config}"' if ' ' in config else config}" if config else ""
     if all(state(row) == "present" for row in rows):
         return f"Nothing is pending. See it on one page: make report{study}"
     pending = [PurePath(row["output_file"]) for row in rows if state(row) != "present"]
@@ -66,13 +66,20 @@ def next_step(rows: list[dict[str, str]], datasets: dict[str, Counter[str]], con
     if not results:
         return f"Next: make all read{study}   ({rest})"
     nearest = max(sorted(results), key=lambda path: (path.parent.name != CONTROL, datasets[path.parent.name]["present"]))
-    return f"Next: make {nearest}{study}\nThen: make all read{study}   ({rest})"
+    # make knows files below results alone.
+    asked = f"make {nearest}{study}" if nearest.parts[0] == "results" else f"snakemake '{nearest}'{configfile(config)}"
+    return f"Next: {asked}\nThen: make all read{study}   ({rest})"
+
+
+def configfile(config: str) -> str:
+    """How Snakemake is told of a study's configs."""
+    return f" --configfile {config}" if config else ""
 
 
 def status(rows: list[dict[str, str]], config: str = "") -> str:
     """Both tables (the study's own files, the control and the other datasets; the rules), and what to run next.
 
-    `config` is the path that the study was given by; "" is the embedded study.
+    `config` are the paths that the study was given by, separated by spaces; "" is the embedded study.
     """
     root = os.path.commonpath([str(PurePath(row["output_file"]).parent) for row in rows])
     datasets: dict[str, Counter[str]] = {}
@@ -87,6 +94,6 @@ def status(rows: list[dict[str, str]], config: str = "") -> str:
 
 if __name__ == "__main__":
     try:
-        print(status(read_summary(sys.stdin), *sys.argv[1:2]))
+        print(status(read_summary(sys.stdin), " ".join(sys.argv[1:])))
     except ValueError as error:
         sys.exit(str(error))
