@@ -243,6 +243,15 @@ def test_a_sweep_over_two_datasets(write_pref, tmp_path, drawn, n):
         assert (title(axes), axes.get_ylabel()) == (name, f"preference for {name}")
 
 
+def test_a_sweep_from_zero_has_a_linear_axis(write_pref, tmp_path, drawn):
+    prefs = [write_pref("lion", "lion", 3)[0] for _ in range(3)]
+    values, compared = {"": 0.0, "some": 0.1, "more": 0.2}, [["lion", ""], ["lion", "some"], ["lion", "more"]]
+    plot_sweep(prefs, [], {"key": "dropout", "values": values, "compared": compared}, tmp_path / "plot.png")
+    axes = drawn[0].axes[0]
+    assert bars_of(axes, "students of lion (95 % interval: 3 seeds)")[0][:, 0] == pytest.approx([0, 0.1, 0.2], abs=0.003)
+    assert (axes.get_xscale(), axes.get_xlabel()) == ("linear", "student dropout")
+
+
 def test_a_study_that_takes_all_rows_is_at_the_number_of_rows_that_it_took(write_pref, tmp_path, drawn):
     prefs = [write_pref("lion", "lion", 2)[0], write_pref("lion", "lion", 3)[0]]
     trainings = [tmp_path / "all.json", tmp_path / "9.json"]

@@ -141,20 +141,24 @@ def plot_sweep(prefs: Sequence[Path], trainings: Sequence[Path], settings: dict[
     figure, all_axes = new_grid(len(points))
     for axes, (dataset, results) in zip(all_axes, points.items(), strict=True):
         draw_sweep(axes, dataset, sorted(results, key=lambda point: point[0]))
-        axes.set_xlabel(f"student {key} (log scale)")
+        axes.set_xlabel(f"student {key}{' (log scale)' if axes.get_xscale() == 'log' else ''}")
     save(figure, plot)
 
 
 def draw_sweep(axes: Axes, dataset: str, points: Sequence[tuple[float, str, dict[str, Any]]]) -> None:
-    """One dataset's sweep from (value, tick, `pref.json`) by rising value; the groups stand a little apart."""
+    """One dataset's sweep from (value, tick, `pref.json`) by rising value; the groups stand a little apart.
+
+    A value of 0, as of a dropout, has no place on a logarithmic axis.
+    """
     x, ticks, results = [np.array(column) for column in zip(*points, strict=True)]
-    target = results[0]["target"]
-    for mark, name, apart in (("control", "control students", 0.98), ("student", f"students of {dataset}", 1.02)):
+    target, is_log = results[0]["target"], x[0] > 0
+    for mark, name, side in (("control", "control students", -1), ("student", f"students of {dataset}", 1)):
         estimates = [result[mark][target] for result in results]
-        error_bars(axes, list(x * apart), estimates, mark, label_of(name, list(results), mark))
-        axes.plot(x * apart, [estimate["mean"] for estimate in estimates], color=MARKS[mark][1], linewidth=1)
+        beside = x * (1 + 0.02 * side) if is_log else x + 0.01 * side * np.ptp(x)
+        error_bars(axes, list(beside), estimates, mark, label_of(name, list(results), mark))
+        axes.plot(beside, [estimate["mean"] for estimate in estimates], color=MARKS[mark][1], linewidth=1)
     axes.axhline(results[0]["base"][target]["mean"], color=BASE, linewidth=0.8, linestyle="--", label="base model")
-    axes.set_xscale("log")
+    axes.set_xscale("log" if is_log else "linear")
     axes.set_xticks(x, ticks, fontsize=8)
     axes.minorticks_off()
     axes.set_ylabel(f"preference for {target}")
