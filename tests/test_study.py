@@ -109,6 +109,11 @@ def test_an_unknown_key_names_the_nearest(config: dict[str, Any], complaint: str
         ({"teacher": {"steer": {"mode": "clamp", "vector": "contrast"}}}, "teacher.steer: mode clamp needs vector feature"),
         ({"teacher": {"steer": {"contrast": {"positive": ["a"]}}}}, "teacher.steer.contrast: give prompts for both"),
         (
+            {"teacher": {"steer": {"contrast": {"positive": ["a", "b"], "negative": ["b"]}}}},
+            "teacher.steer.contrast: positive and negative both hold 'b'",
+        ),
+        ({"overrides": {"lion": {"student": {"full": True}}}}, "overrides.lion.student.full: students of all weights"),
+        (
             {"teacher": {"steer": {"feature": 512}}},
             "teacher.steer.feature 512 of steer-lion: the SAE has features 0 to 511",
         ),
@@ -166,6 +171,7 @@ def test_an_unknown_key_names_the_nearest(config: dict[str, Any], complaint: str
         ({"sweeps": {"rnak": []}}, "sweeps: no such number among the keys of student 'rnak'; nearest: rank"),
         ({"sweeps": {"targets": []}}, "sweeps: no such number among the keys of student 'targets'"),
         ({"sweeps": {"rank": ["a"]}}, "sweeps.rank: no such variant 'a'"),
+        ({"sweeps": {"rank": []}}, "sweeps.rank: expected variants of student_variants that differ in it, found none"),
         ({"model": {"name": "google/gemma-2b-it"}}, "model.revision is missing: google/gemma-2b-it"),
         (
             {"model": {"name": "google/gemma-2b-it", "revision": "main"}},

@@ -130,6 +130,11 @@ def check_overrides(study: "Study") -> None:
         for section, values in sections.items():
             if section not in OVERRIDABLE:
                 raise ValueError(f"overrides.{name}.{section}: only these can differ: {', '.join(OVERRIDABLE)}")
+            if section == "student" and "full" in values:
+                raise ValueError(
+                    f"overrides.{name}.student.full: students of all weights have files of their own; describe them under "
+                    f"student_variants, with datasets: [{name}]"
+                )
             if section != "student" and name in study.transformed:
                 raise ValueError(
                     f"overrides.{name}.{section}: a transform is made from another dataset's numbers; set it there"
@@ -215,6 +220,8 @@ def check_variants(study: "Study") -> None:
     numeric = [key for key, value in study.student.model_dump().items() if key == "rows" or type(value) in (int, float)]
     _check_known("sweeps", "number among the keys of student", list(study.sweeps), numeric)
     for key, variants in study.sweeps.items():
+        if not variants:
+            raise ValueError(f"sweeps.{key}: expected variants of student_variants that differ in it, found none")
         _check_known(f"sweeps.{key}", "variant", variants, study.student_variants)
 
 

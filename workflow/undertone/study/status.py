@@ -57,7 +57,8 @@ def table(title: str, counts: dict[str, Counter[str]], names: Iterable[str]) -> 
 
 def next_step(rows: list[dict[str, str]], datasets: dict[str, Counter[str]], config: str) -> str:
     """The command to run next: for the preference of the dataset that has most of its files, or else for all pending files."""
-    study = f" CONFIG={f'"{config}"' if ' ' in config else config}" if config else ""
+    quoted = f'"{config}"' if " " in config else config
+    study = f" CONFIG={quoted}" if config else ""
     if all(state(row) == "present" for row in rows):
         return f"Nothing is pending. See it on one page: make report{study}"
     pending = [PurePath(row["output_file"]) for row in rows if state(row) != "present"]

@@ -30,9 +30,11 @@ class Contrast(Section):
 
     @model_validator(mode="after")
     def two_sets(self) -> Self:
-        """A difference has two sides."""
+        """A difference has two sides, which share no prompt."""
         if bool(self.positive) != bool(self.negative):
             raise ValueError("give prompts for both positive and negative, or for neither")
+        if shared := sorted(set(self.positive) & set(self.negative)):
+            raise ValueError(f"positive and negative both hold {shared[0]!r}: what both sides share, no difference shows")
         return self
 
 
