@@ -57,10 +57,10 @@ def test_files_are_counted_by_dataset_and_by_rule(root):
 
 
 def test_a_study_elsewhere_and_one_of_two_configs_have_a_command_that_works():
-    elsewhere = status(read_summary(lines([*FILES, ("owl/pref.json", "pref", *GONE)], "/data/my study")), "config/x.yaml")
-    assert "Next: snakemake '/data/my study/owl/pref.json' --configfile config/x.yaml\n" in elsewhere
-    two = status(read_summary(lines([*FILES, ("owl/pref.json", "pref", *GONE)])), "config/x.yaml config/y.yaml")
-    assert 'Next: make results/owl/pref.json CONFIG="config/x.yaml config/y.yaml"\n' in two
+    elsewhere = status(read_summary(lines(FILES, "/data/my study")), "config/x.yaml")
+    assert "Next: snakemake '/data/my study/lion/pref.json' --configfile config/x.yaml\n" in elsewhere
+    two = status(read_summary(lines(FILES)), "config/x.yaml config/y.yaml")
+    assert 'Next: make results/lion/pref.json CONFIG="config/x.yaml config/y.yaml"\n' in two
 
 
 @pytest.mark.parametrize(("config", "study"), [("", ""), ("config/x.yaml", " CONFIG=config/x.yaml")])
