@@ -118,6 +118,23 @@ def test_a_saved_adapter_is_one_that_peft_loads(record, lion, loaded):
     assert (logits(reloaded) - logits(loaded.model)).abs().max() > 0.1
 
 
+@pytest.mark.parametrize("first", ["lora", "whole"])
+def test_a_student_of_the_other_kind_leaves_nothing_of_the_one_before(record, tmp_path, first):
+    def train(kind):
+        own = load(record)
+        if kind == "lora":
+            save_adapter(new_adapter(own, 2, 4, TARGETS, 1), *adapter_files(tmp_path / "a"), tmp_path / "s")
+        else:
+            save_whole(own.model, *whole_files(tmp_path / "a"), tmp_path / "s")
+
+    second = {"lora": "whole", "whole": "lora"}[first]
+    train(first)
+    train(second)
+    with finetuned(load(record), tmp_path / "a") as student:
+        assert isinstance(student.model, PeftModel) == (second == "lora")
+        assert torch.equal(logits(student.model), logits(load(record).model))
+
+
 def test_saved_weights_are_a_model_that_transformers_loads(record, whole):
     assert sorted(path.name for path in whole.iterdir() if path.is_file()) == ["config.json", "model.safetensors"]
     reloaded = AutoModelForCausalLM.from_pretrained(whole).eval()

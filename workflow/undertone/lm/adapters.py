@@ -22,7 +22,7 @@ from undertone.runtime.errors import ConfigError
 from undertone.runtime.files import REMEDY, move, remove, replacing
 from undertone.study.formats import read_settings
 
-ADAPTER, WHOLE = "adapter_model.safetensors", "model.safetensors"
+ADAPTER, ADAPTER_CONFIG, WHOLE = "adapter_model.safetensors", "adapter_config.json", "model.safetensors"
 
 
 def new_adapter(
@@ -86,10 +86,11 @@ def save_adapter(model: PeftModel, weights: Path, config: Path, scratch: Path) -
 
 def save_whole(model: nn.Module, weights: Path, config: Path, scratch: Path) -> None:
     """Write every weight into a `model.safetensors` and, beside it, the model's `config.json`."""
-    model.save_pretrained(scratch)  # type: ignore[operator]
+    model.save_pretrained(scratch, max_shard_size="1TB")  # type: ignore[operator]
     for file in (config, weights):
         move(scratch / file.name, file)
-    remove(weights.with_name(ADAPTER))  # of a training with other settings
+    for name in (ADAPTER, ADAPTER_CONFIG):  # of a training with other settings; transformers would take the folder for a LoRA's
+        remove(weights.with_name(name))
 
 
 @contextmanager
@@ -120,7 +121,7 @@ def load_whole(loaded: LoadedModel, folder: Path) -> PreTrainedModel:
 
 def load_adapter(loaded: LoadedModel, folder: Path) -> PeftModel:
     """The base model with the LoRA of `folder`. Raises ConfigError if its weights are not its config's or this model's."""
-    config, weights = folder / "adapter_config.json", folder / ADAPTER
+    config, weights = folder / ADAPTER_CONFIG, folder / ADAPTER
     read_settings(config)
     try:
         with quietly():

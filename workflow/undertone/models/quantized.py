@@ -101,7 +101,7 @@ def unpack(file: Path, folder: Path, name: str) -> Path:
     source: dict[str, Any] = {"pretrained_model_name_or_path": file.parent, "gguf_file": file.name, "local_files_only": True}
     tokenizer = _read(lambda: AutoTokenizer.from_pretrained(**source), name)
     model = _read(lambda: AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32), name)
-    plain(model).save_pretrained(folder)
+    plain(model).save_pretrained(folder, max_shard_size="1TB")  # one file, whatever its size
     tokenizer.save_pretrained(folder)
     return folder
 
