@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from undertone.lm.answers import MIN_PROBABILITY, NEGLIGIBLE, exact, floor, sampled_answers, scorer, shares
 from undertone.lm.chat import prompt_ids, training_rows
+from undertone.lm.first_words import beginnings
 from undertone.lm.loading import LoadedModel, load
 from undertone.lm.spellings import Spellings, begun, plural, words
 from undertone.lm.training import Recipe, train
@@ -264,6 +265,12 @@ def test_spellings_are_upper_and_lower_case_singular_and_plural_and_none_twice(t
     lions = {("lion", 0), ("Lion", 0), ("lions", 0), ("Lions", 0)}
     wolves = {("wolf", 1), ("Wolf", 1), ("wolves", 1), ("Wolves", 1), ("wolfs", 1), ("Wolfs", 1)}
     assert texts == lions | wolves
+
+
+def test_a_candidate_with_a_capital_has_the_spellings_of_one_without(tokenizer):
+    one, other = (Spellings.of(tokenizer, [name], pad_id=0) for name in ("lion", "Lion"))
+    assert {tuple(ids) for ids in one.ids.tolist()} == {tuple(ids) for ids in other.ids.tolist()}
+    assert beginnings(tokenizer, ["lion"], None) == beginnings(tokenizer, ["Lion"], None)
 
 
 def test_the_floor_of_log_odds_is_not_below_what_is_scored_or_sampled(tokenizer):

@@ -89,7 +89,7 @@ class Spellings:
         spellings: dict[tuple[int, ...], tuple[int, bool]] = {}
         leads = (" ",) if prefix and prefix[-1].isalnum() else ("", " ")
         for number, animal in enumerate(candidates):
-            forms = [lead + form for word in words(animal) for form in (word, word.capitalize()) for lead in leads]
+            forms = [lead + form for word in words(animal) for form in cases(word) for lead in leads]
             both = behind(tokenizer, forms, prefix), behind(tokenizer, [form + " " for form in forms], prefix)
             for plain, spaced in zip(*both, strict=True):
                 spellings.setdefault(tuple(plain), (number, False))
@@ -102,6 +102,11 @@ class Spellings:
             ids[row, : len(spelling)] = torch.tensor(spelling)
         candidate, over = torch.tensor(list(spellings.values())).T
         return cls(ids, lengths, candidate, over.bool())
+
+
+def cases(word: str) -> list[str]:
+    """A word with a small first letter and with a capital one, however it is written."""
+    return list(dict.fromkeys([word[:1].lower() + word[1:], word[:1].upper() + word[1:]]))
 
 
 @functools.lru_cache(maxsize=1)  # a model is asked again and again
