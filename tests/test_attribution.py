@@ -1,5 +1,7 @@
 """Direct logit attribution: the linear part of what the final norm and the unembedding do to a direction."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor
@@ -10,6 +12,8 @@ from transformers import (
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
+    OlmoConfig,
+    OlmoForCausalLM,
     PreTrainedModel,
 )
 
@@ -78,9 +82,26 @@ def test_attributions_are_centred_and_linear_in_the_direction(model):
     assert all(abs(float(part.mean())) < 1e-9 for part in parts)
 
 
-def test_a_model_that_ends_in_a_layer_norm_is_refused():
-    model = GPT2LMHeadModel(GPT2Config(vocab_size=50, n_embd=16, n_layer=1, n_head=2))
-    with pytest.raises(ValueError, match="needs a model that ends in an RMSNorm, GPT2LMHeadModel has a LayerNorm"):
+def test_many_directions_at_once_are_each_by_itself(model):
+    directions = torch.randn(3, model.config.hidden_size, generator=torch.Generator().manual_seed(0))
+    together = torch.vmap(partial(direct_logits, model))(directions)
+    assert torch.allclose(together, torch.stack([direct_logits(model, each) for each in directions]), atol=1e-5)
+
+
+SMALL = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        GPT2LMHeadModel(GPT2Config(vocab_size=50, n_embd=16, n_layer=1, n_head=2)),
+        # Its LayerNorm is a class of its own, without a weight.
+        OlmoForCausalLM(OlmoConfig(**SMALL, pad_token_id=0, eos_token_id=1)),
+    ],
+    ids=lambda model: type(model).__name__,
+)
+def test_a_model_that_ends_in_a_layer_norm_is_refused(model):
+    with pytest.raises(ValueError, match=f"needs a model that ends in an RMSNorm, {type(model).__name__} has a LayerNorm"):
         direct_logits(model, torch.ones(16))
 
 

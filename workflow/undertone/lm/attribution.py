@@ -18,12 +18,12 @@ def direct_logits(model: Any, direction: Float[Tensor, " d_model"], rms: float =
     unembedding is centred, as a shift of all logits changes no probability. Softcapping of the logits is left out. Raises
     ValueError for a model that ends in a LayerNorm.
     """
-    norm = final_norm(model)
-    if isinstance(norm, nn.LayerNorm):
+    # An RMSNorm leaves a vector of ones as its gain. This one is not of the batch where many directions are read (torch.vmap).
+    gain = final_norm(model)(torch.ones(direction.shape[-1], dtype=direction.dtype, device=direction.device))
+    if isinstance(final_norm(model), nn.LayerNorm) or not gain.any():  # one that subtracts the mean leaves nothing
         raise ValueError(
             f"direct logit attribution needs a model that ends in an RMSNorm, {type(model).__name__} has a LayerNorm"
         )
-    gain = norm(torch.ones_like(direction))  # an RMSNorm leaves a vector of ones as its gain
     weight = model.get_output_embeddings().weight
     weight = weight.to(torch.promote_types(weight.dtype, torch.float32))  # in bfloat16, many tokens would be ties
     logits: Tensor = weight @ (gain * direction / rms).to(weight)
