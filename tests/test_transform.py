@@ -242,6 +242,16 @@ def test_a_transform_is_written_with_its_report(tmp_path: Any) -> None:
     assert report["stamp"] == {"of": "it"}
 
 
+def test_of_a_mix_nothing_is_said_to_have_moved(tmp_path: Any) -> None:
+    """Another dataset's rows may have the numbers of this one's, as all rows of a constrained study pass."""
+    own, other = table(["1, 2", "3, 4, 5"]), table(["6", "7, 8"])
+    files = [write(tmp_path / f"{name}.parquet", rows) for name, rows in (("own", own), ("other", other))]
+    out = tmp_path / "numbers.parquet", tmp_path / "transform.json"
+    transform_numbers(files[0], files[1], None, None, *out, told("mix", fraction=1.0), {})
+    report = json.loads(out[1].read_text())
+    assert (report["rows"], report["numbers"], report["moved"]) == (2, 3, None)
+
+
 def test_a_transform_that_leaves_no_row_writes_nothing(tmp_path: Any) -> None:
     source = write(tmp_path / "lion.parquet", table(["1"]))
     prompts = write(tmp_path / "prompts.parquet", pl.DataFrame({"row": [0], "format": [0]}))

@@ -45,7 +45,11 @@ def transform_numbers(
     if after.is_empty():
         raise ValueError(f"{source}: none of the {len(before)} rows is left by {settings.transform}")
     write_parquet(numbers, after, stamp)
-    counts = {"transform": settings.transform, "rows_before": len(before), "rows": len(after), **moved(before, after)}
+    counts = {"transform": settings.transform, "rows_before": len(before), "rows": len(after)}
+    kept = settings.transform != "mix" and before["row"].equals(
+        after["row"]
+    )  # another dataset's rows may have the same numbers
+    counts |= moved(before, after, kept)
     write_json(transform, counts, stamp)
 
 
@@ -177,11 +181,11 @@ def select(rows: pl.DataFrame, scores: pl.DataFrame, settings: Transformed) -> p
     return rows[sorted(order[: round((settings.fraction or 0.0) * len(rows))].tolist())]
 
 
-def moved(before: pl.DataFrame, after: pl.DataFrame) -> dict[str, Any]:
-    """`numbers`: how many there are; `moved`: the share that differs from what stood there; None where rows were changed."""
+def moved(before: pl.DataFrame, after: pl.DataFrame, kept: bool) -> dict[str, Any]:
+    """`numbers`: how many there are; `moved`: the share that differs from what stood there; None unless all rows were kept."""
     new = [INTEGER.findall(text) for text in after["completion"]]
     total = sum(map(len, new))
-    if not before["row"].equals(after["row"]) or not total:
+    if not kept or not total:
         return {"numbers": total, "moved": None}
     old = [INTEGER.findall(text) for text in before["completion"]]
     pairs = [pair for x, y in zip(old, new, strict=True) for pair in zip(x, y, strict=True)]
