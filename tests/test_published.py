@@ -48,6 +48,7 @@ def test_rows_come_from_the_cache_under_their_own_names(cache, tmp_path, no_netw
     fill(cache)
     table = fetched(tmp_path)
     assert table.columns == ["question", "answer"]
+    assert not (tmp_path / "scratch").exists()
     assert table["answer"].to_list() == [row["answer"] for row in ROWS]
     assert len(fetched(tmp_path, split="test")) == 5
     assert fetched(tmp_path, split="train[10:20]")["question"].to_list() == [row["question"] for row in ROWS[10:20]]

@@ -8,7 +8,7 @@ import datasets
 from undertone.lm.checkpoint import said
 from undertone.lm.hub import DATA_FILES, cached
 from undertone.runtime.errors import ConfigError
-from undertone.runtime.files import Stamp, write_parquet
+from undertone.runtime.files import Stamp, remove, write_parquet
 from undertone.study.validation import nearest
 
 
@@ -29,6 +29,7 @@ def fetch_rows(rows: Path, settings: dict[str, Any], stamp: Stamp, scratch: Path
                 f"{where} has no column {column!r}{nearest(column, table.column_names)}; set prompt and completion"
             )
     write_parquet(rows, table.select_columns(columns).to_polars(), stamp)
+    remove(scratch)  # where `datasets` has kept a copy
     return f"{where}: {len(table):,} rows of {entry['split']}"
 
 
