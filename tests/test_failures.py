@@ -36,13 +36,17 @@ def test_a_surprise_has_its_traceback_and_its_kind(tmp_path: Path) -> None:
 
 def test_a_value_error_is_a_sentence_where_this_project_raised_it(tmp_path: Path) -> None:
     from undertone.data.datasets import read_dataset
+    from undertone.lm.sampling import shared_prefix
 
     with pytest.raises(ValueError) as ours:
         read_dataset(tmp_path / "a.csv", "prompt", "completion")
     with pytest.raises(ValueError) as others:
         int("three")
+    with pytest.raises(ValueError) as built_in:
+        shared_prefix([])
     assert is_sentence(ours.value)
     assert not is_sentence(others.value)
+    assert said(built_in.value).startswith("ValueError: min() ")
     assert said(others.value).startswith("ValueError: invalid literal")
 
 

@@ -18,8 +18,10 @@ def is_sentence(error: BaseException) -> bool:
     """Whether an error is one of this project's own, which says what was found and what to do."""
     if isinstance(error, ConfigError):
         return True
-    raised = traceback.extract_tb(error.__traceback__)
-    return type(error) is ValueError and bool(raised) and Path(raised[-1].filename).is_relative_to(PACKAGE)
+    if type(error) is not ValueError or not (raised := traceback.extract_tb(error.__traceback__)):
+        return False
+    # A built-in function has no frame of its own: what it raises seems to come from the line that called it.
+    return Path(raised[-1].filename).is_relative_to(PACKAGE) and (raised[-1].line or "").startswith("raise")
 
 
 def said(error: BaseException) -> str:
