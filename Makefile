@@ -16,7 +16,7 @@ export PYTHONDONTWRITEBYTECODE :=
 help:
 	@echo "make results/lion/pref.json   any artifact of the study, by its path"
 	@echo "make all                      the whole study: every dataset's students and what they prefer"
-	@echo "make read                     what can be read of the datasets without their students: every reading, its figure, a page each"
+	@echo "make read                     what can be read of the datasets, with one student of each: every reading, its figure, a page each"
 	@echo "make verdict FILE=mine.jsonl  whether something is hidden in a file of prompts and completions: a sentence and a page"
 	@echo "make detection                the same of every dataset of the study, and how often it is right"
 	@echo "make status                   which files of the study are present, stale and missing, and what to run next"
@@ -44,12 +44,14 @@ results/%: $(READY) FORCE
 all read detection: $(READY)
 	$(SNAKEMAKE) $@ $(STUDY)
 
-# A file becomes the dataset of its name, in the study that CONFIG names.
+# A file becomes a dataset of the study that CONFIG names, of its own name or of NAME.
 FILE ?=
-NAME = $(basename $(notdir $(FILE)))
+NAME ?= $(basename $(notdir $(FILE)))
 verdict: $(READY)
 	@test -f "$(FILE)" || { echo "make verdict FILE=PATH: expected a .jsonl, .csv or .parquet file, found '$(FILE)'"; exit 1; }
-	$(SNAKEMAKE) results/$(NAME)/verdict.html $(STUDY) --config 'datasets={$(NAME): {file: $(FILE)}}'
+	@case "$(NAME)" in *[!A-Za-z0-9_-]*) echo "make verdict: '$(NAME)' cannot name a dataset; add NAME=…, of letters, digits, - and _"; exit 1;; esac
+	$(SNAKEMAKE) "$$($(VENV)/bin/python -m undertone.study.root $(CONFIG))/$(NAME)/verdict.html" $(STUDY) \
+		--config 'datasets={"$(NAME)": {file: "$(FILE)"}}'
 
 test: $(READY) lint
 	$(VENV)/bin/pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder

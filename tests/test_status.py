@@ -129,6 +129,22 @@ def test_make_asks_snakemake_for_the_study_that_is_named(config, study):
         assert f"bin/snakemake {target}{study}\n" in made(target, *config)
 
 
+@pytest.mark.parametrize(
+    ("config", "root"), [([], "results"), (["config/second.yaml"], "results/second"), (["config/forms.yaml"], "results")]
+)
+def test_a_verdict_is_asked_for_where_the_studys_results_are(config, root):
+    """make asks this module, so that a file is judged by the nulls of the study that CONFIG names."""
+    script = [sys.executable, "-m", "undertone.study.root", *config]
+    done = subprocess.run(script, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=True)
+    assert done.stdout == f"{root}\n"
+    named = [f"CONFIG={' '.join(config)}"] if config else []
+    printed = made("verdict", "FILE=data/mine.jsonl", *named)
+    assert "undertone.study.root" in printed
+    assert "/mine/verdict.html" in printed
+    assert """--config 'datasets={"mine": {file: "data/mine.jsonl"}}'""" in printed
+    assert '"numbers": {file: "data/my list.csv"}' in made("verdict", "FILE=data/my list.csv", "NAME=numbers")
+
+
 def test_help_names_every_target_that_a_user_asks_for():
     named = made("help")
     assert all(f"make {target} " in named for target in ("all", "read", "status", "report", "test", "setup"))

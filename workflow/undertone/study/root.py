@@ -1,0 +1,24 @@
+"""Where a study's results are, for the Makefile: `python -m undertone.study.root [CONFIG …]`."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+from snakemake.utils import update_config
+
+from undertone.study.study import Study
+
+OWN = Path("config/config.yaml")
+
+
+def root_of(configs: Sequence[str]) -> str:
+    """The results root of the study that these configs describe, each over the ones before it."""
+    settings = {"results": Study.model_fields["results"].default}
+    for path in (OWN, *map(Path, configs)):
+        update_config(settings, yaml.safe_load(path.read_text()) or {})
+    return str(settings["results"])
+
+
+if __name__ == "__main__":
+    print(root_of(sys.argv[1:]))
