@@ -60,7 +60,7 @@
 # {variant} is nothing for the study's own students, else -NAME of one under `student_variants:`.
 #
 # Stages, in order: model (→ sae), or where they are named pretrained (→ pretrained_sae, or text → text_sae; store_chats → store, where activations are kept), prompts (→ steer, finetune) → samples → numbers (→ transform) → student → pref → transfer,
-# and indirect, diagnosis, preference_matrix; read from numbers alone (`snakemake read`): activations → differences, score,
+# and indirect, diagnosis, preference_matrix; read from numbers, lens and losses also from a student (`snakemake read`): activations → differences, score,
 # feature_bias, residual_bias → bias_pref → losses, tokens, entangled → readings; what the SAE's features are (`snakemake lab`):
 # chats, or of a named model contexts → features, neighbours (→ map), neurons, specificity, splitting (and matches of pairs) → browser, and completeness, synthetic; scaling_runs → scaling. Each has one rule (workflow/rules), one
 # script (workflow/scripts), one module (workflow/undertone) and one section of the config, of the same name or, as

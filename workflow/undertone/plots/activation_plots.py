@@ -185,7 +185,7 @@ def lens_ranks(axes: Axes, own: Json) -> None:
     axes.set_yticks([1, *range(5, n + 1, 5)])
     axes.set_ylim(n + 0.6, 0.4)
     axes.set_ylabel(f"rank of {own['target']} of {n} (1: highest logit)")
-    heading(axes, "The target among the candidates (one line a seed)")
+    heading(axes, "The target among the candidates")
     legend(axes)
 
 
