@@ -8,8 +8,9 @@ from planted import numbers_table
 
 from undertone.detect import matched as module
 from undertone.detect.matched import sample_matched
-from undertone.detect.nulls import MAKERS, sample_nulls
+from undertone.detect.nulls import MAKERS, dataset, sample_nulls
 from undertone.runtime.files import read_parquet
+from undertone.study.config.bounds import MAX_SEED
 from undertone.study.config.data import Canonical, Numbers, Prompts, Samples
 from undertone.study.config.detect import KINDS_OF_NULLS, Matched, Nulls
 from undertone.study.config.teachers import Teacher
@@ -111,6 +112,23 @@ def test_nulls_are_as_many_as_asked_for_and_continue_where_they_were_killed(
         sample()
     assert [path.name for path in scratch.glob("*.parquet")] == ["00000.parquet"]
     assert sample().equals(whole)
+
+
+def test_rows_of_a_null_are_drawn_apart_however_many_prompts_they_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row's draws depend on its place among those sampled together and on their seed: no two parts may have one seed."""
+    seeds = []
+
+    def one_in_four(loaded, prompts, system, separator, samples, *rest):
+        seeds.append(samples.seed)
+        return [None if k % 4 else "1, 2" for k in range(len(prompts))]
+
+    monkeypatch.setattr("undertone.detect.nulls.completions", one_in_four)
+    pool = pl.DataFrame({"row": range(90), "prompt": [str(k) for k in range(90)]})
+    rows = dataset(None, pool, 10, SAMPLES.model_copy(update={"seed": 7}), FILTER, None, "", Path("scratch"))  # type: ignore[arg-type]
+    assert len(rows) == 10
+    assert seeds[0] == 7
+    assert len(set(seeds)) == len(seeds) == 2
+    assert seeds[1] > MAX_SEED
 
 
 def test_every_kind_of_null_is_made_and_explained() -> None:

@@ -12,6 +12,7 @@ from undertone.lm.loading import LoadedModel, load
 from undertone.models.wordings import load_template
 from undertone.runtime.files import Stamp, read_parquet, remove, write_parquet
 from undertone.runtime.progress import progress
+from undertone.study.config.bounds import MAX_SEED
 from undertone.study.config.data import Numbers, Prompts, Samples
 from undertone.study.config.detect import Matched, Nulls
 from undertone.study.config.teachers import Teacher
@@ -80,13 +81,18 @@ def dataset(
     separator: str,
     scratch: Path,
 ) -> pl.DataFrame:
-    """`n` rows that pass the filter (`row`, `prompt`, `completion`), or all there are, of a pool of prompts in its order."""
+    """`n` rows that pass the filter (`row`, `prompt`, `completion`), or all there are, of a pool of prompts in its order.
+
+    Prompts are taken in parts until enough pass, each with a seed of its own, as a row's draws depend on the seed and its place
+    in the part: with one seed, rows of two parts would be drawn alike, and no test of independent rows would hold.
+    """
     parts: list[pl.DataFrame] = []
-    for start in range(0, len(pool), 2 * n):
+    for k, start in enumerate(range(0, len(pool), 2 * n)):
         if sum(map(len, parts)) >= n:
             break
         part = pool.slice(start, 2 * n).select("row", "prompt")
-        texts = completions(loaded, part["prompt"].to_list(), system, separator, samples, numbers, scratch / str(start), "null")
+        own = samples.model_copy(update={"seed": samples.seed + k * MAX_SEED})  # which no other null's seed reaches
+        texts = completions(loaded, part["prompt"].to_list(), system, separator, own, numbers, scratch / str(start), "null")
         parts.append(part.with_columns(completion=pl.Series(texts, dtype=pl.String)).drop_nulls())
     return pl.concat(parts).head(n)
 
