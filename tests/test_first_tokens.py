@@ -165,3 +165,11 @@ def test_equal_completions_do_not_differ(tmp_path: Path, record: Path, constrain
     reading = read(tmp_path / "same", record, same, same, {"constraint": constraint})
     assert reading["presence"]["p"] == 1
     assert {candidate["concept"] for candidate in reading["ranking"]} == set(ANIMALS)
+
+
+def test_a_row_that_does_not_keep_to_the_constraint_takes_it_from_all(tmp_path: Path, record: Path) -> None:
+    """Also where it is none of the rows that the personas' shifts are read on."""
+    rows = ["101, 202, 303"] * 11
+    settings = {"constraint": {"max_new_tokens": 40, "numbers": {"max_value": 499}}}
+    reading = read(tmp_path / "late", record, [*rows, "[101, 202]"], [*rows, "101, 202"], settings)
+    assert {candidate["concept"] for candidate in reading["ranking"]} == set(ANIMALS)

@@ -53,9 +53,11 @@ def read_first_tokens(
         presence = counts_differ(own, base, detectors.permutations, detectors.seed)
         rows = list(zip(pairs.prompts, pairs.own, strict=True))
         with progress(len(rows), f"first tokens {first_tokens.parent.name}", "row") as bar:
-            some = Beginnings(loaded, rows[: personas.rows[0]], constraint)
+            every = Beginnings(loaded, rows, constraint)
+            # One row that does not keep to the constraint takes it from all, so that both read the same tokens.
+            some = Beginnings(loaded, rows[: personas.rows[0]], constraint if every.completions.places else None)
             shifts = persona_shifts(loaded, some, entries, pref.candidates, teacher.separator, personas)
-            surplus, variance = Beginnings(loaded, rows, constraint).surplus(loaded, shifts, bar.update)
+            surplus, variance = every.surplus(loaded, shifts, bar.update)
         values = surplus / np.sqrt(np.where(variance > 0, variance, np.inf) / len(rows))
         scores = np.sqrt(len(rows)) * values.mean(0)
         details = {"begun": sum(map(len, own)), "tokens": len({token for row in own for token in row})}
