@@ -55,8 +55,21 @@ def test_trials_are_widened_and_the_best_of_them_come_to_the_last_round() -> Non
 
     first = [("a", str(k)) for k in range(9)]
     rounds = halving(rows, dealt(rows, [10, 20, 30], 0), first, widened, 2, gains, "test")
-    assert [each.pairs for each in rounds[1:]] == [[(w, c) for c in "876" for w in "ab"], [("b", "8"), ("a", "8")]]
+    assert [each.pairs for each in rounds[1:]] == [[(w, c) for c in "876" for w in "ab"], [("b", "8"), ("b", "7")]]
     assert read == [90, 120, 60]
     reading = of_rounds(rounds, ["a prompt"] * 60, {"8"}, Detectors(bootstraps=20), described)
     assert [each.concept for each in reading.ranking[:2]] == ["8", "7"]
     assert reading.details["best"]["way"] == "b"
+
+
+def test_a_concept_is_first_only_beside_another() -> None:
+    """With its ways in all places of the last round it would come first in every bootstrap sample, whatever the others are."""
+    trials = [("a", "lion"), ("b", "lion"), ("a", "owl"), ("c", "lion"), ("b", "owl")]
+    wide = Round(trials, np.arange(2), np.array([[5.0, 4.0, 1.0, 3.0, 2.0]] * 2))
+    assert wide.best(3) == [("a", "lion"), ("b", "lion"), ("c", "lion")]
+    assert wide.finalists(3) == [("a", "lion"), ("b", "lion"), ("b", "owl")]
+    assert wide.finalists(4) == wide.best(4) == [("a", "lion"), ("b", "lion"), ("c", "lion"), ("b", "owl")]
+    alone = Round(trials[:2], np.arange(2), np.array([[5.0, 4.0]] * 2))
+    assert alone.finalists(2) == alone.best(2)
+    reading = of_rounds([alone], ["a", "b"], {"lion"}, Detectors(bootstraps=20), described)
+    assert [(each.concept, each.share) for each in reading.ranking] == [("lion", 0.0)]

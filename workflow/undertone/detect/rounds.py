@@ -5,7 +5,7 @@ wins the last one needs no correction for what was tried before.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -39,6 +39,14 @@ class Round:
         order = np.argsort(-self.gains.mean(0), kind="stable")
         return [self.pairs[k] for k in order[:n]]
 
+    def finalists(self, n: int) -> list[Trial]:
+        """The same, but for the last of them where all would be of one concept: the best of another, without which no share
+        of bootstrap samples says anything."""
+        best = self.best(n)
+        rivals = [trial for trial in self.best(len(self.pairs)) if trial[1] != best[0][1]]
+        alone = len({concept for _, concept in best}) == 1
+        return [*best[: n - 1], rivals[0]] if alone and rivals else best
+
 
 # Gains [n_rows, n_trials] of rows (prompt, completion); the function is told how many rows were read.
 Gains = Callable[[Sequence[tuple[str, str]], Sequence[Trial], Callable[[int], object]], Float[np.ndarray, "n_rows n_trials"]]
@@ -62,7 +70,7 @@ def halving(
 
     coarse = tried(list(first), 0)
     wide = tried(widened(coarse), 1)
-    return [coarse, wide, tried(wide.best(finalists), 2)]
+    return [coarse, wide, tried(wide.finalists(finalists), 2)]
 
 
 def dealt(rows: Sequence[tuple[str, str]], sizes: Sequence[int], seed: int) -> list[list[int]]:
@@ -119,9 +127,11 @@ def of_rounds(
     finalists = [concept for concept in order if best[concept][0] == len(rounds) - 1]
     values = last.gains[:, [last.pairs.index((best[concept][2], concept)) for concept in finalists]]
     first = finalists[0]
+    ranked = ranking(finalists, values.mean(0), values, [prompts[row] for row in last.rows], settings)
+    if len(ranked) == 1:  # beside no other, first is no evidence
+        ranked = [replace(ranked[0], share=0.0)]
     return Reading(
-        ranking=ranking(finalists, values.mean(0), values, [prompts[row] for row in last.rows], settings)
-        + [Candidate(concept, best[concept][1], 0.0) for concept in order[len(finalists) :]],
+        ranking=ranked + [Candidate(concept, best[concept][1], 0.0) for concept in order[len(finalists) :]],
         details={
             "tried": len({trial for each in rounds for trial in each.pairs}),
             "rows_of_rounds": [len(each.rows) for each in rounds],
