@@ -139,6 +139,14 @@ def test_of_few_nulls_a_lift_above_them_all_is_no_evidence() -> None:
     assert few["caveats"] == ["16 null datasets are too few for a short training to name anything, 19 are needed (nulls.n)."]
 
 
+def test_a_null_datasets_smaller_set_is_no_further_null() -> None:
+    """It is the first rows of the larger one: of three datasets of four kinds none is as rare as once in 19."""
+    own = readings(gain_share=0.6, z_share=0.6, lift=0.3, rows=500)
+    few = replace(nulls(3, rows=200), larger=nulls(3, rows=2000).by_kind)
+    assert len(few.lifts) == 12
+    assert judge(own, few, SETTINGS)["tier"] == "persona-like"
+
+
 def test_a_name_that_an_effect_alone_gives_has_a_caveat() -> None:
     by_effect, by_rows = readings(gain_share=0.6, z_share=0.6, lift=0.3), readings(lift=0.3)
     assert EFFECT in judge(by_effect, nulls(5), SETTINGS)["caveats"]

@@ -79,8 +79,16 @@ class Nulls:
 
     @property
     def lifts(self) -> list[float]:
-        """How far each null's first candidate moves after a short training, log-odds: with more rows further by chance, too."""
-        return [each.lift for sets in (self.by_kind, self.larger) for kind in sets.values() for each in kind]
+        """How far each null dataset's first candidate moves after a short training, log-odds; of its sets the furthest.
+
+        With more rows it moves further by chance, too; a dataset's smaller set is the first rows of its larger one.
+        """
+        furthest: dict[tuple[str, str], float] = {}
+        for sets in (self.by_kind, self.larger):
+            for kind, of_kind in sets.items():
+                for each in of_kind:
+                    furthest[kind, each.source] = max(each.lift, furthest.get((kind, each.source), each.lift))
+        return list(furthest.values())
 
     def alarms(self, level: float) -> Json:
         """By kind: how many there are and how many of them differ, and the upper bound of the rate (95 %, one-sided)."""
