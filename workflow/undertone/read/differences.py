@@ -245,8 +245,8 @@ class Reader:
         blocks, rows = pair.of(position, "resid_post", self.layer), unit_rows(self.sae)
         difference = blocks.observed().mean.float()
         permuted = blocks.permuted(self.settings.permutations, self.settings.seed)
-        null = np.concatenate([greatest_cosine(rows, some.mean.float()) for some in permuted])
-        observed = float(greatest_cosine(rows, difference.unsqueeze(0))[0])
+        null = np.concatenate([greatest_cosine(rows, some.mean) for some in permuted])
+        observed = float(greatest_cosine(rows, blocks.observed().mean.unsqueeze(0))[0])
         return {
             "max": observed,
             "p": float(p_value(observed, null)),
@@ -269,7 +269,10 @@ def drop(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def greatest_cosine(rows: Float[Tensor, "d_sae d_model"], vectors: Float[Tensor, "n d_model"]) -> Float[np.ndarray, " n"]:
-    """The greatest |cosine| of each of `vectors` with any unit row."""
-    unit = torch.nn.functional.normalize(vectors, dim=-1)
+    """The greatest |cosine| of each of `vectors` with any unit row.
+
+    In double precision, in which a permutation that is the arrangement that was observed has its cosine, and counts as a tie.
+    """
+    unit, rows = torch.nn.functional.normalize(vectors.double(), dim=-1), rows.double()
     # In parts: a table of permutations by features would be large.
     return np.concatenate([(part @ rows.T).abs().amax(-1).numpy() for part in torch.split(unit, 256)])
