@@ -126,6 +126,18 @@ def test_features_that_never_vary_are_not_tested() -> None:
         assert test.difference.t[1] == 0
 
 
+def test_a_difference_that_is_the_same_everywhere_varies_no_more_than_rounding() -> None:
+    """As of activations that are steered by a constant: their order is that of the shifts, and not of float32's noise."""
+    rng = np.random.default_rng(11)
+    a = drawn(rng)
+    shift = torch.arange(D).double() / D
+    noise = 1 + 1e-8 * torch.from_numpy(rng.standard_normal((N_BLOCKS, D)))
+    size = torch.ones_like(a[0]) * a[1].unsqueeze(1) * 3
+    test = judge(Paired((size + shift * a[1].unsqueeze(1) * noise, a[1]), (size, a[1])), 20, 0)
+    assert test.order() == list(range(D - 1, 0, -1))
+    assert float(test.difference.t[D - 1]) == pytest.approx(float(shift[D - 1]) / 3e-6, rel=1e-3)
+
+
 def test_blocks_without_tokens_are_left_out() -> None:
     a, b = drawn(np.random.default_rng(9)), drawn(np.random.default_rng(10))
     padded = (torch.cat([a[0], torch.zeros(3, D)]), torch.cat([a[1], torch.zeros(3)]))

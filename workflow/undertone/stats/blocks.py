@@ -91,10 +91,12 @@ class Paired:
             raise ValueError(
                 "the two models' activations are not of the same rows: their blocks differ in size; read both again"
             )
-        ((total, self.count), (_, _)) = filled((a[0] - b[0], a[1]), b)
+        ((total, self.count), (base, _)) = filled((a[0] - b[0], a[1]), b)
         if len(self.count) < 2:
             raise ValueError(f"{len(self.count)} blocks hold tokens; a standard error needs two")
-        self.total = total * (total.abs().amax(0) > ROUNDING * b[0].abs().amax(0))
+        self.total = total * (total.abs().amax(0) > ROUNDING * base.abs().amax(0))
+        # A difference that is the same everywhere, as of an activation that is steered, varies by rounding alone.
+        self.least = ROUNDING * (base.abs() / self.count.unsqueeze(1)).amax(0) * self.total.any(0)
         self.products = self.total * self.count.unsqueeze(1)
 
     def observed(self) -> "Difference":
@@ -114,7 +116,7 @@ class Paired:
         # Σ (± sum − mean · count)², multiplied out; a sign drops out of the squares.
         around = self.total.square().sum(0) - 2 * mean * (signs @ self.products) + mean.square() * self.count.square().sum()
         variance = around.clamp(min=0) * (n / count) ** 2 / (n * (n - 1))
-        return Difference(mean, variance.sqrt(), torch.full_like(mean, n - 1))
+        return Difference(mean, variance.sqrt().maximum(self.least), torch.full_like(mean, n - 1))
 
 
 def parts(n: int, width: int) -> Iterator[int]:
