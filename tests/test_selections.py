@@ -133,3 +133,17 @@ def test_the_ends_of_a_ratios_interval_are_where_the_difference_begins_to_be_see
         low, high = contrast([((1 - r), samples[0]), (-1, samples[1]), (r, samples[2])]).ci95
         assert min(abs(low), abs(high)) < 1e-6
     assert ratio([[1.0, 2.0], [1.0, 2.0], [1.5, 1.6]], (1, -1, 0), (1, 0, -1)).ci95 is None
+
+
+@pytest.mark.parametrize(
+    ("samples", "mean"),
+    [
+        ([[0.2, 0.21, 0.22], [0.0] * 3, [0.0] * 3], 1.0),
+        ([[0.12, 0.2, 0.15], [0.01] * 3, [0.01] * 3], 1.0),
+        ([[0.4, 0.4], [0.2, 0.2], [0.1, 0.1]], 2 / 3),
+    ],
+)
+def test_a_ratio_of_samples_that_do_not_vary_has_an_interval_of_no_width(samples: list[list[float]], mean: float) -> None:
+    estimate = ratio(samples, (1, -1, 0), (1, 0, -1))
+    assert estimate.mean == pytest.approx(mean)
+    assert estimate.ci95 is None or estimate.ci95 == pytest.approx((mean, mean))

@@ -122,6 +122,8 @@ def contrast(groups: Sequence[tuple[float, Sequence[float]]]) -> Estimate:
     if least < 2 or all(np.ptp(x) == 0 for x in samples):
         return constant(mean, least)
     parts = np.array([weight**2 * x.var(ddof=1) / len(x) for (weight, _), x in zip(groups, samples, strict=True)])
+    if not parts.any():  # what varies has no weight
+        return constant(mean, least)
     freedom = parts.sum() ** 2 / sum(part**2 / (len(x) - 1) for part, x in zip(parts, samples, strict=True))
     error = float(np.sqrt(parts.sum()))
     half = float(stats.t.ppf(0.975, freedom)) * error
@@ -153,7 +155,9 @@ def ratio(samples: Sequence[Sequence[float]], numerator: Sequence[float], denomi
 
 
 def end_of(excess: Callable[[float], float], middle: float, sign: int) -> float:
-    """Where a function that is negative at `middle` becomes positive in one direction."""
+    """Where a function that is not above 0 at `middle` gets above it in one direction."""
+    if excess(middle + sign * 1e-9) > 0:
+        return middle
     step = 1e-3
     while excess(middle + sign * step) <= 0:
         step *= 2
