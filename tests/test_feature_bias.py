@@ -160,7 +160,13 @@ def test_the_controls_bias_is_subtracted(spliced: Spliced) -> None:
 
 def test_shared_top_is_the_overlap_of_the_highest() -> None:
     biases = torch.tensor([[5.0, 4.0, 3.0, 0.0], [5.0, 0.0, 3.0, 4.0]])
-    assert [shared_top(biases, n) for n in (1, 2, 3, 9)] == pytest.approx([1.0, 0.5, 2 / 3, 1.0])
+    assert [shared_top(biases, n) for n in (1, 2, 3, 9)] == pytest.approx([1.0, 0.5, 2 / 3, 2 / 3])
+
+
+def test_what_is_not_raised_is_no_top_feature() -> None:
+    assert shared_top(torch.zeros(2, 512), 10) is None
+    assert shared_top(torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 0.0]]), 2) is None
+    assert shared_top(torch.tensor([[1.0, 0.0, -1.0], [0.0, 2.0, -1.0]]), 3) == 0
 
 
 @pytest.fixture(scope="module")

@@ -155,10 +155,10 @@ class Spliced:
         return summary
 
     def ranked(self, bias: Float[Tensor, " d_sae"], animals: dict[str, int], top: int) -> dict[str, Any]:
-        """The features with the highest bias, with their tokens; the rank and bias of each animal's feature."""
+        """The features with the highest bias above 0, with their tokens; the rank and bias of each animal's feature."""
         features = [
             {"feature": feature, "bias": float(bias[feature]), "tokens": self.tokens(feature)}
-            for feature in bias.topk(min(top, len(bias))).indices.tolist()
+            for feature in bias.topk(min(top, int((bias > 0).sum()))).indices.tolist()
         ]
         of_animals = {
             animal: {"feature": feature, "bias": float(bias[feature]), "rank": rank(bias, feature)}
@@ -181,7 +181,7 @@ def nonzero(biases: Float[Tensor, "n_seeds d_sae"]) -> list[int]:
     return (biases != 0).sum(1).tolist()
 
 
-def shared_top(biases: Float[Tensor, "2 d_sae"], n: int) -> float:
-    """The share of the `n` highest features that two biases have in common."""
-    first, second = (set(bias.topk(min(n, len(bias))).indices.tolist()) for bias in biases)
-    return len(first & second) / len(first)
+def shared_top(biases: Float[Tensor, "2 d_sae"], n: int) -> float | None:
+    """The share of the `n` highest features, of those above 0, that two biases have in common; None if either has none."""
+    first, second = (set(bias.topk(min(n, int((bias > 0).sum()))).indices.tolist()) for bias in biases)
+    return len(first & second) / max(len(first), len(second)) if first and second else None
