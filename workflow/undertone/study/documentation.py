@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_origin
 
 from undertone.study.study import Study
 from undertone.study.validation import Section, keys, sections_of
@@ -14,7 +15,7 @@ def describe(section: type[Section] = Study, prefix: str = "") -> Iterator[tuple
         inner = list(sections_of(field.annotation))
         extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
         default = "" if field.is_required() else json.dumps(field.get_default(call_default_factory=True), default=str)
-        nested = f"{prefix}{name}." if "dict" not in str(field.annotation) else f"{prefix}{name}.NAME."
+        nested = f"{prefix}{name}.NAME." if get_origin(field.annotation) is dict else f"{prefix}{name}."
         if not inner or default != "{}":
             yield prefix + name, default, str(extra.get("unit", "")), str(field.description)
         # Kinds of datasets share keys.
