@@ -38,8 +38,8 @@ def read_personas(
 ) -> None:
     """Write `personas.json`: concepts by the gain of their best wording, in nats per token; decoys stand among the candidates.
 
-    `best` is the first of them, its gain on the rows of the last round. These chose nothing, so that its interval is that of a
-    system prompt named beforehand. `settings` hold the study's `constraint` where sampling is constrained.
+    `best` is the first of them, its gain on the rows of the last round, which chose only among finalists. `settings` hold the
+    study's `constraint` where sampling is constrained.
     """
     loaded, entries = load(model), Bank.read(bank)
     concepts, constraint = list(dict.fromkeys([*pref.candidates, *entries.decoys])), Constraint.of(settings.get("constraint"))

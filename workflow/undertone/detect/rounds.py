@@ -1,7 +1,7 @@
 """Rounds in which what may have written a dataset is tried on its rows: many trials on a few rows, the best on others.
 
 So does successive halving (Jamieson & Talwalkar 2016, arXiv 1502.07943). No row is read in two rounds, so that the gain of what
-wins the last one needs no correction for what was tried before.
+wins the last one needs no correction for what was tried before; it is the best of that round's few.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
