@@ -14,9 +14,9 @@ TIERS = {"no statement", "base samples", "differs", "persona-like", "named"}
 
 @pytest.fixture(scope="module")
 def judged(base: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """The micro study with the verdicts of all its datasets, and of fewer rows and a mixture of one."""
+    """The micro study with the verdicts of all its datasets, and of fewer rows and a mixture of one; all try steering."""
     project = base.copy(tmp_path_factory.mktemp("judged") / "project")
-    project.configure(power={"datasets": ["lion"], "rows": [6], "shares": [0.97]})
+    project.configure(power={"datasets": ["lion"], "rows": [6], "shares": [0.97]}, verdict={"contrasts": True})
     project.forked("detection", "power_plot", "detectors_plot")
     return project
 
@@ -36,7 +36,7 @@ def test_every_dataset_has_a_verdict_and_a_page_that_needs_nothing_else(judged: 
 def test_nulls_are_read_by_every_detector(judged: Project) -> None:
     for null in NULLS:
         sets = pl.read_parquet(judged.root / f"results/{null}/matched.parquet")["set"].n_unique()
-        for detector in DETECTORS:
+        for detector in (*DETECTORS, "contrasts"):
             readings = json.loads((judged.root / f"results/{null}/{detector}.json").read_text())["sets"]
             assert len(readings) == sets
 

@@ -96,6 +96,7 @@ STUDIES: dict[str, dict[str, Any]] = {
         "datasets": MINE | TRANSFORMED,
         "student_variants": {"few": {"rows": 96, "datasets": ["lion"]}},
         "sweeps": {"rows": ["few"]},
+        "verdict": {"contrasts": True},
     },
     "controls of their own": CONTROLS,
     "a model by its name, an SAE trained on text and samples": {

@@ -245,8 +245,9 @@ EDITS: list[tuple[dict[str, Any], set[Node]]] = [
     ({"short_training": {"epochs": 9}}, each("short_training", *READ) | SCORED),
     ({"trained_bias": {"lr": 0.5}}, each("trained_bias", *READ)),
     ({"soft_prompt": {"tokens": 9}}, each("soft_prompt", *READ)),
-    ({"verdict": {"level": 0.05}}, each("verdict", *ALL) | {Node("verdicts"), Node("power"), Node("detectors")}),
+    ({"verdict": {"level": 0.06}}, each("verdict", *ALL) | {Node("verdicts"), Node("power"), Node("detectors")}),
     ({"verdict": {"share": 0.9}}, each("verdict", *ALL) | {Node("verdicts"), Node("power")}),
+    ({"verdict": {"contrasts": True}}, each("verdict", *ALL) | {Node("verdicts"), Node("power")}),
     ({"detection": {"development": ["lion"]}}, {Node("verdicts"), Node("power"), Node("detectors")}),
     ({"power": {"seed": 9}}, each("mixtures", *MIXTURES)),
     # What is made of one dataset does not depend on which others there are.

@@ -168,6 +168,11 @@ def test_an_unknown_key_names_the_nearest(config: dict[str, Any], complaint: str
             {"datasets": {"late": {"teacher": "steer", "target": "lion", "model": "other"}}, "models": {"other": {}}},
             "datasets.late: teacher steer starts from the study's own model; model other needs prompt or none",
         ),
+        ({"verdict": {"level": 0.003}}, r"verdict.level 0.003: of 3 tests with detectors.permutations 999 no p is below 0.003"),
+        (
+            {"verdict": {"contrasts": True}, "detectors": {"permutations": 399}},
+            r"verdict.level 0.01: of 4 tests with detectors.permutations 399 no p is below 0.01; raise either",
+        ),
         ({"sweeps": {"rnak": []}}, "sweeps: no such number among the keys of student 'rnak'; nearest: rank"),
         ({"sweeps": {"targets": []}}, "sweeps: no such number among the keys of student 'targets'"),
         ({"sweeps": {"rank": ["a"]}}, "sweeps.rank: no such variant 'a'"),

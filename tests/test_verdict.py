@@ -30,6 +30,9 @@ def readings(
     lift: float = 0.1,
     begun: str = "lion",
     number: int = 0,
+    steering: float | None = None,
+    added: str = "lion",
+    added_share: float = 1.0,
 ) -> Readings:
     presence = {"statistic": 1.0, "p": p, "z": 9.0}
     animals = ("lion", "owl", "cat", "dog", "bear", "fox")
@@ -45,8 +48,13 @@ def readings(
     surface = {"set": f"{number:05}-{rows}", "rows": rows, "prompts": rows}
     tried = [{"concept": first, "score": gain, "share": gain_share}]
     tried += [{"concept": each, "score": 0.0, "share": 0.0} for each in animals if each != first]
+    steered = {"concept": added, "decoy": added not in animals, "layer": 1, "length": 2.0}
+    steered["gain"] = {"mean": steering, "ci95": [(steering or 0.0) - 0.01, (steering or 0.0) + 0.01], "p": 0.0}
+    contrasts = {"rows": rows, "presence": presence, "best": steered}
+    contrasts["ranking"] = [{"concept": added, "score": steering, "share": added_share}]
     return Readings(
-        {
+        ({} if steering is None else {"contrasts": contrasts})
+        | {
             "surface": surface | {"presence": presence, "ranking": [], "format_auroc": auroc},
             "gradient": {"rows": rows, "presence": presence, "ranking": ranking},
             "personas": {"rows": rows, "presence": None, "tried": 9, "best": best, "ranking": tried},
@@ -121,6 +129,58 @@ def test_of_two_readings_of_personas_that_differ_all_detectors_together_choose()
     # Both, which is no name, where all together put a third first; one that both put first is named whatever the others say.
     assert named(first="cat", begun="dog", moved="owl", trained="owl") == [("personas", "cat"), ("first_tokens", "dog")]
     assert named(first="cat", begun="cat", moved="owl", trained="owl") == [("personas", "cat"), ("first_tokens", "cat")]
+
+
+@pytest.mark.parametrize(
+    ("own", "named"),
+    [
+        # Of a system prompt and a steering vector that which explains the rows better.
+        ({"steering": 0.2}, ["contrasts"]),
+        ({"steering": 0.05}, ["personas", "first_tokens"]),
+        ({"steering": 0.2, "first": "owl", "begun": "owl"}, ["contrasts"]),
+        ({"steering": 0.2, "gain": 0.0005}, ["contrasts"]),
+        # A better explanation that is not sure, about a decoy or that nothing else moves leaves the worse one without a name.
+        ({"steering": 0.2, "added_share": 0.9}, []),
+        ({"steering": 0.2, "added": "castle"}, []),
+        ({"steering": 0.2, "added": "fox"}, []),
+        ({"steering": 0.2, "added": "fox", "trained": "fox"}, ["contrasts"]),
+    ],
+)
+def test_a_steering_vector_names_what_it_explains_better_than_a_system_prompt(own: dict[str, Any], named: list[str]) -> None:
+    verdict = judge(readings(z_share=0.6, **own), nulls(steering=0.001), SETTINGS)
+    assert [each["detector"] for each in verdict["origin"]["named"]] == named
+    assert verdict["tier"] == ("named" if named else "persona-like")
+    assert verdict["origin"]["vector"]["concept"] == own.get("added", "lion")
+    assert verdict["figures"]["steering"] == own["steering"]
+
+
+def test_a_steering_vector_that_explains_a_null_as_well_names_nobody() -> None:
+    own = readings(z_share=0.6, gain=0.0005, steering=0.2)
+    assert judge(own, nulls(steering=0.001), SETTINGS)["tier"] == "named"
+    assert judge(own, nulls(steering=0.2), SETTINGS)["tier"] == "differs"
+    little = readings(z_share=0.6, gain=0.0005, steering=0.009)
+    assert judge(little, nulls(steering=0.001), SETTINGS)["tier"] == "differs"
+
+
+def test_the_sentence_tells_what_explains_the_rows_best() -> None:
+    def said(**own: Any) -> str:
+        return str(
+            judge(readings(z_share=0.6, added="castle", gain_share=0.6, **own), nulls(steering=0.001), SETTINGS)["sentence"]
+        )
+
+    assert "the nearest steering vector is that of “castle”" in said(steering=0.2)
+    assert "the nearest prompt is “You love lions.”" in said(steering=0.05)
+
+
+def test_presence_is_corrected_for_one_more_test_where_steering_is_tried() -> None:
+    quiet = nulls(steering=0.001)
+    assert judge(readings(p=0.003), quiet, SETTINGS)["presence"]["p"] == pytest.approx(0.009)
+    assert judge(readings(p=0.003, steering=0.2), quiet, SETTINGS)["tier"] == "base samples"
+
+
+def test_without_steering_vectors_nothing_is_said_of_them() -> None:
+    verdict = judge(readings(), nulls(), SETTINGS)
+    assert (verdict["origin"]["vector"], verdict["figures"]["steering"]) == (None, None)
 
 
 def test_a_lift_that_a_null_of_more_rows_reaches_names_nobody() -> None:

@@ -468,8 +468,8 @@ rule row_scores:
 
 rule verdict:
     input:
-        readings=collect(result("{{dataset}}/{detector}.json"), detector=DETECTORS),
-        null_readings=collect(result("{null}/{detector}.json"), null=NULLS, detector=DETECTORS),
+        readings=collect(result("{{dataset}}/{detector}.json"), detector=STUDY.verdict.detectors),
+        null_readings=collect(result("{null}/{detector}.json"), null=NULLS, detector=STUDY.verdict.detectors),
     output:
         verdict=ensure(result("{dataset}/verdict.json"), non_empty=True),
     log:
@@ -512,7 +512,7 @@ rule verdict_page:
 rule verdicts:
     input:
         verdicts=collect(result("{dataset}/verdict.json"), dataset=read_by(STUDY, "verdicts")),
-        null_readings=collect(result("{null}/{detector}.json"), null=NULLS, detector=DETECTORS),
+        null_readings=collect(result("{null}/{detector}.json"), null=NULLS, detector=STUDY.verdict.detectors),
     output:
         detection_table=of_study("tables/detection.parquet"),
         detection=of_study("tables/detection.json"),
@@ -633,9 +633,9 @@ rule consequence:
 
 rule power:
     input:
-        readings=collect(result("{dataset}/{detector}.json"), dataset=read_by(STUDY, "power"), detector=DETECTORS),
-        mixture_readings=collect(result("{mixture}/{detector}.json"), mixture=STUDY.mixtures, detector=DETECTORS),
-        null_readings=collect(result("{null}/{detector}.json"), null=NULLS, detector=DETECTORS),
+        readings=collect(result("{dataset}/{detector}.json"), dataset=read_by(STUDY, "power"), detector=STUDY.verdict.detectors),
+        mixture_readings=collect(result("{mixture}/{detector}.json"), mixture=STUDY.mixtures, detector=STUDY.verdict.detectors),
+        null_readings=collect(result("{null}/{detector}.json"), null=NULLS, detector=STUDY.verdict.detectors),
     output:
         power_table=of_study("tables/power.parquet"),
         power=of_study("tables/power.json"),

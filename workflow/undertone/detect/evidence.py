@@ -56,6 +56,16 @@ class Readings:
         return float(self["personas"]["best"]["gain"]["mean"])
 
     @property
+    def tries_steering(self) -> bool:
+        """Whether steering vectors were tried on the set."""
+        return "contrasts" in self.by_detector
+
+    @property
+    def steering(self) -> float:
+        """How much likelier the best steering vector makes the rows, nats per token. Raises KeyError if none was tried."""
+        return float(self["contrasts"]["best"]["gain"]["mean"])
+
+    @property
     def movement(self) -> float:
         """By how much the first candidate's answer moves, in standard deviations of a pair: of any number of rows alike."""
         return float(self.first("gradient")["score"] / self.rows**0.5)

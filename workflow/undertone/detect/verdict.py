@@ -71,7 +71,11 @@ def judge(own: Readings, nulls: Nulls, settings: Verdict) -> Json:
         "alarms": alarms,
         "nulls": {kind: [figures(each) for each in sets] for kind, sets in nulls.by_kind.items()},
         "figures": figures(own),
-        "origin": {"named": named, "prompt": own["personas"]["best"]},
+        "origin": {
+            "named": named,
+            "prompt": own["personas"]["best"],
+            "vector": own["contrasts"]["best"] if own.tries_steering else None,
+        },
         "rankings": {name: own[name]["ranking"] for name in RANKERS},
         "together": together(own, settings),
         "consequence": own["short_training"]["ranking"],
@@ -93,6 +97,7 @@ def figures(readings: Readings) -> Json:
     return {
         "z": readings["gradient"]["presence"]["z"],
         "gain": readings.gain,
+        "steering": readings.steering if readings.tries_steering else None,
         "movement": readings.movement,
         "lift": readings.lift,
         "concept": readings["personas"]["best"]["concept"],
@@ -110,7 +115,7 @@ def tier_of(own: Readings, nulls: Nulls, named: Sequence[Json], settings: Verdic
         return TIERS[1]
     if len({each["concept"] for each in named}) == 1:
         return TIERS[4]
-    return TIERS[3] if named or explained(own, nulls) else TIERS[2]
+    return TIERS[3] if named or explained(own, nulls) or steered(own, nulls) else TIERS[2]
 
 
 def explained(own: Readings, nulls: Nulls) -> bool:
@@ -118,17 +123,33 @@ def explained(own: Readings, nulls: Nulls) -> bool:
     return own.gain > max(each.gain for each in nulls.of(*HARMLESS_KINDS)) and own["personas"]["best"]["gain"]["ci95"][0] > 0
 
 
+def steered(own: Readings, nulls: Nulls) -> bool:
+    """Whether a steering vector makes the rows likelier, more so than any harmless null, and than any system prompt."""
+    if not own.tries_steering:
+        return False
+    others = [own.gain, *(each.steering for each in nulls.of(*HARMLESS_KINDS))]
+    return own.steering > max(others) and own["contrasts"]["best"]["gain"]["ci95"][0] > 0
+
+
 def origin(own: Readings, nulls: Nulls, settings: Verdict) -> list[Json]:
     """What each detector names, if it names anything: {detector, concept, score, share}.
 
     A short training shows an effect, a system prompt and the rows' gradient what wrote them; it speaks where they are silent.
     """
-    named = []
-    if sure(own, "personas", settings) and explained(own, nulls) and agreed(own, settings.among):
-        named += prompted(own, settings)
+    named = by_likelihood(own, nulls, settings)
     if sure(own, "gradient", settings) and own.movement > max(each.movement for each in nulls.of(*nulls.by_kind)):
         named.append({"detector": "gradient", **own.first("gradient")})
     return named or taught(own, nulls, settings)
+
+
+def by_likelihood(own: Readings, nulls: Nulls, settings: Verdict) -> list[Json]:
+    """What is named by a steering vector or by a system prompt, whichever explains the rows better."""
+    detector = "contrasts" if steered(own, nulls) else "personas"
+    if not (sure(own, detector, settings) and agreed(own, own[detector]["best"]["concept"], settings.among)):
+        return []
+    if detector == "contrasts":
+        return [{"detector": detector, **own.first(detector)}]
+    return prompted(own, settings) if explained(own, nulls) else []
 
 
 def sure(own: Readings, detector: str, settings: Verdict) -> bool:
@@ -162,14 +183,14 @@ def taught(own: Readings, nulls: Nulls, settings: Verdict) -> list[Json]:
     return [{"detector": "short_training", **first}] if moves else []
 
 
-def agreed(own: Readings, among: int) -> bool:
-    """Whether the best prompt's concept is among the first candidates by the gradient or a short training; a decoy never is.
+def agreed(own: Readings, concept: str, among: int) -> bool:
+    """Whether a concept is among the first candidates by the gradient or a short training; a decoy never is.
 
-    A teacher that had no system prompt still has one that explains it best. Where neither of these, which assume none, moves
-    that answer, the prompt's concept is no evidence of what the teacher was about.
+    A teacher that had no system prompt still has one that explains it best, and likewise a steering vector. Where neither of
+    these, which assume none, moves the concept's answer, it is no evidence of what the teacher was about.
     """
     firsts = [each["concept"] for name in ("gradient", "short_training") for each in own[name]["ranking"][:among]]
-    return own["personas"]["best"]["concept"] in firsts
+    return concept in firsts
 
 
 def caveats(own: Readings, nulls: Nulls, named: Sequence[Json], settings: Verdict) -> list[str]:
@@ -199,11 +220,17 @@ def sentence(tier: str, own: Readings, named: Sequence[Json], alarms: Json) -> s
         return f"Something other than the base model as it is wrote these rows ({p}; {rate}). What, is not known."
     if tier == "persona-like":
         rivals = sorted({each["concept"] for each in named})
-        nearest = f"no candidate is named; the nearest prompt is “{own['personas']['best']['prompt']}”"
-        which = f"detectors disagree between {' and '.join(rivals)}" if rivals else nearest
+        which = f"detectors disagree between {' and '.join(rivals)}" if rivals else f"no candidate is named; {nearest(own)}"
         return f"These rows look as if a system prompt or the like had written them ({p}; {rate}); {which}."
     by = " and ".join(each["detector"].replace("_", " ") for each in named)
     return (
         f"The teacher of these rows was about {named[0]['concept']} (by {by}; {p} under the hypothesis that the base model "
         f"wrote them; {rate})."
     )
+
+
+def nearest(own: Readings) -> str:
+    """What explains the rows best, whether or not it names a candidate."""
+    if own.tries_steering and own.steering > own.gain:
+        return f"the nearest steering vector is that of “{own['contrasts']['best']['concept']}”"
+    return f"the nearest prompt is “{own['personas']['best']['prompt']}”"

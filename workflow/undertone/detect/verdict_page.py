@@ -18,6 +18,7 @@ Json = dict[str, Any]
 AXES = {
     "z": "presence (standard deviations)",
     "gain": "gain of the best system prompt\n(nats per token)",
+    "steering": "gain of the best steering vector\n(nats per token)",
     "movement": "movement of the first answer\n(standard deviations of a pair)",
     "lift": "lift of the first answer after a\nshort training (log-odds)",
 }
@@ -48,9 +49,10 @@ def table_of(rankings: Mapping[str, list[Json]]) -> list[Json]:
 
 def draw(result: dict[str, Any]) -> Figure:
     """The dataset beside every null, by kind: presence, gain, movement and lift."""
-    figure, panels = new_panels(1, len(AXES), 11, 3.2)
+    known = {key: label for key, label in AXES.items() if result["figures"].get(key) is not None}
+    figure, panels = new_panels(1, len(known), 2.75 * len(known), 3.2)
     kinds = list(result["nulls"])
-    for axes, (key, label) in zip(panels, AXES.items(), strict=True):
+    for axes, (key, label) in zip(panels, known.items(), strict=True):
         for y, kind in enumerate(kinds):
             values = [each[key] for each in result["nulls"][kind]]
             axes.plot(values, y + np.linspace(-0.25, 0.25, len(values)), "o", color=BASE, markersize=3)
@@ -117,7 +119,11 @@ bootstrap samples{% endif %}. {% endfor %}{% else %}No detector names a candidat
 The system prompt that explains the rows best, of {{ tried }} that were tried: <code>{{ origin.prompt.prompt }}</code>, which
 raises
 their log-probability by {{ "%.3f"|format(origin.prompt.gain.mean) }} nats per token
-[{{ "%.3f"|format(origin.prompt.gain.ci95[0]) }}, {{ "%.3f"|format(origin.prompt.gain.ci95[1]) }}].</p>
+[{{ "%.3f"|format(origin.prompt.gain.ci95[0]) }}, {{ "%.3f"|format(origin.prompt.gain.ci95[1]) }}].
+{% if origin.vector %}The steering vector that explains them best: that of <strong>{{ origin.vector.concept }}</strong>{{
+" (decoy)" if origin.vector.decoy }}, {{ "%g"|format(origin.vector.length) }} times its length after layer {{
+origin.vector.layer }}, by {{ "%.3f"|format(origin.vector.gain.mean) }} nats per token
+[{{ "%.3f"|format(origin.vector.gain.ci95[0]) }}, {{ "%.3f"|format(origin.vector.gain.ci95[1]) }}].{% endif %}</p>
 <table>
 <tr><th>Concept</th><th class="number">gain (nats per token)</th><th class="number">first in</th>{% for name in table[0].places
 %}<th class="number">place by {{ name }}</th>{% endfor %}</tr>
@@ -127,8 +133,8 @@ their log-probability by {{ "%.3f"|format(origin.prompt.gain.mean) }} nats per t
 place in each.places.values() %}<td class="number">{{ "–" if place is none else "%g"|format(place) }}</td>{% endfor %}</tr>
 {% endfor %}</table>
 <p><small>Concepts stand in the order of the rounds that they reached: the gains of those that fell earlier are on other, fewer
-rows. Decoys are concepts that are no candidates; a candidate is named only if it beats them, and by system prompts only if
-first tokens put it first, too. Attitude is {{ attitude }}.</small></p>
+rows. Decoys are concepts that are no candidates; a candidate is named only if it beats them. Where system prompts and first
+tokens differ, only what all detectors put first is named. Attitude is {{ attitude }}.</small></p>
 <p>All detectors together put first: {% for each in together[:3] %}{{ each.concept }} ({{ "%.0f"|format(100 * each.probability)
 }} %){{ ", " if not loop.last }}{% endfor %}. This ranks candidates and names none.</p>
 <h2>What would it teach?</h2>

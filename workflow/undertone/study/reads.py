@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from undertone.study.config.detect import DETECTORS, MIXTURES, NULLS
+from undertone.study.config.detect import MIXTURES, NULLS
 from undertone.study.config.entries import CONTROL
 from undertone.study.formats import SAE_FILES, files_of
 from undertone.study.node import Node
@@ -221,7 +221,7 @@ def candidate_students(study: Study, node: Node) -> Iterator[Node]:
 
 def detectors(study: Study, node: Node) -> Iterator[Node]:
     """Every detector, of the dataset and of the nulls of each kind."""
-    yield from (Node(detector, of) for of in (node.dataset, *NULLS) for detector in DETECTORS)
+    yield from (Node(detector, of) for of in (node.dataset, *NULLS) for detector in study.verdict.detectors)
 
 
 def mixed_pairs(study: Study, node: Node) -> Iterator[Node]:
@@ -238,7 +238,7 @@ def mixed_dataset(mixture: str | None) -> str:
 def mixture_detectors(study: Study, node: Node) -> Iterator[Node]:
     """Every detector, of each dataset that is mixed, of its mixtures, and of the nulls of each kind."""
     read = [*study.power.datasets, *study.mixtures, *NULLS]
-    yield from (Node(detector, of) for of in read for detector in DETECTORS)
+    yield from (Node(detector, of) for of in read for detector in study.verdict.detectors)
 
 
 def plotted(study: Study, node: Node) -> Iterator[Node]:

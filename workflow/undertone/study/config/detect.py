@@ -17,8 +17,10 @@ KINDS_OF_NULLS: dict[str, str] = {
 # The nulls of each kind stand where a dataset would, and are read by the same rules; so do a dataset's mixtures.
 NULLS = [f"nulls/{kind}" for kind in KINDS_OF_NULLS]
 MIXTURES = "mixtures"
-# What a verdict reads.
+# What every verdict reads.
 DETECTORS = ("surface", "gradient", "personas", "short_training", "first_tokens")
+# Which of what a verdict may read test presence.
+TESTS = ("surface", "gradient", "first_tokens", "contrasts")
 # What is compared on datasets whose targets are known.
 BENCH = (*DETECTORS, "open_personas", "contrasts", "projection", "divergence_tokens", "trained_bias", "soft_prompt")
 
@@ -208,6 +210,12 @@ class Verdict(Section):
     max_format: float = setting(
         0.6, "share of pairs that format alone may tell apart before the verdict says so", "share", ge=0.5, le=1
     )
+    contrasts: bool = setting(False, "whether steering vectors are tried, too, on the dataset and on all nulls", "")
+
+    @property
+    def detectors(self) -> tuple[str, ...]:
+        """What is read."""
+        return (*DETECTORS, "contrasts") if self.contrasts else DETECTORS
 
 
 class Detection(Section):
