@@ -346,6 +346,11 @@ def test_what_no_vector_can_be_is_refused_before_anything_is_loaded(entry: dict[
     assert complaint in str(error.value)
 
 
+def test_a_vector_of_a_bias_needs_one_of_the_residual_stream() -> None:
+    with pytest.raises(ConfigError, match=r"vectors\.v: a vector of kind bias is that of resid_post, .* leaves out; add it"):
+        study({"v": {"kind": "bias", "dataset": "lion"}}, residual_bias={"points": ["q"]})
+
+
 def test_a_feature_is_of_an_sae_of_the_studys_own_model() -> None:
     others = {"models": {"plain": {"rerandomized": 0}}, "saes": {"foreign": {"model": "plain"}, "deep": {"layer": 2}}}
     with pytest.raises(ConfigError, match="foreign reads the model plain; a vector is added to the study's own"):

@@ -22,6 +22,10 @@ def check_vectors(study: "Study") -> None:
         _known(f"{where}.dataset", "dataset", [entry.dataset] if entry.dataset else [], study.available)
         if entry.kind == "function" and entry.dataset not in study.of_kind(*KINDS):
             raise ValueError(f"{where}.dataset: {entry.dataset} has no teacher with a trait, which a persona vector is read of")
+        if entry.kind == "bias" and "resid_post" not in study.residual_bias.points:
+            raise ValueError(
+                f"{where}: a vector of kind bias is that of resid_post, which residual_bias.points leaves out; add it"
+            )
         if entry.kind == "feature":
             check_feature(study, where, entry)
     for name in study.vectors:
