@@ -45,7 +45,7 @@ def fit(grid: pl.DataFrame, law: dict[str, int]) -> dict[str, Any]:
 
 
 def between_seeds(grid: pl.DataFrame) -> float | None:
-    """The mean difference of seeds, as a share of the unexplained variance: what no law of width and tokens explains."""
+    """The mean spread (SD) of seeds, as a share of the unexplained variance, which no law of width and tokens explains."""
     spread = grid.group_by("d_sae", "tokens", maintain_order=True).agg(
         ((1 - pl.col("explained_variance")).std() / (1 - pl.col("explained_variance")).mean()).alias("cv")
     )

@@ -71,10 +71,13 @@ def plot_indirect(indirect: Path, plot: Path, dataset: str) -> None:
 def plot_student(trainings: Sequence[Path], control_trainings: Sequence[Path], plot: Path, dataset: str) -> None:
     """Loss curves of a dataset's students, and the control's."""
     figure, axes = new_figure(7, 3.6)
-    for paths, name, color in ((control_trainings, "control students", SKY), (trainings, f"students of {dataset}", STUDENT)):
-        for number, path in enumerate(paths):
-            loss = np.array(read_json(path)["loss"])
-            width = max(1, len(loss) // 40)
+    losses = {
+        (f"students of {dataset}", STUDENT): [np.array(read_json(path)["loss"]) for path in trainings],
+        ("control students", SKY): [np.array(read_json(path)["loss"]) for path in control_trainings],
+    }
+    width = max(1, min(len(loss) for of_kind in losses.values() for loss in of_kind) // 40)
+    for (name, color), of_kind in reversed(losses.items()):
+        for number, loss in enumerate(of_kind):
             smooth = np.convolve(loss, np.ones(width) / width, mode="valid")
             steps = np.arange(len(smooth)) + width
             axes.plot(

@@ -41,8 +41,9 @@ def draw_rates(axes: Axes, body: Json) -> None:
             axes.errorbar(x, y, error, color=color, marker="o", markersize=4, capsize=2, alpha=0.6 + 0.4 * (k == 0))
             label = f"{int(n):,} features, two seeds" if k == 0 else None
             axes.plot([], [], color=color, marker="o", markersize=4, label=label)
-    untrained = body["truths"][n]["seeds"][0]["untrained"]["recovered"]
-    axes.axhline(untrained, color=BASE, linestyle="--", linewidth=1, label="before training")
+        untrained = body["truths"][n]["seeds"][0]["untrained"]["recovered"]
+        axes.axhline(untrained, color=color, linestyle="--", linewidth=1)
+    axes.plot([], [], color=BASE, linestyle="--", linewidth=1, label="before training")
     axes.set(
         xscale="log",
         xlabel="share of samples on which a feature fires",

@@ -66,6 +66,7 @@ def read_downstream(
         "window": has_window,
         "rows": len(rows),
         "null_vectors": len(read.nulls),
+        "fdr": settings.fdr,
         "kl": read.kl(),
         "layers": [stream.as_dict(loaded, read.added.vector) for stream in read.streams.values()],
         "saes": [

@@ -20,7 +20,7 @@ def plot_downstream(downstream: Path, plot: Path) -> None:
     n = max(3, len(saes))
     figure, axes = new_panels(2, n, 4.6 * n, 8.4)
     for panel, sae in zip(axes[:n], saes, strict=False):
-        draw_features(panel, sae)
+        draw_features(panel, sae, result["fdr"])
     if saes:
         handles, labels = axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=7)
@@ -44,17 +44,17 @@ def plot_downstream(downstream: Path, plot: Path) -> None:
     save(figure, plot)
 
 
-def draw_features(axes: Axes, sae: dict[str, Any]) -> None:
+def draw_features(axes: Axes, sae: dict[str, Any], fdr: float) -> None:
     """The features that move most, by their z in other prompts: what is seen, and what addition alone gives."""
     top = sae["top"][:FEATURES]
     if not top:
         empty(axes, "no feature moves")
         return
     places = np.arange(len(top))
-    colours = [STUDENT if row["p_family"] is not None and row["p_family"] <= 0.05 else "#E6B89C" for row in top]
+    colours = [STUDENT if row["p_family"] is not None and row["p_family"] <= fdr else "#E6B89C" for row in top]
     axes.barh(places - 0.2, [row["delta"] for row in top], 0.4, color=colours)
     axes.barh(places + 0.2, [row["carried"] for row in top], 0.4, color=SKY, label="the vector added to the base run there")
-    axes.barh(0, 0, color=STUDENT, label="seen, beyond null vectors (family-wise p ≤ .05)")
+    axes.barh(0, 0, color=STUDENT, label=f"seen, beyond null vectors (family-wise p ≤ {fdr:g})")
     axes.barh(0, 0, color="#E6B89C", label="seen, not beyond them")
     axes.set_yticks(places, [f"{row['feature']} {listed(row['tokens'])}" for row in top], fontsize=7)
     axes.set_ylim(len(top) - 0.4, -0.6)
