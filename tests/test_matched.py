@@ -131,6 +131,19 @@ def test_rows_of_a_null_are_drawn_apart_however_many_prompts_they_take(monkeypat
     assert seeds[1] > MAX_SEED
 
 
+def test_prompts_without_base_samples_do_not_leave_a_null_too_small(
+    tmp_path: Path, record: Path, passing: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of its rows a null has so many that some may be left over."""
+    whole = module.match
+    monkeypatch.setattr("undertone.detect.nulls.match", lambda *given: whole(*given)[2:])
+    (tmp_path / "scratch").mkdir()
+    nulls, template = tmp_path / "nulls/seeds/matched.parquet", ROOT / "config/prompts/numbers.yaml"
+    settings = (Nulls(n=2, rows=[8]), Matched(), Prompts(n=60), SAMPLES, FILTER, Teacher())
+    sample_nulls(record, template, nulls, *settings, {}, tmp_path / "scratch")
+    assert read_parquet(nulls)["set"].value_counts()["count"].to_list() == [8, 8]
+
+
 def test_every_kind_of_null_is_made_and_explained() -> None:
     assert list(MAKERS) == list(KINDS_OF_NULLS)
     settings = Nulls(temperatures=[0.5, 2.0], neutral=["You love castles."])

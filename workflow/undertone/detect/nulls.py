@@ -54,7 +54,8 @@ def sample_nulls(
                 asked = prompts.model_copy(update={"seed": seed}) if null.own_prompts else prompts
                 pool = number_prompts(texts, asked).sample(fraction=1.0, shuffle=True, seed=seed)
                 sampling = samples.model_copy(update={"seed": seed, "temperature": null.temperature})
-                rows = dataset(loaded, pool, max(settings.rows), sampling, numbers, null.system, teacher.separator, place)
+                n = with_spares(max(settings.rows))
+                rows = dataset(loaded, pool, n, sampling, numbers, null.system, teacher.separator, place)
                 other = matched.model_copy(update={"seed": matched.seed + matched.rounds * (seed + 1)})
                 pairs = match(loaded, rows, other, samples, numbers, place / "matched", f"base samples {k}")
                 write_parquet(path, pairs, stamp)
@@ -69,6 +70,11 @@ def sample_nulls(
         )
     write_parquet(nulls, pl.concat(tables), stamp)
     remove(scratch)
+
+
+def with_spares(n: int) -> int:
+    """Rows that are sampled so that `n` are left: to some prompts the base model writes nothing that passes."""
+    return n + max(4, n // 20)
 
 
 def dataset(
