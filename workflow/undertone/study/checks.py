@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from undertone.study.config.data import Numbers, Samples
-from undertone.study.config.detect import TESTS
 from undertone.study.config.entries import COMMIT, CONTROL, KINDS, Taught, name_of
 from undertone.study.config.models import Model
 from undertone.study.config.students import Student, student_keys
 from undertone.study.config.teachers import Teacher
+from undertone.study.detection_checks import check_level
 from undertone.study.pair_checks import check_pairs
 from undertone.study.paths import RESERVED, holds_study
 from undertone.study.sae_checks import check_judge, check_saes, check_searches, check_sizes
@@ -105,16 +105,6 @@ def check_power(study: "Study") -> None:
     _check_known("power.datasets", "dataset", study.power.datasets, study.available)
     if without := [name for name in study.power.datasets if not study.target(name)]:
         raise ValueError(f"power.datasets: {without[0]} has no target, so no name that a verdict gives it is right or wrong")
-
-
-def check_level(study: "Study") -> None:
-    """A verdict's level is above the least p that its tests together can reach, or nothing would ever be said to differ."""
-    tests = len(set(study.verdict.detectors) & set(TESTS))
-    if study.verdict.level <= (least := tests / (study.detectors.permutations + 1)):
-        raise ValueError(
-            f"verdict.level {study.verdict.level:g}: of {tests} tests with detectors.permutations "
-            f"{study.detectors.permutations} no p is below {least:.2g}; raise either"
-        )
 
 
 def check_revisions(study: "Study") -> None:

@@ -66,8 +66,7 @@ def decompose(
     head: dict[str, Any] = {"layer": layer, "d_sae": dictionary.cfg.d_sae, "alive": len(basis.numbers)}
     head["encode"] = encoded_as_is(dictionary, own["vector"], direction)
     if teacher:
-        omp = [made for made, _ in methods["OMP"]]
-        head["steered"] = steered_feature(basis, target, nulls, omp, cfg.sparsities, teacher)
+        head["steered"] = steered_feature(basis, target, nulls, [made for made, _ in methods["OMP"]], cfg.sparsities, teacher)
     if settings["entry"]["kind"] == "contrast":
         sides = asked(loaded, settings, prompts, questions if prompts else None, making)
         exact, head["difference"] = of_means(loaded, settings["entry"], sides, dictionary, basis, target)
