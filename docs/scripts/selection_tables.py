@@ -4,6 +4,10 @@ from typing import Any
 
 from cells import Read, Rows, interval, p_value, table
 
+from undertone.stats.stats import mean_interval
+
+# Targets whose system prompts select rows of the control.
+LIKELY = ("horse", "whale", "owl", "lion")
 SCORES = ("difficulty", "personas", "gradient", "short_training", "target")
 
 
@@ -34,6 +38,25 @@ def separation(read: Read, name: str = "") -> Rows:
         for parent, each in datasets_of(read, name).items()
         if "separation" in each
     ]
+
+
+def likely(read: Read) -> Rows:
+    """What students learn of base samples that a target's system prompt makes likeliest; last the mean over targets."""
+    rows = []
+    for target in LIKELY:
+        arms = {arm["transform"]: arm for arm in datasets_of(read, "selected-control")[f"likely-{target}"]["arms"]}
+        rows.append(
+            {
+                "target": target,
+                "random": arms["subset"]["lift_over_control"],
+                "likeliest": arms["select"]["lift_over_control"],
+                "over_random": arms["select"]["over_random"],
+                "seeds": arms["select"]["seeds"],
+            }
+        )
+    keys = ("random", "likeliest", "over_random")
+    over_targets = {key: mean_interval([row[key]["mean"] for row in rows]).with_p() for key in keys}
+    return [*rows, {"target": None, "seeds": None, **over_targets}]
 
 
 def of(estimate: dict[str, Any] | None) -> str:
@@ -74,5 +97,30 @@ def separation_table(rows: Rows) -> str:
     )
 
 
-EXTRACTS = {"selections": selections, "separation": separation}
-TABLES = {"selections": selections_table, "separation": separation_table}
+def likely_table(rows: Rows) -> str:
+    """One line per target, then the mean over targets."""
+    header = ["target", "random base samples", "the likeliest fifth", "minus random", "p", "p (Holm)"]
+
+    def cells(row: dict[str, Any]) -> list[str]:
+        more = row["over_random"]
+        means = [of(row[key]) for key in ("random", "likeliest", "over_random")]
+        return [row["target"] or "mean", *means, p_value(more["p"]), p_value(more["p_holm"]) if row["target"] else "–"]
+
+    return table(header, map(cells, rows))
+
+
+FINETUNED = "cleaning-finetuned"
+EXTRACTS = {
+    "selections": selections,
+    "separation": separation,
+    "selections_finetuned": lambda read: selections(read, FINETUNED),
+    "separation_finetuned": lambda read: separation(read, FINETUNED),
+    "likely": likely,
+}
+TABLES = {
+    "selections": selections_table,
+    "separation": separation_table,
+    "selections_finetuned": selections_table,
+    "separation_finetuned": separation_table,
+    "likely": likely_table,
+}
