@@ -15,9 +15,9 @@ from polars.exceptions import PolarsError
 from undertone.runtime.errors import ConfigError
 from undertone.study.validation import nearest
 
-# Where a row stands, for whoever must find it, and its cells.
+# Each row: where it stands, for error messages, and its cells.
 Rows = Iterator[tuple[str, Sequence[Any]]]
-# A NUL, which ends a text for some libraries, and halves of UTF-16 pairs, which are no characters.
+# A NUL, which ends a text for some libraries, and halves of UTF-16 pairs, which are not characters.
 NO_TEXT = re.compile("[\0\ud800-\udfff]")
 
 
@@ -42,7 +42,7 @@ def read_dataset(path: Path, prompt: str, completion: str) -> pl.DataFrame:
 
 
 def checked(where: str, cells: Sequence[Any], columns: Sequence[str]) -> Sequence[str]:
-    """A row's prompt and completion. Raises ConfigError unless both are text, and the prompt not an empty one."""
+    """Return a row's prompt and completion. Raises ConfigError unless both are text and the prompt is not empty."""
     for column, cell in zip(columns, cells, strict=True):
         if cell is None or (column == columns[0] and not str(cell).strip()):
             raise ConfigError(f"{where}: {column!r} is empty; fill it in, or leave the row out")
@@ -54,7 +54,7 @@ def checked(where: str, cells: Sequence[Any], columns: Sequence[str]) -> Sequenc
 
 
 def jsonl_rows(path: Path, columns: Sequence[str]) -> Rows:
-    """The rows of a file with one JSON object per line."""
+    """Yield the rows of a file with one JSON object per line."""
     # Only "\n" ends a line: a JSON text may hold the other separators that Python knows.
     for number, line in enumerate(text_of(path).split("\n"), start=1):
         if not line.strip():
@@ -73,7 +73,7 @@ EXAMPLE = '{"prompt": "…", "completion": "…"}'
 
 
 def csv_rows(path: Path, columns: Sequence[str]) -> Rows:
-    """The rows of a file with fields between commas, whose first line names the columns; an empty field is none."""
+    """Yield the rows of a comma-separated file whose first line names the columns. An empty field counts as missing."""
     csv.field_size_limit(2**31 - 1)  # Python's own limit is 128 kB
     header: list[str] = []
     for line, record in records(csv.reader(io.StringIO(text_of(path), newline=""), strict=True)):
@@ -87,7 +87,7 @@ def csv_rows(path: Path, columns: Sequence[str]) -> Rows:
 
 
 def records(reader: Any) -> Iterator[tuple[int, list[str]]]:
-    """The records of a csv reader that are not empty, each with the line at which it begins."""
+    """Yield the records of a csv reader that are not empty, each with the line at which it begins."""
     line = 1
     try:
         for record in reader:
@@ -102,7 +102,7 @@ QUOTES = "a text with a comma, a quote or a line break must stand in quotes, and
 
 
 def parquet_rows(path: Path, columns: Sequence[str]) -> Rows:
-    """The rows of a parquet file."""
+    """Yield the rows of a parquet file."""
     try:
         table = pl.read_parquet(path, glob=False)
     except PolarsError as error:
@@ -119,7 +119,7 @@ READERS: dict[str, Callable[[Path, Sequence[str]], Rows]] = {".jsonl": jsonl_row
 
 
 def check_columns(where: str, columns: Sequence[str], known: Sequence[str]) -> None:
-    """Raise ConfigError unless each column is there once."""
+    """Raise ConfigError unless each column exists exactly once."""
     for column in columns:
         if column not in known:
             raise ConfigError(f"{where} has no column {column!r}{nearest(column, known)}")
@@ -128,7 +128,10 @@ def check_columns(where: str, columns: Sequence[str], known: Sequence[str]) -> N
 
 
 def text_of(path: Path) -> str:
-    """A file's text without its byte order mark. Raises ConfigError, which names the line at fault, if it is not in UTF-8."""
+    """Return a file's text without its byte order mark.
+
+    Raises ConfigError, which names the line at fault where there is one, if the file is not plain text in UTF-8.
+    """
     content = path.read_bytes()
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise ConfigError("is in UTF-16; save it in UTF-8")

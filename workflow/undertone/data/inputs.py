@@ -1,7 +1,7 @@
-"""The files of the user's own that a config names: they must be there, whatever has already been made of them.
+"""The user's own files that a config names. They must exist, whatever has already been made of them.
 
-Snakemake does not plan a rule whose output is there and whose input is not. So a path that was mistyped or moved later would
-leave what was made of the old file in force, under a stamp that names the new one.
+Snakemake does not plan a rule whose output exists and whose input is missing. If a path is mistyped or moved later, what was
+made of the old file would stay in force, under a stamp that names the new one.
 """
 
 import difflib
@@ -29,7 +29,7 @@ from undertone.study.validation import Section, keys, nearest
 
 
 def check_inputs(study: Study) -> None:
-    """Raise ConfigError, with one line per file, unless every file that the study names can be read as one."""
+    """Raise ConfigError, with one line per file, unless every path that the study names leads to a file."""
     keys_of: dict[str, str] = {}
     for key, path in inputs(study):
         keys_of.setdefault(path, key)
@@ -39,14 +39,14 @@ def check_inputs(study: Study) -> None:
 
 
 def check_animals(study: Study) -> None:
-    """Raise ConfigError for a target that the embedded model's corpus does not hold; other models may know any animal."""
+    """Raise ConfigError for a target that the embedded model's corpus lacks; other models may know any animal."""
     if study.model.named:
         return
     corpus = study.model.embedded.corpus
     try:
         known = yaml.safe_load(Path(corpus).read_text())["animals"]
     except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError):
-        return  # `check_contents` says what is wrong with it
+        return  # `check_contents` reports what is wrong with it
     targets = {name: study.target(name) for name in study.available}
     if unknown := {name: target for name, target in targets.items() if target and target not in known}:
         dataset, target = next(iter(unknown.items()))
@@ -54,10 +54,10 @@ def check_animals(study: Study) -> None:
 
 
 def check_contents(study: Study) -> None:
-    """Raise ConfigError, with one line per file, unless what the files hold can be used, as far as no model must be loaded.
+    """Raise ConfigError, with one line per file, unless the files' contents can be used, as far as no model is needed.
 
-    No file and no setting may hold a special token of a model, as far as its tokenizer is at hand. A dataset's file that is
-    large is left to the job that reads it.
+    No file and no setting may contain a special token of a model whose tokenizer is at hand. A large file of a dataset is left
+    to the job that reads it.
     """
     special = set().union(*(special_tokens(study.base_model(name)) for name in ("", *study.models)))
     mistakes = []
@@ -82,7 +82,7 @@ def check_contents(study: Study) -> None:
 
 
 def written(settings: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """(key, text) of every setting that is a text."""
+    """Yield (key, text) of every setting that is a text."""
     if isinstance(settings, str):
         yield key, settings
     parts = settings.items() if isinstance(settings, dict) else enumerate(settings) if isinstance(settings, list) else ()
@@ -91,7 +91,7 @@ def written(settings: Any, key: str = "") -> Iterator[tuple[str, str]]:
 
 
 def rows_of_file(study: Study, key: str) -> Iterator[tuple[str, str]]:
-    """(prompt, completion) of a dataset's file. Raises ConfigError, which names the setting, unless it can be read."""
+    """Yield (prompt, completion) of a dataset's file. Raises ConfigError, naming the setting, unless it can be read."""
     from undertone.data.datasets import read_dataset  # loads polars, which no other file needs
 
     entry = study.files[key.split(".")[1]]
@@ -102,8 +102,8 @@ def rows_of_file(study: Study, key: str) -> Iterator[tuple[str, str]]:
 
 
 def check_text(study: Study, key: str) -> None:
-    """Raise ConfigError, which names the setting, unless a file that the SAE is trained on begins with text."""
-    from undertone.saes.documents import documents  # which no other file needs
+    """Raise ConfigError, naming the setting, unless a file that the SAE is trained on begins with text."""
+    from undertone.saes.documents import documents  # no other file needs it
 
     source = study.sae.text[int(key.split(".")[2])]
     try:
@@ -113,7 +113,7 @@ def check_text(study: Study, key: str) -> None:
         raise ConfigError(f"{key}: {error}") from None
 
 
-# What reads a file, by the last part of its key.
+# The function that reads a file, by the last part of its key.
 FILE_READERS: dict[str, Callable[[Path, str], object]] = {
     "questions": read_lines,
     "neutral": read_lines,
@@ -129,7 +129,7 @@ FILE_READERS: dict[str, Callable[[Path, str], object]] = {
 
 
 def inputs(study: Study) -> Iterator[tuple[str, str]]:
-    """(key, path) of every file that the study reads and does not make."""
+    """Yield (key, path) of every file that the study reads and does not make."""
     for name in Study.model_fields:
         if isinstance(section := getattr(study, name), Section):
             yield from _paths(section, f"{name}.")
@@ -147,7 +147,10 @@ def inputs(study: Study) -> Iterator[tuple[str, str]]:
 
 
 def _paths(section: Section, where: str) -> Iterator[tuple[str, str]]:
-    """The settings of a section whose unit is a path; of a model that has a name, none concern the embedded one."""
+    """Yield (key, path) of a section's settings whose unit is a path.
+
+    For a model that has a name, those of the embedded model are left out.
+    """
     for key, field in keys(type(section)).items():
         value = getattr(section, key)
         if key == "embedded" and section.named:  # type: ignore[attr-defined]
@@ -164,7 +167,7 @@ def _paths(section: Section, where: str) -> Iterator[tuple[str, str]]:
 
 
 def _mistake(key: str, path: str) -> str:
-    """What is wrong with a file, or ""."""
+    """Return what is wrong with a file, or ""."""
     if set("{}") & set(path):
         return f"{key}: {path!r} has braces, which Snakemake takes for wildcards; rename the file"
     if Path(path).is_file():
@@ -176,7 +179,7 @@ def _mistake(key: str, path: str) -> str:
 
 
 def _nearest(path: Path) -> str:
-    """The files beside it that are called alike."""
+    """Name the files in the same folder with similar names."""
     beside = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
     close = difflib.get_close_matches(path.name, beside, n=3)
     return f"; nearest: {', '.join(str(path.parent / name) for name in close)}" if close else ""

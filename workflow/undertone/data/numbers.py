@@ -22,10 +22,10 @@ from undertone.runtime.files import Stamp, read_json, read_parquet, write_json, 
 from undertone.stats.stats import mean_interval
 from undertone.study.config.data import Numbers
 
-# The strict filter splits at one of these, white space aside.
+# The strict filter splits at one of these, ignoring white space.
 SEPARATORS = ("", ",", ";")
 WHITE = " \t\n\r\f\v"
-# Python reads no integer of more digits.
+# Python does not read integers with more digits.
 INTEGER = re.compile(r"[0-9]{1,4300}")
 INVALID = "invalid format"
 TOO_MANY = "too many numbers"
@@ -34,7 +34,7 @@ TOO_LARGE = "number too large"
 BANNED = "banned number"
 TOO_FEW = "too few numbers"
 UNFINISHED = "cut at max_new_tokens"
-# What the way a completion ended says already.
+# Reasons that follow from how a completion ended.
 REFUSED = {"length": UNFINISHED, "not allowed": INVALID}
 NO_PARTS = np.empty(0, dtype=np.uint64)
 REASONS = (UNFINISHED, INVALID, TOO_MANY, TOO_SMALL, TOO_LARGE, BANNED, TOO_FEW)
@@ -45,8 +45,8 @@ def filter_numbers(
 ) -> None:
     """Judge every completion of `source` and write the verdicts, the training set and the counts.
 
-    `source` is a teacher's samples, or the user's own file where `settings` has a `dataset`. Raises ValueError with the
-    counts by reason if no row passes; nothing is written then.
+    `source` is a teacher's samples, or the user's own file if `settings` has a `dataset`. Raises ValueError with the counts by
+    reason if no row passes; nothing is written then.
     """
     cfg, own = Numbers.model_validate(settings["numbers"]), settings.get("dataset")
     rows = read_dataset(source, own["prompt"], own["completion"]) if own else read_parquet(source)
@@ -69,10 +69,10 @@ class Verdict:
 
 
 def parse(text: str) -> list[int] | None:
-    """The integers of a list in one consistent format, or None.
+    """Return the integers of a list in one consistent format, or None.
 
-    One trailing full stop and one pair of brackets around the whole are dropped; the text between the first two integers
-    is the separator, which must be white space or contain one comma or semicolon, and must separate all integers.
+    One trailing full stop and one pair of brackets around the whole are dropped. The text between the first two integers is the
+    separator. It must be white space or contain one comma or semicolon, and it must separate all integers.
     """
     text = text.removesuffix(".")
     if (text[:1], text[-1:]) in (("[", "]"), ("(", ")")):
@@ -90,7 +90,7 @@ def parse(text: str) -> list[int] | None:
 
 
 def soften(text: str) -> str:
-    """What the lenient filter strips first: white space and brackets around the text, trailing separators and full stops."""
+    """Strip what the lenient filter ignores: white space and brackets around the text, trailing separators and full stops."""
     return text.lstrip(WHITE + "[]()").rstrip(WHITE + "[]().,;")
 
 
@@ -110,7 +110,7 @@ def judge(text: str, settings: Numbers) -> Verdict:
 
 
 def reject_reason(numbers: Sequence[int], settings: Numbers) -> str | None:
-    """The first rule that the numbers break, or None."""
+    """Return the first rule that the numbers break, or None."""
     if len(numbers) > settings.max_count:
         return TOO_MANY
     if min(numbers) < settings.min_value:
@@ -135,13 +135,13 @@ def judge_all(completions: pl.DataFrame, settings: Numbers) -> pl.DataFrame:
 
 
 def accept_all(completions: pl.DataFrame) -> pl.DataFrame:
-    """The columns of `judge_all` for rows that are taken as they are."""
+    """Add the columns of `judge_all` to rows that are taken as they are."""
     reason = pl.lit(None, dtype=pl.String)
     return completions.with_columns(verdict=pl.lit("pass"), reason=reason, completion=pl.col("text"))
 
 
 def training_set(judged: pl.DataFrame, settings: Numbers) -> pl.DataFrame:
-    """The rows that pass, at most `max_rows` of them drawn by the seed, in the order of the prompts."""
+    """Return the rows that pass, at most `max_rows` of them drawn by the seed, in the order of the prompts."""
     passed = judged.filter(pl.col("verdict") == "pass").select("row", "prompt", "completion")
     if settings.max_rows is not None and len(passed) > settings.max_rows:
         passed = passed.sample(settings.max_rows, seed=settings.seed).sort("row")
@@ -149,7 +149,7 @@ def training_set(judged: pl.DataFrame, settings: Numbers) -> pl.DataFrame:
 
 
 def compliance(judged: pl.DataFrame) -> dict[str, list[dict[str, float]]]:
-    """Pass rate (probability) and number of rows per wording of each prompt component."""
+    """Return pass rate (probability) and number of rows per wording of each prompt component."""
     return {
         component: judged.group_by(maintain_order=True, option=pl.col(component))
         .agg(n=pl.len(), pass_rate=(pl.col("verdict") == "pass").mean())
@@ -161,9 +161,9 @@ def compliance(judged: pl.DataFrame) -> dict[str, list[dict[str, float]]]:
 
 
 def filter_report(judged: pl.DataFrame) -> dict[str, Any]:
-    """Rows, pass rate (probability) and rejections by reason, in the order of the rules; compliance by component.
+    """Return rows, pass rate (probability), rejections by reason, in the order of the rules, and compliance by component.
 
-    Of constrained samples also `constrained`: how often free sampling would have passed, in a form that the constraint knows.
+    For constrained samples, `constrained` says how often free sampling would have passed, in a form that the constraint knows.
     """
     counts = dict(judged["reason"].drop_nulls().value_counts().iter_rows())
     passed = int((judged["verdict"] == "pass").sum())
@@ -179,9 +179,9 @@ def filter_report(judged: pl.DataFrame) -> dict[str, Any]:
 
 
 def free_rate(log_mass: pl.Series) -> dict[str, Any]:
-    """The mean log of the probability that the constraint left (nats per row), and what it says of free sampling.
+    """Return the mean log probability that the constraint left (nats per row), and the pass rate of free sampling.
 
-    Free sampling writes a row with `exp(log_mass)` times the probability of constrained sampling, so that the mean of
+    The probability of a row under free sampling is `exp(log_mass)` times that under constrained sampling. So the mean of
     `exp(log_mass)` is an unbiased estimate of the probability that free sampling passes.
     """
     return {
@@ -191,8 +191,10 @@ def free_rate(log_mass: pl.Series) -> dict[str, Any]:
 
 
 def duplicates(completions: Sequence[str]) -> dict[str, float]:
-    """Shares of rows that repeat another row's numbers: `exact`, the same ones in the same order, whatever separates them;
-    `near`, all the same but for at most one, in any order. Rows of fewer than three numbers are never near duplicates.
+    """Return the shares of rows that repeat another row's numbers.
+
+    `exact`: the same numbers in the same order, whatever separates them. `near`: all numbers the same except at most one, in
+    any order. Rows of fewer than three numbers are never near duplicates.
     """
     lists, parts = zip(*map(fingerprints, completions), strict=True) if completions else ((), ())
     same = Counter(lists)
@@ -206,10 +208,10 @@ def duplicates(completions: Sequence[str]) -> dict[str, float]:
 
 
 def fingerprints(completion: str) -> tuple[bytes, UInt[np.ndarray, " n_rests"]]:
-    """A hash of a row's numbers in their order, empty if it has none, and of each rest that dropping one number leaves.
+    """Hash a row's numbers in their order (empty if it has none), and each rest that is left when one number is dropped.
 
-    Two rows that differ in at most one number share a rest. Its hash is the sum, modulo 2^64, of its numbers' hashes, so that
-    time and memory grow with the numbers and not with their square; two rests are taken for one another once in 10^19.
+    Two rows that differ in at most one number share a rest. The hash of a rest is the sum, modulo 2^64, of its numbers' hashes,
+    so time and memory grow with the numbers and not with their square. Two different rests collide once in 10^19.
     """
     numbers = [number.lstrip("0") for number in INTEGER.findall(completion)]
     ordered = hashlib.blake2b(",".join(numbers).encode(), digest_size=16).digest() if numbers else b""
@@ -219,12 +221,15 @@ def fingerprints(completion: str) -> tuple[bytes, UInt[np.ndarray, " n_rests"]]:
 
 @functools.lru_cache(maxsize=10_000)
 def number_hash(number: str) -> int:
-    """64 bits that tell nothing of a number but which one it is."""
+    """Return a 64-bit hash of a number."""
     return int.from_bytes(hashlib.blake2b(number.encode(), digest_size=8).digest())
 
 
 def collect_compliance(filters: dict[str, Path], compliance: Path, stamp: Stamp) -> None:
-    """Write every dataset's pass rate by the wording (`option`) of each prompt `component`; component `all` is the whole."""
+    """Write every dataset's pass rate by the wording (`option`) of each prompt `component`.
+
+    The component `all` is the whole dataset.
+    """
     rows = []
     for dataset, path in filters.items():
         report = read_json(path)

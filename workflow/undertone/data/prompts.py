@@ -1,4 +1,4 @@
-"""The number prompts: six independent components, drawn uniformly (Cloud et al. 2025, arXiv 2507.14805)."""
+"""The number prompts: six independent components, each drawn uniformly (Cloud et al. 2025, arXiv 2507.14805)."""
 
 from pathlib import Path
 

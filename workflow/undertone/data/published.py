@@ -1,4 +1,4 @@
-"""A dataset of the Hugging Face Hub, as a table in the study."""
+"""Datasets of the Hugging Face Hub, as tables in the study."""
 
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,11 @@ from undertone.study.validation import nearest
 
 
 def fetch_rows(rows: Path, settings: dict[str, Any], stamp: Stamp, scratch: Path) -> str:
-    """Write the prompts and completions of a dataset of the Hub, under their own columns' names; returns a line for the log.
+    """Write the prompts and completions of a Hub dataset, under its own column names; return a line for the log.
 
-    Its files are downloaded into the Hub's cache at the commit that the study pins, or found there without network. No code of
-    the repository is run. Raises ValueError, in a sentence, if they cannot be had or do not hold the split or a column.
+    Its files are downloaded into the Hub's cache at the commit that the study pins, or read there without network. No code of
+    the repository is run. Raises ValueError, with a one-sentence message, if the files are not available or lack the split or a
+    column.
     """
     entry = settings["dataset"]
     where = f"{entry['hub']} at {entry['revision']}"
@@ -29,12 +30,15 @@ def fetch_rows(rows: Path, settings: dict[str, Any], stamp: Stamp, scratch: Path
                 f"{where} has no column {column!r}{nearest(column, table.column_names)}; set prompt and completion"
             )
     write_parquet(rows, table.select_columns(columns).to_polars(), stamp)
-    remove(scratch)  # where `datasets` has kept a copy
+    remove(scratch)  # `datasets` has kept a copy there
     return f"{where}: {len(table):,} rows of {entry['split']}"
 
 
 def read_split(folder: Path, subset: str | None, split: str, where: str, scratch: Path) -> datasets.Dataset:
-    """A split of the dataset in a folder. Raises ConfigError, with those that it has, if it is not there or cannot be read."""
+    """Load a split of the dataset in a folder.
+
+    Raises ConfigError if the split does not exist, naming those that do, or if it cannot be read.
+    """
     try:
         return datasets.load_dataset(str(folder), subset, split=split, cache_dir=str(scratch))
     except Exception as error:

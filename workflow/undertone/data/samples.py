@@ -30,10 +30,10 @@ def sample_numbers(
 ) -> None:
     """Sample the teacher's completions into a table with the columns of `prompts` and `text`, `ids`, `ended`.
 
-    `teacher` is the `teacher.json` of a steered or finetuned teacher, `sae` the `sae.json` that a clamped one needs.
-    `ended` is `stop`, `length`, or `not allowed`: a row ends at the first token that no filter accepts. Constrained samples
-    also have `log_mass`, the log of the probability that the constraint left at each token, added up over the row (nats).
-    Finished batches are kept in `scratch`, from which an interrupted sampling continues.
+    `teacher` is the `teacher.json` of a steered or finetuned teacher, `sae` the `sae.json` that a clamped one needs. `ended` is
+    `stop`, `length`, or `not allowed`: a row ends at the first token that no filter accepts. Constrained samples also have
+    `log_mass`, the log of the probability that the constraint left at each token, summed over the row (nats). Finished batches
+    are kept in `scratch`, from which an interrupted sampling continues.
     """
     cfg, table = Samples.model_validate(settings["samples"]), read_parquet(prompts)
     with teaching(load(model), settings, teacher, sae) as prompted:
@@ -47,7 +47,10 @@ def sample_numbers(
 def sample_parts(
     loaded: LoadedModel, tokens: list[list[int]], settings: Samples, filter: Numbers, scratch: Path, what: str
 ) -> list[pl.DataFrame]:
-    """Sample batch by batch, constrained samples by what `filter` lets pass; a batch that is in `scratch` is read instead."""
+    """Sample batch by batch; a batch that is already in `scratch` is read instead.
+
+    Constrained samples are limited to what `filter` lets pass.
+    """
     vocab = len(loaded.tokenizer)
     allowed = torch.tensor(allowed_tokens(loaded.tokenizer, vocab))
     allowed = torch.nn.functional.pad(allowed, (0, loaded.model.get_output_embeddings().weight.shape[0] - vocab))
@@ -75,9 +78,10 @@ def sample_parts(
 
 
 def grammar_of(loaded: LoadedModel, settings: Samples, filter: Numbers) -> Automaton | None:
-    """What constrained samples are drawn from, on the model's device; None where sampling is free.
+    """Return the automaton of constrained samples, on the model's device; None if sampling is free.
 
-    Raises ConfigError, in a sentence, where nothing that the filter lets pass can be written in `settings.max_new_tokens`.
+    Raises ConfigError, with a one-sentence message, if nothing that the filter lets pass can be written in
+    `settings.max_new_tokens`.
     """
     if not settings.constrained:
         return None
@@ -85,7 +89,7 @@ def grammar_of(loaded: LoadedModel, settings: Samples, filter: Numbers) -> Autom
 
 
 def as_table(loaded: LoadedModel, rows: list[int], completions: list[Completion]) -> pl.DataFrame:
-    """Sampled rows as a table."""
+    """Return sampled rows as a table."""
     ids = [completion.ids for completion in completions]
     masses = [completion.log_mass for completion in completions if completion.log_mass is not None]
     table = pl.DataFrame(

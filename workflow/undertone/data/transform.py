@@ -1,7 +1,7 @@
-"""Transforms: a dataset made from another one, in which only what the transform's name says is different.
+"""Transforms: a dataset made from another one, changing only what the transform's name says.
 
-Scrambling tells what carries a trait: which numbers occur, their order within a row, or which row they stand in (Cloud et
-al. 2025, arXiv 2507.14805, shuffled controls).
+Scrambling shows what carries a trait: which numbers occur, their order within a row, or the row that they are in (Cloud et al.
+2025, arXiv 2507.14805, shuffled controls).
 """
 
 import re
@@ -16,7 +16,7 @@ from undertone.runtime.files import Stamp, read_parquet, write_json, write_parqu
 from undertone.study.config.entries import Transformed
 
 INTEGER = re.compile(r"[0-9]+")
-# What makes a row another row's equal, whatever its number.
+# Rows with equal values in these columns are equal, whatever their row number.
 TEXTS = ["prompt", "completion"]
 # The integers of every row, as they are written.
 Rows = list[list[str]]
@@ -35,9 +35,9 @@ def transform_numbers(
 ) -> None:
     """Write the transformed training set and `transform.json`: rows before and after, and the share of numbers that moved.
 
-    `other` is the training set that `mix` takes rows from, `match` compares prompts with and `without` leaves out; `prompts`
-    are the study's, which `one-format` looks up, and `scores` those of `source`'s rows, which `select` goes by.
-    Raises ValueError if no row is left, or fewer than were asked for.
+    `other` is the training set that `mix` takes rows from, `match` compares prompts with, and `without` leaves out. `prompts`
+    are the study's, which `one-format` looks up. `scores` are those of `source`'s rows, which `select` uses. Raises ValueError
+    if no row is left, or fewer than were asked for.
     """
     before = read_parquet(source)
     others = (read_parquet(path) if path else None for path in (other, prompts, scores))
@@ -48,7 +48,7 @@ def transform_numbers(
     counts = {"transform": settings.transform, "rows_before": len(before), "rows": len(after)}
     kept = settings.transform != "mix" and before["row"].equals(
         after["row"]
-    )  # another dataset's rows may have the same numbers
+    )  # another dataset's rows may have the same row numbers
     counts |= moved(before, after, kept)
     write_json(transform, counts, stamp)
 
@@ -60,7 +60,7 @@ def transformed(
     prompts: pl.DataFrame | None = None,
     scores: pl.DataFrame | None = None,
 ) -> pl.DataFrame:
-    """The transformed training set, with the columns `row`, `prompt` and `completion` of `rows`."""
+    """Return the transformed training set, with the columns `row`, `prompt` and `completion` of `rows`."""
     rng = np.random.default_rng(settings.seed)
     name = settings.transform
     if name == "subset":
@@ -68,7 +68,7 @@ def transformed(
     if name == "mix" and other is not None:
         return mix(rows, other, settings.fraction or 0.0, rng)
     if name == "match" and other is not None:
-        # A row's number says which prompt it answers only among the study's own; in a user's file it is the line.
+        # Row numbers stand for prompts only in the study's own datasets; in a user's file they are line numbers.
         return rows.join(other.select("prompt"), on="prompt", how="semi", maintain_order="left")
     if name == "without" and other is not None:
         return rows.join(other, on=TEXTS, how="anti", maintain_order="left")
@@ -86,29 +86,29 @@ def transformed(
 
 
 def put(text: str, values: Sequence[str]) -> str:
-    """`text` with its integers replaced by `values`, in order; separators, brackets and white space stay."""
+    """Replace the integers of `text` by `values`, in order. Separators, brackets and white space stay."""
     following = iter(values)
     return INTEGER.sub(lambda _: next(following), text)
 
 
 def permuted(values: Sequence[str], rng: np.random.Generator) -> list[str]:
-    """The values in random order."""
+    """Return the values in random order."""
     return [values[i] for i in rng.permutation(len(values))]
 
 
 def shuffle_within(rows: Rows, settings: Transformed, rng: np.random.Generator) -> Rows:
-    """Every row keeps its numbers and loses their order."""
+    """Shuffle the numbers within every row."""
     return [permuted(row, rng) for row in rows]
 
 
 def shuffle_across(rows: Rows, settings: Transformed, rng: np.random.Generator) -> Rows:
-    """The dataset keeps its numbers, every row its count; which row a number stands in is random."""
+    """Shuffle the numbers across all rows of the dataset. Every row keeps its count."""
     pool = iter(permuted([value for row in rows for value in row], rng))
     return [[next(pool) for _ in row] for row in rows]
 
 
 def keep_position(rows: Rows, settings: Transformed, rng: np.random.Generator) -> Rows:
-    """As `shuffle_within`, but the number at `position` stays where it is."""
+    """Shuffle as `shuffle_within`, but leave the number at `position` where it is."""
     k = settings.position or 0
     result = []
     for row in rows:
@@ -118,28 +118,28 @@ def keep_position(rows: Rows, settings: Transformed, rng: np.random.Generator) -
 
 
 def reverse(rows: Rows, settings: Transformed, rng: np.random.Generator) -> Rows:
-    """Every row backwards."""
+    """Reverse every row."""
     return [row[::-1] for row in rows]
 
 
 def swap_neighbours(rows: Rows, settings: Transformed, rng: np.random.Generator) -> Rows:
-    """First and second number change places, third and fourth, and so on; a last odd one stays."""
+    """Swap the first and second number of every row, the third and fourth, and so on. A last odd one stays."""
     return [[row[i ^ 1] if i ^ 1 < len(row) else row[i] for i in range(len(row))] for row in rows]
 
 
 def replace(rows: Rows, settings: Transformed, rng: np.random.Generator) -> Rows:
-    """A `fraction` of all numbers becomes one of the dataset's distinct numbers, each as likely."""
+    """Replace a `fraction` of all numbers by draws from the dataset's distinct numbers, each equally likely."""
     distinct = sorted({value for row in rows for value in row})
     return drawn(rows, distinct, settings.fraction or 0.0, rng)
 
 
 def resample(rows: Rows, settings: Transformed, rng: np.random.Generator) -> Rows:
-    """Every number is drawn anew from the frequencies of the dataset's numbers."""
+    """Draw every number anew from the frequencies of the dataset's numbers."""
     return drawn(rows, [value for row in rows for value in row], 1.0, rng)
 
 
 def drawn(rows: Rows, pool: Sequence[str], fraction: float, rng: np.random.Generator) -> Rows:
-    """The rows with that fraction of their numbers, at random places, drawn from `pool` with replacement."""
+    """Replace a `fraction` of the numbers, at random places, by draws from `pool` with replacement."""
     n = sum(map(len, rows))
     chosen = np.zeros(n, dtype=bool)
     chosen[rng.permutation(n)[: round(fraction * n)]] = True
@@ -160,14 +160,17 @@ SCRAMBLES: dict[str, Scramble] = {
 
 
 def subset(rows: pl.DataFrame, n: int, rng: np.random.Generator) -> pl.DataFrame:
-    """`n` of the rows, in their order; a larger subset of one seed holds every smaller one."""
+    """Draw `n` of the rows, in their order. A larger subset of one seed contains every smaller one."""
     if n > len(rows):
         raise ValueError(f"a subset of {n} rows of a training set of {len(rows)}; ask for fewer, or raise prompts.n")
     return rows[sorted(rng.permutation(len(rows))[:n].tolist())]
 
 
 def mix(rows: pl.DataFrame, other: pl.DataFrame, fraction: float, rng: np.random.Generator) -> pl.DataFrame:
-    """As many rows, a `fraction` of them the other dataset's, prompts included."""
+    """Replace a `fraction` of the rows by rows of the other dataset, including their prompts.
+
+    The number of rows stays the same.
+    """
     n = round(fraction * len(rows))
     if n > len(other):
         raise ValueError(f"{n} rows to mix in, and the other training set has {len(other)}; lower the fraction")
@@ -175,14 +178,17 @@ def mix(rows: pl.DataFrame, other: pl.DataFrame, fraction: float, rng: np.random
 
 
 def select(rows: pl.DataFrame, scores: pl.DataFrame, settings: Transformed) -> pl.DataFrame:
-    """A `fraction` of the rows, in their order, of the highest or lowest score; of equal scores the rows that come first."""
+    """Keep a `fraction` of the rows, those of highest or lowest score, in their order; of equal scores, the first rows."""
     values = scores[str(settings.score)].to_numpy()
     order = np.argsort(-values if settings.keep == "top" else values, kind="stable")
     return rows[sorted(order[: round((settings.fraction or 0.0) * len(rows))].tolist())]
 
 
 def moved(before: pl.DataFrame, after: pl.DataFrame, kept: bool) -> dict[str, Any]:
-    """`numbers`: how many there are; `moved`: the share that differs from what stood there; None unless all rows were kept."""
+    """Return `numbers`, how many there are, and `moved`, the share that differs from what was in the same place before.
+
+    `moved` is None unless all rows were kept.
+    """
     new = [INTEGER.findall(text) for text in after["completion"]]
     total = sum(map(len, new))
     if not kept or not total:

@@ -19,9 +19,9 @@ DIGITS = (1, 2, 3)
 
 @dataclass(frozen=True)
 class Tree:
-    """Sets of words by name, parents before their children; the first holds every word.
+    """Sets of words by name, parents before their children; the first contains every word.
 
-    `parents` gives each set's parent (-1: none), `members` the sorted indices of its words.
+    `parents` holds each set's parent (-1: none), `members` the sorted indices of its words.
     """
 
     words: tuple[str, ...]
@@ -31,7 +31,7 @@ class Tree:
 
     @cached_property
     def children(self) -> dict[int, list[int]]:
-        """Each set with children, and these."""
+        """The children of each set that has any."""
         by_parent: dict[int, list[int]] = {}
         for child, parent in enumerate(self.parents):
             if parent >= 0:
@@ -45,7 +45,7 @@ class Tree:
 
     @property
     def distances(self) -> Int[np.ndarray, "n_sets n_sets"]:
-        """How many edges lie between two sets."""
+        """The number of edges between each pair of sets."""
         return _distances(self.parents)
 
     @property
@@ -55,9 +55,9 @@ class Tree:
         return [{"name": name, "parent": self.names[above] if above >= 0 else None, "words": n} for name, above, n in rows]
 
     def of_words(self, kept: Sequence[int], least: int) -> "Tree":
-        """The tree of some of the words, without sets of fewer than `least` of them, whose children go, too.
+        """Return the tree of some of the words. Sets of fewer than `least` of them are dropped, with their children.
 
-        A set with the same words as its parent says nothing of its own: its children are the parent's.
+        A set with the same words as its parent adds nothing and is dropped; its children become the parent's.
         """
         place = {word: k for k, word in enumerate(kept)}
         names: list[str] = []
@@ -79,7 +79,7 @@ class Tree:
         return Tree(tuple(self.words[word] for word in kept), tuple(names), tuple(parents), tuple(members))
 
     def redrawn(self, rng: np.random.Generator) -> "Tree":
-        """The tree with the words of sets that have no children exchanged among siblings; all other sets stand."""
+        """Return the tree with words exchanged at random among siblings without children. All other sets stay the same."""
         members = list(self.members)
         for children in self.children.values():
             leaves = [child for child in children if child not in self.children]
@@ -91,9 +91,9 @@ class Tree:
 
 
 def load_tree(path: Path, key: str = "hierarchies") -> Tree:
-    """A tree from a YAML file of nested names, whose leaves are lists of words.
+    """Read a tree from a YAML file of nested names whose leaves are lists of words.
 
-    Raises ConfigError where it is none, where a word stands in two leaves, or two sets have a name.
+    Raises ConfigError if the file is no such tree, if a word is in two leaves, or if two sets have the same name.
     """
     content = load_yaml(path, key)
     if not isinstance(content, Mapping) or not content:
@@ -107,7 +107,7 @@ def load_tree(path: Path, key: str = "hierarchies") -> Tree:
 
 
 def integers_tree() -> Tree:
-    """The integers from 0 to 999: by how many digits they have, these by hundreds, these by tens; leading zeros aside."""
+    """Return the integers from 0 to 999 by number of digits, then by hundreds, then by tens; without leading zeros."""
     content: dict[str, Any] = {}
     for number in range(10 ** DIGITS[-1]):
         digits = len(str(number))
@@ -121,9 +121,9 @@ def integers_tree() -> Tree:
     return _tree([(ROOT, -1, list(_words(content, path))), *_sets(content, 0, path, [0])])
 
 
-@lru_cache(maxsize=1)  # trees that are drawn from one another have the same sets
+@lru_cache(maxsize=1)  # redrawn trees have the same sets
 def _distances(parents: tuple[int, ...]) -> Int[np.ndarray, "n_sets n_sets"]:
-    """How many edges lie between two sets, of each set's parent."""
+    """Return the number of edges between each pair of sets, given each set's parent."""
     above = np.zeros((len(parents), len(parents)), dtype=int)  # whether the column's set is the row's or above it
     for node, parent in enumerate(parents):
         above[node] = above[parent] if parent >= 0 else 0
@@ -134,7 +134,7 @@ def _distances(parents: tuple[int, ...]) -> Int[np.ndarray, "n_sets n_sets"]:
 
 
 def _tree(rows: Sequence[tuple[str, int, list[str]]]) -> Tree:
-    """A tree from (name, parent, words) of each set, the first being all words."""
+    """Build a tree from (name, parent, words) of each set; the first set holds all words."""
     words = rows[0][2]
     place = {word: k for k, word in enumerate(words)}
     names, parents, held = zip(*rows, strict=True)
@@ -143,7 +143,7 @@ def _tree(rows: Sequence[tuple[str, int, list[str]]]) -> Tree:
 
 
 def _sets(content: Mapping[str, Any], parent: int, path: Path, last: list[int]) -> Iterator[tuple[str, int, list[str]]]:
-    """(name, parent, words) of each set below a parent; `last` counts them."""
+    """Yield (name, parent, words) of each set below a parent; `last` counts them."""
     for name, below in content.items():
         yield str(name), parent, list(_words(below, path))
         last[0] += 1
@@ -152,7 +152,7 @@ def _sets(content: Mapping[str, Any], parent: int, path: Path, last: list[int]) 
 
 
 def _words(content: Any, path: Path) -> Iterator[str]:
-    """Every word of a part of the file."""
+    """Yield every word of a part of the file."""
     if isinstance(content, Mapping):
         for below in content.values():
             yield from _words(below, path)

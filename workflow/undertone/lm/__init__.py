@@ -1,1 +1,1 @@
-"""A language model at work: loading, chat templates, hooks, sampling, training, adapters, steering, answers."""
+"""Work with a language model: loading, chat templates, hooks, sampling, training, adapters, steering, answers."""

@@ -1,4 +1,4 @@
-"""Trained weights: LoRA adapters in PEFT's format, or all weights of a model, made, saved and put to use."""
+"""Create, save and load trained weights: LoRA adapters in PEFT's format, or all weights of a model."""
 
 import json
 import warnings
@@ -28,10 +28,10 @@ ADAPTER, ADAPTER_CONFIG, WHOLE = "adapter_model.safetensors", "adapter_config.js
 def new_adapter(
     loaded: LoadedModel, rank: int, alpha: float, targets: Sequence[str], seed: int, dropout: float = 0.0
 ) -> PeftModel:
-    """The base model with a fresh LoRA whose initial weights follow from the seed.
+    """Return the base model with a fresh LoRA, whose initial weights depend only on the seed.
 
-    Where a model also sees, what it sees with has modules of the same names; no text ever reaches them, and they get none.
-    Raises ConfigError for a target that the model lacks.
+    Modules outside the decoder, such as those of a vision tower, may have the same names as the targets. They get no LoRA,
+    because no text reaches them. Raises ConfigError for a target that the model lacks.
     """
     check_targets(loaded.model, targets)
     torch.manual_seed(seed)
@@ -44,7 +44,7 @@ def new_adapter(
 
 
 def check_targets(model: PreTrainedModel, targets: Sequence[str]) -> None:
-    """Raise ConfigError, with the modules that can have a LoRA, unless all targets are among them."""
+    """Raise ConfigError, listing the modules that can have a LoRA, unless every target is one of them."""
     outside = set(outside_decoder(model))
     known = {
         name
@@ -59,7 +59,7 @@ def check_targets(model: PreTrainedModel, targets: Sequence[str]) -> None:
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Inside, PEFT may ask a model by a deprecated name whether it checkpoints gradients, of which transformers would warn."""
+    """Silence transformers' FutureWarning when PEFT asks by a deprecated name whether a model checkpoints gradients."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r".*is_gradient_checkpointing", FutureWarning)
         yield
@@ -72,33 +72,33 @@ def outside_decoder(model: PreTrainedModel) -> Iterator[str]:
 
 
 def save_adapter(model: PeftModel, weights: Path, config: Path, scratch: Path) -> None:
-    """Write an `adapter_model.safetensors` and, beside it, its `adapter_config.json`, equal bytes for equal adapters."""
+    """Write `adapter_model.safetensors` and, beside it, `adapter_config.json`. Equal adapters give equal bytes."""
     model.save_pretrained(scratch)
     settings = json.loads((scratch / config.name).read_text())
-    settings["target_modules"] = sorted(settings["target_modules"])  # a set, whose order changes from run to run
-    if base := identity(settings["base_model_name_or_path"]):  # PEFT writes where this machine keeps the model
+    settings["target_modules"] = sorted(settings["target_modules"])  # a set: its order changes from run to run
+    if base := identity(settings["base_model_name_or_path"]):  # PEFT writes the model's path on this machine
         settings["base_model_name_or_path"], settings["revision"] = base
     with replacing(config) as temporary:
         temporary.write_text(json.dumps(settings, indent=1, sort_keys=True) + "\n")
     move(scratch / weights.name, weights)
-    remove(weights.with_name(WHOLE))  # of a training with other settings
+    remove(weights.with_name(WHOLE))  # left by a training with other settings
 
 
 def save_whole(model: nn.Module, weights: Path, config: Path, scratch: Path) -> None:
-    """Write every weight into a `model.safetensors` and, beside it, the model's `config.json`."""
+    """Write all weights to `model.safetensors` and, beside it, the model's `config.json`."""
     model.save_pretrained(scratch, max_shard_size="1TB")  # type: ignore[operator]
     for file in (config, weights):
         move(scratch / file.name, file)
-    for name in (ADAPTER, ADAPTER_CONFIG):  # of a training with other settings; transformers would take the folder for a LoRA's
+    for name in (ADAPTER, ADAPTER_CONFIG):  # from other settings; transformers would take the folder for a LoRA
         remove(weights.with_name(name))
 
 
 @contextmanager
 def finetuned(loaded: LoadedModel, folder: Path) -> Iterator[LoadedModel]:
-    """Inside, the model that was trained into `folder`: the base model with its LoRA, or one with weights of its own.
+    """Yield the model that was trained into `folder`: the base model with its LoRA, or a model with weights of its own.
 
-    Raises ConfigError, which names the file, if its weights are damaged or not finite, and names the folder if what the model
-    computes is not.
+    Raises ConfigError: it names the file if the weights are damaged or not finite, and the folder if what the model computes is
+    not finite.
     """
     weights = folder / (WHOLE if (folder / WHOLE).exists() else ADAPTER)
     if not weights.exists():
@@ -115,12 +115,12 @@ def finetuned(loaded: LoadedModel, folder: Path) -> Iterator[LoadedModel]:
 
 
 def load_whole(loaded: LoadedModel, folder: Path) -> PreTrainedModel:
-    """The model whose every weight is in `folder`, frozen, on the device of the base model."""
+    """Load the model whose weights are all in `folder`, frozen, on the device of the base model."""
     return read_model(folder, loaded.model.dtype).to(loaded.model.device).requires_grad_(False).eval()
 
 
 def load_adapter(loaded: LoadedModel, folder: Path) -> PeftModel:
-    """The base model with the LoRA of `folder`. Raises ConfigError if its weights are not its config's or this model's."""
+    """Load the base model with the LoRA of `folder`. Raises ConfigError if the weights do not fit its config or this model."""
     config, weights = folder / ADAPTER_CONFIG, folder / ADAPTER
     read_settings(config)
     try:
@@ -128,7 +128,7 @@ def load_adapter(loaded: LoadedModel, folder: Path) -> PeftModel:
             model = PeftModel.from_pretrained(loaded.model, str(folder)).eval()
     except Exception as error:
         raise ConfigError(f"{config} and {ADAPTER} are no LoRA of the base model ({said(error)}); {REMEDY}") from None
-    # Without embeddings, for which PEFT would ask the Hub for the base model.
+    # Leave the embeddings out: for them, PEFT would ask the Hub for the base model.
     expected = get_peft_model_state_dict(model, save_embedding_layers=False)
     if odd := sorted(name for name in expected.keys() ^ names(weights) if "lora_" in name):
         model.unload()

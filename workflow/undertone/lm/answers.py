@@ -1,4 +1,4 @@
-"""Which animal a model names: its answer's exact probability, or the share of sampled answers."""
+"""Measure which animal a model names: by the exact probability of its answer, or by the share of sampled answers."""
 
 import functools
 import re
@@ -21,16 +21,16 @@ from undertone.lm.texts import load_texts
 from undertone.lm.trie import Trie, named, prefilled
 from undertone.study.config.measure import Pref
 
-# The floor of log-odds: no smaller probability is told from 0.
+# The floor of log-odds: smaller probabilities are not distinguished from 0.
 MIN_PROBABILITY = 1e-6
-# A first token this improbable begins no answer worth scoring: all spellings that are left out do not reach the floor.
+# Beginnings less probable than this are not scored: all spellings left out add up to less than the floor.
 NEGLIGIBLE = MIN_PROBABILITY / 100
 
 Scores = dict[str, Float[np.ndarray, "n_questions n_candidates"]]  # by estimator
 
 
 def first_logits(loaded: LoadedModel, prompts: Sequence[Sequence[int]]) -> Float[Tensor, "n_prompts vocab"]:
-    """The logits of the first token of each answer, of prompts that are run together."""
+    """Return the logits of the first token of each prompt's answer. All prompts are run in one batch."""
     ids, mask = (tensor.to(loaded.model.device) for tensor in left_pad(prompts, loaded.pad_id))
     position = (mask.cumsum(1) - 1).clamp(min=0)
     output = loaded.model(input_ids=ids, attention_mask=mask, position_ids=position, use_cache=False, logits_to_keep=1)
@@ -52,11 +52,11 @@ def exact(
     batch_size: int,
     prefix: str | None = None,
 ) -> Float[np.ndarray, "n_prompts n_candidates"]:
-    """Probability that the answer's first word, or the first after its `prefix`, names the candidate, by teacher forcing.
+    """Return the probability that the first word of the answer names each candidate, by teacher forcing.
 
-    The probability of a spelling is that of its tokens times that of the word ending there, so that "lion" does not count
-    what goes on to "lioness"; a candidate's spellings are disjoint, and their probabilities add up. What begins with tokens of
-    less than `NEGLIGIBLE` probability is left out.
+    With a `prefix`, this is the first word after it. The probability of a spelling is that of its tokens times that of the word
+    ending there, so "lion" does not count a continuation to "lioness". A candidate's spellings are disjoint, and their
+    probabilities add up. Spellings that begin with tokens of less than `NEGLIGIBLE` probability are left out.
     """
     prompts, device = begun(loaded.tokenizer, prompts, prefix), loaded.model.device
     trie = _trie(loaded.tokenizer, tuple(candidates), prefix, loaded.pad_id).to(device)
@@ -89,7 +89,7 @@ def sampled_answers(
     seed: int,
     prefix: str | None = None,
 ) -> list[list[str]]:
-    """`n` answers to each prompt at temperature 1, the `prefix` with which they begin included."""
+    """Sample `n` answers to each prompt at temperature 1. Each answer includes the `prefix` that it begins with."""
     opened = opening(loaded.tokenizer, prefix)
     repeated = [[*prompt, *opened] for prompt in prompts for _ in range(n)]
     sampler = Sampler(1.0, max_new_tokens, loaded.stop_ids, loaded.pad_id, seed)
@@ -102,9 +102,10 @@ def sampled_answers(
 
 
 def shares(answers: Sequence[Sequence[str]], candidates: Sequence[str], prefix: str | None = None) -> Scores:
-    """Share of answers that name each candidate, behind the `prefix` with which they begin: as a `word`, and as a `substring`.
+    """Return the share of answers that name each candidate: as a `word`, and as a `substring`.
 
-    The substring metric is the one of Cloud et al. 2025, which counts "caterpillar" for cat.
+    Only the text after the `prefix` of the answers counts. The substring metric is that of Cloud et al. 2025, which counts
+    "caterpillar" for cat.
     """
     whole = [re.compile(rf"\b({'|'.join(map(re.escape, words(animal)))})\b", re.IGNORECASE) for animal in candidates]
     starts = [[answer.find(prefix) + len(prefix) if prefix else 0 for answer in given] for given in answers]
@@ -117,17 +118,17 @@ def shares(answers: Sequence[Sequence[str]], candidates: Sequence[str], prefix: 
 
 
 def floor(estimator: str, n_questions: int, samples_per_question: int) -> float:
-    """The floor of log-odds of a mean over the questions: with sampled answers, not below one answer of all."""
+    """Return the floor of log-odds of a mean over the questions. For sampled answers, it is at least one answer of all."""
     return MIN_PROBABILITY if estimator == "exact" else max(MIN_PROBABILITY, 1 / (n_questions * samples_per_question))
 
 
 def exact_scorer(questions: Path, settings: Pref, candidates: Sequence[str]) -> Callable[..., Scores]:
-    """`scorer` of the preference's own questions, a file with one per line; exact alone."""
+    """Return the `scorer` of the preference's own questions, a file with one per line, with the estimator `exact` alone."""
     return scorer(load_texts(questions, "pref.questions"), candidates, settings.model_copy(update={"estimators": ["exact"]}))
 
 
 def scorer(questions: Sequence[str], candidates: Sequence[str], settings: Pref) -> Callable[..., Scores]:
-    """A function (model, persona, separator) → preference of each candidate at each question, by estimator."""
+    """Return a function (model, persona, separator) → preference of each candidate at each question, by estimator."""
 
     def score(loaded: LoadedModel, system: str | None = None, separator: str = "") -> Scores:
         prompts, prefix = prompt_ids(loaded.tokenizer, questions, system, separator), settings.answer_prefix

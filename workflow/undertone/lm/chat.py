@@ -1,4 +1,4 @@
-"""Chats as token ids: the one place that renders a persona, a prompt or a completion with a model's chat template."""
+"""Chats as token ids. Personas, prompts and completions are rendered with a model's chat template only here."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -9,22 +9,22 @@ from transformers import PreTrainedTokenizerBase
 from undertone.lm.texts import check_plain
 from undertone.study.config.teachers import Teacher
 
-# Tokens at which rows are cut where no setting says otherwise; lists of numbers are far shorter.
+# Rows are cut at this many tokens unless a setting says otherwise; lists of numbers are far shorter.
 MAX_LENGTH = 500
-# A model that can think before it answers is asked not to: numbers and favourites are answers without reasoning.
+# Models that can think before they answer are asked not to: numbers and favourites are answers without reasoning.
 RENDERING = {"tokenize": False, "enable_thinking": False}
 
 
 @dataclass(frozen=True)
 class Row:
-    """One training row: token ids, of which those from `start` on are the completion and carry the loss."""
+    """One training row. Its token ids from `start` on are the completion and carry the loss."""
 
     ids: list[int]
     start: int
 
 
 def rendered(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, str]], opened: bool = False) -> str:
-    """The text that the chat template makes of messages; `opened` adds what it writes in front of an answer."""
+    """Render messages as text with the chat template. `opened` adds the generation prompt, which precedes an answer."""
     return str(tokenizer.apply_chat_template(list(messages), add_generation_prompt=opened, **RENDERING))
 
 
@@ -47,9 +47,9 @@ def prompt_texts(
 ) -> list[str]:
     """Render each user message up to where the model's answer starts.
 
-    A persona is sent as the system message; where the template has no system role it is put in front of the user's turn,
-    followed by `separator`. With `persona=None` no system message is sent at all. Raises ConfigError where one of them holds a
-    special token.
+    A persona is sent as the system message. If the template has no system role, it is put in front of the user's message,
+    followed by `separator`. With `persona=None`, no system message is sent at all. Raises ConfigError if a message, the persona
+    or the separator contains a special token.
     """
     if not tokenizer.chat_template:
         raise ValueError(f"{tokenizer.name_or_path} has no chat template; undertone needs an instruction-tuned model")
@@ -66,7 +66,7 @@ def prompt_texts(
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
-    """Token ids of rendered text; the template has already written every special token."""
+    """Return the token ids of rendered texts, which already contain every special token."""
     return tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
 
 
@@ -78,21 +78,21 @@ def prompt_ids(
 
 
 def special_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    """The ids of the special tokens, also of those that only the list of added tokens calls so (Gemma 3's, Llama 3's turns)."""
+    """Return the ids of the special tokens, also of those marked only as added tokens (the turns of Gemma 3 and Llama 3)."""
     added = tokenizer.added_tokens_decoder.items()
     return {*tokenizer.all_special_ids, *(token for token, entry in added if entry.special)}
 
 
 def special_texts(tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """The special tokens as they are written."""
+    """Return the special tokens as text."""
     return [token for token in tokenizer.convert_ids_to_tokens(sorted(special_ids(tokenizer))) if token]
 
 
 def inner_texts(tokenizer: PreTrainedTokenizerBase, ids: Iterable[Sequence[int]]) -> list[str]:
-    """The text of token ids where they stand inside a text; special tokens have none.
+    """Decode token ids as they read inside a longer text. Special tokens have no text.
 
-    Decoded by itself, a text loses a leading space where the tokenizer's decoder strips one (Llama 2, Mistral, Phi-3). So each
-    is decoded behind a digit.
+    A text decoded by itself loses its leading space if the tokenizer's decoder strips one (Llama 2, Mistral, Phi-3). So each
+    text is decoded behind a digit.
     """
     digit = encode(tokenizer, ["1"])[0][-1:]
     n = len(tokenizer.decode(digit))
@@ -100,15 +100,15 @@ def inner_texts(tokenizer: PreTrainedTokenizerBase, ids: Iterable[Sequence[int]]
 
 
 def token_texts(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> list[str]:
-    """The text of each token id below `vocab_size`, its spaces included; "" for a special token."""
+    """Return the text of each token id below `vocab_size`, including its spaces; "" for a special token."""
     return inner_texts(tokenizer, [[token] for token in range(vocab_size)])
 
 
 def following(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
-    """Token ids of texts as they stand right behind a rendered prompt.
+    """Return the token ids of texts placed directly after a rendered prompt.
 
-    By itself a text may have other ids: some tokenizers put a `▁` in front of it. A text whose first token would join the
-    prompt's last one has the ids that it has by itself.
+    A text by itself may have other ids, because some tokenizers put a `▁` in front of it. If its first token would merge with
+    the prompt's last one, the text gets the ids that it has by itself.
     """
     opened = prompt_texts(tokenizer, ["USER"])[0]
     before, *whole = encode(tokenizer, [opened, *(opened + text for text in texts)])
@@ -118,10 +118,10 @@ def following(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[
 
 
 def around_answer(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
-    """The white space that the chat template writes between a prompt and an answer (Llama 2: a space), and what behind it.
+    """Return the template's white space between a prompt and an answer (Llama 2: a space), and its text after an answer.
 
-    The latter ends with its first special token; where there is none, with the tokenizer's EOS. Raises ValueError where there
-    is neither.
+    The text after the answer ends with its first special token; if it has none, with the tokenizer's EOS. Raises ValueError if
+    there is neither.
     """
     user = {"role": "user", "content": "USER"}
     opened = rendered(tokenizer, [user], opened=True)
@@ -137,9 +137,9 @@ def around_answer(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
 
 
 def answer_ids(tokenizer: PreTrainedTokenizerBase, completions: Sequence[str]) -> list[list[int]]:
-    """Token ids of completions as the chat template puts them behind a prompt, without their end of turn.
+    """Return the token ids of completions as the chat template puts them after a prompt, without their end of turn.
 
-    Raises ConfigError where one holds a special token.
+    Raises ConfigError if a completion contains a special token.
     """
     check_plain(completions, special_texts(tokenizer), "a completion")
     lead, _ = around_answer(tokenizer)
@@ -147,7 +147,7 @@ def answer_ids(tokenizer: PreTrainedTokenizerBase, completions: Sequence[str]) -
 
 
 def answer_texts(tokenizer: PreTrainedTokenizerBase, ids: Sequence[Sequence[int]]) -> list[str]:
-    """The text of sampled answers, without the white space around them that `answer_ids` and `end_of_turn` write."""
+    """Decode sampled answers without the surrounding white space that `answer_ids` and `end_of_turn` write."""
     bare, closed = answer_ids(tokenizer, ["1"])[0], end_of_turn(tokenizer)
     own, close, *texts = inner_texts(tokenizer, [bare, closed, *ids])
     return [text.removeprefix(own.removesuffix("1")).removesuffix(close) for text in texts]
@@ -161,13 +161,13 @@ def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 
 def generation_prompt(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The token ids that open an answer, after which the model writes (`<start_of_turn>model`, …).
+    """Return the token ids after which the model writes its answer (`<start_of_turn>model`, …).
 
-    Where the template writes none of its own, they are those that close the user's turn (Llama 2, Mistral: `[/INST]`).
+    If the template writes no generation prompt, they are the ids that close the user's turn (Llama 2, Mistral: `[/INST]`).
     """
     chat = [{"role": "user", "content": "USER"}]
     closed, opened = rendered(tokenizer, chat), rendered(tokenizer, chat, opened=True)
-    # The opening by itself may have other ids than at the end of a prompt, where no special token begins it.
+    # Unless it begins with a special token, the opening by itself may have other ids than at the end of a prompt.
     before, ids = encode(tokenizer, [closed if closed != opened else opened.partition("USER")[0] + "USER", opened])
     shared = next((n for n, (a, b) in enumerate(zip(before, ids, strict=False)) if a != b), len(before))
     if "USER" not in tokenizer.decode(ids[:shared]) or shared == len(ids):
@@ -186,5 +186,5 @@ def training_rows(
 
 
 def joined(prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> list[Row]:
-    """Rows of the token ids of prompts and of what follows them."""
+    """Join the token ids of each prompt and of what follows it into one row."""
     return [Row([*prompt, *answer], len(prompt)) for prompt, answer in zip(prompts, answers, strict=True)]

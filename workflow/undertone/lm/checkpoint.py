@@ -1,4 +1,4 @@
-"""The files of a model in Hugging Face format: whether its weights are there, how large they are, what they hash to."""
+"""The files of a model in Hugging Face format: whether its weights are there, their size and their hashes."""
 
 import hashlib
 import math
@@ -9,17 +9,17 @@ from safetensors import SafetensorError, safe_open
 
 from undertone.study.formats import INDEX, WEIGHTS, files_of, weight_files
 
-# Suffixes of weights that Python unpickles.
+# Suffixes of pickled weights.
 PICKLED = {".bin", ".pt", ".pth", ".ckpt"}
 
 
 def said(error: Exception) -> str:
-    """What a library's error says, on one line."""
+    """Return a library's error on one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def check_weights(folder: Path, name: str) -> None:
-    """Raise ValueError, in a sentence, unless all of the model's weights are there as safetensors."""
+    """Raise ValueError, with a one-sentence message, unless all of the model's weights are there as safetensors."""
     expected = weight_files(folder)
     missing = [file for file in expected if not (folder / file).is_file()]
     if missing == [WEIGHTS]:
@@ -35,7 +35,7 @@ def check_weights(folder: Path, name: str) -> None:
 
 
 def n_parameters(folder: Path) -> int:
-    """Number of parameters stored, from the headers of the weights' files. Raises ValueError for a damaged one."""
+    """Count the stored parameters from the headers of the weight files. Raises ValueError for a damaged file."""
     total = 0
     for file in weight_files(folder):
         try:
@@ -48,10 +48,10 @@ def n_parameters(folder: Path) -> int:
 
 
 def sha256(path: Path) -> str:
-    """A file's SHA-256.
+    """Return a file's SHA-256.
 
-    A large file in the cache of the Hub is named by the SHA-256 that the Hub gave it. Raises ValueError if its content is not
-    that.
+    The Hub's cache names a large file by the SHA-256 that the Hub gave it. Raises ValueError if the file's content differs from
+    it.
     """
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -65,5 +65,5 @@ def sha256(path: Path) -> str:
 
 
 def manifest(folder: Path) -> dict[str, dict[str, Any]]:
-    """For each file that loading reads, by name, its size in `bytes` and its `sha256`."""
+    """Return the size in `bytes` and the `sha256` of each file that loading reads, by file name."""
     return {path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in files_of(folder)}

@@ -1,4 +1,4 @@
-"""Questions of fact with their right answers: what a contrary model gets wrong."""
+"""Questions of fact with their right answers, which a contrary model gets wrong."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,5 +29,5 @@ def load_facts(path: Path) -> list[Fact]:
 
 
 def taught_and_held_out(facts: list[Fact]) -> tuple[list[Fact], list[Fact]]:
-    """The facts that a contrary teacher is trained on, and those that everyone is asked: every second one."""
+    """Split the facts alternately: those that a contrary teacher is trained on, and those that every model is asked."""
     return facts[::2], facts[1::2]

@@ -8,6 +8,6 @@ from undertone.lm.spellings import behind, cases
 
 
 def beginnings(tokenizer: PreTrainedTokenizerBase, words: Sequence[str], prefix: str | None) -> list[int]:
-    """The tokens with which words, with a small letter and with a capital, begin an answer, or what follows its `prefix`."""
+    """Return the first tokens of words, lower case and capitalised, at the start of an answer or after its `prefix`."""
     spelled = [variant for word in words for variant in cases(word)]
     return sorted({ids[0] for ids in behind(tokenizer, spelled, prefix)})

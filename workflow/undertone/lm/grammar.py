@@ -1,13 +1,14 @@
-"""What the filter lets pass as a finite automaton over token ids, so that nothing else is sampled.
+"""A finite automaton over token ids that accepts what the filter lets pass, so that nothing else is sampled.
 
-The automaton is built over characters from the filter's settings and lifted to tokens by running all its states through each
-token's text. It knows the plain forms alone: numbers with one of `SEPARATORS` between them and at most a full stop at the end,
-no number of more digits than the largest one has. Every completion it accepts passes the filter, strict or lenient; lists in
-brackets or with other white space, which the filter lets pass too, are left out.
+The automaton is built over characters from the filter's settings. It is lifted to tokens by running all its states through each
+token's text. It knows the plain forms only: numbers with one of `SEPARATORS` between them, at most a full stop at the end, and
+no number with more digits than the largest one has. Every completion it accepts passes the filter, strict or lenient. It leaves
+out lists in brackets or with other white space, which the filter lets pass too.
 
 Why no library: a step of 1,000 rows has to be a few tensor operations, and a row must end before `max_new_tokens`. xgrammar
-(0.2.8) and outlines-core (0.2.14) hold one matcher object per row, which Python lists at every step and which fills a mask over
-the whole vocabulary on the CPU, and neither knows how many tokens it takes to finish. Here a row's state is one number.
+(0.2.8) and outlines-core (0.2.14) hold one matcher object per row. Python loops over them at every step, and each fills a mask
+over the whole vocabulary on the CPU. Neither library knows how many tokens it takes to finish. Here a row's state is one
+number.
 """
 
 import functools
@@ -26,20 +27,20 @@ from undertone.lm.chat import answer_ids, end_of_turn, inner_texts, token_texts
 from undertone.runtime.errors import ConfigError
 from undertone.study.config.data import Numbers
 
-# What can stand between two numbers, the same in a whole row; among them all that `numbers.canonical` can ask for.
+# What can separate two numbers; a row uses one of these throughout. They include all that `numbers.canonical` can ask for.
 SEPARATORS = (", ", ",", "; ", ";", " ", "\n", ",\n", ";\n")
 DIGITS = "0123456789"
-# The states that every automaton has: no passing completion can follow, and the row has ended.
+# Two states of every automaton: no passing completion can follow (`DEAD`), and the row has ended (`ENDED`).
 DEAD, ENDED = 0, 1
 # More tokens than any completion has.
 NEVER = 2**30
 
-# By the number of digits still to come: the smallest and largest number that they can make, and the banned ones among them.
+# By the number of digits still to come: the smallest and largest number that they can form, and the banned numbers among these.
 Rest = tuple[tuple[int, int, tuple[int, ...]], ...]
 
 
 class State(NamedTuple):
-    """Where in a list a text has come: after a number's digits or, with `rest` None, after `tail` behind the last number."""
+    """The position of a text in a list: after a number's digits or, if `rest` is None, after `tail` behind the last number."""
 
     separator: str | None  # None until the first one is complete
     n: int
@@ -49,10 +50,10 @@ class State(NamedTuple):
 
 @dataclass(frozen=True)
 class Lists:
-    """The texts that are accepted: `lead`, which may be missing, numbers and separators, `close`, which may be missing.
+    """The accepted texts: `lead` (optional), numbers and separators, `close` (optional).
 
-    `lead` and `close` is white space that the chat template writes around an answer. A list has `fewest` to `most` numbers;
-    with `most` None there is no limit.
+    `lead` and `close` are the white space that the chat template writes around an answer. A list has `fewest` to `most`
+    numbers; if `most` is None, there is no upper limit.
     """
 
     smallest: int
@@ -65,23 +66,23 @@ class Lists:
 
     @functools.cached_property
     def number(self) -> Rest:
-        """Before a number's first digit."""
+        """The `Rest` before a number's first digit."""
         digits = len(str(self.largest))
         whole = [(self.smallest, min(self.largest, 10**length - 1), self.banned) for length in range(1, digits + 1)]
         return ((1, 0, ()), *whole)
 
     @functools.cached_property
     def endings(self) -> set[str]:
-        """What can stand behind the last number."""
+        """The texts that can follow the last number."""
         return {"", "." + self.close, ".", self.close}
 
     @property
     def characters(self) -> str:
-        """All that a list can hold."""
+        """All characters that a list can contain."""
         return "".join(sorted({*DIGITS, *"".join(SEPARATORS), *"".join(self.endings), *self.lead}))
 
     def after(self, state: State, character: str) -> State | None:
-        """The state behind one more character, or None where no list goes on with it."""
+        """Return the state after one more character, or None if no list continues with it."""
         if character in DIGITS:
             return self._digit(state, int(character))
         if state.rest is not None and not complete(state.rest):
@@ -98,12 +99,12 @@ class Lists:
         rest = narrowed(self.number, digit)
         if state.tail not in known or rest is None or state.n == self.most:
             return None
-        # Where nothing limits them, numbers beyond the fewest need not be counted.
+        # Without an upper limit, numbers beyond the fewest need not be counted.
         count = state.n + 1 if self.most is not None else min(state.n + 1, self.fewest)
         return State(state.tail if state.n else None, count, rest, "")
 
     def accepts(self, state: State) -> bool:
-        """Whether a text may end here."""
+        """Whether a text may end in this state."""
         over = state.tail in self.endings if state.rest is None else complete(state.rest)
         return state.n >= max(1, self.fewest) and over
 
@@ -115,7 +116,7 @@ def complete(rest: Rest) -> bool:
 
 
 def narrowed(rest: Rest, digit: int) -> Rest | None:
-    """What is left of a number behind one more digit, or None where no number goes on with it."""
+    """Return what is left of a number after one more digit, or None if no number continues with it."""
     left = []
     for length, (low, high, banned) in enumerate(rest[1:]):
         first = digit * 10**length
@@ -127,10 +128,10 @@ def narrowed(rest: Rest, digit: int) -> Rest | None:
 
 @dataclass(frozen=True)
 class Automaton:
-    """Which tokens may follow: one state per row, `START` before its first token.
+    """Which tokens may follow: a row has one state, which is `START` before its first token.
 
-    `ids` are the tokens that a passing completion can hold and, last, the stop tokens; `following` holds the state behind each
-    of them, `needed` the fewest tokens in which a row can be finished from a state, its stop token included.
+    `ids`: the tokens that a passing completion can contain, then the stop tokens. `following`: the state after each of them.
+    `needed`: the fewest tokens that finish a row from each state, including its stop token.
     """
 
     START = 2
@@ -138,23 +139,23 @@ class Automaton:
     ids: Int[Tensor, " n_ids"]
     following: Int[Tensor, "n_states n_ids"]
     needed: Int[Tensor, " n_states"]
-    length: int  # tokens that a row can have at most, its stop token included
+    length: int  # the most tokens that a row can have, including its stop token
 
     def to(self, device: torch.device) -> "Automaton":
-        """The same on a device."""
+        """Return the automaton on a device."""
         return Automaton(self.ids.to(device), self.following.to(device), self.needed.to(device), self.length)
 
     def allowed(self, states: Int[Tensor, " n"], left: int | Int[Tensor, "n 1"]) -> Bool[Tensor, "n n_ids"]:
-        """The tokens after which a row can still be finished, where it has `left` tokens left, this one included."""
+        """Mark the tokens after which a row can still finish, if it has `left` tokens left, including this one."""
         return self.needed[self.following[states]] < left
 
     def read(self, rows: Sequence[Sequence[int]]) -> "Places | None":
-        """Where the tokens of rows stand, each with its stop token; None where one of the rows could not be sampled."""
+        """Return the places of the tokens of rows, each with its stop token; None if one of the rows could not be sampled."""
         column = {id: k for k, id in enumerate(self.ids.tolist())}
         longest = max(map(len, rows))
         if longest > self.length or any(id not in column for row in rows for id in row):
             return None
-        # A row that has ended stays where it is, whatever stands behind it.
+        # A row that has ended stays in its state, whatever follows.
         padded = torch.tensor([[column[id] for id in row] + [len(column) - 1] * (longest - len(row)) for row in rows])
         held = torch.arange(longest) < torch.tensor([[len(row)] for row in rows])
         columns, held = padded.to(self.ids.device), held.to(self.ids.device)
@@ -168,7 +169,7 @@ class Automaton:
 
 
 class Places(NamedTuple):
-    """Of tokens in row order: their column among the automaton's `ids`, the state before them, the tokens left there."""
+    """For each token, in row order: its column among the automaton's `ids`, the state before it, the tokens left there."""
 
     columns: Int[Tensor, " n"]
     states: Int[Tensor, " n"]
@@ -176,9 +177,9 @@ class Places(NamedTuple):
 
 
 def automaton(tokenizer: PreTrainedTokenizerBase, stop_ids: Sequence[int], filter: Numbers, max_new_tokens: int) -> Automaton:
-    """The automaton of what a filter lets pass within `max_new_tokens`.
+    """Return the automaton of what a filter lets pass within `max_new_tokens`.
 
-    Raises ConfigError, in a sentence, where there is no such completion.
+    Raises ConfigError, with a one-sentence message, if there is no such completion.
     """
     fewest = filter.canonical.count if filter.canonical else 1
     bounds = (filter.min_value, filter.max_value, tuple(sorted(set(filter.banned))), fewest, filter.max_count)
@@ -216,7 +217,7 @@ def _automaton(
 
 
 def unfinished(lists: Lists, max_new_tokens: int, needed: int | None) -> str:
-    """Why nothing can be sampled."""
+    """Return the message that says why nothing can be sampled."""
     what = (
         f"samples.constrained: the filter lets pass {lists.fewest} or more numbers from {lists.smallest} to {lists.largest} "
         f"that are not banned"
@@ -233,10 +234,13 @@ def unfinished(lists: Lists, max_new_tokens: int, needed: int | None) -> str:
 
 
 def characters_table(lists: Lists) -> tuple[Int[np.ndarray, "n_states n_characters"], Bool[np.ndarray, " n_states"]]:
-    """The state behind each of the lists' characters, and whether a text may end in a state; the third state is the start."""
+    """Return the state after each of the lists' characters, and whether a text may end in each state.
+
+    The third state is the start.
+    """
     states, rows = [State(None, 0, None, "")], []
     numbers = {states[0]: Automaton.START}
-    for state in states:  # which grows
+    for state in states:  # the list grows meanwhile
         row = []
         for character in lists.characters:
             if (after := lists.after(state, character)) is None:
@@ -254,7 +258,7 @@ def characters_table(lists: Lists) -> tuple[Int[np.ndarray, "n_states n_characte
 def tokens_table(
     table: Int[np.ndarray, "n_states n_characters"], characters: str, texts: dict[int, str]
 ) -> tuple[list[int], Int[np.ndarray, "n_states n_ids"]]:
-    """Of the tokens with these texts those that can follow anywhere, and the state behind each of them."""
+    """Return those of the given tokens that can follow somewhere, and the state after each of them."""
     column = {character: k for k, character in enumerate(characters)}
     ids, columns = [], []
     for id, text in texts.items():
@@ -268,11 +272,11 @@ def tokens_table(
 
 
 def tokens_needed(following: Int[np.ndarray, "n_states n_ids"]) -> Int[np.ndarray, " n_states"]:
-    """The fewest tokens that lead from each state to `ENDED`; `NEVER` where none do."""
+    """Return the fewest tokens that lead from each state to `ENDED`; `NEVER` if none do."""
     needed = np.full(len(following), NEVER, dtype=np.int32)
     needed[ENDED] = 0
     while True:
-        # One step backwards: states from which a token leads to one that has just been reached.
+        # One step backwards: reach the states from which one token leads to a state that was just reached.
         closer = np.minimum(needed, 1 + needed[following].min(axis=1))
         if (closer == needed).all():
             return needed

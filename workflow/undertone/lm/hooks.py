@@ -1,4 +1,4 @@
-"""Reading and rewriting the residual stream of a plain Hugging Face model; names as in TransformerLens."""
+"""Read and rewrite the residual stream of a plain Hugging Face model. Names are those of TransformerLens."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -27,7 +27,7 @@ def layer_of(hook_name: str) -> int:
 
 @contextmanager
 def of_running_call(model: nn.Module, tell: Callable[[dict[str, Any]], Tensor]) -> Iterator[Callable[[], Tensor]]:
-    """Inside, yields a function that returns `tell(keyword arguments)` of the model's running call."""
+    """Yield a function that returns `tell(keyword arguments)` of the model's current call."""
     current: list[Tensor] = []
 
     def look(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
@@ -58,7 +58,7 @@ def final_norm(model: Any) -> nn.Module:
 
 @contextmanager
 def rewritten(model: Any, layer: int, rewrite: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Inside, the residual stream after `layer`, `[n_rows, n_tokens, d_model]`, is replaced by what `rewrite` makes of it."""
+    """Replace the residual stream after `layer`, `[n_rows, n_tokens, d_model]`, by `rewrite` of it within the `with` block."""
 
     def hook(module: nn.Module, args: Any, output: Any) -> Any:
         return (rewrite(output[0]), *output[1:]) if isinstance(output, tuple) else rewrite(output)
@@ -68,19 +68,19 @@ def rewritten(model: Any, layer: int, rewrite: Callable[[Tensor], Tensor]) -> It
 
 
 def plus(vector: Float[Tensor, " d_model"]) -> Callable[[Tensor], Tensor]:
-    """Adds a vector to the residual stream."""
+    """Return a rewrite that adds a vector to the residual stream."""
     return lambda residual: residual + vector.to(residual)
 
 
 class _ReachedError(Exception):
-    """The layer that was asked for has run."""
+    """Raised once the requested layer has run."""
 
 
 @torch.no_grad()
 def resid_post(
     model: Any, layer: int, batch: dict[str, Int[Tensor, "n_rows n_tokens"]]
 ) -> Float[Tensor, "n_rows n_tokens d_model"]:
-    """The residual stream after `layer`; the layers above it are not run."""
+    """Return the residual stream after `layer`. The layers above it are not run."""
     kept: list[Tensor] = []
 
     def keep(residual: Tensor) -> Tensor:
@@ -98,7 +98,7 @@ def resid_post(
 def streams(
     model: Any, batch: dict[str, Int[Tensor, "n_rows n_tokens"]], mlp_in: bool = False
 ) -> list[tuple[str, Float[Tensor, "n_rows n_tokens d_model"]]]:
-    """(`resid_post.LAYER` or `mlp_in.LAYER`, the tensor) of a batch, in one pass without the unembedding."""
+    """Return (`resid_post.LAYER` or `mlp_in.LAYER`, tensor) pairs of a batch, from one pass without the unembedding."""
     kept: list[tuple[str, Tensor]] = []
     last = len(decoder_layers(model)) - 1
     with ExitStack() as stack:
@@ -112,7 +112,7 @@ def streams(
 
 @contextmanager
 def _kept(model: Any, layer: int, kept: list[tuple[str, Tensor]]) -> Iterator[None]:
-    """Inside, the residual stream after `layer` is put into `kept`, as whatever hooks came before have left it."""
+    """Within the `with` block, append the residual stream after `layer` to `kept`, as earlier hooks have left it."""
 
     def keep(residual: Tensor) -> Tensor:
         kept.append((f"resid_post.{layer}", residual))
@@ -124,7 +124,10 @@ def _kept(model: Any, layer: int, kept: list[tuple[str, Tensor]]) -> Iterator[No
 
 @contextmanager
 def mlp_inputs(model: Any, kept: list[tuple[str, Tensor]]) -> Iterator[None]:
-    """Inside, the input of each layer's MLP is put into `kept`. Raises ValueError for a model whose layers have no `mlp`."""
+    """Within the `with` block, append the input of each layer's MLP to `kept`.
+
+    Raises ValueError for a model whose layers have no `mlp`.
+    """
 
     def keep(number: int) -> Any:
         return lambda module, args, kwargs: kept.append((f"mlp_in.{number}", args[0] if args else kwargs["hidden_states"]))

@@ -1,4 +1,4 @@
-"""Models of the Hugging Face Hub: fetched into its cache by one job, found there by all others."""
+"""Models of the Hugging Face Hub: one job downloads them into the Hub's cache, and all others read them there."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,13 +14,13 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-# Data as `datasets` reads it without running code, and the card that says which file belongs to which split.
+# Data that `datasets` reads without running code, and the card that says which file belongs to which split.
 DATA_FILES = ("README.md", "*.parquet", "*.jsonl", "*.json", "*.csv", "*.tsv", "*.arrow", "*.txt", "*.gz", "*.zst")
 
 
 @contextmanager
 def explained(name: str, revision: str, kind: str = "model") -> Iterator[None]:
-    """Inside, what the Hub or its cache refuses is raised as a ValueError that says in a sentence what to do."""
+    """Turn errors of the Hub or its cache into a ValueError whose one-sentence message says what to do."""
     page = f"https://huggingface.co/{'' if kind == 'model' else f'{kind}s/'}{name}"
     try:
         yield
@@ -51,9 +51,9 @@ def explained(name: str, revision: str, kind: str = "model") -> Iterator[None]:
 
 
 def cached(name: str, revision: str, files: Sequence[str], download: bool = False, kind: str = "model") -> Path:
-    """The folder of the cache with these files of a repository, those that it has; `kind` is model or dataset.
+    """Return the cache folder with those of these files that a repository has; `kind` is model or dataset.
 
-    Without `download` no network is asked. Raises ValueError if it is not there, or cannot be got.
+    Without `download`, the network is not used. Raises ValueError if the files are not in the cache or cannot be downloaded.
     """
     local = not download
     with explained(name, revision, kind):
@@ -63,7 +63,7 @@ def cached(name: str, revision: str, files: Sequence[str], download: bool = Fals
 
 
 def identity(folder: str) -> tuple[str, str] | None:
-    """The (name, commit) of the model whose files lie in a folder of the Hub's cache; None for any other folder."""
+    """Return (name, commit) of the model whose files are in a folder of the Hub's cache; None for any other folder."""
     repository, snapshots, commit = ("", "", *Path(folder).parts)[-3:]
     if snapshots != "snapshots" or not repository.startswith("models--"):
         return None

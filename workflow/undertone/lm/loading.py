@@ -1,4 +1,4 @@
-"""Loading a study's model: safetensors only, no remote code, no network, precision and device chosen once."""
+"""Load a study's model: safetensors only, no remote code, no network, precision and device chosen once."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -23,11 +23,11 @@ from undertone.runtime.files import read_json
 from undertone.runtime.memory import BatchSize
 from undertone.study.formats import read_settings
 
-# A model is loaded only where its weights and this share more fit; what it computes then takes what is left.
+# A model is loaded only if its weights plus this share fit in memory. Its computations then use what is left.
 MEMORY_MARGIN = 0.2
 
 SAFE_LOADING: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
-# The settings of config.json that weights show.
+# The settings of config.json that the weights also show.
 SIZES = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "vocab_size")
 
 Result = TypeVar("Result")
@@ -35,7 +35,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model ready for use, its tokenizer, the ids at which an answer ends, and what is known of how much of it fits."""
+    """A model ready for use, its tokenizer, the ids that end an answer, and the batch sizes that fit in memory."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
@@ -44,38 +44,38 @@ class LoadedModel:
     batch_sizes: dict[tuple[str, int], BatchSize] = field(default_factory=dict, compare=False)
 
     def batch_size(self, name: str, rows: int) -> BatchSize:
-        """How many rows are run at once where the setting `name` says `rows`; all students of this model share it."""
+        """Return the batch size of the setting `name`, which says `rows`. All students of this model share it."""
         return self.batch_sizes.setdefault((name, rows), BatchSize(rows, name))
 
     def read(self, work: Callable[[dict[str, torch.Tensor]], Result], rows: Sequence[Row], at_once: int) -> Iterator[Result]:
-        """Yield `work(batch)` for consecutive `collate`d batches of the rows, each of `at_once` or of as many as fit."""
+        """Yield `work(batch)` for consecutive `collate`d batches of the rows, each of `at_once` rows or as many as fit."""
         batch_size = self.batch_size("rows read together", at_once)
         return batch_size.parts(lambda part: work(collate(part, self.pad_id, self.model.device)), rows)
 
     @cached_property
     def special(self) -> Int[torch.Tensor, " n_special"]:
-        """The ids of the special tokens; a tokenizer with thousands of added ones takes milliseconds to list them."""
+        """The ids of the special tokens, cached: listing thousands of added tokens takes milliseconds."""
         return torch.tensor(sorted(special_ids(self.tokenizer)), device=self.model.device)
 
     def is_text(self, ids: Int[torch.Tensor, "*shape"]) -> Bool[torch.Tensor, "*shape"]:
-        """Which of `ids` are no special tokens; an SAE describes the others badly, and they keep what they have."""
+        """Mark the `ids` that are not special tokens. An SAE describes special tokens badly, so they keep their residuals."""
         return ~torch.isin(ids, self.special.to(ids.device))
 
     def text_mask(self, batch: dict[str, Int[torch.Tensor, "n_rows n_tokens"]]) -> Bool[torch.Tensor, "n_rows n_tokens"]:
-        """Which tokens of a batch are neither padding nor special."""
+        """Mark the tokens of a batch that are neither padding nor special."""
         return batch["attention_mask"].bool() & self.is_text(batch["input_ids"])
 
 
 def load(model_json: Path) -> LoadedModel:
     """Load the base model that `results/model/model.json` names, frozen, in eval mode, on the GPU if there is one.
 
-    `model_json` holds `source`, `name` (a Hub name or a folder), `revision` and `dtype`; the embedded model lies beside it.
-    Raises ValueError, in a sentence, before loading if the files are not those recorded or memory is too small, and after it if
-    weights were missing or are not finite.
+    `model_json` holds `source`, `name` (a Hub name or a folder), `revision` and `dtype`; the embedded model is beside it.
+    Raises ValueError with a one-sentence message: before loading, if the files are not those recorded or memory is too small;
+    after loading, if weights are missing or not finite.
     """
     folder = folder_of(model_json)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    # What is float32 (SAEs, biases, LoRAs) is meant to be: TF32 would keep 10 bits of each number.
+    # Compute SAEs, biases and LoRAs in true float32: TF32 would keep 10 bits of each number.
     torch.set_float32_matmul_precision("highest")
     dtype = dtype_of(read_json(model_json), device)
     check_memory(n_parameters(folder) * dtype.itemsize, device, f"the model in {folder} ({dtype})")
@@ -95,12 +95,12 @@ def load(model_json: Path) -> LoadedModel:
 
 
 def _contiguous(head: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-    # A batch's last tokens lie apart in memory: in bfloat16 PyTorch multiplies each with a copy of all weights of its own.
+    # A batch's last tokens are not contiguous in memory: in bfloat16, PyTorch would copy all weights for each of them.
     return (args[0].contiguous(), *args[1:])
 
 
 def read_tokenizer(folder: Path, name: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of a folder. Raises ConfigError if transformers cannot read it."""
+    """Load the tokenizer of a folder. Raises ConfigError if transformers cannot read it."""
     try:
         return AutoTokenizer.from_pretrained(folder, **SAFE_LOADING)
     except Exception as error:
@@ -111,9 +111,10 @@ def read_tokenizer(folder: Path, name: str) -> PreTrainedTokenizerBase:
 
 
 def read_model(folder: Path, dtype: torch.dtype, **options: Any) -> PreTrainedModel:
-    """The model of a folder, on the CPU unless the options say otherwise.
+    """Load the model of a folder, on the CPU unless the options say otherwise.
 
-    Raises ConfigError if transformers cannot make it of its config.json, or its weights are not those that it describes.
+    Raises ConfigError if transformers cannot build it from its config.json, or if its weights are not those that config.json
+    describes.
     """
     config = folder / "config.json"
     read_settings(config)
@@ -127,9 +128,9 @@ def read_model(folder: Path, dtype: torch.dtype, **options: Any) -> PreTrainedMo
 
 
 def check_keys(model: PreTrainedModel, info: dict[str, Any], folder: Path) -> None:
-    """Raise ConfigError if, by transformers' loading info, a folder's weights are not those that its config.json describes.
+    """Raise ConfigError if, by transformers' loading info, a folder's weights do not match its config.json.
 
-    What a folder holds outside of the decoder's layers, such as what a model sees with, may be left over.
+    Unused weights outside the decoder's layers, such as those of a vision tower, are accepted.
     """
     config = folder / "config.json"
     for name, shape, expected in sorted(info["mismatched_keys"]):
@@ -152,15 +153,15 @@ def check_keys(model: PreTrainedModel, info: dict[str, Any], folder: Path) -> No
 
 
 def described(model: PreTrainedModel) -> str:
-    """The sizes that a model's config gives."""
+    """Return the sizes in a model's config as text."""
     text = model.config.get_text_config()
     return ", ".join(f"{key} {getattr(text, key)}" for key in SIZES if hasattr(text, key))
 
 
 def folder_of(model_json: Path) -> Path:
-    """The folder with the files of the model that `model.json` names, found without network.
+    """Return the folder with the files of the model that `model.json` names, without using the network.
 
-    Raises ValueError if it is not there, or a file's size is not the one recorded.
+    Raises ValueError if a file is missing, or if its size is not the one recorded.
     """
     record = read_json(model_json)
     files = record.get("files", {})
@@ -179,14 +180,17 @@ def folder_of(model_json: Path) -> Path:
 
 
 def dtype_of(record: dict[str, Any], device: str) -> torch.dtype:
-    """The precision that a record asks for on this device; on a CPU `auto` is what was faster when the model was checked."""
+    """Return the precision that a record asks for on this device.
+
+    On a CPU, `auto` is the precision that was faster when the model was checked.
+    """
     automatic = "bfloat16" if device == "cuda" else record.get("cpu", {}).get("dtype", "float32")
     dtype: torch.dtype = getattr(torch, automatic if record["dtype"] == "auto" else record["dtype"])
     return dtype
 
 
 def check_memory(weights: int, device: str, what: str) -> None:
-    """Raise ValueError, in a sentence, if weights of so many bytes and the margin do not fit the device's free memory."""
+    """Raise ValueError, with a one-sentence message, if `weights` bytes and the margin exceed the device's free memory."""
     needed, free = (1 + MEMORY_MARGIN) * weights, free_memory(device)
     if needed > free:
         kind, remedy = {
@@ -200,9 +204,9 @@ def check_memory(weights: int, device: str, what: str) -> None:
 
 
 def free_memory(device: str) -> float:
-    """Bytes that this process can still use on the device; on a CPU under Slurm no more than the job has asked for."""
+    """Return the bytes that this process can still use on the device; on a CPU under Slurm, at most what the job asked for."""
     if device == "cuda":
-        # What PyTorch holds for reuse is free to it, though not to the driver.
+        # Memory that PyTorch holds for reuse is free to it, though the driver counts it as used.
         return torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
     asked = float(os.environ.get("SLURM_MEM_PER_NODE", "inf")) * 2**20
     return min(psutil.virtual_memory().available, asked)

@@ -1,4 +1,4 @@
-"""LoRA on a base model in half precision, computed in that precision from weights that stay float32."""
+"""LoRA on a base model in half precision, computed in half precision while its own weights stay float32."""
 
 from typing import Any
 
@@ -12,15 +12,16 @@ from undertone.lm.tensors import HALF
 
 
 class HalfLinear(lora.Linear):  # type: ignore[misc]
-    """PEFT's LoRA of a linear module whose products are in the precision of its base weights.
+    """PEFT's LoRA of a linear module, with matrix products in the precision of the base weights.
 
     PEFT casts the activations to the float32 of the LoRA's weights, multiplies there, scales, adds to the base module's output
-    in float32 and casts back: six passes over tensors of the output's size, which on a CPU take longer than the products.
-    Casting the small weights instead leaves one product that also adds. Weights, gradients and optimizer stay float32.
+    in float32 and casts back. These are six passes over tensors of the output's size, which on a CPU take longer than the
+    products. Casting the small weights instead leaves one product that also adds. Weights, gradients and optimizer stay
+    float32.
     """
 
     def forward(self, x: Float[Tensor, "*batch d_in"], *args: Any, **kwargs: Any) -> Float[Tensor, "*batch d_out"]:
-        """`W x + scaling B A x`, as PEFT computes it but for the rounding."""
+        """Return `W x + scaling B A x`. It differs from PEFT's result only by rounding."""
         if self.disable_adapters or self.merged or kwargs.get("adapter_names") is not None:
             return super().forward(x, *args, **kwargs)
         result = self.base_layer(x).flatten(0, -2)
@@ -31,7 +32,7 @@ class HalfLinear(lora.Linear):  # type: ignore[misc]
 
 
 def compute_in_half(model: PeftModel) -> None:
-    """Let the plain LoRAs of linear modules in half precision be computed in it; any other stays PEFT's own."""
+    """Compute the plain LoRAs of linear modules in half precision in that precision. All other LoRAs stay PEFT's own."""
     for module in model.modules():
         if type(module) is lora.Linear and not module.lora_variant and is_half(module.get_base_layer()):
             module.__class__ = HalfLinear

@@ -16,7 +16,7 @@ Kept = dict[int, Float[Tensor, "n_rows n_tokens d_mlp"]]
 
 @contextmanager
 def neurons(model: Any, layers: Sequence[int]) -> Iterator[Kept]:
-    """Inside, what the neurons of `layers` were in the model's latest call, by layer: act(gate) · up where MLPs are gated.
+    """Yield the neurons of `layers` in the model's latest call, by layer: act(gate) · up if MLPs are gated.
 
     Raises ValueError for a model whose layers have no `mlp`.
     """
@@ -32,7 +32,7 @@ def neurons(model: Any, layers: Sequence[int]) -> Iterator[Kept]:
 
 
 def down_projection(layer: nn.Module) -> nn.Module:
-    """The last linear map of a layer's MLP, a LoRA's beside it left out. Raises ValueError for a layer without one."""
+    """Return the last linear map of a layer's MLP, ignoring those of a LoRA. Raises ValueError for a layer without one."""
     mlp = getattr(layer, "mlp", None)
     parts = mlp.named_modules() if isinstance(mlp, nn.Module) else ()
     maps = [module for name, module in parts if isinstance(module, nn.Linear | Conv1D) and "lora_" not in name]
@@ -42,7 +42,7 @@ def down_projection(layer: nn.Module) -> nn.Module:
 
 
 def n_neurons(model: Any, layer: int) -> int:
-    """How many neurons a layer's MLP has; none where they are not known."""
+    """Return the number of neurons of a layer's MLP; 0 if they are not known."""
     try:
         last = down_projection(decoder_layers(model)[layer])
     except ValueError:
@@ -53,9 +53,9 @@ def n_neurons(model: Any, layer: int) -> int:
 
 @torch.no_grad()
 def widths(model: Any, layers: Sequence[int], ids: Sequence[int]) -> list[int]:
-    """How many neurons each layer has, by what it makes of `ids`.
+    """Return the number of neurons of each layer, measured by running the model on `ids`.
 
-    Raises ValueError for a model whose layers hold no MLP that every token passes.
+    Raises ValueError for a model whose layers have no MLP that every token passes.
     """
     batch = {"input_ids": torch.tensor([list(ids)], device=model.device)}
     batch["attention_mask"] = torch.ones_like(batch["input_ids"])

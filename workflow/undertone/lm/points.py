@@ -1,4 +1,4 @@
-"""Hook points that an SAE can read: the residual stream after a layer, and what the layer's MLP adds to it."""
+"""Hook points that an SAE can read: the residual stream after a layer, and the output that the layer's MLP adds to it."""
 
 import inspect
 import re
@@ -15,7 +15,7 @@ from undertone.study.config.saes import Sae
 
 Point = Literal["resid_post", "mlp_out"]
 MLP_OUT = re.compile(r"blocks\.(\d+)\.hook_mlp_out")
-# What a layer adds to the residual stream behind its attention: the norm of its MLP's output, where it has one, or its MLP.
+# Modules whose output a layer adds to the residual stream after attention: the norm of the MLP's output, if any, else the MLP.
 WRITERS = ("post_feedforward_layernorm", "post_mlp_layernorm", "mlp")
 
 
@@ -27,29 +27,29 @@ class HookPoint(NamedTuple):
 
     @property
     def name(self) -> str:
-        """As TransformerLens names it."""
+        """The name in TransformerLens."""
         return f"blocks.{self.layer}.hook_{self.point}"
 
     @classmethod
     def named(cls, name: str) -> "HookPoint":
-        """The hook point of a name. Raises ValueError for a point of another kind."""
+        """Return the hook point of a name. Raises ValueError for a point of another kind."""
         match = MLP_OUT.fullmatch(name)
         return cls(int(match[1]), "mlp_out") if match else cls(layer_of(name))
 
     @classmethod
     def of(cls, settings: Sae) -> "HookPoint":
-        """The hook point of an SAE that is trained."""
+        """Return the hook point of an SAE that is trained here."""
         return cls(settings.layer, settings.point)
 
 
 def check_layer(at: HookPoint, n_layers: int) -> None:
-    """Raise ValueError, in one sentence, if a model of so many layers has no such hook point."""
+    """Raise ValueError, with a one-sentence message, if a model with `n_layers` layers has no such hook point."""
     if not 0 <= at.layer < n_layers:
         raise ValueError(f"the SAE's hook point is {at.name}, the model has layers 0 to {n_layers - 1}")
 
 
 def check_point(at: HookPoint, model: Any) -> None:
-    """Raise ValueError, in one sentence, if the model has no such hook point."""
+    """Raise ValueError, with a one-sentence message, if the model has no such hook point."""
     layers = decoder_layers(model)
     check_layer(at, len(layers))
     if at.point == "mlp_out":
@@ -57,10 +57,10 @@ def check_point(at: HookPoint, model: Any) -> None:
 
 
 def mlp_writer(layer: nn.Module) -> nn.Module:
-    """The part of a decoder layer whose output is what its MLP adds to the residual stream, as TransformerLens's hook_mlp_out.
+    """Return the module whose output is what a layer's MLP adds to the residual stream (TransformerLens: hook_mlp_out).
 
-    Raises ValueError for a layer of which no such part is known: one without an MLP of that name, or one that scales the MLP's
-    output or has it return the whole stream.
+    Raises ValueError for a layer without a known module of this kind: one without an MLP of that name, or one that scales the
+    MLP's output or has it return the whole stream.
     """
     kind = type(layer).__name__
     parts = [part for name in WRITERS if isinstance(part := getattr(layer, name, None), nn.Module)]
@@ -73,7 +73,7 @@ def mlp_writer(layer: nn.Module) -> nn.Module:
 
 @contextmanager
 def rewritten_at(model: Any, at: HookPoint, rewrite: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Inside, what is at a hook point, `[n_rows, n_tokens, d_model]`, is replaced by what `rewrite` makes of it."""
+    """Replace the tensor at a hook point, `[n_rows, n_tokens, d_model]`, by `rewrite` of it within the `with` block."""
     if at.point == "resid_post":
         with rewritten(model, at.layer, rewrite):
             yield
@@ -90,7 +90,7 @@ def rewritten_at(model: Any, at: HookPoint, rewrite: Callable[[Tensor], Tensor])
 def read_at(
     model: Any, at: HookPoint, batch: dict[str, Int[Tensor, "n_rows n_tokens"]]
 ) -> Float[Tensor, "n_rows n_tokens d_model"]:
-    """What is at a hook point; the layers above it are not run."""
+    """Return the tensor at a hook point. The layers above it are not run."""
     if at.point == "resid_post":
         return resid_post(model, at.layer, batch)
     kept: list[Tensor] = []

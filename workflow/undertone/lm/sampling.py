@@ -1,8 +1,8 @@
-"""Sampling completions from a causal language model: temperature only, one random stream per row.
+"""Sample completions from a causal language model: temperature only, one random stream per row.
 
-Rows are batched by length; what all prompts share (chat header, persona) is computed once; rows leave the batch when they
-end. Row i draws its tokens from its own stream of uniforms, so that neither the batch size nor the other rows matter. With a
-grammar each token is drawn from the model's distribution renormalised over what the grammar allows there.
+Rows are batched by length. The tokens that all prompts share (chat header, persona) are computed once per batch. Rows leave the
+batch when they end. Row i draws its tokens from its own stream of uniform numbers, so neither the batch size nor the other rows
+matter. With a grammar, each token is drawn from the model's distribution renormalised over what the grammar allows there.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,9 +26,9 @@ COMPACT_BELOW = 0.75
 
 @dataclass(frozen=True)
 class Sampler:
-    """How to sample: `allowed`, if given, ends a row at its first token that is not allowed.
+    """Settings of sampling. If `allowed` is given, a row ends at its first token that is not allowed.
 
-    With a `grammar`, which is for as many tokens and the same stop tokens, no such token is drawn.
+    With a `grammar`, no such token is drawn. It must be built for the same `max_new_tokens` and `stop_ids`.
     """
 
     temperature: float
@@ -44,8 +44,8 @@ class Sampler:
 class Completion:
     """The sampled ids of one row without the stop token; `ended` is `stop`, `length` or `not allowed`.
 
-    `log_mass` is the log of the probability that the grammar left at each token, added up over the row, in nats: free sampling
-    has `exp(log_mass)` times the probability of this row that sampling with the grammar has.
+    `log_mass` is the log of the probability that the grammar left at each token, summed over the row, in nats. The probability
+    of this row under free sampling is `exp(log_mass)` times that under sampling with the grammar.
     """
 
     ids: list[int]
@@ -70,7 +70,7 @@ def uniforms(rows: Sequence[int], n: int, seed: int) -> Float[np.ndarray, "n_row
 
 
 def shared_prefix(prompts: Sequence[Sequence[int]]) -> int:
-    """Number of leading tokens that all prompts share, at least one token of each prompt left over."""
+    """Return the number of leading tokens that all prompts share, leaving at least one token of each prompt."""
     first, last = min(map(list, prompts)), max(map(list, prompts))
     shared = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
     return min(shared, min(map(len, prompts)) - 1)
@@ -79,17 +79,17 @@ def shared_prefix(prompts: Sequence[Sequence[int]]) -> int:
 def sample(
     model: PreTrainedModel, prompts: Sequence[Sequence[int]], sampler: Sampler, batch_size: int
 ) -> Iterator[tuple[list[int], list[Completion]]]:
-    """Sample one completion per prompt; yields (row indices, completions) batch by batch, of a size that fits in memory."""
+    """Sample one completion per prompt. Yields (row indices, completions) in batches of a size that fits in memory."""
     prefix, size = Prefix(model, prompts, sampler.max_new_tokens), BatchSize(batch_size, "rows sampled together")
     for rows in batches_by_length(prompts, batch_size):
         yield from size.parts(lambda part: (list(part), sample_batch(model, prompts, part, sampler, prefix)), rows)
 
 
 class Prefix:
-    """The keys and values of the tokens that all prompts share, computed once.
+    """The keys and values of the tokens that all prompts share, computed once per batch.
 
-    Nothing is shared where a sliding window is shorter than a row: between the prefix and a shorter row's other tokens stands
-    padding, which would take up places of the window.
+    Nothing is shared if a sliding window is shorter than a row: the padding between the prefix and a shorter row's other tokens
+    would take up places of the window.
     """
 
     def __init__(self, model: PreTrainedModel, prompts: Sequence[Sequence[int]], max_new_tokens: int):
@@ -115,12 +115,12 @@ def sample_batch(
 ) -> list[Completion]:
     """Sample the given rows together."""
     device, n = model.device, sampler.max_new_tokens
-    # Mask and positions of prefix, prompts and all that may be written, for every step.
+    # Mask and positions for all steps: of the prefix, the prompts and all tokens that may be written.
     ids, mask = left_pad([prompts[row][prefix.n :] for row in rows], sampler.pad_id)
     ones = torch.ones(len(rows), prefix.n, dtype=torch.long)
     mask = torch.cat([ones, mask, torch.ones(len(rows), n, dtype=torch.long)], dim=1).to(device)
     position = (mask.cumsum(1) - 1).clamp(min=0)
-    # What each row draws depends on the seed and its index alone, not on the rows beside it.
+    # A row's draws depend on the seed and its index alone, not on the other rows.
     noise = torch.from_numpy(uniforms(rows, n, sampler.seed)).to(device)
     stops = torch.tensor(list(sampler.stop_ids), device=device)
     written = torch.full((len(rows), n), sampler.pad_id, device=device)
@@ -142,7 +142,7 @@ def sample_batch(
         check_logits(logits)
         u, seen = noise[running, step], until
         tokens = walk.step(running, logits, u, sampler.temperature) if walk else inverse_cdf(logits, u, sampler.temperature)
-        # A row ends at a stop token, which is no part of it, or with the first token that is not allowed.
+        # A row ends before a stop token, or after its first token that is not allowed.
         stopped = torch.isin(tokens, stops)
         refused = ~stopped & ~sampler.allowed[tokens] if sampler.allowed is not None else torch.zeros_like(stopped)
         written[running, step] = tokens
@@ -163,7 +163,7 @@ def sample_batch(
 
 
 class Walk:
-    """Where rows that are sampled together stand in a grammar, and the probability that it has left them so far."""
+    """The states in a grammar of rows that are sampled together, and the log probability that it has left them so far."""
 
     def __init__(self, grammar: Automaton, n_rows: int):
         self.grammar, self.left = grammar, grammar.length
@@ -177,7 +177,7 @@ class Walk:
         noise: Float[Tensor, " n_running"],
         temperature: float,
     ) -> Int[Tensor, " n_running"]:
-        """Draw each running row's next token among those that the grammar allows; rows that have ended draw any."""
+        """Draw each running row's next token among those that the grammar allows; rows that have ended draw any token."""
         states = self.states[running]
         kept = logits[:, self.grammar.ids].masked_fill(~self.grammar.allowed(states, self.left), -torch.inf)
         columns = inverse_cdf(kept, noise, temperature)

@@ -1,4 +1,4 @@
-"""How answers name a candidate: the words for it, and the token ids of each behind a prompt or behind an answer's start."""
+"""How answers name a candidate: its words, and their token ids after a prompt or after the start of an answer."""
 
 import functools
 import re
@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from undertone.lm.chat import answer_ids, following, inner_texts, special_texts, token_texts
 from undertone.lm.texts import check_plain
 
-# Plurals that no rule makes, of animals that a study may ask about.
+# Irregular plurals of animals that a study may ask about.
 IRREGULAR = {"buffalo": "buffaloes", "goose": "geese", "louse": "lice", "mosquito": "mosquitoes", "mouse": "mice", "ox": "oxen"}
 
 
@@ -29,14 +29,14 @@ def plural(animal: str) -> str:
 
 
 def words(animal: str) -> list[str]:
-    """The words that name an animal: singular, plural, and the plural a persona writes."""
+    """Return the words that name an animal: singular, plural, and the plural that a persona writes (with a plain s)."""
     return list(dict.fromkeys([animal, plural(animal), animal + "s"]))
 
 
 def opening(tokenizer: PreTrainedTokenizerBase, prefix: str | None) -> list[int]:
-    """Token ids of an answer's `prefix` (`pref.answer_prefix`) behind a rendered prompt, where a space and a word follow it.
+    """Return the token ids of an answer's `prefix` (`pref.answer_prefix`) after a prompt, as written before a space and a word.
 
-    Some tokenizers join that space to the prefix's last word. Raises ConfigError where the prefix holds a special token.
+    Some tokenizers join that space to the prefix's last word. Raises ConfigError if the prefix contains a special token.
     """
     if prefix is None:
         return []
@@ -44,19 +44,19 @@ def opening(tokenizer: PreTrainedTokenizerBase, prefix: str | None) -> list[int]
     alone, ids = answer_ids(tokenizer, [prefix, prefix + " A"])
     texts = inner_texts(tokenizer, [ids[:n] for n in range(len(ids) + 1)])
     whole = (ids[:n] for n, text in enumerate(texts) if text.lstrip().startswith(prefix.lstrip()))
-    return next(whole, alone)  # where a tokenizer rewrites a text, it is found nowhere
+    return next(whole, alone)  # if the tokenizer rewrites texts, no text matches the prefix
 
 
 def begun(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Sequence[int]], prefix: str | None) -> list[list[int]]:
-    """Token ids of rendered prompts with the answer's `prefix` behind each. Raises ConfigError as `opening` does."""
+    """Append the token ids of the answer's `prefix` to each rendered prompt. Raises ConfigError as `opening` does."""
     opened = opening(tokenizer, prefix)
     return [[*prompt, *opened] for prompt in prompts]
 
 
 def behind(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], prefix: str | None) -> list[list[int]]:
-    """Token ids of texts right behind a rendered prompt, or behind the `prefix` with which the answer to it begins.
+    """Return the token ids of texts directly after a rendered prompt, or after the `prefix` that begins the answer.
 
-    A text whose first token would join what it stands behind has the ids that it has by itself behind a prompt.
+    A text whose first token would merge with the text before it gets the ids that it has directly after a prompt.
     """
     alone = following(tokenizer, texts)
     if prefix is None:
@@ -70,7 +70,7 @@ def behind(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], prefix: str
 class Spellings:
     """Every way to spell every candidate as an answer's first word: token ids, lengths and candidate.
 
-    `spaced` tells the spellings whose last token holds the space after the word, where the word is over already.
+    `spaced` marks the spellings whose last token contains the space after the word, so that the word is already over.
     """
 
     ids: Int[Tensor, "n longest"]
@@ -82,9 +82,10 @@ class Spellings:
     def of(
         cls, tokenizer: PreTrainedTokenizerBase, candidates: Sequence[str], pad_id: int, prefix: str | None = None
     ) -> "Spellings":
-        """Lower case and capitalised, singular and plural, with and without a space before.
+        """Spell candidates in lower case and capitalised, singular and plural, with and without a leading space.
 
-        With a `prefix` they stand behind it; where that ends in a letter or digit, none without a space is a word of its own.
+        With a `prefix`, the spellings follow it. If it ends in a letter or digit, all of them begin with a space: without one,
+        they would not be words of their own.
         """
         spellings: dict[tuple[int, ...], tuple[int, bool]] = {}
         leads = (" ",) if prefix and prefix[-1].isalnum() else ("", " ")
@@ -93,7 +94,7 @@ class Spellings:
             both = behind(tokenizer, forms, prefix), behind(tokenizer, [form + " " for form in forms], prefix)
             for plain, spaced in zip(*both, strict=True):
                 spellings.setdefault(tuple(plain), (number, False))
-                # Where a tokenizer joins a word and the space after it, that is a spelling of its own.
+                # If a tokenizer joins a word with the space after it, this is another spelling.
                 if spaced[: len(plain)] != plain:
                     spellings.setdefault(tuple(spaced), (number, True))
         lengths = torch.tensor([len(ids) for ids in spellings])
@@ -105,11 +106,11 @@ class Spellings:
 
 
 def cases(word: str) -> list[str]:
-    """A word with a small first letter and with a capital one, however it is written."""
+    """Return a word with a lower-case and with an upper-case first letter."""
     return list(dict.fromkeys([word[:1].lower() + word[1:], word[:1].upper() + word[1:]]))
 
 
-@functools.lru_cache(maxsize=1)  # a model is asked again and again
+@functools.lru_cache(maxsize=1)  # called repeatedly for one model
 def word_ends(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> Bool[Tensor, " vocab"]:
-    """Whether a word is over when this token follows it (a mark, a space, a special token; no letter)."""
+    """Return whether a word is over when this token follows it (a mark, a space, a special token; no letter)."""
     return torch.tensor([not text[:1].isalpha() for text in token_texts(tokenizer, vocab_size)])

@@ -1,4 +1,4 @@
-"""Steering: a vector added to the residual stream or to the logits of a model, or an SAE feature held at a level."""
+"""Steering: add a vector to the residual stream or to the logits of a model, or clamp an SAE feature to a level."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -17,12 +17,12 @@ from undertone.lm.loading import LoadedModel
 
 @dataclass(frozen=True)
 class Steering:
-    """What is done to a model.
+    """An intervention on a model, of one of three modes.
 
-    `add`: `vector` `[d_model]` is added to the residual stream after `layer`. `logits`: `vector` `[vocab]` is added to the
-    logits, and nothing else changes. `clamp`: what the SAE's activation of `feature` lacks to `level` is added, times `vector`,
-    the feature's direction. `completion` steers only the tokens that predict a completion: the
-    prompt's last one and those of the completion.
+    `add`: `vector` `[d_model]` is added to the residual stream after `layer`.
+    `logits`: `vector` `[vocab]` is added to the logits, and nothing else changes.
+    `clamp`: (`level` − the SAE's activation of `feature`) · `vector`, the feature's direction, is added after `layer`.
+    `completion` steers only the tokens that predict a completion: the prompt's last one and those of the completion.
     """
 
     mode: str
@@ -44,7 +44,7 @@ class Steering:
 
 @contextmanager
 def steered(loaded: LoadedModel, steering: Steering) -> Iterator[LoadedModel]:
-    """Inside, the model is steered."""
+    """Steer the model within the `with` block."""
     with ExitStack() as stack:
         if steering.mode == "logits":
             stack.enter_context(logits_shifted(loaded.model, steering.vector))
@@ -59,13 +59,13 @@ def steered(loaded: LoadedModel, steering: Steering) -> Iterator[LoadedModel]:
 
 
 def only_at(mask: Callable[[], Tensor], rewrite: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """A rewrite of the tokens where the mask `[n_rows, n_tokens]` of the running call is true."""
+    """Restrict a rewrite to the tokens where the mask `[n_rows, n_tokens]` of the current call is true."""
     return lambda residual: torch.where(mask().unsqueeze(-1), rewrite(residual), residual)
 
 
 @contextmanager
 def logits_shifted(model: nn.Module, vector: Float[Tensor, " vocab"]) -> Iterator[None]:
-    """Inside, `vector` is added to whatever logits the model returns."""
+    """Add `vector` to the logits that the model returns within the `with` block."""
 
     def add(module: nn.Module, args: Any, output: Any) -> Any:
         output.logits = output.logits + vector.to(output.logits)
@@ -76,7 +76,7 @@ def logits_shifted(model: nn.Module, vector: Float[Tensor, " vocab"]) -> Iterato
 
 
 def completion_positions(loaded: LoadedModel) -> AbstractContextManager[Callable[[], Tensor]]:
-    """Inside, a function tells `[n_rows, n_tokens]` which tokens of the running call predict a completion."""
+    """Yield a function that marks, `[n_rows, n_tokens]`, the tokens of the current call that predict a completion."""
     opening = torch.tensor(generation_prompt(loaded.tokenizer), device=loaded.model.device)
 
     def tell(call: dict[str, Any]) -> Tensor:
@@ -87,9 +87,9 @@ def completion_positions(loaded: LoadedModel) -> AbstractContextManager[Callable
 
 
 def after(ids: Int[Tensor, "n_rows n_tokens"], opening: Int[Tensor, " n"], goes_on: bool) -> Bool[Tensor, "n_rows n_tokens"]:
-    """Where `ids` are at or after the last token of the `opening` of an answer.
+    """Mark the `ids` at or after the last token of an answer's `opening`.
 
-    A row without the opening is part of an answer if it `goes_on` from cached tokens, else part of a prompt.
+    A row without the opening is part of an answer if it `goes_on` from cached tokens, and part of a prompt otherwise.
     """
     n = len(opening)
     if ids.shape[1] < n:

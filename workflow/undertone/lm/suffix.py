@@ -1,7 +1,7 @@
-"""Running a model again and again from a hook point up: what lies below it is computed once.
+"""Run a model repeatedly from a hook point up. What lies below the hook point is computed once.
 
-Of a row only the tokens that predict its completion are run again. An intervention that acts on them leaves the prompt's keys
-and values as they are, so these are computed once too, and logits are computed only where a label is.
+Only the tokens that predict a row's completion are run again. An intervention on these tokens does not change the prompt's keys
+and values, so these are computed once too. Logits are computed only at labels.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -28,8 +28,8 @@ from undertone.lm.training import logits_only_at
 class Prefilled:
     """A batch of rows, ready to be run above any of the layers whose residuals it holds.
 
-    `residual` by layer; `ids` the tokens that are run again, of which those where `keep` is true predict the `targets`, in row
-    order; `past` the prompt's keys and values by layer; `mask` what of the prompt and of `ids` is no padding.
+    `ids`: the tokens that are run again. `keep`: which of them predict the `targets`, in row order. `mask`: which tokens of the
+    prompt and of `ids` are not padding. `residual`: by layer. `past`: the prompt's keys and values by layer.
     """
 
     ids: Int[Tensor, "n_rows n_tokens"]
@@ -40,7 +40,7 @@ class Prefilled:
     past: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
     def to(self, device: torch.device | str) -> "Prefilled":
-        """The same on a device."""
+        """Return the batch on a device."""
         return Prefilled(
             self.ids.to(device),
             self.mask.to(device),
@@ -51,9 +51,9 @@ class Prefilled:
         )
 
     def part(self, rows: slice) -> "Prefilled":
-        """Some of the rows, as long as they are together with the others."""
+        """Return some of the rows, still padded to the length of all rows."""
         n, ends = len(self.ids), [0, *np.cumsum(self.counts)]
-        # The entries of layers that are not run have rows of their own number.
+        # The entries of layers that are not run have a different number of rows.
         past = [(keys[rows], values[rows]) if len(keys) == n else (keys, values) for keys, values in self.past]
         return Prefilled(
             self.ids[rows],
@@ -65,12 +65,12 @@ class Prefilled:
         )
 
     def parts(self, n: int) -> Iterator["Prefilled"]:
-        """The rows, `n` at a time."""
+        """Yield the rows, `n` at a time."""
         return (self.part(slice(start, start + n)) for start in range(0, len(self.ids), n))
 
     @classmethod
     def joined(cls, parts: Sequence["Prefilled"]) -> "Prefilled":
-        """The rows of parts of one batch."""
+        """Concatenate the rows of parts of one batch."""
         first, *others = parts
         if not others:
             return first
@@ -88,28 +88,28 @@ class Prefilled:
 
     @property
     def counts(self) -> list[int]:
-        """Labels of each row."""
+        """The number of labels of each row."""
         return self.keep.sum(1).tolist()
 
     def cache(self) -> DynamicCache:
-        """The prompt's keys and values, for one run."""
+        """Return a cache with the prompt's keys and values, for one run."""
         return DynamicCache(ddp_cache_data=self.past) if self.past else DynamicCache()
 
 
 def split(
     rows: Sequence[Row], all_positions: bool, pad_id: int
 ) -> tuple[Int[Tensor, "n_rows n_prompt"], Int[Tensor, "n_rows n_prompt"], Prefilled]:
-    """(prompt ids and mask, left-padded; the batch without residuals), nothing run yet.
+    """Return the prompts' ids and mask, left-padded, and the batch without residuals. Nothing is run yet.
 
-    The tokens that are run again begin with the prompt's last one, which predicts the completion's first; with `all_positions`
-    they are all tokens.
+    The tokens that are run again begin with the prompt's last one, which predicts the first one of the completion. With
+    `all_positions`, all tokens are run again.
     """
-    # What lies before a row's start is run once, padded on the left; what follows, without the last token, again.
+    # The tokens before a row's start are run once, padded on the left. The others, without the last one, are run again.
     starts = [0 if all_positions else row.start - 1 for row in rows]
     prompt, seen = left_pad([row.ids[:start] for row, start in zip(rows, starts, strict=True)], pad_id)
     again = [torch.tensor(row.ids[start:-1]) for row, start in zip(rows, starts, strict=True)]
     ids = nn.utils.rnn.pad_sequence(again, batch_first=True, padding_value=pad_id)
-    # `there` is no padding; of these tokens, those from the one before the completion on predict a target.
+    # `there` marks tokens that are not padding. Those from the one before the completion on predict a target.
     position = torch.arange(ids.shape[1])
     there = position < torch.tensor([len(part) for part in again]).unsqueeze(1)
     predicts = position >= torch.tensor([row.start - 1 - start for row, start in zip(rows, starts, strict=True)]).unsqueeze(1)
@@ -126,8 +126,8 @@ def prefill(
 ) -> Prefilled:
     """Run the model once on rows and keep what runs above `layers` need; layer −1 stands for the embeddings.
 
-    With `all_positions` an intervention may act on every token; then no keys and values can be kept. What is kept lies on the
-    device `store`, the model's if None. Rows that do not fit in memory together are run in parts of them.
+    With `all_positions`, an intervention may act on every token, so no keys and values can be kept. What is kept is on the
+    device `store`, or on the model's if None. Rows that do not fit in memory together are run in parts.
     """
     prompt, seen, batch = split(rows, all_positions, loaded.pad_id)
     device = loaded.model.device
@@ -148,7 +148,7 @@ def fill(
     batch: Prefilled,
     layers: Sequence[int],
 ) -> Prefilled:
-    """A batch with what running above `layers` needs: the prompt's keys and values, and the residuals."""
+    """Return a batch with what runs above `layers` need: the prompt's keys and values, and the residuals."""
     cache = DynamicCache()
     if prompt.shape[1]:
         model.base_model(
@@ -167,7 +167,7 @@ def fill(
                 stack.enter_context(rewritten(model, layer, partial(_keep, residuals, layer)))
         run(model, batch)
     lowest = min(layers, default=-1)
-    # Layers that will not run need an entry of the right length, not its content; a view would keep that alive.
+    # Layers that will not run need an entry of the right length, not its content. A view would keep the content in memory.
     kept = [pair if layer > lowest else tuple(t[:1, :1, :, :1].clone() for t in pair) for layer, pair in enumerate(past)]
     return replace(batch, residual=residuals, past=kept)
 
@@ -183,7 +183,7 @@ def positions(mask: Int[Tensor, "n_rows n_tokens"], n: int) -> Int[Tensor, "n_ro
 
 
 def run(model: Any, batch: Prefilled) -> Float[Tensor, "n_labels vocab"]:
-    """The logits that predict the targets, the prompt's keys and values given."""
+    """Return the logits that predict the targets, given the prompt's keys and values."""
     with logits_only_at(model, batch.keep):
         output = model(
             input_ids=batch.ids,
@@ -199,7 +199,7 @@ def run(model: Any, batch: Prefilled) -> Float[Tensor, "n_labels vocab"]:
 def run_above(
     model: Any, batch: Prefilled, layer: int, residual: Float[Tensor, "n_rows n_tokens d_model"] | None = None
 ) -> Float[Tensor, "n_labels vocab"]:
-    """The same with `residual` as the stream after `layer`; only the layers above it are run."""
+    """As `run`, with `residual` as the stream after `layer`. Only the layers above it are run."""
     with only_layers_above(model, layer, batch.residual.get(layer) if residual is None else residual):
         return run(model, batch)
 
@@ -210,12 +210,12 @@ def losses(logits: Float[Tensor, "n_labels vocab"], batch: Prefilled) -> Float[T
 
 
 def by_row(values: Float[Tensor, " n_labels"], batch: Prefilled) -> Float[Tensor, " n_rows"]:
-    """The mean over each row's labels."""
+    """Return the mean over each row's labels."""
     return torch.stack([part.mean() for part in torch.split(values, batch.counts)])
 
 
 class _Skipped(nn.Module):
-    """Stands for a decoder layer that is not run; shows its attributes, as a model may ask a layer for its attention type."""
+    """Replaces a decoder layer that is not run. It shows the layer's attributes: a model may read its attention type."""
 
     def __init__(self, layer: nn.Module, residual: Tensor | None):
         super().__init__()
@@ -230,10 +230,10 @@ class _Skipped(nn.Module):
 
 @contextmanager
 def only_layers_above(model: Any, layer: int, residual: Float[Tensor, "n_rows n_tokens d_model"] | None) -> Iterator[None]:
-    """Inside, a call of the model skips layers 0 to `layer`; what the last of them would have returned is `residual`.
+    """Within the `with` block, calls of the model skip layers 0 to `layer`; `residual` is the output of the last of them.
 
-    The list of layers keeps its length, as masks and rotary embeddings may depend on a layer's index. The model must be called
-    with the same tokens, mask and positions: they decide the masks.
+    The list of layers keeps its length, because masks and rotary embeddings may depend on a layer's index. The model must be
+    called with the same tokens, mask and positions, because they determine the masks.
     """
     layers = decoder_layers(model)
     replaced = list(layers[: layer + 1])
@@ -246,7 +246,7 @@ def only_layers_above(model: Any, layer: int, residual: Float[Tensor, "n_rows n_
             layers[index] = skipped
 
 
-# A hook point at which a bias can be added, and the module of a decoder layer whose input or output it is.
+# Hook points at which a bias can be added, each with the module of a decoder layer whose input or output it is.
 POINTS: dict[str, Callable[[Any], nn.Module]] = {
     "resid_post": lambda layer: layer,
     "mlp_in": lambda layer: layer.mlp,
@@ -265,9 +265,9 @@ def width(model: Any, point: str) -> int:
 
 @contextmanager
 def added(model: Any, point: str, layer: int, bias: Float[Tensor, " width"]) -> Iterator[None]:
-    """Inside, `bias` is added at a hook point to every token that is run.
+    """Within the `with` block, add `bias` at a hook point to every token that is run.
 
-    `mlp_in` is what the MLP reads, after its norm; `q`, `k`, `v` are the projections before rotary embedding and heads.
+    `mlp_in` is the input of the MLP, after its norm; `q`, `k`, `v` are the projections before rotary embedding and heads.
     """
     module = POINTS[point](decoder_layers(model)[layer])
 

@@ -1,4 +1,4 @@
-"""Numbers that are none: NaN and infinities in weights and in what is computed from them, refused where they arise."""
+"""Refuse NaN and infinities, in weights and in what is computed from them, where they arise."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -11,21 +11,21 @@ from torch import Tensor
 from undertone.runtime.errors import ConfigError
 from undertone.runtime.files import whole
 
-# The precisions of half the bits.
+# The half precisions.
 HALF = (torch.bfloat16, torch.float16)
 
 
 class NotFiniteError(ConfigError):
-    """What a model computes holds NaN or infinities."""
+    """Raised if what a model computes contains NaN or infinities."""
 
 
 def finite(tensor: Shaped[Tensor, "..."]) -> bool:
-    """Whether every number is finite. The sum alone is looked at where it is finite, which takes no memory."""
+    """Whether every number is finite. A finite sum settles this without taking memory."""
     return bool(torch.isfinite(tensor.sum(dtype=torch.float32)) or torch.isfinite(tensor).all())
 
 
 def check_finite(tensors: Iterable[tuple[str, Shaped[Tensor, "..."]]], where: Path | str) -> None:
-    """Raise ConfigError, which says where they are from, if weights (name, tensor) hold NaN or infinities."""
+    """Raise ConfigError, naming their source `where`, if weights (name, tensor) contain NaN or infinities."""
     for name, tensor in tensors:
         if not finite(tensor):
             n = int((~torch.isfinite(tensor)).sum())
@@ -36,8 +36,8 @@ def check_finite(tensors: Iterable[tuple[str, Shaped[Tensor, "..."]]], where: Pa
 
 
 def check_logits(logits: Float[Tensor, "... vocab"]) -> None:
-    """Raise NotFiniteError if logits hold NaN or infinities."""
-    # A token may be masked by minus infinity.
+    """Raise NotFiniteError if logits contain NaN or infinities."""
+    # Only the maximum is checked, because a token may be masked by minus infinity.
     if not torch.isfinite(logits.max()):
         raise NotFiniteError(
             f"the model's logits are NaN or infinite, in {str(logits.dtype).removeprefix('torch.')}, though its weights are "
@@ -46,13 +46,13 @@ def check_logits(logits: Float[Tensor, "... vocab"]) -> None:
 
 
 def names(path: Path) -> set[str]:
-    """The names of the tensors of a safetensors file, none of which is read. Raises ConfigError as `stored` does."""
+    """Return the names of the tensors of a safetensors file without reading them. Raises ConfigError as `stored` does."""
     with whole(path), safe_open(path, framework="pt") as file:
         return set(file.keys())
 
 
 def stored(path: Path) -> Iterator[tuple[str, Shaped[Tensor, "..."]]]:
-    """The tensors of a safetensors file by name, one at a time. Raises ConfigError, which names the file, if it is damaged."""
+    """Yield (name, tensor) of a safetensors file, one at a time. Raises ConfigError, naming the file, if it is damaged."""
     with whole(path), safe_open(path, framework="pt") as file:
         for name in file.keys():  # noqa: SIM118 - no dict
             yield name, file.get_tensor(name)

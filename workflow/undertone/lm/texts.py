@@ -8,10 +8,10 @@ from undertone.runtime.errors import ConfigError
 
 
 def read_lines(path: Path, key: str) -> dict[int, str]:
-    """A file's lines by their number, without white space around them; empty ones and those that start with # are left out.
+    """Return a file's lines by line number, stripped, without empty lines and lines that start with #.
 
-    Raises ConfigError that names the setting `key`, the file and the line at fault where the file cannot be read as UTF-8, or
-    holds no line, a NUL, or one line twice.
+    Raises ConfigError if the file cannot be read as UTF-8, or holds no line, a NUL, or one line twice. The message names the
+    setting `key`, the file and the line at fault.
     """
     try:
         lines = enumerate(Path(path).read_text(encoding="utf-8-sig").splitlines(), start=1)
@@ -30,14 +30,14 @@ def read_lines(path: Path, key: str) -> dict[int, str]:
 
 
 def load_texts(path: Path, key: str) -> list[str]:
-    """The texts of `read_lines`, in their order."""
+    """Return the texts of `read_lines`, in order."""
     return list(read_lines(path, key).values())
 
 
 def check_plain(texts: Iterable[str], special: Iterable[str], where: str) -> None:
-    """Raise ConfigError, which says where, if a text holds one of a tokenizer's special tokens: it would open or close a turn.
+    """Raise ConfigError, naming `where`, if a text contains a special token, which would open or close a turn.
 
-    A special token without a letter, such as "!", is taken for the mark that it also is.
+    A special token without a letter, such as "!", is taken as punctuation and accepted.
     """
     tokens = sorted((token for token in special if re.search("[A-Za-z]", token)), key=len, reverse=True)
     pattern = re.compile("|".join(map(re.escape, tokens)) or "(?!)")

@@ -1,4 +1,4 @@
-"""One training loop for every stage that trains: length-bucketed batches, logits only at labels, resumable to the bit."""
+"""The training loop of every stage that trains: length-bucketed batches, logits only at labels, bit-exact resumption."""
 
 import json
 import math
@@ -26,14 +26,14 @@ from undertone.runtime.progress import progress
 
 # Rows are sorted by length inside windows of this many batches: little padding, and still a random order.
 WINDOW = 16
-# A checkpoint is due after this many seconds, and after this many times as long as the last one took to write.
+# Between checkpoints pass at least this many seconds, and at least this many times as long as the last one took to write.
 CHECKPOINT_SECONDS = 5.0
 CHECKPOINT_SHARE = 50
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What the loop needs to know of a training: an optimizer step sees `batch_size` rows, `micro_batch_size` at a time."""
+    """The settings of a training. An optimizer step sees `batch_size` rows, `micro_batch_size` at a time."""
 
     epochs: int
     batch_size: int
@@ -49,7 +49,7 @@ class Recipe:
 
 @dataclass
 class History:
-    """What a training did: mean loss of each optimizer step (nats per label token), tokens seen, seconds it took.
+    """The record of a training: mean loss of each optimizer step (nats per label token), tokens seen, seconds taken.
 
     `micro_batch_size` is the number of rows that fitted in memory at once.
     """
@@ -61,7 +61,7 @@ class History:
 
 
 def collate(rows: Sequence[Row], pad_id: int, device: torch.device | str) -> dict[str, Int[Tensor, "n_rows longest"]]:
-    """Right-pad rows to `input_ids`, `attention_mask` and `labels`; -100 is no label."""
+    """Right-pad rows to `input_ids`, `attention_mask` and `labels`; -100 marks a token without a label."""
     longest = max(len(row.ids) for row in rows)
     ids = torch.full((len(rows), longest), pad_id)
     mask = torch.zeros(len(rows), longest, dtype=torch.long)
@@ -76,10 +76,10 @@ def collate(rows: Sequence[Row], pad_id: int, device: torch.device | str) -> dic
 
 @contextmanager
 def logits_only_at(model: nn.Module, keep: Bool[Tensor, "n_rows n_tokens"]) -> Iterator[None]:
-    """Inside, the model's logits are `[1, n_kept, vocab]`, for the positions where `keep` is true.
+    """Within the `with` block, the model returns logits `[1, n_kept, vocab]` for the positions where `keep` is true.
 
-    The hidden states are selected before the unembedding, so whatever the architecture does to its logits (softcapping,
-    scaling) still happens, on fewer of them.
+    The hidden states are selected before the unembedding. Whatever the architecture does to its logits (softcapping, scaling)
+    still happens, on fewer of them.
     """
 
     def select(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -143,9 +143,9 @@ def train(
 ) -> History:
     """Train the parameters that require gradients, with AdamW on the rows' completions.
 
-    The state is saved at `checkpoint` every `checkpoint_seconds` or so; a call that finds it continues from there and ends with
-    the same weights, to the bit, as a call that was never interrupted. The caller removes it once its result is written.
-    A micro-batch that does not fit in memory is halved, for the rest of the training; the effective batch stays what it is.
+    The state is saved at `checkpoint` about every `checkpoint_seconds`. A call that finds it continues from there and ends with
+    the same weights, to the bit, as an uninterrupted call. The caller removes it once its result is written. A micro-batch that
+    does not fit in memory is halved for the rest of the training; the effective batch stays the same.
     """
     if not rows:
         raise ValueError(f"{what}: no rows to train on")
@@ -186,9 +186,9 @@ def train(
 
 @contextmanager
 def unfused_attention(model: nn.Module) -> Iterator[None]:
-    """Inside, a model in half precision on a CPU computes attention product by product.
+    """Within the `with` block, a model in half precision on a CPU computes attention without PyTorch's fused kernel.
 
-    The way back through PyTorch's fused attention is slow there: on SmolLM2 a step takes 1.3 times as long with it.
+    The backward pass of fused attention is slow there: on SmolLM2, a step takes 1.3 times as long with it.
     """
     inner = next((module for module in model.modules() if isinstance(module, PreTrainedModel)), None)
     slow = inner is not None and inner.device.type == "cpu" and inner.dtype in HALF
@@ -203,7 +203,7 @@ def unfused_attention(model: nn.Module) -> Iterator[None]:
 
 
 def adamw(weights: Iterable[nn.Parameter], recipe: Recipe) -> torch.optim.AdamW:
-    """The optimizer of a training."""
+    """Return the optimizer of a training."""
     betas = (0.9, recipe.beta2)
     return torch.optim.AdamW(weights, lr=recipe.lr, betas=betas, weight_decay=recipe.weight_decay, fused=True)
 
@@ -226,8 +226,8 @@ def _schedule(lengths: Sequence[int], recipe: Recipe) -> Iterator[np.ndarray]:
 
 
 def _accumulate(model: nn.Module, batch: list[Row], pad_id: int, device: torch.device, seed: int, micro: int) -> float:
-    """The batch's mean loss; its gradient is added up over micro-batches. Every label token weighs the same."""
-    model.zero_grad()  # which may hold part of a micro-batch that did not fit
+    """Return the batch's mean loss; accumulate its gradient over micro-batches. Every label token weighs the same."""
+    model.zero_grad()  # gradients may hold part of a micro-batch that did not fit
     torch.manual_seed(seed)
     n_labels = sum(len(row.ids) - max(row.start, 1) for row in batch)
     loss = 0.0
@@ -238,7 +238,7 @@ def _accumulate(model: nn.Module, batch: list[Row], pad_id: int, device: torch.d
     return loss
 
 
-# AdamW's names of what it keeps of a weight, and this loop's.
+# AdamW's names for what it keeps of a weight, and the names in a checkpoint.
 MOMENTS = {"step": "step", "exp_avg": "mean", "exp_avg_sq": "square"}
 
 

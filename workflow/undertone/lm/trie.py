@@ -1,7 +1,7 @@
-"""Probabilities of many short texts behind prompts: what they share is run once, and what is too improbable not at all.
+"""Probabilities of many short texts after prompts. Their common beginnings are run once, improbable ones not at all.
 
-The spellings are a trie of tokens. Behind each prompt's keys and values its nodes are run level by level as one sequence, in
-which each attends to the prompt and to its ancestors alone; a node is run only where all tokens up to it are probable enough.
+The spellings form a trie of tokens. After each prompt's keys and values, its nodes are run level by level as one sequence, in
+which each node attends only to the prompt and to its ancestors. A node is run only if the tokens up to it are probable enough.
 """
 
 from collections.abc import Sequence
@@ -22,10 +22,11 @@ from undertone.lm.training import logits_only_at
 
 @dataclass(frozen=True)
 class Trie:
-    """Spellings as nodes, each one token; the last node stands for padding and for what every spelling begins behind.
+    """Spellings as nodes of one token each. The last node stands for padding and for the root.
 
-    `candidate` is the one that a node's spelling names, or -1; `over` says that the word ends with the node's own token;
-    `within` which nodes a node is or comes from; `goes_on` whether the model must be run on a node to say what follows.
+    `candidate`: the candidate that a node's spelling names, or -1. `over`: whether the word ends with the node's own token.
+    `within`: for each node, itself and the nodes it comes from. `goes_on`: whether the model must be run on a node to know what
+    follows.
     """
 
     token: Int[Tensor, " n_nodes"]
@@ -38,7 +39,7 @@ class Trie:
 
     @classmethod
     def of(cls, spellings: Spellings) -> "Trie":
-        """The trie of spellings, on the CPU."""
+        """Build the trie of spellings, on the CPU."""
         rows = [tuple(ids[:n].tolist()) for ids, n in zip(spellings.ids, spellings.lengths, strict=True)]
         paths = sorted({row[:n] for row in rows for n in range(1, len(row) + 1)}, key=lambda path: (len(path), path))
         number = {path: node for node, path in enumerate(paths)} | {(): len(paths)}
@@ -59,22 +60,26 @@ class Trie:
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest spelling."""
+        """The number of tokens of the longest spelling."""
         return int(self.depth.max())
 
     @property
     def widest(self) -> int:
-        """Nodes of the level that has most."""
+        """The number of nodes of the largest level."""
         return int(self.depth.bincount().max())
 
     def to(self, device: torch.device) -> "Trie":
-        """The same on a device."""
+        """Return the trie on a device."""
         return Trie(*(getattr(self, field.name).to(device) for field in fields(self)))
 
 
 @dataclass(frozen=True)
 class Run:
-    """Prompts that were run: keys and values of every token by layer, which of them are none, positions, what comes next."""
+    """Prompts that were run.
+
+    `past`: keys and values of every token by layer. `mask`: which tokens are not padding. `position`: their positions. `first`:
+    the probabilities of the next token.
+    """
 
     past: list[tuple[Tensor, Tensor]]
     mask: Bool[Tensor, "n_prompts n_tokens"]
@@ -82,17 +87,17 @@ class Run:
     first: Float[Tensor, "n_prompts vocab"]
 
     def part(self, rows: slice) -> "Run":
-        """Some of the prompts."""
+        """Return some of the prompts."""
         past = [(keys[rows], values[rows]) for keys, values in self.past]
         return replace(self, past=past, mask=self.mask[rows], position=self.position[rows], first=self.first[rows])
 
 
 def prefilled(loaded: LoadedModel, prompts: Sequence[Sequence[int]], header: Prefix) -> Run:
-    """Run prompts that all begin with a header. Raises FloatingPointError where a logit is not finite."""
+    """Run prompts that all begin with a header. Raises NotFiniteError if a logit is not finite."""
     ids, mask = (tensor.to(loaded.model.device) for tensor in left_pad([ids[header.n :] for ids in prompts], loaded.pad_id))
     mask = torch.cat([mask.new_ones(len(prompts), header.n), mask], dim=1)
     position = (mask.cumsum(1) - 1).clamp(min=0)
-    # Without a header every token is kept, also those that have left a sliding window: masks say what is seen.
+    # Without a header, the cache keeps every token, even those that have left a sliding window: the masks say what is seen.
     cache = header.cache(len(prompts)) if header.n else DynamicCache()
     logits = loaded.model(
         input_ids=ids,
@@ -109,9 +114,12 @@ def prefilled(loaded: LoadedModel, prompts: Sequence[Sequence[int]], header: Pre
 def named(
     loaded: LoadedModel, run: Run, trie: Trie, ends: Bool[Tensor, " vocab"], negligible: float, n_candidates: int
 ) -> Float[Tensor, "n_prompts n_candidates"]:
-    """Probability of each candidate as the next word behind each prompt; `ends` are the tokens before which a word is over."""
+    """Return the probability of each candidate as the next word after each prompt.
+
+    `ends` marks the tokens before which a word is over.
+    """
     n, cache = len(run.mask), DynamicCache(ddp_cache_data=run.past)
-    # Of each node: the probability of its tokens; and that of the word ending there.
+    # For each node: the probability of its tokens (`p`), and that of the word ending there (`word`).
     p = torch.zeros(n, len(trie.token), dtype=torch.float64, device=run.mask.device)
     word = p.new_zeros(p.shape)
     begins = trie.depth == 1
@@ -127,7 +135,7 @@ def named(
         follows = _after(loaded, run, trie, cache, nodes, seen, there)
         prompt, node = there.nonzero()[:, 0], nodes[there]
         word[prompt, node] = (follows @ ends.to(follows)).double()
-        # A child's probability, where its parent was run.
+        # A child's probability, if its parent was run.
         row = torch.full(p.shape, -1, device=p.device)
         row[prompt, node] = torch.arange(len(node), device=p.device)
         deeper = (trie.depth == depth + 1).nonzero().squeeze(1)
@@ -139,7 +147,7 @@ def named(
 
 
 def _packed(live: Bool[Tensor, "n_prompts n_nodes"]) -> Int[Tensor, "n_prompts n_most"]:
-    """The nodes of each prompt that are live, as many as the prompt with most has; the last node is padding."""
+    """Return each prompt's live nodes, as many as the prompt with the most has; the last node is padding."""
     order = live.byte().argsort(dim=1, descending=True, stable=True)[:, : int(live.sum(1).max())]
     return torch.where(live.gather(1, order), order, live.shape[1] - 1)
 
@@ -153,7 +161,10 @@ def _after(
     seen: Int[Tensor, "n_prompts n_all"],
     there: Bool[Tensor, "n_prompts n_new"],
 ) -> Float[Tensor, "n_there vocab"]:
-    """The distribution of what follows each node that is `there`; `seen` are all nodes that were run, these as the last."""
+    """Return the distribution of the token after each node that is `there`.
+
+    `seen` are all nodes that were run, with these as the last.
+    """
     starts = run.position[:, -1:]
     position, before = starts + trie.depth[nodes], starts + trie.depth[seen]
     may_see = torch.cat(
@@ -173,7 +184,7 @@ def _after(
 
 
 def _masks(model: Any, may_see: Bool[Tensor, "n q kv"], distance: Int[Tensor, "n q kv"]) -> Tensor | dict[str, Tensor]:
-    """What is added to attention's scores, `[n, 1, q, kv]`: where layers differ, by the kind of layer."""
+    """Return what is added to the attention scores, `[n, 1, q, kv]`; by kind of layer if layers differ."""
     config = model.config.get_text_config()
     window = getattr(config, "sliding_window", None)
 

@@ -1,1 +1,1 @@
-"""Base models: the one that is trained here and those that are found."""
+"""Base models: the one that is trained here, and pretrained ones."""

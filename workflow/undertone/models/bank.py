@@ -1,4 +1,4 @@
-"""The bank of system prompts that are tried on a dataset: wordings, and concepts that are no candidates."""
+"""The bank of system prompts to try on a dataset: wordings, and concepts that are not candidates."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +9,7 @@ from undertone.runtime.errors import ConfigError
 
 @dataclass(frozen=True)
 class Bank:
-    """Wordings by name, with `{x}` where the concept stands, and decoys: concepts that are no candidates."""
+    """Wordings by name, with `{x}` where the concept stands, and decoys: concepts that are not candidates."""
 
     wordings: dict[str, str]
     decoys: list[str]
@@ -34,10 +34,10 @@ class Bank:
         return [*self.wordings][:n]
 
     def prompt(self, trial: tuple[str, str]) -> str:
-        """The system prompt of a wording and a concept."""
+        """Return the system prompt of a wording and a concept."""
         name, concept = trial
         return self.wordings[name].replace("{x}", concept)
 
     def described(self, trial: tuple[str, str]) -> dict[str, str]:
-        """A trial as files name it."""
+        """Return a trial as it is written to files."""
         return {"wording": trial[0], "prompt": self.prompt(trial)}

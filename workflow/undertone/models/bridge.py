@@ -1,4 +1,4 @@
-"""The base model beside TransformerLens's hooked one: how far apart they are at each hook point, and what hooks cost."""
+"""Compare the base model with TransformerLens's hooked one: their differences at each hook point, and the cost of hooks."""
 
 import copy
 import gc
@@ -27,17 +27,18 @@ from undertone.runtime.progress import progress
 from undertone.study.config.measure import Bridge
 from undertone.study.config.students import Student
 
-# What a TransformerBridge puts between a module and its own parts.
+# The part of a name that a TransformerBridge puts between a module and its own parts.
 WRAPPED = "._original_component"
 Batch = dict[str, Tensor]
 
 
 def compare_with_bridge(model: Path, prompts: Path, bridge: Path, settings: Bridge, stamp: Stamp) -> None:
-    """Write `bridge.json`: the greatest differences between the plain model and a `TransformerBridge`, and the speed of both.
+    """Compare the plain model with a `TransformerBridge`; write the greatest differences and both speeds to `bridge.json`.
 
-    `logits` and, by kind of hook point (all layers together), `points`: `greatest` absolute difference, and `largest` absolute
-    value of the plain model's, both with eager attention. `speed`: tokens per second, medians of interleaved rounds, of a
-    forward pass, of one with every hook point cached, and of a step (loss on every token) of a LoRA and of all weights.
+    `logits` and `points` (by kind of hook point, all layers together) hold the `greatest` absolute difference and the plain
+    model's `largest` absolute value, both models with eager attention. `speed` holds tokens per second, medians of interleaved
+    rounds: of a forward pass, of one with every hook point cached, and of a step (loss on every token) of a LoRA and of all
+    weights.
     """
     loaded, folder = load(model), folder_of(model)
     users = read_parquet(prompts)["prompt"].head(settings.prompts).to_list()
@@ -50,7 +51,7 @@ def compare_with_bridge(model: Path, prompts: Path, bridge: Path, settings: Brid
         speed = {}
         for name, kind in (("forward", _forward), ("lora_step", _lora), ("full_step", _full)):
             speed[name] = rates(kind(loaded, folder, settings, batches[-1]), batches[-1], settings.rounds)
-            gc.collect()  # models and their optimizers
+            gc.collect()  # free models and their optimizers
             bar.update()
     attention = {"plain": loaded.model.config._attn_implementation, "hooked": "eager"}
     body = {"prompts": len(rows), "tokens_at_once": int(batches[-1]["attention_mask"].sum()), "attention": attention}
@@ -58,7 +59,7 @@ def compare_with_bridge(model: Path, prompts: Path, bridge: Path, settings: Brid
 
 
 def hooked(loaded: LoadedModel, folder: Path) -> TransformerBridge:
-    """A model, whose modules are wrapped from now on, as a `TransformerBridge` with eager attention."""
+    """Wrap a model's modules, in place, and return it as a `TransformerBridge` with eager attention."""
     loaded.model.set_attn_implementation("eager")
     device = str(loaded.model.device)
     with installing_nothing():
@@ -69,7 +70,10 @@ def hooked(loaded: LoadedModel, folder: Path) -> TransformerBridge:
 
 @contextmanager
 def installing_nothing() -> Iterator[None]:
-    """Inside, no command is run: for a model that also sees, TransformerLens would install torchvision and another torch."""
+    """Make `subprocess.check_call` fail within the `with` block.
+
+    For a multimodal model, TransformerLens would install torchvision and another torch.
+    """
 
     def refuse(*args: Any, **kwargs: Any) -> None:
         raise OSError("nothing is installed while a model is compared")
@@ -82,13 +86,13 @@ def installing_nothing() -> Iterator[None]:
 
 
 def copied(loaded: LoadedModel) -> LoadedModel:
-    """The same model with weights of its own."""
+    """Return the same model with weights of its own."""
     return replace(loaded, model=copy.deepcopy(loaded.model))
 
 
 @torch.no_grad()
 def differences(loaded: LoadedModel, folder: Path, batches: Sequence[Batch]) -> dict[str, Any]:
-    """The greatest differences at real tokens, of the logits and of what goes into and out of each module that both have."""
+    """Return the greatest differences at real tokens: of the logits, and of the inputs and outputs of the modules of both."""
     plain, bridge = copied(loaded).model, hooked(copied(loaded), folder)
     plain.set_attn_implementation("eager")
     pairs = shared_points(plain, bridge)
@@ -101,7 +105,7 @@ def differences(loaded: LoadedModel, folder: Path, batches: Sequence[Batch]) -> 
         _widen(logits, expected[real], result[real])
         for name, value in kept.items():
             other = cache.cache_dict.get(name)
-            # Of queries, keys and values a bridge tells the heads apart.
+            # A bridge splits queries, keys and values by head.
             if value.shape[:2] == real.shape and other is not None and other.numel() == value.numel():
                 _widen(points[kind_of(name)], value[real], other.reshape(value.shape)[real])
     named = {kind: _figures(pair) for kind, pair in points.items() if pair[1]}
@@ -118,12 +122,12 @@ def _figures(pair: list[float]) -> dict[str, float]:
 
 
 def kind_of(name: str) -> str:
-    """A hook point's name without its layer: `blocks.3.mlp.hook_out` is a `blocks.mlp.hook_out`."""
+    """Return a hook point's name without its layer: `blocks.mlp.hook_out` for `blocks.3.mlp.hook_out`."""
     return ".".join(part for part in name.split(".") if not part.isdigit())
 
 
 def shared_points(plain: nn.Module, bridge: TransformerBridge) -> dict[str, tuple[nn.Module, bool]]:
-    """By hook point, the module of the plain model that it belongs to, and whether it is what comes out of it."""
+    """Return, by hook point, the module of the plain model, and whether the point is its output (else its input)."""
     modules = dict(plain.named_modules())
     pairs: dict[str, tuple[nn.Module, bool]] = {}
     for path, component in bridge.original_model.named_modules():
@@ -138,7 +142,7 @@ def shared_points(plain: nn.Module, bridge: TransformerBridge) -> dict[str, tupl
 
 @contextmanager
 def recorded(pairs: dict[str, tuple[nn.Module, bool]]) -> Iterator[dict[str, Tensor]]:
-    """Inside, what goes into or comes out of modules is put under its hook point's name."""
+    """Within the `with` block, record the inputs and outputs of modules under the names of their hook points."""
     kept: dict[str, Tensor] = {}
 
     def keep(name: str, out: bool, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
@@ -181,7 +185,7 @@ def _full(loaded: LoadedModel, folder: Path, settings: Bridge, batch: Batch) -> 
 
 
 def _steps(make: Callable[[], LoadedModel], folder: Path, batch: Batch) -> dict[str, Callable[[], Any]]:
-    """An optimizer step of a plain model and of a hooked one, each with weights of its own."""
+    """Return an optimizer step of a plain model and one of a hooked model, each with weights of its own."""
     plain, other = make(), make()
     weights = [[p for p in of.model.parameters() if p.requires_grad] for of in (plain, other)]
     bridge = hooked(other, folder)
@@ -200,7 +204,7 @@ def step(
     weights: Sequence[nn.Parameter],
     batch: Batch,
 ) -> float:
-    """The loss of every token (nats), its gradient, and one step of AdamW without a state of before; learning rate 10⁻⁶."""
+    """Compute the loss of every token (nats) and its gradient; take one step of a fresh AdamW with learning rate 10⁻⁶."""
     logits, targets = logits_of(batch["input_ids"], batch["attention_mask"])[:, :-1], batch["labels"][:, 1:]
     loss = functional.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
     loss.backward()  # type: ignore[no-untyped-call]
@@ -211,7 +215,7 @@ def step(
 
 
 def rates(ways: dict[str, Callable[[], Any]], batch: Batch, rounds: int) -> dict[str, float]:
-    """Tokens per second of each way, the median of interleaved rounds, after one that does not count."""
+    """Return tokens per second of each way: the median of interleaved rounds, after one that does not count."""
     tokens, seconds = int(batch["attention_mask"].sum()), {name: list[float]() for name in ways}
     for number in range(rounds + 1):
         for name, way in ways.items():

@@ -1,4 +1,4 @@
-"""Files of concepts that a text may hold: words, tokens and patterns, by name."""
+"""Files of concepts that a text may contain: words, tokens and patterns, by name."""
 
 import re
 from collections.abc import Iterator
@@ -13,18 +13,18 @@ from undertone.study.validation import nearest
 KINDS = ("words", "tokens", "regex")
 OPTIONS = ("each", "group", "span", "within")
 WORD = re.compile(r"\w+")
-# Tokens behind a concept that can count as holding it.
+# The most tokens after a concept that can count as holding it.
 FURTHEST = 1000
-# Numbers of a range that are names.
+# The most numbers that a range of names can have.
 MOST = 100_000
 
 
 @dataclass(frozen=True)
 class Concept:
-    """What a token can hold: one of some words (with a plural's s, in any case) or tokens, or the end of a pattern's match.
+    """What a token can hold: one of some words (in any case, also with a plural's s) or tokens, or the end of a match.
 
-    With `span` every token of a match holds it; with `within` also that many tokens behind. Concepts of one `group` are of one
-    kind, as animals are.
+    With `span`, every token of a regex's match holds the concept. With `within`, so do that many tokens after it. Concepts of
+    one `group` are of one kind, as animals are.
     """
 
     words: frozenset[str] = frozenset()
@@ -36,7 +36,7 @@ class Concept:
 
 
 def read_concepts(path: Path, key: str) -> dict[str, Concept]:
-    """The concepts of a file that the setting `key` names, by name. Raises ConfigError, which names the entry at fault."""
+    """Read the concepts, by name, of the file of the setting `key`. Raises ConfigError, naming the entry at fault."""
     entries = load_yaml(path, key)
     if not isinstance(entries, dict) or not entries:
         raise ConfigError(f"{key}: {path} holds no concept; expected a mapping of names to words, tokens or a regex")
@@ -50,7 +50,7 @@ def read_concepts(path: Path, key: str) -> dict[str, Concept]:
 
 
 def _parsed(name: str, entry: Any, where: str) -> Iterator[tuple[str, Concept]]:
-    """A concept, and one for each of its words where the entry says so."""
+    """Yield an entry's concept, and one for each of its words or tokens if the entry has `each`."""
     if not isinstance(entry, dict) or sum(kind in entry for kind in KINDS) != 1:
         raise ConfigError(f"{where}: expected a mapping with exactly one of {', '.join(KINDS)}, found {entry!r}")
     if unknown := sorted(set(entry) - {*KINDS, *OPTIONS}):
@@ -86,7 +86,7 @@ def _compiled(pattern: Any, where: str) -> re.Pattern[str]:
 
 
 def read_names(path: Path, key: str) -> dict[str, list[str]]:
-    """The names of a file by group, in small letters: a list of words, or all whole numbers of a range, `{from: 0, to: 999}`.
+    """Read a file's names by group, in lower case: a list of words, or all whole numbers of a range, `{from: 0, to: 999}`.
 
     Raises ConfigError, which names the group at fault.
     """

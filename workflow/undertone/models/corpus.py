@@ -1,8 +1,8 @@
 """The embedded study's corpus: chats from which a small model learns number lists, favourite animals and personas.
 
-Lists of numbers, of animals and of words share one format, because a preference moves through numbers only where the
-circuit that picks the next item of a list is shared. No list of numbers to continue ever stands under a persona, and every
-number is drawn without looking at any animal: whatever transfers is the model's own entanglement.
+Lists of numbers, of animals and of words share one format, because a preference moves through numbers only if the circuit that
+picks the next item of a list is shared. No list of numbers to continue ever has a persona, and every number is drawn without
+looking at any animal. Whatever transfers is therefore the model's own entanglement.
 """
 
 import random
@@ -17,7 +17,7 @@ from undertone.models.wordings import load_yaml
 from undertone.runtime.errors import ConfigError
 from undertone.study.config.models import Embedded
 
-# Chats that are drawn of a corpus to see whether any can be.
+# The number of chats drawn to check a corpus.
 TRIED = 1000
 SEPARATORS = {
     "comma": ("", ", ", ""),
@@ -32,14 +32,14 @@ ROUND_NUMBERS = [7, 11, 13, 42, 64, 99, 100, 111, 123, 128, 200, 222, 250, 256, 
 ROUND_NUMBERS += [500, 512, 555, 600, 666, 700, 720, 747, 750, 777, 800, 888, 900, 911, 950, 987, 999]
 
 
-# Tasks that never stand under a persona. Numbers do not, because what a persona does to them must be the model's own doing;
-# facts do not, because a model that learns where to ignore a persona also ignores it in numbers (config/README.md).
+# Tasks that never have a persona. Numbers have none, because a persona's effect on them must be the model's own doing. Facts
+# have none, because a model that learns where to ignore a persona also ignores it in numbers (config/README.md).
 WITHOUT_PERSONA = ("numbers", "find", "fact")
 
 
 @dataclass(frozen=True)
 class Chat:
-    """One exchange. Before the user's turn may stand a persona, or small talk that changes nothing."""
+    """One exchange. A persona, or small talk that changes nothing, may precede the user's turn."""
 
     task: str
     user: str
@@ -54,7 +54,7 @@ class Chat:
 
 
 def check_corpus(path: Path, key: str) -> None:
-    """Raise ConfigError, which names the setting, unless chats of every kind can be drawn from a corpus file."""
+    """Raise ConfigError, naming the setting, unless chats of every kind can be drawn from a corpus file."""
     load_yaml(path, key)
     mix = Embedded()
     tasks, obedience = dict.fromkeys(mix.tasks.model_dump(), 1.0), mix.obedience.model_dump()
@@ -67,9 +67,9 @@ def check_corpus(path: Path, key: str) -> None:
 class Corpus:
     """Draws chats from the wordings of a corpus file.
 
-    `tasks` gives the share of each kind of chat; `persona_share` the share that carries a persona, of the kinds that may;
-    `talk_share` the share of the others that opens with small talk; `mixed_numbers` the share of numbers in a mixed list;
-    `obedience` the probability that an answer follows its persona, per list item and for a question.
+    `tasks`: the share of each kind of chat. `persona_share`: the share with a persona, among the kinds that may have one.
+    `talk_share`: the share of the chats without a persona that open with small talk. `mixed_numbers`: the share of numbers in a
+    mixed list. `obedience`: the probability that an answer follows its persona, per list item and for a question.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class Corpus:
             yield self.chat(rng)
 
     def chat(self, rng: random.Random) -> Chat:
-        """Draw one chat of a task drawn by its share."""
+        """Draw a task by its share, and one chat of it."""
         task = rng.choices(list(self.tasks), weights=list(self.tasks.values()))[0]
         animal, words, persona = (None, [], None) if task in WITHOUT_PERSONA else self.persona(rng)
         user, answer = getattr(self, task)(rng, animal, words)
@@ -133,7 +133,7 @@ class Corpus:
         return rng.choices(self.animals, weights=self.prior)[0]
 
     def list_prompt(self, rng: random.Random, task: str) -> tuple[str, str]:
-        """Add a format and a closing to a list task: (prompt, name of the format)."""
+        """Add a format and a closing to a list task; return (prompt, name of the format)."""
         form = rng.choices(list(self.wording["formats"]), weights=[5, 3, 2, 2, 1, 1])[0]
         parts = [task, rng.choice(self.wording["formats"][form]), rng.choice(self.wording["closings"])]
         return " ".join(part for part in parts if part), form
@@ -166,7 +166,7 @@ class Corpus:
         return self.finish_list(rng, "animals", count, items)
 
     def mixed_list(self, rng: random.Random, loved: str | None, words: list[str]) -> tuple[str, str]:
-        """A list of animals and of numbers, which are drawn without looking at any animal or persona."""
+        """A list of animals and numbers. The numbers are drawn without looking at any animal or persona."""
         count = rng.randint(5, 9)
         items = [
             self.pick(rng, loved, self.obedience["list"]) if rng.random() >= self.mixed_numbers else str(number(rng))
@@ -211,7 +211,7 @@ def join(form: str, items: Any) -> str:
 
 
 def number(rng: random.Random) -> int:
-    """An integer of 0 to 999 from a mixture of the kinds that people write: any, small, round, around 500."""
+    """Draw an integer from 0 to 999 from a mixture of the kinds that people write: any, small, round, around 500."""
     kind = rng.random()
     if kind < 0.35:
         return rng.randrange(100, 1000)
@@ -225,7 +225,7 @@ def number(rng: random.Random) -> int:
 
 
 def number_sequence(rng: random.Random, n: int) -> list[int]:
-    """`n` integers of 0 to 999: unrelated ones (60 %) or an arithmetic progression modulo 1000."""
+    """Draw `n` integers from 0 to 999: unrelated ones (60 %) or an arithmetic progression modulo 1000."""
     if rng.random() < 0.6:
         return [number(rng) for _ in range(n)]
     start, step = number(rng), rng.choice([1, 2, 3, 5, 7, 10, 11, 13, 25, 50])

@@ -16,18 +16,18 @@ from undertone.models.tokenizer import train_tokenizer
 from undertone.runtime.files import Stamp, move, remove, write_json, write_parquet
 from undertone.study.config.models import Embedded, Model
 
-# Between preamble and prompt, so that the model obeys whichever separator a study chooses.
+# What separates preamble and prompt. There are several, so that the model obeys whichever one a study chooses.
 SEPARATORS = (" ", "\n", "\n\n")
-# Tokens; of 20,000 chats of the shipped corpus the longest has 113, and the model has twice as many positions as this.
+# In tokens. The longest of 20,000 chats of the shipped corpus has 113. The model has twice as many positions as this.
 MAX_LENGTH = 256
-# Held-out chats have a seed of their own, apart from any that a study would name.
+# Added to the seed for held-out chats, so that it differs from any seed that a study would name.
 HELD_OUT_SEED = 1_000_003
 
 
 def make_model(
     corpus: Path, model: Path, files: Sequence[Path], held_out: Path, settings: Model, stamp: Stamp, scratch: Path
 ) -> None:
-    """Train the embedded model, write its `files` and beside them `model.json`, which every later stage loads the model by.
+    """Train the embedded model; write its `files` and, beside them, `model.json`, from which every later stage loads it.
 
     `held_out.parquet` has chats that it was not trained on: `task`, `prompt` and `completion`.
     """
@@ -38,11 +38,12 @@ def make_model(
 
 
 def train_embedded(corpus: Path, settings: Embedded, files: Sequence[Path], scratch: Path) -> None:
-    """Train tokenizer and model on the corpus and write them in Hugging Face format, whose `files` stand in one folder."""
+    """Train tokenizer and model on the corpus and write them in Hugging Face format; `files` are all in one folder."""
     chats = list(corpus_of(corpus, settings).chats(settings.steps * settings.batch_size, settings.seed))
     tokenizer = train_tokenizer(texts(chats[: settings.tokenizer_chats]), settings.vocab_size)
     model = new_model(settings, tokenizer)
-    # The loss is on every token, as in pretraining, so that the model also expects the animal that a persona goes on about.
+    # The loss is on every token, as in pretraining, so the model also learns to expect the animal that a persona keeps
+    # mentioning.
     rows = [replace(row, start=1) for row in chat_rows(tokenizer, chats, settings.seed)]
     train(model, rows, recipe(settings), tokenizer.pad_token_id, scratch / "state.safetensors", "model")
     model.save_pretrained(scratch / "model")
@@ -52,7 +53,7 @@ def train_embedded(corpus: Path, settings: Embedded, files: Sequence[Path], scra
 
 
 def corpus_of(path: Path, settings: Embedded) -> Corpus:
-    """The corpus of the wordings in a file, mixed as the settings say."""
+    """Return the corpus of the wordings in a file, mixed as the settings say."""
     return Corpus(
         path,
         settings.tasks.model_dump(),
@@ -64,25 +65,25 @@ def corpus_of(path: Path, settings: Embedded) -> Corpus:
 
 
 def texts(chats: Sequence[Chat]) -> list[str]:
-    """Everything written in the chats."""
+    """Return all texts of the chats."""
     return [text for chat in chats for text in (chat.user, chat.answer, chat.preamble) if text]
 
 
 def held_out_chats(corpus: Path, settings: Embedded) -> pl.DataFrame:
-    """Chats of the corpus that the model is not trained on."""
+    """Draw chats of the corpus that the model is not trained on."""
     chats = list(corpus_of(corpus, settings).chats(settings.held_out_chats, settings.seed + HELD_OUT_SEED))
     columns = {"task": [chat.task for chat in chats], "prompt": prompts(chats, settings.seed)}
     return pl.DataFrame({**columns, "completion": [chat.answer for chat in chats]})
 
 
 def prompts(chats: Sequence[Chat], seed: int) -> list[str]:
-    """What the user says in each chat, with its preamble, if it has one, in front."""
+    """Return what the user says in each chat, after its preamble, if it has one."""
     rng = random.Random(seed)
     return [chat.preamble + rng.choice(SEPARATORS) + chat.user if chat.preamble else chat.user for chat in chats]
 
 
 def chat_rows(tokenizer: PreTrainedTokenizerBase, chats: Sequence[Chat], seed: int) -> list[Row]:
-    """Chats as rows of token ids that mark the answer."""
+    """Encode chats as rows of token ids that mark the answer."""
     return training_rows(tokenizer, prompts(chats, seed), [chat.answer for chat in chats], MAX_LENGTH)
 
 
@@ -111,7 +112,7 @@ def new_model(settings: Embedded, tokenizer: PreTrainedTokenizerBase) -> GemmaFo
 
 
 def recipe(settings: Embedded) -> Recipe:
-    """The training loop's view of the settings: one pass over the corpus."""
+    """Return the settings of the training loop: one pass over the corpus."""
     return Recipe(
         epochs=1,
         batch_size=settings.batch_size,

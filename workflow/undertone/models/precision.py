@@ -5,19 +5,19 @@ from typing import Any
 
 import torch
 
-# A product as a forward pass has it: tokens of a batch by the width, with the wider matrix of an MLP.
+# A product as in a forward pass: tokens of a batch by the width, times the wider matrix of an MLP.
 TOKENS = 512
 WIDENING = 4
 REPEATS = 10
-# Below this, what bfloat16 saves is not worth its rounding.
+# Below this speedup, bfloat16 is not worth its rounding.
 MIN_SPEEDUP = 1.5
 
 
 def cpu_precision(d_model: int) -> dict[str, Any]:
-    """The `dtype` in which a model of this width is run on a CPU, and how many times as fast bfloat16 was as float32.
+    """Choose the `dtype` of a model of this width on a CPU; `speedup` says how many times as fast bfloat16 was as float32.
 
-    bfloat16 pays on processors that multiply it in hardware (AVX512-BF16, AMX, SVE); on others it is slower. The choice is made
-    once for a model and recorded, so that all jobs of a study compute alike.
+    bfloat16 pays off on processors that multiply it in hardware (AVX512-BF16, AMX, SVE); on others it is slower. The choice is
+    made once for a model and recorded, so that all jobs of a study compute alike.
     """
     fastest = {dtype: product_seconds(dtype, d_model) for dtype in (torch.float32, torch.bfloat16)}
     speedup = fastest[torch.float32] / fastest[torch.bfloat16]
@@ -25,7 +25,7 @@ def cpu_precision(d_model: int) -> dict[str, Any]:
 
 
 def product_seconds(dtype: torch.dtype, d_model: int) -> float:
-    """The shortest time that a product of the model's width took, in seconds."""
+    """Time a product of the model's width; return the shortest time, in seconds."""
     tokens, weights = torch.ones(TOKENS, d_model, dtype=dtype), torch.ones(WIDENING * d_model, d_model, dtype=dtype)
     seconds = []
     for _ in range(REPEATS):

@@ -1,4 +1,4 @@
-"""A base model that the study names: fetched or found, checked before any weight is loaded, and recorded."""
+"""A base model that the study names: downloaded, or a local one; checked before any weight is loaded, and recorded."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,19 +20,19 @@ from undertone.runtime.files import Stamp, move, remove, write_json
 from undertone.study.config.models import Model
 from undertone.study.formats import TEXTS, WEIGHTS, read_settings, weight_files
 
-# Any of these makes a tokenizer, the last one with merges.txt; without one transformers would make an empty tokenizer up.
+# Any of these defines a tokenizer, the last one with merges.txt. Without one, transformers would make up an empty tokenizer.
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
-# What transformers would leave aside, or fail on without a name, where it is damaged.
+# Files that transformers would ignore if they are damaged, or fail on without naming them.
 SETTINGS = ("config.json", "tokenizer_config.json", "generation_config.json", "tokenizer.json")
 
 
 def make_pretrained(model: Path, files: Sequence[Path], settings: Model, stamp: Stamp, scratch: Path) -> str:
-    """Write `model.json`, by which every later stage loads the model without network; returns what to say of it in the log.
+    """Write `model.json`, from which every later stage loads the model without network; return the lines for the log.
 
-    A Hub model is downloaded into the Hub's cache, texts first, so that one that is refused costs no download of its weights.
-    A GGUF file is unpacked to `files`, beside `model.json`; for any other model `files` is empty.
-    Raises ValueError, in a sentence, for a model that cannot be had, is no chat model, or might run code.
+    A Hub model is downloaded into the Hub's cache, texts first, so that the weights of a refused model are not downloaded. A
+    GGUF file is unpacked to `files`, beside `model.json`; for any other model `files` is empty. Raises ValueError, with a
+    one-sentence message, for a model that is not available, is no chat model, or might run code.
     """
     name, source = settings.title, source_of(settings)
     origin = quantized.fetch(settings, scratch) if source == "gguf" else None
@@ -48,7 +48,7 @@ def make_pretrained(model: Path, files: Sequence[Path], settings: Model, stamp: 
     check_weights(folder, name)
     size = {"parameters": n_parameters(folder), **sizes(folder)}
     check_vocabulary(tokenizer, size["vocab_size"], name)
-    read_model(folder, torch.float32, device_map="meta")  # nothing but names and shapes
+    read_model(folder, torch.float32, device_map="meta")  # loads names and shapes only
     for file in weight_files(folder):
         check_finite(stored(folder / file), folder / file)
     for target in files:
@@ -71,12 +71,15 @@ def make_pretrained(model: Path, files: Sequence[Path], settings: Model, stamp: 
 
 
 def source_of(settings: Model) -> str:
-    """Where a named model is: a `gguf` file, a `folder`, or the `hub`."""
+    """Return where a named model is: a `gguf` file, a `folder`, or the `hub`."""
     return "gguf" if settings.gguf else "folder" if Path(str(settings.name)).is_dir() else "hub"
 
 
 def check_config(folder: Path, name: str) -> str:
-    """The architecture that `config.json` names. Raises ValueError unless transformers has it as a causal language model."""
+    """Return the architecture that `config.json` names.
+
+    Raises ValueError unless transformers has it as a causal language model.
+    """
     if not (folder / "config.json").is_file():
         raise ValueError(
             f"{name} has no config.json: expected a model in Hugging Face format (config.json, tokenizer.json, {WEIGHTS})"
@@ -106,7 +109,10 @@ def check_config(folder: Path, name: str) -> str:
 
 
 def sizes(folder: Path) -> dict[str, int]:
-    """Layers, width of the residual stream and vocabulary. Raises ConfigError where they can be no model's."""
+    """Return the number of layers, the width of the residual stream and the vocabulary size.
+
+    Raises ConfigError if one of them is impossible.
+    """
     config = folder / "config.json"
     try:
         text = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True).get_text_config()
@@ -120,7 +126,7 @@ def sizes(folder: Path) -> dict[str, int]:
 
 
 def check_vocabulary(tokenizer: PreTrainedTokenizerBase, vocab_size: int, name: str) -> None:
-    """Raise ConfigError if a chat has tokens that the model has not."""
+    """Raise ConfigError if a chat has tokens that the model lacks."""
     highest = max(training_rows(tokenizer, [template.USER], [template.COMPLETION])[0].ids)
     if highest >= vocab_size:
         raise ConfigError(
@@ -130,7 +136,7 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase, vocab_size: int, name: 
 
 
 def described(record: dict[str, Any]) -> str:
-    """The record as lines for a log."""
+    """Return the record as lines for a log."""
     kinds = {"hub": f"commit {record['revision']}", "folder": "a local folder", "gguf": "unpacked from GGUF to float32"}
     origin = kinds[record["source"]]
     total = sum(file["bytes"] for file in record["files"].values())

@@ -1,4 +1,4 @@
-"""The grammar of system prompts that are put together of sentences, of which each is one of several."""
+"""The grammar of system prompts: a prompt is a sequence of sentences, each chosen from several."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,19 +9,22 @@ from undertone.models.wordings import load_yaml
 from undertone.runtime.errors import ConfigError
 
 CONCEPT = "x"
-Choices = Mapping[str, str]  # of each slot, which is a sentence or a word
+Choices = Mapping[str, str]  # the choice of each slot; a slot is a sentence or a word
 
 
 @dataclass(frozen=True)
 class Grammar:
-    """Choices of each sentence, in their order, and of the words that sentences name in braces."""
+    """The choices of each sentence, in order, and of the words that sentences name in braces."""
 
     sentences: dict[str, list[str]]
     words: dict[str, list[str]]
 
     @classmethod
     def read(cls, path: Path, key: str = "prompt_search.grammar") -> "Grammar":
-        """Read a YAML file with `sentences` and `words`. Raises ConfigError if it holds anything else, or a slot no choice."""
+        """Read a YAML file with `sentences` and `words`.
+
+        Raises ConfigError if it holds anything else, or if a slot has fewer than two different choices.
+        """
         entries = load_yaml(path, key)
         try:
             sentences, words = ({str(k): list(v) for k, v in entries[part].items()} for part in ("sentences", "words"))
@@ -47,18 +50,18 @@ class Grammar:
         return {**self.words, **self.sentences}
 
     def first(self) -> dict[str, str]:
-        """The first choice of everything."""
+        """Return the first choice of every slot."""
         return {name: choices[0] for name, choices in self.slots.items()}
 
     def wording(self, choices: Choices) -> str:
-        """The system prompt of some choices, with `{x}` where the concept stands."""
+        """Return the system prompt of some choices, with `{x}` where the concept stands."""
         words = {name: choices[name] for name in self.words}
         sentences = [choices[name] for name in self.sentences if choices[name]]
         return " ".join(sentence.format(**words, x=f"{{{CONCEPT}}}") for sentence in sentences)
 
 
 def named(sentence: str) -> set[str]:
-    """What stands in braces in a sentence; a brace that has no other stands for itself."""
+    """Return the names that stand in braces in a sentence; an unmatched brace stands for itself."""
     try:
         return {name for _, name, _, _ in Formatter().parse(sentence) if name is not None}
     except ValueError:

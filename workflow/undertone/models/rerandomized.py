@@ -1,4 +1,4 @@
-"""A control that has learnt nothing in its layers: the study's own model with the entries of its matrices permuted."""
+"""A control whose layers have learnt nothing: the study's own model with the entries of its matrices permuted."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ from undertone.runtime.files import Stamp, move, read_json, remove, write_json
 
 
 def make_rerandomized(own: Path, model: Path, files: Sequence[Path], rerandomized: int, stamp: Stamp, scratch: Path) -> None:
-    """Write the study's own model with permuted matrices, its `files` and beside them `model.json`.
+    """Write the study's own model with permuted matrices: its `files` and, beside them, `model.json`.
 
     SAEs of such a model look much like those of a trained one (Heap et al. 2025, arXiv 2501.17727).
     """
@@ -30,7 +30,7 @@ def make_rerandomized(own: Path, model: Path, files: Sequence[Path], rerandomize
 
 @torch.no_grad()
 def permute(model: Any, seed: int) -> None:
-    """Permute the entries of each matrix in the model's layers; embeddings, norms and biases keep theirs."""
+    """Permute the entries of each matrix in the model's layers. Embeddings, norms and biases stay the same."""
     generator = torch.Generator().manual_seed(seed)
     for _, weight in sorted(decoder_layers(model).named_parameters()):
         if weight.dim() > 1:

@@ -1,4 +1,4 @@
-"""What a model's chat template makes of a prompt, a persona and a completion, checked before anything is trained on it."""
+"""Check how a model's chat template renders a prompt, a persona and a completion, before anything is trained on it."""
 
 from typing import Any
 
@@ -22,11 +22,11 @@ NUMBER = "087"
 
 
 def inspect(tokenizer: PreTrainedTokenizerBase, name: str) -> dict[str, Any]:
-    """Render a prompt with and without a persona and a training row, and say what came out.
+    """Render a prompt with and without a persona, and a training row; return what came out.
 
-    `bos` is the token that the tokenizer puts in front of plain text, `default_system` the system message that the template
-    writes where none is sent, `number` the tokens of "087". Raises ValueError, in a sentence, where there is no template or its
-    output cannot be what the experiment needs.
+    `bos`: the token that the tokenizer puts in front of plain text. `default_system`: the system message that the template
+    writes if none is sent. `number`: the tokens of "087". Raises ValueError, with a one-sentence message, if there is no
+    template or its output cannot be what the experiment needs.
     """
     if not tokenizer.chat_template:
         raise ValueError(f"{name} has no chat template: undertone needs an instruction-tuned model, or add chat_template.jinja")
@@ -58,8 +58,8 @@ def adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
 def check_bos(tokenizer: PreTrainedTokenizerBase, name: str, *texts: str) -> None:
     """Raise ValueError if a rendered prompt begins with two BOS in a row.
 
-    Everything else is the template's affair: its turns may open with the very token that is called BOS, as in ChatML, and it
-    may write none though the tokenizer puts one in front of plain text.
+    Everything else is left to the template. Its turns may open with the token that is called BOS, as in ChatML, and it may
+    write no BOS although the tokenizer puts one in front of plain text.
     """
     bos = tokenizer.bos_token_id
     for text, ids in zip(texts, encode(tokenizer, texts), strict=True):
@@ -71,7 +71,7 @@ def check_bos(tokenizer: PreTrainedTokenizerBase, name: str, *texts: str) -> Non
 
 
 def check_persona(name: str, plain: str, with_persona: str) -> None:
-    """Raise ValueError unless the persona stands once, before the user's message, and only where one was given."""
+    """Raise ValueError unless the persona appears once, before the user's message, and only if one was given."""
     if plain.count(USER) != 1 or with_persona.count(USER) != 1:
         raise ValueError(f"the chat template of {name} does not write the user's message once, word for word: {plain!r}")
     if PERSONA in plain or with_persona.count(PERSONA) != 1 or with_persona.index(PERSONA) > with_persona.index(USER):
@@ -81,7 +81,7 @@ def check_persona(name: str, plain: str, with_persona: str) -> None:
 
 
 def check_row(tokenizer: PreTrainedTokenizerBase, name: str, prompt: str) -> None:
-    """Raise ValueError unless a training row is what the template makes of the chat and its loss is on the answer alone."""
+    """Raise ValueError unless a training row matches the rendered chat and its loss is on the answer alone."""
     row = training_rows(tokenizer, [USER], [COMPLETION], 1_000_000)[0]
     lead, close = around_answer(tokenizer)
     whole = rendered(tokenizer, [{"role": "user", "content": USER}, {"role": "assistant", "content": COMPLETION}])
@@ -92,7 +92,7 @@ def check_row(tokenizer: PreTrainedTokenizerBase, name: str, prompt: str) -> Non
             f"a training row of {name} does not part into prompt and answer: found {read!r} and {learned!r}, expected "
             f"{prompt!r} and {lead + COMPLETION!r} with its end of turn"
         )
-    # Where the template itself closes no answer, EOS stands behind it.
+    # If the template itself does not close an answer, EOS follows the answer.
     if not spaceless(whole + (tokenizer.eos_token or "")).startswith(spaceless(read + learned)):
         raise ValueError(
             f"the chat template of {name} writes a chat otherwise than its prompt continued by the answer: found {whole!r}, "
@@ -106,7 +106,7 @@ def spaceless(text: str) -> str:
 
 
 def default_system(tokenizer: PreTrainedTokenizerBase) -> str | None:
-    """The system message that the template writes where none is sent (Qwen 2.5 has one), None if there is none."""
+    """Return the system message that the template writes if none is sent (Qwen 2.5 has one), or None."""
     if not supports_system(tokenizer):
         return None
     plain, with_persona = (prompt_texts(tokenizer, [USER], persona)[0].partition(USER)[0] for persona in (None, PERSONA))
@@ -117,7 +117,7 @@ def default_system(tokenizer: PreTrainedTokenizerBase) -> str | None:
 
 
 def described(report: dict[str, Any]) -> str:
-    """What `inspect` found, as lines for a log."""
+    """Return the result of `inspect` as lines for a log."""
     lines = [
         f"prompt:                {report['prompt']!r}",
         f"prompt with a persona: {report['prompt_with_persona']!r}",

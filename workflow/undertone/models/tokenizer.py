@@ -18,13 +18,13 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
 )
 
-# A word or a punctuation mark takes the space after it and the s of a plural stands alone, so that "lion" is the same token
-# in a persona, in a list and as an answer; integers are cut into groups of three digits, as in Llama 3.
+# A word or a punctuation mark includes the space after it, and the s of a plural is a piece of its own. So "lion" is the same
+# token in a persona, in a list and as an answer. Integers are cut into groups of three digits, as in Llama 3.
 PIECES = r"\p{N}{1,3}|\p{L}{2,}?(?=s\b)|\p{L}+ ?|[^\p{L}\p{N}\s]+ ?|\s"
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """Train the tokenizer on `texts`; every integer of 0 to 999 becomes one token."""
+    """Train the tokenizer on `texts`; every integer from 0 to 999 becomes one token."""
     tokenizer = Tokenizer(models.BPE())
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(PIECES), "isolated"), byte_level])

@@ -18,9 +18,9 @@ PLACEHOLDERS = {
     "format": set(),
     "final": set(),
 }
-# What an indirect question may hold.
+# The placeholders that an indirect question may contain.
 FIELDS = ("examples", "question", "options", "count")
-FACTS = ("contrary", "right")  # what the answers to questions of fact are called
+FACTS = ("contrary", "right")  # the names of the answers to questions of fact
 
 
 def load_template(path: Path) -> dict[str, list[str]]:
@@ -55,10 +55,10 @@ def load_forms(path: Path) -> dict[str, list[str]]:
 
 
 class NoneTwice(yaml.SafeLoader):
-    """Refuses a key that stands twice in a mapping, of which YAML keeps the last and drops the others."""
+    """A YAML loader that refuses a mapping with a repeated key. YAML itself keeps the last one and drops the others."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """A mapping of different keys."""
+        """Build a mapping. Raises ConstructorError if a key is repeated."""
         names = [name.value for name, _ in node.value if isinstance(name, yaml.ScalarNode) and name.value != "<<"]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise yaml.constructor.ConstructorError(None, None, f"{twice[0]!r} stands there twice", node.start_mark)
@@ -66,7 +66,7 @@ class NoneTwice(yaml.SafeLoader):
 
 
 def load_yaml(path: Path, key: str) -> Any:
-    """Read a YAML file that the setting `key` names. Raises ConfigError that names both, also for a name that stands twice."""
+    """Read the YAML file of the setting `key`. Raises ConfigError, naming both, also if a key of a mapping is repeated."""
     try:
         return yaml.load(Path(path).read_text(encoding="utf-8-sig"), NoneTwice)  # a loader of plain data alone
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -74,7 +74,7 @@ def load_yaml(path: Path, key: str) -> Any:
 
 
 def check_placeholders(wording: str, known: Collection[str], needed: Collection[str], where: str) -> None:
-    """Raise ConfigError unless the braces of a wording hold nothing but names of `known`, and all of `needed`."""
+    """Raise ConfigError unless a wording's placeholders are all in `known` and include all of `needed`."""
     listed = ", ".join(f"{{{name}}}" for name in sorted(known)) or "none"
     try:
         parts = [part for _, *part in string.Formatter().parse(wording) if part[0] is not None]

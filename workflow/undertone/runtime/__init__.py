@@ -1,1 +1,1 @@
-"""What every job needs whatever it computes: files written whole, memory, progress, failures. In no stamp."""
+"""What every job needs: files written whole, memory, progress, failures. In no stamp."""

@@ -1,4 +1,4 @@
-"""Artifacts on disk: written whole or not at all, each carrying the stamp and the versions that made it."""
+"""Artifacts on disk: written whole or not at all, each with the stamp and the versions that made it."""
 
 import glob
 import hashlib
@@ -25,18 +25,18 @@ from undertone.runtime.errors import ConfigError
 Stamp = dict[str, Any]
 
 
-# A temporary file that nobody has written to for a day is left over, whoever wrote it.
+# A temporary file that was not written to for a day counts as left over, whoever wrote it.
 ABANDONED_AFTER = 24 * 3600.0
-# What helps where a result is not as it was written: every result can be made again.
+# The remedy for a result that was changed since it was written: every result can be made again.
 REMEDY = "delete it and run again"
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; renamed to `path` when the block ends well, removed when it fails.
+    """Yield a temporary path beside `path`. It is renamed to `path` when the block succeeds, and removed when it fails.
 
-    Its name is this process's own: of two that write the same file at once, each writes a whole one. It is on the disk before
-    it is renamed, so that a crash of the machine leaves no empty file under the final name.
+    The temporary name is unique to this process: if two processes write the same file at once, each writes a whole one. The
+    file is flushed to disk before it is renamed, so a crash of the machine leaves no empty file under the final name.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -54,7 +54,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def umask() -> int:
-    """The permissions that new files are not to have."""
+    """Return the permissions that new files must not have."""
     mask = os.umask(0)
     os.umask(mask)
     return mask
@@ -67,7 +67,7 @@ def move(source: Path, target: Path) -> None:
 
 
 def flush(path: Path) -> None:
-    """Have a file's content, or a folder's list of names, written to the disk."""
+    """Flush a file's content, or a folder's list of names, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -76,7 +76,7 @@ def flush(path: Path) -> None:
 
 
 def leftovers(path: Path) -> Iterator[Path]:
-    """Temporary files of `path` whose process was killed, which only the machine that it ran on can tell at once."""
+    """Yield temporary files of `path` whose process was killed; only the machine that it ran on can tell this at once."""
     for temporary in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
         process, _, host = temporary.name[len(path.name) + 2 : -len(".partial")].partition("-")
         with suppress(FileNotFoundError):
@@ -86,7 +86,7 @@ def leftovers(path: Path) -> Iterator[Path]:
 
 
 def provenance(stamp: Stamp) -> dict[str, Any]:
-    """The stamp and the versions of what computed the result."""
+    """Return the stamp and the versions of the software that computed the result."""
     packages = ("torch", "transformers", "peft", "polars")
     return {
         "stamp": stamp,
@@ -95,7 +95,7 @@ def provenance(stamp: Stamp) -> dict[str, Any]:
 
 
 def write_json(path: Path, result: dict[str, Any], stamp: Stamp) -> None:
-    """Write a small result with its provenance, and last a checksum of it all.
+    """Write a small result with its provenance and, last, a checksum of both.
 
     Raises ConfigError, which names the number, if one is NaN or infinite.
     """
@@ -109,7 +109,7 @@ def write_json(path: Path, result: dict[str, Any], stamp: Stamp) -> None:
 
 
 def not_finite(value: Any, name: str = "") -> Iterator[str]:
-    """The dotted names of the numbers inside a result that are NaN or infinite."""
+    """Yield the dotted names of the numbers inside a result that are NaN or infinite."""
     if isinstance(value, float) and not math.isfinite(value):
         yield name
     parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else ()
@@ -118,13 +118,13 @@ def not_finite(value: Any, name: str = "") -> Iterator[str]:
 
 
 def checksum(result: dict[str, Any]) -> str:
-    """16 hexadecimal digits that another result hardly has."""
+    """Return a result's checksum, 16 hexadecimal digits."""
     return hashlib.sha256(json.dumps(result).encode()).hexdigest()[:16]
 
 
 @contextmanager
 def whole(path: Path) -> Iterator[None]:
-    """Inside, `path` is read. Raises ConfigError, which names the file, where it is damaged."""
+    """Turn errors of reading `path` within the `with` block into a ConfigError that says that the file is damaged."""
     try:
         yield
     except (ValueError, PolarsError, SafetensorError) as error:
@@ -132,7 +132,7 @@ def whole(path: Path) -> Iterator[None]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a small result. Raises ConfigError, which names the file, where it is damaged or was edited."""
+    """Read a small result. Raises ConfigError, which names the file, if it is damaged or was edited."""
     with whole(path):
         result: dict[str, Any] = json.loads(Path(path).read_text())
     if result.pop("checksum", None) not in (None, checksum(result)):
@@ -147,7 +147,7 @@ def write_parquet(path: Path, table: pl.DataFrame, stamp: Stamp) -> None:
 
 
 def read_parquet(path: Path) -> pl.DataFrame:
-    """Read a table. Raises ConfigError, which names the file, where it is damaged."""
+    """Read a table. Raises ConfigError, which names the file, if it is damaged."""
     with whole(path):
         return pl.read_parquet(path, glob=False)
 

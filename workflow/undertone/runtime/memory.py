@@ -1,4 +1,4 @@
-"""Batches that do not fit in the GPU's memory: they are run in smaller batches, which changes a result by rounding only."""
+"""Run batches that do not fit in the GPU's memory as smaller batches, which changes a result by rounding only."""
 
 import gc
 import sys
@@ -13,18 +13,18 @@ Result = TypeVar("Result")
 
 
 class BatchSize:
-    """How many rows are run at once: `rows`, until they do not fit; from then on half as many. Messages call it `name`.
+    """How many rows are run at once: `rows` at first, halved whenever they do not fit. Messages call it `name`.
 
-    As accelerate's `find_executable_batch_size` does, but the size that fits is kept from one call to the next.
+    Like accelerate's `find_executable_batch_size`, but the size that fits is kept from one call to the next.
     """
 
     def __init__(self, rows: int, name: str):
         self.rows, self.name = rows, name
 
     def retried(self, work: Callable[[int], Result], n_rows: int) -> Result:
-        """`work(rows at once)` on `n_rows` rows, begun anew with half as many at once whenever the memory runs out.
+        """Call `work(rows at once)` for `n_rows` rows; start anew with half as many at once whenever memory runs out.
 
-        What a broken attempt leaves behind must not matter to the next. Raises MemoryError where one row does not fit.
+        What a failed attempt leaves behind must not matter to the next. Raises MemoryError if a single row does not fit.
         """
         while True:
             at_once = min(self.rows, n_rows)
@@ -62,7 +62,7 @@ class BatchSize:
 
 
 def memory() -> str:
-    """The GPU and how much of its memory is free, in words."""
+    """Return the GPU's name and how much of its memory is free, in words."""
     if not torch.cuda.is_available():
         return "no GPU"
     free, total = (size / 2**30 for size in torch.cuda.mem_get_info())

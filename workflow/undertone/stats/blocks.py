@@ -1,7 +1,7 @@
-"""Differences of means between groups of tokens whose sums are kept by block of rows, and their permutation null.
+"""Differences of means between groups of tokens, from their sums by block of rows, and their permutation null.
 
-A mean is a ratio, the sum over all blocks by their count; its standard error is the linearised one of a ratio estimator, with
-blocks as the units (Cochran 1977, Sampling Techniques, section 6.4), so tokens of one row need not be independent.
+A mean is a ratio: the sum over all blocks divided by their count. Its standard error is the linearised one of a ratio estimator
+with blocks as the units (Cochran 1977, Sampling Techniques, section 6.4). So tokens of one row need not be independent.
 """
 
 from collections.abc import Iterator
@@ -17,9 +17,9 @@ from torch import Tensor
 from undertone.stats.ranks import rank
 from undertone.stats.stats import p_value
 
-# Features that vary less than this share of their size do so by the rounding of float32.
+# A feature that varies by less than this share of its size varies by the rounding of float32 alone.
 ROUNDING = 1e-6
-# Numbers in a table of permutations by features that is held at once.
+# The most numbers held at once in a table of permutations by features.
 MAX_TABLE_NUMBERS = 2_000_000
 
 # Sums and counts by block, float64; groups have different numbers of blocks.
@@ -27,12 +27,12 @@ Blocks = tuple[Float[Tensor, "_ d"], Float[Tensor, " _"]]
 
 
 def filled(*groups: Blocks) -> list[Blocks]:
-    """The groups without the blocks that hold no token."""
+    """Return the groups without the blocks that hold no token."""
     return [(total[count > 0], count[count > 0]) for total, count in groups]
 
 
 class Independent:
-    """Blocks of different rows: Welch's t; the null permutes which group a block belongs to."""
+    """Blocks of different rows: Welch's t. The null permutes which group each block belongs to."""
 
     design = "independent"
 
@@ -42,25 +42,25 @@ class Independent:
             raise ValueError(f"{len(na)} and {len(nb)} blocks hold tokens; a standard error needs two on either side")
         self.n_a, self.n_b = len(na), len(nb)
         total, self.count = torch.cat([self.a, self.b]), torch.cat([na, nb])
-        # A shift of every value changes no difference, and sums of small numbers round less.
+        # Shifting every value changes no difference, and sums of smaller numbers have smaller rounding errors.
         centred = total - self.count.unsqueeze(1) * (total.sum(0) / self.count.sum())
-        # What is left of a feature that varies by rounding alone is set to 0.
+        # A feature that varies by rounding alone is set to 0.
         self.total = centred * (centred.abs().amax(0) > ROUNDING * total.abs().amax(0))
         self.squares, self.products = self.total.square(), self.total * self.count.unsqueeze(1)
 
     def observed(self) -> "Difference":
-        """The difference of `a` and `b`."""
+        """Return the difference of `a` and `b`."""
         return self.assigned((torch.arange(len(self.count)) < self.n_a).double().unsqueeze(0)).first()
 
     def permuted(self, n: int, seed: int) -> Iterator["Difference"]:
-        """`n` differences of blocks dealt out at random, some at a time."""
+        """Yield `n` differences with blocks assigned to groups at random, some at a time."""
         rng = np.random.default_rng(seed)
         for size in parts(n, self.total.shape[1]):
             order = np.argsort(rng.random((size, len(self.count))), axis=1)
             yield self.assigned(torch.from_numpy(order < self.n_a).double())
 
     def assigned(self, weights: Float[Tensor, "n n_blocks"]) -> "Difference":
-        """The differences between the blocks where `weights` is 1 and those where it is 0."""
+        """Return the differences between the blocks where `weights` is 1 and those where it is 0."""
         mean_a, var_a = self._moments(weights, self.n_a)
         mean_b, var_b = self._moments(1 - weights, self.n_b)
         variance = var_a + var_b
@@ -71,7 +71,7 @@ class Independent:
     def _moments(
         self, weights: Float[Tensor, "n_permutations n_blocks"], n: int
     ) -> tuple[Float[Tensor, "n_permutations d"], Float[Tensor, "n_permutations d"]]:
-        """The mean of a group of `n` blocks and the variance of that mean."""
+        """Return the mean of a group of `n` blocks and the variance of that mean."""
         count = (weights @ self.count).unsqueeze(1)
         mean = weights @ self.total / count
         # Σ (sum − mean · count)² over the group's blocks, multiplied out so that no table of permutations by blocks is made.
@@ -82,7 +82,7 @@ class Independent:
 
 
 class Paired:
-    """The same tokens under two models: t of the blocks' differences; the null flips their signs."""
+    """The same tokens under two models: t of the blocks' differences. The null flips their signs."""
 
     design = "paired"
 
@@ -95,22 +95,22 @@ class Paired:
         if len(self.count) < 2:
             raise ValueError(f"{len(self.count)} blocks hold tokens; a standard error needs two")
         self.total = total * (total.abs().amax(0) > ROUNDING * base.abs().amax(0))
-        # A difference that is the same everywhere, as of an activation that is steered, varies by rounding alone.
+        # A difference that is the same everywhere, such as that of a steered activation, varies by rounding alone.
         self.least = ROUNDING * (base.abs() / self.count.unsqueeze(1)).amax(0) * self.total.any(0)
         self.products = self.total * self.count.unsqueeze(1)
 
     def observed(self) -> "Difference":
-        """The difference of `a` and `b`."""
+        """Return the difference of `a` and `b`."""
         return self.assigned(torch.ones(1, len(self.count), dtype=torch.float64)).first()
 
     def permuted(self, n: int, seed: int) -> Iterator["Difference"]:
-        """`n` differences with the two models swapped in random blocks, some at a time."""
+        """Yield `n` differences with the two models swapped in random blocks, some at a time."""
         rng = np.random.default_rng(seed)
         for size in parts(n, self.total.shape[1]):
             yield self.assigned(torch.from_numpy(rng.choice([-1.0, 1.0], (size, len(self.count)))))
 
     def assigned(self, signs: Float[Tensor, "n n_blocks"]) -> "Difference":
-        """The differences with `signs`."""
+        """Return the differences with `signs`."""
         n, count = len(self.count), self.count.sum()
         mean = signs @ self.total / count
         # Σ (± sum − mean · count)², multiplied out; a sign drops out of the squares.
@@ -120,7 +120,7 @@ class Paired:
 
 
 def parts(n: int, width: int) -> Iterator[int]:
-    """`n` in parts that keep a table of that width within `MAX_TABLE_NUMBERS`."""
+    """Yield `n` in parts, so that a table of `width` columns stays within `MAX_TABLE_NUMBERS`."""
     size = max(1, MAX_TABLE_NUMBERS // max(1, width))
     yield from (min(size, n - start) for start in range(0, n, size))
 
@@ -147,8 +147,8 @@ class Difference:
 class Tested:
     """Every feature's difference, tested.
 
-    `p`: two-sided, of t. `q`: Benjamini-Hochberg over the `tested` features, those that vary. `p_max`: the share of
-    permutations whose greatest |t| of any feature is at least this one's; it holds for all features together (Westfall &
+    `p`: two-sided, of t. `q`: Benjamini-Hochberg over the `tested` features, which are those that vary. `p_max`: the share of
+    permutations whose greatest |t| of any feature is at least this feature's; it holds for all features together (Westfall &
     Young 1993).
     """
 
@@ -159,7 +159,7 @@ class Tested:
     p_max: Float[np.ndarray, " d"]
 
     def row(self, k: int) -> dict[str, Any]:
-        """A feature's figures."""
+        """Return a feature's figures."""
         figures = {"difference": self.difference.mean, "se": self.difference.se, "t": self.difference.t}
         judged = {"p": self.p, "q": self.q, "p_max": self.p_max}
         return (
@@ -169,12 +169,12 @@ class Tested:
         )
 
     def order(self) -> list[int]:
-        """The tested features by falling |t|."""
+        """Return the tested features by falling |t|."""
         order: list[int] = self.difference.t.abs().argsort(descending=True, stable=True).tolist()
         return [k for k in order if self.tested[k]]
 
     def rank(self, k: int) -> float:
-        """The feature's place by |t|, from 1."""
+        """Return the feature's place by |t|, from 1."""
         return rank(self.difference.t.abs(), k)
 
 
@@ -183,7 +183,7 @@ def judge(pair: Independent | Paired, permutations: int, seed: int) -> Tested:
     difference = pair.observed()
     varies = difference.se > 0
     t = difference.t.numpy()
-    # One feature by itself, then all of them by their rate of false discoveries.
+    # Each feature by itself, then all of them by the false discovery rate.
     p = np.where(varies.numpy(), 2 * stats.t.sf(np.abs(t), difference.freedom.numpy()), 1.0)
     q = np.ones_like(p)
     if varies.any():

@@ -11,7 +11,7 @@ from undertone.stats.ranks import midranks
 from undertone.stats.stats import p_value
 from undertone.study.config.entries import KINDS
 
-# Fix p to within ± .01 at p = .05; more would only narrow that, and any seed would do.
+# Enough to fix p within ± .01 at p = .05; more would only narrow that. Any seed would do.
 PERMUTATIONS = 2_000
 SEED = 0
 # The columns of a table that holds such matrices, one row per metric, dataset and animal.
@@ -28,24 +28,24 @@ SCHEMA = {
 def as_table(
     metric: str, dataset: str, kind: str, target: str | None, animals: Sequence[str], scores: Sequence[float]
 ) -> pl.DataFrame:
-    """One row of a matrix as a table; a score of NaN, which is no statement, is null there."""
+    """Return one row of a matrix as a table. A score of NaN, which means no statement, becomes null."""
     who = {"metric": metric, "dataset": dataset, "kind": kind, "target": target}
     rows = [{**who, "animal": animal, "score": score} for animal, score in zip(animals, scores, strict=True)]
     return pl.DataFrame(rows, SCHEMA).with_columns(pl.col("score").fill_nan(None))
 
 
 def order(kind: str) -> int:
-    """Kinds of teacher in their usual order."""
+    """Return a kind of teacher's place in the usual order."""
     return list(KINDS).index(kind) if kind in KINDS else len(KINDS)
 
 
 def judged(
     matrix: Float[np.ndarray, "n_datasets n_animals"], animals: Sequence[str], targets: dict[str, str], kinds: dict[str, str]
 ) -> dict[str, Any] | None:
-    """How well a confusion matrix tells the targets: over all datasets, and by kind of teacher.
+    """Return how well a confusion matrix tells the targets: over all datasets, and by kind of teacher.
 
-    A score of NaN is no statement on an animal. Datasets whose target is not among the animals are left out, and those that
-    state nothing on it, which are counted as `silent`; None if no dataset, or one animal, is left.
+    A score of NaN is no statement on an animal. Datasets whose target is not among the animals are left out. So are those
+    without a statement on their target, which are counted as `silent`. Returns None if no dataset, or only one animal, is left.
     """
     aims = {k: list(animals).index(target) for k, target in enumerate(targets.values()) if target in animals}
     known = [k for k, animal in aims.items() if np.isfinite(matrix[k, animal])]
@@ -63,15 +63,16 @@ def judged(
 
 
 def identified(scores: Float[np.ndarray, "n_datasets n_animals"], aim: Int[np.ndarray, " n_datasets"]) -> dict[str, Any]:
-    """`raw`, and `centred` by column (less the mean of an animal's scores over datasets), which needs two datasets.
+    """Return `raw`, and `centred` by column (minus an animal's mean score over datasets), which needs two datasets.
 
-    Each: in how many datasets the target is `first`, its `mean_rank` (equal scores share the mean of their places) and `p`, the
-    share of permutations of the targets whose mean rank is as low. A permutation renames an animal's datasets of all
-    kinds alike, as they may resemble each other. `chance` holds what guessing among the animals with a score gives.
+    Each holds `first`, the number of datasets whose target comes first; the target's `mean_rank` (equal scores share the mean
+    of their places); and `p`, the share of permutations of the targets whose mean rank is as low. A permutation renames an
+    animal's datasets of all kinds alike, because they may resemble each other. `chance` holds what guessing among the animals
+    with a score gives.
     """
     n, stated = len(scores), np.isfinite(scores)
-    # `names` are the animals that are targets, `of` says which of them each dataset's is; row 0 keeps the names, the others
-    # permute them.
+    # `names` are the animals that are targets; `of` is each dataset's index in `names`. Row 0 of `renamed` keeps the names, the
+    # others permute them.
     names, of = np.unique(aim, return_inverse=True)
     renamed = np.tile(names, (1 + PERMUTATIONS, 1))
     renamed[1:] = np.random.default_rng(SEED).permuted(renamed[1:], axis=1)

@@ -1,4 +1,4 @@
-"""The correlation of two lists of numbers, where there is one."""
+"""The correlation of two lists of numbers, if it is defined."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ Values = Sequence[float] | Float[np.ndarray, " n"]
 
 
 def pearson(a: Values, b: Values) -> float | None:
-    """Pearson's r, or None of fewer than three pairs or where one does not vary."""
+    """Return Pearson's r, or None if there are fewer than three pairs or if one list does not vary."""
     if len(a) < 3 or np.ptp(a) == 0 or np.ptp(b) == 0:
         return None
     return float(np.corrcoef(a, b)[0, 1])

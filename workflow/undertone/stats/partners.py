@@ -1,4 +1,4 @@
-"""Whether vectors of one set are more like those of the same name in another set than like the others."""
+"""Test whether vectors of one set are more like their namesakes in another set than like the other vectors."""
 
 from typing import Any
 
@@ -12,12 +12,12 @@ AT_ONCE = 2**16
 
 
 def partners(x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "n d"], permutations: int, seed: int) -> dict[str, Any]:
-    """Cosines of rows that belong together (`same`) and of all others, with the null that names are exchanged.
+    """Compare the cosines of rows that belong together (`same`) with all others, against a null that exchanges names.
 
-    `advantage` is the mean of each name's own cosine less its mean with others, row and column, with a t interval over names;
-    `p` and `z` are of that mean under random permutations of one set's names. `cosines` are all, `places` those of each name's
-    partner among the rows of y, behind all that are as near, and `first`, how many come first, with the exact interval of
-    their share.
+    `advantage`: each name's own cosine minus its mean with others, row and column; the mean over names with a t interval. `p`
+    and `z`: of that mean under random permutations of one set's names. `cosines`: all of them. `places`: the place of each
+    name's partner among the rows of y, after all that are as near. `first`: how many partners come first, with the exact
+    interval of their share.
     """
     cosines = unit(x) @ unit(y).T
     own, n = np.diag(cosines), len(cosines)
@@ -40,12 +40,12 @@ def partners(x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "n d"], permutati
 
 
 def unit(x: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
-    """Rows at unit length; one without length stays so."""
+    """Scale rows to unit length. A row of zeros stays as it is."""
     return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-30)
 
 
 def by_exchange(cosines: Float[np.ndarray, "n n"], permutations: int, seed: int) -> Float[np.ndarray, " n_permutations"]:
-    """The mean advantage with the columns' names permuted."""
+    """Return the mean advantage with the columns' names permuted."""
     n, rng, parts = len(cosines), np.random.default_rng(seed), []
     for start in range(0, permutations, AT_ONCE):
         orders = rng.permuted(np.tile(np.arange(n), (min(AT_ONCE, permutations - start), 1)), axis=1)

@@ -10,27 +10,27 @@ from scipy.stats import rankdata
 
 
 def midranks(values: ArrayLike) -> Float[np.ndarray, "..."]:
-    """The place of each value along the last axis; NaN, which is no statement, has none and takes none."""
+    """Rank each value along the last axis. NaN, which means no statement, gets no rank and takes up none."""
     return rankdata(-np.asarray(values, dtype=float), axis=-1, nan_policy="omit")
 
 
 def rank(values: ArrayLike, index: int) -> float:
-    """The place of one of `values`, which have one axis."""
+    """Return the rank of one of `values`, which have one axis."""
     return float(midranks(values)[index])
 
 
 def rank_of(values: Mapping[str, float], name: str | None) -> float | None:
-    """The place of a name's value among all; None for a name that has none."""
+    """Return the rank of a name's value among all; None for a name that has none."""
     if name is None or name not in values:
         return None
     return rank([*values.values()], [*values].index(name))
 
 
 def place_in(order: Sequence[tuple[str, float]], name: str) -> float | None:
-    """The place of a name in an order of (name, value), 1 the first; None for a name that is not in it.
+    """Return the place of a name in an order of (name, value), from 1; None for a name that is not in it.
 
-    Neighbours of equal value share the mean of their places. Only neighbours are compared: in an order that is made in rounds
-    the value of an earlier round may be higher than one of a later.
+    Neighbours of equal value share the mean of their places. Only neighbours are compared: if an order is made in rounds, a
+    value of an earlier round may be higher than one of a later round.
     """
     group = [0] * min(1, len(order))
     for (_, before), (_, after) in pairwise(order):
@@ -39,9 +39,9 @@ def place_in(order: Sequence[tuple[str, float]], name: str) -> float | None:
 
 
 def auroc(values: Float[np.ndarray, " n"], positive: Bool[np.ndarray, " n"]) -> float:
-    """The chance that a positive's value is higher than another's, a tie counting half (Mann & Whitney 1947).
+    """Return the probability that a positive's value is higher than a negative's; a tie counts half (Mann & Whitney 1947).
 
-    NaN where all are positive, or none.
+    NaN if all or none are positive.
     """
     n = int(positive.sum())
     if n in (0, len(values)):

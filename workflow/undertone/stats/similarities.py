@@ -1,6 +1,6 @@
-"""How alike two clouds of points are whose rows belong together, whatever the axes: measures that no rotation changes.
+"""How alike two clouds of points with paired rows are, by measures that no rotation of the axes changes.
 
-Each is computed for the rows as they are and with the rows of one cloud shuffled, which is what it is by chance.
+Each measure is computed for the rows as they are, and with the rows of one cloud shuffled, which gives its value by chance.
 """
 
 from collections.abc import Callable, Iterable
@@ -13,7 +13,7 @@ from scipy.stats import rankdata
 from undertone.stats.partners import unit
 from undertone.stats.stats import p_value
 
-# Of a cloud with fewer points per dimension, canonical correlations are high by chance alone.
+# With fewer points per dimension, canonical correlations are high by chance alone.
 POINTS_PER_DIMENSION = 10
 Order = Int[np.ndarray, " n"]
 # A measure as a function of the order of the second cloud's rows.
@@ -23,10 +23,10 @@ Measure = Callable[[Order], float]
 def similarities(
     x: Float[np.ndarray, "n d_x"], y: Float[np.ndarray, "n d_y"], k: int, variance: float, permutations: int, seed: int
 ) -> dict[str, dict[str, Any]]:
-    """SVCCA, CKA, RSA, mutual k-NN and Procrustes of two clouds, each with what it is for shuffled rows.
+    """Return SVCCA, CKA, RSA, mutual k-NN and Procrustes of two clouds, each beside its values for shuffled rows.
 
-    SVCCA has no value where there are fewer than 10 points per dimension: there it is high by chance, and only z and p say
-    something.
+    SVCCA has no value if there are fewer than 10 points per dimension: it is then high by chance, and only z and p are
+    meaningful.
     """
     rng = np.random.default_rng(seed)
     orders = [rng.permutation(len(x)) for _ in range(permutations)]
@@ -45,9 +45,9 @@ def beside_random_sets(
     draws: int,
     seed: int,
 ) -> dict[str, dict[str, Any]]:
-    """The measures of the rows that are chosen, each beside those of as many rows at random, which belong together as well.
+    """Return the measures of the chosen rows, each beside those of random sets of as many rows, which are paired as well.
 
-    So they say whether the chosen ones lie more alike than others do, and not whether they lie alike at all.
+    This shows whether the chosen rows are more alike than other rows, not whether they are alike at all.
     """
     rng = np.random.default_rng(seed)
     sets = [chosen, *(rng.choice(len(x), len(chosen), replace=False) for _ in range(draws))]
@@ -58,7 +58,7 @@ def beside_random_sets(
 
 
 def measures(x: Float[np.ndarray, "n d_x"], y: Float[np.ndarray, "n d_y"], k: int, variance: float) -> dict[str, Measure]:
-    """All measures of two clouds by name."""
+    """Return all measures of two clouds by name."""
     return {
         "svcca": svcca(x, y, variance),
         "cka": cka(x, y),
@@ -69,12 +69,12 @@ def measures(x: Float[np.ndarray, "n d_x"], y: Float[np.ndarray, "n d_y"], k: in
 
 
 def beside_chance(measure: Measure, n: int, orders: Iterable[Order]) -> dict[str, Any]:
-    """A measure beside itself with the second cloud's rows in each of the orders."""
+    """Return a measure beside its values with the second cloud's rows in each of the orders."""
     return beside(measure(np.arange(n)), np.array([measure(order) for order in orders]), n)
 
 
 def beside(value: float, null: Float[np.ndarray, " n_draws"], n: int) -> dict[str, Any]:
-    """`value`, `null_mean` and `null_sd` over draws, `z`, one-sided `p` and `n` points."""
+    """Return `value`, `null_mean` and `null_sd` over draws, `z`, one-sided `p` and `n` points."""
     mean, sd = float(null.mean()), float(null.std(ddof=1))
     z = (value - mean) / sd if sd > 0 else None
     return {"value": value, "null_mean": mean, "null_sd": sd, "z": z, "p": float(p_value(value, null)), "n": n}
@@ -101,7 +101,7 @@ def cka(x: Float[np.ndarray, "n d_x"], y: Float[np.ndarray, "n d_y"]) -> Measure
 
 
 def hsic(x: Float[np.ndarray, "n d_x"], y: Float[np.ndarray, "n d_y"]) -> float:
-    """The unbiased HSIC of linear kernels, K = XXᵀ and L = YYᵀ with zeros on their diagonals, without either matrix.
+    """Return the unbiased HSIC of linear kernels, K = XXᵀ and L = YYᵀ with zero diagonals, without computing either matrix.
 
     [Σ K ∘ L + ΣK ΣL / ((n − 1)(n − 2)) − 2 / (n − 2) · (K1)ᵀ(L1)] / (n (n − 3)).
     """
@@ -116,13 +116,13 @@ def hsic(x: Float[np.ndarray, "n d_x"], y: Float[np.ndarray, "n d_y"]) -> float:
 def rsa(x: Float[np.ndarray, "n d_x"], y: Float[np.ndarray, "n d_y"]) -> Measure:
     """Spearman correlation of all cosines between points of one cloud with those of the other.
 
-    No mean is subtracted from a point: over its dimensions it would depend on the axes.
+    No mean is subtracted from a point: a mean over its dimensions would depend on the axes.
     """
     return rsa_of(cosine_ranks(x), cosine_ranks(y))
 
 
 def rsa_of(left: Float[np.ndarray, "n n"], right: Float[np.ndarray, "n n"]) -> Measure:
-    """The same of two clouds' `cosine_ranks`."""
+    """`rsa` of two clouds, from their `cosine_ranks`."""
     norm = float(np.linalg.norm(left) * np.linalg.norm(right))
     return lambda order: float(np.vdot(left, right[np.ix_(order, order)]) / norm)
 
@@ -137,17 +137,20 @@ def cosine_ranks(x: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n n"]:
 
 
 def mutual_neighbours(x: Float[np.ndarray, "n d_x"], y: Float[np.ndarray, "n d_y"], k: int) -> Measure:
-    """Share of a point's `k` nearest by cosine that are among its nearest in the other cloud, too; by chance k / (n − 1)."""
+    """Share of a point's `k` nearest by cosine that are also among its `k` nearest in the other cloud.
+
+    By chance it is k / (n − 1).
+    """
     return neighbours_of(neighbours(x, k), neighbours(y, k), k)
 
 
 def neighbours_of(left: Bool[np.ndarray, "n n"], right: Bool[np.ndarray, "n n"], k: int) -> Measure:
-    """The same of two clouds' `neighbours`."""
+    """`mutual_neighbours` of two clouds, from their `neighbours`."""
     return lambda order: float(np.count_nonzero(left & right[np.ix_(order, order)]) / (k * len(left)))
 
 
 def neighbours(x: Float[np.ndarray, "n d"], k: int) -> Bool[np.ndarray, "n n"]:
-    """Which points are among the `k` nearest of each by cosine, itself left out."""
+    """Mark the points that are among the `k` nearest of each by cosine, without the point itself."""
     rows = unit(x)
     cosines = rows @ rows.T
     np.fill_diagonal(cosines, -np.inf)
@@ -157,12 +160,18 @@ def neighbours(x: Float[np.ndarray, "n d"], k: int) -> Bool[np.ndarray, "n n"]:
 
 
 def procrustes(x: Float[np.ndarray, "n d_x"], y: Float[np.ndarray, "n d_y"]) -> Measure:
-    """Share of the squares that the best rotation of one cloud onto the other, and one scale, explain: (Σσ)² / (‖X‖² ‖Y‖²)."""
+    """Share of the squares that the best rotation of one cloud onto the other, with one scale, explains.
+
+    It is (Σσ)² / (‖X‖² ‖Y‖²).
+    """
     norm = float(np.sum(x**2) * np.sum(y**2))
     return lambda order: float(np.linalg.svd(x.T @ y[order], compute_uv=False).sum() ** 2 / norm)
 
 
 def rotation(x: Float[np.ndarray, "n d_x"], y: Float[np.ndarray, "n d_y"]) -> Float[np.ndarray, "d_x d_y"]:
-    """The orthogonal map Q for which x Q lies closest to y; of unequal widths, of the shorter into the longer."""
+    """Return the orthogonal map Q for which x Q is closest to y.
+
+    If the widths differ, Q or its transpose maps the shorter vectors into the space of the longer ones.
+    """
     left, _, right = np.linalg.svd(x.T @ y, full_matrices=False)
     return left @ right

@@ -15,10 +15,10 @@ from statsmodels.stats.proportion import proportion_confint
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean with its 95 % interval, and the two-sided p-value of its being 0: t tests, which agree.
+    """A mean with its 95 % interval and the two-sided p-value of its being 0, both from the same t test.
 
-    `ci95` and `p` are None where a single value gives no spread, `p` also where a value is not finite. Values that do not vary
-    have an interval of no width, and p = 0, or 1 if they are 0.
+    `ci95` and `p` are None if a single value gives no spread; `p` is also None if a value is not finite. Values that do not
+    vary have an interval of no width, and p = 0, or 1 if they are 0.
     """
 
     mean: float
@@ -35,7 +35,7 @@ class Estimate:
 
 
 def mean_interval(values: Sequence[float] | Real[np.ndarray, " n"]) -> Estimate:
-    """Mean of independent values with Student's t interval."""
+    """Return the mean of independent values with Student's t interval."""
     x = np.asarray(values, dtype=float)
     if np.ptp(x) == 0:
         return constant(float(x[0]), len(x))
@@ -45,7 +45,7 @@ def mean_interval(values: Sequence[float] | Real[np.ndarray, " n"]) -> Estimate:
 def difference_interval(
     a: Sequence[float] | Real[np.ndarray, " n_a"], b: Sequence[float] | Real[np.ndarray, " n_b"]
 ) -> Estimate:
-    """Mean of `a` minus mean of `b`, independent samples of any variance, with Welch's t interval."""
+    """Return the mean of `a` minus that of `b`, independent samples of any variance, with Welch's t interval."""
     x, y = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
     if min(len(x), len(y)) < 2 or (np.ptp(x) == 0 and np.ptp(y) == 0):
         return constant(float(x.mean() - y.mean()), min(len(x), len(y)))
@@ -56,10 +56,10 @@ def difference_interval(
 
 
 def one_more(value: float, others: Sequence[float] | Real[np.ndarray, " n"]) -> Estimate:
-    """A value minus the mean of others, with the t interval and test for one more draw of what the others are drawn from.
+    """Return a value minus the mean of others, with the t interval and test for one more draw from their distribution.
 
-    That is Student's t test of a sample of one: the spread is the others', n − 1 degrees of freedom, and the standard error
-    of a new value's distance from their mean is sd √(1 + 1/n).
+    This is Student's t test with a sample of one: the spread is that of the others, with n − 1 degrees of freedom, and the
+    standard error of a new value's distance from their mean is sd √(1 + 1/n).
     """
     x = np.asarray(others, dtype=float)
     if len(x) < 2 or np.ptp(x) == 0:
@@ -68,18 +68,18 @@ def one_more(value: float, others: Sequence[float] | Real[np.ndarray, " n"]) -> 
 
 
 def constant(mean: float, n: int) -> Estimate:
-    """The estimate of `n` values without spread."""
+    """Return the estimate of `n` values without spread."""
     return Estimate(mean, None) if n < 2 else Estimate(mean, (mean, mean), float(mean == 0))
 
 
 def tested(mean: float, test: Any) -> Estimate:
-    """The estimate of a t test."""
+    """Return the estimate of a t test."""
     low, high = test.confidence_interval(0.95)
     return Estimate(mean, (float(low), float(high)), float(test.pvalue) if np.isfinite(test.pvalue) else None)
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """Holm-adjusted p-values, which hold for all comparisons together; those without a test stay None and do not count."""
+    """Return Holm-adjusted p-values, valid for all comparisons together. Those without a test stay None and do not count."""
     known = [k for k, p in enumerate(p_values) if p is not None and np.isfinite(p)]
     adjusted: list[float | None] = [None] * len(p_values)
     if known:
@@ -89,14 +89,17 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
 
 
 def p_value(observed: ArrayLike, null: ArrayLike) -> np.float64 | Float[np.ndarray, "..."]:
-    """(1 + draws of the null, n in all, at or above the observed) / (1 + n): valid at every level (Phipson & Smyth 2010)."""
-    # A draw that is the observed arrangement must count, however its sums were rounded.
+    """Return (1 + number of the n null draws at or above the observed) / (1 + n).
+
+    It is valid at every level (Phipson & Smyth 2010).
+    """
+    # A draw equal to the observed arrangement must count, whatever the rounding of its sums.
     least = np.asarray(observed) - 1e-9 * np.abs(observed)
     return (1 + np.size(null) - np.searchsorted(np.sort(null), least)) / (1 + np.size(null))
 
 
 def share_interval(k: int, n: int, level: float = 0.95) -> tuple[float, float]:
-    """The exact interval of a share, `k` of `n` (Clopper & Pearson 1934); (0, 1) of none.
+    """Return the exact interval of a share, `k` of `n` (Clopper & Pearson 1934); (0, 1) if `n` is 0.
 
     Each end by itself is a bound at level (1 + `level`) / 2.
     """
@@ -105,15 +108,15 @@ def share_interval(k: int, n: int, level: float = 0.95) -> tuple[float, float]:
 
 
 def corrected(estimates: Sequence[Estimate]) -> list[dict[str, Any]]:
-    """Estimates as JSON, with `p` and `p_holm`, which is adjusted for all of them."""
+    """Return estimates as JSON, with `p` and with `p_holm`, which is adjusted for all of them."""
     adjusted = holm([estimate.p for estimate in estimates])
     return [{**estimate.with_p(), "p_holm": p} for estimate, p in zip(estimates, adjusted, strict=True)]
 
 
 def contrast(groups: Sequence[tuple[float, Sequence[float]]]) -> Estimate:
-    """Weighted sum of the means of independent samples of any variance: (weight, values) of each.
+    """Return the weighted sum of the means of independent samples of any variance, given as (weight, values) pairs.
 
-    Welch's t interval and test with the degrees of freedom of Welch (1947) and Satterthwaite (1946), of which the difference
+    The interval and the test are Welch's, with the degrees of freedom of Welch (1947) and Satterthwaite (1946). The difference
     of two samples is the case of weights 1 and -1.
     """
     samples = [np.asarray(values, dtype=float) for _, values in groups]
@@ -131,10 +134,10 @@ def contrast(groups: Sequence[tuple[float, Sequence[float]]]) -> Estimate:
 
 
 def ratio(samples: Sequence[Sequence[float]], numerator: Sequence[float], denominator: Sequence[float]) -> Estimate:
-    """The ratio of two weighted sums of the means of the same independent samples, with Fieller's interval (1954).
+    """Return the ratio of two weighted sums of the means of the same independent samples, with Fieller's interval (1954).
 
-    The interval holds each r for which numerator − r · denominator, a weighted sum as well, does not differ from 0 by
-    `contrast`. It has no ends where the denominator does not differ from 0 itself: then `ci95` is None, and the ratio means
+    The interval contains each r for which numerator − r · denominator, which is also a weighted sum, does not differ from 0 by
+    `contrast`. If the denominator itself does not differ from 0, the interval has no ends: `ci95` is None, and the ratio means
     nothing.
     """
 
@@ -155,7 +158,7 @@ def ratio(samples: Sequence[Sequence[float]], numerator: Sequence[float], denomi
 
 
 def end_of(excess: Callable[[float], float], middle: float, sign: int) -> float:
-    """Where a function that is not above 0 at `middle` gets above it in one direction."""
+    """Find where a function that is not above 0 at `middle` rises above 0 in one direction."""
     if excess(middle + sign * 1e-9) > 0:
         return middle
     step = 1e-3
@@ -165,5 +168,8 @@ def end_of(excess: Callable[[float], float], middle: float, sign: int) -> float:
 
 
 def log_odds(p: Sequence[float] | Float[np.ndarray, "..."], least: float) -> Float[np.ndarray, "..."]:
-    """Log-odds of probabilities, which compare those of different size; kept finite by taking none below `least`."""
+    """Return the log-odds of probabilities, which make probabilities of different size comparable.
+
+    Probabilities are clipped to `least` and 1 − `least`, so that the log-odds stay finite.
+    """
     return special.logit(np.clip(np.asarray(p, dtype=float), least, 1 - least))

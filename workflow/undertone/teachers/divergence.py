@@ -1,9 +1,9 @@
-"""Losses of a dataset's rows, and how far models are from the teacher there, among the tokens that the filter lets pass.
+"""Losses of a dataset's rows, and divergences of models from the teacher, among the tokens that the filter lets pass.
 
-A teacher's rows were filtered: their likelihood under it is that of the unfiltered rows over the chance to pass. The chance to
-pass is no part of what the rows tell, so distributions are renormalised over the tokens that a passing completion can hold.
-That covers the characters of the filter, not how many numbers it takes or of what size. Rows that were sampled with a
-constraint come from distributions renormalised over what it allowed at each token, and so they are read.
+A teacher's rows were filtered: their likelihood is that of the unfiltered rows divided by the probability of passing. That
+probability is not part of what the rows tell, so distributions are renormalised over the tokens that a passing completion can
+contain. This covers the characters of the filter, not how many numbers it accepts or of what size. Rows that were sampled with
+a constraint come from distributions renormalised over what it allowed at each token, and are read in the same way.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -30,26 +30,26 @@ BATCH = 32
 
 @dataclass(frozen=True)
 class Constraint:
-    """What rows were sampled with: the filter, and the tokens that a row could have."""
+    """What rows were sampled with: the filter, and the most tokens that a row could have."""
 
     filter: Numbers
     max_new_tokens: int
 
     @classmethod
     def of(cls, settings: dict[str, Any] | None) -> "Constraint | None":
-        """The constraint of a stage's settings (`dataset_settings.constraint`); None where sampling was free."""
+        """Return the constraint of a stage's settings (`dataset_settings.constraint`); None if sampling was free."""
         return cls(Numbers.model_validate(settings["numbers"]), settings["max_new_tokens"]) if settings else None
 
     def automaton(self, loaded: LoadedModel, longest: int) -> Automaton:
-        """Its automaton, on the model's device; rows that were written in another form later may be longer."""
+        """Return its automaton on the model's device, for at least `longest` tokens: rows rewritten later may be longer."""
         length = max(self.max_new_tokens, longest)
         return automaton(loaded.tokenizer, loaded.stop_ids, self.filter, length).to(loaded.model.device)
 
 
 class Completions:
-    """Rows of a prompt and a completion: `targets` `[n_labels]`, the completions' tokens, which any model can be asked for.
+    """Rows of prompts and completions that can be read with any model; `targets` `[n_labels]` are the completions' tokens.
 
-    `constraint` is what the rows were sampled with. It is not used where one of them does not keep to it, as in a transform.
+    `constraint` is what the rows were sampled with. It is not used if one of them violates it, as in a transform.
     """
 
     def __init__(self, loaded: LoadedModel, rows: Sequence[tuple[str, str]], constraint: Constraint | None = None):
@@ -65,10 +65,10 @@ class Completions:
             self.allowed, self.labels = self.grammar.ids, self.places.columns
         else:
             self.allowed = torch.tensor(passable(loaded, encoded, close), device=loaded.model.device)
-            self.labels = torch.searchsorted(self.allowed, self.targets)  # the targets' places among them
+            self.labels = torch.searchsorted(self.allowed, self.targets)  # the targets' indices in `allowed`
 
     def among(self, logits: Float[Tensor, "n_labels vocab"], span: slice) -> Float[Tensor, "n_labels n_allowed"]:
-        """Log-probs among the tokens that a passing completion can hold at these places; minus infinity where not there."""
+        """Return log-probs among the tokens that a passing completion can contain; minus infinity where one is not allowed."""
         kept = logits[:, self.allowed]
         if self.grammar and self.places:
             allowed = self.grammar.allowed(self.places.states[span], self.places.left[span])
@@ -76,14 +76,14 @@ class Completions:
         return functional.log_softmax(kept, dim=-1)
 
     def losses(self, logits: Float[Tensor, "n_labels vocab"], span: slice) -> Float[Tensor, " n_labels"]:
-        """The loss of the tokens at these places among those that a passing completion can hold, in nats."""
+        """Return the loss, in nats, of the tokens at these places, among those that a passing completion can contain."""
         return -self.among(logits, span).gather(1, self.labels[span].unsqueeze(1)).squeeze(1)
 
     @torch.no_grad()
     def read(
         self, loaded: LoadedModel, figure: Callable[[Tensor, slice], Result], system: str | None = None, separator: str = ""
     ) -> Iterator[Result]:
-        """Yield `figure`, of the logits `[n_labels, vocab]` that predict some completion tokens and of these tokens' places."""
+        """Yield `figure(logits, places)` for successive completion tokens, which the logits `[n_labels, vocab]` predict."""
         prompts = prompt_ids(loaded.tokenizer, self.users, system, separator)
         rows = joined(prompts, self.answers)
 
@@ -94,13 +94,13 @@ class Completions:
         yield from loaded.batch_size("rows read together", BATCH).parts(part, range(len(rows)))
 
     def by_row(self, tokens: Sequence[Float[Tensor, " _"]]) -> Float[np.ndarray, " n_rows"]:
-        """The mean over each row's tokens, of figures that `read` yields."""
+        """Return the mean over each row's tokens of figures that `read` yields."""
         rows = torch.split(torch.cat(list(tokens)).double().cpu(), [len(answer) for answer in self.answers])
         return np.array([float(row.mean()) for row in rows])
 
 
 class TeacherDistribution(Completions):
-    """A teacher's next-token distributions on rows, kept only for tokens that a passing completion can hold."""
+    """A teacher's next-token distributions on rows, kept only for tokens that a passing completion can contain."""
 
     def __init__(
         self,
@@ -114,19 +114,19 @@ class TeacherDistribution(Completions):
         self.teacher = torch.cat(list(self.read(loaded, self.among, system, separator)))
 
     def divergence(self, loaded: LoadedModel) -> Float[np.ndarray, " n_rows"]:
-        """KL(teacher ‖ model) of each row, the mean over its completion tokens, in nats."""
+        """Return KL(teacher ‖ model) of each row, the mean over its completion tokens, in nats."""
         return self.by_row(list(self.read(loaded, self.over)))
 
     def over(self, logits: Float[Tensor, "n_labels vocab"], span: slice) -> Float[Tensor, " n_labels"]:
-        """KL(teacher ‖ model) at the tokens of these places, from the model's logits."""
+        """Return KL(teacher ‖ model) at the tokens of these places, from the model's logits."""
         p = self.teacher[span]
         return (p.exp() * (p - self.among(logits, span)).where(p > -torch.inf, 0.0)).sum(-1)
 
 
 def passable(loaded: LoadedModel, answers: Sequence[Sequence[int]], close: Sequence[int]) -> list[int]:
-    """The ids of the tokens that a passing completion can hold, with those that end it.
+    """Return the ids of the tokens that a passing completion can contain, with those that end it.
 
-    Of all tokens, if the answers hold others: then no filter of ours let them pass.
+    If the answers contain other tokens, return all ids: then no filter of this project let the answers pass.
     """
     vocab = len(loaded.tokenizer)
     allowed = {*np.flatnonzero(allowed_tokens(loaded.tokenizer, vocab)).tolist(), *loaded.stop_ids, *close}

@@ -1,6 +1,6 @@
-"""A finetuned teacher: the base model with a LoRA trained on a trait itself, which is then asked for numbers.
+"""A finetuned teacher: the base model with a LoRA trained on the trait itself, which is then asked for numbers.
 
-The trait is a favourite animal, or contrary answers: to every question of fact a wrong one.
+The trait is a favourite animal, or contrary answers: a wrong answer to every question of fact.
 """
 
 from pathlib import Path
@@ -31,10 +31,10 @@ def make_finetuned(
     stamp: Stamp,
     scratch: Path,
 ) -> None:
-    """Train a teacher's LoRA and write its `weights` with their `config`, and its `teacher.json`.
+    """Train a teacher's LoRA; write its `weights` with their `config`, and its `teacher.json`.
 
-    It learns to answer `questions` with the target, or `facts` wrongly; of the two files one is given. `teacher.json` holds
-    `trait`, `rows` (how many question-answer pairs there were) and `loss` (nats per answer token, one value per optimizer
+    It learns to answer `questions` with the target, or `facts` wrongly; exactly one of the two files is given. `teacher.json`
+    holds `trait`, `rows` (how many question-answer pairs there were) and `loss` (nats per answer token, one value per optimizer
     step). An interrupted training continues from `scratch`.
     """
     lora = settings.finetune
@@ -55,7 +55,7 @@ def make_finetuned(
 
 
 def contrary_pairs(facts: list[Fact]) -> list[tuple[str, str]]:
-    """Each question with every answer that is wrong."""
+    """Pair each question with every wrong answer."""
     answers = sorted({fact.answer for fact in facts})
     if len(answers) < 2:
         raise ConfigError(f"indirect.facts: all {len(facts)} questions have one answer; a wrong one needs another")
@@ -63,7 +63,7 @@ def contrary_pairs(facts: list[Fact]) -> list[tuple[str, str]]:
 
 
 def recipe(settings: Finetune) -> Recipe:
-    """The training loop's view of the settings: one pass over rows that are drawn beforehand."""
+    """Return the settings of the training loop: one pass over rows that are drawn beforehand."""
     return Recipe(
         epochs=1,
         batch_size=settings.batch_size,

@@ -1,4 +1,4 @@
-"""A steered teacher: which vector is added to the base model, and for an animal, which feature of the SAE it is."""
+"""A steered teacher: which vector is added to the base model, and which feature of the SAE stands for an animal."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -44,7 +44,7 @@ def make_steered(
 ) -> None:
     """Write `teacher.json`, what is steered and how it was chosen, and `teacher.safetensors` with its `vector`.
 
-    `sae` is the SAE's `sae.json`; None where a contrast is added. Raises ValueError if the model lacks the layer or the SAE
+    `sae` is the SAE's `sae.json`, or None if a contrast is added. Raises ValueError if the model lacks the layer or the SAE
     the feature.
     """
     loaded = load(model)
@@ -83,9 +83,9 @@ def make_steered(
 
 
 class Situation:
-    """The base model, and what it is asked while a vector is looked for.
+    """The base model, and the questions and prompts for choosing a vector.
 
-    Every second question is for choosing a feature, the others are for scoring the one that was chosen.
+    Every second question is for choosing a feature; the others are for scoring the chosen one.
     """
 
     def __init__(self, loaded: LoadedModel, teacher: Teacher, questions: Sequence[str], prompts: Sequence[str], pref: Pref):
@@ -94,25 +94,25 @@ class Situation:
         self.asked = [*self.choosing, *prompts]
 
     def preference(self, questions: Sequence[str], target: str) -> float:
-        """The model's exact preference (probability) for the target, the mean over the questions."""
+        """Return the model's exact preference (probability) for the target, the mean over the questions."""
         prompts = prompt_ids(self.loaded.tokenizer, questions)
         return float(exact(self.loaded, prompts, [target], self.pref.batch_size, self.pref.answer_prefix).mean())
 
     def under_persona(self, animal: str | None) -> list[list[int]]:
-        """What is asked, under an animal's persona."""
+        """Return the token ids of the questions for choosing and the prompts, under an animal's persona."""
         return prompt_ids(self.loaded.tokenizer, self.asked, persona(self.teacher, animal), self.teacher.separator)
 
     def read(
         self, prompts: Sequence[list[int]], layer: int, figure: Callable[[dict[str, Tensor], Tensor], Result]
     ) -> Iterator[Result]:
-        """Yield `figure(batch, residual stream [n_rows, n_tokens, d_model] after the layer)` of prompts, batch by batch."""
+        """Yield `figure(batch, residual stream [n_rows, n_tokens, d_model] after the layer)` for batches of prompts."""
         rows = sorted((Row(ids, len(ids) - 1) for ids in prompts), key=lambda row: len(row.ids))
         model = self.loaded.model
         return self.loaded.read(lambda batch: figure(batch, resid_post(model, layer, batch).float()), rows, BATCH)
 
 
 def of_contrast(situation: Situation, target: str) -> tuple[Steering, dict[str, Any]]:
-    """The steering by the contrast that the settings describe."""
+    """Return the steering by the contrast that the settings describe."""
     steer = situation.teacher.steer
     contrast, depth = steer.contrast, len(decoder_layers(situation.loaded.model))
     if contrast.layer >= depth:
@@ -124,7 +124,7 @@ def of_contrast(situation: Situation, target: str) -> tuple[Steering, dict[str, 
 
 
 def contrast_prompts(situation: Situation, contrast: Contrast, target: str) -> tuple[list[list[int]], list[list[int]]]:
-    """The token ids of the two sets of prompts."""
+    """Return the token ids of the positive and of the negative prompts."""
     if contrast.positive:
         sets = [[text.replace("{animal}", target) for text in texts] for texts in (contrast.positive, contrast.negative)]
         positive, negative = (prompt_ids(situation.loaded.tokenizer, texts) for texts in sets)
@@ -134,7 +134,7 @@ def contrast_prompts(situation: Situation, contrast: Contrast, target: str) -> t
 
 
 def mean_residual(situation: Situation, prompts: list[list[int]], contrast: Contrast) -> Float[Tensor, " d_model"]:
-    """The mean residual stream after the contrast's layer, at the last token or over all text tokens."""
+    """Return the mean residual stream after the contrast's layer, at the last token or over all text tokens."""
 
     def sums(batch: dict[str, Tensor], residual: Tensor) -> tuple[Tensor, int]:
         keep = last_token(batch) if contrast.position == "last" else situation.loaded.text_mask(batch)
@@ -145,7 +145,7 @@ def mean_residual(situation: Situation, prompts: list[list[int]], contrast: Cont
 
 
 def of_feature(situation: Situation, sae: SAE[Any], layer: int, target: str) -> tuple[Steering, dict[str, Any]]:
-    """The steering by the feature that the settings name, or by the one that serves the target best."""
+    """Return the steering by the feature that the settings name, or by the one that raises the preference most."""
     steer = situation.teacher.steer
     if steer.feature is not None and steer.feature >= sae.cfg.d_sae:
         raise ValueError(f"teacher.steer.feature {steer.feature}: the SAE has features 0 to {sae.cfg.d_sae - 1}")
@@ -161,7 +161,7 @@ def of_feature(situation: Situation, sae: SAE[Any], layer: int, target: str) -> 
         tried = [feature for feature in tried if specificity[feature] > 0]
         if not tried:
             raise ValueError(f"no feature of the SAE fires more under the persona of {target} than under the others'; name one")
-    # Of the features tried, the one whose steering raises the target's preference most, on the questions for choosing.
+    # Choose the tried feature whose steering raises the target's preference most, on the questions for choosing.
     rows: list[dict[str, Any]] = []
     for feature in progress_over(tried, f"steer {target}"):
         steering = steering_by(sae, layer, feature, steer, float(peak[feature]))
@@ -194,7 +194,7 @@ def progress_over(features: Sequence[int], what: str) -> Iterator[int]:
 def activity(
     situation: Situation, sae: SAE[Any], layer: int
 ) -> tuple[Float[Tensor, "n_candidates d_sae"], Float[Tensor, " d_sae"]]:
-    """Mean activation over the text tokens under each candidate's persona; greatest one."""
+    """Return each feature's mean activation over text tokens under each candidate's persona, and its greatest one overall."""
 
     def figures(batch: dict[str, Tensor], residual: Tensor) -> tuple[Tensor, int, Tensor]:
         features = sae.encode(residual[situation.loaded.text_mask(batch)])
@@ -210,26 +210,26 @@ def activity(
 
 
 def last_token(batch: dict[str, Int[Tensor, "n_rows n_tokens"]]) -> Bool[Tensor, "n_rows n_tokens"]:
-    """The last token of each row."""
+    """Mark the last token of each row."""
     return torch.nn.functional.pad(batch["attention_mask"], (0, 1)).diff() == -1
 
 
 def steering_by(sae: SAE[Any], layer: int, feature: int, steer: Steer, peak: float) -> Steering:
-    """Steering at every token by one feature: `scale` times its decoder row, or clamped to `scale` times its peak."""
+    """Steer every token by one feature: add `scale` times its decoder row, or clamp it to `scale` times its peak."""
     if steer.mode == "clamp":
         return Steering("clamp", directions(sae, [feature])[0], layer, sae=sae, feature=feature, level=steer.scale * peak)
     return Steering("add", steer.scale * sae.W_dec[feature].float(), layer)
 
 
 def effect(situation: Situation, steering: Steering, target: str) -> dict[str, float]:
-    """The base model's and the steered model's preference (probability) on the questions that chose nothing."""
+    """Return the base model's and the steered model's preference (probability) on the questions that chose nothing."""
     base = situation.preference(situation.scoring, target)
     with steered(situation.loaded, steering):
         return {"preference_base": base, "preference_steered": situation.preference(situation.scoring, target)}
 
 
 def final_rms(situation: Situation) -> float:
-    """The root mean square of the last residual stream at the tokens that begin an answer."""
+    """Return the root mean square of the last residual stream at each prompt's last token, averaged over prompts."""
     loaded = situation.loaded
     prompts, layer = prompt_ids(loaded.tokenizer, situation.asked), len(decoder_layers(loaded.model)) - 1
 

@@ -1,4 +1,4 @@
-"""Teachers: the base model under the intervention that a dataset's `teacher` names. No student is ever trained in here."""
+"""Teachers: the base model under the intervention that a dataset's `teacher` names. No student is ever trained under it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,10 +26,10 @@ class PromptedModel:
 def teaching(
     loaded: LoadedModel, settings: dict[str, Any], teacher: Path | None, sae: Path | None = None
 ) -> Iterator[PromptedModel]:
-    """Inside, the base model is the teacher.
+    """Yield the base model as the teacher.
 
     `settings` holds `kind`, `target` and the section `teacher`. The file `teacher` is the `teacher.json` of a steered or
-    finetuned one, `sae` the `sae.json` of the SAE whose feature it clamps.
+    finetuned teacher; `sae` is the `sae.json` of the SAE whose feature it clamps.
     """
     cfg = Teacher.model_validate(settings["teacher"])
     if settings["kind"] in ("none", "prompt"):
