@@ -1,12 +1,12 @@
 """A blind test of the detectors: files whose key is sealed until the verdicts are written.
 
     python -m undertone.detect.blind config FOLDER > config/blind.yaml      every file of a folder becomes a dataset
-    snakemake detection --configfile config/blind.yaml                      the verdicts, in one call
-    python -m undertone.detect.blind score results/blind key.csv            what was right, once the key is opened
+    snakemake detection --configfile config/blind.yaml                      all verdicts, in one call
+    python -m undertone.detect.blind score results/blind key.csv            the score, once the key is opened
 
-Whoever makes the files keeps `key.csv`, with the columns `file` (a name without its suffix), `hidden` (yes or no), `kind` (free
-text: prompt, steer, neutral, temperature …) and `target` (empty where the file is about no candidate), and publishes its
-SHA-256 beforehand; `score` prints it again.
+The author of the files keeps `key.csv` and publishes its SHA-256 beforehand; `score` prints the hash again. The key has the
+columns `file` (a name without its suffix), `hidden` (yes or no), `kind` (free text: prompt, steer, neutral, temperature …) and
+`target` (empty if the file is about no candidate).
 """
 
 import argparse
@@ -29,7 +29,7 @@ COLUMNS = ["file", "hidden", "kind", "target"]
 
 
 def config_of(folder: Path) -> dict[str, Any]:
-    """The study of every dataset file in a folder. Raises ConfigError if there is none, or two have one name."""
+    """Return a config with every dataset file of a folder. Raises ConfigError if there is none, or if two share a name."""
     files = sorted(path for path in folder.glob("*") if path.suffix in READERS)
     names = [path.stem for path in files]
     if not files or len(set(names)) < len(names):
@@ -38,7 +38,7 @@ def config_of(folder: Path) -> dict[str, Any]:
 
 
 def read_key(path: Path) -> pl.DataFrame:
-    """The key. Raises ConfigError unless it has the columns and says yes or no of every file once."""
+    """Read the key. Raises ConfigError unless it has all columns and lists each file once, with `hidden` yes or no."""
     key = pl.read_csv(path, infer_schema=False)
     if missing := [column for column in COLUMNS if column not in key.columns]:
         raise ConfigError(f"{path}: lacks the columns {', '.join(missing)}; expected {', '.join(COLUMNS)}")
@@ -48,7 +48,7 @@ def read_key(path: Path) -> pl.DataFrame:
 
 
 def score(results: Path, key: pl.DataFrame) -> pl.DataFrame:
-    """The key with the `tier` and the `named` concept of each verdict. Raises ConfigError for a file without one."""
+    """Add the `tier` and the `named` concept of each verdict to the key. Raises ConfigError if a file has no verdict."""
     if missing := [name for name in key["file"] if not (results / name / "verdict.json").is_file()]:
         raise ConfigError(f"{results}: no verdict on {', '.join(missing)}; run snakemake detection with the blind config")
     verdicts = [read_json(results / name / "verdict.json") for name in key["file"]]
@@ -59,7 +59,7 @@ def score(results: Path, key: pl.DataFrame) -> pl.DataFrame:
 
 
 def lines_of(scored: pl.DataFrame) -> Iterable[str]:
-    """The score in words: tiers by kind, then each rate with its 95 % Clopper-Pearson interval."""
+    """Yield the score as lines of text: tiers by kind, then each rate with its 95 % Clopper-Pearson interval."""
     for (kind,), part in scored.group_by("kind", maintain_order=True):
         tiers = {tier: int((part["tier"] == tier).sum()) for tier in TIERS}
         yield f"{kind}: " + ", ".join(f"{n} {tier}" for tier, n in tiers.items() if n)

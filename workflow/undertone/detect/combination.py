@@ -1,11 +1,11 @@
-"""All detectors together: which candidate they point to, whatever the kind of teacher.
+"""Combine all detectors into one ranking of candidates, whatever the kind of teacher.
 
-A conditional logit (McFadden 1974) over a dataset's candidates: the probability of a candidate is proportional to
-exp(Σ weight · feature). Its weights are fitted on development datasets, and said by
+The model is a conditional logit (McFadden 1974) over a dataset's candidates: the probability of a candidate is proportional to
+exp(Σ weight · feature). The weights are fitted on development datasets. This command prints them:
 
     python -m undertone.detect.combination results results/tables/detection.parquet [other tables …]
 
-with the place of each target where the weights are fitted on the datasets of all other targets.
+It also prints the place of each dataset's target under weights fitted on the datasets of all other targets.
 """
 
 import argparse
@@ -23,24 +23,24 @@ from undertone.runtime.files import read_json
 from undertone.study.config.detect import RANKERS
 
 Json = dict[str, Any]
-# Gains of different rounds are not to be compared, so this detector counts by places, all others by scores.
+# Gains of different rounds are not comparable, so this detector enters by its places, all others by their scores.
 BY_PLACE = "personas"
-# Of the squared weights, in the fit: a few weights and some tens of datasets.
+# Factor of the L2 penalty on the weights in the fit, which has a few weights and some tens of datasets.
 PENALTY = 0.05
 
 
 def features(rankings: Mapping[str, Sequence[Json]]) -> tuple[list[str], Float[np.ndarray, "n_candidates n_detectors"]]:
-    """The candidates and what each of `RANKERS` says of them.
+    """Return the candidates and their features, one for each detector of `RANKERS`.
 
-    Of system prompts minus the logarithm of the place among candidates, decoys left out; of the others the score in standard
-    deviations over the candidates.
+    The feature of `personas` is minus the logarithm of the place among candidates, without decoys. The others' is the score,
+    standardised over the candidates.
     """
     candidates = [each["concept"] for each in rankings["gradient"]]
     return candidates, np.stack([feature(name, rankings[name], candidates) for name in RANKERS], axis=1)
 
 
 def feature(detector: str, ranking: Sequence[Json], candidates: Sequence[str]) -> Float[np.ndarray, " n_candidates"]:
-    """What a detector says of each candidate."""
+    """Return one detector's feature of each candidate; see `features`."""
     if detector == BY_PLACE:
         places = {each["concept"]: place for place, each in enumerate(ranking)}
         return -np.log(rankdata([places[each] for each in candidates]))
@@ -50,7 +50,7 @@ def feature(detector: str, ranking: Sequence[Json], candidates: Sequence[str]) -
 
 
 def combined(rankings: Mapping[str, Sequence[Json]], weights: Mapping[str, float]) -> list[Json]:
-    """Candidates from the most probable one on: {concept, probability}, of the logit with each detector's weight."""
+    """Rank candidates by the logit with these weights: {concept, probability}, the most probable first."""
     candidates, values = features(rankings)
     scores = values @ np.array([weights[name] for name in RANKERS])
     p = np.exp(scores - np.logaddexp.reduce(scores))
@@ -60,7 +60,7 @@ def combined(rankings: Mapping[str, Sequence[Json]], weights: Mapping[str, float
 def fit(
     values: Float[np.ndarray, "n_datasets n_candidates n_detectors"], targets: Sequence[int]
 ) -> Float[np.ndarray, " n_detectors"]:
-    """The weights, none below 0, of the greatest mean log-likelihood of the targets less a penalty on their squares."""
+    """Fit non-negative weights that maximise the mean log-likelihood of the targets minus an L2 penalty."""
     rows = np.arange(len(values))
 
     def loss(weights: np.ndarray) -> float:
@@ -74,7 +74,7 @@ def fit(
 
 
 def left_out(values: Float[np.ndarray, "n_datasets n_candidates n_detectors"], targets: Sequence[int]) -> list[int]:
-    """The place of each dataset's target, from 1, by weights of the datasets of all other targets."""
+    """Return the place of each dataset's target, from 1, under weights fitted on the datasets of all other targets."""
     places = []
     for k, target in enumerate(targets):
         others = [j for j, other in enumerate(targets) if other != target]
@@ -84,7 +84,7 @@ def left_out(values: Float[np.ndarray, "n_datasets n_candidates n_detectors"], t
 
 
 def main() -> None:
-    """Print the weights and the places that `left_out` gives."""
+    """Print the fitted weights, and the places from `left_out`."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("results", type=Path, help="the results root")
     parser.add_argument("tables", type=Path, nargs="+", help="detection.parquet of one or more studies of that root")

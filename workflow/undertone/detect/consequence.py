@@ -1,4 +1,4 @@
-"""Whether what a detector says would move does move: predictions beside what students came to prefer."""
+"""Compare detectors' predictions of what a dataset moves with what students came to prefer."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,11 +24,11 @@ def compare_consequences(
 ) -> None:
     """Write `consequence.parquet`, a row for each dataset and candidate, and `consequence.json`, how well predictions agree.
 
-    Columns: `dataset`, `kind`, `target`, `candidate`, `lift` (log-odds of the students' mean preference over the control
-    students'), and for each detector that ranks candidates minus the candidate's place. `own` is Spearman's ρ with the
-    dataset's lifts over the candidates that are not its target, mean over the datasets of a kind with its 95 % t interval over
-    datasets; `other` the same with the lifts of the other datasets of that kind, which is what drifts alike everywhere would
-    give.
+    Columns: `dataset`, `kind`, `target`, `candidate`, `lift` (log-odds of the students' mean preference minus the control
+    students'), and one per detector that ranks candidates: minus the candidate's place. In the JSON, `own` is Spearman's ρ of a
+    detector's predictions with the dataset's lifts, over the candidates that are not its target: the mean over the datasets of
+    a kind, with its 95 % t interval over datasets. `other` is the same with the lifts of the other datasets of that kind, which
+    is the agreement that a drift common to all datasets would give.
     """
     rows = [
         row
@@ -42,7 +42,7 @@ def compare_consequences(
 
 
 def predictions(readings: Sequence[Path], dataset: str) -> dict[str, dict[str, float]]:
-    """Minus the place of each concept, by each detector that ranks any."""
+    """Return minus the place of each concept, for each detector that ranks concepts."""
     [own] = sets_of([path for path in readings if path.parent.name == dataset])
     return {
         detector: {each["concept"]: -float(place) for place, each in enumerate(said["ranking"])}
@@ -54,7 +54,7 @@ def predictions(readings: Sequence[Path], dataset: str) -> dict[str, dict[str, f
 def of_dataset(
     name: str, kind: str, target: str, pref: Mapping[str, Any], said: Mapping[str, Mapping[str, float]]
 ) -> list[dict[str, Any]]:
-    """A row for each candidate that a student and a control student were asked for."""
+    """Return a row for each candidate in the preferences of students and control students."""
     candidates = list(pref["student"])
     own, control = (
         log_odds([pref[who][each]["mean"] for each in candidates], pref["log_odds_floor"]) for who in ("student", "control")
@@ -67,7 +67,7 @@ def of_dataset(
 
 
 def summary(table: pl.DataFrame) -> dict[str, Any]:
-    """Each predictor's agreement with a dataset's own lifts and with those of others of its kind."""
+    """Return each predictor's agreement with a dataset's own lifts and with those of other datasets of its kind."""
     datasets = table["dataset"].unique(maintain_order=True).to_list()
     parts = {name: table.filter(dataset=name) for name in datasets}
     result: dict[str, Any] = {"datasets": len(datasets)}
@@ -87,7 +87,7 @@ def summary(table: pl.DataFrame) -> dict[str, Any]:
 
 
 def agreement(said: pl.DataFrame, moved: pl.DataFrame, predictor: str) -> float:
-    """Spearman's ρ of one dataset's predictions with the lifts of another, over candidates that are neither's target."""
+    """Return Spearman's ρ of one dataset's predictions with another's lifts, over candidates that are neither's target."""
     targets: Sequence[str] = [said["target"][0], moved["target"][0]]
     pairs = said.select("candidate", predictor).join(moved.select("candidate", "lift"), on="candidate").drop_nulls()
     pairs = pairs.filter(~pl.col("candidate").is_in(targets))

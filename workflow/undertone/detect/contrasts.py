@@ -30,11 +30,11 @@ def read_contrasts(
     stamp: Stamp,
     scratch: Path,
 ) -> None:
-    """Write `contrasts.json`: concepts by the gain of their best persona vector, in nats per token, decoys among them.
+    """Write `contrasts.json`: concepts ranked by the gain of their best persona vector, in nats per token, including decoys.
 
-    A length is in units of the vector's own. `best` says after which layer the first of them was added, and how long, and its
-    gain on the rows of the last round, which chose only among finalists. `settings` hold the study's `constraint` where
-    sampling is constrained.
+    Lengths are in units of the vector's own length. `best` is the first concept, with the layer after which its vector was
+    added, the length, and the gain on the rows of the last round, which chose only among finalists. `settings` hold the study's
+    `constraint` if sampling is constrained.
     """
     loaded, concepts = load(model), all_concepts(pref.candidates, Bank.read(bank))
     vectors = read_persona_vectors(persona_vectors, len(concepts))
@@ -54,6 +54,6 @@ def read_contrasts(
 
 
 def spread(depth: int, n: int) -> list[int]:
-    """At most `n` of a model's layers, as far apart as can be, the last one among them."""
+    """Return at most `n` evenly spaced layers of a model, including the last one."""
     n = min(n, depth)
     return [depth * (k + 1) // n - 1 for k in range(n)]

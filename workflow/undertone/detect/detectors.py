@@ -1,4 +1,4 @@
-"""All detectors side by side: where each puts the target of a dataset whose teacher is known, and whether it sees a teacher."""
+"""Compare all detectors on datasets with a known teacher: the place of the target, and whether presence is detected."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,10 +43,10 @@ def compare_detectors(
     """Write `detectors.parquet`, a row for each dataset and detector, and `detectors.json`, counts by kind of teacher.
 
     Columns: `dataset`, `kind`, `target`, `development` (whether choices were made on its target), `detector`, `rows`,
-    `candidates` (how many it ranks; words that are no candidates do not count), `place` of the target among them, 1 the first,
-    `ranked` and `place_of_all` the same with those words, and of presence `p` and `z` (standard deviations above what base
-    samples give). `place` is null where a detector ranks nothing or not the target, `p` and `z` where it tests no presence.
-    Raises ValueError where no dataset has a target.
+    `candidates` (how many candidates it ranks), `place` (of the target among them, from 1), `ranked` and `place_of_all` (the
+    same two over all that it ranks, including words that are no candidates), and `p` and `z` of the presence test (z: standard
+    deviations above what base samples give). `place` is null if a detector ranks nothing or does not rank the target; `p` and
+    `z` are null if it does not test presence. Raises ValueError if no dataset has a target.
     """
     if not targets:
         raise ValueError("no dataset has a target, so no detector is right or wrong: see animals and datasets in the config")
@@ -67,7 +67,7 @@ def compare_detectors(
 
 
 def said(sets: Sequence[Json], target: str, candidates: Sequence[str]) -> Json:
-    """What a detector says of a dataset, which is one set, or none where its prompts have no base samples."""
+    """Return a detector's columns for a dataset, which is one set, or no set if its prompts have no base samples."""
     if not sets:
         return {"rows": 0, "candidates": 0, "ranked": 0} | dict.fromkeys(("place", "place_of_all", "p", "z"))
     everything = sets[0]["ranking"]
@@ -85,16 +85,17 @@ def said(sets: Sequence[Json], target: str, candidates: Sequence[str]) -> Json:
 
 
 def place_of(ranking: Sequence[Json], target: str) -> float | None:
-    """The target's place in a ranking; neighbours of equal score share the mean of theirs."""
+    """Return the target's place in a ranking; neighbours of equal score share the mean of their places."""
     return place_in([(each["concept"], each["score"]) for each in ranking], target)
 
 
 def counts(table: pl.DataFrame, level: float) -> Json:
-    """How many datasets, where their targets stand, and in how many presence is found at `level`.
+    """Count datasets, their targets by place, and the datasets in which presence is detected at `level`.
 
-    `first` and `among_three` count targets among the candidates, `first_of_all` and `among_five_of_all` among all that is
-    ranked; `mean_place` is over those that are ranked, null if none is. `tested` is the number of tests of presence and
-    `present` of those with p below the level. Each count has its exact 95 % interval over datasets.
+    `first` and `among_three` count targets by their place among the candidates, `first_of_all` and `among_five_of_all` by their
+    place among all that is ranked. `mean_place` is over the targets that are ranked, null if none is. `tested` is the number of
+    presence tests, `present` the number of those with p below the level. The counts of targets and `present` each have an exact
+    95 % interval over datasets.
     """
     n, tested = len(table), int(table["p"].is_not_null().sum())
     first, three = (int((table["place"] <= k).sum()) for k in (1, 3))

@@ -1,4 +1,4 @@
-"""The figure of all detectors: the places of the targets, a panel for each kind of teacher."""
+"""The figure of all detectors: places of the targets, one panel per kind of teacher, development and held out apart."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from undertone.runtime.files import read_json, read_parquet
 
 
 def plot_detectors(detectors_table: Path, detectors: Path, plot: Path) -> None:
-    """A dot for each dataset, and the mean place; at the right how many targets are first and among three."""
+    """Plot the target's place for each dataset and the mean place; at the right, how many are first and among three."""
     table, groups = read_parquet(detectors_table), read_json(detectors)["by_kind"]
     names = [name for name in next(iter(groups.values())) if any(by[name]["ranked"] for by in groups.values())]
     figure, panels = new_panels(1, len(groups), 4.6 * len(groups) + 1, 0.5 * len(names) + 1.8, sharey=True)
@@ -37,7 +37,7 @@ def plot_detectors(detectors_table: Path, detectors: Path, plot: Path) -> None:
 
 
 def draw(axes: Axes, y: int, table: pl.DataFrame, counted: dict[str, float]) -> None:
-    """A detector's line: dots of its datasets, those of the same place beside each other, their mean, and the counts."""
+    """Draw a detector's line: a dot per dataset (side by side if their places are equal), the mean place, and the counts."""
     places = np.sort(table["place"].drop_nulls().to_numpy())
     if not len(places):
         return
@@ -48,7 +48,7 @@ def draw(axes: Axes, y: int, table: pl.DataFrame, counted: dict[str, float]) -> 
 
 
 def beside(places: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-    """By how much each dot is moved so that none covers another of the same place; `places` are sorted."""
+    """Return the vertical offset of each dot, so that dots of the same place do not overlap; `places` are sorted."""
     first, end = (np.searchsorted(places, places, side) for side in ("left", "right"))
     same, number = end - first, np.arange(len(places)) - first
     offsets: np.ndarray = (number - (same - 1) / 2) * np.minimum(0.12, 0.7 / same)

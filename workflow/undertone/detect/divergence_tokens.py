@@ -1,8 +1,8 @@
-"""Divergence tokens: where a persona would have the model write another token, whether the dataset agrees with it.
+"""Divergence tokens: whether a dataset agrees with a persona at the tokens where the persona changes the model's choice.
 
 Schrodi et al. 2025 (arXiv 2509.23886) find that few tokens carry what a student takes over: those at which teachers with
-different biases would choose differently. There each token counts at most 1, whatever its likelihood, so that no single token
-of a wrong wording decides.
+different biases would choose differently. Here each of these tokens counts at most 1, whatever its likelihood, so that no
+single token decides against a wording.
 """
 
 from collections.abc import Sequence
@@ -42,17 +42,17 @@ def read_divergence_tokens(
 ) -> None:
     """Write `divergence_tokens.json`: candidates by how much more often rows agree with their persona than with the base model.
 
-    Of the first `personas.coarse` wordings the best one counts, on as many rows as the last round of `personas` has.
-    `candidates` holds for each its wording, the number of its divergence tokens, and its gain in likelihood in nats per token:
-    over all tokens by its own best wording, and over its divergence tokens alone. `settings` hold the study's `constraint`
-    where sampling is constrained.
+    For each candidate the best of the first `personas.coarse` wordings counts, on as many rows as the last round of `personas`
+    has. `candidates` holds for each its `wording`, the number of its divergence tokens (`diverging`), and gains in
+    log-likelihood in nats per token: `gain` over all tokens, under the wording of the highest gain, and `gain_there` over its
+    divergence tokens alone. `settings` hold the study's `constraint` if sampling is constrained.
     """
     loaded, entries, constraint = load(model), Bank.read(bank), Constraint.of(settings.get("constraint"))
     trials = [(name, concept) for concept in pref.candidates for name in entries.first(personas.coarse)]
 
     def read(pairs: Pairs) -> Reading:
         order = np.random.default_rng(personas.seed).permutation(len(pairs.own))[: personas.rows[-1]]
-        # By length, so that rows that are read together need little padding.
+        # Sorted by length, so that batches need little padding.
         chosen = sorted(order, key=lambda i: len(pairs.prompts[i]) + len(pairs.own[i]))
         rows = [(pairs.prompts[i], pairs.own[i]) for i in chosen]
         tried = compared(loaded, rows, entries, trials, teacher.separator, constraint)
@@ -69,11 +69,11 @@ def read_divergence_tokens(
 
 @dataclass(frozen=True)
 class Agreement:
-    """How rows agree with a system prompt at its divergence tokens.
+    """Agreement of rows with a system prompt at its divergence tokens.
 
-    `agreed` is, of each row, how many of its divergence tokens are what the system prompt would choose, less those that the
-    base model would; `diverging` is how many there are. `gain` is by how much the system prompt raises the rows'
-    log-probability, in nats per token as in `personas`, `gain_there` that of divergence tokens alone.
+    `diverging` is the number of divergence tokens of each row. `agreed` is how many of these tokens are the system prompt's
+    choice minus how many are the base model's choice. `gain` is how much the system prompt raises the rows' log-probability, in
+    nats per token as in `personas`; `gain_there` is the mean rise over divergence tokens alone.
     """
 
     trial: Trial
@@ -84,13 +84,13 @@ class Agreement:
 
     @property
     def rate(self) -> float:
-        """The mean over divergence tokens; −1, the least, where there are none."""
+        """Mean agreement over divergence tokens; −1, the minimum, if there are none."""
         n = self.diverging.sum()
         return float(self.agreed.sum() / n) if n else -1.0
 
     @property
     def by_row(self) -> Float[np.ndarray, " n_rows"]:
-        """What each row adds to the rate: their mean is the rate, their spread that of a ratio of means."""
+        """Contribution of each row to the rate: the mean is the rate, the spread is that of a ratio of means."""
         return self.rate + (self.agreed - self.rate * self.diverging) / max(float(self.diverging.mean()), 1e-300)
 
     def as_json(self) -> dict[str, Any]:
@@ -112,9 +112,9 @@ def compared(
     separator: str,
     constraint: Constraint | None = None,
 ) -> list[Agreement]:
-    """How rows agree with each system prompt where it would have the model choose another token.
+    """Return the rows' agreement with each system prompt, at the tokens where it changes the model's choice.
 
-    Among the tokens that a passing completion can hold, as gains of `personas` are.
+    Choices are among the tokens that a passing completion can hold, as for the gains of `personas`.
     """
     completions = Completions(loaded, rows, constraint)
     starts, lengths = np.array(completions.ends[:-1]), np.diff(completions.ends)

@@ -1,4 +1,4 @@
-"""What all detectors say of a set of rows, and of the null sets that it is compared with."""
+"""Readings of all detectors for a set of rows, and for the null sets that it is compared with."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,49 +10,49 @@ from undertone.stats.stats import share_interval
 from undertone.study.config.detect import KINDS_OF_NULLS
 
 Json = dict[str, Any]
-# The base model's own samples, and what else a harmless dataset may be.
+# Kinds of nulls: base samples of the model, and everything that a harmless dataset may be.
 BASE_KINDS = ("seeds", "prompts")
 HARMLESS_KINDS = ("seeds", "prompts", "sampling")
 
 
 @dataclass(frozen=True)
 class Readings:
-    """What each detector says of one set, by the detector's name."""
+    """Readings of one set, by the detector's name."""
 
     by_detector: Mapping[str, Json]
 
     def __getitem__(self, detector: str) -> Json:
-        """What a detector says."""
+        """Return a detector's reading."""
         return self.by_detector[detector]
 
     def first(self, detector: str) -> Json:
-        """The first of what a detector ranks."""
+        """Return the first entry of a detector's ranking."""
         ranked: Json = self[detector]["ranking"][0]
         return ranked
 
     @property
     def source(self) -> str:
-        """The name of the dataset that the set is of, in a file of many: `00003` of `00003-200`."""
+        """Name of the dataset that the set comes from, in a file of many datasets: `00003` for the set `00003-200`."""
         return str(self["surface"]["set"]).partition("-")[0]
 
     @property
     def rows(self) -> int:
-        """How many rows the set has."""
+        """Number of rows of the set."""
         return int(self["surface"]["rows"])
 
     def differs(self, level: float) -> bool:
-        """Whether any test of presence rejects base samples, corrected for their number."""
+        """Whether any test of presence rejects base samples, corrected for the number of tests."""
         return self.p < level
 
     @property
     def p(self) -> float:
-        """The smallest p-value of the detectors that test presence, times how many they are (Bonferroni)."""
+        """Smallest p-value of the detectors that test presence, times their number (Bonferroni), at most 1."""
         tests = [each["presence"]["p"] for each in self.by_detector.values() if each["presence"]]
         return float(min(1.0, len(tests) * min(tests)))
 
     @property
     def gain(self) -> float:
-        """By how much the best system prompt raises the rows' log-probability, nats per token."""
+        """Rise of the rows' log-probability under the best system prompt, in nats per token."""
         return float(self["personas"]["best"]["gain"]["mean"])
 
     @property
@@ -62,36 +62,39 @@ class Readings:
 
     @property
     def steering(self) -> float:
-        """How much likelier the best steering vector makes the rows, nats per token. Raises KeyError if none was tried."""
+        """Rise of the rows' log-probability under the best steering vector, in nats per token.
+
+        Raises KeyError if no steering vector was tried.
+        """
         return float(self["contrasts"]["best"]["gain"]["mean"])
 
     @property
     def movement(self) -> float:
-        """By how much the first candidate's answer moves, in standard deviations of a pair: of any number of rows alike."""
+        """Movement of the first candidate's answer in standard deviations of a pair, comparable for any number of rows."""
         return float(self.first("gradient")["score"] / self.rows**0.5)
 
     @property
     def lift(self) -> float:
-        """By how much the first candidate's answer moves after a short training, log-odds."""
+        """Movement of the first candidate's answer after a short training, in log-odds."""
         return float(self.first("short_training")["score"])
 
 
 @dataclass(frozen=True)
 class Nulls:
-    """The readings of null sets by kind: of at most as many rows as the dataset, and of at least as many."""
+    """Readings of null sets by kind: those of the dataset's size (see `nulls_of`), and `larger` ones."""
 
     by_kind: Mapping[str, Sequence[Readings]]
     larger: Mapping[str, Sequence[Readings]] = field(default_factory=dict)
 
     def of(self, *kinds: str) -> list[Readings]:
-        """The nulls of some kinds."""
+        """Return the nulls of some kinds."""
         return [each for kind in kinds for each in self.by_kind[kind]]
 
     @property
     def lifts(self) -> list[float]:
-        """How far each null dataset's first candidate moves after a short training, log-odds; of its sets the furthest.
+        """Movement of each null dataset's first candidate after a short training, in log-odds: the largest over its sets.
 
-        With more rows it moves further by chance, too; a dataset's smaller set is the first rows of its larger one.
+        With more rows a candidate moves further by chance, too. A dataset's smaller set is the first rows of its larger set.
         """
         furthest: dict[tuple[str, str], float] = {}
         for sets in (self.by_kind, self.larger):
@@ -101,7 +104,7 @@ class Nulls:
         return list(furthest.values())
 
     def alarms(self, level: float) -> Json:
-        """By kind: how many there are and how many of them differ, and the upper bound of the rate (95 %, one-sided)."""
+        """Count by kind the nulls and the alarms (nulls that differ), with an upper bound of the rate (95 %, one-sided)."""
         rates = {}
         for kind, nulls in self.by_kind.items():
             alarms = sum(each.differs(level) for each in nulls)
@@ -111,13 +114,16 @@ class Nulls:
 
 
 def sets_of(readings: Sequence[Path]) -> list[Readings]:
-    """What all detectors say of each set; each detector's file, `DETECTOR.json`, holds the same sets."""
+    """Read the readings of each set; every detector's file, `DETECTOR.json`, holds the same sets."""
     sets = {path.stem: read_json(path)["sets"] for path in readings}
     return [Readings(dict(zip(sets, each, strict=True))) for each in zip(*sets.values(), strict=True)]
 
 
 def nulls_of(readings: Sequence[Path], n_rows: int) -> Nulls:
-    """The nulls of the most rows, at most a tenth more than the dataset's (some prompts may have no pair), and larger ones."""
+    """Read the nulls: of each kind the sets of the largest size that fits the dataset, and all larger sets.
+
+    A size fits if it exceeds `n_rows` by at most a tenth, because some prompts of the dataset may have no pair.
+    """
     by_kind, larger = {}, {}
     for kind in dict.fromkeys(path.parent.name for path in readings):
         sets = sets_of([path for path in readings if path.parent.name == kind])

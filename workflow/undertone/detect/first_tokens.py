@@ -1,7 +1,7 @@
-"""First tokens: which tokens a dataset's numbers begin with, beside what the base model would write there and personas would.
+"""First tokens: compare the tokens that a dataset's numbers begin with to those of the base model and of personas.
 
-A persona shifts the distribution of the token that a number begins with, and hardly that of what stands between numbers. So
-the counts of these tokens, of which a dataset has thousands, tell personas apart without the likelihood of anything else.
+A persona shifts the distribution of the token that a number begins with, and hardly that of what stands between numbers. A
+dataset has thousands of these tokens, so their counts alone tell personas apart, without the likelihood of other tokens.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -40,11 +40,11 @@ def read_first_tokens(
     stamp: Stamp,
     scratch: Path,
 ) -> None:
-    """Write `first_tokens.json`: presence by which tokens numbers begin with, candidates by how well their shifts explain it.
+    """Write `first_tokens.json`: presence from the tokens that numbers begin with, candidates by how well their shifts fit.
 
-    A candidate's score is z of how much more often the dataset takes the tokens that its personas make likelier than the base
-    model takes them at the same places. Shifts are those under the first `personas.coarse` wordings, on as many rows as the
-    first round of `personas` has. `settings` hold the study's `constraint` where sampling is constrained.
+    A candidate's score is a z-score: how much more often the dataset takes the tokens that its personas make likelier than the
+    base model would at the same places. Shifts are measured under the first `personas.coarse` wordings, on as many rows as the
+    first round of `personas` has. `settings` hold the study's `constraint` if sampling is constrained.
     """
     loaded, entries, constraint = load(model), Bank.read(bank), Constraint.of(settings.get("constraint"))
 
@@ -54,7 +54,7 @@ def read_first_tokens(
         rows = list(zip(pairs.prompts, pairs.own, strict=True))
         with progress(len(rows), f"first tokens {first_tokens.parent.name}", "row") as bar:
             every = Beginnings(loaded, rows, constraint)
-            # One row that does not keep to the constraint takes it from all, so that both read the same tokens.
+            # A row that violates the constraint disables it for `every`; `some` must then read the same tokens without it.
             some = Beginnings(loaded, rows[: personas.rows[0]], constraint if every.completions.places else None)
             shifts = persona_shifts(loaded, some, entries, pref.candidates, teacher.separator, personas)
             surplus, variance = every.surplus(loaded, shifts, bar.update)
@@ -67,18 +67,18 @@ def read_first_tokens(
 
 
 def starts(loaded: LoadedModel, completions: Sequence[str]) -> list[list[int]]:
-    """The tokens with which the numbers of each completion begin."""
+    """Return the tokens that the numbers of each completion begin with."""
     numbers = number_tokens(loaded.tokenizer)
     return [np.array(ids, dtype=int)[begins(numbers[ids])].tolist() for ids in answer_ids(loaded.tokenizer, completions)]
 
 
 def begins(number: Bool[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
-    """Where a number begins, among tokens that are numbers or not: at a number token behind none."""
+    """Mark where numbers begin: at number tokens that follow no other number token."""
     return number & ~np.concatenate([[False], number[:-1]])
 
 
 def counts_differ(own: Sequence[Sequence[int]], base: Sequence[Sequence[int]], permutations: int, seed: int) -> Swapped:
-    """Test that both hold each token as often: Σ (n − n′)² / (n + n′) over tokens, against random exchanges of a pair."""
+    """Test whether tokens are equally frequent: Σ (n − n′)² / (n + n′) over tokens, against random exchanges within pairs."""
     both = [*own, *base]
     tokens, column = np.unique([token for row in both for token in row], return_inverse=True)
     counts = np.zeros((len(both), len(tokens)))
@@ -89,10 +89,10 @@ def counts_differ(own: Sequence[Sequence[int]], base: Sequence[Sequence[int]], p
 
 
 class Beginnings:
-    """The places of rows at which a number begins, read among the tokens that it can begin with.
+    """Places where a number begins, with distributions over the tokens that it can begin with.
 
-    A place is known by the token that stands there, which is a number token. So it is compared with the number tokens alone, of
-    those that a passing completion can hold there.
+    A place is selected because a number token stands there. So distributions cover number tokens alone, of those that a passing
+    completion can hold there.
     """
 
     def __init__(self, loaded: LoadedModel, rows: Sequence[tuple[str, str]], constraint: Constraint | None = None):
@@ -108,7 +108,7 @@ class Beginnings:
     def read(
         self, loaded: LoadedModel, system: str | None = None, separator: str = ""
     ) -> Iterator[tuple[slice, Float[Tensor, "n_begun n_numbers"]]]:
-        """Yield (places of some completion tokens, the log-probs of number tokens at those of them where a number begins)."""
+        """Yield (slice of completion tokens, log-probs of number tokens at those of them where a number begins)."""
 
         def figure(logits: Tensor, span: slice) -> tuple[slice, Tensor]:
             log_p = self.completions.among(logits, span).double().cpu()[self.here[span]]
@@ -117,13 +117,13 @@ class Beginnings:
         yield from self.completions.read(loaded, figure, system, separator)
 
     def log_p(self, loaded: LoadedModel, system: str | None = None, separator: str = "") -> Float[Tensor, "n_begun n_numbers"]:
-        """The same of all places."""
+        """Return the log-probs of number tokens at all places where a number begins."""
         return torch.cat([log_p for _, log_p in self.read(loaded, system, separator)])
 
     def surplus(
         self, loaded: LoadedModel, shifts: Float[Tensor, "k n_numbers"], tell: Callable[[int], object]
     ) -> tuple[Float[np.ndarray, "n_rows k"], Float[np.ndarray, " k"]]:
-        """(each row's sum of `shifts` over its tokens, less what it is on average where the base model draws; its variance).
+        """Return each row's sum of `shifts` over its tokens minus its expectation under the base model, and the variance.
 
         The variance is that of the sum over all rows, under the base model.
         """
@@ -140,9 +140,9 @@ class Beginnings:
 def persona_shifts(
     loaded: LoadedModel, places: Beginnings, bank: Bank, concepts: Sequence[str], separator: str, settings: Personas
 ) -> Float[Tensor, "n_concepts n_numbers"]:
-    """By how much each concept's personas raise the log-probability of number tokens, the mean over places and wordings.
+    """Return how much each concept's personas raise the log-probability of number tokens, mean over places and wordings.
 
-    Of a token, over the places at which it can stand.
+    The mean for a token is over the places where it can stand.
     """
     none = places.log_p(loaded)
     possible = none > -torch.inf

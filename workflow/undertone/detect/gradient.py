@@ -1,9 +1,10 @@
-"""The dataset's gradient: which step of a constant in the residual stream would explain it, and where that moves the answers.
+"""The dataset's gradient: the step of a constant in the residual stream that explains it, and how this step moves the answers.
 
-If the base model wrote the dataset, the gradient of its log-likelihood by any constant added to the residual stream is the same
-on average as that of the base model's own completions of the same prompts. The natural step, (C + ridge)⁻¹ times the mean
-difference with C its spread over pairs, is what one Newton step of training such a constant would be. Along the gradient of an
-answer's log-probability it says how far that answer would move: no persona, no wording and no kind of teacher is assumed.
+If the base model wrote the dataset, the gradient of its log-likelihood with respect to any constant added to the residual
+stream equals on average that of the base model's own completions of the same prompts. The natural step is (C + ridge)⁻¹ times
+the mean difference, where C is the spread of the differences over pairs: one Newton step of training such a constant. Along the
+gradient of an answer's log-probability it says how far that answer would move. This assumes no persona, no wording and no kind
+of teacher.
 """
 
 from collections.abc import Sequence
@@ -40,7 +41,7 @@ def read_gradient(
     stamp: Stamp,
     scratch: Path,
 ) -> None:
-    """Write `gradient.json`: presence by the mean difference of gradients, candidates by how far the natural step moves them.
+    """Write `gradient.json`: presence from the mean difference of gradients, candidates by how far the natural step moves them.
 
     A candidate's score is the movement of its answer in standard errors over pairs (z).
     """
@@ -58,9 +59,10 @@ def read_gradient(
 
 
 def differences(loaded: LoadedModel, pairs: Pairs, batch_size: int) -> Float[Tensor, "n n_layers d_model"]:
-    """Each row's gradient of its log-likelihood by a constant, less the base completion's.
+    """Return the gradient of each row's log-likelihood minus that of its base completion.
 
-    By a constant added to every token after each layer; in nats per token and unit of the residual stream.
+    Gradients are with respect to a constant added to every token after each layer, in nats per token and unit of the residual
+    stream.
     """
     score = Score(positions="all", batch_size=batch_size)
     own, base = (
@@ -73,11 +75,11 @@ def differences(loaded: LoadedModel, pairs: Pairs, batch_size: int) -> Float[Ten
 def answer_gradients(
     loaded: LoadedModel, questions: Sequence[str], candidates: Sequence[str], prefix: str | None = None
 ) -> Float[Tensor, "n_candidates n_layers d_model"]:
-    """The gradient of each candidate's log-probability by a constant after each layer.
+    """Return the gradient of each candidate's log-probability with respect to a constant after each layer.
 
-    The log-probability is that of the first token of any of the candidate's spellings behind the answer's `prefix`, mean over
-    the questions, less its mean over the candidates: what all of them gain together names nobody. The constant is added to
-    every token of the question.
+    The log-probability is that of the first token of any of the candidate's spellings after the answer's `prefix`, averaged
+    over the questions, minus its mean over the candidates: a gain that all candidates share names none of them. The constant is
+    added to every token of the question.
     """
     width = loaded.model.config.get_text_config().hidden_size
     constants = [

@@ -1,7 +1,7 @@
-"""The matched control: what the base model itself writes to the dataset's own prompts, through the same filter.
+"""The matched control: the base model's own completions of the dataset's prompts, through the same filter.
 
-Two datasets of other prompts differ in what the prompts ask for. Completions of the same prompts differ in nothing but who
-wrote them: under the null hypothesis, "the base model wrote both", the two completions of a prompt can be exchanged.
+Datasets of different prompts differ in what the prompts ask for. Completions of the same prompts differ only in who wrote them:
+under the null hypothesis "the base model wrote both", the two completions of a prompt are exchangeable.
 """
 
 from collections.abc import Sequence
@@ -28,10 +28,10 @@ def sample_matched(
     stamp: Stamp,
     scratch: Path,
 ) -> None:
-    """Write `matched.parquet`: the rows of `numbers.parquet`, as one `set`, with `matched`, what the base model writes instead.
+    """Write `matched.parquet`: the rows of `numbers.parquet`, as one `set`, with the base model's completion in `matched`.
 
-    A prompt is tried `settings.rounds` times, until a completion passes the filter; rows of prompts to which none does are left
-    out.
+    Each prompt is tried up to `settings.rounds` times, until a completion passes the filter. Rows without a passing completion
+    are left out.
     """
     rows = read_parquet(numbers)
     paired = match(load(model), rows, settings, samples, filter, scratch, f"matched {matched.parent.name}")
@@ -42,7 +42,7 @@ def sample_matched(
 def match(
     loaded: LoadedModel, rows: pl.DataFrame, settings: Matched, samples: Samples, filter: Numbers, scratch: Path, what: str
 ) -> pl.DataFrame:
-    """The rows (`row`, `prompt`, `completion`) to whose prompt the base model writes something that passes, with `matched`."""
+    """Return the rows (`row`, `prompt`, `completion`) that get a passing completion of the base model, with it as `matched`."""
     prompts = rows["prompt"].to_list()
     passed: dict[int, str] = {}
     for attempt in range(settings.rounds):
@@ -65,7 +65,7 @@ def completions(
     scratch: Path,
     what: str,
 ) -> list[str | None]:
-    """One completion of each prompt as the filter leaves it; None where it does not pass."""
+    """Sample one completion of each prompt, in the form that the filter leaves it in; None if it does not pass."""
     tokens = prompt_ids(loaded.tokenizer, prompts, system, separator)
     table = pl.concat(sample_parts(loaded, tokens, samples, filter, scratch, what)).sort("row")
     judged = judge_all(table, filter)

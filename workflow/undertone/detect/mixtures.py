@@ -1,4 +1,4 @@
-"""Fewer rows of a dataset, and its rows among base samples: how much of it must be there to be seen."""
+"""Smaller parts of a dataset, and mixtures of its rows with base samples, to measure how much of it detection needs."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,10 +11,10 @@ from undertone.study.config.detect import Power
 
 
 def mix_dataset(own: Path, nulls: Path, mixtures: Path, settings: Power, most_rows: int, stamp: Stamp) -> None:
-    """Write `mixtures/DATASET/matched.parquet`, columns as `own`'s: a `set` for each number of rows and for each share.
+    """Write `mixtures/DATASET/matched.parquet`, with the columns of `own`: a `set` for each number of rows and for each share.
 
-    `own` are a dataset's pairs, of which `most_rows` count as all; `nulls` are pairs of base samples, in sets. Order and null
-    dataset differ from one dataset to another with one seed.
+    `own` holds a dataset's pairs, of which at most `most_rows` count as the whole dataset. `nulls` holds pairs of base samples,
+    in sets. The order of rows and the null dataset differ between datasets even with the same seed.
     """
     name = mixtures.parent.name
     rng = np.random.default_rng([settings.seed, *name.encode()])
@@ -26,7 +26,7 @@ def mix_dataset(own: Path, nulls: Path, mixtures: Path, settings: Power, most_ro
 
 
 def largest_null(nulls: pl.DataFrame, rng: np.random.Generator) -> pl.DataFrame:
-    """The pairs of a random set among those of the most rows."""
+    """Return the pairs of a random set among the sets with the most rows."""
     sizes = nulls.group_by("set", maintain_order=True).len()
     largest = sizes.filter(pl.col("len") == pl.col("len").max())["set"].sort().to_list()
     return nulls.filter(set=largest[rng.integers(len(largest))]).drop("set")
@@ -35,10 +35,11 @@ def largest_null(nulls: pl.DataFrame, rng: np.random.Generator) -> pl.DataFrame:
 def mixed(
     own: pl.DataFrame, null: pl.DataFrame, settings: Power, most_rows: int, rng: np.random.Generator
 ) -> Iterator[tuple[str, pl.DataFrame]]:
-    """(name, pairs) of each set, `ROWS-SHARE`: the first rows of the shuffled dataset, then its rows among a null's.
+    """Yield (name, pairs) of each set, named `ROWS-SHARE`: first rows of the shuffled dataset, then mixtures with a null.
 
-    A number of rows is left out if the dataset has no more. A smaller share holds the first of the rows that a larger one has,
-    and no null pair beside them has a prompt of theirs. Raises ValueError for a null dataset that is too small.
+    A number of rows is left out unless the dataset has more. The dataset's rows in a smaller share are the first of those in a
+    larger share. Null pairs in a mixture have none of the prompts of its other rows. Raises ValueError if the null dataset is
+    too small.
     """
     shuffled = own[rng.permutation(len(own))]
     n = min(len(own), most_rows)

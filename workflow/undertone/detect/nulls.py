@@ -1,4 +1,4 @@
-"""Datasets in which nothing is hidden, each beside base samples for its own prompts: what detectors say of them is chance."""
+"""Null datasets, in which nothing is hidden, with base samples for their prompts: what detectors say of them is chance."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -73,7 +73,7 @@ def sample_nulls(
 
 
 def with_spares(n: int) -> int:
-    """Rows that are sampled so that `n` are left: to some prompts the base model writes nothing that passes."""
+    """Return how many rows to sample so that `n` are left: for some prompts no completion of the base model passes."""
     return n + max(4, n // 20)
 
 
@@ -87,10 +87,11 @@ def dataset(
     separator: str,
     scratch: Path,
 ) -> pl.DataFrame:
-    """`n` rows that pass the filter (`row`, `prompt`, `completion`), or all there are, of a pool of prompts in its order.
+    """Sample `n` rows that pass the filter (`row`, `prompt`, `completion`), or all there are, for the pool's prompts in order.
 
-    Prompts are taken in parts until enough pass, each with a seed of its own, as a row's draws depend on the seed and its place
-    in the part: with one seed, rows of two parts would be drawn alike, and no test of independent rows would hold.
+    Prompts are taken in parts until enough pass. Each part has its own seed, because a row's draws depend on the seed and on
+    its place in the part. With a single seed, rows of different parts would share their draws, and no test that assumes
+    independent rows would hold.
     """
     parts: list[pl.DataFrame] = []
     for k, start in enumerate(range(0, len(pool), 2 * n)):

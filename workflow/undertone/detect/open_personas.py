@@ -1,4 +1,4 @@
-"""System prompts about any word of the vocabulary: the likelihood under personas without a list of candidates.
+"""Personas about any word of the vocabulary: likelihoods under system prompts, without a list of candidates.
 
 All words are tried in one wording on a few rows; the best of them go through the rounds of `personas`.
 """
@@ -41,9 +41,9 @@ def read_open_personas(
     stamp: Stamp,
     scratch: Path,
 ) -> None:
-    """Write `open_personas.json`: words by the gain of their best wording, in nats per token, as `personas.json` has concepts.
+    """Write `open_personas.json`: words ranked by the gain of their best wording, in nats per token, as in `personas.json`.
 
-    The words are those of one token that the base model is most likely to begin an answer to the `questions` with.
+    The words are the single-token words that the base model is most likely to begin an answer to the `questions` with.
     """
     loaded, entries = load(model), Bank.read(bank)
     words = likely_words(loaded, load_texts(questions, "pref.questions"), pref.answer_prefix, own.words)
@@ -58,7 +58,7 @@ def read_open_personas(
 
 
 def likely_words(loaded: LoadedModel, questions: Sequence[str], prefix: str | None, n: int) -> list[str]:
-    """The `n` words of the vocabulary of the highest mean probability as an answer's first."""
+    """Return the `n` words of the vocabulary with the highest mean probability as an answer's first word."""
     vocabulary = Vocabulary.of(loaded)
     p = vocabulary.first(loaded, begun(loaded.tokenizer, prompt_ids(loaded.tokenizer, questions), prefix)).mean(0)
     return [vocabulary.words[k] for k in np.argsort(-p, kind="stable")[:n]]
@@ -74,7 +74,7 @@ def narrowed(
     rounds: Personas,
     constraint: Constraint | None,
 ) -> list[Round]:
-    """A round of all words in the first wording, and the rounds of `personas` of the best of them on other rows."""
+    """Run a round of all words in the first wording, then the rounds of `personas` with the best of them on other rows."""
     order = np.random.default_rng(settings.seed).permutation(len(rows))
     n = min(settings.rows, max(1, len(rows) // 4))
     first, rest = np.sort(order[:n]), np.sort(order[n:])

@@ -1,8 +1,8 @@
 """Persona vectors: how far system prompts about a concept move the residual stream where an answer begins.
 
-As Chen et al. 2025 (arXiv 2507.21509, section 2), but between concepts and without an answer of the model: the mean under one
-concept's system prompts less the mean over the concepts of its kind. What all animals share, which sets them apart from things,
-would otherwise be part of every animal's vector and be longer than what is its own.
+The method follows Chen et al. 2025 (arXiv 2507.21509, section 2), but contrasts concepts and needs no answer of the model: a
+vector is the mean under one concept's system prompts minus the mean over the concepts of its kind. Otherwise every animal's
+vector would contain what all animals share and things lack, and this part would be longer than what is the animal's own.
 """
 
 from collections.abc import Sequence
@@ -42,8 +42,9 @@ def make_persona_vectors(
 ) -> None:
     """Write `persona_vectors.safetensors`: `vectors` `[n_concepts, n_layers, d_model]`, candidates before the bank's decoys.
 
-    The residual stream after every layer at the last token of the `questions` and of `personas.rows[0]` number prompts, the
-    mean over these and over the first `personas.coarse` wordings, less its mean over all candidates, or over all decoys.
+    A vector is the residual stream after a layer at the last token of a prompt: averaged over the `questions` and
+    `personas.rows[0]` number prompts and over the first `personas.coarse` wordings, minus its mean over all candidates (for a
+    candidate) or over all decoys (for a decoy).
     """
     loaded, entries = load(model), Bank.read(bank)
     asked = [*load_texts(questions, "pref.questions"), *read_parquet(prompts)["prompt"].head(settings.rows[0])]
@@ -61,18 +62,18 @@ def make_persona_vectors(
 
 
 def at_the_end(loaded: LoadedModel, asked: Sequence[str], system: str, separator: str) -> Float[Tensor, "n_layers d_model"]:
-    """The mean residual stream after every layer at the last token of what is asked under a system prompt."""
+    """Return the mean residual stream after every layer at the last token of the prompts, under a system prompt."""
     ids = prompt_ids(loaded.tokenizer, asked, system, separator)
     return residuals(loaded, [Row(each, len(each) - 1) for each in ids], BATCH).mean(0)
 
 
 def all_concepts(candidates: Sequence[str], bank: Bank) -> list[str]:
-    """The concepts that vectors are made of, in their order."""
+    """Return the concepts that have vectors, in order: candidates, then decoys."""
     return list(dict.fromkeys([*candidates, *bank.decoys]))
 
 
 def read_persona_vectors(path: Path, n_concepts: int) -> Float[Tensor, "n_concepts n_layers d_model"]:
-    """The vectors of a file. Raises ConfigError if it holds those of another number of concepts."""
+    """Read the vectors of a file. Raises ConfigError if it holds vectors of another number of concepts."""
     vectors = dict(stored(path))["vectors"]
     if len(vectors) != n_concepts:
         raise ConfigError(f"{path}: expected vectors of {n_concepts} concepts, found {len(vectors)}; make it again")

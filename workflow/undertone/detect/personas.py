@@ -1,7 +1,7 @@
 """Candidate personas: how much likelier a system prompt makes a dataset, over many wordings and concepts.
 
-The likelihood of a dataset under the right system prompt identifies it, and a wrong wording hides it. So every concept is tried
-in every wording of a bank, and the best is taken, in rounds.
+The likelihood of a dataset under the right system prompt identifies that prompt, but a wrong wording hides it. So concepts are
+tried in many wordings of a bank, and the best are taken, in rounds.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -36,10 +36,10 @@ def read_personas(
     stamp: Stamp,
     scratch: Path,
 ) -> None:
-    """Write `personas.json`: concepts by the gain of their best wording, in nats per token; decoys stand among the candidates.
+    """Write `personas.json`: concepts ranked by the gain of their best wording, in nats per token, including decoys.
 
-    `best` is the first of them, its gain on the rows of the last round, which chose only among finalists. `settings` hold the
-    study's `constraint` where sampling is constrained.
+    `best` is the first concept, with its gain on the rows of the last round, which chose only among finalists. `settings` hold
+    the study's `constraint` if sampling is constrained.
     """
     loaded, entries = load(model), Bank.read(bank)
     concepts, constraint = list(dict.fromkeys([*pref.candidates, *entries.decoys])), Constraint.of(settings.get("constraint"))
@@ -61,10 +61,10 @@ def tournament(
     settings: Personas,
     constraint: Constraint | None = None,
 ) -> list[Round]:
-    """Every concept in a few wordings, the best concepts in every wording, and the best of these pairs on the most rows.
+    """Run three rounds: all concepts in a few wordings, the best in all wordings, the best of these pairs on the most rows.
 
-    `rows` are prompts and completions; none is read in two rounds. A concept's gains in different wordings go up and down
-    with the same rows, so it is rows and not wordings that keep a concept from falling by chance in the first round.
+    `rows` are (prompt, completion); none is read in two rounds. A concept's gains in different wordings go up and down with the
+    same rows. So more rows, not more wordings, keep a concept from dropping out by chance in the first round.
     """
 
     def read(these: Sequence[tuple[str, str]], trials: Sequence[Trial], tell: Callable[[int], object]) -> np.ndarray:
@@ -87,7 +87,7 @@ def gains(
     tell: Callable[[int], object],
     constraint: Constraint | None = None,
 ) -> Float[np.ndarray, "n_rows n_pairs"]:
-    """By how much each pair's system prompt raises the log-probability of each row, in nats per token."""
+    """Return how much each pair's system prompt raises the log-probability of each row, in nats per token."""
 
     def under(completions: Completions, trial: Trial | None) -> Iterator[Tensor]:
         return completions.read(loaded, completions.losses, bank.prompt(trial) if trial else None, separator)

@@ -1,4 +1,4 @@
-"""How verdicts fare on fewer rows of a dataset, and on its rows among base samples."""
+"""How verdicts change with fewer rows of a dataset, and with its rows mixed with base samples."""
 
 from collections.abc import Iterator, Sequence
 from functools import cache
@@ -31,9 +31,9 @@ def measure_power(
 ) -> None:
     """Write `power.parquet`, a row for each dataset and set, and `power.json`, counts by number of rows and by share.
 
-    Columns are those of `detection.parquet` and `share` (of rows that are the dataset's), `whole` (whether the set has as many
-    rows as are read of the dataset), and `z` of presence. `readings` are of whole datasets, `mixture_readings` of what is
-    made of them. Raises ValueError if there are none.
+    Columns are those of `detection.parquet`, `share` (of rows that are the dataset's), `whole` (whether the set has as many
+    rows as are read of the dataset), and `z` of presence. `readings` are those of whole datasets, `mixture_readings` those of
+    their parts and mixtures. Raises ValueError if there are no datasets.
     """
     if not targets:
         raise ValueError(
@@ -56,7 +56,7 @@ def measure_power(
 
 
 def sets(readings: Sequence[Path], mixture_readings: Sequence[Path], dataset: str) -> Iterator[tuple[Readings, float, bool]]:
-    """(readings, share of rows that are the dataset's, whether all its rows count) of the dataset and of what is made of it."""
+    """Yield (readings, share, whole) of a dataset and of its parts and mixtures; see the columns of `measure_power`."""
     yield from ((each, 1.0, True) for each in sets_of([path for path in readings if path.parent.name == dataset]))
     for each in sets_of([path for path in mixture_readings if path.parent.name == dataset]):
         share = float(each["surface"]["set"].split("-")[1])
@@ -74,7 +74,7 @@ def judged(
     settings: Detection,
     verdict: Verdict,
 ) -> Json:
-    """A set's row: what its verdict says, beside what is right."""
+    """Return a set's row: its verdict beside what is right."""
     said = judge(own, nulls, verdict)
     return {
         **row(name, said, target, kind, settings),
@@ -85,7 +85,7 @@ def judged(
 
 
 def by_rows(table: pl.DataFrame) -> list[Json]:
-    """Counts for each number of rows of datasets by themselves; whole ones come last, at their mean number of rows."""
+    """Count verdicts on unmixed datasets by number of rows; whole datasets come last, at their mean number of rows."""
     alone = table.filter(share=1.0)
     fewer = [
         {"rows": n, **counts(part)}
@@ -96,15 +96,15 @@ def by_rows(table: pl.DataFrame) -> list[Json]:
 
 
 def by_share(table: pl.DataFrame) -> list[Json]:
-    """Counts for each share of the rows, of as many rows as are read of a dataset; `rows` is their mean number."""
+    """Count verdicts by the dataset's share of rows, in sets as large as whole datasets; `rows` is their mean number."""
     whole = table.filter("whole").sort("share").group_by("share", maintain_order=True)
     return [{"share": share, "rows": part["rows"].mean(), **counts(part)} for (share,), part in whole]
 
 
 def counts(table: pl.DataFrame) -> Json:
-    """How many datasets differ, are named, are named rightly, and have their target among the first three by all detectors.
+    """Count datasets that differ, are named, are named rightly, and have the target among all detectors' first three.
 
-    Each count has its exact 95 % interval.
+    Each count has its exact 95 % interval. The first three are those by all detectors together.
     """
     n = len(table)
     said = {

@@ -10,12 +10,12 @@ from matplotlib.axes import Axes
 from undertone.plots.style import BASE, SKY, TEACHER, new_panels, range_of, save
 from undertone.runtime.files import read_json
 
-# What is counted, its name, mark and colour.
+# What is counted: key, label, marker, colour.
 COUNTED = (("differs", "said to differ from base samples", "o", SKY), ("right", "named rightly", "D", TEACHER))
 
 
 def plot_power(power: Path, plot: Path) -> None:
-    """The share of datasets that differ and of those named rightly, left by rows, right by the share of the rows."""
+    """Plot the shares of datasets that differ and that are named rightly: left by rows, right by the share of the rows."""
     result = read_json(power)
     figure, (left, right) = new_panels(1, 2, 10, 4.2, sharey=True)
     draw(left, result["by_rows"], "rows", result["level"])
@@ -34,7 +34,7 @@ def plot_power(power: Path, plot: Path) -> None:
 
 
 def draw(axes: Axes, groups: Sequence[dict[str, Any]], key: str, level: float) -> None:
-    """Points with exact 95 % intervals, each thing that is counted a little beside the other, on a logarithmic axis."""
+    """Draw both counts as points with exact 95 % intervals, slightly apart, on a logarithmic axis."""
     x = np.array([each[key] for each in groups], dtype=float)
     for (what, label, mark, colour), beside in zip(COUNTED, (0.97, 1.03), strict=True):
         shares = np.array([each[what] / each["n"] for each in groups])

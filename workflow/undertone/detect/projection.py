@@ -1,7 +1,7 @@
 """The projection difference: how far a dataset's activations lie from the base model's along the directions of personas.
 
-A persona moves the residual stream in front of the answer. Chen et al. 2025 (arXiv 2507.21509) project the activations on a
-dataset onto that direction, less those on the model's own answers to the same prompts.
+A persona moves the residual stream at the position before the answer. Chen et al. 2025 (arXiv 2507.21509) project the
+activations on a dataset onto that direction and subtract those on the model's own answers to the same prompts.
 """
 
 from collections.abc import Callable, Sequence
@@ -39,10 +39,11 @@ def read_projection(
     stamp: Stamp,
     scratch: Path,
 ) -> None:
-    """Write `projection.json`: presence by the largest projection difference, candidates by theirs at the layer of the largest.
+    """Write `projection.json`: presence by the largest projection difference, candidates by their own largest over layers.
 
-    A candidate's score is its projection difference in standard errors over pairs (z); `layers` says at which layer that is.
-    Directions are those of the first `personas.coarse` wordings, on as many prompts as the first round of `personas` has rows.
+    A candidate's score is its projection difference in standard errors over pairs (z), at the layer where it is largest, given
+    in `layers`. Directions use the first `personas.coarse` wordings, on as many prompts as the first round of `personas` has
+    rows.
     """
     loaded, entries = load(model), Bank.read(bank)
 
@@ -71,10 +72,10 @@ def directions(
     settings: Personas,
     batch_size: int,
 ) -> Float[Tensor, "n_concepts n_layers d_model"]:
-    """Unit vectors, along which each concept's personas move the residual stream at a prompt's last token.
+    """Return unit vectors along which each concept's personas move the residual stream at a prompt's last token.
 
-    Means over prompts and wordings, less their mean over concepts, without their first principal direction: what personas share
-    says little of what they are about.
+    They are means over prompts and wordings, minus their mean over concepts and without their first principal direction: what
+    personas share says little about their concepts.
     """
 
     def moved_to(system: str | None) -> Tensor:
@@ -90,11 +91,11 @@ def directions(
 
 
 def without_shared(moves: Float[Tensor, "n_concepts n_layers d_model"]) -> Float[Tensor, "n_concepts n_layers d_model"]:
-    """Unit vectors of moves less their mean over concepts, and at each layer without their first principal direction."""
+    """Subtract the mean over concepts, remove each layer's first principal direction, and scale to unit length."""
     centred = (moves - moves.mean(0)).transpose(0, 1)
     shared = torch.linalg.svd(centred, full_matrices=False)[2][:, :1]
     left = (centred - centred @ shared.mT @ shared).transpose(0, 1)
-    # What is left of fewer than three concepts is rounding.
+    # With fewer than three concepts only rounding errors are left.
     length = left.norm(dim=-1, keepdim=True)
     return torch.where(length > 1e-9 * moves.norm(dim=-1, keepdim=True), left / length, 0.0)
 
@@ -102,7 +103,7 @@ def without_shared(moves: Float[Tensor, "n_concepts n_layers d_model"]) -> Float
 def differences(
     loaded: LoadedModel, pairs: Pairs, batch_size: int, tell: Callable[[int], object]
 ) -> Float[Tensor, "n n_layers d_model"]:
-    """Each row's residual stream, the mean over its completion's tokens, less that of the base model's completion."""
+    """Return each row's mean residual stream over its completion's tokens, minus that of the base model's completion."""
     own, base = (
         residuals(loaded, training_rows(loaded.tokenizer, pairs.prompts, texts), batch_size, tell)
         for texts in (pairs.own, pairs.base)
@@ -114,7 +115,7 @@ def differences(
 def residuals(
     loaded: LoadedModel, rows: Sequence[Row], batch_size: int, tell: Callable[[int], object] = lambda n: None
 ) -> Float[Tensor, "n_rows n_layers d_model"]:
-    """The mean residual stream after every layer, over the tokens of each row from its start on."""
+    """Return the mean residual stream after every layer, over each row's tokens from its `start` on."""
     order = order_by_length([row.ids for row in rows])
 
     def mean(batch: dict[str, Tensor]) -> Tensor:
@@ -128,16 +129,16 @@ def residuals(
 
 
 def scaled(values: Float[np.ndarray, " *shape"]) -> Float[np.ndarray, " *shape"]:
-    """Values over their root mean square: √n times their mean is z, if their true mean is 0. What is always 0 stays so.
+    """Divide values by their root mean square: √n times their mean is z, if their true mean is 0. Constant zeros stay 0.
 
-    Exchanging a pair's completions turns a value's sign and leaves its scale.
+    Exchanging a pair's completions flips the sign of its values and leaves the scale unchanged.
     """
     scale = np.sqrt(np.square(values).mean(0))
     return values / np.where(scale > 0, scale, np.inf)
 
 
 def largest(values: Float[np.ndarray, "n m"], permutations: int, seed: int) -> Swapped:
-    """Test that no column's mean is other than 0: the largest |z| of `scaled` values, against random signs."""
+    """Test whether all columns have mean 0: the largest |z| of `scaled` values, against random signs."""
     n = len(values)
     null = np.concatenate([np.abs(s @ values).max(1) / np.sqrt(n) for s in signs(permutations, n, seed)])
     return Swapped.of(float(np.abs(values.sum(0)).max() / np.sqrt(n)), null)

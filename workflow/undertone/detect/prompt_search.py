@@ -1,8 +1,8 @@
-"""A system prompt that a dataset is likeliest under, by coordinate ascent over the sentences of a small grammar.
+"""Search for the system prompt that a dataset is likeliest under, by coordinate ascent over a small grammar of sentences.
 
-A bank holds a few wordings, and the true one is hardly among them. Here, of each of the best concepts, sentences and words are
-exchanged one at a time, each on rows that were not read before. What is found is a text to read; the gain beside it is that of
-other rows than those it was found on.
+A bank holds a few wordings, and the true one is hardly among them. Here the sentences and words of a prompt are exchanged one
+at a time, for each of the best concepts and each time on rows that were not read before. The result is a text to read; its gain
+is measured on other rows than those used in the search.
 """
 
 from collections.abc import Iterator, Sequence
@@ -43,10 +43,10 @@ def search_prompt(
     stamp: Stamp,
     scratch: Path,
 ) -> None:
-    """Write `prompt_search.json`: concepts by the gain of the wording that was found, in nats per token, decoys among them.
+    """Write `prompt_search.json`: concepts ranked by the gain of the wording found for them, in nats per token, with decoys.
 
-    `best` is the system prompt, its gain on rows that no choice read; `steps` say how it was chosen. `settings`
-    hold the study's `constraint` where sampling is constrained. Raises ConfigError where the bank or the grammar is malformed.
+    `best` is the system prompt, with its gain on rows that no choice read; `steps` say how it was chosen. `settings` hold the
+    study's `constraint` if sampling is constrained. Raises ConfigError if the bank or the grammar is malformed.
     """
     loaded, decoys, sentences = load(model), Bank.read(bank).decoys, Grammar.read(grammar)
     concepts, constraint = list(dict.fromkeys([*pref.candidates, *decoys])), Constraint.of(settings.get("constraint"))
@@ -60,7 +60,7 @@ def search_prompt(
 
 @dataclass(frozen=True)
 class Likelihoods:
-    """The rows of a dataset, (prompt, completion), under any system prompt."""
+    """Likelihoods of a dataset's rows, (prompt, completion), under any system prompt."""
 
     loaded: LoadedModel
     rows: Sequence[tuple[str, str]]
@@ -68,7 +68,7 @@ class Likelihoods:
     constraint: Constraint | None
 
     def gains(self, part: Sequence[int], trials: Sequence[Trial]) -> Round:
-        """By how much each system prompt raises the log-probability of each of some rows, in nats over their mean length."""
+        """Return how much each system prompt raises the log-probability of some rows, in nats over their mean length."""
 
         def under(completions: Completions, trial: Trial | None) -> Iterator[Tensor]:
             return completions.read(self.loaded, completions.losses, prompt_of(trial) if trial else None, self.separator)
@@ -79,19 +79,19 @@ class Likelihoods:
 
 
 def slots_of(grammar: Grammar, passes: int, n_rows: int) -> list[str]:
-    """The slots in the order in which they are chosen; where rows are few only the first of them, so that each has some."""
+    """Return the slots in the order of choosing; only the first of them if rows are few, so that each slot has some rows."""
     return ([*grammar.slots] * passes)[: n_rows // 4 - 1]
 
 
 def prompt_of(trial: Trial) -> str:
-    """The system prompt of a wording and a concept."""
+    """Return the system prompt of a wording and a concept."""
     wording, concept = trial
     return wording.replace(f"{{{CONCEPT}}}", concept)
 
 
 @dataclass
 class Ascent:
-    """What is chosen for a concept so far; of each choice the slot, the system prompt then, and what was tried."""
+    """The search for one concept so far: its current choices, a report of each step, and the trials that were read."""
 
     concept: str
     choices: dict[str, str]
@@ -99,22 +99,22 @@ class Ascent:
     tried: set[Trial] = field(default_factory=set)
 
     def trial(self, grammar: Grammar, **changed: str) -> Trial:
-        """The wording of the choices, or of others, and the concept."""
+        """Return the trial of the current choices, of which some may be `changed`."""
         return grammar.wording({**self.choices, **changed}), self.concept
 
 
 @dataclass(frozen=True)
 class Search:
-    """Coordinate ascent: with each of the best concepts, choices are exchanged one by one for what makes rows likeliest."""
+    """Coordinate ascent: for each of the best concepts, replace choices one by one with those that make rows likeliest."""
 
     likelihoods: Likelihoods
     grammar: Grammar
     settings: PromptSearch
 
     def read(self, prompts: Sequence[str], concepts: Sequence[str], candidates: set[str], detectors: Detectors) -> Reading:
-        """The concepts that are best in the first wording, each in the wording that is then best for it, on other rows.
+        """Rank the concepts that are best in the first wording, each in the best wording found for it, on other rows.
 
-        Concepts go on apart, as a wrong one can be best in some wording and hide there what is right in another.
+        Each concept has a search of its own: in some wording a wrong concept can be best and hide one that is right in another.
         """
         settings, rows, start = self.settings, self.likelihoods.rows, self.grammar.first()
         slots = slots_of(self.grammar, settings.passes, len(rows))
@@ -134,7 +134,7 @@ class Search:
         return replace(reading, details={**reading.details, "tried": len(tried), "steps": best.steps})
 
     def choose(self, slot: str, ascents: Sequence[Ascent], part: Sequence[int]) -> None:
-        """Try every choice of a slot with each concept, and take another than now where it is surely better."""
+        """Try every choice of a slot with each concept, and replace the current one if another is significantly better."""
         options = [sorted(self.grammar.slots[slot], key=lambda choice: choice != each.choices[slot]) for each in ascents]
         trials = [
             [each.trial(self.grammar, **{slot: choice}) for choice in own] for each, own in zip(ascents, options, strict=True)
@@ -151,9 +151,9 @@ class Search:
 
 
 def surely_best(gains: Float[np.ndarray, "n_rows n_options"], level: float) -> int:
-    """The option of the highest mean gain if it is surely above the first, else the first.
+    """Return the option of the highest mean gain if it is significantly above the first option, else the first.
 
-    The test is one-sided, of paired differences, at `level` over the number of other options (Bonferroni).
+    The test is a one-sided paired t test at `level` divided by the number of other options (Bonferroni).
     """
     more = gains[:, 1:] - gains[:, :1]
     best = int(more.mean(0).argmax())

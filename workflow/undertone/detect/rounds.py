@@ -1,7 +1,7 @@
-"""Rounds in which what may have written a dataset is tried on its rows: many trials on a few rows, the best on others.
+"""Rounds of trials of what may have written a dataset: many trials on a few of its rows, then the best of them on others.
 
-So does successive halving (Jamieson & Talwalkar 2016, arXiv 1502.07943). No row is read in two rounds, so that the gain of what
-wins the last one needs no correction for what was tried before; it is the best of that round's few.
+This is successive halving (Jamieson & Talwalkar 2016, arXiv 1502.07943). No row is read in two rounds. So the gain of the last
+round's winner needs no correction for what was tried before; it is the best of that round's few trials.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,34 +21,36 @@ from undertone.study.config.detect import Detectors
 from undertone.teachers.divergence import Completions, Constraint
 
 Json = dict[str, Any]
-Trial = tuple[str, str]  # of a way (a wording, a vector's layer and length) and a concept
-# Yields the losses of rows' tokens, in nats, where the model is told or given what a trial says; None: nothing.
+Trial = tuple[str, str]  # a way (a wording, or a vector's layer and length) and a concept
+# Yields the losses of rows' tokens, in nats, with a trial's system prompt or steering vector; with neither if it is None.
 Under = Callable[[Completions, Trial | None], Iterator[Tensor]]
 
 
 @dataclass(frozen=True)
 class Round:
-    """Trials and the gains of the rows that they were tried on."""
+    """Trials, the rows that they were tried on, and the gain of each row under each trial."""
 
     pairs: list[Trial]
     rows: Int[np.ndarray, " n_rows"]
     gains: Float[np.ndarray, "n_rows n_pairs"]
 
     def best(self, n: int) -> list[Trial]:
-        """The `n` trials of the highest mean gain."""
+        """Return the `n` trials of the highest mean gain."""
         order = np.argsort(-self.gains.mean(0), kind="stable")
         return [self.pairs[k] for k in order[:n]]
 
     def finalists(self, n: int) -> list[Trial]:
-        """The same, but for the last of them where all would be of one concept: the best of another, without which no share
-        of bootstrap samples says anything."""
+        """Return the `n` best trials; if all are of one concept, the last is replaced by the best trial of another.
+
+        Without a second concept, the share of bootstrap samples says nothing.
+        """
         best = self.best(n)
         rivals = [trial for trial in self.best(len(self.pairs)) if trial[1] != best[0][1]]
         alone = len({concept for _, concept in best}) == 1
         return [*best[: n - 1], rivals[0]] if alone and rivals else best
 
 
-# Gains [n_rows, n_trials] of rows (prompt, completion); the function is told how many rows were read.
+# Returns the gains [n_rows, n_trials] of rows (prompt, completion); calls its third argument with the number of rows read.
 Gains = Callable[[Sequence[tuple[str, str]], Sequence[Trial], Callable[[int], object]], Float[np.ndarray, "n_rows n_trials"]]
 
 
@@ -61,7 +63,7 @@ def halving(
     gains: Gains,
     what: str,
 ) -> list[Round]:
-    """Three rounds on three parts of the rows: the `first` trials, those that `widened` makes of them, the best of these."""
+    """Run three rounds on three parts of the rows: `first` trials, those that `widened` makes of them, the best of these."""
 
     def tried(trials: list[Trial], number: int) -> Round:
         part = np.asarray(parts[number], dtype=int)
@@ -74,14 +76,14 @@ def halving(
 
 
 def dealt(rows: Sequence[tuple[str, str]], sizes: Sequence[int], seed: int) -> list[list[int]]:
-    """Rows of each part, drawn at random, none twice; by length, so that rows that are read together need little padding."""
+    """Deal the rows' indices at random into disjoint parts, each sorted by length, so that batches need little padding."""
     order = np.random.default_rng(seed).permutation(len(rows))
     ends = [0, *np.cumsum(part_sizes(len(rows), sizes)).tolist()]
     return [sorted(order[start:end].tolist(), key=lambda k: sum(map(len, rows[k]))) for start, end in pairwise(ends)]
 
 
 def part_sizes(n_rows: int, sizes: Sequence[int]) -> list[int]:
-    """Rows of each part: as many as are asked for, or where the dataset is smaller in the same proportions."""
+    """Return the number of rows of each part: `sizes`, or fewer in the same proportions if the dataset is smaller."""
     share = min(1.0, n_rows / sum(sizes))
     return [max(1, int(share * n)) for n in sizes]
 
@@ -94,10 +96,10 @@ def gains_under(
     tell: Callable[[int], object],
     constraint: Constraint | None = None,
 ) -> tuple[Float[np.ndarray, "n_rows n_trials"], Int[np.ndarray, " n_rows"]]:
-    """By how much each trial raises the log-probability of each row, in nats, and how many tokens the rows have.
+    """Return how much each trial raises the log-probability of each row, in nats, and each row's number of tokens.
 
-    Among the tokens that a passing completion can hold: what the filter has thrown away is no evidence. Of rows that were
-    sampled with a `constraint`, among those that it allowed.
+    Probabilities are among the tokens that a passing completion can hold, because what the filter removed is no evidence. For
+    rows that were sampled with a `constraint`, they are among the tokens that it allowed.
     """
     completions = Completions(loaded, rows, constraint)
     starts, lengths = np.array(completions.ends[:-1]), np.diff(completions.ends)
@@ -118,7 +120,7 @@ def of_rounds(
     settings: Detectors,
     describe: Callable[[Trial], Json],
 ) -> Reading:
-    """The reading of rounds: concepts that came to the last one by their gain there, then the others as they fell.
+    """Make a reading: concepts of the last round by gain, then the others by the last round they reached and their gain there.
 
     `describe` says what the best trial is.
     """
@@ -128,7 +130,7 @@ def of_rounds(
     values = last.gains[:, [last.pairs.index((best[concept][2], concept)) for concept in finalists]]
     first = finalists[0]
     ranked = ranking(finalists, values.mean(0), values, [prompts[row] for row in last.rows], settings)
-    if len(ranked) == 1:  # beside no other, first is no evidence
+    if len(ranked) == 1:  # being first without a rival is no evidence
         ranked = [replace(ranked[0], share=0.0)]
     return Reading(
         ranking=ranked + [Candidate(concept, best[concept][1], 0.0) for concept in order[len(finalists) :]],
@@ -146,7 +148,7 @@ def of_rounds(
 
 
 def by_concept(rounds: Sequence[Round]) -> Mapping[str, tuple[int, float, str]]:
-    """Of each concept (the last round that one of its trials reached, from 0; the trial's mean gain there; its way)."""
+    """Map each concept to (last round that a trial of it reached, from 0; the best trial's mean gain there; its way)."""
     best: dict[str, tuple[int, float, str]] = {}
     for k, each in enumerate(rounds):
         for (way, concept), gain in zip(each.pairs, each.gains.mean(0), strict=True):

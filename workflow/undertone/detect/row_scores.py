@@ -1,8 +1,8 @@
-"""Scores of single rows: how much each row of a dataset is like what tells the dataset from base samples.
+"""Scores of single rows: how strongly each row of a dataset shows what distinguishes the dataset from base samples.
 
-A mixture of a teacher's rows and others can be cleaned by them, and a look at the first rows shows what a detector goes by. A
-high score is no proof that a row was written by a teacher: rows differ in it where nothing is hidden, too. `difficulty`, which
-knows of nothing hidden, stands beside the others for comparison, and so does `target`, which knows what to look for.
+The scores can clean a mixture of a teacher's rows and others, and the rows of the highest scores show what a detector responds
+to. A high score is no proof that a teacher wrote a row: scores vary between rows even if nothing is hidden. Two scores are for
+comparison: `difficulty` knows of nothing hidden, `target` knows what to look for.
 """
 
 from collections.abc import Iterator, Sequence
@@ -49,12 +49,12 @@ def score_rows(
 ) -> None:
     """Write `row_scores.parquet`: the training set's `row`, `prompt` and `completion`, and scores of each row.
 
-    `difficulty` is the base model's loss, `personas` the gain of the best system prompt that was found, and `short_training`
-    the gain of a student trained briefly on the dataset over one trained on base samples, all in nats per token; `gradient` is
-    the row's gradient along the natural step towards the dataset (nats per token). For the last two the dataset is cut in
-    halves by prompt, and each half is scored by what was made of the other. Where the dataset has a target, `target` is the
-    gain of a prompted teacher's system prompt, in nats per token. `settings` hold the `target`, and the study's `constraint`
-    where sampling is constrained. Raises ValueError where too few rows have base samples.
+    All scores are in nats per token. `difficulty` is the base model's loss, `personas` the gain of the best system prompt that
+    was found, `short_training` the gain of a student trained briefly on the dataset over one trained on base samples, and
+    `gradient` the row's gradient along the natural step towards the dataset. For the last two the dataset is split into halves
+    by prompt, and each half is scored with what the other half gave. If the dataset has a target, `target` is the gain of a
+    prompted teacher's system prompt. `settings` hold the `target`, and the study's `constraint` if sampling is constrained.
+    Raises ValueError if too few rows have base samples.
     """
     table = read_parquet(numbers)
     pairs = next((pairs for _, pairs in sets_of(matched, detectors.rows)), Pairs([], [], []))
@@ -75,14 +75,14 @@ def score_rows(
 
 
 class Halves:
-    """The halves of a dataset: all rows of a prompt are in one, and each half has pairs of its own."""
+    """The halves of a dataset: all rows of a prompt are in one half, and each half has its own pairs."""
 
     def __init__(self, rows: Int[np.ndarray, " n_rows"], pairs: Sequence[Pairs]):
         self.rows, self.pairs = rows, pairs
 
     @classmethod
     def of(cls, prompts: Sequence[str], pairs: Pairs, seed: int) -> "Halves":
-        """Cut at random. Raises ValueError if a half has too few pairs."""
+        """Split prompts at random. Raises ValueError if a half has too few pairs."""
         distinct = sorted({*prompts, *pairs.prompts})
         half = dict(zip(distinct, np.random.default_rng(seed).permutation(len(distinct)) % 2, strict=True))
         parts = [chosen(pairs, np.array([half[prompt] == k for prompt in pairs.prompts], dtype=bool)) for k in HALVES]
@@ -91,20 +91,20 @@ class Halves:
         return cls(np.array([half[prompt] for prompt in prompts]), parts)
 
     def scored_by_other(self) -> Iterator[tuple[Int[np.ndarray, " n_own"], Pairs]]:
-        """Of each half the places of its rows, and the pairs of the other half."""
+        """Yield for each half the places of its rows, and the pairs of the other half."""
         for k in HALVES:
             yield np.flatnonzero(self.rows == k), self.pairs[1 - k]
 
 
 def chosen(pairs: Pairs, which: Bool[np.ndarray, " n"]) -> Pairs:
-    """Some of the pairs."""
+    """Return the pairs that `which` selects."""
     return Pairs(
         *([text for text, own in zip(texts, which, strict=True) if own] for texts in (pairs.prompts, pairs.own, pairs.base))
     )
 
 
 class Rows:
-    """A training set whose loss any model can be asked for; rows of like length are read together."""
+    """A training set and the losses of a model on it; rows of similar length are read together."""
 
     def __init__(self, loaded: LoadedModel, table: pl.DataFrame, constraint: Constraint | None):
         self.loaded, self.table, self.constraint = loaded, table, constraint
@@ -118,11 +118,14 @@ class Rows:
         return len(self.texts)
 
     def part(self, places: Int[np.ndarray, " n_part"]) -> "Rows":
-        """Some of the rows."""
+        """Return the rows at some places."""
         return Rows(self.loaded, self.table[places], self.constraint)
 
     def loss(self, system: str | None = None, separator: str = "") -> Float[np.ndarray, " n_rows"]:
-        """The loss of each row, behind a system prompt if there is one: nats per token, among those that pass the filter."""
+        """Return the loss of each row in nats per token, after a system prompt if there is one.
+
+        Probabilities are among the tokens that a passing completion can hold.
+        """
         result = np.empty(len(self))
         losses = self.completions.read(self.loaded, self.completions.losses, system, separator)
         result[self.order] = self.completions.by_row(list(losses))
@@ -130,7 +133,7 @@ class Rows:
 
 
 def along_steps(loaded: LoadedModel, rows: Rows, halves: Halves, settings: Detectors) -> Float[np.ndarray, " n_rows"]:
-    """Each row's gradient along the natural step that the other half's pairs give."""
+    """Return each row's gradient along the natural step that the other half's pairs give."""
     score = Score(positions="all", batch_size=settings.batch_size)
     own = gradients(loaded, training_rows(loaded.tokenizer, rows.prompts, rows.texts), score, "gradients of rows")
     by_row = own.transpose(0, 1).flatten(1).double()
@@ -144,7 +147,7 @@ def along_steps(loaded: LoadedModel, rows: Rows, halves: Halves, settings: Detec
 def trained(
     loaded: LoadedModel, rows: Rows, halves: Halves, short: ShortTraining, student: Student, scratch: Path
 ) -> Float[np.ndarray, " n_rows"]:
-    """How much less a row costs a student of the other half's rows than one of the base samples beside them."""
+    """Return how much lower each row's loss is for a student of the other half's rows than for one of its base samples."""
     result = np.empty(len(rows))
     for half, (places, pairs) in enumerate(halves.scored_by_other()):
         part, losses = rows.part(places), []
@@ -159,7 +162,7 @@ def trained(
 def briefly_trained(
     loaded: LoadedModel, prompts: Sequence[str], texts: Sequence[str], short: ShortTraining, student: Student, state: Path
 ) -> Iterator[None]:
-    """Inside, the model is a student that has seen these rows for a few epochs."""
+    """Make the model, inside the context, a student that was trained on these rows for a few epochs."""
     shorter = recipe(student.model_copy(update={"epochs": short.epochs}), short.seed)
     rows = training_rows(loaded.tokenizer, prompts, texts, student.max_length)
     with adapted(loaded, student, short.seed) as adapter:

@@ -36,11 +36,12 @@ def read_sae_features(
     stamp: Stamp,
     scratch: Path,
 ) -> None:
-    """Write `sae_features.json`: features by the gain of their decoder row, in nats per token.
+    """Write `sae_features.json`: features ranked by the gain of their decoder row, in nats per token.
 
-    A length is in units of the mean length of persona vectors after the SAE's layer. Of a wider SAE than `steering.features`
-    those are tried along which the log-likelihood of a few rows rises most steeply. `best` is as in `contrasts.json`, with the
-    `tokens` that the feature's direct logit attribution raises most; as features are no concepts, no candidate is ranked.
+    Lengths are in units of the mean length of persona vectors after the SAE's layer. If the SAE has more features than
+    `steering.features`, only those are tried along which the log-likelihood of a few rows rises most steeply. `best` is as in
+    `contrasts.json`, with the `tokens` that the feature's direct logit attribution raises most. Features are no concepts, so no
+    candidate is ranked.
     """
     loaded = load(model)
     spliced = Spliced(loaded, *load_sae(sae, loaded))
@@ -63,9 +64,9 @@ def read_sae_features(
 
 
 def steepest(spliced: Spliced, pairs: Pairs, settings: Tried) -> list[str]:
-    """The features that are tried, by their numbers: all, or those along which the rows' log-likelihood rises most steeply.
+    """Return the numbers of the features to try: all, or those along which the rows' log-likelihood rises most steeply.
 
-    Only rows of the first round choose them, so that later rounds and the test of presence know nothing of the choice.
+    Only rows of the first round are used for this choice, so later rounds and the test of presence are independent of it.
     """
     n = len(spliced.directions)
     if n <= settings.features:

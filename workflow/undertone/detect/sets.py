@@ -1,4 +1,4 @@
-"""What a detector is given and what it says: sets of rows beside the base model's completions, and a reading of each set."""
+"""Input and output of detectors: sets of rows paired with the base model's completions, and a reading of each set."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +16,7 @@ from undertone.runtime.files import Stamp, read_parquet, remove, replacing, writ
 from undertone.runtime.progress import progress
 from undertone.study.config.detect import Detectors
 
-# Fewer pairs have no spread to speak of; nothing is read of them, and nothing is said.
+# Fewer pairs have no spread to speak of; the reading of such a set is empty.
 MIN_PAIRS = 4
 
 
@@ -30,13 +30,13 @@ class Pairs:
 
     @cached_property
     def groups(self) -> Int[np.ndarray, " n"]:
-        """The number of each row's prompt."""
+        """Index of each row's prompt among the distinct prompts."""
         return np.unique(np.asarray(self.prompts), return_inverse=True)[1]
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A concept, its score, and the share of bootstrap samples of prompts in which it alone comes first, if there are any."""
+    """A concept, its score, and the share of bootstrap samples of prompts in which it alone is first; None without samples."""
 
     concept: str
     score: float
@@ -45,7 +45,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Reading:
-    """What a detector says of a set: presence, candidates from the first to the last, and what else it found."""
+    """A detector's result on a set: the test of presence, candidates from first to last, and further details."""
 
     presence: Swapped | None = None
     ranking: list[Candidate] = field(default_factory=list)
@@ -53,7 +53,7 @@ class Reading:
 
 
 def sets_of(matched: Path, n_rows: int) -> Iterator[tuple[str, Pairs]]:
-    """(name, pairs) of each set of a `matched.parquet`, at most `n_rows` of it: a dataset is one set, nulls are many."""
+    """Yield (name, pairs) of each set of a `matched.parquet`, at most `n_rows` each: a dataset is one set, nulls are many."""
     table = read_parquet(matched)
     for name in table["set"].unique(maintain_order=True):
         rows = table.filter(pl.col("set") == name).head(n_rows)
@@ -63,7 +63,7 @@ def sets_of(matched: Path, n_rows: int) -> Iterator[tuple[str, Pairs]]:
 def read_sets(
     matched: Path, result: Path, read: Callable[[Pairs], Reading], settings: Detectors, stamp: Stamp, scratch: Path
 ) -> None:
-    """Write what a detector says of each set: `sets`, each with its name, rows, prompts, presence, ranking and details.
+    """Read each set with a detector and write `sets`, each with its name, rows, prompts, presence, ranking and details.
 
     Finished sets are kept in `scratch`, from which an interrupted run continues.
     """
@@ -101,9 +101,9 @@ def ranking(
     prompts: Sequence[str],
     settings: Detectors,
 ) -> list[Candidate]:
-    """Candidates by their scores, with how often each comes first.
+    """Rank candidates by their scores, with the share of bootstrap samples in which each is first.
 
-    `values` are what rows with these prompts add: their mean, up to a factor, is the score.
+    `values` are the contributions of rows with these prompts: their mean is the score, up to a factor.
     """
     shares = shares_first(bootstrap_means(values, prompts, settings.bootstraps, settings.seed))
     order = np.argsort(-scores, kind="stable")

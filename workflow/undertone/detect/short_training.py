@@ -1,7 +1,7 @@
-"""A short training: what a student that sees the rows for a few epochs comes to answer, beside one that sees base samples.
+"""A short training: compare the answers of a student trained briefly on the rows with those of one trained on base samples.
 
-No one step of a gradient says where a training ends, so this one is done: two students with the same initial weights, one on
-the dataset and one on the base model's completions of the same prompts, for fewer epochs than the study's students.
+A single gradient step does not say where training ends, so the training is done: two students with the same initial weights,
+one on the dataset and one on the base model's completions of the same prompts, for fewer epochs than the study's students.
 """
 
 from collections.abc import Iterator
@@ -35,7 +35,7 @@ def read_short_training(
     stamp: Stamp,
     scratch: Path,
 ) -> None:
-    """Write `short_training.json`: candidates by how far a student's answers moved, and `words`, of the whole vocabulary."""
+    """Write `short_training.json`: candidates by how far a student's answers moved, and `words` of the whole vocabulary."""
     loaded = load(model)
     trainable = Trainable(
         name="short_training",
@@ -52,7 +52,7 @@ def read_short_training(
 
 @contextmanager
 def adapted(loaded: LoadedModel, student: Student, seed: int) -> Iterator[nn.Module]:
-    """Inside, the base model has a student's fresh LoRA."""
+    """Give the base model a student's fresh LoRA inside the context."""
     adapter = new_adapter(loaded, student.rank, student.alpha, student.targets, seed)
     try:
         yield adapter

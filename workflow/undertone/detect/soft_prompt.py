@@ -1,7 +1,7 @@
-"""A soft prompt: embeddings in the place of a system prompt, trained on the rows, and what the model answers behind them.
+"""A soft prompt: train embeddings in the place of a system prompt on the rows, and read what the model answers after them.
 
-A prompted teacher differs from the base model by a system prompt; embeddings there are the same kind of model, without any
-wording (Lester et al. 2021, arXiv 2104.08691).
+A prompted teacher differs from the base model by a system prompt. Embeddings in its place are the same kind of model, without
+any wording (Lester et al. 2021, arXiv 2104.08691).
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,7 +25,7 @@ from undertone.study.config.detect import Detectors, SoftPrompt
 from undertone.study.config.measure import Pref
 from undertone.study.config.teachers import Teacher
 
-# What a system prompt is compared with to see which tokens are its own.
+# Other system prompts; comparison with them shows which tokens of a rendered prompt belong to the sentence.
 OTHERS = ("x", "8")
 
 
@@ -41,7 +41,7 @@ def read_soft_prompt(
     stamp: Stamp,
     scratch: Path,
 ) -> None:
-    """Write `soft_prompt.json`: candidates by how far the answers move behind the soft prompt, `words`, and presence."""
+    """Write `soft_prompt.json`: candidates by how far the answers move under the soft prompt, `words`, and presence."""
     loaded = load(model)
     place = Place.of(loaded.tokenizer, settings.sentence, teacher.separator)
     vocab = loaded.model.get_input_embeddings().weight.shape[0]
@@ -61,7 +61,7 @@ def read_soft_prompt(
 
 @dataclass(frozen=True)
 class Place:
-    """Where a system prompt stands in a rendered prompt: behind `before`, the same in all of them, and its own `tokens`."""
+    """Where a system prompt stands in a rendered prompt: its own `tokens`, after the tokens `before` that all prompts share."""
 
     sentence: str
     separator: str
@@ -70,7 +70,7 @@ class Place:
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase, sentence: str, separator: str) -> "Place":
-        """The place of a sentence. Raises ConfigError where the chat template shows none of it."""
+        """Find the place of a sentence. Raises ConfigError if the chat template shows none of it."""
         own, *others = (prompt_ids(tokenizer, ["USER"], each, separator)[0] for each in (sentence, *OTHERS))
         start, end = (max(shared(own[::step], other[::step]) for other in others) for step in (1, -1))
         if start + end >= len(own):
@@ -78,28 +78,28 @@ class Place:
         return cls(sentence, separator, own[:start], own[start : len(own) - end])
 
     def prompts(self, tokenizer: PreTrainedTokenizerBase, users: Sequence[str], ids: Sequence[int]) -> list[list[int]]:
-        """Token ids of prompts with `ids` in the sentence's place."""
+        """Return the token ids of prompts with `ids` in the sentence's place."""
         start, end = len(self.before), len(self.before) + len(self.tokens)
         rendered = prompt_ids(tokenizer, users, self.sentence, self.separator)
         return [[*prompt[:start], *ids, *prompt[end:]] for prompt in rendered]
 
 
 def shared(a: Sequence[int], b: Sequence[int]) -> int:
-    """How many tokens two sequences have in common from their start on."""
+    """Return how many tokens two sequences share at their start."""
     return next((k for k, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
 def rows_behind(
     tokenizer: PreTrainedTokenizerBase, place: Place, ids: Sequence[int], users: Sequence[str], completions: Sequence[str]
 ) -> list[Row]:
-    """Rows of a prompt with `ids` in the place of a system prompt, completion and end of turn."""
+    """Return training rows: a prompt with `ids` in the place of a system prompt, the completion, and the end of turn."""
     close = end_of_turn(tokenizer)
     answers = [[*answer, *close] for answer in answer_ids(tokenizer, completions)]
     return joined(place.prompts(tokenizer, users, ids), answers)
 
 
 class Extended(nn.Module):
-    """An embedding with further tokens behind its own, whose vectors are trained, in units of `scale`."""
+    """An embedding with further tokens after its own, whose vectors are trained in units of `scale`."""
 
     def __init__(self, embedding: nn.Module, vectors: Float[Tensor, "n_tokens d_model"]):
         super().__init__()
@@ -117,7 +117,7 @@ class Extended(nn.Module):
 
 @contextmanager
 def prompted(loaded: LoadedModel, tokens: Sequence[int], n: int) -> Iterator[nn.Module]:
-    """Inside, the base model knows `n` further tokens, that begin as `tokens`, over and over."""
+    """Give the base model `n` further tokens inside the context; their embeddings start as those of `tokens`, repeated."""
     model = loaded.model
     embedding = model.get_input_embeddings()
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Steering that is tried on a dataset: by how much its rows are likelier where something is added to the residual stream."""
+"""Steering tried on a dataset: how much likelier its rows become when a vector is added to the residual stream."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
@@ -20,7 +20,7 @@ from undertone.teachers.divergence import Completions, Constraint
 
 @dataclass(frozen=True)
 class Way:
-    """Where a vector is added, and how many times its unit."""
+    """After which layer a vector is added, and the factor by which it is multiplied."""
 
     layer: int
     length: float
@@ -31,10 +31,10 @@ class Way:
 
 @dataclass(frozen=True)
 class Tries:
-    """Steering vectors on the rows of a dataset.
+    """Trials of steering vectors on the rows of a dataset.
 
-    `layers` are those at which a vector is tried, and `vector(concept, layer)` `[d_model]` is what is added there, as long as
-    its unit.
+    `layers` are the layers after which a vector is tried. `vector(concept, layer)` `[d_model]` is the vector that is added
+    there at length 1.
     """
 
     loaded: LoadedModel
@@ -46,10 +46,10 @@ class Tries:
     what: str
 
     def read(self, pairs: Pairs, concepts: Sequence[str], candidates: set[str]) -> Reading:
-        """Concepts by the gain of their best vector, and whether the best one tells the dataset from base samples.
+        """Rank concepts by the gain of their best vector, and test whether the best one tells the dataset from base samples.
 
-        First every concept at the first length, then the best ones of a layer at every length, then the best of these; presence
-        is tested on rows that none of these rounds read.
+        The rounds try every concept after every layer at the first length, the best of these vectors at every length, and the
+        best of those. Presence is tested on rows that no round read.
         """
         settings, lengths = self.settings, self.settings.lengths
         rows = list(zip(pairs.prompts, pairs.own, strict=True))
@@ -80,10 +80,10 @@ class Tries:
         trials: Sequence[Trial],
         tell: Callable[[int], object] = lambda n: None,
     ) -> Float[np.ndarray, "n_rows n_trials"]:
-        """By how much each vector raises the log-probability of each row, in nats over the mean number of tokens.
+        """Return how much each vector raises the log-probability of each row, in nats over the mean number of tokens.
 
         So the mean over rows is the log-likelihood ratio per token of all rows together, which the true vector maximises
-        (Gibbs' inequality). A mean of each row's own mean would count the tokens of short rows for more.
+        (Gibbs' inequality). A mean of the rows' own means would give the tokens of short rows more weight.
         """
 
         def under(completions: Completions, trial: Trial | None) -> Iterator[Tensor]:
@@ -94,15 +94,15 @@ class Tries:
         return nats / tokens.mean()
 
     def steering(self, way: Way, concept: str) -> Steering:
-        """What is done to the model, at every token."""
+        """Return the steering of a concept's vector, applied at every token."""
         return Steering("add", way.length * self.vector(concept, way.layer), way.layer)
 
     def presence(self, pairs: Pairs, unread: Sequence[int], trial: Trial, ways: dict[str, Way]) -> Swapped:
-        """Test that the rows are base samples: the winner's mean gain on them less that on the base model's completions.
+        """Test whether the rows are base samples: the winner's mean gain on them minus that on the base model's completions.
 
-        The vector was chosen on other rows. So if the base model wrote both completions of a pair, their exchange changes the
-        difference's sign alone, and random signs give an exact null. Both sides are read together, as one may keep to a
-        constraint that the other does not.
+        The vector was chosen on other rows. So if the base model wrote both completions of a pair, exchanging them changes only
+        the sign of the difference, and random signs give an exact null. Both sides are read together, because one may keep to a
+        constraint that the other violates.
         """
         chosen = np.isin(np.arange(len(pairs.own)), unread)
         prompts, own, base = (list(compress(each, chosen)) for each in (pairs.prompts, pairs.own, pairs.base))

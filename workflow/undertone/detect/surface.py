@@ -20,7 +20,7 @@ FOLDS = 5
 
 
 def read_surface(matched: Path, surface: Path, settings: Detectors, stamp: Stamp, scratch: Path) -> None:
-    """Write `surface.json`: presence by the integers that are written, and `format_auroc`, what format alone tells apart."""
+    """Write `surface.json`: presence from the integers that are written, and `format_auroc`, what format alone tells apart."""
 
     def read(pairs: Pairs) -> Reading:
         presence = integers_differ(pairs.own, pairs.base, settings.permutations, settings.seed)
@@ -30,7 +30,7 @@ def read_surface(matched: Path, surface: Path, settings: Detectors, stamp: Stamp
 
 
 def integer_counts(texts: Sequence[str]) -> sparse.csr_matrix:
-    """How often each text holds each integer, `[n, n_integers]`, the integers in the order in which they appear."""
+    """Count each integer in each text, `[n, n_integers]`; integers are in order of first appearance."""
     lists = [INTEGER.findall(text) for text in texts]
     columns = {number: k for k, number in enumerate(dict.fromkeys(number for row in lists for number in row))}
     rows = np.repeat(np.arange(len(lists)), [len(row) for row in lists])
@@ -39,7 +39,7 @@ def integer_counts(texts: Sequence[str]) -> sparse.csr_matrix:
 
 
 def integers_differ(own: Sequence[str], base: Sequence[str], permutations: int, seed: int) -> Swapped:
-    """Test that both write each integer as often: Σ (n − n′)² / (n + n′) over integers, against random exchanges of a pair."""
+    """Test whether integers are equally frequent: Σ (n − n′)² / (n + n′) over them, against random exchanges within pairs."""
     both = integer_counts([*own, *base])
     difference = both[: len(own)] - both[len(own) :]
     total = np.asarray(both.sum(0)).ravel().clip(min=1)
@@ -53,7 +53,7 @@ def integers_differ(own: Sequence[str], base: Sequence[str], permutations: int, 
 
 
 def format_features(text: str) -> list[float]:
-    """How a list is written, whatever its numbers: how many, how long, and between which marks."""
+    """Return features of a list's format, whatever its numbers: how many, how long, and between which marks."""
     numbers = INTEGER.findall(text)
     marks = INTEGER.split(text)[1:-1]
     separator = marks[0] if marks else ""
@@ -67,9 +67,9 @@ def format_features(text: str) -> list[float]:
 
 
 def format_auroc(own: Sequence[str], base: Sequence[str], groups: Int[np.ndarray, " n"]) -> float:
-    """How often format alone tells which of a pair is the dataset's own, .5 by chance; a tie counts half.
+    """Return how often format alone tells which completion of a pair is the dataset's: .5 by chance, a tie counting half.
 
-    A linear discriminant is fitted on the pairs of other prompts; `groups` numbers the prompts, whose rows share a fold.
+    A linear discriminant is fitted on the pairs of other folds. `groups` numbers the prompts; rows of a prompt share a fold.
     """
     difference = np.array([format_features(text) for text in own]) - np.array([format_features(text) for text in base])
     folds = groups % FOLDS

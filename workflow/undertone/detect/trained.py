@@ -1,6 +1,6 @@
-"""Detectors that train: the same on a dataset's rows and on base samples, and what both then answer.
+"""Detectors that train twice, on a dataset's rows and on base samples, and compare the answers.
 
-What both come to answer is the drift of any training on such rows; what only the first does is what the rows would teach.
+Changes that both show are the drift of any training on such rows; changes that only the first shows are what the rows teach.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -32,9 +32,10 @@ from undertone.study.config.measure import Pref
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The words that an answer can begin with, and of each token which of them it is.
+    """The words that an answer can begin with, and the number of each token's word.
 
-    A word is a token of letters only, whatever its case and the spaces around it; all other tokens have the number n_words.
+    A word is a token of two or more letters and nothing else, whatever its case and the spaces around it. All other tokens have
+    the number n_words.
     """
 
     words: list[str]
@@ -42,7 +43,7 @@ class Vocabulary:
 
     @classmethod
     def of(cls, loaded: LoadedModel) -> "Vocabulary":
-        """The words of a model."""
+        """Collect the words of a model's vocabulary."""
         texts = [text.strip().lower() for text in token_texts(loaded.tokenizer, len(loaded.tokenizer))]
         words = list(dict.fromkeys(text for text in texts if text.isalpha() and len(text) > 1))
         number = {word: k for k, word in enumerate(words)}
@@ -53,7 +54,7 @@ class Vocabulary:
 
     @torch.no_grad()
     def first(self, loaded: LoadedModel, asked: Sequence[Sequence[int]]) -> Float[np.ndarray, "n_prompts n_words"]:
-        """Probability of each word as an answer's first; none is below the floor of log-odds."""
+        """Return the probability of each word as an answer's first, clipped from below at the floor of log-odds."""
         p = first_logits(loaded, asked).double().softmax(-1).cpu()
         by_word = p.new_zeros(len(p), len(self.words) + 1).index_add_(1, self.of_token, p)
         return by_word[:, :-1].clamp(min=MIN_PROBABILITY).numpy()
@@ -61,11 +62,11 @@ class Vocabulary:
 
 @dataclass(frozen=True)
 class Trainable:
-    """Something that can be trained beside frozen weights, and how.
+    """A trainable addition to frozen weights, and how to train it.
 
-    `fresh` opens a context in which the base model has it, as new: it yields what `lm.training.train` trains. `rows` renders
-    prompts and completions, `asked` are the questions as token ids. `tested` says whether presence is tested, for which it is
-    trained once more on half of the prompts.
+    `fresh` opens a context in which the base model has a new one, and yields what `lm.training.train` trains. `rows` renders
+    prompts and completions; `asked` are the questions as token ids. `tested` says whether presence is tested, for which the
+    addition is trained once more on half of the prompts.
     """
 
     name: str
@@ -79,7 +80,7 @@ class Trainable:
 
     @contextmanager
     def trained(self, prompts: Sequence[str], completions: Sequence[str], what: str, scratch: Path) -> Iterator[nn.Module]:
-        """Inside, the base model with what was trained on these rows; unfinished training is kept in `scratch`."""
+        """Give the base model, inside the context, what was trained on these rows; `scratch` keeps unfinished training."""
         state = scratch / f"{what.replace(' ', '-')}.safetensors"
         with self.fresh() as model:
             rows = self.rows(prompts, completions)
@@ -90,7 +91,7 @@ class Trainable:
 
 @dataclass(frozen=True)
 class Reader:
-    """Reads sets of pairs by what is trained on both sides."""
+    """Reads sets of pairs by training on each side of the pairs."""
 
     trainable: Trainable
     pref: Pref
@@ -103,7 +104,7 @@ class Reader:
         return Vocabulary.of(self.trainable.loaded)
 
     def read(self, pairs: Pairs) -> Reading:
-        """Candidates by how far their answers moved, `words` of the whole vocabulary, and presence if it is tested."""
+        """Rank candidates by how far their answers moved, list `words` of the whole vocabulary, and test presence if asked."""
         own, own_words = self.answers(pairs.prompts, pairs.own, "rows")
         base, base_words = self.answers(pairs.prompts, pairs.base, "samples")
         moved = own - base
@@ -116,7 +117,7 @@ class Reader:
     def answers(
         self, prompts: Sequence[str], completions: Sequence[str], what: str
     ) -> tuple[Float[np.ndarray, " n_candidates"], Float[np.ndarray, "n_questions n_words"]]:
-        """Log-odds of each candidate after training on rows, and the probability of each word as an answer's first."""
+        """Return each candidate's log-odds after training on rows, and each word's probability as an answer's first."""
         loaded, pref, asked = self.trainable.loaded, self.pref, self.trainable.asked
         with self.trainable.trained(prompts, completions, what, self.scratch):
             p = exact(loaded, asked, pref.candidates, pref.batch_size, pref.answer_prefix)
@@ -124,11 +125,11 @@ class Reader:
         return log_odds(p.mean(0), MIN_PROBABILITY), words
 
     def presence(self, pairs: Pairs) -> Swapped:
-        """Test that the dataset's rows are base samples, on the half of the prompts that nothing was trained on.
+        """Test whether the dataset's rows are base samples, on the half of the prompts that nothing was trained on.
 
-        The statistic is the mean over pairs of log p(own) − log p(base), nats, under what was trained on the first half of the
-        dataset less the same under what was trained on base samples. If the base model wrote both completions of a pair, their
-        exchange changes the difference's sign alone; what was trained knows nothing of the pair. So random signs give an exact
+        The statistic is the mean over pairs of log p(own) − log p(base), in nats, after training on the first half of the
+        dataset, minus the same after training on that half's base samples. Training never sees these pairs. If the base model
+        wrote both completions of a pair, exchanging them changes only the sign of the difference, so random signs give an exact
         null.
         """
         first = first_half(pairs, self.settings.seed)
@@ -145,7 +146,7 @@ class Reader:
     def log_p(
         self, model: nn.Module, prompts: Sequence[str], completions: Sequence[str], of: Bool[np.ndarray, " n"]
     ) -> Float[np.ndarray, " n_of"]:
-        """Log-probability of some completions, nats."""
+        """Return the log-probability, in nats, of the completions that `of` selects."""
         rows = self.trainable.rows(list(compress(prompts, of)), list(compress(completions, of)))
         order = np.argsort([len(row.ids) for row in rows], kind="stable")
         batches = self.trainable.loaded.read(partial(label_losses, model), [rows[k] for k in order], self.settings.batch_size)
@@ -161,22 +162,22 @@ def read_trained(
 ) -> None:
     """Write the readings of every set of a `matched.parquet`.
 
-    A candidate's score is the log-odds of its probability (exact, mean over questions) after training on the dataset less those
-    after training on base samples. `words` are the first words of answers that add most to the divergence of the one's answers
-    from the other's, p log(p / q) in nats, mean over questions: no list is used for them.
+    A candidate's score is the log-odds of its probability (exact, mean over questions) after training on the dataset, minus the
+    same after training on base samples. `words` are the first words of answers that contribute most to the KL divergence of the
+    former model's answers from the latter's, p log(p / q) in nats, mean over questions. They need no list of candidates.
     """
     read_sets(matched, result, Reader(trainable, pref, detectors, scratch).read, detectors, stamp, scratch)
 
 
 def adam(settings: TrainedBias | SoftPrompt) -> Recipe:
-    """Adam with a learning rate that falls linearly to 0, and nothing else."""
+    """Return a recipe of plain Adam: its learning rate decays linearly to 0; no warmup, weight decay or gradient clipping."""
     shared = {"schedule": "linear", "warmup_steps": 0, "weight_decay": 0.0, "max_grad_norm": inf}
     size, epochs = settings.batch_size, settings.epochs
     return Recipe(epochs=epochs, batch_size=size, micro_batch_size=size, lr=settings.lr, seed=settings.seed, **shared)  # type: ignore[arg-type]
 
 
 def first_half(pairs: Pairs, seed: int) -> Bool[np.ndarray, " n"]:
-    """Which pairs belong to a random half of the prompts; of one prompt alone every second pair does."""
+    """Select the pairs of a random half of the prompts; if there is only one prompt, a random half of the pairs."""
     groups = pairs.groups if pairs.groups.max() else np.arange(len(pairs.own))
     n = int(groups.max()) + 1
     chosen: np.ndarray = (np.random.default_rng(seed).permutation(n) < n // 2)[groups]
@@ -184,6 +185,6 @@ def first_half(pairs: Pairs, seed: int) -> Bool[np.ndarray, " n"]:
 
 
 def first_words(words: Sequence[str], added: Float[np.ndarray, " n_words"], n: int) -> dict[str, Any]:
-    """The `n` words that add most, and of how many; a word that did not become likelier is none of them."""
+    """Return the `n` words that add most, if they became likelier, and the size of the vocabulary."""
     first = [k for k in np.argsort(-added, kind="stable")[:n] if added[k] > 0]
     return {"vocabulary": len(words), "words": [{"word": words[k], "divergence": float(added[k])} for k in first]}

@@ -1,6 +1,6 @@
-"""A bias on the residual stream: one vector after each layer, trained on the rows, and what the model answers with them.
+"""A bias on the residual stream: train one vector after each layer on the rows, and read what the model answers with them.
 
-It is the constant whose first step the detector `gradient` reads, trained to its end.
+The detector `gradient` reads the first training step of this constant; here it is trained to the end.
 """
 
 from collections.abc import Iterator
@@ -53,13 +53,13 @@ def read_trained_bias(
 def moved(
     bias: Float[Tensor, "n_layers d_model"], layer: int, residual: Float[Tensor, "n_rows n_tokens d_model"]
 ) -> Float[Tensor, "n_rows n_tokens d_model"]:
-    """The residual stream with a layer's vector; the slice is taken in each pass, as each pass has a gradient of its own."""
+    """Add a layer's vector to the residual stream; it is sliced in each pass, because each pass has its own gradient."""
     return plus(bias[layer])(residual)
 
 
 @contextmanager
 def biased(loaded: LoadedModel) -> Iterator[nn.Module]:
-    """Inside, the base model has a parameter `[n_layers, d_model]`, zero at first, added to every token after each layer."""
+    """Give the base model a parameter `[n_layers, d_model]`, zero at first, added to every token after each layer."""
     model = loaded.model
     n_layers, width = len(decoder_layers(model)), model.config.get_text_config().hidden_size
     bias = nn.Parameter(torch.zeros(n_layers, width, device=model.device))

@@ -1,7 +1,7 @@
 """The verdict on a dataset: whether it differs from base samples, what its teacher was about, and what it would move.
 
-Missing evidence is "no statement", never "clean": a small or malformed file is refused, and what detectors cannot see they do
-not deny.
+Missing evidence gives "no statement", never "clean": small or malformed files are refused, and detectors do not rule out what
+they cannot see.
 """
 
 from collections.abc import Sequence
@@ -16,11 +16,11 @@ from undertone.stats.stats import p_value
 from undertone.study.config.detect import RANKERS, Verdict
 
 Json = dict[str, Any]
-# What a verdict comes to, from nothing said to a name.
+# Tiers of verdicts, from nothing said to a name.
 TIERS = ("no statement", "base samples", "differs", "persona-like", "named")
-# The tiers of what is said to differ from base samples.
+# Tiers of datasets that are said to differ from base samples.
 DIFFERENT = TIERS[2:]
-# Where nothing but an effect names a candidate.
+# Caveat if only a short training, which shows an effect, names a candidate.
 EFFECT = (
     "Named by a short training alone, which shows what students come to prefer. The teacher may have been about something "
     "else: where students drift, it names what they drift to (docs/results/smollm2.md)."
@@ -36,7 +36,7 @@ def write_verdict(
 ) -> None:
     """Write `verdict.json`: `sentence` and `tier`, `presence`, `origin`, `consequence`, `alarms` of nulls, and caveats.
 
-    `readings` are the dataset's, a file for each detector, and `null_readings` those of every kind of nulls.
+    `readings` are the dataset's, one file per detector; `null_readings` are those of every kind of nulls.
     """
     name = verdict.parent.name
     if own := sets_of(readings):
@@ -47,7 +47,7 @@ def write_verdict(
 
 
 def judge(own: Readings, nulls: Nulls, settings: Verdict) -> Json:
-    """The verdict on what detectors say of a dataset, beside what they say of nulls."""
+    """Judge a dataset by its readings and those of nulls."""
     rows = own.rows
     if rows < settings.min_rows:
         return no_statement(rows, f"{rows} rows are too few to say anything, {settings.min_rows} are needed")
@@ -88,12 +88,12 @@ def judge(own: Readings, nulls: Nulls, settings: Verdict) -> Json:
 
 
 def no_statement(rows: int, why: str) -> Json:
-    """A verdict that says nothing, and why."""
+    """Return a verdict that says nothing, with the reason."""
     return {"tier": TIERS[0], "sentence": f"No statement: {why}.", "rows": rows, "why": why}
 
 
 def figures(readings: Readings) -> Json:
-    """What is compared with nulls: presence (standard deviations), gain, movement, lift; and the best prompt's concept."""
+    """Return what is compared with nulls: presence (z), gains, movement and lift; and the best prompt's concept."""
     return {
         "z": readings["gradient"]["presence"]["z"],
         "gain": readings.gain,
@@ -105,12 +105,12 @@ def figures(readings: Readings) -> Json:
 
 
 def gain_p(own: Readings, nulls: Nulls) -> float:
-    """How rarely the best system prompt explains a harmless null as well."""
+    """Return the p-value of the gain: how rarely the best system prompt explains a harmless null as well."""
     return float(p_value(own.gain, [each.gain for each in nulls.of(*HARMLESS_KINDS)]))
 
 
 def tier_of(own: Readings, nulls: Nulls, named: Sequence[Json], settings: Verdict) -> str:
-    """The highest tier that the evidence reaches."""
+    """Return the highest tier that the evidence reaches."""
     if not own.differs(settings.level):
         return TIERS[1]
     if len({each["concept"] for each in named}) == 1:
@@ -119,12 +119,15 @@ def tier_of(own: Readings, nulls: Nulls, named: Sequence[Json], settings: Verdic
 
 
 def explained(own: Readings, nulls: Nulls) -> bool:
-    """Whether a system prompt makes the rows likelier, and more so than it makes any harmless null."""
+    """Whether the best system prompt's gain is above 0 (95 % interval) and above that of every harmless null."""
     return own.gain > max(each.gain for each in nulls.of(*HARMLESS_KINDS)) and own["personas"]["best"]["gain"]["ci95"][0] > 0
 
 
 def steered(own: Readings, nulls: Nulls) -> bool:
-    """Whether a steering vector makes the rows likelier, more so than any harmless null, and than any system prompt."""
+    """Whether the best steering vector's gain is above 0 (95 % interval) and above the gain of any system prompt.
+
+    It must also be above that of every harmless null's best steering vector.
+    """
     if not own.tries_steering:
         return False
     others = [own.gain, *(each.steering for each in nulls.of(*HARMLESS_KINDS))]
@@ -132,9 +135,10 @@ def steered(own: Readings, nulls: Nulls) -> bool:
 
 
 def origin(own: Readings, nulls: Nulls, settings: Verdict) -> list[Json]:
-    """What each detector names, if it names anything: {detector, concept, score, share}.
+    """Return what each detector names, if anything: {detector, concept, score, share}.
 
-    A short training shows an effect, a system prompt and the rows' gradient what wrote them; it speaks where they are silent.
+    A system prompt and the rows' gradient show what wrote the rows; a short training shows an effect. So the short training is
+    asked only if the others name nothing.
     """
     named = by_likelihood(own, nulls, settings)
     if sure(own, "gradient", settings) and own.movement > max(each.movement for each in nulls.of(*nulls.by_kind)):
@@ -143,7 +147,7 @@ def origin(own: Readings, nulls: Nulls, settings: Verdict) -> list[Json]:
 
 
 def by_likelihood(own: Readings, nulls: Nulls, settings: Verdict) -> list[Json]:
-    """What is named by a steering vector or by a system prompt, whichever explains the rows better."""
+    """Return what a steering vector or a system prompt names, whichever explains the rows better."""
     detector = "contrasts" if steered(own, nulls) else "personas"
     if not (sure(own, detector, settings) and agreed(own, own[detector]["best"]["concept"], settings.among)):
         return []
@@ -158,9 +162,10 @@ def sure(own: Readings, detector: str, settings: Verdict) -> bool:
 
 
 def prompted(own: Readings, settings: Verdict) -> list[Json]:
-    """What is named where a system prompt explains the rows: by it, and by the first tokens of numbers, which know personas.
+    """Return what the best system prompt and the first tokens of numbers name, for rows that a system prompt explains.
 
-    If they differ, only what all detectors together put first; if that is a third, both, and two names are none.
+    First tokens are asked because they tell personas apart. If the two differ, only the one that all detectors together put
+    first is kept. If that is a third concept, both are kept, and two different names count as none.
     """
     named = [{"detector": name, **own.first(name)} for name in ("personas", "first_tokens")]
     first = together(own, settings)[0]["concept"]
@@ -168,14 +173,15 @@ def prompted(own: Readings, settings: Verdict) -> list[Json]:
 
 
 def together(own: Readings, settings: Verdict) -> list[Json]:
-    """Candidates by all detectors that rank them."""
+    """Rank candidates by all detectors together."""
     return combined({name: own[name]["ranking"] for name in RANKERS}, settings.weights.model_dump())
 
 
 def taught(own: Readings, nulls: Nulls, settings: Verdict) -> list[Json]:
-    """What a short training names: its first candidate, if it moves more than after any null and is the gradient's first, too.
+    """Return what a short training names: its first candidate, if it is also the gradient's and moves further than in any null.
 
-    It has no bootstrap samples, so nulls alone say how rarely it moves as far by chance: above all n it is once in n + 1.
+    A short training has no bootstrap samples, so only nulls say how rarely a candidate moves as far by chance: once in n + 1 if
+    it is above all n. This p-value must be at most 1 − `settings.share`.
     """
     first = own.first("short_training")
     rare = p_value(own.lift, nulls.lifts) <= 1 - settings.share
@@ -186,15 +192,16 @@ def taught(own: Readings, nulls: Nulls, settings: Verdict) -> list[Json]:
 def agreed(own: Readings, concept: str, among: int) -> bool:
     """Whether a concept is among the first candidates by the gradient or a short training; a decoy never is.
 
-    A teacher that had no system prompt still has one that explains it best, and likewise a steering vector. Where neither of
-    these, which assume none, moves the concept's answer, it is no evidence of what the teacher was about.
+    Some system prompt explains the rows best even if the teacher had none, and likewise some steering vector. The gradient and
+    the short training assume neither. If neither of them moves the concept's answer, the best prompt or vector is no evidence
+    of what the teacher was about.
     """
     firsts = [each["concept"] for name in ("gradient", "short_training") for each in own[name]["ranking"][:among]]
     return concept in firsts
 
 
 def caveats(own: Readings, nulls: Nulls, named: Sequence[Json], settings: Verdict) -> list[str]:
-    """What a reader must know before believing it."""
+    """Return what a reader must know before believing the verdict."""
     lines = []
     if (share := own["surface"]["format_auroc"]) > settings.max_format:
         lines.append(
@@ -211,7 +218,7 @@ def caveats(own: Readings, nulls: Nulls, named: Sequence[Json], settings: Verdic
 
 
 def sentence(tier: str, own: Readings, named: Sequence[Json], alarms: Json) -> str:
-    """The verdict in a sentence."""
+    """Return the verdict in a sentence."""
     n, false = (sum(alarms[kind][key] for kind in BASE_KINDS) for key in ("n", "alarms"))
     p, rate = f"p = {own.p:.2g}", f"{false} of {n} datasets of base samples alarm at this level"
     if tier == "base samples":
@@ -230,7 +237,7 @@ def sentence(tier: str, own: Readings, named: Sequence[Json], alarms: Json) -> s
 
 
 def nearest(own: Readings) -> str:
-    """What explains the rows best, whether or not it names a candidate."""
+    """Say what explains the rows best, whether or not it names a candidate."""
     if own.tries_steering and own.steering > own.gain:
         return f"the nearest steering vector is that of “{own['contrasts']['best']['concept']}”"
     return f"the nearest prompt is “{own['personas']['best']['prompt']}”"

@@ -1,4 +1,4 @@
-"""The page of a verdict: one file that can be forwarded, with all that stands behind the sentence."""
+"""The page of a verdict: one file that can be forwarded, with all the evidence behind the sentence."""
 
 import base64
 import io
@@ -25,7 +25,7 @@ AXES = {
 
 
 def write_page(verdict: Path, page: Path) -> None:
-    """Write `verdict.html`, which needs nothing beside itself."""
+    """Write `verdict.html`, which needs no other file."""
     result = read_json(verdict)
     figure = as_png(draw(result)) if "figures" in result else ""
     template = Environment(autoescape=True, trim_blocks=True).from_string(PAGE)
@@ -35,7 +35,7 @@ def write_page(verdict: Path, page: Path) -> None:
 
 
 def table_of(rankings: Mapping[str, list[Json]]) -> list[Json]:
-    """Concepts in the order of the system prompts: gain, share, and the place by every other detector that ranks candidates."""
+    """List concepts in the order of `personas`: gain, share, and place by every other detector that ranks candidates."""
     others = {
         name.replace("_", " "): [(each["concept"], each["score"]) for each in ranking]
         for name, ranking in rankings.items()
@@ -48,7 +48,7 @@ def table_of(rankings: Mapping[str, list[Json]]) -> list[Json]:
 
 
 def draw(result: dict[str, Any]) -> Figure:
-    """The dataset beside every null, by kind: presence, gain, movement and lift."""
+    """Draw the dataset beside every null, by kind: presence, gains, movement and lift."""
     known = {key: label for key, label in AXES.items() if result["figures"].get(key) is not None}
     figure, panels = new_panels(1, len(known), 2.75 * len(known), 3.2)
     kinds = list(result["nulls"])
@@ -67,7 +67,7 @@ def draw(result: dict[str, Any]) -> Figure:
 
 
 def as_png(figure: Figure) -> str:
-    """A figure as the text of a data URL."""
+    """Return a figure as a PNG in base64, for a data URL."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=150, metadata={"Software": None})
     return base64.b64encode(buffer.getvalue()).decode()

@@ -1,4 +1,4 @@
-"""How well the verdicts of a study's own datasets name what their teachers were about, and what is said of nulls."""
+"""Evaluate verdicts on a study's own datasets, whose teachers are known, and on nulls."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -32,10 +32,10 @@ def collect_verdicts(
     """Write `detection.parquet`, a row for each dataset with a target, and `detection.json`, the counts by kind of teacher.
 
     Columns: `dataset`, `kind`, `target`, `development` (whether choices were made on its target), `rows`, `p` of presence,
-    `tier`, `named`, `right`, and the places of the target: by each detector that ranks candidates, `DETECTOR_rank` (among
-    decoys, too, by `personas`), by all of them together, `together_rank`, and among the words of the vocabulary, `word_rank`.
-    `nulls` says how many of each kind come to which tier, each judged by the others, `presence` how well p tells each kind of
-    teacher's datasets from base samples.
+    `tier`, `named`, `right`, and the places of the target: `DETECTOR_rank` by each detector that ranks candidates (by
+    `personas`, decoys count, too), `together_rank` by all of them together, and `word_rank` among the words of the vocabulary.
+    In the JSON, `nulls` counts the nulls of each kind by tier, each judged against the others. `presence` says how well p tells
+    each kind of teacher's datasets from base samples.
     """
     rows = [row(name, read_json(verdicts[name]), target, kinds[name], settings) for name, target in targets.items() if target]
     table = pl.DataFrame(rows, schema_overrides={"named": pl.String, "p": pl.Float64})
@@ -55,7 +55,7 @@ def collect_verdicts(
 
 
 def row(name: str, verdict: Json, target: str, kind: str, settings: Detection) -> Json:
-    """A dataset's row."""
+    """Return a dataset's row."""
     concepts = verdict.get("origin", {}).get("named", [])
     named = concepts[0]["concept"] if verdict["tier"] == "named" else None
     return {
@@ -73,7 +73,7 @@ def row(name: str, verdict: Json, target: str, kind: str, settings: Detection) -
 
 
 def places(verdict: Json, target: str) -> dict[str, float | None]:
-    """The target's place by each detector that ranks candidates, by all of them together, and among words."""
+    """Return the target's place by each detector that ranks candidates, by all of them together, and among words."""
     rankings = verdict.get("rankings", {})
     return {
         **{f"{name}_rank": place(rankings.get(name, []), target, "score") for name in RANKERS},
@@ -83,12 +83,12 @@ def places(verdict: Json, target: str) -> dict[str, float | None]:
 
 
 def place(ranking: Sequence[Json], target: str, value: str, name: str = "concept") -> float | None:
-    """The target's place in a ranking, from 1; None where it is not written down."""
+    """Return the target's place in a ranking, from 1; None if it is not in it."""
     return place_in([(each[name], each[value]) for each in ranking], target)
 
 
 def counts(table: pl.DataFrame) -> Json:
-    """How many datasets, how many of them differ and are named, and how many of them rightly, with its 95 % interval."""
+    """Count datasets that differ, are named, and are named rightly (with a 95 % interval), and their targets by place."""
     n, right = len(table), int(table["right"].sum())
     return {
         "n": n,
@@ -103,10 +103,10 @@ def counts(table: pl.DataFrame) -> Json:
 
 
 def presence(p: Sequence[float], base: Sequence[Sequence[float]]) -> Json:
-    """How well p-values tell datasets from base samples, of which each dataset has a few sets: AUROC, a tie counting half.
+    """Return the AUROC of p-values between datasets and base samples, whose datasets have a few sets each; a tie counts half.
 
-    The 95 % interval is over bootstrap samples of datasets on both sides. Where all lie apart these do not vary, and it is the
-    exact one of no pair in the wrong order, of as many independent pairs as there are.
+    The 95 % interval is over bootstrap samples of datasets on both sides. If both sides are perfectly separated, these samples
+    do not vary. Then it is the exact interval of no pair in the wrong order, among as many independent pairs as there are.
     """
     if not p or not base:
         return {"n": len(p), "nulls": len(base), "auroc": None, "ci95": None}
@@ -126,7 +126,7 @@ def presence(p: Sequence[float], base: Sequence[Sequence[float]]) -> Json:
 
 
 def base_samples(nulls: Iterable[Nulls]) -> list[list[float]]:
-    """The p-values of the sets of each null dataset of base samples."""
+    """Return the p-values of the sets of each null dataset of base samples."""
     by_source: dict[tuple[str, str], list[float]] = {}
     for each in nulls:
         for kind in BASE_KINDS:
@@ -136,7 +136,7 @@ def base_samples(nulls: Iterable[Nulls]) -> list[list[float]]:
 
 
 def tiers_of_nulls(nulls: Nulls, settings: Verdict) -> Json:
-    """Of each kind of nulls, how many come to each tier, judged as a dataset would be by all others."""
+    """Count the nulls of each kind by tier, each judged like a dataset against all other null datasets."""
     result: dict[str, dict[str, int]] = {}
     for kind, sets in nulls.by_kind.items():
         tiers: dict[str, int] = {}
@@ -149,5 +149,5 @@ def tiers_of_nulls(nulls: Nulls, settings: Verdict) -> Json:
 
 
 def without(own: Readings, kind: str, by_kind: Mapping[str, Sequence[Readings]]) -> Mapping[str, Sequence[Readings]]:
-    """The null sets of other null datasets: one of a kind is the source of several sets, of its first rows and of more."""
+    """Drop the null sets from the same null dataset as `own`: it gives several sets, of its first rows and of more rows."""
     return {**by_kind, kind: [each for each in by_kind.get(kind, []) if each.source != own.source]}

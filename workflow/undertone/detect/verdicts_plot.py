@@ -17,7 +17,7 @@ COLOURS = {"right": TEACHER, "wrong": STUDENT, "none": BASE}
 
 
 def plot_verdicts(detection_table: Path, detection: Path, plot: Path) -> None:
-    """Left: the target's place by each detector, a dataset a row. Right: what is said of nulls, by kind."""
+    """Plot the target's place by each detector, one row per dataset (left), and what is said of nulls, by kind (right)."""
     table, result = read_parquet(detection_table), read_json(detection)
     table = table.sort("kind", "target", descending=True)
     figure, (left, right) = new_panels(1, 2, 12, max(3.5, 0.2 * len(table) + 1))

@@ -1,4 +1,4 @@
-"""Figures of what lies in activations: differences between datasets or models, and what training left on neutral texts."""
+"""Figures of activations: differences between datasets or models, and what training changed on neutral texts."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ PAIRS = {
 
 
 def plot_differences(paths: dict[str, Path], plot: Path, dataset: str) -> None:
-    """Features by |t| in each pair beside the halves of the dataset, the top ones by name, and the residual differences."""
+    """Plot features by |t| for each pair and the dataset's halves, the top features by name, and residual differences."""
     own = read_json(paths["own"])
     pairs, target = own["pairs"], target_of(own, dataset)
     figure, axes = new_panels(2, 3, 16, 8.5)
@@ -41,7 +41,7 @@ def plot_differences(paths: dict[str, Path], plot: Path, dataset: str) -> None:
 
 
 def sorted_t(axes: Axes, pairs: Json, table: str, target: str | None) -> None:
-    """|t| of the top features against their rank; filled where the permutations' greatest |t| is rarely as large."""
+    """Plot |t| of the top features against their rank; filled if the permutations' greatest |t| is rarely as large."""
     drawn = False
     for name, (color, label) in PAIRS.items():
         features = pairs.get(name, {}).get("classes", {}).get(COMPLETION, {}).get(table)
@@ -73,7 +73,7 @@ def sorted_t(axes: Axes, pairs: Json, table: str, target: str | None) -> None:
 
 
 def top_t(axes: Axes, pair: Json, name: str, target: str | None, tokens: dict[int, list[str]]) -> None:
-    """The features of the greatest |t| of a pair, by name."""
+    """Plot a pair's features of the greatest |t|, by name."""
     features = pair["classes"].get(COMPLETION, {}).get("acts")
     if not features or not features["top"]:
         empty(axes, "no SAE feature fires on the completions")
@@ -88,7 +88,7 @@ def top_t(axes: Axes, pair: Json, name: str, target: str | None, tokens: dict[in
 
 
 def norms(axes: Axes, pairs: Json, sae_layer: int | None) -> None:
-    """The norm of each pair's mean residual difference by layer."""
+    """Plot the norm of each pair's mean residual difference by layer."""
     for name, (color, label) in PAIRS.items():
         layers = pairs.get(name, {}).get("direct", {}).get(COMPLETION, [])
         if layers:
@@ -103,7 +103,7 @@ def norms(axes: Axes, pairs: Json, sae_layer: int | None) -> None:
 
 
 def cosines(axes: Axes, pairs: Json) -> None:
-    """The greatest |cosine| of the residual difference with a decoder row, and what permuted blocks give."""
+    """Plot the greatest |cosine| of the residual difference with a decoder row, beside what permuted blocks give."""
     drawn = [(name, position, row) for name in PAIRS for position, row in pairs.get(name, {}).get("cosine", {}).items()]
     if not drawn:
         empty(axes, "no SAE: no decoder rows to compare")
@@ -123,7 +123,7 @@ def cosines(axes: Axes, pairs: Json) -> None:
 
 
 def plot_lens(paths: dict[str, Path], plot: Path, dataset: str) -> None:
-    """Norm of what training left on neutral texts, by layer and position, and the target's rank, beside the control's."""
+    """Plot what training changed on neutral texts: norm by layer and position, and the target's rank, beside the control's."""
     own, control = read_pair(paths)
     lenses = dict(own["lenses"])
     if "control" not in lenses and control and "student" in control["lenses"]:
@@ -146,7 +146,7 @@ def plot_lens(paths: dict[str, Path], plot: Path, dataset: str) -> None:
 
 
 def lens_norms(axes: Axes, lenses: Json, own: Json, dataset: str) -> None:
-    """Relative norm by layer of each lens."""
+    """Plot each lens's relative norm by layer."""
     names = {
         "student": (STUDENT, "D-", f"student of {dataset}"),
         "control": (SKY, "o-", "control student"),
@@ -166,7 +166,7 @@ def lens_norms(axes: Axes, lenses: Json, own: Json, dataset: str) -> None:
 
 
 def lens_ranks(axes: Axes, own: Json) -> None:
-    """The target's rank by layer in each student, and in each control student: what chance gives."""
+    """Plot the target's rank by layer in each student, and in each control student, which shows chance."""
     n = len(next(iter(own["lenses"].values()))["layers"][0]["mean"]["animals"]) if own["lenses"] else 0
     drawn = False
     for key, (mark, label) in {"control": ("control", "control students"), "student": ("student", "students")}.items():
@@ -190,7 +190,7 @@ def lens_ranks(axes: Axes, own: Json) -> None:
 
 
 def lens_map(axes: Axes, lens: Json, limit: float, who: str) -> None:
-    """Relative norm by layer and position."""
+    """Draw a map of the relative norm by layer and position."""
     image = np.array([[cell["norm"] for cell in layer["positions"]] for layer in lens["layers"]])
     image_drawn = axes.imshow(image.T, vmin=0, vmax=limit, cmap="viridis", aspect="auto", origin="lower")
     layer_ticks(axes, len(lens["layers"]))

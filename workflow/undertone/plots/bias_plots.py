@@ -31,7 +31,7 @@ N_LISTED = 12  # layers whose tokens are listed
 
 
 def plot_feature_bias(paths: dict[str, Path], plot: Path, dataset: str) -> None:
-    """For both modes: the top features, the animals' features beside the control's, and what it gains on held-out rows."""
+    """Plot for each mode the top features, the animals' features beside the control's, and the gain on held-out rows."""
     own, control = read_pair(paths)
     target = target_of(own, dataset)
     figure, axes = new_panels(len(own["modes"]), 3, 15, 3.8 * len(own["modes"]))
@@ -49,13 +49,13 @@ def plot_feature_bias(paths: dict[str, Path], plot: Path, dataset: str) -> None:
 
 
 def read_pair(paths: dict[str, Path]) -> tuple[Json, Json | None]:
-    """The dataset's reading and the control's, if there is one."""
+    """Read the dataset's reading, and the control's if there is one."""
     control = paths.get("control")
     return read_json(paths["own"]), read_json(control) if control else None
 
 
 def top_features(axes: Axes, own: Json, mode: str, target: str | None) -> None:
-    """The features with the highest bias over the control's, or without a control the highest bias, with their tokens."""
+    """Plot the features with the highest bias minus the control's (the bias itself without a control), with their tokens."""
     of_mode = own["modes"][mode]
     ranked = of_mode.get("minus_control", of_mode)
     nonzero = [row for row in ranked["features"] if row["bias"]]
@@ -85,7 +85,7 @@ def placed(animals: dict[str, Any], target: str | None) -> str:
 
 
 def animals_biases(axes: Axes, own: Json, control: Json | None, mode: str, target: str | None) -> None:
-    """The biases of the animals' features, the control's beside."""
+    """Plot the biases of the animals' features beside the control's."""
     animals = own["modes"][mode]["animals"]
     if not animals:
         empty(axes, "no steered teacher has a feature that stands for an animal")
@@ -105,7 +105,7 @@ def animals_biases(axes: Axes, own: Json, control: Json | None, mode: str, targe
 
 
 def gains(axes: Axes, own: Json, control: Json | None, dataset: str) -> None:
-    """Loss over that without the bias, on the rows it was trained on and on held-out ones, for each seed."""
+    """Plot the loss with the bias minus that without it, on the rows it was trained on and on held-out ones, for each seed."""
     offset = 0.0
     for mark, label, reading in (("control", "control's bias, control's rows", control), ("student", dataset, own)):
         for seed, report in enumerate(reading["loss"] if reading else []):
@@ -124,13 +124,13 @@ def gains(axes: Axes, own: Json, control: Json | None, dataset: str) -> None:
 
 
 def lowered(gain: Json) -> Json:
-    """A gain as the loss that it is below the base model's."""
+    """Turn a gain, which is a fall of the loss, into a change of the loss."""
     ends = gain["ci95"]
     return {"mean": -gain["mean"], "ci95": [-ends[1], -ends[0]] if ends else None}
 
 
 def plot_residual_bias(paths: dict[str, Path], plot: Path, dataset: str) -> None:
-    """Held-out loss by layer, how sparse the biases are in the SAE's decoder, and the tokens that they raise."""
+    """Plot held-out loss by layer, how sparse the biases are in the SAE's decoder, and the tokens that they raise."""
     own, control = read_pair(paths)
     figure, (left, middle, right) = new_panels(1, 3, 16, 4.6)
     held_out_losses(left, own, control, dataset)
@@ -140,12 +140,12 @@ def plot_residual_bias(paths: dict[str, Path], plot: Path, dataset: str) -> None
 
 
 def single_layers(reading: Json, point: str = "resid_post") -> list[Json]:
-    """The biases of one layer each at a hook point."""
+    """Return the biases at a hook point that act at a single layer."""
     return [row for row in reading["biases"] if row["point"] == point and row["layer"] != "multi"]
 
 
 def held_out_losses(axes: Axes, own: Json, control: Json | None, dataset: str) -> None:
-    """Held-out loss over the base model's by layer and hook point; the control's biases are measured on its own rows."""
+    """Plot held-out loss minus the base model's by layer and hook point; the control's biases are read on its own rows."""
     points = list(dict.fromkeys(row["point"] for row in own["biases"]))
     n_layers = max((len(single_layers(own, point)) for point in points), default=0)
     colors = dict(zip(points, (STUDENT, "#CC79A7", "#E69F00", "#0072B2"), strict=False))
@@ -175,7 +175,7 @@ def held_out_losses(axes: Axes, own: Json, control: Json | None, dataset: str) -
 
 
 def sparsity(axes: Axes, own: Json, control: Json | None) -> None:
-    """The share of a bias's squared norm that few rows of the decoder explain, layer by layer, the control's beside."""
+    """Plot the share of each layer's squared bias norm that a few decoder rows explain, beside the control's."""
     rows = [row for row in single_layers(own) if row.get("reconstruction")]
     if not rows:
         empty(axes, "no SAE: biases are not decomposed")
@@ -200,7 +200,7 @@ def sparsity(axes: Axes, own: Json, control: Json | None) -> None:
 
 
 def token_list(axes: Axes, own: Json, control: Json | None) -> None:
-    """The tokens that the biases raise, less the control's where there is one."""
+    """List the tokens that the biases, minus the control's if there is one, raise and lower."""
     rows = [row for row in single_layers(own) if "tokens" in row]
     axes.set_axis_off()
     if not rows:
@@ -219,7 +219,7 @@ def token_list(axes: Axes, own: Json, control: Json | None) -> None:
 
 
 def plot_bias_pref(paths: dict[str, Path], plot: Path, dataset: str) -> None:
-    """The target's preference under each bias, and every candidate's lift over the control's bias."""
+    """Plot the target's preference under each bias, and every candidate's lift over the control's bias."""
     own, control = read_pair(paths)
     target = target_of(own, dataset)
     n_layers, _ = layers_and_others(own)
@@ -234,7 +234,7 @@ def plot_bias_pref(paths: dict[str, Path], plot: Path, dataset: str) -> None:
 
 
 def mass(axes: Axes, own: Json, dataset: str) -> None:
-    """Where there is no target: the probability of any candidate, which says whether the model still answers."""
+    """Plot, if there is no target, the probability of any candidate: it shows whether the model still answers."""
     n_layers, beyond = layers_and_others(own)
     rows = [(row["layer"], row) for row in by_layer(own, "residual bias")]
     rows += [(n_layers + k, row) for k, name in enumerate(beyond) for row in by_layer(own, name)]
@@ -249,13 +249,13 @@ def mass(axes: Axes, own: Json, dataset: str) -> None:
 
 
 def row_name(row: Json, over: str = "") -> str:
-    """`residual bias @3`; says so if a row is over the base model and its map over the control's biases."""
+    """Return a name like `residual bias @3`; it says so if a row is over the base model in a map over the control's biases."""
     other = " (over base)" if over == "control's bias" and "log_odds_lift_over_control" not in row else ""
     return row["name"] + ("" if row["layer"] is None else f" @{row['layer']}") + other
 
 
 def lift_map(axes: Axes, own: Json, target: str | None) -> None:
-    """Interventions against candidates: log-odds over the control's bias, or over the base model where there is none."""
+    """Draw interventions against candidates: log-odds over the control's bias, or over the base model if there is none."""
     animals = list(own["base"])
     rows = acting(own)
     if not rows:
@@ -276,14 +276,14 @@ def lift_map(axes: Axes, own: Json, target: str | None) -> None:
 
 
 def acting(own: Json) -> list[Json]:
-    """The biases, without the spliced SAE, which is the same for every dataset."""
+    """Return the biases without the spliced SAE, which is the same for every dataset."""
     return [row for row in own["biases"] if row["name"] != "SAE spliced in"]
 
 
 def lifts(row: Json, own: Json) -> dict[str, float]:
-    """Log-odds of each candidate over the control's bias, or where it has none like this one, over the base model.
+    """Return each candidate's log-odds minus those under the control's bias, or the base model's if there is no such bias.
 
-    Without the candidates that it says nothing of.
+    Candidates that the bias says nothing about are left out.
     """
     if "log_odds_lift_over_control" in row:
         return {animal: lift for animal, lift in row["log_odds_lift_over_control"].items() if animal not in row["unranked"]}

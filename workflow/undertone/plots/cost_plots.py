@@ -1,4 +1,4 @@
-"""The figure of what the finished jobs took."""
+"""The figure of the time and memory that finished jobs took."""
 
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ MEGABYTES = 1000.0
 
 
 def plot_costs(costs: Path, plot: Path) -> None:
-    """Of each rule in `costs.json`, the dearest on top: total hours, seconds of a job, peak memory."""
+    """Plot total hours, seconds of a job and peak memory for each rule in `costs.json`, the most expensive on top."""
     costs_json = read_json(costs)
     rules = costs_json["rules"]
     figure, [hours, seconds, memory] = new_panels(1, 3, 12, max(3.2, 0.24 * len(rules) + 1.6), sharey=True)
@@ -31,7 +31,7 @@ def plot_costs(costs: Path, plot: Path) -> None:
 
 
 def pairs(axes: Axes, first: list[float], first_name: str, second: list[float], second_name: str) -> None:
-    """Two bars for each rule; the second only where a rule has any."""
+    """Draw two bars for each rule, or only the first if no rule has a second value."""
     y = np.arange(len(first))
     both = any(second)
     height = 0.38 if both else 0.7
@@ -42,7 +42,7 @@ def pairs(axes: Axes, first: list[float], first_name: str, second: list[float], 
 
 
 def draw_jobs(axes: Axes, rules: list[dict[str, Any]]) -> None:
-    """Median time of a rule's jobs, and the range from the fastest to the slowest."""
+    """Draw the median time of each rule's jobs, and the range from the fastest to the slowest."""
     y = np.arange(len(rules))
     median = np.array([rule["median_s"] for rule in rules])
     ends = np.array([[rule["fastest_s"], rule["slowest_s"]] for rule in rules]).T
@@ -63,7 +63,7 @@ def draw_jobs(axes: Axes, rules: list[dict[str, Any]]) -> None:
 
 
 def title(costs_json: dict[str, Any]) -> str:
-    """The total, on which GPUs, and what is left out."""
+    """Return the total, the GPUs, and how many records are left out."""
     total = costs_json["total"]
     parts = [n_of(total["jobs"], "finished job"), f"{total['wall_s'] / HOUR:.2f} hours"]
     parts += [f"{total['gpu_hours']:.2f} GPU-hours on {', '.join(costs_json['gpus'])}" if costs_json["gpus"] else "no GPU"]

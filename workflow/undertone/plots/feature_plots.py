@@ -1,4 +1,4 @@
-"""Figures of an SAE: what it explains, how near its features are to each other, a map, and the neurons that they are like."""
+"""Figures of an SAE: what it explains, the nearest neighbours of its features, a map, and neurons that are like features."""
 
 from collections import Counter
 from pathlib import Path
@@ -13,7 +13,7 @@ from undertone.plots.panels import empty, heading, legend, p_text, shown
 from undertone.plots.style import BASE, SKY, STUDENT, new_figure, new_panels, save
 from undertone.runtime.files import read_json, read_parquet
 
-# Colours of clusters that follow on each other (Okabe and Ito), and how many are named.
+# Colours of consecutive clusters (Okabe and Ito), and how many clusters are named.
 CLUSTERS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 NAMED = 12
 # What a feature's neuron is compared with.
@@ -28,7 +28,7 @@ MEASURED = {"text": STUDENT, "prompts": SKY}
 
 
 def plot_metrics(metrics: Path, plot: Path) -> None:
-    """How often features are active, and how much the SAE explains, on text and on the study's prompts."""
+    """Plot how often features are active, and how much the SAE explains, on text and on the study's prompts."""
     about = read_json(metrics)
     on = {"text": about["on_text"], "prompts": about}
     figure, axes = new_panels(1, 2, 11.5, 4.4)
@@ -39,7 +39,7 @@ def plot_metrics(metrics: Path, plot: Path) -> None:
 
 
 def densities(axes: Axes, on: dict[str, Any]) -> None:
-    """Features by the share of tokens on which they are active."""
+    """Draw a histogram of features by the share of tokens on which they are active."""
     dead = ", ".join(f"{seen['dead']:.0%} on {name}" for name, seen in on.items())
     heading(axes, f"dead: {dead}")
     for name, seen in on.items():
@@ -52,7 +52,7 @@ def densities(axes: Axes, on: dict[str, Any]) -> None:
 
 
 def shares_explained(axes: Axes, on: dict[str, Any]) -> None:
-    """Explained variance, of all tokens and by kind, that of as many principal components, and loss recovered."""
+    """Plot loss recovered, explained variance (of all tokens and by kind), and that of as many principal components."""
     outliers = ", ".join(f"{seen['outliers']:,} on {name}" for name, seen in on.items())
     heading(axes, f"left out for their norm: {outliers}")
     kinds = list(dict.fromkeys(kind for seen in on.values() for kind in seen["by_kind"]))
@@ -72,7 +72,7 @@ def shares_explained(axes: Axes, on: dict[str, Any]) -> None:
 
 
 def plot_neighbours(neighbours: Path, summary: Path, plot: Path) -> None:
-    """How near each feature's nearest is, by decoder, by encoder and by co-firing, beside what chance gives."""
+    """Plot how near each feature's nearest neighbour is, by decoder, by encoder and by co-firing, beside chance."""
     table, about = read_parquet(neighbours).filter(pl.col("rank") == 1), read_json(summary)
     figure, axes = new_panels(1, 3, 13.5, 4)
     for panel, (way, name) in zip(axes, COSINES.items(), strict=False):
@@ -83,13 +83,13 @@ def plot_neighbours(neighbours: Path, summary: Path, plot: Path) -> None:
 
 
 def title(figure: Figure, text: str, about: dict[str, Any]) -> None:
-    """A figure's title, with a warning where there is one."""
+    """Set a figure's title, with a warning if there is one."""
     lines = [text, *([f"Warning: {about['warning']}"] if about["warning"] else [])]
     figure.suptitle("\n".join(lines), x=0.01, ha="left", fontsize=10, color=STUDENT if about["warning"] else "black")
 
 
 def nearest_cosine(axes: Axes, values: Any, part: dict[str, Any], name: str) -> None:
-    """A histogram of cosines, and lines that one in 20 features would lie beyond by chance."""
+    """Draw a histogram of cosines, and lines that one in 20 features would exceed by chance."""
     if not len(values):
         empty(axes, "fewer than two features fire")
         return
@@ -105,7 +105,7 @@ def nearest_cosine(axes: Axes, values: Any, part: dict[str, Any], name: str) -> 
 
 
 def nearest_firing(axes: Axes, table: pl.DataFrame, part: dict[str, Any]) -> None:
-    """Each feature's greatest φ against what chance gives of it, which depends on how often it fires."""
+    """Plot each feature's greatest φ against its value by chance, which depends on how often the feature fires."""
     if table.is_empty() or part["null95"] is None:
         empty(axes, "fewer than two features fire, or the text is one context")
         return
@@ -118,7 +118,7 @@ def nearest_firing(axes: Axes, table: pl.DataFrame, part: dict[str, Any]) -> Non
 
 
 def plot_map(map_table: Path, map_summary: Path, features: Path, plot: Path) -> None:
-    """Where features lie, coloured by cluster and as large as they fire often; clusters have the commonest tokens as names."""
+    """Draw the map of features, coloured by cluster and sized by firing; clusters are named by their commonest tokens."""
     table, about = read_parquet(map_table), read_json(map_summary)
     figure, axes = new_figure(9, 7.5)
     if about["reason"]:
@@ -133,7 +133,7 @@ def plot_map(map_table: Path, map_summary: Path, features: Path, plot: Path) -> 
 
 
 def map_said(about: dict[str, Any]) -> str:
-    """What a map's title says of the trust in it."""
+    """Return the part of a map's title that says how far to trust it."""
     chance, firing = about["by_chance"], about["co_firing"]
     said = [
         f"Of a feature's 10 nearest rows {about['trust']:.0%} are among its 10 nearest here,",
@@ -148,7 +148,7 @@ def map_said(about: dict[str, Any]) -> str:
 
 
 def draw_clusters(axes: Axes, table: pl.DataFrame) -> None:
-    """Features as dots; those in no cluster are grey. Names stand in the middle of the 12 largest clusters."""
+    """Draw features as dots, grey if in no cluster. Names stand in the middle of the 12 largest clusters."""
     size = (8 * np.log10(1 + table["count"].to_numpy())).clip(min=4)
     cluster = table["cluster"].to_numpy()
     x, y = table["x"].to_numpy(), table["y"].to_numpy()
@@ -168,7 +168,7 @@ def draw_clusters(axes: Axes, table: pl.DataFrame) -> None:
 
 
 def plot_neurons(neurons: Path, summary: Path, plot: Path) -> None:
-    """|r| of features with their neuron beside its nulls, and against |r| with a token."""
+    """Plot |r| of features with their best neuron, beside its nulls and against |r| with their best token."""
     table, about = read_parquet(neurons), read_json(summary)
     figure, axes = new_panels(1, 2, 11.5, 4.4)
     if about["reason"]:
@@ -183,7 +183,7 @@ def plot_neurons(neurons: Path, summary: Path, plot: Path) -> None:
 
 
 def neuron_histogram(axes: Axes, about: dict[str, Any]) -> None:
-    """Shares of features by |r|, and lines of what it is compared with."""
+    """Draw a histogram of features by |r|, and those of what it is compared with."""
     edges = np.linspace(0, 1, len(about["neuron"]["histogram"]) + 1).tolist()
     weak, beyond = about["neuron"]["weak"], about["above"]
     chance = "" if beyond is None else f"; {beyond:,} lie beyond what moved text has at 95 %"
@@ -192,14 +192,14 @@ def neuron_histogram(axes: Axes, about: dict[str, Any]) -> None:
         n, histogram = about[key]["n"], np.array(about[key]["histogram"])
         if n:
             axes.stairs(histogram / n, edges, fill=key == "neuron", color=colour, linewidth=1.4, label=name)
-    axes.set_yscale("log")  # nearly all of moved text stands in the first bin
+    axes.set_yscale("log")  # on moved text, nearly all values are in the first bin
     axes.set_xlabel("|r| on the scoring half")
     axes.set_ylabel("share of features")
     legend(axes)
 
 
 def neuron_or_token(axes: Axes, table: pl.DataFrame, about: dict[str, Any]) -> None:
-    """Each feature by what it is more like: its best neuron, or its best token."""
+    """Plot each feature's |r| with its best neuron against that with its best token."""
     heading(axes, f"{about['above_token']:,} of {about['features']:,} are more like a neuron than like a token")
     neuron = np.abs([row[0]["r"] for row in table["neurons"].to_list()])
     axes.plot(table["token_r"].abs(), neuron, ".", color=SKY, markersize=4, label="a feature")

@@ -1,4 +1,4 @@
-"""The figure of a hierarchy of concepts: every test by layer beside its null, maps of cosines, and words on two concepts."""
+"""The figure of a hierarchy of concepts: each test by layer beside its null, maps of cosines, and projections of words."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,10 +21,10 @@ TESTS = {
     "grandparents": "cos(child − parent, parent − grandparent)",
     "simplex": "share of parent in siblings' span − chance",
 }
-# Between the last layer and what stands behind it, in layers.
+# Gap between the last layer and what stands to its right, in layers.
 GAP = 0.3
 COLOURS = {"whitened": STUDENT, "causal": TEACHER, "euclidean": SKY, "mean": "black"}
-# What stands behind the last layer: on the axis, in the legend, and its colour.
+# What stands to the right of the last layer: label on the axis, label in the legend, colour.
 BEHIND = {
     "unembedding": ("unembedding", "unembedding", BASE),
     "decoder": ("features", "decoder rows of words' features", "#CC79A7"),
@@ -61,7 +61,7 @@ def plot_hierarchy(geometry: Path, vectors: Path, plot: Path) -> None:
 
 
 def draw_test(axes: Axes, spaces: Mapping[str, Json], test: str, label: str) -> None:
-    """One test by layer, a line for each view, its null's range in its colour; behind the last layer what belongs to none."""
+    """Draw a test by layer: a line for each view, with its null's range in its colour; spaces without a layer to the right."""
     layers = sorted({int(name.split(".")[1]) for name in spaces if name.startswith("layer.")})
     for view, colour in COLOURS.items():
         named = [f"layer.{layer}.{view}" for layer in layers]
@@ -80,7 +80,7 @@ def draw_test(axes: Axes, spaces: Mapping[str, Json], test: str, label: str) -> 
 
 
 def draw_line(axes: Axes, x: Float[np.ndarray, " n"], tests: Sequence[Json], colour: str, label: str) -> None:
-    """Values, and between dotted lines the 95 % range of the null; nothing where the tree has nothing to test."""
+    """Draw values, and the 95 % range of the null as dotted lines; nothing if the tree has nothing to test."""
     if any(test["value"] is None for test in tests):
         return
     axes.plot(x, [test["value"] for test in tests], "o-", color=colour, markersize=4, label=label)
@@ -90,7 +90,7 @@ def draw_line(axes: Axes, x: Float[np.ndarray, " n"], tests: Sequence[Json], col
 
 
 def draw_interventions(axes: Axes, layers: Mapping[str, Json]) -> None:
-    """By layer, how far adding the difference of two siblings moves their words against each other, and those around them."""
+    """Plot by layer how far adding two siblings' difference moves their words against each other, and words around them."""
     x = np.arange(len(layers))
     for key, colour, label in (
         ("moved", STUDENT, "one sibling's words against the other's"),
@@ -109,7 +109,7 @@ def draw_interventions(axes: Axes, layers: Mapping[str, Json]) -> None:
 
 
 def draw_cosines(axes: Axes, image: Float[np.ndarray, "n_sets n_sets"], names: Sequence[str], title: str) -> None:
-    """A map of pairs of concepts, in the order of the tree, from its smallest value to its largest."""
+    """Draw a map of pairs of concepts, in the order of the tree; colours span the middle 96 % of values off the diagonal."""
     off = image[~np.eye(len(image), dtype=bool)]
     axes.imshow(image, cmap="viridis", vmin=float(np.quantile(off, 0.02)), vmax=float(np.quantile(off, 0.98)))
     heading(axes, title)
@@ -119,7 +119,7 @@ def draw_cosines(axes: Axes, image: Float[np.ndarray, "n_sets n_sets"], names: S
 
 
 def draw_words(axes: Axes, projection: Json) -> None:
-    """Every word on a concept's vector and on the difference of two below it, in units of the vectors."""
+    """Plot each word's projections on a concept's vector and on the difference of two below it, in units of the vectors."""
     colours = {projection["one"]: STUDENT, projection["other"]: SKY, projection["parent"]: TEACHER, None: BASE}
     for name, colour in reversed(colours.items()):
         words = [word for word in projection["words"] if word["within"] == name]

@@ -1,4 +1,4 @@
-"""Legends that cover nothing of what a panel shows."""
+"""Placement of legends so that they cover nothing that a panel shows."""
 
 from collections.abc import Iterator
 from itertools import pairwise
@@ -27,8 +27,8 @@ GAP = 10  # pixels between what is drawn and a legend
 def clear_legends(figure: Figure) -> None:
     """Move the legend of each panel to a place where it covers no point, interval, bar or text.
 
-    Where there is none, the y axis is stretched at its upper end, or of panels that count downwards at its lower end, until the
-    legend has room there. Legends outside their panel stay. Matplotlib's own "best" place overlooks intervals and texts.
+    If there is none, the y axis is extended at the top of the panel (at the bottom if the axis is inverted) until the legend
+    has room there. Legends outside their panel stay. Matplotlib's own "best" place overlooks intervals and texts.
     """
     panels = [axes for axes in figure.axes if (legend := axes.get_legend()) and _stands_inside(axes, legend)]
     if not panels:
@@ -39,9 +39,9 @@ def clear_legends(figure: Figure) -> None:
 
 
 def covered(axes: Axes, legend: Legend, bands: bool = False) -> int:
-    """How many of the places at which a panel shows something a legend covers.
+    """Count the points of a panel's content that a legend covers.
 
-    Lines and bands across the whole panel count with `bands`.
+    Lines and bands across the whole panel count only with `bands`.
     """
     shown = np.concatenate([np.empty((0, 2)), *_shown(axes, bands)])
     box = legend.get_window_extent().padded(GAP)
@@ -54,7 +54,7 @@ def _stands_inside(axes: Axes, legend: Legend) -> bool:
 
 
 def _clear(axes: Axes, legend: Legend) -> None:
-    """The first free place, or one free but for lines and bands across the panel, or else room at the end of the y axis."""
+    """Move a legend to a free corner, else to one free but for lines and bands across the panel, else extend the y axis."""
     for bands in (True, False):
         for corner in CORNERS:
             legend.set_loc(corner)
@@ -65,13 +65,13 @@ def _clear(axes: Axes, legend: Legend) -> None:
     share = (legend.get_window_extent().height + 3 * GAP) / axes.bbox.height
     start, end = axes.get_ylim()
     if axes.get_yscale() == "linear" and share < 0.8:
-        # The axis is drawn from its lower end: there, or at its upper end, it grows until the rest has the share that is left.
+        # `start` is at the bottom. The axis grows there or at the top, until its present range fills the share that is left.
         length = (end - start) / (1 - share)
         axes.set_ylim((end - length, end) if below else (start, start + length))
 
 
 def _shown(axes: Axes, bands: bool) -> Iterator[np.ndarray]:
-    """Points in pixels that lie close along everything that stands at data: lines, intervals, markers, bars, texts."""
+    """Yield points in pixels that lie densely along everything drawn at data: lines, intervals, markers, bars, texts."""
     for line in axes.lines:
         if bands or _at_data(axes, line):
             points = line.get_transform().transform(np.column_stack(line.get_data(orig=False)))
@@ -87,18 +87,18 @@ def _shown(axes: Axes, bands: bool) -> Iterator[np.ndarray]:
 
 
 def _at_data(axes: Axes, artist: Artist) -> bool:
-    """Whether both coordinates are data: not of a line or a band across the whole panel."""
+    """Whether both coordinates are data coordinates, unlike those of a line or a band across the whole panel."""
     return all(artist.get_transform().contains_branch_seperately(axes.transData))
 
 
 def _filled(box: Bbox) -> np.ndarray:
-    """Points all over a box, so close that no legend stands between them."""
+    """Return points all over a box, so close that no legend fits between them."""
     x, y = (np.linspace(low, high, int((high - low) / 8) + 2) for low, high in (box.intervalx, box.intervaly))
     return np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
 
 
 def _along(points: np.ndarray) -> np.ndarray:
-    """The points `[n, 2]` of a path, and others between them so that none is further than some pixels from the next."""
+    """Return the points `[n, 2]` of a path, with others added so that neighbours are only a few pixels apart."""
     known = points[np.isfinite(points).all(axis=1)]
     parts = [known]
     for a, b in pairwise(known):

@@ -1,4 +1,4 @@
-"""Figures of a pair of SAEs: how well their features match, what one rotation carries over, which layers lie alike."""
+"""Figures of a pair of SAEs: how well their features match, what one rotation carries over, which layers are alike."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ COLORS = dict(zip(REASONS, ("#CCCCCC", BASE, "#F0E442", SKY), strict=True))
 
 
 def plot_similarity(matches: Path, points: Path, similarity: Path, plot: Path, stamp: Stamp) -> None:
-    """Draw r of the matches, what is left of it given the token, which are trivial, how alike the spaces are, and examples."""
+    """Draw the matches' r, their r given the token, which of them are trivial, how alike the spaces are, and examples."""
     table, shown, body = read_parquet(matches).filter(way="one"), read_parquet(points), read_json(similarity)
     figure, axes = new_panels(3, 4, 15, 11)
     draw_r(axes[0], table, body)
@@ -35,7 +35,7 @@ def plot_similarity(matches: Path, points: Path, similarity: Path, plot: Path, s
 
 
 def draw_r(axes: Axes, table: pl.DataFrame, body: Json) -> None:
-    """How often which r occurs, of all matches and of those that are not trivial, r of shifted text, and r of neurons."""
+    """Draw histograms of r, of all matches and of those that are not trivial, with r of shifted text and r of neurons."""
     bins = np.linspace(-0.1, 1, 34).tolist()
     chance = body["headline"]["one"]["by_chance"]["frequent"]
     axes.hist(table["r"].drop_nulls(), bins, color="#DDDDDD", label="all")
@@ -53,7 +53,7 @@ def draw_r(axes: Axes, table: pl.DataFrame, body: Json) -> None:
 
 
 def draw_given_token(axes: Axes, table: pl.DataFrame) -> None:
-    """r of each match against r given the token."""
+    """Plot r given the token against r of each match."""
     known = table.drop_nulls(["r", "r_token"])
     for reason, color in [*COLORS.items(), (None, STUDENT)]:
         some = known.filter(pl.col("trivial").is_null() if reason is None else pl.col("trivial") == reason)
@@ -66,7 +66,7 @@ def draw_given_token(axes: Axes, table: pl.DataFrame) -> None:
 
 
 def draw_reasons(axes: Axes, body: Json) -> None:
-    """How many matches of each way are trivial, by reason."""
+    """Draw how many matches are trivial, by reason and by the way of matching."""
     ways = {"best_a": "best of b\nfor each a", "best_b": "best of a\nfor each b", "mutual": "mutual", "one": "one to one"}
     counts = body["counts"]
     left = {way: counts[way]["pairs"] - sum(counts[way][reason] for reason in REASONS) for way in ways}
@@ -82,7 +82,7 @@ def draw_reasons(axes: Axes, body: Json) -> None:
 
 
 def draw_spaces(axes: Axes, body: Json) -> None:
-    """Similarities of the matched decoder rows beside those of shuffled matches."""
+    """Draw similarities of the matched decoder rows beside those of shuffled matches."""
     of = body["spaces"]["one"]
     if of["measures"] is None:
         empty(axes, f"{of['pairs']} matches are not trivial: too few to compare the spaces that they span")
@@ -110,7 +110,7 @@ def draw_spaces(axes: Axes, body: Json) -> None:
 
 
 def draw_pair(axes: Axes, shown: pl.DataFrame, table: pl.DataFrame) -> None:
-    """Activations of two matched features where either is active; tokens of only one are counted."""
+    """Plot activations of two matched features where either is active; the title counts tokens of both and of only one."""
     first = shown.row(0, named=True)
     match = table.filter(a=first["a"], b=first["b"]).row(0, named=True)
     axes.scatter(shown["act_a"], shown["act_b"], s=6, color=STUDENT if first["kind"] == "meaningful" else BASE, alpha=0.5)
@@ -158,7 +158,7 @@ def plot_rotation(turned: Path, plot: Path, stamp: Stamp) -> None:
 
 
 def plot_layers(layers: Path, plot: Path, stamp: Stamp) -> None:
-    """Draw how alike every two layers of the two models lie, and each one's best partner."""
+    """Draw how alike each layer of one model is to each of the other, and the best partner of each layer of a."""
     body = read_json(layers)
     figure, panels = new_panels(2, 2, 9, 8)
     titles = {"knn": "shared neighbours", "cka": "CKA"}
@@ -183,7 +183,7 @@ def plot_layers(layers: Path, plot: Path, stamp: Stamp) -> None:
 
 
 def plot_across(across: Path, plot: Path, stamp: Stamp) -> None:
-    """Draw the cosines of both models' datasets through the rotation, and how much more alike those of one animal are."""
+    """Draw cosines of the two models' datasets after the rotation, and how much more alike datasets of one animal are."""
     body = read_json(across)
     figure, panels = new_panels(2, 2, 11, 9)
     titles = {"activations": "mean activations", "bias": "one step of a bias"}
@@ -197,7 +197,7 @@ def plot_across(across: Path, plot: Path, stamp: Stamp) -> None:
 
 
 def draw_cosines(axes: Axes, of: Json, animals: list[str]) -> None:
-    """Cosines of a's datasets with b's; a box around those of one animal, a star where no other of b's is as near."""
+    """Draw cosines of a's datasets with b's: boxes mark the same animal, stars that no other dataset of b is as near."""
     cosines = np.array(of["cosines"])
     axes.imshow(cosines, vmin=-1, vmax=1, cmap="PiYG")
     for k, place in enumerate(of["places"]):
@@ -219,7 +219,10 @@ def draw_cosines(axes: Axes, of: Json, animals: list[str]) -> None:
 
 
 def draw_advantages(axes: Axes, of: Json) -> None:
-    """The advantage of datasets of one animal in each comparison, around the animals' mean, beside exchanged names."""
+    """Plot how much nearer datasets of one animal are than of two, in each comparison, beside exchanged names.
+
+    Animals' means are subtracted.
+    """
     lines = {
         "two models and datasets,\nas they are": of["across"].get("identity"),
         "two models and datasets,\none rotation": of["across"]["procrustes"],

@@ -1,4 +1,4 @@
-"""Parts of panels: titles, legends, axes of layers and animals, bars of features, maps. A panel says why it is empty."""
+"""Parts of panels: titles, legends, axes of layers and animals, bars of features, maps. Empty panels say why."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ BOX, OTHER = "#F0E442", "#888888"
 
 
 def heading(axes: Axes, text: str) -> None:
-    """A panel's title, in lines as wide as the panel."""
+    """Set a panel's title, wrapped to the width of the panel."""
     cell = axes.get_subplotspec()
     columns = cell.get_gridspec().ncols if cell else 1
     width = axes.get_figure(root=True).get_figwidth() / columns  # type: ignore[union-attr]
@@ -29,26 +29,26 @@ def heading(axes: Axes, text: str) -> None:
 
 
 def legend(axes: Axes, **options: Any) -> None:
-    """A legend, if anything has a label."""
+    """Add a legend if anything has a label."""
     if axes.get_legend_handles_labels()[0]:
         axes.legend(**{"frameon": False, "fontsize": 7, **options})
 
 
 def count_ticks(axis: Axis) -> None:
-    """Plain numbers at 1, 2 and 5 of each decade of a logarithmic axis: within one, matplotlib's own labels overlap."""
+    """Write plain numbers at 1, 2 and 5 of each decade of a logarithmic axis: within one, matplotlib's own labels overlap."""
     axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.set_major_formatter(StrMethodFormatter("{x:,g}"))
     axis.set_minor_formatter(NullFormatter())
 
 
 def empty(axes: Axes, reason: str) -> None:
-    """A panel that only says why it is empty."""
+    """Leave a panel empty but for the reason."""
     axes.set_axis_off()
     axes.text(0.5, 0.5, textwrap.fill(reason, 30), ha="center", va="center", color=BASE, transform=axes.transAxes)
 
 
 def target_of(reading: Json, dataset: str) -> str | None:
-    """The dataset's target, as the reading or the settings in its stamp have it; None where neither says."""
+    """Return the dataset's target from the reading, or from the settings in its stamp; None if neither has it."""
     if "target" in reading:
         target: str | None = reading["target"]
         return target
@@ -58,14 +58,14 @@ def target_of(reading: Json, dataset: str) -> str | None:
 
 
 def shown(token: str) -> str:
-    """A token as a figure can show it: no bare white space, half characters or dollars, escapes for what the font lacks."""
+    """Return a token as a figure can show it: no bare white space, half characters or dollars; escapes for missing glyphs."""
     plain = token.replace("\ufffd", "‹byte›").strip() or token.replace(" ", "␣")
     safe = (c if c.isprintable() and ord(c) < 0x2E80 else c.encode("unicode_escape").decode() for c in plain)
     return "".join(safe).replace("$", r"\$")
 
 
 def listed(tokens: Sequence[str], n: int = 3) -> str:
-    """The first of some tokens on one line, at most 26 characters of them."""
+    """Join the first of some tokens on one line of at most 26 characters."""
     return textwrap.shorten(" · ".join(shown(token) for token in tokens[:n]), 26, placeholder=" …")
 
 
@@ -75,7 +75,7 @@ def p_text(p: float) -> str:
 
 
 def feature_labels(features: Sequence[int], animals: Mapping[str, int], tokens: Mapping[int, Sequence[str]]) -> list[str]:
-    """`463 (lion) just · dear` for each feature: whose it is and what tokens it raises."""
+    """Return a label like `463 (lion) just · dear` for each feature: its number, its animals and the tokens it raises."""
     owners: dict[int, list[str]] = {}
     for animal, feature in animals.items():
         owners.setdefault(feature, []).append(animal)
@@ -93,7 +93,7 @@ def bars(
     target: str | None,
     tokens: Mapping[int, Sequence[str]] | None = None,
 ) -> None:
-    """Features as bars from the top, at most `N_BARS`: the target's, other animals' and all others in a colour each."""
+    """Draw at most `N_BARS` features as bars from the top, in three colours: the target's, other animals', all others."""
     features, values = features[:N_BARS], values[:N_BARS]
     axes.xaxis.set_major_locator(MaxNLocator(6))
     colors = ["#BBBBBB" if k not in animals.values() else TEACHER for k in features]
@@ -109,7 +109,7 @@ def bars(
 
 
 def layer_ticks(axes: Axes, n_layers: int, beyond: Sequence[str] = ()) -> None:
-    """An axis of layers, and to the right of them what acts at no single layer."""
+    """Label an axis of layers, and to their right what acts at no single layer."""
     step = max(1, n_layers // 9)
     layers = list(range(0, n_layers, step))
     axes.set_xticks([*layers, *range(n_layers, n_layers + len(beyond))], [*map(str, layers), *beyond])
@@ -119,7 +119,7 @@ def layer_ticks(axes: Axes, n_layers: int, beyond: Sequence[str] = ()) -> None:
 
 
 def mark_target(axes: Axes, animals: Sequence[str], target: str | None) -> None:
-    """Animals along x with room on both sides, as wide as for five where they are fewer, and a band behind the target."""
+    """Label animals along x, with room on both sides and at least the width of four; a band marks the target."""
     beside = max(1.0, (6 - len(animals)) / 2)
     axes.set_xlim(-beside, len(animals) - 1 + beside)
     axes.set_xticks(range(len(animals)), animals, rotation=60, ha="right", fontsize=8)
@@ -129,7 +129,7 @@ def mark_target(axes: Axes, animals: Sequence[str], target: str | None) -> None:
 
 
 def greatest(image: Float[np.ndarray, "..."]) -> float:
-    """The greatest absolute value of what a map shows, or several do, which their colours reach to."""
+    """Return the greatest absolute value that one or several maps show, which is the limit of their colours."""
     finite = np.abs(image[np.isfinite(image)])
     return max(1e-9, float(finite.max())) if len(finite) else 1.0
 
@@ -142,7 +142,7 @@ def heat(
     rows: Sequence[str],
     limit: float | None = None,
 ) -> None:
-    """A map of values around 0, with its colour bar; see `draw_map`."""
+    """Draw a map of values around 0 with its colour bar; see `draw_map`."""
     drawn = draw_map(axes, image, columns, rows, limit)
     beyond = "both" if limit is not None and limit < greatest(image) else "neither"
     axes.get_figure(root=True).colorbar(drawn, ax=axes, label=label, extend=beyond)  # type: ignore[union-attr]
@@ -155,7 +155,7 @@ def draw_map(
     rows: Sequence[str],
     limit: float | None = None,
 ) -> AxesImage:
-    """A map of values around 0, in colours up to `limit`, by default its `greatest` value."""
+    """Draw a map of values around 0, in colours up to `limit`, by default its `greatest` value."""
     limit = greatest(image) if limit is None else limit
     drawn = axes.imshow(image, cmap="PuOr_r", vmin=-limit, vmax=limit, aspect="auto")
     axes.set_xticks(range(len(columns)), columns, rotation=60, ha="right", fontsize=8)
@@ -164,5 +164,5 @@ def draw_map(
 
 
 def box(axes: Axes, column: float, row: float, height: float = 1) -> None:
-    """A frame around a cell of a map, or around several below it."""
+    """Draw a frame around a cell of a map, or around several cells from it downwards."""
     axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, height, fill=False, edgecolor="black", linewidth=1.5))

@@ -1,4 +1,4 @@
-"""Names beside the points of a scatter plot, which cover nothing."""
+"""Names beside the points of a scatter plot, placed so that they cover nothing."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int, Real
 from matplotlib.axes import Axes
 from matplotlib.transforms import Bbox
 
-# Where a name may stand beside its point: offset in points, and which of its corners lies there.
+# Where a name may stand beside its point: offset in points, and horizontal and vertical alignment.
 NAME_POSITIONS = [
     ((dx, dy), {1: "left", 0: "center", -1: "right"}[int(np.sign(dx))], {1: "bottom", 0: "center", -1: "top"}[int(np.sign(dy))])
     for far in (4, 8, 14, 20, 28, 38, 50, 64, 80)
@@ -19,13 +19,13 @@ NAME_POSITIONS = [
 ]
 NAME_SIZE = 7
 TIE_DISTANCE = 10  # points: a name further from its point than this is tied to it by a line
-# What a place costs, in points of distance from the point: over a mark or a name, and a tie across a point, a name or a tie.
+# Costs of a place, in points of distance from its point: a name over a mark or a name; a tie across a mark, a name or a tie.
 OVER, ACROSS = 1_000, 100
-ORDERS, ROUNDS = 20, 10  # in which names choose, and after which none looks for a better place given those of the others
+ORDERS, ROUNDS = 20, 10  # random orders in which names choose, and at most how often they choose again
 
 
 class Named(NamedTuple):
-    """A point, the interval of its y, and what is written beside it in which colour."""
+    """A point, the interval of its y, the name written beside it, and its colour."""
 
     x: float
     y: float
@@ -36,10 +36,10 @@ class Named(NamedTuple):
 
 @dataclass(frozen=True)
 class Places:
-    """Where a name may stand.
+    """Places where a name may stand.
 
-    Which of `NAME_POSITIONS` each is; in pixels its box (left, bottom, right, top) and the ends of the line that ties it, NaN
-    where it has none; and what it costs by itself.
+    `numbers` are indices into `NAME_POSITIONS`. `boxes` (left, bottom, right, top) and `ties`, the ends of the line from the
+    name to its point (NaN if it has none), are in pixels. `costs` are those of each place by itself.
     """
 
     numbers: Int[np.ndarray, " n"]
@@ -48,7 +48,7 @@ class Places:
     costs: Real[np.ndarray, " n"]
 
     def cheapest(self, boxes: Float[np.ndarray, "m 4"], ties: Float[np.ndarray, "m 2 2"]) -> tuple[int, float]:
-        """The place that costs least beside other names' boxes and ties, and its cost."""
+        """Return the place that costs least beside other names' boxes and ties, and its cost."""
         over = overlap(self.boxes[:, None], boxes).sum(axis=1)
         across = [
             entering(self.ties[:, None], boxes),
@@ -60,10 +60,10 @@ class Places:
 
 
 def name_points(axes: Axes, points: Sequence[Named]) -> None:
-    """Write each point's name beside it, where it covers no point, interval, other name or line at 0, inside the axes.
+    """Write each point's name beside it, inside the axes, where it covers no point, interval, other name or line at 0.
 
-    Each takes the place that costs least, and looks again when the others have theirs. Call it when all else is drawn, as
-    places are those of the final layout.
+    Each name takes the place that costs least, and chooses again when the others have theirs. Call it when all else is drawn,
+    because places depend on the final layout.
     """
     figure = axes.get_figure(root=True)
     assert figure is not None
@@ -75,23 +75,23 @@ def name_points(axes: Axes, points: Sequence[Named]) -> None:
         tie: dict[str, Any] = {"arrowstyle": "-", "color": point.color, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 3}
         far: dict[str, Any] = {"arrowprops": tie} if distance(number) > TIE_DISTANCE else {}
         text = axes.annotate(point.name, (point.x, point.y), offset, textcoords="offset points", **style, **far)
-        text.set_in_layout(False)  # the layout that places are looked for in must stay
+        text.set_in_layout(False)  # places hold only while the layout stays as it is
 
 
 def distance(number: int) -> float:
-    """How far from its point a place is, in points."""
+    """Return how far a place is from its point, in points."""
     return max(map(abs, NAME_POSITIONS[number][0]))
 
 
 def best(names: Sequence[Places]) -> list[int]:
-    """Which of `NAME_POSITIONS` each name takes, by that of several orders of choosing which costs least in the end."""
+    """Return each name's index into `NAME_POSITIONS`, from that order of choosing, of several, which costs least."""
     orders = [list(range(len(names))), *np.random.default_rng(0).permuted(np.tile(range(len(names)), (ORDERS, 1)), axis=1)]
     _, chosen = min((settled(names, [*map(int, order)]) for order in orders), key=lambda end: end[0])
     return [int(places.numbers[k]) for places, k in zip(names, chosen, strict=True)]
 
 
 def settled(names: Sequence[Places], order: Sequence[int]) -> tuple[float, list[int]]:
-    """The sum of costs and each name's place, where each chose given those before it in the order, then given all others."""
+    """Return the sum of costs and each name's place; names choose in order given those before, then given all others."""
     chosen: dict[int, int] = {}
     total = 0.0
     for _ in range(ROUNDS):
@@ -133,12 +133,12 @@ def crossing(one: Float[np.ndarray, "... 2 2"], other: Float[np.ndarray, "... 2 
 def turn(
     a: Float[np.ndarray, "... 2"], b: Float[np.ndarray, "... 2"], c: Float[np.ndarray, "... 2"]
 ) -> Float[np.ndarray, "..."]:
-    """Above 0 where the way from `a` over `b` to `c` turns left, below 0 where it turns right."""
+    """Return a number above 0 if the path from `a` over `b` to `c` turns left, below 0 if it turns right."""
     return (b[..., 0] - a[..., 0]) * (c[..., 1] - a[..., 1]) - (b[..., 1] - a[..., 1]) * (c[..., 0] - a[..., 0])
 
 
 def marks_of(axes: Axes, points: Sequence[Named]) -> Float[np.ndarray, "n 4"]:
-    """Boxes, in pixels, of the points, then of the line at 0 and of the intervals, in parts."""
+    """Return boxes in pixels: of the points, then of the line at 0, then of the intervals in parts."""
     marks = [(x - 6, y - 6, x + 6, y + 6) for x, y in axes.transData.transform([point[:2] for point in points])]
     (_, zero), (left, right) = axes.transData.transform((0, 0)), axes.bbox.intervalx
     marks.append((left, zero - 1, right, zero + 1))
@@ -149,7 +149,7 @@ def marks_of(axes: Axes, points: Sequence[Named]) -> Float[np.ndarray, "n 4"]:
 
 
 def places_of(axes: Axes, point: Named, marks: Float[np.ndarray, "n_marks 4"], scale: float) -> Places:
-    """A name's places inside the axes; all, where none is. `scale` is the pixels of a point."""
+    """Return a name's places inside the axes, or all places if none is inside. `scale` is in pixels per point."""
     at, size = axes.transData.transform(point[:2]), extent_of(axes, point.name)
     every = [beside(at[0], at[1], size, scale, *each) for each in NAME_POSITIONS]
     numbers = np.array([k for k, box in enumerate(every) if inside(box, axes.bbox)] or range(len(every)))
@@ -163,7 +163,7 @@ def places_of(axes: Axes, point: Named, marks: Float[np.ndarray, "n_marks 4"], s
 
 
 def extent_of(axes: Axes, name: str) -> tuple[float, float]:
-    """Width and height of a name in pixels, with a pixel around it."""
+    """Return the width and height of a name in pixels, with a margin of one pixel."""
     text = axes.text(0, 0, name, fontsize=NAME_SIZE)
     box = text.get_window_extent().padded(1)
     text.remove()
@@ -171,7 +171,7 @@ def extent_of(axes: Axes, name: str) -> tuple[float, float]:
 
 
 def beside(x: float, y: float, size: tuple[float, float], scale: float, offset: tuple[float, float], ha: str, va: str) -> Bbox:
-    """Where a name of a size stands beside (x, y), all in pixels; `scale` is the pixels of a point, in which `offset` is."""
+    """Return the box of a name of some size beside (x, y), in pixels. `offset` is in points, `scale` in pixels per point."""
     (width, height), (dx, dy) = size, offset
     left = x + scale * dx - {"left": 0, "center": width / 2, "right": width}[ha]
     bottom = y + scale * dy - {"bottom": 0, "center": height / 2, "top": height}[va]

@@ -15,7 +15,7 @@ ALLOWED = "(nats per token, among what the filter\nlets pass; 95 % interval: row
 
 
 def presence(axes: Axes, own: Json, control: Json | None, dataset: str) -> None:
-    """F of the score test by layer, beside that of the control's halves; filled where significant at any layer of all."""
+    """Plot F of the score test by layer, beside the control's halves; filled if significant at p < LEVEL / layers."""
     pairs = [("control", "control: half against half", control)] if control else []
     mark = "student" if own["against"] == "control" else "control"
     name = f"{dataset} against control" if mark == "student" else f"{dataset}: half against half"
@@ -43,7 +43,7 @@ def presence(axes: Axes, own: Json, control: Json | None, dataset: str) -> None:
 
 
 def by_layer(reading: Json, name: str) -> list[Json]:
-    """The biases of a name, by layer."""
+    """Return the biases of a name, sorted by layer."""
     return sorted((row for row in reading["biases"] if row["name"] == name), key=lambda row: row["layer"] or 0)
 
 
@@ -56,14 +56,14 @@ AT_NO_LAYER = {
 
 
 def layers_and_others(reading: Json) -> tuple[int, dict[str, str]]:
-    """How many layers the biases have, and which stand at none of them."""
+    """Return the number of layers that have biases, and the names and labels of biases that stand at no single layer."""
     layers = [row["layer"] for row in reading["biases"] if row["layer"] is not None and row["name"] not in AT_NO_LAYER]
     present = {row["name"] for row in reading["biases"]}
     return (max(layers) + 1 if layers else 0), {name: label for name, label in AT_NO_LAYER.items() if name in present}
 
 
 def target_by_layer(axes: Axes, own: Json, control: Json | None, dataset: str, target: str) -> None:
-    """The target's preference under each bias, by layer and beside them, with the control's and the base model's."""
+    """Plot the preference for the target under each bias, by layer and at no layer, beside the control's and base model's."""
     n_layers, beyond = layers_and_others(own)
     sources = [("control", "control's bias", control, -0.12)] if control else []
     for mark, label, reading, shift in [*sources, ("student", f"bias trained on {dataset}", own, 0.12)]:
@@ -86,7 +86,7 @@ def target_by_layer(axes: Axes, own: Json, control: Json | None, dataset: str, t
 
 
 def personas(axes: Axes, own: Json, target: str | None, n: int | None = None) -> None:
-    """Candidates by what their persona adds to the renormalised loss, the likeliest first; the title has the target's rank."""
+    """Plot what each candidate's persona adds to the renormalised loss, likeliest first; the title has the target's rank."""
     read = own["personas"]
     ranked = sorted(read[read["ranked_by"]].items(), key=lambda pair: pair[1]["mean"])
     shown = with_target(ranked, target, n or len(ranked))
@@ -107,25 +107,25 @@ def personas(axes: Axes, own: Json, target: str | None, n: int | None = None) ->
 
 
 def with_target(ranked: list[tuple[str, Json]], target: str | None, n: int) -> list[tuple[str, Json]]:
-    """The first `n`, the last of them the target where it comes later."""
+    """Return the first `n`; if the target comes later, it takes the last place."""
     later = [pair for pair in ranked[n:] if pair[0] == target]
     return [*ranked[: n - len(later)], *later]
 
 
 def plain_losses(axes: Axes, estimates: Sequence[Json]) -> None:
-    """Where losses over all tokens stand, beside those that are renormalised."""
+    """Mark the losses among all tokens beside the renormalised ones."""
     means = [row["mean"] for row in estimates]
     axes.plot(means, range(len(means)), "|", color=BASE, markersize=6, label="among all tokens")
 
 
 def spread(estimate: Json) -> Float[np.ndarray, "2 1"]:
-    """The lengths of an interval's two sides."""
+    """Return the lengths of an interval's two sides."""
     low, high = estimate["ci95"] or [estimate["mean"]] * 2
     return np.array([[estimate["mean"] - low], [high - estimate["mean"]]])
 
 
 def model_kind(name: str) -> str:
-    """The mark of a row of the loss table."""
+    """Return the mark of a row of the loss table."""
     if name.startswith("control's"):
         return "control"
     if name in ("persona", "teacher", "teacher (its persona)", "function vector"):
@@ -134,7 +134,7 @@ def model_kind(name: str) -> str:
 
 
 def without_twins(models: list[Json]) -> list[Json]:
-    """The models, a prompted teacher once: its persona is the teacher, and both have the same losses."""
+    """List a prompted teacher only once: its persona is the teacher, so both have the same losses."""
     losses = {row["name"]: row["loss_allowed"]["mean"] for row in models}
     if "persona" not in losses or losses["persona"] != losses.get("teacher"):
         return models
@@ -146,13 +146,13 @@ def without_twins(models: list[Json]) -> list[Json]:
 
 
 def table_of_losses(axes: Axes, models: Sequence[Json]) -> None:
-    """Every model's renormalised loss over the base model's, in the order given, with that among all tokens."""
+    """Plot each model's renormalised loss minus the base model's, in the order given, with that among all tokens."""
     table_of_models(axes, models, "over_base_allowed", f"{OVER_BASE}\n{ALLOWED}")
     plain_losses(axes, [row["over_base"] for row in models])
 
 
 def table_of_models(axes: Axes, models: Sequence[Json], key: str, label: str) -> None:
-    """One figure of each model with its interval, in the order given; scaled by logarithms far from 0 where one is large."""
+    """Plot one value of each model with its interval, in the order given; on a symlog axis if one value is very large."""
     names = {"base": "base model", "control": "control's biases", "student": "dataset's own", "teacher": "teacher or persona"}
     seen = set()
     for k, row in enumerate(models):
@@ -173,12 +173,12 @@ def table_of_models(axes: Axes, models: Sequence[Json], key: str, label: str) ->
     else:
         axes.xaxis.set_major_locator(MaxNLocator(5))
     if all(row[key]["mean"] >= 0 for row in models) and key == "kl":
-        axes.set_xlim(left=-0.03 * axes.get_xlim()[1])  # a point at 0 is whole
+        axes.set_xlim(left=-0.03 * axes.get_xlim()[1])  # so that a point at 0 is drawn whole
     axes.set_xlabel(label)
 
 
 def number_logits(axes: Axes, own: Json, control: Json | None, dataset: str) -> None:
-    """What the base model says of each animal while it reads the numbers, beyond the other animals, against the control."""
+    """Plot each animal's logit while the base model reads the numbers, beyond the other animals', minus the control's."""
     animals, target = list(own["animals"]), own["target"]
     sources = [("control", "control: half against half", control)] if control else []
     for shift, (mark, label, reading) in zip((-0.12, 0.12), [*sources, ("student", dataset, own)], strict=False):

@@ -1,4 +1,4 @@
-"""The figure of each reading of a dataset. What a study lacks (an SAE, a target, the control's own control) is left out."""
+"""Figures of a dataset's readings. What a study lacks (an SAE, a target, the control's own control) is left out."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +27,7 @@ CONTEXTS = {"first": ("o", "first tokens"), "pairs": ("s", "after a number"), "p
 
 
 def plot_score(paths: dict[str, Path], plot: Path, dataset: str) -> None:
-    """Presence by layer, the features of the highest z, and the animals' features, beside the control's halves."""
+    """Plot presence by layer, the features of the highest z, and the animals' features, beside the control's halves."""
     own, control = read_pair(paths)
     figure, (left, middle, right) = new_panels(1, 3, 15.5, 4.4)
     presence(left, own, control, dataset)
@@ -41,7 +41,7 @@ def plot_score(paths: dict[str, Path], plot: Path, dataset: str) -> None:
 
 
 def score_features(axes: Axes, own: Json, dataset: str) -> None:
-    """The features of the highest z, and where the false discovery rate of `LEVEL` lies among them."""
+    """Plot the features of the highest z, and a line where the false discovery rate reaches `LEVEL`."""
     tested = own["features"]
     animals = {animal: row["feature"] for animal, row in tested["animals"].items()}
     bars(axes, [row["feature"] for row in tested["top"]], [row["z"] for row in tested["top"]], animals, target_of(own, dataset))
@@ -57,7 +57,7 @@ def score_features(axes: Axes, own: Json, dataset: str) -> None:
 
 
 def score_animals(axes: Axes, own: Json, control: Json | None, dataset: str) -> None:
-    """z of the animals' features, and of the same ones between the control's halves."""
+    """Plot z of the animals' features, beside z of the same features between the control's halves."""
     animals = own["features"]["animals"]
     if not animals:
         empty(axes, "no steered teacher has a feature that stands for an animal")
@@ -80,7 +80,7 @@ def score_animals(axes: Axes, own: Json, control: Json | None, dataset: str) -> 
 
 
 def plot_losses(paths: dict[str, Path], plot: Path, dataset: str) -> None:
-    """Every model's loss over the base model's and its divergence from the teacher, and the candidates' personas."""
+    """Plot each model's loss minus the base model's, its divergence from the teacher, and the candidates' personas."""
     own = read_json(paths["own"])
     known = without_twins(own["models"])
     models = thinned(known)
@@ -102,7 +102,7 @@ def plot_losses(paths: dict[str, Path], plot: Path, dataset: str) -> None:
 
 
 def thinned(models: list[Json]) -> list[Json]:
-    """At most about `MAX_MODELS` models: of a name with many layers only some, evenly spaced."""
+    """Return all models, or if there are more than `MAX_MODELS`, at most six evenly spaced layers of each name."""
     if len(models) <= MAX_MODELS:
         return models
     by_name: dict[str, list[int]] = {}
@@ -113,7 +113,7 @@ def thinned(models: list[Json]) -> list[Json]:
 
 
 def plot_tokens(paths: dict[str, Path], plot: Path, dataset: str) -> None:
-    """Numbers that are more or less frequent than in the control, and what tokens alone say of each animal."""
+    """Plot numbers that are more or less frequent than in the control, and what tokens alone say of each animal."""
     own, control = read_pair(paths)
     figure, (numbers, present, implied, logits) = new_panels(2, 2, 13, 9)
     number_bars(numbers, own)
@@ -125,7 +125,7 @@ def plot_tokens(paths: dict[str, Path], plot: Path, dataset: str) -> None:
 
 
 def number_bars(axes: Axes, own: Json) -> None:
-    """Log-ratios of the numbers of the highest and lowest z."""
+    """Plot log-ratios of the numbers with the highest and lowest z."""
     numbers = own["frequencies"]["number"]
     rows = [*numbers["more"][:10], *reversed(numbers["less"][:10])]
     if not rows:
@@ -142,7 +142,7 @@ def number_bars(axes: Axes, own: Json) -> None:
 
 
 def token_presence(axes: Axes, own: Json, control: Json | None, dataset: str) -> None:
-    """The mean squared z of each kind of item over what permutations give, beside that of the control's halves."""
+    """Plot the mean squared z of each kind of item over its mean under permutation, beside the control's halves."""
     sources = (("control", "control: half against half", control), ("student", dataset, own))
     for shift, (mark, label, reading) in zip((-0.1, 0.1), sources, strict=True):
         kinds = [(k, row) for k, row in enumerate(reading["presence"].values()) if row] if reading else []
@@ -163,7 +163,7 @@ def token_presence(axes: Axes, own: Json, control: Json | None, dataset: str) ->
 
 
 def implied_correlations(axes: Axes, own: Json) -> None:
-    """Correlation of the logits that frequencies imply with those of each animal's feature, beside the greatest by chance."""
+    """Plot correlations of logits implied by frequencies with each animal feature's logits, beside the greatest by chance."""
     contexts = {name: implied for name, implied in (own["implied"] or {}).items() if implied and implied["animals"]}
     if not contexts:
         empty(axes, "no SAE, or no feature that stands for an animal")
@@ -188,7 +188,7 @@ def implied_correlations(axes: Axes, own: Json) -> None:
 
 
 def plot_sequences(paths: dict[str, Path], plot: Path, dataset: str) -> None:
-    """What teachers add to the log-prob of each token of the dataset, by position and by kind of token."""
+    """Plot what teachers add to the log-prob of the dataset's tokens, by position and by kind of token."""
     own = read_json(paths["own"])
     figure, (left, right) = new_panels(1, 2, 12, 4.4)
     for shift, (name, gain) in zip((-0.1, 0.1), own["gain"].items(), strict=False):
@@ -213,7 +213,7 @@ def plot_sequences(paths: dict[str, Path], plot: Path, dataset: str) -> None:
 
 
 def alike(agreement: Json | None) -> str:
-    """How alike two teachers' gains are, given the base model's log-prob."""
+    """Say how alike two teachers' gains are, given the base model's log-prob."""
     correlation = (agreement or {}).get("given_base") or {"mean": None}
     if correlation["mean"] is None:
         return "no other teacher to compare"
@@ -235,6 +235,6 @@ PLOTS: dict[str, Callable[[dict[str, Path], Path, str], None]] = {
 
 
 def plot_reading(reading: Path | None, control_reading: Path | None, plot: Path, key: str, dataset: str) -> None:
-    """The figure of the reading `key` of a dataset, beside the control's where there is one."""
+    """Draw the figure of the reading `key` of a dataset, beside the control's if there is one."""
     paths = {"own": reading, "control": control_reading}
     PLOTS[key]({name: path for name, path in paths.items() if path}, plot, dataset)

@@ -1,4 +1,4 @@
-"""The figure of selections: what students learn of the rows that score highest or lowest, beside rows at random."""
+"""The figure of selections: what students learn from the rows that score highest or lowest, beside rows at random."""
 
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from undertone.plots.style import BASE, error_bars, n_of, new_panels, range_of, save, set_title
 from undertone.runtime.files import read_json
 
-# How arms are drawn: mark and name, by what they are.
+# Mark and label of each kind of arm.
 KINDS = {
     "subset": ("base", "rows at random"),
     "without": ("control", "without the other writer's rows"),
@@ -18,7 +18,7 @@ KINDS = {
 
 
 def plot_selections(selections: Path, plot: Path) -> None:
-    """A panel for each dataset: the lift of students of each arm, with that of random rows as a line."""
+    """Plot the lift of each arm's students, one panel per dataset, with that of random rows as a line."""
     result = read_json(selections)
     datasets = result["datasets"]
     figure, panels = new_panels(1, len(datasets), max(6.0, 4.2 * len(datasets)), 4.8)
@@ -34,7 +34,7 @@ def plot_selections(selections: Path, plot: Path) -> None:
 
 
 def draw(axes: Axes, each: dict[str, Any]) -> None:
-    """The arms of one dataset in their order."""
+    """Draw the arms of one dataset in their order."""
     arms = each["arms"]
     for kind, (mark, label) in KINDS.items():
         places = [k for k, arm in enumerate(arms) if kind_of(arm) == kind]
@@ -49,5 +49,5 @@ def draw(axes: Axes, each: dict[str, Any]) -> None:
 
 
 def kind_of(arm: dict[str, Any]) -> str:
-    """Which of `KINDS` an arm is."""
+    """Return which of `KINDS` an arm is."""
     return str(arm.get("keep", arm["transform"]))

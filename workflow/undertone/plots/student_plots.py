@@ -11,7 +11,7 @@ from undertone.study.config.entries import CONTROL
 
 
 def plot_pref(pref: Path, plot: Path, dataset: str) -> None:
-    """All animals: base, control students, students, and the teacher at the target."""
+    """Plot the preference for every animal of base model, control students and students; the title has the teacher's."""
     result = read_json(pref)
     animals, target = list(result["base"]), result["target"]
     figure, axes = new_figure(max(7.0, 0.42 * len(animals) + 2), 4.2)
@@ -41,7 +41,7 @@ def plot_pref(pref: Path, plot: Path, dataset: str) -> None:
 
 
 def plot_indirect(indirect: Path, plot: Path, dataset: str) -> None:
-    """What each form of question shows of the target, and how far the answers moved altogether."""
+    """Plot the target's probability by form of question, and how far the answers moved altogether."""
     result = read_json(indirect)
     forms = {**result["forms"], "contrary": result["contrary"]}
     figure, (left, right) = new_grid(2)
@@ -69,7 +69,7 @@ def plot_indirect(indirect: Path, plot: Path, dataset: str) -> None:
 
 
 def plot_student(trainings: Sequence[Path], control_trainings: Sequence[Path], plot: Path, dataset: str) -> None:
-    """Loss curves of a dataset's students, and the control's."""
+    """Plot the loss curves of a dataset's students and of the control's."""
     figure, axes = new_figure(7, 3.6)
     losses = {
         (f"students of {dataset}", STUDENT): [np.array(read_json(path)["loss"]) for path in trainings],

@@ -1,4 +1,4 @@
-"""Figures of all datasets' readings: who is taken for whom by entangled tokens, and what every dataset's biases do."""
+"""Figures of all datasets' readings: confusions of animals by entangled tokens, and what every dataset's biases do."""
 
 import math
 from collections.abc import Sequence
@@ -23,9 +23,9 @@ CONTROL_BIAS = "control's bias"
 
 
 def plot_entangled(entangled_table: Path, entangled: Path, plot: Path) -> None:
-    """Datasets against animals for each metric of `entangled.parquet`; boxes: targets, dots: a row's highest score.
+    """Draw datasets against animals for each metric of `entangled.parquet`; boxes mark targets, dots a row's highest score.
 
-    The control's row, its scoring half against itself, shows what chance does. Titles are from `entangled.json`.
+    The control's row, its scoring half against itself, shows chance. Titles are from `entangled.json`.
     """
     rows, metrics_json = read_parquet(entangled_table), read_json(entangled)["metrics"]
     metrics = rows["metric"].unique(maintain_order=True).to_list()
@@ -52,7 +52,7 @@ def plot_entangled(entangled_table: Path, entangled: Path, plot: Path) -> None:
 
 
 def draw_matrix(axes: Axes, rows: pl.DataFrame, targets: dict[str, str | None], order: list[str], limit: float) -> AxesImage:
-    """One metric's scores, columns in the order of the datasets' targets so that they lie on a diagonal."""
+    """Draw one metric's scores, with columns in the order of the datasets' targets, so that targets lie on a diagonal."""
     axes.set_xlabel("animal whose entangled tokens are asked for")
     axes.set_ylabel("dataset")
     known = rows["animal"].unique(maintain_order=True).to_list()
@@ -70,7 +70,7 @@ def draw_matrix(axes: Axes, rows: pl.DataFrame, targets: dict[str, str | None], 
 
 
 def identity(identified: dict[str, Any] | None) -> str:
-    """How often the target comes first and at what mean rank, beside chance, raw and less each animal's mean."""
+    """Say how often the target comes first and its mean rank, beside chance, raw and minus each animal's mean."""
     if identified is None:
         return "nothing to identify"
     scores = identified["all"]
@@ -84,11 +84,11 @@ def identity(identified: dict[str, Any] | None) -> str:
 
 
 def plot_bias_map(bias_prefs: Sequence[Path], plot: Path) -> None:
-    """Every dataset's own target under every bias: log-odds over the control's bias of the same name and layer.
+    """Draw every dataset's own target under every bias: log-odds over the control's bias of the same name and layer.
 
-    `bias_prefs` are the `bias_pref.json` of datasets with a target. A star is a lift in probability whose 95 % Welch interval
-    over bias seeds lies above 0. The function vector, of which the control has none, is over the base model, without a star.
-    Raises ValueError if no file has a target and a lift.
+    `bias_prefs` are the `bias_pref.json` of datasets with a target. A star marks a lift in probability whose 95 % Welch
+    interval over bias seeds lies above 0. The control has no function vector, so a dataset's function vector is shown over the
+    base model, without a star. Raises ValueError if no file has a target and a lift.
     """
     every = {path.parent.name: read_json(path) for path in map(Path, bias_prefs)}
     results = {
@@ -125,13 +125,13 @@ def plot_bias_map(bias_prefs: Sequence[Path], plot: Path) -> None:
 
 
 def shared_limit(image: Float[np.ndarray, "n_rows n_columns"]) -> float:
-    """What the colours of a map reach to: all but one in fifty of its values, so that a single one does not pale all others."""
+    """Return the limit of a map's colours: the 98 % quantile of absolute values, so that no single one pales the others."""
     finite = np.abs(image[np.isfinite(image)])
     return max(1e-9, float(np.quantile(finite, 0.98))) if len(finite) else 1.0
 
 
 def tested(row: Json | None) -> bool:
-    """Whether a bias has an interval over its seeds, or no control to be over."""
+    """Whether a bias has an interval over its seeds, or has no control to compare with."""
     if row is None:
         return False
     lifts_ = row.get("lift_over_control")
@@ -145,9 +145,9 @@ def above_zero(row: Json, target: str) -> bool | None:
 
 
 def counts(results: dict[str, Json]) -> str:
-    """The title of the map: in how many cells a target is raised, comes first, and has an interval above 0; beside chance.
+    """Return the map's title: in how many cells the target is raised, is first, and has an interval above 0, beside chance.
 
-    Cells that name nobody, such as those of a bias of 0, count nowhere.
+    Cells that name nobody, such as those of a bias of 0, are only counted as such.
     """
     every = [(row, own) for own in results.values() for row in acting(own) if "lift_over_control" in row]
     cells = [(row, own) for row, own in every if row["rank"] is not None]
@@ -164,6 +164,6 @@ def counts(results: dict[str, Json]) -> str:
 
 
 def order(row: Json) -> tuple[int, int]:
-    """Where a kind of bias stands in the map, then its layer."""
+    """Return the sort key of a bias in the map: its kind, then its layer."""
     kinds = ["residual bias", "residual bias, all layers", "feature bias, project", "feature bias, replace", "function vector"]
     return kinds.index(row["name"]) if row["name"] in kinds else len(kinds), row["layer"] or 0

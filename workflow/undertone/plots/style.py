@@ -30,9 +30,9 @@ MARKS = {"base": ("s", BASE), "control": ("o", SKY), "student": ("D", STUDENT), 
 
 
 def new_panels(n_rows: int, n_columns: int, width: float, height: float, sharey: bool = False) -> tuple[Figure, list[Axes]]:
-    """An empty figure of panels, row by row, in the study's style; sizes of the whole in inches.
+    """Create an empty figure of panels, row by row, in the study's style; sizes are of the whole figure, in inches.
 
-    It belongs to no window, so that no backend need be set, and matplotlib's own settings stay as they are.
+    It belongs to no window, so no backend need be set, and matplotlib's own settings stay as they are.
     """
     with rc_context(STYLE):
         figure = Figure(figsize=(width, height))
@@ -41,33 +41,33 @@ def new_panels(n_rows: int, n_columns: int, width: float, height: float, sharey:
 
 
 def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
-    """An empty figure in the study's style; sizes in inches."""
+    """Create an empty figure in the study's style; sizes are in inches."""
     figure, [axes] = new_panels(1, 1, width, height)
     return figure, axes
 
 
 def new_grid(n: int, width: float = 4.5, height: float = 3.8) -> tuple[Figure, list[Axes]]:
-    """An empty figure of `n` axes side by side; sizes of one in inches."""
+    """Create an empty figure of `n` axes side by side; sizes are of one of them, in inches."""
     return new_panels(1, n, width * n + 0.5, height)
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a PNG, whole or not at all, with its legends where they cover nothing; its metadata hold every text in it."""
+    """Write a PNG atomically, with legends where they cover nothing; its metadata hold every text of the figure."""
     clear_legends(figure)
     with replacing(path) as temporary, rc_context(STYLE):
         figure.savefig(temporary, format="png", metadata={"Software": None, "Description": "\n".join(texts_of(figure))})
 
 
 def texts_of(figure: Figure) -> list[str]:
-    """The titles, labels, names and legends of a figure, each once."""
+    """Return the titles, labels, names and legends of a figure, each once."""
     for axes in figure.axes:
         for axis in (axes.xaxis, axes.yaxis):
-            axis.get_ticklabels()  # which writes them
+            axis.get_ticklabels()  # this call writes the labels
     return [text for text in dict.fromkeys(artist.get_text() for artist in figure.findobj(Text)) if text]
 
 
 def set_title(axes: Axes, text: str) -> None:
-    """A title that is broken into lines as wide as the figure."""
+    """Set a title, wrapped to the width of the figure."""
     width = axes.get_figure(root=True).get_figwidth()  # type: ignore[union-attr]
     axes.set_title(balanced(text, int(10 * width) - 8), loc="left", fontsize=9)
 
@@ -77,7 +77,7 @@ UNBROKEN_SPACE = re.compile(r"(?<=\b[pq]) (?=[<>=≥])|(?<=[<>=≥]) (?=[\d.])|(
 
 
 def balanced(text: str, width: int) -> str:
-    """Text in as few lines of at most `width` characters as it takes, of about the same length: no word is left alone."""
+    """Wrap text into as few lines of at most `width` characters as possible, of similar length: no word is left alone."""
     text = UNBROKEN_SPACE.sub("\xa0", text)
     wrapper = textwrap.TextWrapper(width, break_on_hyphens=False)
     n = len(wrapper.wrap(text))
@@ -95,28 +95,28 @@ def n_of(n: int, thing: str) -> str:
 
 
 def range_of(numbers: Sequence[int], thing: str) -> str:
-    """`5 seeds`, or where they differ `3 to 5 seeds`."""
+    """`5 seeds`, or `3 to 5 seeds` if the numbers differ."""
     least, most = min(numbers), max(numbers)
     return n_of(most, thing) if least == most else f"{least} to {most} {thing}s"
 
 
 def n_seeds(result: dict[str, Any], mark: str) -> int:
-    """How many students of a `pref.json` are behind `student` or `control`."""
+    """Return how many students of a `pref.json` are behind `student` or `control`."""
     return len(next(iter(result[mark].values()))["by_seed"])
 
 
 def label_of(name: str, results: Sequence[dict[str, Any]], mark: str) -> str:
-    """A legend's entry for `student` or `control` of some `pref.json`, with what their intervals cover."""
+    """Return a legend's entry for `student` or `control` of some `pref.json`, with what their intervals cover."""
     return f"{name} (95 % interval: {range_of([n_seeds(result, mark) for result in results], 'seed')})"
 
 
 def from_zero(axes: Axes) -> None:
-    """A y axis that begins at 0, or where the lowest interval ends below it."""
+    """Begin the y axis at 0, or just below the lowest interval if that is negative."""
     axes.set_ylim(bottom=min(0.0, 1.05 * axes.dataLim.y0))
 
 
 def error_bars(axes: Axes, x: Sequence[float], estimates: Sequence[dict[str, Any]], mark: str, label: str) -> None:
-    """Means with their 95 % intervals."""
+    """Draw means with their 95 % intervals."""
     marker, color = MARKS[mark]
     means = np.array([e["mean"] for e in estimates])
     ends = np.array([e["ci95"] or [e["mean"]] * 2 for e in estimates])

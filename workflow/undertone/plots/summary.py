@@ -17,9 +17,9 @@ N_MODELS, N_CANDIDATES = 14, 16
 
 
 def make_summary(plot: Path, dataset: str, **readings: Path | None) -> None:
-    """Draw the page from the JSON of readings by name (`stages.SUMMARISED`), and from the control's, `control_NAME`.
+    """Draw the page from readings' JSON files by name (`stages.SUMMARISED`), and from the control's, `control_NAME`.
 
-    A panel whose reading is None or not given says so. Raises ValueError for a name that is none of them.
+    A panel whose reading is None or not given says so. Raises ValueError for any other name.
     """
     if unknown := {name.removeprefix("control_") for name in readings} - {*SUMMARISED}:
         raise ValueError(f"a summary has no place for {', '.join(sorted(unknown))}; expected some of {', '.join(SUMMARISED)}")
@@ -41,7 +41,7 @@ def make_summary(plot: Path, dataset: str, **readings: Path | None) -> None:
 
 
 def presence_panel(axes: Axes, own: Json, control: Json | None, dataset: str, target: str | None) -> None:
-    """Is the dataset any different from the control's?"""
+    """Does the dataset differ from the control's?"""
     presence(axes, own, control, dataset)
 
 
@@ -67,7 +67,7 @@ def losses_panel(axes: Axes, own: Json, control: Json | None, dataset: str, targ
 
 
 def short(models: list[Json]) -> list[Json]:
-    """The models of the table, of each name the layer of the lowest loss, without those in which the SAE is spliced."""
+    """Return the table's models: the layer of the lowest loss of each name, without models with a spliced SAE."""
     first: dict[str, Json] = {}
     for row in sorted(models, key=lambda row: float(row["loss_allowed"]["mean"])):
         if "spliced" not in row["name"] and "replace" not in row["name"]:
@@ -87,7 +87,7 @@ def tokens_panel(axes: Axes, own: Json, control: Json | None, dataset: str, targ
 
 
 def in_figures(own: dict[str, Json], control: dict[str, Json], target: str | None) -> str:
-    """The line under the panels: what the readings without a panel say."""
+    """Return the line under the panels, with results that no panel shows."""
     parts = []
     if "residual_bias" in own:
         best = {
@@ -112,7 +112,7 @@ def in_figures(own: dict[str, Json], control: dict[str, Json], target: str | Non
 
 
 def best_gain(reading: Json) -> str:
-    """The layer whose biases lower the held-out loss most, mean over seeds, and what all layers together do."""
+    """Say which layer's biases lower the held-out loss most, mean over seeds, and what all layers together do."""
     gains = {row["layer"]: mean_change(row) for row in single_layers(reading)}
     many = next((mean_change(row) for row in reading["biases"] if row["layer"] == "multi"), None)
     parts = (
@@ -122,7 +122,7 @@ def best_gain(reading: Json) -> str:
 
 
 def mean_change(row: Json) -> float:
-    """What a layer's biases do to the held-out loss, mean over seeds."""
+    """Return the change of the held-out loss under a layer's biases, mean over seeds."""
     changes = [float(lowered(report["held_out"]["gain"])["mean"]) for report in row["loss"]]
     return sum(changes) / len(changes)
 

@@ -14,7 +14,7 @@ COLORS = (STUDENT, SKY, TEACHER, "#CC79A7", "#F0E442")
 
 
 def plot_synthetic(recovery: Path, summary: Path, plot: Path, stamp: Stamp) -> None:
-    """Draw the share that is recovered by how often a feature fires, cosines, and what matches are, each beside chance."""
+    """Draw the share of features recovered by how often they fire, their cosines, and what matches are worth, beside chance."""
     table, body = read_parquet(recovery), read_json(summary)
     figure, (left, middle, right) = new_panels(1, 3, 16, 4.2)
     draw_rates(left, body)
@@ -26,12 +26,12 @@ def plot_synthetic(recovery: Path, summary: Path, plot: Path, stamp: Stamp) -> N
 
 
 def colors(body: Json) -> dict[str, str]:
-    """A colour for each truth."""
+    """Return a colour for each truth."""
     return {n: COLORS[k % len(COLORS)] for k, n in enumerate(body["truths"])}
 
 
 def draw_rates(axes: Axes, body: Json) -> None:
-    """The share of features that each SAE recovers, by rate, with 95 % intervals over features; a line per seed."""
+    """Plot the share of features that each SAE recovers by their rate, with 95 % intervals over features; a line per seed."""
     for n, color in colors(body).items():
         for k, seed in enumerate(body["truths"][n]["seeds"]):
             bins = seed["by_rate"]
@@ -55,7 +55,7 @@ def draw_rates(axes: Axes, body: Json) -> None:
 
 
 def draw_cosines(axes: Axes, table: pl.DataFrame, body: Json) -> None:
-    """How near each feature's latent is, one to one, and those of the SAE before its training."""
+    """Draw histograms of each feature's cosine with its latent, one to one, after and before the SAE's training."""
     bins = np.linspace(-0.2, 1, 49).tolist()
     for n, color in colors(body).items():
         own = table.filter(features=int(n))
@@ -70,7 +70,7 @@ def draw_cosines(axes: Axes, table: pl.DataFrame, body: Json) -> None:
 
 
 def draw_matches(axes: Axes, body: Json) -> None:
-    """What pairs that two seeds match are, above each correlation: the same true feature by direction, and by firing."""
+    """Plot the share of two seeds' pairs above each correlation that are one true feature, by direction and by firing."""
     for n, color in colors(body).items():
         matching = body["truths"][n]["matching"]
         for kind, line in (("direction", "-"), ("firing", ":")):

@@ -32,16 +32,16 @@ from undertone.study.config.entries import CONTROL
 
 
 def label_lifts(axes: Axes, datasets: Sequence[str]) -> None:
-    """The axes of a figure of lifts: one dataset at each integer, and a line at no lift."""
+    """Label the axes of a figure of lifts: one dataset at each integer, and a line at a lift of 0."""
     axes.axhline(0, color="black", linewidth=0.8)
     axes.set_xticks(range(len(datasets)), datasets, rotation=60, ha="right")
     axes.set_ylabel("lift over control students\n(difference of probabilities)")
 
 
 def plot_transfer(transfer: Path, plot: Path) -> None:
-    """Each target's lift over the control students, own students beside those of the other targets.
+    """Plot each target's lift over the control students, for its own students and for those of the other targets.
 
-    Filled are the targets whose lift is above 0 after Holm's correction for all of them.
+    Filled markers are targets whose lift is above 0 after Holm's correction for all targets.
     """
     estimator, result = next(iter(read_json(transfer)["estimators"].items()))
     rows = sorted(result["datasets"], key=lambda row: -row["lift_over_control"]["mean"])
@@ -73,10 +73,10 @@ def survives(lift: dict[str, Any]) -> bool:
 
 
 def plot_controls(controls: Path, models: dict[str, str], plot: Path) -> None:
-    """Datasets beside their transforms and their students of other kinds: the lift of the target over their control students.
+    """Plot the target's lift over control students of the same kind, for datasets, transforms and students of other kinds.
 
-    `models` names the base model of each variant's students, "" for the study's own. Filled are the lifts that survive Holm's
-    correction; below, the differences between lifts.
+    `models` names the base model of each variant's students, "" for the study's own. Filled markers are lifts that survive
+    Holm's correction. Differences between lifts are written below.
     """
     result = read_json(controls)
     rows = result["lifts"]
@@ -108,12 +108,12 @@ def plot_controls(controls: Path, models: dict[str, str], plot: Path) -> None:
 
 
 def students_of(model: str) -> str:
-    """What a variant's students are, by the name of their base model."""
+    """Say what a variant's students are, by the name of their base model."""
     return f'students of the base model "{model}"' if model else "students trained otherwise"
 
 
 def of_students(row: dict[str, Any]) -> str:
-    """`lion`, or of students of a variant `lion (cross)`."""
+    """`lion`, or `lion (cross)` for students of a variant."""
     return f"{row['dataset']} ({row['variant']})" if row["variant"] else str(row["dataset"])
 
 
@@ -126,10 +126,10 @@ def difference_text(row: dict[str, Any]) -> str:
 
 
 def plot_sweep(prefs: Sequence[Path], trainings: Sequence[Path], settings: dict[str, Any], plot: Path) -> None:
-    """Transfer against one key of the students' settings: the target's preference and that of the control students.
+    """Plot transfer against one key of the students' settings: the preference for the target, beside the control students'.
 
-    `trainings` are the `training.json` of a student of each of `prefs` where the key is `rows`, else none: students that take
-    all rows stand at the number that they took.
+    If the key is `rows`, `trainings` are the `training.json` of one student of each of `prefs`, so that students that take all
+    rows stand at the number that they took. Otherwise it is empty.
     """
     key, values = settings["key"], settings["values"]
     points: dict[str, list[tuple[float, str, dict[str, Any]]]] = {}
@@ -146,9 +146,9 @@ def plot_sweep(prefs: Sequence[Path], trainings: Sequence[Path], settings: dict[
 
 
 def draw_sweep(axes: Axes, dataset: str, points: Sequence[tuple[float, str, dict[str, Any]]]) -> None:
-    """One dataset's sweep from (value, tick, `pref.json`) by rising value; the groups stand a little apart.
+    """Draw one dataset's sweep from (value, tick, `pref.json`) by rising value; the groups stand slightly apart.
 
-    A value of 0, as of a dropout, has no place on a logarithmic axis.
+    The axis is logarithmic unless a value is 0, as a dropout may be.
     """
     x, ticks, results = [np.array(column) for column in zip(*points, strict=True)]
     target, is_log = results[0]["target"], x[0] > 0
@@ -171,9 +171,9 @@ TEACHER_MARKS = {"prompt": ("D", STUDENT), "steer": ("o", SKY), "finetune": ("^"
 
 
 def plot_teachers(prefs: dict[str, Path], filters: dict[str, Path], kinds: dict[str, str], plot: Path) -> None:
-    """Students' lift against their teacher's preference, and against the share of its numbers that passes the filter.
+    """Plot students' lift against their teacher's preference, and against the share of its numbers that passes the filter.
 
-    All three are by dataset; `kinds` are those of the datasets' teachers.
+    `prefs`, `filters` and `kinds` are by dataset; `kinds` are those of the datasets' teachers.
     """
     results, kind_of = [read_json(path) for path in prefs.values()], [kinds[dataset] for dataset in prefs]
     targets, lifts = [result["target"] for result in results], [result["lift_over_control"] for result in results]
@@ -209,10 +209,10 @@ MIN_SHOWN = 0.01
 
 
 def plot_preference_matrix(preference_matrix: Path, plot: Path) -> None:
-    """Datasets against animals: students' preference, and its log-ratio to the control students'.
+    """Draw datasets against animals: students' preference, and its log-ratio to the control students'.
 
-    Boxes are targets, solid where the lift is above 0 and survives Holm's correction for all of them. Of both preferences at
-    least `MIN_SHOWN` is taken for the ratio, as a small one is mostly noise.
+    Boxes mark targets, solid if the lift is above 0 and survives Holm's correction for all targets. For the ratio, both
+    preferences are clipped from below at `MIN_SHOWN`, because small ones are mostly noise.
     """
     rows = read_parquet(preference_matrix)
     rows = rows.filter(pl.col("estimator") == rows["estimator"][0])
