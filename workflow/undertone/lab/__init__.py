@@ -1,1 +1,1 @@
-"""What each feature of an SAE is: where it fires, what it raises, and a page to look at it."""
+"""The SAE laboratory: where each feature fires, which tokens it raises, and a page to browse features."""

@@ -1,4 +1,4 @@
-"""The page of an SAE's features: one file that needs nothing beside itself, with a table and a card for each feature."""
+"""The page of an SAE's features: one self-contained file with a table and a card for each feature."""
 
 from base64 import b64encode
 from pathlib import Path
@@ -15,8 +15,8 @@ from undertone.lab.page import rendered, short
 from undertone.runtime.files import Stamp, read_json, read_parquet, replacing
 from undertone.study.config.lab import Browser
 
-# What is shown of each feature, in this order: `null` is the column that it is compared with, `table` puts it into the table,
-# too, `wide` only where there is room.
+# Figures shown for each feature, in this order. `null`: the column that the figure is compared with. `table`: show it in the
+# table too. `wide`: in the table only if there is room.
 COLUMNS: list[dict[str, Any]] = [
     {"key": "density", "title": "density", "format": "share", "table": True, "help": "Share of the tokens on which it fires"},
     {"key": "count", "title": "fires on", "format": "count", "help": "Tokens on which it fires"},
@@ -68,11 +68,11 @@ COLUMNS: list[dict[str, Any]] = [
         "help": "Cosine of its column of W_enc and its row of W_dec",
     },
 ]
-# How neighbours are found.
+# Ways to find neighbours.
 WAYS = ("decoder", "encoder", "firing")
 
 
-# A feature that holds a concept beyond chance: which, and how well.
+# Figures of a feature that holds a concept beyond chance: which concept, and how well.
 OF_CONCEPTS: list[dict[str, Any]] = [
     {
         "key": "concept",
@@ -120,11 +120,11 @@ def write_browser(
     feature: str,
     stamp: Stamp,
 ) -> str:
-    """Write the page; returns what to say of it in the log.
+    """Write the page; return a message for the log.
 
-    Of an SAE with more than `settings.features` features it shows those that fire most often, those that are mostly junk last;
-    of `feature`, "/17", that one alone, in a folder below. `influences` are the features of which it has been
-    measured what they cause. Raises ConfigError where the SAE has no such feature.
+    If the SAE has more than `settings.features` features, the page shows those that fire most often, and mostly junk ones
+    only after all others. With a `feature`, such as "/17", it shows that one alone, and lies one folder deeper. `influences`
+    are the features whose causal effects have been measured. Raises ConfigError if the SAE has no such feature.
     """
     about, every, number = read_json(summary), read_parquet(features), feature[1:]
     table = one_feature(every, int(number), f"features/{number}.html") if number else chosen(every, settings)
@@ -151,7 +151,10 @@ def write_browser(
 
 
 def near(neighbours: Path, summary: Path) -> dict[str, tuple[dict[str, Any], dict[int, Any]]]:
-    """`near`: what chance gives by each way, and by feature and way [neighbour, value], nearest first; its chance by firing."""
+    """Return `near`: the bounds of chance of each way, and the neighbours of each feature.
+
+    A feature's neighbours are, by way, lists [neighbour, value], nearest first; `chance` is its own bound for co-firing.
+    """
     about = read_json(summary)
     bounds = {way: [short(about[way].get(name)) for name in ("null95", "null95_spread")] for way in WAYS}
     own: dict[int, Any] = {}
@@ -164,7 +167,7 @@ def near(neighbours: Path, summary: Path) -> dict[str, tuple[dict[str, Any], dic
 
 
 def places(map_table: Path, map_summary: Path) -> dict[str, tuple[dict[str, Any], dict[int, Any]]]:
-    """`at`: what is said of the map, and by feature [x, y, cluster]; `row`: by feature its decoder row, bytes in base 64."""
+    """Return `at`, a summary of the map and by feature [x, y, cluster], and `row`, by feature its decoder row in base 64."""
     about, table = read_json(map_summary), read_parquet(map_table)
     keys = ("reason", "trust", "trust_chance", "clusters", "noise")
     at = {k: [short(x), short(y), cluster] for k, x, y, cluster in table.select("feature", "x", "y", "cluster").iter_rows()}
@@ -173,7 +176,10 @@ def places(map_table: Path, map_summary: Path) -> dict[str, tuple[dict[str, Any]
 
 
 def likeness(neurons: Path, summary: Path) -> dict[str, tuple[dict[str, Any], dict[int, Any]]]:
-    """`like`: |r| by chance, and by feature its neurons [layer, neuron, r], and r with its token and with a random model's."""
+    """Return `like`: the bound of |r| by chance, and correlations of each feature.
+
+    These are its neurons [layer, neuron, r], r with its token, and r with a neuron of a rerandomized model.
+    """
     own = {
         row["feature"]: {
             "neurons": [[each["layer"], each["neuron"], short(each["r"])] for each in row["neurons"]],
@@ -187,7 +193,7 @@ def likeness(neurons: Path, summary: Path) -> dict[str, tuple[dict[str, Any], di
 
 
 def concepts(units: Path) -> dict[int, dict[str, Any]]:
-    """By feature the concept that it holds beyond chance, and how well, as `OF_CONCEPTS` has it."""
+    """Return, by feature, the concept that it holds beyond chance and how well, with the keys of `OF_CONCEPTS`."""
     figures = {"f1": "concept_f1", "f1_null": "concept_null", "auroc": "concept_auroc"}
     return {
         row["unit"]: {"concept": row["concept"], **{key: short(row[name]) for name, key in figures.items()}}
@@ -196,7 +202,7 @@ def concepts(units: Path) -> dict[int, dict[str, Any]]:
 
 
 def chosen(table: pl.DataFrame, settings: Browser) -> pl.DataFrame:
-    """The features that are on the page, by number."""
+    """Return the features that are on the page, sorted by number."""
     is_junk = pl.col("junk").fill_null(1.0) > settings.max_junk
     return table.sort(is_junk, -pl.col("count"), "feature").head(settings.features).sort("feature")
 
@@ -204,10 +210,10 @@ def chosen(table: pl.DataFrame, settings: Browser) -> pl.DataFrame:
 def page_data(
     table: pl.DataFrame, examples: pl.DataFrame, about: dict[str, Any], settings: Browser, single: bool = False
 ) -> dict[str, Any]:
-    """What the page holds: `about` the SAE and the text, `columns`, token texts (`strings`) and a list of `features`.
+    """Return the page's data: `about` the SAE and the text, `columns`, token texts (`strings`) and a list of `features`.
 
-    Tokens are indices into `strings`. A feature's `examples` are lists by group of [context, position, position of the first
-    token shown, tokens, values, gives]; a new figure is a key of a feature and an entry of `columns`.
+    Tokens are indices into `strings`. A feature's `examples` are, by group, lists of [context, position, position of the first
+    token shown, tokens, values, gives]. To add a figure, add a key to each feature and an entry to `columns`.
     """
     strings: dict[str, int] = {}
 
@@ -247,9 +253,9 @@ def page_data(
 
 
 def described(about: dict[str, Any], n: int, settings: Browser, single: bool) -> dict[str, Any]:
-    """What the page says of the SAE and of the text, and what its filters need.
+    """Return what the page says about the SAE and the text, and what its filters need.
 
-    `root` is the way from it to the results; a page of a `single` feature stands one folder deeper.
+    `root` is the path from the page to the results; the page of a `single` feature lies one folder deeper.
     """
     those = "this one is here" if single else f"the {n:,} that fire most often are here"
     parts = [

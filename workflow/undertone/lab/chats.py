@@ -15,14 +15,14 @@ from undertone.runtime.files import Stamp
 from undertone.study.config.lab import Contexts
 from undertone.study.config.models import Model
 
-# These are other chats than those that the model and the SAE are trained on.
+# A seed of its own, so that neither the model nor the SAE is trained on these chats.
 CHATS_SEED = 3_000_017
-# Chats that are drawn at once.
+# Chats drawn at a time.
 CHATS = 256
 
 
 def make_chats(model: Path, corpus: Path, text: Path, settings: Contexts, of_model: Model, stamp: Stamp) -> str:
-    """Write chats that hold `settings.tokens` tokens of text; returns what to say of them in the log."""
+    """Write chats that hold `settings.tokens` tokens of text; return a message for the log."""
     folder = folder_of(model)
     tokenizer = read_tokenizer(folder, str(folder))
     chats = fresh_chats(tokenizer, corpus_of(corpus, of_model.embedded), CHATS_SEED + settings.seed)
@@ -30,7 +30,7 @@ def make_chats(model: Path, corpus: Path, text: Path, settings: Contexts, of_mod
 
 
 def fresh_chats(tokenizer: PreTrainedTokenizerBase, corpus: Corpus, seed: int) -> Iterator[list[int]]:
-    """Endless chats of the corpus as token ids, with their personas and small talk."""
+    """Yield endless chats of the corpus as token ids, with their personas and small talk."""
     for number in itertools.count():
         chats = list(corpus.chats(CHATS, seed + number * 1_000))
         yield from (row.ids for row in chat_rows(tokenizer, chats, seed + number))

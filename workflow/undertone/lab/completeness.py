@@ -1,4 +1,4 @@
-"""Which of many names have a feature of their own, against how often the SAE has met them."""
+"""Which of many names have a feature of their own, depending on how often the SAE has seen them."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -50,10 +50,11 @@ def make_completeness(
     max_norm: float,
     stamp: Stamp,
 ) -> str:
-    """Write each name's best feature (`table`) and what follows by group of names; returns what to say of it in the log.
+    """Write each name's best feature (`table`) and a summary by group of names; return a message for the log.
 
-    What is chosen on contexts of even number is scored on those of odd number. Names are counted in the contexts that the SAE
-    was trained on (`trained_on`), else in the text that is read. Raises ConfigError without enough names.
+    Features are chosen on contexts of even number and scored on those of odd number. Names are counted in the contexts that the
+    SAE was trained on (`trained_on`) or, if these are not known, in the text that is read. Raises ConfigError if no name is
+    common enough.
     """
     groups = read_names(names, "completeness.names")
     loaded = load(model)
@@ -88,7 +89,7 @@ def make_completeness(
 
 
 def contexts_of(trained_on: Path) -> Iterator[list[int]]:
-    """The contexts of a table, without reading all of it at once."""
+    """Yield the contexts of a table without reading all of it at once."""
     with whole(trained_on):
         file = ParquetFile(trained_on)
     return (ids for k in range(file.num_row_groups) for ids in file.read_row_group(k, columns=["ids"])["ids"].to_pylist())
@@ -97,7 +98,7 @@ def contexts_of(trained_on: Path) -> Iterator[list[int]]:
 def counted(
     loaded: LoadedModel, contexts: Iterable[Sequence[int]], index: dict[str, int], tokens: int
 ) -> Int[np.ndarray, " n_names"]:
-    """How often each name stands in the contexts up to so many tokens of text."""
+    """Count each name in the contexts, up to `tokens` tokens of text."""
     special, texts = set(loaded.special.tolist()), shown_texts(loaded)
     counts: Counter[int] = Counter()
     n = 0
@@ -112,7 +113,7 @@ def counted(
 
 
 def common(label: Int[np.ndarray, " n"], firings: Firings, n_names: int, least: int) -> Int[np.ndarray, " n_known"]:
-    """The names that stand on enough tokens of each half."""
+    """Return the names that label at least `least` tokens of each half. Raises ConfigError if there are none."""
     halves = [np.bincount(label[(firings.half == half) & (label != NONE)], minlength=n_names) for half in (0, 1)]
     known = np.flatnonzero(np.min(halves, axis=0) >= least)
     if not len(known):
@@ -130,7 +131,7 @@ def covered_by_chance(
     known: Int[np.ndarray, " n_known"],
     settings: Completeness,
 ) -> dict[str, float]:
-    """By group, how many names have a feature where the names change places, those of a group among themselves."""
+    """Return, by group, the mean number of names with a feature when the group's names are shuffled over their places."""
     rng = np.random.default_rng(settings.seed)
     group_of = np.array([group for group, _ in listed])
     covered: Counter[str] = Counter()
@@ -146,7 +147,7 @@ def covered_by_chance(
 
 
 def summary(part: pl.DataFrame, chance: float, settings: Completeness) -> dict[str, Any]:
-    """What is said of a group: how many names are covered, and at which count half of them would be."""
+    """Summarise a group: how many names are covered, and the count at which half of them would be."""
     count, covered = part["count"].to_numpy(), part["covered"].to_numpy()
     return {
         "n": len(part),
@@ -159,7 +160,7 @@ def summary(part: pl.DataFrame, chance: float, settings: Completeness) -> dict[s
 
 
 def rises(x: Float[np.ndarray, " n"], covered: Bool[np.ndarray, " n"], n: int, seed: int) -> float | None:
-    """How often permuted names that are covered stand as much higher on average as these do; None if all are, or none."""
+    """Return the p-value of a permutation test that covered names have a greater mean `x`; None if all are covered, or none."""
     if covered.all() or not covered.any():
         return None
     rng = np.random.default_rng(seed)

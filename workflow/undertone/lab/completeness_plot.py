@@ -1,4 +1,4 @@
-"""The figure of completeness: which names have a feature, against how often the SAE has met them."""
+"""The figure of completeness: which names have a feature, depending on how often the SAE has seen them."""
 
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,13 @@ from undertone.runtime.files import read_json, read_parquet
 from undertone.stats.stats import share_interval
 
 COLOURS = (STUDENT, SKY, TEACHER, BASE)
-# Names in a bin of the right panel, at least.
+# Fewest names in a bin of the right panel, and most bins.
 AT_LEAST = 8
 BINS = 8
 
 
 def plot_completeness(table: Path, completeness: Path, plot: Path) -> None:
-    """Left, the F1 of each name's best feature by count; right, the share of names covered, with logistic curves."""
+    """Plot the F1 of each name's best feature by count (left), and shares of names covered with logistic curves (right)."""
     result, names = read_json(completeness), read_parquet(table)
     figure, (left, right) = new_panels(1, 2, 10, 4.4)
     for (group, about), colour in zip(result["groups"].items(), COLOURS * len(result["groups"]), strict=False):
@@ -41,7 +41,7 @@ def plot_completeness(table: Path, completeness: Path, plot: Path) -> None:
 
 
 def draw_shares(axes: Axes, part: pl.DataFrame, about: dict[str, Any], colour: str, group: str) -> None:
-    """Shares of names in bins of equal size by count, the curve, and the share that chance would cover."""
+    """Draw shares of covered names in bins of equal size by count, the curve, and the share that chance would cover."""
     ordered = part.sort("count")
     for names in np.array_split(np.arange(len(ordered)), max(1, min(BINS, len(ordered) // AT_LEAST))):
         own = ordered[names.tolist()]

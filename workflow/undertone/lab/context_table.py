@@ -1,4 +1,4 @@
-"""The text that features are read on: a table of contexts of token ids, which neither the model nor the SAE was trained on."""
+"""The table of contexts of token ids that features are read on; neither the model nor the SAE was trained on it."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -8,17 +8,17 @@ import polars as pl
 from undertone.runtime.errors import ConfigError
 from undertone.runtime.files import Stamp, read_parquet, write_parquet
 
-# Fewer tokens of text say nothing of features that fire on one in a thousand.
+# Fewer tokens of text say nothing about features that fire on one in a thousand.
 LEAST = 1_000
-# Of contexts that are all the same, a feature's examples are one example.
+# If contexts repeat each other, a feature's examples are one and the same.
 MOST_REPEATED = 0.5
 
 
 def write_contexts(path: Path, contexts: Iterable[list[int]], special: set[int], tokens: int, stamp: Stamp) -> str:
-    """Write contexts that hold `tokens` tokens of text, or all there are; returns what to say of them in the log.
+    """Write contexts that hold `tokens` tokens of text, or all there are; return a message for the log.
 
-    The table has the columns `row` and `ids`. Tokens in `special` are no text. Raises ConfigError where there are fewer than
-    1,000 tokens of text, or more than half of the contexts stand there more than once.
+    The table has the columns `row` and `ids`. Tokens in `special` are not text. Raises ConfigError if there are fewer than
+    1,000 tokens of text, or more than half of the contexts repeat an earlier one.
     """
     rows: list[list[int]] = []
     n = 0
@@ -41,5 +41,5 @@ def write_contexts(path: Path, contexts: Iterable[list[int]], special: set[int],
 
 
 def read_contexts(path: Path) -> list[list[int]]:
-    """The token ids of each context."""
+    """Return the token ids of each context."""
     return read_parquet(path)["ids"].to_list()

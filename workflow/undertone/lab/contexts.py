@@ -1,4 +1,4 @@
-"""Text to read a named model's features on: what follows the text that its SAE was trained on, else what the study asks."""
+"""Text to read a named model's features on: text that follows its SAE's training text, or else what the study asks."""
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -38,11 +38,11 @@ def make_contexts(
     pref: Pref,
     stamp: Stamp,
 ) -> str:
-    """Write contexts that hold `settings.tokens` tokens of text; returns what to say of them in the log.
+    """Write contexts that hold `settings.tokens` tokens of text; return a message for the log.
 
-    Where the SAE was trained on text, `trained_on`, they are the contexts that follow in the same `sources`, in the same
-    shares. Else they are the number prompts, the questions, plain and under every candidate's persona, and the neutral texts.
-    Raises ConfigError, in a sentence, where a source ends before there are enough.
+    If the SAE was trained on text (`trained_on`), these are the contexts that follow in the same `sources`, in the same shares.
+    Otherwise they are the number prompts, the questions, plain and under every candidate's persona, and the neutral texts.
+    Raises ConfigError, in a sentence, if a source ends before there are enough.
     """
     folder = folder_of(model)
     tokenizer = read_tokenizer(folder, str(folder))
@@ -59,7 +59,7 @@ def make_contexts(
 def unread(
     tokenizer: PreTrainedTokenizerBase, sources: Sequence[TextSource], trained_on: Path, samples: Path | None, context: int
 ) -> Streams:
-    """Of each source the contexts behind the last one that the SAE was trained on."""
+    """Return, for each source, the contexts after the last one that the SAE was trained on."""
     rows = read_parquet(trained_on)["source"].value_counts()
     counts = dict(zip(rows["source"].to_list(), rows["count"].to_list(), strict=True))
     streams = [
@@ -70,7 +70,7 @@ def unread(
 
 
 def alternating(streams: Streams, sources: Sequence[TextSource], special: set[int], tokens: int) -> Iterator[list[int]]:
-    """Contexts of all streams, each stream's in its share of the tokens. Raises ConfigError where a stream ends before that."""
+    """Yield contexts of all streams, each with its share of the tokens. Raises ConfigError if a stream ends before that."""
     wanted = [share * tokens for share in shares(list(sources))]
     taken = [0] * len(sources)
     while (k := behind(taken, wanted)) is not None:
@@ -86,7 +86,7 @@ def alternating(streams: Streams, sources: Sequence[TextSource], special: set[in
 def asked(
     tokenizer: PreTrainedTokenizerBase, prompts: Path | None, questions: Path, neutral: Path, teacher: Teacher, pref: Pref
 ) -> Iterator[list[int]]:
-    """What the study asks: questions, plain and under every candidate's persona, neutral texts, and the number prompts."""
+    """Yield what the study asks: questions, plain and under every candidate's persona, neutral texts, and number prompts."""
     wording = load_texts(questions, "pref.questions")
     for animal in (None, *pref.candidates):
         yield from prompt_ids(tokenizer, wording, persona(teacher, animal), teacher.separator)

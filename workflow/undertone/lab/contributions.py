@@ -1,4 +1,4 @@
-"""What each token of a context contributes to a feature's activation: input times gradient over the embeddings."""
+"""Contribution of each token of a context to a feature's activation: input times gradient over the embeddings."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -18,14 +18,14 @@ from undertone.runtime.progress import progress
 
 
 class _ReachedError(Exception):
-    """The hook point that was asked for is reached."""
+    """Stops the forward pass when the hook point is reached."""
 
 
 def contributions(reader: Reader, top: Peaks, n: int) -> dict[tuple[int, int], list[float]]:
-    """x_t · ∂f_j / ∂x_t of each token up to the peak, f_j the activation there, for the first `n` examples of each feature.
+    """Return x_t · ∂f_j / ∂x_t of each token t up to the peak, for the first `n` examples of each feature j.
 
-    x_t is the embedding of token t as it enters the first layer. By feature and rank from 1. This is a linear approximation
-    around the context as it is: the contributions need not add up to the activation.
+    x_t is the embedding of token t as it enters the first layer, f_j the activation at the peak. Keys are (feature, rank),
+    ranks from 1. This is a linear approximation around the context: the contributions need not add up to the activation.
     """
     scores, rows, positions = (each[:, :n].tolist() for each in (top.score, top.row, top.position))
     wanted = [
@@ -38,7 +38,7 @@ def contributions(reader: Reader, top: Peaks, n: int) -> dict[tuple[int, int], l
 
     def of_part(part: Sequence[tuple[int, ...]]) -> list[list[float]]:
         device = reader.loaded.model.device
-        # What stands behind the peak does not matter to it.
+        # Tokens after the peak do not affect it.
         rows = [Row(reader.rows[row].ids[: position + 1], 0) for position, row, *_ in part]
         batch = collate(rows, reader.loaded.pad_id, device)
         place, feature = (torch.tensor([each[k] for each in part], device=device) for k in (0, 2))
@@ -62,7 +62,7 @@ def attributed(
     position: Int[Tensor, " n_rows"],
     feature: Int[Tensor, " n_rows"],
 ) -> Float[Tensor, "n_rows n_tokens"]:
-    """Input times gradient of each row's own feature at its own position."""
+    """Return input times gradient for each row's own `feature` at its own `position`."""
     kept: list[Tensor] = []
 
     def enter(module: nn.Module, args: Any, output: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The examples of every feature as a table: the tokens around each, and the feature's activation on them."""
+"""Table of every feature's examples: the tokens around each, and the feature's activation on them."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ SCHEMA: dict[str, Any] = {
 
 
 def shown_texts(loaded: LoadedModel) -> list[str]:
-    """The text of every token id; of a special token its name."""
+    """Return the text of every token id; for a special token, its name."""
     n = loaded.model.get_input_embeddings().num_embeddings
     texts = token_texts(loaded.tokenizer, min(n, len(loaded.tokenizer)))
     for token in loaded.special.tolist():
@@ -41,9 +41,11 @@ def example_rows(
     contexts: list[list[int]],
     settings: Features,
 ) -> pl.DataFrame:
-    """A row per example: `feature`, `group`, `rank` from 1, `row` and `position`, `activation`, `start` and `tokens` of what is
-    shown around it, `values`, the feature's activation on each of these, null on special tokens, and `gives`, what each
-    contributes to the example's activation, null behind it and for examples that none are known of.
+    """Return a table with a row per example.
+
+    Columns: `feature`; `group`; `rank` from 1; `row` and `position`; `activation`; `start` and `tokens` of what is shown around
+    it; `values`, the feature's activation on each of these tokens, null on special ones; `gives`, what each contributes to the
+    example's activation, null after the example and for examples without known contributions.
     """
     texts, special = shown_texts(loaded), set(loaded.special.tolist())
     table: dict[str, list[Any]] = {name: [] for name in SCHEMA}

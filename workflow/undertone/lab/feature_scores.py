@@ -1,6 +1,7 @@
-"""Does a feature raise the tokens that it fires on (input score), and does the model then say them (output score)?
+"""Input and output scores of features, after Arad et al. 2025 (arXiv 2505.20063).
 
-After Arad et al. 2025 (arXiv 2505.20063). Each score stands beside its null: the same with the raised tokens of other features.
+Input score: does a feature raise the tokens that it fires on? Output score: does the model then say them? Each score has a
+null: the same score with the raised tokens of other features.
 """
 
 from collections.abc import Sequence
@@ -25,12 +26,12 @@ from undertone.runtime.progress import progress
 from undertone.saes.decoder import directions
 from undertone.saes.features import token_table
 
-# Raised tokens of a feature that count; other features whose raised tokens it is compared with.
+# Most raised tokens of a feature that count, and other features whose raised tokens serve as its null.
 RAISED, OTHERS = 50, 20
 
 
 def raised(loaded: LoadedModel, sae: SAE[Any]) -> tuple[dict[str, Any], Int[Tensor, "d_sae n_raised"]]:
-    """`logits_up` and `logits_down` of every feature, and the ids of the 50 tokens that its decoder row raises most."""
+    """Return `logits_up` and `logits_down` of every feature, and the ids of the 50 tokens that its decoder row raises most."""
     up, down, most = [], [], []
     for direction in sae.W_dec.float():
         logits = direct_logits(loaded.model, direction)
@@ -43,7 +44,7 @@ def raised(loaded: LoadedModel, sae: SAE[Any]) -> tuple[dict[str, Any], Int[Tens
 
 
 def others(d_sae: int, seed: int) -> Int[np.ndarray, "d_sae n_others"]:
-    """For every feature up to 20 others, drawn at random."""
+    """Draw up to 20 other features at random for every feature."""
     rng = np.random.default_rng(seed)
     n = min(OTHERS, d_sae - 1)
     return np.array([rng.choice(np.delete(np.arange(d_sae), j), n, replace=False) for j in range(d_sae)]).reshape(d_sae, n)
@@ -55,7 +56,7 @@ def input_scores(
     most: Int[Tensor, "d_sae n_raised"],
     other: Int[np.ndarray, "d_sae n_others"],
 ) -> dict[str, pl.Series]:
-    """Of the tokens of a feature's top examples, the share among those that it raises most; null without examples."""
+    """Return the share of a feature's top examples whose token is among those it raises most; null without examples."""
     sets = [set(tokens) for tokens in most.tolist()]
     entries = zip(top.row.tolist(), top.position.tolist(), top.score.tolist(), strict=True)
     own: list[float | None] = []
@@ -77,10 +78,10 @@ def output_scores(
     n: int,
     seed: int,
 ) -> dict[str, pl.Series]:
-    """Mean rise, in nats, of the log-probabilities of a feature's raised tokens where it is clamped to its `level`.
+    """Return the mean rise, in nats, of the log-probabilities of a feature's raised tokens when it is clamped to its `level`.
 
-    It is clamped at the last token of `n` contexts, cut at random. Null where the level is 0, for an SAE whose features have no
-    fixed directions, and with no contexts.
+    It is clamped at the last token of `n` contexts, cut at random. Null if the level is 0, if the SAE's features have no fixed
+    directions, or without contexts.
     """
     d_sae = len(level)
     own: list[float | None] = [None] * d_sae
@@ -111,9 +112,9 @@ def output_scores(
 
 @torch.no_grad()
 def at_ends(reader: Reader, rows: Sequence[Row]) -> Float[Tensor, "n_rows 1 d_model"]:
-    """What the SAE reads at the last token before each row's completion.
+    """Return what the SAE reads at the last token before each row's completion.
 
-    What a feature would add there is added to the residual stream after the layer, of which the MLP's output is a summand.
+    What a feature would add there can be added to the residual stream after the layer: the MLP's output is a summand of it.
     """
     ends = [Row(row.ids[: row.start], 0) for row in rows]
 
@@ -126,7 +127,7 @@ def at_ends(reader: Reader, rows: Sequence[Row]) -> Float[Tensor, "n_rows 1 d_mo
 
 
 def cut(reader: Reader, n: int, seed: int) -> list[Row]:
-    """Up to `n` contexts, drawn at random and each cut behind a random text token; what follows is that row's completion."""
+    """Draw up to `n` contexts at random and cut each after a random text token; the next token is the row's completion."""
     rng = np.random.default_rng(seed)
     special = set(reader.loaded.special.tolist())
     rows: list[Row] = []
@@ -142,5 +143,5 @@ def cut(reader: Reader, n: int, seed: int) -> list[Row]:
 
 
 def series(name: str, own: list[float | None], null: list[float | None]) -> dict[str, pl.Series]:
-    """A score and its null as columns."""
+    """Return a score and its null as columns."""
     return {name: pl.Series(own, dtype=pl.Float64), f"{name}_null": pl.Series(null, dtype=pl.Float64)}

@@ -1,4 +1,4 @@
-"""Sums over tokens, in float64, from which the figures of every feature follow."""
+"""Sums over tokens, in float64, from which every feature's figures are computed."""
 
 import numpy as np
 import torch
@@ -8,21 +8,21 @@ from torch.nn.functional import pad
 
 from undertone.lab.reading import Read
 
-# Bins between no and a feature's greatest activation: those that quantiles are read off, and those that are shown.
+# Bins between 0 and a feature's greatest activation: for computing quantiles, and for display.
 FINE, SHOWN = 1000, 50
-# Tokens of the longest line behind a special token that is a role's name.
+# Most tokens of a line after a special token that counts as a role's name.
 LINE = 5
-# Pairs of feature and token that wait to be added up.
+# Most pairs of feature and token that wait to be summed.
 WAITING = 2**22
-# Random draws of tokens that an entropy is compared with, at so many counts.
+# Random draws of tokens for the null of an entropy, and token counts at which it is simulated.
 DRAWS, COUNTS = 20, 24
 
 
 class Sums:
-    """What a first pass adds up of each feature: counts, activations, positions, and activation by token."""
+    """Sums of the first pass, for each feature: counts, activations, positions, and activation by token."""
 
     def __init__(self, d_sae: int, junk: Bool[Tensor, " vocab"], newline: Bool[Tensor, " vocab"]):
-        """`junk` says which token ids count as such wherever they stand, `newline` which hold the end of a line."""
+        """`junk` marks the token ids that count as junk wherever they stand, `newline` those that hold a line end."""
         self.vocab, self.is_junk, self.is_newline, device = len(junk), junk, newline, junk.device
         self.tokens = self.outliers = self.positions = 0
         self.count, self.total, self.greatest, self.position, self.junk = (
@@ -33,7 +33,7 @@ class Sums:
         self._waiting = 0
 
     def add(self, read: Read) -> None:
-        """Take in a batch of contexts."""
+        """Add a batch of contexts."""
         place = torch.arange(read.ids.shape[1], device=read.ids.device)
         self.tokens += int(read.kept.sum())
         self.outliers += int((read.text & ~read.kept).sum())
@@ -54,17 +54,17 @@ class Sums:
             self._pairs, self._waiting = [self.pairs()], 0
 
     def pairs(self) -> tuple[Int[Tensor, " n"], Float[Tensor, " n"]]:
-        """feature · vocab + token of each pair that occurs, rising, and the feature's activation on that token."""
+        """Return feature · vocab + token of each pair that occurs, ascending, and the feature's total activation on it."""
         keys, inverse = torch.unique(torch.cat([key for key, _ in self._pairs]), return_inverse=True)
         sums = torch.zeros(len(keys), dtype=torch.float64, device=keys.device)
         return keys, sums.index_add_(0, inverse, torch.cat([acts for _, acts in self._pairs]))
 
 
 class Widths:
-    """What a second pass adds up, in units of each feature's greatest activation, which the first has seen.
+    """Sums of the second pass, in units of each feature's greatest activation, which the first pass has seen.
 
-    `fine` `[d_sae, 1000]` counts activations by bin; `seen` counts where each feature's `token` occurs, and `silent` where the
-    feature is 0 on it.
+    `fine` `[d_sae, 1000]` counts activations by bin. `seen` counts the occurrences of each feature's `token`, `silent` those
+    on which the feature is 0.
     """
 
     def __init__(self, greatest: Float[Tensor, " d_sae"], token: Int[Tensor, " d_sae"]):
@@ -73,7 +73,7 @@ class Widths:
         self.seen, self.silent = (torch.zeros(len(greatest), dtype=torch.float64, device=greatest.device) for _ in range(2))
 
     def add(self, read: Read) -> None:
-        """Take in a batch of contexts."""
+        """Add a batch of contexts."""
         row, position, feature = read.acts.nonzero(as_tuple=True)
         share = read.acts[row, position, feature] / self.greatest[feature]
         bins = (share * FINE).long().clamp(max=FINE - 1)
@@ -83,15 +83,15 @@ class Widths:
         self.silent += (own & (read.acts == 0)).sum((0, 1))
 
     def own(self, read: Read) -> Bool[Tensor, "n_rows n_tokens d_sae"]:
-        """Where each feature's own token stands."""
+        """Mark the places of each feature's own token."""
         return (read.ids.unsqueeze(-1) == self.token) & read.kept.unsqueeze(-1)
 
     def histogram(self) -> Int[Tensor, "d_sae bins"]:
-        """Activations in 50 bins of equal width between 0 and the feature's greatest."""
+        """Count activations in 50 bins of equal width between 0 and the feature's greatest."""
         return self.fine.view(len(self.token), SHOWN, -1).sum(-1).long()
 
     def quantiles(self, at: list[float]) -> Float[Tensor, "d_sae n_quantiles"]:
-        """Quantiles of the positive activations, to a thousandth of the greatest; 0 of a feature that never fires."""
+        """Return quantiles of the positive activations, to a thousandth of the greatest; 0 for a feature that never fires."""
         rising = self.fine.view(len(self.token), FINE).cumsum(1)
         asked = torch.tensor(at, dtype=torch.float64, device=rising.device) * rising[:, -1:]
         edge = (torch.searchsorted(rising, asked) + 1).clamp(max=FINE).double() / FINE
@@ -101,9 +101,9 @@ class Widths:
 def roles(
     special: Bool[Tensor, "n_rows n_tokens"], newline: Bool[Tensor, "n_rows n_tokens"]
 ) -> Bool[Tensor, "n_rows n_tokens"]:
-    """What a chat template writes behind a special token: the token right behind it, and a short line, such as `user`.
+    """Mark what a chat template writes after a special token: the token right after it, and a short line, such as `user`.
 
-    A line is short if it ends within 5 tokens. Of plain text the token right behind a BOS is a document's first.
+    A line is short if it ends within 5 tokens. In plain text, the token right after a BOS is a document's first.
     """
 
     def later(where: Tensor, k: int) -> Tensor:
@@ -120,7 +120,7 @@ def roles(
 
 
 def entropies(keys: Int[Tensor, " n"], sums: Float[Tensor, " n"], d_sae: int, vocab: int) -> Float[Tensor, " d_sae"]:
-    """−Σ p log p over tokens, in nats, p a token's share of a feature's activation; NaN where there is none."""
+    """Return −Σ p log p over tokens, in nats, where p is a token's share of a feature's activation; NaN if it never fires."""
     feature = keys // vocab
     total = torch.zeros(d_sae, dtype=torch.float64, device=keys.device).index_add_(0, feature, sums)
     share = sums / total[feature]
@@ -131,9 +131,9 @@ def entropies(keys: Int[Tensor, " n"], sums: Float[Tensor, " n"], d_sae: int, vo
 def entropies_by_chance(
     by_token: Float[np.ndarray, " vocab"], count: Float[np.ndarray, " d_sae"], seed: int
 ) -> Float[np.ndarray, " d_sae"]:
-    """The entropy, in nats, of as many tokens drawn from the text as each feature fires on, mean of 20 draws.
+    """Return the entropy, in nats, of as many random tokens of the text as each feature fires on, mean of 20 draws.
 
-    It is simulated at 24 counts and read off between them.
+    It is simulated at 24 counts and interpolated between them.
     """
     rng = np.random.default_rng(seed)
     counts = np.unique(np.geomspace(1, max(2.0, count.max()), COUNTS).round().astype(int))

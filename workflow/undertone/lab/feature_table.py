@@ -1,4 +1,4 @@
-"""Every feature of an SAE on text: how often and how strongly it fires, on which tokens, and what it raises."""
+"""Table of an SAE's features on text: how often and how strongly each fires, on which tokens, and which tokens it raises."""
 
 from pathlib import Path
 from typing import Any
@@ -28,17 +28,17 @@ from undertone.saes.saved import load_sae_at
 from undertone.study.config.lab import Features
 
 QUANTILES = [0.5, 0.9, 0.99]
-# Tokens that are shown of a feature.
+# Tokens shown for a feature.
 TOKENS = 5
 
 
 def make_features(
     model: Path, sae: Path, text: Path, features: Path, examples: Path, summary: Path, settings: Features, stamp: Stamp
 ) -> str:
-    """Write every feature's figures (`features`), its examples, and a summary; returns what to say of them in the log.
+    """Write every feature's figures (`features`), its examples, and a summary; return a message for the log.
 
-    The text is read twice: bands and histograms are in units of each feature's greatest activation, which the first pass sees.
-    Raises ConfigError, which names the context, where an activation is NaN or infinite.
+    The text is read twice: bands and histograms are in units of each feature's greatest activation, which the first pass finds.
+    Raises ConfigError, naming the context, if an activation is NaN or infinite.
     """
     loaded = load(model)
     dictionary, at = load_sae_at(sae, loaded)
@@ -61,7 +61,7 @@ def make_features(
 
 
 def first_pass(reader: Reader, settings: Features) -> tuple[Sums, dict[str, Peaks]]:
-    """Sums over all text tokens, and the examples of greatest and of least positive activation."""
+    """Return sums over all text tokens, and the examples of greatest and of least positive activation."""
     d_sae, device = reader.sae.cfg.d_sae, reader.loaded.model.device
     n_window = settings.before + 1 + settings.after
     sums = Sums(d_sae, *junk_tokens(reader.loaded, settings.numbers_are_junk))
@@ -77,7 +77,7 @@ def first_pass(reader: Reader, settings: Features) -> tuple[Sums, dict[str, Peak
 
 
 def second_pass(reader: Reader, settings: Features, widths: Widths, groups: dict[str, Peaks]) -> Widths:
-    """Histograms, and into `groups` examples drawn from each band and from where a feature's token leaves it silent."""
+    """Count histograms; add to `groups` examples drawn from each band, and from where a feature is silent on its token."""
     d_sae, device = reader.sae.cfg.d_sae, reader.loaded.model.device
     n_window = settings.before + 1 + settings.after
     sizes = {f"q{k}": settings.per_band for k in range(settings.bands)} | {"miss": settings.misses}
@@ -100,7 +100,7 @@ def second_pass(reader: Reader, settings: Features, widths: Widths, groups: dict
 def commonest(
     keys: Int[Tensor, " n"], acts: Float[Tensor, " n"], d_sae: int, vocab: int
 ) -> tuple[Int[Tensor, "d_sae n_tokens"], Float[Tensor, "d_sae n_tokens"]]:
-    """The tokens that most of a feature's activation falls on, -1 where there are fewer, and how much does."""
+    """Return the 5 tokens that most of a feature's activation falls on, -1 if there are fewer, and the activation on each."""
     order = acts.argsort(descending=True, stable=True)
     order = order[(keys[order] // vocab).argsort(stable=True)]
     feature, token = keys[order] // vocab, keys[order] % vocab
@@ -122,7 +122,7 @@ def columns(
     top: Peaks,
     settings: Features,
 ) -> pl.DataFrame:
-    """A row per feature; what a feature that never fires has no value of is null."""
+    """Return a table with a row per feature; values that a feature lacks because it never fires are null."""
     sae, (keys, acts) = reader.sae, sums.pairs()
     d_sae, count, total = sae.cfg.d_sae, sums.count, sums.total
     alive = count > 0
@@ -165,7 +165,7 @@ def columns(
 
 
 def junk_tokens(loaded: LoadedModel, numbers: bool) -> tuple[Bool[Tensor, " vocab"], Bool[Tensor, " vocab"]]:
-    """Which token ids are punctuation or white space, and if asked, numbers; which hold the end of a line."""
+    """Mark the token ids that are punctuation, white space or, if `numbers`, numbers; and those that hold a line end."""
     kinds = {"white space", "punctuation"} | ({"number"} if numbers else set())
     indices = [k for k, name in enumerate(TOKEN_KINDS) if name in kinds]
     n = loaded.model.get_input_embeddings().num_embeddings
@@ -185,7 +185,7 @@ def summarised(
     n_contexts: int,
     settings: Features,
 ) -> dict[str, Any]:
-    """What is said of all features together."""
+    """Summarise all features."""
     alive = table.filter(~pl.col("dead"))
     n_dead = int(table["dead"].sum())
     return {

@@ -1,4 +1,4 @@
-"""Which features fire on which tokens of a text, in the order of its contexts, and the same text shifted against itself."""
+"""Which features fire on which tokens of a text, in the order of its contexts, and shifts of the text against itself."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,15 +10,15 @@ from scipy import sparse
 from undertone.lab.firings import read_firings, starts
 from undertone.lab.reading import Reader
 
-# Of random draws of a null, the share that lies below its bound.
+# Share of a null's random draws that lie below its bound.
 LEVEL = 0.95
 
 
 @dataclass(frozen=True)
 class Firing:
-    """Activations of the tokens that are read, one context behind the other: `acts`, sparse, `[n_tokens, d_sae]`.
+    """Activations on the tokens that are read, one context after the other: `acts`, sparse, `[n_tokens, d_sae]`.
 
-    `token` holds their ids, `position` their places in their contexts, and `context` the numbers of these, rising.
+    `token` holds their ids, `position` their positions in their contexts, and `context` their contexts' numbers, ascending.
     """
 
     acts: sparse.csr_matrix
@@ -28,7 +28,7 @@ class Firing:
 
     @property
     def counts(self) -> Int[np.ndarray, " d_sae"]:
-        """On how many tokens each feature fires."""
+        """The number of tokens on which each feature fires."""
         return np.bincount(self.acts.indices, minlength=self.acts.shape[1])
 
     @property
@@ -38,12 +38,12 @@ class Firing:
 
     @property
     def fires(self) -> sparse.csr_matrix:
-        """Which of the living features fire on which tokens, 1 or 0, `[n_tokens, n_alive]`."""
+        """Whether each living feature fires on each token, 1 or 0, `[n_tokens, n_alive]`."""
         return (self.acts[:, self.alive] > 0).astype(np.float64)
 
 
 def read_firing(reader: Reader) -> Firing:
-    """What fires where in all of the reader's contexts."""
+    """Read which features fire where in all of the reader's contexts."""
     firings, contexts = read_firings(reader), [row.ids for row in reader.rows]
     order = np.argsort(firings.place)
     place, context = firings.place[order], firings.row[order]
@@ -53,12 +53,12 @@ def read_firing(reader: Reader) -> Firing:
 def shifted(
     context: Int[np.ndarray, " n_tokens"], n: int, seed: int
 ) -> Iterator[tuple[Int[np.ndarray, " n_pairs"], Int[np.ndarray, " n_pairs"]]]:
-    """Indices of tokens and of those that they meet where the text is moved against itself by 1, 2, … `n` whole contexts.
+    """Yield indices of tokens and of those they meet when the text is shifted against itself by 1, 2, … `n` whole contexts.
 
-    Contexts are in the order of their lengths, those of one length in random order, and the first follows on the last. So each
-    token meets one at its own place in a context of about the same length; the ends of longer ones meet none. At which places
-    and in how many contexts a feature fires is as it was, and what else fires there is not. There are none without a second
-    context.
+    Contexts are sorted by length, those of one length in random order, and the first follows the last. So each token meets one
+    at its own position in a context of about the same length; the ends of longer contexts meet none. A shift preserves the
+    positions and the number of contexts in which a feature fires, but not what else fires there. With a single context there
+    is no shift.
     """
     starts = np.flatnonzero(np.diff(context, prepend=-1))
     lengths = np.diff(starts, append=len(context))
@@ -71,9 +71,10 @@ def shifted(
 
 
 def upper(draws: Float[np.ndarray, "n_draws n"]) -> Float[np.ndarray, " n"]:
-    """What a further draw of the same kind exceeds once in 20 times.
+    """Return the bound that a further draw of the same kind exceeds once in 20 times.
 
-    That is the greatest of 19 draws, the second of 39; of fewer than 19 the greatest, which is exceeded more often.
+    It is the greatest of 19 draws, or the second greatest of 39. Of fewer than 19 it is the greatest, which is exceeded more
+    often.
     """
     n = len(draws)
     rank = min(n, int(np.ceil(LEVEL * (n + 1) - 1e-9)))

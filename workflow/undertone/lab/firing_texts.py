@@ -1,4 +1,4 @@
-"""Which features fire on all of some texts and on none of others."""
+"""Search for features that fire on all positive texts and on no negative one."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -18,12 +18,12 @@ from undertone.runtime.progress import progress
 from undertone.stats.stats import p_value
 from undertone.study.config.search_settings import Search
 
-# Of the quantiles of a feature's positive activations in `features.parquet`, the .99 one is the unit of its strength.
+# Index of the .99 quantile of a feature's positive activations in `features.parquet`, the unit of its strength.
 HIGH = -1
 
 
 class FiringOn:
-    """An SAE, and how strong each of its known features is at most."""
+    """An SAE, and for each of its known features the .99 quantile of its positive activations."""
 
     def __init__(
         self,
@@ -36,7 +36,7 @@ class FiringOn:
     ):
         self.loaded, self.sae, self.at, self.known, self.max_norm = loaded, sae, at, known, max_norm
         high = [table["q"][int(feature)][HIGH] for feature in known]
-        # Of the template's own tokens and special ones nothing is asked: they stand in every text.
+        # The chat template's own tokens and special tokens are ignored: they stand in every text.
         template = {*prompt_ids(loaded.tokenizer, [""])[0], *loaded.special.tolist()}
         self.unasked = torch.tensor(sorted(template), device=loaded.model.device)
         self.high: Float[np.ndarray, " n_known"] = np.maximum(np.array(high, dtype=float), np.finfo(np.float32).tiny)
@@ -48,10 +48,10 @@ class FiringOn:
         contexts: Sequence[Sequence[int]],
         settings: Search,
     ) -> dict[str, Any]:
-        """Features by the least of their strengths on the positive texts; those that fire on a negative one are left out.
+        """Rank features by their least strength on the positive texts; leave out those that fire on a negative text.
 
-        A strength is the greatest activation on a text as a multiple of the .99 quantile of the feature's positive activations:
-        on tokens that the chat template does not write, or with `position: last` on the last one, before the answer.
+        A strength is the greatest activation on a text as a multiple of the .99 quantile of the feature's positive activations.
+        It counts tokens that the chat template does not write or, with `position: last`, only the last one, before the answer.
         `p_family` is the share of searches for random contexts, cut to as many such tokens, whose best feature is as strong.
         """
         texts = [*positive, *negative]
@@ -81,7 +81,7 @@ class FiringOn:
         }
 
     def strengths(self, texts: Sequence[Sequence[int]], last: bool) -> Float[np.ndarray, "n_texts n_known"]:
-        """Each known feature's strength on each text."""
+        """Return each known feature's strength on each text."""
         reader = Reader(self.loaded, self.sae, self.at, texts, self.max_norm, 0, 0)
         result = np.zeros((len(texts), len(self.known)))
         device = self.loaded.model.device
@@ -99,9 +99,9 @@ class FiringOn:
     def random_texts(
         self, texts: Sequence[Sequence[int]], contexts: Sequence[Sequence[int]], n: int, seed: int
     ) -> Iterator[list[Sequence[int]]]:
-        """`n` times as many contexts, drawn at random, each cut where as many of its tokens are asked for as of a text.
+        """Yield `n` sets of random contexts, one context per text, cut to as many tokens outside the template as the text has.
 
-        Raises ConfigError where no context is as long as a text.
+        Raises ConfigError if no context is as long as a text.
         """
         rng, unasked = np.random.default_rng(seed), self.unasked.cpu().numpy()
         places = [np.flatnonzero(~np.isin(ids, unasked)) for ids in contexts]
@@ -119,11 +119,11 @@ class FiringOn:
 
 
 def on_all(strengths: Float[np.ndarray, "n_texts n_known"], n_positive: int) -> Float[np.ndarray, " n_known"]:
-    """The least strength on the positive texts, which come first; 0 where a feature fires on one of the others."""
+    """Return the least strength on the positive texts, which come first; 0 if a feature fires on one of the others."""
     least = strengths[:n_positive].min(0)
     return np.where((strengths[n_positive:] > 0).any(0), 0.0, least)
 
 
 def quantile(values: Float[np.ndarray, " n"]) -> float | None:
-    """The .95 quantile; null of nothing."""
+    """Return the .95 quantile, or None without values."""
     return float(np.quantile(values, 0.95)) if len(values) else None

@@ -1,4 +1,4 @@
-"""Where an SAE's features fire in a text: positive activations by token, sparse, with the context that each token is of."""
+"""Where an SAE's features fire in a text: sparse activations by token, with each token's context."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,9 +13,9 @@ from undertone.runtime.progress import progress
 
 @dataclass(frozen=True)
 class Firings:
-    """Activations of features on the tokens that are read, in the order of reading, which no SAE changes.
+    """Activations of features on the tokens that are read, in the order of reading, which is the same for every SAE.
 
-    `place` numbers tokens through all contexts, special ones among them; `row` is a token's context; `acts` `[n, d_sae]`.
+    `place` counts tokens through all contexts, including special ones; `row` is a token's context; `acts` is `[n, d_sae]`.
     """
 
     place: Int[np.ndarray, " n"]
@@ -24,11 +24,11 @@ class Firings:
 
     @property
     def half(self) -> Int[np.ndarray, " n"]:
-        """0 where something is chosen, 1 where it is scored: contexts by the parity of their number."""
+        """0 for tokens used to choose, 1 for tokens used to score: the parity of their context's number."""
         return self.row % 2
 
     def of(self, tokens: Bool[np.ndarray, " n"]) -> csc_matrix:
-        """The activations on some of the tokens."""
+        """Return the activations on some of the tokens."""
         return self.acts.tocsr()[tokens].tocsc()
 
 
@@ -42,7 +42,7 @@ class FiringSums:
         self._entries: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
 
     def add(self, read: Read) -> None:
-        """Take in a batch of contexts."""
+        """Add a batch of contexts."""
         at, position = (each.cpu().numpy() for each in read.kept.nonzero(as_tuple=True))
         row = read.row.cpu().numpy()[at]
         acts = read.acts[read.kept]
@@ -54,14 +54,14 @@ class FiringSums:
         self.n += len(row)
 
     def firings(self) -> Firings:
-        """All that was taken in."""
+        """Return the firings of all batches."""
         token, feature, value = (np.concatenate(parts) for parts in zip(*self._entries, strict=True))
         acts = csc_matrix((value, (token, feature)), shape=(self.n, self.d_sae))
         return Firings(np.concatenate(self._places), np.concatenate(self._rows), acts)
 
 
 def read_firings(reader: Reader) -> Firings:
-    """Where the features of a reader's SAE fire."""
+    """Read where the features of a reader's SAE fire."""
     sums = FiringSums(reader)
     with progress(len(reader.rows), "firings", "context") as bar:
         for read in reader.batches():
@@ -71,12 +71,12 @@ def read_firings(reader: Reader) -> Firings:
 
 
 def starts(contexts: Sequence[Sequence[int]]) -> Int[np.ndarray, " n_contexts"]:
-    """The number of each context's first token, counted through all of them."""
+    """Return the place of each context's first token, counted through all contexts."""
     lengths = np.array([len(ids) for ids in contexts])
     return np.cumsum(lengths) - lengths
 
 
 def first_contexts(contexts: list[list[int]], tokens: int) -> list[list[int]]:
-    """The first contexts, up to the one that holds the last of so many tokens, special ones among them."""
+    """Return the first contexts, up to the one that completes `tokens` tokens, including special ones."""
     ends = np.cumsum([len(ids) for ids in contexts])
     return contexts[: int(np.searchsorted(ends, tokens)) + 1]

@@ -1,4 +1,4 @@
-"""What the page of an SAE's features says of what features cause, where that has been measured."""
+"""Measured causal effects of features, for the page of an SAE's features."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -10,10 +10,10 @@ from undertone.runtime.files import Stamp, read_json
 
 
 def measured(folder: Path, numbers: Iterable[str], stamp: Stamp) -> dict[str, Relation]:
-    """`influence`: by feature its verdict, the mode in which it raises its tokens most, and the rows of that mode.
+    """Return `influence`: by feature its verdict, the mode in which it raises its tokens most, and the rows of that mode.
 
-    A row is [multiple, rise, its .05 and .95 quantile among nulls or null, KL, tokens that rise most, text]. What was measured
-    of another state of the SAE, its model or the text than the page's `stamp` has is left out.
+    A row is [multiple, rise, [.05 and .95 quantile of the rise among nulls] or null, KL, tokens that rise most, text]. A
+    measurement is left out if its SAE, model or text differs from those in the page's `stamp`.
     """
     own: dict[int, Any] = {}
     for number in numbers:
@@ -29,7 +29,7 @@ def measured(folder: Path, numbers: Iterable[str], stamp: Stamp) -> dict[str, Re
 
 
 def row_of(dose: Mapping[str, Any]) -> list[Any]:
-    """A strength as the page shows it; nulls of both kinds together."""
+    """Return a dose as the page shows it; the band spans the nulls of both kinds."""
     nulls = [each["rise"] for each in dose["nulls"].values()]
     band = (
         [short(min(each["quantile_05"] for each in nulls)), short(max(each["quantile_95"] for each in nulls))]
@@ -41,7 +41,7 @@ def row_of(dose: Mapping[str, Any]) -> list[Any]:
 
 
 def agree(one: Stamp, other: Stamp) -> bool:
-    """Whether what two stamps both hold is the same."""
+    """Return whether two stamps agree on everything that both hold."""
     return all(
         one[part][key] == other[part][key]
         for part in one.keys() & other.keys()

@@ -1,4 +1,4 @@
-"""Whether a language model finds a feature's concept in its examples, and whether that model's word counts."""
+"""Grades by a language model of how well features' concepts fit their examples, and whether these grades can be trusted."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ from undertone.stats.stats import mean_interval
 from undertone.study.config.lab import Judge
 
 GRADES = ("0", "1", "2", "3")
-# The answer's start, so that a model which answers in sentences gives a digit, too.
+# Start of the answer, so that a model that answers in sentences gives a digit too.
 PREFIX = "Grade:"
 RUBRIC = (
     "Here is a piece of text in which one token stands between « and ».\n\n{text}\n\n"
@@ -34,7 +34,7 @@ RUBRIC = (
     "0: it does not fit\n1: it fits a little\n2: it mostly fits\n3: it fits exactly\n"
     "Answer with one digit."
 )
-# Grades that together are less probable are no answer.
+# If the grades' total probability is less, the judge gave no answer.
 LEAST_MASS = 1e-4
 # Prompts between two steps of the progress bar.
 AT_ONCE = 128
@@ -53,7 +53,7 @@ SCHEMA: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Examples:
-    """Examples of features (`examples.parquet`), the text that they stand in, and which of its tokens hold which concept."""
+    """Examples of features (`examples.parquet`), the text they come from, and which of its tokens hold which concept."""
 
     table: pl.DataFrame
     text: Text
@@ -62,7 +62,7 @@ class Examples:
 
     @classmethod
     def read(cls, model: Path, text: Path, concepts: Path, examples: Path) -> "Examples":
-        """Reads the tokens of `text` as the studied `model` writes them."""
+        """Read examples, concepts and `text`, with the token texts of the studied `model`."""
         loaded = load(model)
         known = read_concepts(concepts, "specificity.concepts")
         words = Text.of(read_contexts(text), shown_texts(loaded), set(loaded.special.tolist()))
@@ -70,17 +70,17 @@ class Examples:
         return cls(table, words, {name: k for k, name in enumerate(known)}, marked(words, known))
 
     def of(self, feature: int, n: int) -> list[dict[str, Any]]:
-        """The first `n` of a feature's: one from each part of its range, then a second one."""
+        """Return the first `n` examples of a feature: one from each band of its activations, then a second from each."""
         return self.table.filter(feature=feature).sort("rank", band()).head(n).to_dicts()
 
     def shown(self, example: Mapping[str, Any]) -> str:
-        """The tokens around an example's, which stands between « and »; special tokens are line ends."""
+        """Return the text around an example's token, which stands between « and »; special tokens become line ends."""
         start, at = example["start"], example["position"] - example["start"]
         tokens = self.text.tokens[example["row"]][start : start + len(example["tokens"])]
         return "".join([*tokens[:at], "«", tokens[at], "»", *tokens[at + 1 :]])
 
     def holds(self, example: Mapping[str, Any], concept: str) -> bool:
-        """Whether the example's token holds a concept, by rule."""
+        """Return whether the example's token holds a concept, by rule."""
         return bool(self.held[self.text.first[example["row"]] + example["position"], self.concepts[concept]])
 
 
@@ -96,11 +96,12 @@ def make_judge(
     settings: Judge,
     stamp: Stamp,
 ) -> str:
-    """Write the grade of every example (`table`) and what they say (`judged`); returns what to say of them in the log.
+    """Write the grade of every example (`table`) and a summary (`judged`); return a message for the log.
 
-    Of `settings.features` features that hold a concept beyond chance, examples of the feature's own and of another one are
-    graded by the model of the record `judge`, from 0 to 3: the mean grade under its probabilities of the four digits. The
-    rubric's idea is of Bills et al. 2023; own examples against another feature's are EleutherAI's detection score.
+    The model of the record `judge` grades how well a feature's concept fits examples, for `settings.features` features that
+    hold a concept beyond chance: the feature's own examples, and another feature's. A grade is the mean, from 0 to 3, under
+    its probabilities of the four digits. The rubric follows Bills et al. 2023; comparing own examples with another feature's
+    is EleutherAI's detection score.
     """
     known = Examples.read(model, text, concepts, examples)
     rows = asked(known, dict(features_with_concepts(units).select("unit", "concept").iter_rows()), settings)
@@ -123,9 +124,9 @@ def make_judge(
 
 
 def asked(known: Examples, concept_of: Mapping[int, str], settings: Judge) -> list[dict[str, Any]]:
-    """The examples that are graded, each with the concept it is compared with and the feature (`of`) that it is one of.
+    """Return the examples to grade, each with the concept to compare it with and the feature (`of`) that it belongs to.
 
-    Of each feature that is drawn its own, and as many of the next one in the draw that holds another concept.
+    For each drawn feature these are its own examples, and as many of the next drawn feature that holds another concept.
     """
     drawn = np.random.default_rng(settings.seed).permutation(sorted(concept_of)).tolist()
     rows = []
@@ -140,7 +141,7 @@ def asked(known: Examples, concept_of: Mapping[int, str], settings: Judge) -> li
 
 
 def is_plain(text: str, special: Sequence[str]) -> bool:
-    """Whether a text holds no special token of the judge, which would open or close a turn."""
+    """Return whether a text is free of the judge's special tokens, which would open or close a turn."""
     try:
         check_plain([text], special, "an example")
     except ConfigError:
@@ -149,7 +150,7 @@ def is_plain(text: str, special: Sequence[str]) -> bool:
 
 
 def graded(loaded: LoadedModel, prompts: Sequence[str], batch_size: int) -> Float[np.ndarray, "n_prompts n_grades"]:
-    """The probability of each grade as the answer's first word."""
+    """Return the probability of each grade as the answer's first word."""
     chances = np.zeros((len(prompts), len(GRADES)))
     with progress(len(prompts), "judge", "example") as bar:
         for start in range(0, len(prompts), AT_ONCE):
@@ -160,11 +161,11 @@ def graded(loaded: LoadedModel, prompts: Sequence[str], batch_size: int) -> Floa
 
 
 def summary(rows: pl.DataFrame, least: float) -> dict[str, Any]:
-    """Whether the judge is of use, and what it says.
+    """Summarise whether the judge is usable, and its grades.
 
-    `control`: for each feature the AUROC of grades for whether the token holds the concept by rule; the judge is of use if the
-    interval of their mean lies at or above `least`. `own`: the same for whether the example is the feature's own, beside
-    what the rule itself would say (`rule`).
+    `control`: the mean over features of the AUROC of grades for whether the token holds the concept by rule. The judge is
+    usable if the interval of this mean lies at or above `least`. `own`: the same for whether the example is the feature's own.
+    `rule`: the same as `own`, with the rule in place of grades.
     """
     answered = rows.filter(pl.col("grade").is_not_null())
     parts = [part for _, part in answered.group_by("feature", maintain_order=True)]
@@ -191,14 +192,14 @@ def summary(rows: pl.DataFrame, least: float) -> dict[str, Any]:
 
 
 def mean_auroc(values: Sequence[Float[np.ndarray, " _"]], positive: Sequence[Bool[np.ndarray, " _"]]) -> dict[str, Any]:
-    """Mean over features of their AUROC, with an interval over features; of those with examples of both kinds."""
+    """Return the mean AUROC over features with examples of both kinds, with an interval over features."""
     scores = [auroc(each, own) for each, own in zip(values, positive, strict=True) if 0 < own.sum() < len(own)]
     estimate = mean_interval(scores).as_dict() if scores else {"mean": None, "ci95": None}
     return {**estimate, "n": len(scores)}
 
 
 def bands(rows: pl.DataFrame) -> list[dict[str, Any]]:
-    """By part of the range of activation the mean grade of features' own examples, of others', and the share that holds."""
+    """Return, by band of activation, mean grades of features' own and of others' examples, and shares that hold the concept."""
     is_own = pl.col("of") == pl.col("feature")
     means = rows.group_by("group", maintain_order=True).agg(
         own=pl.col("grade").filter(is_own).mean(),
@@ -211,12 +212,12 @@ def bands(rows: pl.DataFrame) -> list[dict[str, Any]]:
 
 
 def band() -> pl.Expr:
-    """The number of an example's part of the range: as text, q10 would stand before q2."""
+    """Return the number of an example's band of activation, to sort by: as text, q10 would come before q2."""
     return pl.col("group").str.slice(1).cast(pl.Int64)
 
 
 def verdict(readings: Mapping[str, Any], usable: bool, least: float) -> str:
-    """One sentence on the judge, and if it is of use on the features."""
+    """Return one sentence on the judge and, if it is usable, on the features."""
     control, own, rule = (readings[key] for key in ("control", "own", "rule"))
     if control["ci95"] is None:
         return f"unusable: the judge graded examples that do and do not hold a concept of {control['n']} features, expected 2"
@@ -230,5 +231,5 @@ def verdict(readings: Mapping[str, Any], usable: bool, least: float) -> str:
 
 
 def spelled(estimate: Mapping[str, Any]) -> str:
-    """A mean and its interval."""
+    """Format a mean and its interval."""
     return f"{estimate['mean']:.2f} [{estimate['ci95'][0]:.2f}, {estimate['ci95'][1]:.2f}]"

@@ -1,4 +1,4 @@
-"""The figure of a language model's grades: by activation, and how well they tell examples apart."""
+"""The figure of a language model's grades: grades by activation, and how well they tell examples apart."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from undertone.plots.panels import empty, heading
 from undertone.plots.style import BASE, STUDENT, TEACHER, new_panels, save
 from undertone.runtime.files import read_json
 
-# What is told apart by what, in the order of the right panel.
+# Rows of the right panel, from the top: key, what tells which examples apart, colour.
 READINGS = (
     ("control", "the judge: holds the concept by rule, or not", TEACHER),
     ("own", "the judge: the feature's own, or another's", STUDENT),
@@ -19,7 +19,7 @@ READINGS = (
 
 
 def plot_judge(judged: Path, plot: Path) -> None:
-    """Left, mean grade of own and of other examples by part of the range of activation; right, AUROC with intervals."""
+    """Plot the mean grade of own and of other examples by band of activation (left), and AUROC with intervals (right)."""
     result = read_json(judged)
     figure, (left, right) = new_panels(1, 2, 10, 4.4)
     draw_grades(left, result["bands"])
@@ -31,7 +31,7 @@ def plot_judge(judged: Path, plot: Path) -> None:
 
 
 def draw_grades(axes: Axes, bands: list[dict[str, Any]]) -> None:
-    """Grades, from 0 to 3, beside three times the share of examples that hold the concept by rule."""
+    """Draw grades, from 0 to 3, beside three times the share of examples that hold the concept by rule."""
     title = "Grades by activation"
     if not bands:
         empty(axes, f"{title}: no example was graded")
@@ -53,7 +53,7 @@ def draw_grades(axes: Axes, bands: list[dict[str, Any]]) -> None:
 
 
 def draw_readings(axes: Axes, result: dict[str, Any]) -> None:
-    """Mean AUROC over features with its interval, the AUROC that the judge must reach, and chance."""
+    """Draw the mean AUROC over features with its interval, the AUROC that the judge must reach, and chance."""
     for k, (name, _, colour) in enumerate(READINGS):
         reading = result[name]
         if reading["mean"] is not None:

@@ -1,16 +1,16 @@
-"""Layouts of points in two dimensions, to be looked at: nothing is computed on one."""
+"""Two-dimensional layouts of points, for viewing only: no analysis is done in a layout."""
 
 from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import Float
 
-# What lays points out: those that the layout is fitted on (None), or others placed among them.
+# A function that places points: those that the layout was fitted on (None), or others among them.
 Layout = Callable[[Float[np.ndarray, "_ d"] | None], Float[np.ndarray, "_ 2"]]
 
 
 def fitted_layout(rows: Float[np.ndarray, "n d"], metric: str, n_neighbors: int, min_dist: float, seed: int) -> Layout:
-    """UMAP of rows (McInnes et al. 2018, arXiv 1802.03426); on one machine the same at every call."""
+    """Fit UMAP to rows (McInnes et al. 2018, arXiv 1802.03426); deterministic on one machine."""
     from umap import UMAP  # its import takes seconds
 
     neighbours = min(n_neighbors, len(rows) - 1)

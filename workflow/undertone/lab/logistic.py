@@ -1,19 +1,19 @@
-"""A logistic curve of counts, and where it passes one half."""
+"""A logistic curve over counts, and where it passes one half."""
 
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-# Newton steps, and the weight of a penalty on the slope that keeps it finite where the counts tell all.
+# Newton steps, and the weight of a ridge penalty that keeps coefficients finite if the counts separate the names perfectly.
 STEPS, RIDGE = 50, 1e-2
 
 
 def half_way(count: Int[np.ndarray, " n"], covered: Bool[np.ndarray, " n"], bootstraps: int, seed: int) -> dict[str, Any]:
-    """The count at which a logistic curve over log10 of counts passes one half: `count_50`, with a 95 % interval over names.
+    """Return the count at which a logistic curve over log10 of counts passes one half (`count_50`), with a 95 % interval.
 
-    Nothing is extrapolated: a value, or an end of the interval, that lies outside of the counts seen, is null. `curve` is the
-    intercept and the slope; null where all are covered, or none.
+    The interval is over names. Nothing is extrapolated: a value, or an end of the interval, outside of the counts seen is
+    null. `curve` is the intercept and the slope. All are null if all names are covered, or none.
     """
     if covered.all() or not covered.any():
         return {"count_50": None, "ci95": None, "curve": None}
@@ -28,7 +28,7 @@ def half_way(count: Int[np.ndarray, " n"], covered: Bool[np.ndarray, " n"], boot
 
 
 def fitted(x: Float[np.ndarray, "draws n"], y: Bool[np.ndarray, "draws n"]) -> Float[np.ndarray, "draws 2"]:
-    """Intercept and slope of a logistic regression of each row, by Newton's method."""
+    """Return the intercept and slope of a logistic regression for each row, by Newton's method."""
     curves = np.zeros((len(x), 2))
     design = np.stack([np.ones_like(x), x - x.mean(1, keepdims=True)], axis=-1)
     penalty = np.diag([RIDGE, RIDGE])
@@ -42,10 +42,10 @@ def fitted(x: Float[np.ndarray, "draws n"], y: Bool[np.ndarray, "draws n"]) -> F
 
 
 def passes(curve: Float[np.ndarray, " 2"], x: Float[np.ndarray, " n"]) -> float:
-    """Where a curve that rises passes one half; beyond every x where it does not rise."""
+    """Return where a rising curve passes one half; infinity if it does not rise."""
     return float(-curve[0] / curve[1]) if curve[1] > 0 else np.inf
 
 
 def shown(middle: float, x: Float[np.ndarray, " n"]) -> float | None:
-    """A count, if it is within those that were seen."""
+    """Return 10**`middle` if it is within the counts seen, else None."""
     return float(10**middle) if x.min() <= middle <= x.max() else None

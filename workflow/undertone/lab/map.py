@@ -1,4 +1,4 @@
-"""A map of an SAE's features: decoder rows laid out in two dimensions, and clusters of them found in all dimensions."""
+"""A map of an SAE's features: decoder rows laid out in two dimensions, with clusters found in all dimensions."""
 
 import warnings
 from pathlib import Path
@@ -18,25 +18,25 @@ from undertone.saes.saved import read_sae
 from undertone.stats.partners import unit
 from undertone.study.config.lab import Map
 
-# Features without which there is no map.
+# Fewest features for a map.
 FEWEST = 10
-# Neighbours whose share in both is the layout's trust.
+# Nearest neighbours of a feature; the share of them that the layout keeps is its trust.
 NEAREST = 10
-# Sets of random rows that are clustered, too, and times that labels are shuffled.
+# Sets of random rows that are clustered as a null, and shuffles of labels.
 DRAWS, SHUFFLES = 10, 199
-# Label of what belongs to no cluster.
+# Label of features in no cluster.
 NOISE = -1
 SCHEMA: dict[str, Any] = {"feature": pl.Int64, "x": pl.Float64, "y": pl.Float64, "cluster": pl.Int64, "row": pl.List(pl.Int8)}
-# The greatest entry of a row as it is kept for the page; cosines of such rows are right to a few thousandths.
+# Greatest entry of a row as kept for the page; cosines of such rows are right to a few thousandths.
 GREATEST = 127
 
 
 def make_map(
     sae: Path, neighbours: Path, summary: Path, map_table: Path, map_summary: Path, settings: Map, stamp: Stamp
 ) -> str:
-    """Write where each feature lies that fires, its cluster, and the trust in the layout; returns what to say in the log.
+    """Write each firing feature's place and cluster, and the layout's trust; return a message for the log.
 
-    `neighbours` and `summary` are what `neighbours` has written. There is no map where fewer than 10 features fire.
+    `neighbours` and `summary` are the outputs of `neighbours`. There is no map if fewer than 10 features fire.
     """
     table, about = read_parquet(neighbours), read_json(summary)
     alive = table["feature"].unique().sort().to_numpy()
@@ -59,19 +59,22 @@ def make_map(
 
 
 def whole(rows: Float[np.ndarray, "n d_model"]) -> pl.Series:
-    """Rows in whole numbers, the greatest entry of each ±127."""
+    """Return rows as whole numbers, scaled so that the greatest entry of each is ±127."""
     greatest = np.abs(rows).max(1, keepdims=True)
     scaled = np.rint(GREATEST * rows / np.where(greatest > 0, greatest, 1)).astype(np.int8)
     return pl.Series(scaled.tolist(), dtype=pl.List(pl.Int8))
 
 
 def layout(rows: Float[np.ndarray, "n d_model"], settings: Map) -> Float[np.ndarray, "n 2"]:
-    """UMAP of unit rows by cosine."""
+    """Lay out unit rows by UMAP with cosine distance."""
     return fitted_layout(rows, "cosine", settings.n_neighbors, settings.min_dist, settings.seed)(None)
 
 
 def clusters(rows: Float[np.ndarray, "n d_model"], min_cluster: int) -> Int[np.ndarray, " n"]:
-    """HDBSCAN of unit rows by cosine distance in all dimensions: labels from 0, the largest first; −1 is in none."""
+    """Cluster unit rows by HDBSCAN with cosine distance in all dimensions.
+
+    Returns labels from 0, the largest cluster first; −1 for rows in no cluster.
+    """
     labels = HDBSCAN(min_cluster_size=min(min_cluster, len(rows)), metric="cosine", copy=True).fit_predict(rows)
     sizes = np.bincount(labels[labels >= 0], minlength=1)
     by_size = np.argsort(np.argsort(-sizes, kind="stable"), kind="stable")
@@ -79,19 +82,19 @@ def clusters(rows: Float[np.ndarray, "n d_model"], min_cluster: int) -> Int[np.n
 
 
 def counted(cluster: Int[np.ndarray, " n"]) -> dict[str, Any]:
-    """How many clusters there are, and the share of features in none."""
+    """Return the number of clusters and the share of features in none."""
     return {"clusters": len({*cluster.tolist()} - {NOISE}), "noise": float((cluster == NOISE).mean())}
 
 
 def clusters_by_chance(rows: Float[np.ndarray, "n d_model"], settings: Map) -> dict[str, float]:
-    """The same of random rows with the second moments of these, mean of 10 draws."""
+    """Return the figures of `counted` for random rows with the same second moments, mean of 10 draws."""
     rng = np.random.default_rng(settings.seed)
     draws = [counted(clusters(random_rows(rows, rng), settings.min_cluster)) for _ in range(DRAWS)]
     return {key: float(np.mean([draw[key] for draw in draws])) for key in ("clusters", "noise")}
 
 
 def overlap(rows: Float[np.ndarray, "n d_model"], places: Float[np.ndarray, "n 2"]) -> float:
-    """Of a feature's 10 nearest by cosine the share that are its 10 nearest in the layout, mean over features."""
+    """Return the share of a feature's 10 nearest by cosine that are among its 10 nearest in the layout, mean over features."""
     n, k = len(rows), min(NEAREST, len(rows) - 1)
     by_cosine, _ = nearest(cosines(rows), n, k)
     by_layout, _ = nearest(lambda part: -np.square(places[part, None] - places[None]).sum(-1), n, k)
@@ -101,10 +104,10 @@ def overlap(rows: Float[np.ndarray, "n d_model"], places: Float[np.ndarray, "n 2
 def agreement(
     cluster: Int[np.ndarray, " n"], table: pl.DataFrame, alive: Int[np.ndarray, " n"], settings: Map
 ) -> dict[str, Any]:
-    """How far clusters of rows are clusters of co-firing: adjusted mutual information of the features that are in one.
+    """Compare clusters of rows with clusters of co-firing: adjusted mutual information over features in a row cluster.
 
-    Those of co-firing are as many: spectral clusters of the graph of each feature's nearest by φ, as far as that is positive.
-    `null_mean`, `null95` and `p` are of shuffled labels.
+    The co-firing clusters are equally many: spectral clusters of the graph that joins each feature to its nearest by φ, where
+    φ is positive. `null_mean`, `null95` and `p` are from shuffled labels.
     """
     n, inside = counted(cluster)["clusters"], cluster != NOISE
     firing = table.filter((pl.col("by") == "firing") & (pl.col("value") > 0))

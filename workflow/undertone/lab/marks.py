@@ -16,7 +16,10 @@ BREAK = "\n"
 
 @dataclass(frozen=True)
 class Text:
-    """The text of some contexts: of each the texts of its tokens and where these end, in characters."""
+    """The text of some contexts: the texts of each one's tokens, and where these end, in characters.
+
+    `first` is the number of each context's first token, `n` the number of all tokens.
+    """
 
     tokens: list[list[str]]
     ends: list[Int[np.ndarray, " _"]]
@@ -25,13 +28,13 @@ class Text:
 
     @classmethod
     def of(cls, contexts: Sequence[Sequence[int]], texts: Sequence[str], special: set[int]) -> "Text":
-        """`texts` are those of all token ids."""
+        """Build from token ids and the `texts` of all token ids."""
         tokens = [[BREAK if token in special else texts[token] for token in ids] for ids in contexts]
         ends = [np.cumsum([len(text) for text in each]) for each in tokens]
         return cls(tokens, ends, starts(contexts), sum(len(ids) for ids in contexts))
 
     def words(self) -> Iterator[tuple[str, int]]:
-        """Every word, in small letters, and the number of the token that holds its last letter; of a plural also its stem."""
+        """Yield each word, in lower case, and the number of the token that holds its last letter; of a plural also its stem."""
         for row, tokens in enumerate(self.tokens):
             for match in WORD.finditer("".join(tokens)):
                 word = match[0].casefold()
@@ -40,11 +43,11 @@ class Text:
                     yield word[:-1], self.at(row, match.end() - 1)
 
     def at(self, row: int, end: int) -> int:
-        """The number of the token that holds the character before `end`."""
+        """Return the number of the token that holds the character before `end`."""
         return int(self.first[row] + np.searchsorted(self.ends[row], end))
 
     def matches(self, pattern: re.Pattern[str]) -> Iterator[tuple[int, int]]:
-        """The numbers of the tokens that hold the first and the last character of each match."""
+        """Yield the numbers of the tokens that hold the first and the last character of each match."""
         for row, tokens in enumerate(self.tokens):
             for match in pattern.finditer("".join(tokens)):
                 if match[0]:
@@ -52,7 +55,7 @@ class Text:
 
 
 def marked(text: Text, concepts: Mapping[str, Concept]) -> Bool[np.ndarray, "n_tokens n_concepts"]:
-    """Which tokens hold which concept."""
+    """Mark which tokens hold which concept."""
     held = np.zeros((text.n, len(concepts)), dtype=bool)
     of_word: dict[str, list[int]] = {}
     of_token: dict[str, list[int]] = {}
@@ -74,7 +77,7 @@ def marked(text: Text, concepts: Mapping[str, Concept]) -> Bool[np.ndarray, "n_t
 def behind(
     held: Bool[np.ndarray, " n_tokens"], within: int, first: Int[np.ndarray, " n_contexts"]
 ) -> Bool[np.ndarray, " n_tokens"]:
-    """Also up to `within` tokens behind those, in the same context."""
+    """Extend marks to up to `within` tokens after each marked token, in the same context."""
     place = np.arange(len(held))
     last = np.maximum.accumulate(np.where(held, place, -1))
     context = first[np.searchsorted(first, place, side="right") - 1] if len(first) else place

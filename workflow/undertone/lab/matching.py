@@ -1,4 +1,4 @@
-"""How well the activation of a unit, a feature or a neuron, says whether a token holds a concept."""
+"""How well the activation of a unit (a feature or a neuron) detects tokens that hold a concept."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,17 +11,17 @@ from scipy.stats import rankdata
 
 from undertone.stats.stats import p_value
 
-# Units whose ranks are held at once.
+# Units whose ranks are in memory at a time.
 COLUMNS = 64
 
 
 def sparse_auroc(acts: csc_matrix, held: Bool[np.ndarray, "n k"]) -> Float[np.ndarray, "m k"]:
-    """The AUROC of m columns of activations, which are nowhere below 0, for each concept; NaN where none or all hold it."""
+    """Return the AUROC of m columns of non-negative activations for each concept; NaN if no token or every token holds it."""
     return ranked_auroc(sparse_ranks(acts), held)
 
 
 def sparse_ranks(acts: csc_matrix) -> csc_matrix:
-    """Ranks of activations within their column, less that of 0, which is the mean of the ranks that all zeros share."""
+    """Return ranks of activations within their column, minus the rank of 0 (the mean of the ranks that all zeros share)."""
     n = acts.shape[0]
     ranks = acts.astype(np.float64, copy=True)
     for start, end in zip(acts.indptr[:-1], acts.indptr[1:], strict=True):
@@ -31,7 +31,7 @@ def sparse_ranks(acts: csc_matrix) -> csc_matrix:
 
 
 def ranked_auroc(ranks: csc_matrix, held: Bool[np.ndarray, "n k"]) -> Float[np.ndarray, "m k"]:
-    """The AUROC of columns of which `sparse_ranks` are known."""
+    """Return the AUROC of columns from their `sparse_ranks`."""
     n = ranks.shape[0]
     zeros = (n - np.diff(ranks.indptr) + 1) / 2
     positive = held.sum(0)
@@ -41,7 +41,7 @@ def ranked_auroc(ranks: csc_matrix, held: Bool[np.ndarray, "n k"]) -> Float[np.n
 
 
 def dense_auroc(values: Float[np.ndarray, "n m"], held: Bool[np.ndarray, "n k"]) -> Float[np.ndarray, "m k"]:
-    """The AUROC of each of m columns of any values for each concept."""
+    """Return the AUROC of each of m columns of any values for each concept."""
     (n, m), k, positive = values.shape, held.shape[1], held.sum(0)
     parts = [rankdata(values[:, at : at + COLUMNS], axis=0).T @ held.astype(np.float64) for at in range(0, m, COLUMNS)]
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -50,32 +50,32 @@ def dense_auroc(values: Float[np.ndarray, "n m"], held: Bool[np.ndarray, "n k"])
 
 @dataclass(frozen=True)
 class Active:
-    """The tokens at which a unit is active, in one half of the text, and how much."""
+    """The tokens at which a unit is active, in one half of the text, and its activation there."""
 
     token: Int[np.ndarray, " n"]
     value: Float[np.ndarray, " n"]
 
     def at_least(self, threshold: float) -> Int[np.ndarray, " n_said"]:
-        """The tokens at which it is so active."""
+        """Return the tokens at which the activation is at least `threshold`."""
         return self.token[self.value >= threshold]
 
 
 def of_sparse(acts: csc_matrix, j: int) -> Active:
-    """A column's."""
+    """Return where a column of activations is active."""
     part = slice(acts.indptr[j], acts.indptr[j + 1])
     return Active(acts.indices[part], acts.data[part])
 
 
 def of_dense(values: Float[np.ndarray, " n"], sign: int) -> Active:
-    """A neuron's, of which one sign counts as active."""
+    """Return where a neuron is active, counting only values of one sign."""
     token = np.flatnonzero(sign * values > 0)
     return Active(token, np.abs(values[token]))
 
 
 def greatest_f1(active: Active, held: csr_matrix, total: Int[np.ndarray, " k"]) -> Float[np.ndarray, " k"]:
-    """For each concept the F1 of a unit's best threshold; `held` `[n, k]`, and `total` tokens of each concept.
+    """Return, for each concept, the F1 of a unit's best threshold; `held` is `[n, k]`, `total` counts each concept's tokens.
 
-    A best threshold is always at a token that holds the concept, so that only these are looked at.
+    A best threshold always lies at a token that holds the concept, so only these are tried.
     """
     at_least = len(active.value) - np.searchsorted(np.sort(active.value), active.value)
     rows = held[active.token]
@@ -90,23 +90,23 @@ def greatest_f1(active: Active, held: csr_matrix, total: Int[np.ndarray, " k"]) 
 
 
 def best_threshold(active: Active, held: Bool[np.ndarray, " n_tokens"]) -> float:
-    """The activation from which on a unit says with the greatest F1 that a token holds the concept; inf where none is."""
+    """Return the activation threshold of greatest F1 for the concept; inf if no token is active, or none holds the concept."""
     total = int(held.sum())
     if not len(active.value) or not total:
         return np.inf
     order = np.argsort(-active.value, kind="stable")
     f1 = 2 * np.cumsum(held[active.token[order]]) / (np.arange(1, len(order) + 1) + total)
-    last = np.append(np.diff(active.value[order]) != 0, True)  # of equal values: all or none
+    last = np.append(np.diff(active.value[order]) != 0, True)  # a threshold includes all equal values or none
     return float(active.value[order[np.argmax(np.where(last, f1, -1))]])
 
 
 def f1_of(said: Int[np.ndarray, " n_said"], held: Bool[np.ndarray, " n_tokens"], total: int) -> float:
-    """The F1 of saying that these tokens hold a concept that `total` tokens hold."""
+    """Return the F1 of the claim that the tokens `said` hold a concept that `total` tokens hold."""
     return float(2 * held[said].sum() / max(1, len(said) + total))
 
 
 def bands(value: Float[np.ndarray, " n"], holds: Bool[np.ndarray, " n"], n_bands: int) -> tuple[list[float | None], list[int]]:
-    """Precision in bands of equal width between 0 and the greatest activation, None in an empty one, and tokens in each."""
+    """Return precision in bands of equal width from 0 to the greatest activation (None in an empty one), and tokens in each."""
     if not len(value):
         return [None] * n_bands, [0] * n_bands
     band = np.clip(np.ceil(value / value.max() * n_bands).astype(int) - 1, 0, n_bands - 1)
@@ -121,9 +121,9 @@ def scored(
     n_bands: int,
     shifts: Sequence[int],
 ) -> dict[str, Any]:
-    """A unit as a detector of a concept: the threshold is chosen on half 0, all else is of half 1.
+    """Score a unit as a detector of a concept: the threshold is chosen on half 0, all else is measured on half 1.
 
-    `f1_null` is the mean F1 where the concept is shifted along the text, `p` says how often it is as great as `f1`.
+    `f1_null` is the mean F1 for the concept shifted along the text, `p` how often that F1 is as great as `f1`.
     """
     (chosen, own), (held_0, held_1) = halves, held
     threshold = best_threshold(chosen, held_0)
@@ -145,12 +145,12 @@ def scored(
 
 
 def quartiles(rows: list[list[float | None]]) -> list[dict[str, float | int | None]]:
-    """Of each band of some units the median, the quartiles, and how many units have anything in it."""
+    """Return, for each band, the median and quartiles over units, and how many units have a value in it."""
     return [spread([each for each in column if each is not None]) for column in zip(*rows, strict=True)]
 
 
 def spread(values: Sequence[float]) -> dict[str, float | int | None]:
-    """The median, the quartiles (`low`, `high`) and the number of some values; None of none."""
+    """Return the median and quartiles (`low`, `high`) of some values, None without values, and their number."""
     if not values:
         return {"n": 0, "low": None, "median": None, "high": None}
     low, middle, high = np.quantile(values, [0.25, 0.5, 0.75])

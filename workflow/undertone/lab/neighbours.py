@@ -1,4 +1,4 @@
-"""The features nearest to each, by decoder row, by encoder column and by where they fire, and how near others are by chance."""
+"""The nearest features of each feature, by decoder row, encoder column and co-firing, and how near features are by chance."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -21,9 +21,9 @@ from undertone.saes.saved import load_sae_at
 from undertone.stats import partners
 from undertone.study.config.lab import Neighbours
 
-# Features that are compared with all others at once.
+# Features compared with all others at a time.
 CHUNK = 512
-# Sets of random vectors that are as spread as the rows.
+# Sets of random vectors with the same spread as the rows.
 DRAWS = 20
 SCHEMA: dict[str, Any] = {
     "feature": pl.Int64,
@@ -34,14 +34,14 @@ SCHEMA: dict[str, Any] = {
     "null95": pl.Float64,
     "null95_spread": pl.Float64,
 }
-# Similarities of some features, by their places among those alive, to all of these.
+# A function that maps places among the living features to their similarities with all living features.
 Similar = Callable[[slice], np.ndarray]
 
 
 def find_neighbours(
     model: Path, sae: Path, text: Path, neighbours: Path, summary: Path, settings: Neighbours, max_norm: float, stamp: Stamp
 ) -> str:
-    """Write the nearest features of each that fires at all, and a summary; returns what to say of them in the log."""
+    """Write the nearest features of each feature that fires at all, and a summary; return a message for the log."""
     loaded = load(model)
     dictionary, at = load_sae_at(sae, loaded)
     contexts = read_contexts(text)
@@ -76,23 +76,23 @@ def find_neighbours(
 
 
 def cosines(unit: Float[np.ndarray, "n d_model"]) -> Similar:
-    """Cosines of some of the rows with all."""
+    """Return a function of cosines of some of the rows with all rows."""
     return lambda part: unit[part] @ unit.T
 
 
 def random_bound(d_model: int, n: int) -> float | None:
-    """The greatest cosine of a vector with n − 1 random ones is above this once in 20 times.
+    """Return the bound that a vector's greatest cosine with n − 1 random ones exceeds once in 20 times.
 
-    The square of a random unit vector's cosine with a given one is Beta(½, (d − 1) / 2).
+    The square of a random unit vector's cosine with a given one is distributed as Beta(½, (d − 1) / 2).
     """
     if n < 2 or d_model < 2:
         return None
-    beyond = -np.expm1(np.log(LEVEL) / (n - 1))  # of one vector
+    beyond = -np.expm1(np.log(LEVEL) / (n - 1))  # probability for one vector
     return float(np.sqrt(beta.isf(min(1.0, 2 * beyond), 0.5, (d_model - 1) / 2)))
 
 
 def spread_bound(unit: Float[np.ndarray, "n d_model"], seed: int) -> float | None:
-    """The same among random vectors that share the rows' second moments: an SAE of a narrow cloud has narrow rows."""
+    """Return the same bound for random vectors with the rows' second moments, as an SAE of a narrow cloud has narrow rows."""
     if len(unit) < 2:
         return None
     rng = np.random.default_rng(seed)
@@ -101,16 +101,16 @@ def spread_bound(unit: Float[np.ndarray, "n d_model"], seed: int) -> float | Non
 
 
 def random_rows(unit: Float[np.ndarray, "n d_model"], rng: np.random.Generator) -> Float[np.ndarray, "n d_model"]:
-    """As many random unit vectors with the second moments of unit rows."""
+    """Draw as many random unit vectors, with the second moments of the unit rows."""
     values, vectors = np.linalg.eigh(unit.T @ unit / len(unit))
     return partners.unit(rng.normal(size=unit.shape) @ (vectors * np.sqrt(values.clip(min=0))).T)
 
 
 def co_firing(fires: sparse.csr_matrix, other: sparse.csr_matrix) -> Similar:
-    """φ of some of the features in `fires` with all in `other`, each true on a token or not, token by token.
+    """Return a function of φ between some of the features in `fires` and all in `other`; both say who fires on which token.
 
-    φ = (n₁₁ n₀₀ − n₁₀ n₀₁) / √(n₁. n₀. n.₁ n.₀), of the numbers of tokens on which both, neither or one of two fires: their
-    correlation. It is 0 with a feature that fires on every token, or on none.
+    φ = (n₁₁ n₀₀ − n₁₀ n₀₁) / √(n₁. n₀. n.₁ n.₀), where n counts the tokens on which both, neither or one of two features fire.
+    It is their correlation, and is set to 0 with a feature that fires on every token, or on none.
     """
     n, columns = fires.shape[0], fires.tocsc()
     own, others = (np.asarray(each.sum(0)).ravel() for each in (fires, other))
@@ -125,7 +125,7 @@ def co_firing(fires: sparse.csr_matrix, other: sparse.csr_matrix) -> Similar:
 
 
 def co_firing_by_chance(firing: Firing, n: int, seed: int) -> Float[np.ndarray, "n_shifts n_alive"]:
-    """Each living feature's greatest φ with the others where their text is moved by whole contexts (`shifted`), `n` times."""
+    """Return each living feature's greatest φ with the others on text shifted by whole contexts (`shifted`), for `n` shifts."""
     fires = firing.fires
     if fires.shape[1] < 2:
         return np.empty((0, fires.shape[1]))
@@ -138,7 +138,7 @@ def co_firing_by_chance(firing: Firing, n: int, seed: int) -> Float[np.ndarray, 
 
 
 def nearest(similar: Similar, n: int, k: int) -> tuple[Int[np.ndarray, "n k"], Float[np.ndarray, "n k"]]:
-    """The places of the `k` others that are most similar to each of n, and their similarities, falling."""
+    """Return the places of the `k` others most similar to each of n features, and their similarities, descending."""
     places, values = [], []
     for start in range(0, n, CHUNK):
         part = similar(slice(start, start + CHUNK))
@@ -150,7 +150,7 @@ def nearest(similar: Similar, n: int, k: int) -> tuple[Int[np.ndarray, "n k"], F
 
 
 def near(way: str, alive: Int[np.ndarray, " n"], similar: Similar, k: int, nulls: dict[str, Any]) -> pl.DataFrame:
-    """A row per feature and neighbour."""
+    """Return a table with a row per feature and neighbour."""
     n, k = len(alive), min(k, len(alive) - 1)
     if k < 1:
         return pl.DataFrame(schema=SCHEMA)
@@ -170,7 +170,7 @@ def near(way: str, alive: Int[np.ndarray, " n"], similar: Similar, k: int, nulls
 
 
 def said(table: pl.DataFrame, nulls: dict[str, Any]) -> dict[str, Any]:
-    """How near the nearest are, and of how many features it is nearer than once in 20 times by chance (`above`)."""
+    """Summarise how near nearest features are, and how many are nearer than by chance once in 20 times (`above`)."""
     first = table.filter(pl.col("rank") == 1)
     medians = {name: None if null is None else float(np.median(null)) for name, null in nulls.items()}
     above = {f"above{name.removeprefix('null95')}": int((first["value"] > first[name]).sum()) for name in nulls}
@@ -178,7 +178,7 @@ def said(table: pl.DataFrame, nulls: dict[str, Any]) -> dict[str, Any]:
 
 
 def shared(table: pl.DataFrame, n: int) -> dict[str, Any]:
-    """Of a feature's neighbours by one way, the share that are its neighbours by another, beside that of random sets."""
+    """Return the share of a feature's neighbours by one way that are its neighbours by another, and that of random sets."""
     by_way = table.group_by("by", maintain_order=True)
     pairs = {way: set(rows.select("feature", "neighbour").iter_rows()) for (way,), rows in by_way}
     k = len(pairs.get("decoder", ())) / n if n else 0

@@ -1,4 +1,4 @@
-"""Correlations of features with neurons, from sums while text streams by, chosen on one half and scored on the other."""
+"""Correlations of features with neurons, from running sums over text; neurons are chosen on one half, scored on the other."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -17,19 +17,19 @@ from undertone.lm.neurons import neurons
 from undertone.lm.training import collate
 from undertone.runtime.progress import progress
 
-# Sums that are held at once; neurons of further layers are read in another pass over the text.
+# Most sums in memory at a time; neurons of further layers are read in another pass over the text.
 NUMBERS = 2**26
 HALVES = 2
-# Neurons that are kept of each column.
+# Neurons kept for each column.
 KEPT = 3
 
 
 @dataclass(frozen=True)
 class Columns:
-    """What is correlated with neurons: `acts` of some features, or of features that meet other contexts' tokens.
+    """What is correlated with neurons: features at their own tokens, or at tokens of other contexts as a null.
 
-    Column j is feature `feature[j]` at the token that a token meets under `meeting[j]`; `meets` `[n_meetings, n_tokens]` has
-    for each token which one that is, and −1 where it meets none.
+    The value of column j at a token is the activation of feature `feature[j]` at the token paired with it under
+    `meeting[j]`. `meets` `[n_meetings, n_tokens]` holds the token paired with each token, or −1 if there is none.
     """
 
     acts: sparse.csr_matrix
@@ -38,7 +38,7 @@ class Columns:
     meets: Int[np.ndarray, "n_meetings n_tokens"]
 
     def at(self, tokens: Int[np.ndarray, " n"]) -> tuple[Float[np.ndarray, "n n_columns"], Float[np.ndarray, "n n_meetings"]]:
-        """The columns' values at some tokens, 0 where they meet none, and 1 where they meet one."""
+        """Return the columns' values at some tokens, 0 at unpaired ones, and for each meeting 1 at paired tokens, else 0."""
         values = np.zeros((len(tokens), len(self.feature)), dtype=np.float32)
         met = self.meets[:, tokens]
         for k, places in enumerate(met):
@@ -49,7 +49,7 @@ class Columns:
 
 @dataclass(frozen=True)
 class Best:
-    """Of each column the neurons of greatest |r| on half 0: where they are, r there (`chosen`) and on half 1 (`r`)."""
+    """For each column the neurons of greatest |r| on half 0: `layer`, `neuron`, r on half 0 (`chosen`) and on half 1 (`r`)."""
 
     layer: Int[np.ndarray, "n_columns n_kept"]
     neuron: Int[np.ndarray, "n_columns n_kept"]
@@ -57,14 +57,14 @@ class Best:
     r: Float[np.ndarray, "n_columns n_kept"]
 
     def joined(self, other: "Best") -> "Best":
-        """The best of both."""
+        """Return the best neurons of both."""
         parts = [np.concatenate(pair, 1) for pair in zip(vars(self).values(), vars(other).values(), strict=True)]
         order = np.argsort(-np.abs(parts[2]), axis=1, kind="stable")[:, :KEPT]
         return Best(*(np.take_along_axis(part, order, axis=1) for part in parts))
 
 
 def best_neurons(reader: Reader, firing: Firing, columns: Columns, sizes: Sequence[int], what: str) -> Best:
-    """Of each column the neurons of layers 0, 1, … (as `sizes`) that it is most correlated with."""
+    """Return, for each column, the neurons that it is most correlated with; `sizes` are the neurons in layers 0, 1, …"""
     best: Best | None = None
     groups = list(grouped(sizes, NUMBERS // (HALVES * len(columns.feature))))
     with progress(len(groups) * len(reader.rows), what, "context") as bar:
@@ -80,7 +80,7 @@ def best_neurons(reader: Reader, firing: Firing, columns: Columns, sizes: Sequen
 
 
 def grouped(sizes: Sequence[int], most: int) -> Iterator[list[int]]:
-    """Layers in groups of at most `most` neurons, or of one layer."""
+    """Yield layers in groups of at most `most` neurons, or of one layer."""
     group: list[int] = []
     for layer, size in enumerate(sizes):
         if group and sum(sizes[each] for each in group) + size > most:
@@ -93,7 +93,7 @@ def grouped(sizes: Sequence[int], most: int) -> Iterator[list[int]]:
 def read_neurons(
     reader: Reader, firing: Firing, layers: Sequence[int]
 ) -> Iterator[tuple[Int[np.ndarray, " n"], Float[Tensor, "n n_neurons"]]]:
-    """The tokens of a batch of contexts, as places in `firing`, and what the layers' neurons are on them."""
+    """Yield, by batch of contexts, the tokens as places in `firing`, and the layers' neurons on them."""
     loaded = reader.loaded
     starts = np.searchsorted(firing.context, np.arange(len(reader.rows) + 1))
 
@@ -111,7 +111,7 @@ def read_neurons(
 
 
 class Sums:
-    """Sums over tokens of each half, of columns, of neurons and of their products."""
+    """Sums of columns, of neurons and of their products, over the tokens of each half."""
 
     def __init__(self, columns: Columns, sizes: Sequence[int], device: torch.device):
         self.columns, self.sizes, self.device = columns, sizes, device
@@ -121,7 +121,7 @@ class Sums:
         self.middle: Tensor | None = None
 
     def add(self, tokens: Int[np.ndarray, " n"], values: Float[Tensor, "n n_neurons"], half: Int[np.ndarray, " n"]) -> None:
-        """Take in some tokens. Neurons are counted from their mean in the first batch, so that squares lose no digits."""
+        """Add some tokens. Neurons are centred on their mean in the first batch, so that squares lose no precision."""
         if self.middle is None:
             self.middle = values.mean(0)
         for k in range(HALVES):
@@ -140,7 +140,7 @@ class Sums:
                 self.of[name][k] += part
 
     def best(self, layers: Sequence[int]) -> Best:
-        """Of each column the neurons of greatest |r| on half 0."""
+        """Return, for each column, the neurons of greatest |r| on half 0."""
         first, second = (self.correlation(k) for k in range(HALVES))
         order = np.argsort(-np.abs(first), axis=1, kind="stable")[:, :KEPT]
         layer = np.repeat(np.array(layers), self.sizes)[order]
@@ -148,7 +148,7 @@ class Sums:
         return Best(layer, neuron, *(np.take_along_axis(each, order, axis=1) for each in (first, second)))
 
     def correlation(self, half: int) -> Float[np.ndarray, "n_columns n_neurons"]:
-        """Pearson's r on a half; 0 with what is the same on all of its tokens."""
+        """Return Pearson's r on a half; 0 if a column or a neuron is constant on its tokens."""
         each = {name: sums[half].cpu().numpy() for name, sums in self.of.items()}
         meeting = self.columns.meeting
         n, own = each["count"][meeting][:, None], each["own"][:, None]

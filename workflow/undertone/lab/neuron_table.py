@@ -1,4 +1,4 @@
-"""Is a feature a neuron in disguise? Its correlation with every neuron of the MLPs up to its layer, beside chance."""
+"""Whether a feature is a neuron in disguise: its correlation with every neuron of the MLPs up to its layer, beside chance."""
 
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from undertone.saes.cautions import of_dead
 from undertone.saes.saved import load_sae_at
 from undertone.study.config.lab import Neurons
 
-# |r| at most which Anthropic's Scaling Monosemanticity (2024) counts a feature as none of the neurons.
+# |r| up to which Anthropic's Scaling Monosemanticity (2024) counts a feature as not being a neuron.
 WEAK = 0.3
 BINS = 40
 SCHEMA: dict[str, Any] = {
@@ -37,10 +37,10 @@ SCHEMA: dict[str, Any] = {
 def compare_neurons(
     model: Path, sae: Path, text: Path, neurons: Path, summary: Path, settings: Neurons, max_norm: float, stamp: Stamp
 ) -> str:
-    """Write each feature's neurons of greatest |r| and what chance gives; returns what to say of them in the log.
+    """Write each feature's neurons of greatest |r|, and |r| by chance; return a message for the log.
 
-    Everything is chosen on the contexts of even number and scored on the others. Where a model's neurons are not known the
-    table is empty, and the summary says why.
+    Everything is chosen on the contexts of even number and scored on the others. If a model's neurons are not known, or no
+    feature fires often enough, the table is empty and the summary says why.
     """
     loaded = load(model)
     dictionary, at = load_sae_at(sae, loaded)
@@ -58,7 +58,7 @@ def compare_neurons(
         )
     best, by_chance = read_best(reader, firing, features, sizes, settings)
     token, token_r = best_tokens(firing, features)
-    permute(loaded.model, settings.seed)  # a control that has learnt nothing in its layers
+    permute(loaded.model, settings.seed)  # a control whose layers have learnt nothing
     plain = columns(firing, features, np.arange(0), 0, settings.seed)
     random = best_neurons(reader, firing, plain, sizes, "neurons: a rerandomized model")
     texts = shown_texts(loaded)
@@ -81,33 +81,33 @@ def compare_neurons(
 
 
 def counted_features(firing: Firing, n: int) -> dict[str, Any]:
-    """How much was read, and how many features there are, dead, too `rare` to be compared, and `n` that are."""
+    """Count the tokens read and the features: all, dead, too `rare` to be compared, and the `n` that are compared."""
     d_sae, n_alive = firing.acts.shape[1], len(firing.alive)
     counts = {"d_sae": d_sae, "features": n, "dead": d_sae - n_alive, "rare": n_alive - n}
     return {"warning": of_dead(d_sae - n_alive, d_sae), **counts, "tokens": len(firing.token)}
 
 
 def unknown(neurons: Path, summary: Path, said: dict[str, Any], stamp: Stamp) -> str:
-    """An empty table, and why it is."""
+    """Write an empty table and a summary with the reason; return a message for the log."""
     write_parquet(neurons, pl.DataFrame(schema=SCHEMA), stamp)
     write_json(summary, said, stamp)
     return f"no neurons: {said['reason']}"
 
 
 def first(contexts: list[list[int]], tokens: int) -> list[list[int]]:
-    """The first contexts, as many as hold so many tokens."""
+    """Return the first contexts, as many as hold `tokens` tokens."""
     before = np.cumsum([0, *(len(ids) for ids in contexts[:-1])])
     return [ids for ids, n in zip(contexts, before, strict=True) if n < tokens]
 
 
 def often(firing: Firing, min_count: int) -> Int[np.ndarray, " n"]:
-    """The features that fire on at least so many tokens of each half."""
+    """Return the features that fire on at least `min_count` tokens of each half."""
     halves = [np.bincount(firing.acts[firing.context % 2 == k].indices, minlength=firing.acts.shape[1]) for k in range(2)]
     return np.flatnonzero(np.minimum(*halves) >= min_count)
 
 
 def columns(firing: Firing, features: Int[np.ndarray, " n"], drawn: Int[np.ndarray, " m"], n: int, seed: int) -> Columns:
-    """The features at their own tokens, and some of them, `drawn`, at those that are met under `n` moves of the text."""
+    """Return the features at their own tokens, and the `drawn` ones at the tokens that are met under `n` shifts of the text."""
     meets = [np.arange(len(firing.token))]
     for own, met in shifted(firing.context, n, seed):
         meets.append(np.full(len(firing.token), -1))
@@ -120,7 +120,7 @@ def columns(firing: Firing, features: Int[np.ndarray, " n"], drawn: Int[np.ndarr
 def read_best(
     reader: Reader, firing: Firing, features: Int[np.ndarray, " n"], sizes: list[int], settings: Neurons
 ) -> tuple[Best, Best]:
-    """The features' neurons, and those of `settings.shifted` of them where the text is moved by whole contexts."""
+    """Return the features' neurons, and those of `settings.shifted` of them on text shifted by whole contexts."""
     drawn = np.random.default_rng(settings.seed).permutation(features)[: settings.shifted]
     together = columns(firing, features, np.sort(drawn), settings.shifts, settings.seed)
     best = best_neurons(reader, firing, together, sizes, "neurons")
@@ -129,7 +129,7 @@ def read_best(
 
 
 def best_tokens(firing: Firing, features: Int[np.ndarray, " n"]) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, " n"]]:
-    """Of each feature the token type whose occurrence it is most correlated with on half 0, and r on half 1."""
+    """Return, for each feature, the token type whose occurrence it is most correlated with on half 0, and r on half 1."""
     types, token = np.unique(firing.token, return_inverse=True)
     shape = (len(token), len(types))
     is_type = sparse.csr_matrix((np.ones(len(token)), (np.arange(len(token)), token)), shape=shape)
@@ -144,7 +144,7 @@ def best_tokens(firing: Firing, features: Int[np.ndarray, " n"]) -> tuple[Int[np
 
 
 def token_correlation(products: Any, acts: Any, counts: Float[np.ndarray, " n_types"]) -> Any:
-    """Pearson's r of activations with the occurrence of each token type that a feature fires on, sparse."""
+    """Return Pearson's r of activations with the occurrence of each token type that a feature fires on, sparse."""
     n, total = acts.shape[0], np.asarray(acts.sum(0)).ravel()
     spread = n * np.asarray(acts.multiply(acts).sum(0)).ravel() - total**2
     table = products.tocoo()
@@ -154,13 +154,13 @@ def token_correlation(products: Any, acts: Any, counts: Float[np.ndarray, " n_ty
 
 
 def listed(best: Best) -> list[list[dict[str, Any]]]:
-    """The neurons of each feature as a table holds them."""
+    """Return the neurons of each feature as the table holds them."""
     parts = zip(*(each.tolist() for each in vars(best).values()), strict=True)
     return [[dict(zip(vars(best), each, strict=True)) for each in zip(*row, strict=True)] for row in parts]
 
 
 def spread(size: Float[np.ndarray, " n"]) -> dict[str, Any]:
-    """How |r| is spread: `median`, `q90`, `weak`, the share of at most .3, and a `histogram` of 40 bins from 0 to 1."""
+    """Summarise |r|: `median`, `q90`, `weak` (the share of at most .3), and a `histogram` of 40 bins from 0 to 1."""
     if not len(size):
         return {"n": 0, "median": None, "q90": None, "weak": None, "histogram": [0] * BINS}
     histogram = np.histogram(size.clip(max=1), BINS, (0, 1))[0].tolist()
@@ -169,7 +169,7 @@ def spread(size: Float[np.ndarray, " n"]) -> dict[str, Any]:
 
 
 def compared(size: dict[str, Float[np.ndarray, " _"]]) -> dict[str, Any]:
-    """`null95` of |r| where the text is moved, and how many features' |r| with a neuron is greater than each other one."""
+    """Return `null95` of |r| on shifted text, and for how many features |r| with a neuron exceeds it and each other |r|."""
     null95 = float(np.quantile(size["shifted"], LEVEL)) if len(size["shifted"]) else None
     return {
         "null95": null95,

@@ -1,4 +1,4 @@
-"""One feature of an SAE that is asked for by its number."""
+"""One feature of an SAE, requested by its number."""
 
 import polars as pl
 
@@ -6,7 +6,7 @@ from undertone.runtime.errors import ConfigError
 
 
 def one_feature(table: pl.DataFrame, number: int, asked: str) -> pl.DataFrame:
-    """The row of a feature in `features.parquet`. Raises ConfigError, which names the file `asked` for, without such a one."""
+    """Return a feature's row in `features.parquet`. Raises ConfigError, naming the file `asked` for, if there is none."""
     if number >= len(table):
         raise ConfigError(f"{asked}: the SAE has no feature {number}; ask for one from 0 to {len(table) - 1}")
     return table.filter(pl.col("feature") == number)

@@ -1,4 +1,4 @@
-"""What the page of an SAE's features says of other SAEs: what a feature splits into, and which feature matches it."""
+"""Relations to other SAEs, for the page of an SAE's features: what a feature splits into, and which feature matches it."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,15 +9,16 @@ import polars as pl
 from undertone.lab.page import OWN, short
 from undertone.runtime.files import read_json, read_parquet
 
-# What is said of all features, and by feature.
+# Data about all features, and data by feature.
 Relation = tuple[dict[str, Any], dict[int, Any]]
 
 
 def parts(splitting: Path | None, wider: Mapping[str, Path]) -> dict[str, Relation]:
-    """`parts`: what is said of each wider SAE, and by feature and SAE its `children`, [feature, cosine, tokens].
+    """Return `parts`: a summary of each wider SAE, and by feature and SAE its `children`, [feature, cosine, tokens].
 
-    `wider` are the `features.parquet` of these SAEs by folder, `splitting` is None where there are none. Beside the children
-    stands how many the feature has in each SAE of `equal` width, and whether they are `beyond` all of these; null without one.
+    `wider` are the `features.parquet` of these SAEs by folder; `splitting` is None if there are none. `equal` is the number
+    of children that the feature has in each SAE of equal width, `beyond` whether it has more here than in any of these, or
+    null if there is no such SAE.
     """
     if splitting is None:
         return {}
@@ -49,12 +50,12 @@ def parts(splitting: Path | None, wider: Mapping[str, Path]) -> dict[str, Relati
 
 
 def title(name: str) -> str:
-    """What an SAE is called; the study's own has no name, and `sae` in splitting.json."""
+    """Return an SAE's title; the study's own SAE has no name, and is `sae` in splitting.json."""
     return OWN if name in ("", "sae") else name
 
 
 def tokens_of(features: Path) -> dict[int, list[str]]:
-    """By feature the texts of the tokens that most of its activation falls on."""
+    """Return, by feature, the texts of the tokens that most of its activation falls on."""
     return {
         number: [each["text"] for each in tokens]
         for number, tokens in read_parquet(features).select("feature", "tokens").iter_rows()
@@ -62,10 +63,10 @@ def tokens_of(features: Path) -> dict[int, list[str]]:
 
 
 def partners(matches: Mapping[str, Path], pairs: Mapping[str, Mapping[str, str]]) -> dict[str, Relation]:
-    """`partners`: which `side` of each pair the SAE is, and by feature and pair its match one to one in the other SAE.
+    """Return `partners`: which `side` of each pair the SAE is, and by feature and pair its one-to-one match in the other SAE.
 
-    A match is [feature, r, its p, r given the token, what that is by chance, why it is trivial or null, tokens]. `matches`
-    are the `matches.parquet` of the pairs by folder.
+    A match is [feature, r, its p, r given the token, the bound of that by chance, why the match is trivial or null, tokens].
+    `matches` are the `matches.parquet` of the pairs by folder.
     """
     if not pairs:
         return {}

@@ -1,4 +1,4 @@
-"""Running lists of the best examples of every feature of an SAE at once, while contexts stream by."""
+"""Running lists of the best examples of all features of an SAE, while contexts are read."""
 
 from dataclasses import dataclass
 
@@ -13,10 +13,11 @@ NONE = -1
 
 @dataclass
 class Peaks:
-    """Each feature's `n` best examples so far: of a context its best token, and of equal windows of tokens the best.
+    """Each feature's `n` best examples so far: the best token of each context, and only the best of equal windows of tokens.
 
-    `score` `[d_sae, n]`, falling, is -inf where there is none; `row` (of the table of contexts), `position`, `window` (a hash
-    of the tokens shown) and `acts` `[d_sae, n, n_window]` stand beside it.
+    `score` `[d_sae, n]` is descending, and -inf where there is no example. For each entry, `row` is its row in the table of
+    contexts, `position` its position there, `window` a hash of the tokens shown, and `acts` `[d_sae, n, n_window]` the
+    activations on these.
     """
 
     score: Float[Tensor, "d_sae n"]
@@ -27,14 +28,14 @@ class Peaks:
 
     @classmethod
     def none(cls, d_sae: int, n: int, n_window: int, device: torch.device) -> "Peaks":
-        """No example of any feature."""
+        """Create empty lists."""
         integers = torch.full((d_sae, n), NONE, device=device)
         score = torch.full((d_sae, n), -torch.inf, device=device)
         acts = torch.zeros(d_sae, n, n_window, device=device)
         return cls(score, integers, integers.clone(), integers.clone(), acts)
 
     def add(self, score: Float[Tensor, "n_rows n_tokens d_sae"], read: Read) -> None:
-        """Take in a batch of contexts; a token whose score is -inf is no example."""
+        """Add a batch of contexts; a token whose score is -inf is no example."""
         n = self.score.shape[1]
         if not n:
             return
@@ -44,7 +45,7 @@ class Peaks:
         scores = torch.cat([self.score, best], dim=1)
         hashes = torch.cat([self.window, windows], dim=1)
         self.score, chosen = scores.masked_fill(repeated(scores, hashes), -torch.inf).topk(n, dim=1)
-        new = chosen >= n  # of this batch, and in which of its rows
+        new = chosen >= n  # from this batch; `at` is the row there
         at = torch.where(new, chosen - n, 0)
         kept = torch.where(new, 0, chosen)
 
@@ -59,7 +60,7 @@ class Peaks:
 
 
 def repeated(score: Float[Tensor, "d_sae n"], window: Int[Tensor, "d_sae n"]) -> Bool[Tensor, "d_sae n"]:
-    """Where an entry has the window of another with a greater score, or with the same further left."""
+    """Mark entries with the window of another entry that has a greater score, or the same score further left."""
     by_score = score.argsort(dim=1, descending=True, stable=True)
     hashes, by_hash = window.gather(1, by_score).sort(dim=1, stable=True)
     again = torch.zeros_like(hashes, dtype=torch.bool)

@@ -1,4 +1,4 @@
-"""A power law in the width of SAEs and in the tokens of their training, and where a compute budget is best spent."""
+"""A power law in the width and training tokens of SAEs, and the best use of a compute budget."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -10,13 +10,13 @@ from scipy.optimize import least_squares
 
 from undertone.lab.training_cost import flops
 
-# Bounds of what is fitted: log E, log A and log B at the grid's middle, and the exponents.
+# Bounds of the fitted parameters: log E, log A and log B at the grid's middle, and the exponents.
 LOW, HIGH = (-30.0, -30.0, -30.0, 0.0, 0.0), (1.0, 10.0, 10.0, 4.0, 4.0)
-# No budget is spoken of that needs a width, or tokens, as many times beyond those of the grid.
+# Factor beyond the grid up to which the best width and tokens of a budget are reported.
 BEYOND = 4.0
-# Evaluations of a fit, which where nothing falls would go on for long.
+# Most evaluations of a fit, which would take long if the unexplained variance does not fall.
 STEPS = 60
-# How far each interval reaches.
+# Quantiles at the ends of each interval.
 TAILS = (0.025, 0.975)
 
 
@@ -31,16 +31,16 @@ class Law:
     b: float
 
     def at(self, n: Float[np.ndarray, "*k"], tokens: Float[np.ndarray, "*k"]) -> Float[np.ndarray, "*k"]:
-        """The unexplained variance."""
+        """Return the unexplained variance for `n` features and `tokens` tokens."""
         return np.asarray(self.E + self.A * n**-self.a + self.B * tokens**-self.b)
 
 
 def fitted(
     n: Float[np.ndarray, " k"], tokens: Float[np.ndarray, " k"], missed: Float[np.ndarray, " k"], starts: int, seed: int
 ) -> Law:
-    """The law of least squares in the logarithm of `missed`, the unexplained variance of runs; the best of some starts."""
+    """Fit the law by least squares in the logarithm of `missed`, the runs' unexplained variance; keep the best of `starts`."""
     rng = np.random.default_rng(seed)
-    # Around the middle of the grid, so that scales and exponents are not fitted against each other.
+    # Relative to the middle of the grid, so that scales and exponents do not trade off against each other.
     middle = np.exp(np.log(n).mean()), np.exp(np.log(tokens).mean())
     x, y, target = n / middle[0], tokens / middle[1], np.log(missed)
 
@@ -75,13 +75,16 @@ def with_intervals(
     bootstraps: int,
     seed: int,
 ) -> tuple[Law, dict[str, Any]]:
-    """The law, and each of its numbers with a 95 % interval over runs (bootstrap); `error`, the root mean square in logs."""
+    """Fit the law; return it and its numbers: E, a and b with 95 % bootstrap intervals over runs, A and B without.
+
+    `error` is the root mean square error in logs.
+    """
     law = fitted(n, tokens, missed, starts, seed)
     rng = np.random.default_rng(seed + 1)
     draws: list[dict[str, float]] = []
     while len(draws) < bootstraps:
         some = rng.integers(0, len(n), len(n))
-        if min(len(np.unique(n[some])), len(np.unique(tokens[some]))) >= 3:  # else a curve of three numbers is not determined
+        if min(len(np.unique(n[some])), len(np.unique(tokens[some]))) >= 3:  # fewer do not determine a curve of three numbers
             draws.append(asdict(fitted(n[some], tokens[some], missed[some], max(1, starts // 3), seed)))
     ends = {name: np.quantile([draw[name] for draw in draws], TAILS) for name in ("E", "a", "b")}
     body: dict[str, Any] = {name: {"value": getattr(law, name), "ci95": end.tolist()} for name, end in ends.items()}
@@ -92,7 +95,7 @@ def with_intervals(
 def forecast(
     n: Float[np.ndarray, " k"], tokens: Float[np.ndarray, " k"], missed: Float[np.ndarray, " k"], starts: int, seed: int
 ) -> dict[str, Any]:
-    """What a law of all runs but those of the most tokens says of these: the ratio of measured and said, mean and range."""
+    """Forecast the runs of most tokens by a law of all others; return the ratio of measured to forecast, mean and range."""
     last = tokens == tokens.max()
     if len(np.unique(tokens[~last])) < 3:
         return {"tokens": int(tokens.max()), "ratio": None, "least": None, "greatest": None}
@@ -113,9 +116,9 @@ def product(
     bootstraps: int,
     seed: int,
 ) -> dict[str, Any]:
-    """Another law, 1 − EV = C N^−a T^−b, by linear least squares in logs: its exponents, error and forecast, as of the first.
+    """Fit another law, 1 − EV = C N^−a T^−b, by linear least squares in logs; return its exponents, error and forecast.
 
-    Where the two differ, exponents are those of a form and not of the trainings.
+    If the two laws' exponents differ, they reflect the form of the law and not the trainings.
     """
 
     def coefficients(some: Int[np.ndarray, " m"]) -> Float[np.ndarray, " 3"]:
@@ -134,9 +137,9 @@ def product(
 def best_spent(
     law: Law, d_model: int, budgets: Sequence[float], n: Sequence[int], tokens: Sequence[int]
 ) -> list[dict[str, Any]]:
-    """For each budget of operations the width and tokens of least unexplained variance.
+    """Return, for each budget of operations, the width and tokens of least unexplained variance.
 
-    Null where a width, or tokens, is more than `BEYOND` times beyond the grid, or the law has no such trade-off.
+    They are null if either is more than `BEYOND` times beyond the grid, or the law has no such trade-off.
     """
     rows = []
     for budget in budgets:
@@ -154,5 +157,5 @@ def best_spent(
 
 
 def within(value: float, grid: Sequence[int]) -> bool:
-    """Whether a value is no more than `BEYOND` times beyond those of the grid."""
+    """Return whether a value is no more than `BEYOND` times beyond those of the grid."""
     return min(grid) / BEYOND <= value <= max(grid) * BEYOND

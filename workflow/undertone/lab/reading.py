@@ -1,4 +1,4 @@
-"""Contexts as an SAE reads them: its activations on their text tokens, batch by batch."""
+"""Reading contexts with an SAE: its activations on their text tokens, batch by batch."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,9 +19,9 @@ from undertone.lm.training import collate
 from undertone.runtime.errors import ConfigError
 
 Result = TypeVar("Result")
-# Contexts that are read at once, and numbers that their activations may be.
+# Most contexts read at a time, and most numbers in their activations.
 ROWS, NUMBERS = 64, 2**24
-# Contexts whose norms the median is of.
+# Contexts sampled for the median norm.
 SAMPLED = 64
 # Odd multipliers of a hash that wraps around 64 bits.
 MULTIPLIERS = (-7046029254386353131, -4417276706812531889, -3335678366873096957, 1609587929392839161)
@@ -31,8 +31,8 @@ MULTIPLIERS = (-7046029254386353131, -4417276706812531889, -3335678366873096957,
 class Read:
     """A batch of contexts and an SAE's activations on them.
 
-    `row` numbers the contexts in their table; `ids` has -1 where there is padding; `text` says which tokens are text, `kept`
-    which of them are read; `acts` is 0 where they are not; `residual` is what the SAE was given.
+    `row` holds the contexts' numbers in their table. `ids` is -1 at padding. `text` marks text tokens, `kept` those of them
+    that are read; `acts` is 0 elsewhere. `residual` is the SAE's input.
     """
 
     row: Int[Tensor, " n_rows"]
@@ -46,14 +46,14 @@ class Read:
 
     @cached_property
     def windows(self) -> Int[Tensor, "n_rows n_tokens"]:
-        """A hash of the token ids around each token, those that are shown with it."""
+        """A hash of the token ids that are shown with each token."""
         shown = pad(self.ids + 2, (self.before, self.after)).unfold(1, self.before + 1 + self.after, 1)
         return hashed(shown)
 
     def around(
         self, at: Int[Tensor, "d_sae n"], position: Int[Tensor, "d_sae n"], feature: Int[Tensor, "d_sae 1"]
     ) -> Float[Tensor, "d_sae n n_window"]:
-        """A feature's activations on the tokens around a position of one of the batch's rows; 0 outside of it."""
+        """Return a feature's activations on the tokens around a position of one of the batch's rows; 0 outside of the batch."""
         offsets = torch.arange(-self.before, self.after + 1, device=self.acts.device)
         places = position.unsqueeze(-1) + offsets
         inside = (places >= 0) & (places < self.ids.shape[1])
@@ -61,7 +61,7 @@ class Read:
         return torch.where(inside, acts, 0.0)
 
     def draws(self, seed: int) -> Float[Tensor, "n_rows n_tokens d_sae"]:
-        """A number of 0 to 1 for each token and feature, the same whatever batch the token is read in."""
+        """Return a random number from 0 to 1 for each token and feature, which does not depend on the batch."""
         token = (self.row * 2**20).unsqueeze(1) + torch.arange(self.ids.shape[1], device=self.ids.device)
         feature = torch.arange(self.acts.shape[-1], device=self.ids.device)
         start = torch.tensor(seed, device=self.ids.device) * MULTIPLIERS[2]  # wraps around, as a Python integer would not
@@ -71,7 +71,7 @@ class Read:
 
 
 def hashed(ids: Int[Tensor, "*n n_window"]) -> Int[Tensor, "*n"]:
-    """A number for each window of ids that no other window is likely to have."""
+    """Hash each window of ids to a number that no other window is likely to have."""
     mixed = torch.zeros_like(ids[..., 0])
     for k in range(ids.shape[-1]):
         mixed = (mixed ^ ids[..., k]) * MULTIPLIERS[0]
@@ -106,12 +106,12 @@ class Reader:
 
     @torch.no_grad()
     def _residual(self, indices: Sequence[int]) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-        """A batch, what the SAE is given of it in float32 and which of its tokens are text."""
+        """Return a batch, the SAE's input on it in float32, and which of its tokens are text."""
         batch = collate([self.rows[i] for i in indices], self.loaded.pad_id, self.loaded.model.device)
         return batch, read_at(self.loaded.model, self.at, batch).float(), self.loaded.text_mask(batch)
 
     def _median(self) -> float:
-        """The median norm of the text tokens of some contexts."""
+        """Return the median norm of the text tokens of some contexts."""
 
         def norms(indices: Sequence[int]) -> Tensor:
             _, residual, text = self._residual(indices)
@@ -122,10 +122,10 @@ class Reader:
 
     @torch.no_grad()
     def read(self, indices: Sequence[int]) -> Read:
-        """These contexts. Raises ConfigError, which names the context, where an activation is NaN or infinite."""
+        """Read these contexts. Raises ConfigError, naming the context, if an activation is NaN or infinite."""
         batch, residual, text = self._residual(indices)
         acts = self.sae.encode(residual)
-        # A residual that is not finite would be greater than any norm and only be left out.
+        # A residual that is not finite would exceed every bound on the norm and be left out silently.
         bad = ~(acts.isfinite().all(-1) & residual.isfinite().all(-1)) & text
         if bad.any():
             first = indices[int(bad.any(1).nonzero()[0])]
@@ -139,9 +139,9 @@ class Reader:
         return Read(row, ids, text, kept, torch.where(kept.unsqueeze(-1), acts, 0.0), residual, self.before, self.after)
 
     def batches(self) -> Iterator[Read]:
-        """All contexts, the shortest first."""
+        """Read all contexts, the shortest first."""
         return self._in_parts(self.read, self.order)
 
     def _in_parts(self, work: Callable[[Sequence[int]], Result], indices: Sequence[int]) -> Iterator[Result]:
-        """`work` on as many of the contexts at once as fit."""
+        """Run `work` on as many of the contexts at a time as fit."""
         return self.loaded.batch_size("contexts read together", self.at_once).parts(work, indices)

@@ -14,7 +14,7 @@ from undertone.runtime.files import Stamp, write_parquet
 
 
 def make_retokenized(own: Path, model: Path, text: Path, retokenized: Path, stamp: Stamp) -> str:
-    """Write the contexts of `text`, row by row, in the tokens of `model`; returns what to say of them in the log."""
+    """Write the contexts of `text`, row by row, in the tokens of `model`; return a message for the log."""
     tokenizer, other = (read_tokenizer(folder, str(folder)) for folder in map(folder_of, (own, model)))
     contexts = read_contexts(text)
     rows = in_tokens_of(other, tokenizer, contexts)
@@ -27,9 +27,9 @@ def make_retokenized(own: Path, model: Path, text: Path, retokenized: Path, stam
 def in_tokens_of(
     other: PreTrainedTokenizerBase, tokenizer: PreTrainedTokenizerBase, contexts: Sequence[Sequence[int]]
 ) -> list[list[int]]:
-    """Contexts of one tokenizer's ids as those of another.
+    """Convert contexts from one tokenizer's ids to another's.
 
-    Raises ConfigError where they hold a special token that is none of the other's: a chat is then written in another way.
+    Raises ConfigError if they hold a special token that is not one of the other's: chats are then written differently.
     """
     if same_tokens(tokenizer, other):
         return [list(ids) for ids in contexts]
@@ -44,14 +44,14 @@ def in_tokens_of(
 
 
 def same_tokens(tokenizer: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> bool:
-    """Whether two tokenizers give every text the same ids."""
+    """Return whether two tokenizers give texts the same ids: they share a vocabulary and encode a sample equally."""
     vocabularies = [each.get_vocab() for each in (tokenizer, other)]
     sample = "".join(tokenizer.convert_tokens_to_string([token]) for token in list(vocabularies[0])[-500:])
     return vocabularies[0] == vocabularies[1] and encode(tokenizer, [sample]) == encode(other, [sample])
 
 
 def whole_texts(tokenizer: PreTrainedTokenizerBase, contexts: Sequence[Sequence[int]]) -> list[str]:
-    """Contexts as text, their special tokens written out."""
+    """Return contexts as text, with special tokens written out."""
     return tokenizer.batch_decode(
         [list(ids) for ids in contexts], skip_special_tokens=False, clean_up_tokenization_spaces=False
     )

@@ -1,4 +1,4 @@
-"""What more features and more tokens are worth: the law of a grid of trainings, and of controls in which nothing is sparse."""
+"""What more features and more tokens are worth: laws of a grid of trainings, and of controls in which nothing is sparse."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,9 +12,9 @@ from undertone.runtime.files import Stamp, read_parquet, write_json, write_parqu
 
 
 def make_scaling(runs: Sequence[Path], table: Path, scaling: Path, law: dict[str, int], stamp: Stamp) -> str:
-    """Write all runs as one `table`, and the law of `text` and of `gaussian` controls with intervals over runs.
+    """Write all runs as one `table`, and the laws of `text` and of `gaussian` controls with intervals over runs.
 
-    `budgets` says where compute is best spent, by the law of text; `pca` is what principal components leave unexplained.
+    Each law's `budgets` says where compute is best spent; `pca` is what principal components leave unexplained.
     """
     grid = pl.concat([read_parquet(path) for path in runs]).sort("gaussian", "tokens", "d_sae", "seed")
     laws = {name: fit(grid.filter(gaussian=control), law) for name, control in (("text", False), ("gaussian", True))}
@@ -32,7 +32,7 @@ def make_scaling(runs: Sequence[Path], table: Path, scaling: Path, law: dict[str
 
 
 def fit(grid: pl.DataFrame, law: dict[str, int]) -> dict[str, Any]:
-    """The law of some runs, how well one of shorter trainings foretells the longest, and where compute is best spent."""
+    """Fit the law of some runs; return also how well shorter trainings forecast the longest, and the best use of compute."""
     n, tokens = (grid[name].to_numpy().astype(np.float64) for name in ("d_sae", "tokens"))
     missed = 1 - grid["explained_variance"].to_numpy()
     starts, seed = law["starts"], law["seed"]
@@ -45,7 +45,7 @@ def fit(grid: pl.DataFrame, law: dict[str, int]) -> dict[str, Any]:
 
 
 def between_seeds(grid: pl.DataFrame) -> float | None:
-    """The mean spread (SD) of seeds, as a share of the unexplained variance, which no law of width and tokens explains."""
+    """Return the mean SD between seeds as a share of the unexplained variance; no law of width and tokens explains it."""
     spread = grid.group_by("d_sae", "tokens", maintain_order=True).agg(
         ((1 - pl.col("explained_variance")).std() / (1 - pl.col("explained_variance")).mean()).alias("cv")
     )

@@ -13,12 +13,12 @@ from undertone.plots.panels import Json, heading, legend
 from undertone.plots.style import BASE, STUDENT, new_panels, save
 from undertone.runtime.files import read_json, read_parquet
 
-# An interval that is wider says nothing of an exponent.
+# A wider interval does not determine an exponent.
 WIDEST = 2.0
 
 
 def plot_scaling(table: Path, scaling: Path, plot: Path) -> None:
-    """Left, by tokens, a line for each width; middle, by width; right, by compute, with the best width of each budget."""
+    """Plot by tokens, a line per width (left), by width (middle), and by compute, with each budget's best width (right)."""
     grid, body = read_parquet(table), read_json(scaling)
     figure, (left, middle, right) = new_panels(1, 3, 15, 4.6)
     draw(left, grid, body, "tokens", "d_sae", "tokens of training", "features")
@@ -30,7 +30,7 @@ def plot_scaling(table: Path, scaling: Path, plot: Path) -> None:
 
 
 def exponent(of: Json) -> str:
-    """`.53 [.41, .66]`: an exponent with its 95 % interval over runs, where runs determine it."""
+    """Format an exponent with its 95 % interval over runs, as `0.53 [0.41, 0.66]`, if the runs determine it."""
     low, high = of["ci95"]
     if high - low > WIDEST:
         return "not determined"
@@ -38,12 +38,12 @@ def exponent(of: Json) -> str:
 
 
 def law_of(of: Json) -> Law:
-    """The fitted law."""
+    """Return the fitted law."""
     return Law(of["E"]["value"], of["A"], of["a"]["value"], of["B"], of["b"]["value"])
 
 
 def draw(axes: Axes, grid: pl.DataFrame, body: Json, by: str, beside: str, label: str, unit: str) -> None:
-    """Unexplained variance by one of width and tokens, a line of the law for each value of the other; controls in grey."""
+    """Draw unexplained variance by width or tokens, with a line of the law for each value of the other; controls in grey."""
     values = sorted(set(grid[beside].to_list()))
     x = np.geomspace(grid[by].min(), grid[by].max(), 50)  # type: ignore[arg-type]
     for kind, control in (("gaussian", True), ("text", False)):
@@ -71,7 +71,7 @@ def draw(axes: Axes, grid: pl.DataFrame, body: Json, by: str, beside: str, label
 
 
 def draw_compute(axes: Axes, grid: pl.DataFrame, body: Json) -> None:
-    """Unexplained variance by the operations of a training, and the best that the law says for each budget."""
+    """Draw unexplained variance by the operations of a training, and the law's best for each budget."""
     own = grid.filter(gaussian=False)
     widths = sorted(set(own["d_sae"].to_list()))
     for k, width in enumerate(widths):

@@ -1,4 +1,4 @@
-"""Runs of SAEs of the embedded model, trained on its corpus, that a scaling law is of."""
+"""Training runs for a scaling law: SAEs of the embedded model, trained on its corpus."""
 
 from pathlib import Path
 from typing import Any

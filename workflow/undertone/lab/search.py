@@ -1,7 +1,8 @@
-"""Features that a few texts ask for: those that fire on them, those that an answer depends on, or those that raise a word.
+"""Searches for features with a few texts: those that fire on them, that an answer depends on, or that raise a word.
 
-What fires is no cause. Attribution (activation times gradient, Marks et al. 2024, arXiv 2403.19647, section 3) estimates what
-taking a feature away would do to an answer, and the first of them really are taken away; influence sets each feature high.
+A feature that fires need not be a cause. Attribution (activation times gradient, Marks et al. 2024, arXiv 2403.19647, section
+3) estimates the effect of ablating a feature on an answer, and the first features are then really ablated. Influence sets each
+feature high.
 """
 
 from collections.abc import Sequence
@@ -24,7 +25,7 @@ from undertone.runtime.files import Stamp, read_parquet, write_json
 from undertone.saes.saved import load_sae, load_sae_at
 from undertone.study.config.search_settings import Search
 
-# Tokens that a feature is shown with.
+# Tokens shown for a feature.
 TOKENS = 5
 
 
@@ -38,10 +39,10 @@ def search_features(
     max_norm: float,
     stamp: Stamp,
 ) -> str:
-    """Write `search.json`: the features that a search finds, in their order; returns a line for the log.
+    """Write `search.json`: the features that a search finds, in order; return a message for the log.
 
-    `features` is the SAE's `features.parquet`, `text` the contexts that features were read on. Features that fire on too few of
-    these to be known are left out. Raises ConfigError where nothing can be searched for.
+    `features` is the SAE's `features.parquet`, `text` the contexts that features were read on. Features that are dead or rare
+    on these are left out. Raises ConfigError if nothing can be searched for.
     """
     loaded, table, settings = load(model), read_parquet(features), Search.model_validate(entry)
     known = table.filter(~pl.col("dead") & ~pl.col("rare"))["feature"].to_numpy()
@@ -64,24 +65,24 @@ def search_features(
 
 
 def density(table: pl.DataFrame, known: Int[np.ndarray, " n_known"]) -> Float[np.ndarray, " n_known"]:
-    """How often each known feature fires, share of tokens."""
+    """Return the share of tokens on which each known feature fires."""
     return table["density"].to_numpy()[known]
 
 
 def direct(loaded: LoadedModel, effects: WordEffects, known: Int[np.ndarray, " n_known"]) -> Float[np.ndarray, " n_known"]:
-    """What each known feature's decoder row adds to the logit of the word, if no layer came after it."""
+    """Return what each known feature's decoder row would add to the word's logit if no layer came after it."""
     rows = effects.rows[torch.as_tensor(known, device=effects.rows.device)]
     return np.array([float(direct_logits(loaded.model, row)[effects.tokens].max()) for row in rows])
 
 
 def described_by(table: pl.DataFrame, feature: int) -> dict[str, Any]:
-    """What a feature fires on, and how often."""
+    """Return the tokens that a feature fires on, and how often it fires."""
     row = table.row(feature, named=True)
     return {"tokens": [token["text"] for token in row["tokens"][:TOKENS]], "density": row["density"]}
 
 
 def said(features: Sequence[dict[str, Any]], result: dict[str, Any]) -> str:
-    """The first feature, and how many lie beyond chance."""
+    """Return a message on the first feature and on how many lie beyond chance."""
     if not features:
         return "no feature is found"
     first = features[0]

@@ -8,7 +8,7 @@ from undertone.plots.panels import empty
 from undertone.plots.style import BASE, STUDENT, TEACHER, new_panels, save
 from undertone.runtime.files import read_json
 
-# What is drawn of a feature by each kind of search, how the axis is called, and the null's key.
+# For each kind of search: the key that is drawn, the label of the axis, and the null's key.
 DRAWN = {
     "activation": ("score", "least strength on the texts (× .99 quantile)", "best_95"),
     "attribution": ("lost", "what the word's log-probability loses without it (nats)", "lost_95"),
@@ -17,7 +17,7 @@ DRAWN = {
 
 
 def plot_search(search: Path, plot: Path) -> None:
-    """A bar for each listed feature, with the tokens that it fires on; by attribution, what was estimated as a dot."""
+    """Plot a bar for each listed feature, with the tokens that it fires on; for attribution, the estimate as a dot."""
     result = read_json(search)
     key, label, null = DRAWN[result["by"]]
     features = result["features"]

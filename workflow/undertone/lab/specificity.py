@@ -1,4 +1,4 @@
-"""Whether features say which concept a token holds, beside neurons, features at random, and what the residual stream knows."""
+"""Whether features tell which concept a token holds, beside neurons, random features, and a probe of the residual stream."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,7 +54,7 @@ SCHEMA: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Half:
-    """What is read of one half of the text: features, neurons (`[n, 0]` where they are not known), residuals, concepts."""
+    """What is read on one half of the text: features, neurons (`[n, 0]` if they are not known), residuals, concepts."""
 
     acts: csc_matrix
     neurons: Float[np.ndarray, "n d_mlp"]
@@ -62,7 +62,7 @@ class Half:
     held: Bool[np.ndarray, "n k"]
 
     def active(self, kind: str, unit: int, sign: int) -> Active:
-        """The tokens at which a feature, or a neuron with one sign, is active."""
+        """Return the tokens at which a feature, or a neuron with one sign, is active."""
         return of_sparse(self.acts, unit) if kind == "feature" else of_dense(self.neurons[:, unit], sign)
 
 
@@ -73,8 +73,8 @@ Halves = tuple[Half, Half]
 class Kind:
     """Units of a kind, `feature` or `neuron`, as detectors of concepts.
 
-    `f1` is that of the best threshold on half 0, of a neuron with the better of its signs (`signs`). `auroc` is of values as
-    they are, on either half: of a neuron with the other sign it is 1 − that.
+    `f1` is the F1 of the best threshold on half 0; a neuron has the better of its two signs (`signs`). `auroc` is that of the
+    raw values on each half; for a neuron with the other sign it is 1 − that.
     """
 
     name: str
@@ -84,7 +84,7 @@ class Kind:
     auroc: tuple[Float[np.ndarray, "m k"], Float[np.ndarray, "m k"]]
 
     def best_auroc(self, concept: int) -> float:
-        """On half 1 the AUROC of the unit that half 0 chooses by AUROC; a neuron may have either sign."""
+        """Return the AUROC on half 1 of the unit with the best AUROC on half 0; a neuron may have either sign."""
         chosen, own = (ranked[:, concept] for ranked in self.auroc)
         if self.name == "feature":
             return float(own[chosen.argmax()])
@@ -103,10 +103,10 @@ def make_specificity(
     max_norm: float,
     stamp: Stamp,
 ) -> str:
-    """Write each unit's best concept (`units`) and each concept's best units; returns what to say of them in the log.
+    """Write each unit's best concept (`units`) and each concept's best units; return a message for the log.
 
-    What is best is chosen on contexts of even number and scored on those of odd number. Raises ConfigError if no concept
-    stands on `settings.min_count` tokens of each half.
+    The best are chosen on contexts of even number and scored on those of odd number. Raises ConfigError if no concept is
+    held by `settings.min_count` tokens of each half.
     """
     known = read_concepts(concepts, "specificity.concepts")
     loaded = load(model)
@@ -143,9 +143,9 @@ def make_specificity(
 def read_units(
     reader: Reader, settings: Specificity
 ) -> tuple[Firings, Float[np.ndarray, "n d_mlp"], Float[np.ndarray, "n d_model"]]:
-    """Features, neurons of the SAE's layer and residuals, these with mean 0 and variance 1, at each token that is read.
+    """Return features, neurons of the SAE's layer, and standardised residuals (mean 0, variance 1) at each token read.
 
-    Of more neurons than `settings.neurons` so many are drawn at random; of a model whose layers have no MLP there are none.
+    At most `settings.neurons` neurons are used, drawn at random. A model whose layers have no MLP has none.
     """
     model = reader.loaded.model
     d_mlp = n_neurons(model, reader.at.layer)
@@ -166,7 +166,7 @@ def read_units(
 
 
 def common(names: list[str], held: Bool[np.ndarray, "n k"], firings: Firings, least: int) -> tuple[list[str], dict[str, int]]:
-    """The concepts that stand on enough tokens of each half, and on how many of the scarcer half the others do."""
+    """Return the concepts held by enough tokens of each half, and for the others their tokens in the scarcer half."""
     counts = np.minimum(held[firings.half == 0].sum(0), held[firings.half == 1].sum(0))
     left_out = {name: int(n) for name, n in zip(names, counts, strict=True) if n < least}
     if len(left_out) == len(names):
@@ -178,12 +178,12 @@ def common(names: list[str], held: Bool[np.ndarray, "n k"], firings: Firings, le
 
 
 def draws(n: int, settings: Specificity) -> list[int]:
-    """By how many of n tokens concepts are shifted."""
+    """Draw by how many of n tokens concepts are shifted."""
     return np.random.default_rng(settings.seed).integers(1, max(2, n), settings.shifts).tolist()
 
 
 def feature_kind(halves: Halves, least: int) -> Kind:
-    """The features that fire on enough tokens of each half."""
+    """Return the features that fire on at least `least` tokens of each half."""
     counts = np.min([np.diff(half.acts.indptr) for half in halves], axis=0)
     units = np.flatnonzero(counts >= least)
     ranked = [sparse_auroc(half.acts[:, units], half.held) for half in halves]
@@ -192,7 +192,7 @@ def feature_kind(halves: Halves, least: int) -> Kind:
 
 
 def neuron_kind(halves: Halves) -> Kind:
-    """The neurons, each for every concept with the sign that is better on half 0."""
+    """Return the neurons, each with the sign that is better on half 0 for each concept."""
     units = np.arange(halves[0].neurons.shape[1])
     up, down = (all_f1("neuron", units, sign, halves[0]) for sign in (1, -1))
     first, second = (dense_auroc(half.neurons, half.held) for half in halves)
@@ -200,7 +200,7 @@ def neuron_kind(halves: Halves) -> Kind:
 
 
 def all_f1(kind: str, units: Int[np.ndarray, " m"], sign: int, half: Half) -> Float[np.ndarray, "m k"]:
-    """For each unit and concept the F1 of the best threshold."""
+    """Return the F1 of the best threshold for each unit and concept."""
     held, total = csr_matrix(half.held), half.held.sum(0)
     scores = [greatest_f1(half.active(kind, unit, sign), held, total) for unit in units.tolist()]
     return np.array(scores).reshape(len(units), len(total))
@@ -208,14 +208,14 @@ def all_f1(kind: str, units: Int[np.ndarray, " m"], sign: int, half: Half) -> Fl
 
 @dataclass(frozen=True)
 class Scorer:
-    """Scores a unit for a concept: precision in `bands`, and as a null the concept shifted by each of `shifts` tokens."""
+    """Scores a unit for a concept: precision in `bands`, and a null with the concept shifted by each of `shifts` tokens."""
 
     halves: Halves
     bands: int
     shifts: list[int]
 
     def __call__(self, kind: Kind, at: int, concept: int) -> dict[str, Any]:
-        """One of a kind's units, by its place among them."""
+        """Score one of a kind's units, given by its place among them."""
         first, second = self.halves
         unit, sign = int(kind.units[at]), int(kind.signs[at, concept])
         active = (first.active(kind.name, unit, sign), second.active(kind.name, unit, sign))
@@ -226,7 +226,7 @@ class Scorer:
 
 
 def unit_rows(kind: Kind, scorer: Scorer, names: list[str]) -> list[tuple[Any, ...]]:
-    """A row per unit, as `SCHEMA` has it: the concept of the greatest F1 on half 0, and how well it is held on half 1."""
+    """Return a row per unit with the columns of `SCHEMA`: the concept of greatest F1 on half 0, and its scores on half 1."""
     rows = []
     for at, best in enumerate(kind.f1.argmax(1).tolist()):
         own = {**scorer(kind, at, best), "kind": kind.name, "concept": names[best]}
@@ -235,7 +235,7 @@ def unit_rows(kind: Kind, scorer: Scorer, names: list[str]) -> list[tuple[Any, .
 
 
 def of_concept(concept: int, kinds: list[Kind], scorer: Scorer, rng: np.random.Generator) -> dict[str, Any]:
-    """A concept's best unit of each kind by F1, the AUROC of the one that is best by that, a feature at random, and a probe."""
+    """Score a concept: its best unit of each kind by F1, the AUROC of the best by AUROC, a random feature, and a probe."""
     held = scorer.halves[1].held[:, concept]
     result: dict[str, Any] = {"n": int(held.sum()), "base": float(held.mean())}
     for kind in (each for each in kinds if len(each.units)):
@@ -247,7 +247,7 @@ def of_concept(concept: int, kinds: list[Kind], scorer: Scorer, rng: np.random.G
 
 
 def probe(halves: Halves, concept: int) -> dict[str, float]:
-    """A logistic regression on the residual stream, fitted to half 0: what a detector could know."""
+    """Score a logistic regression on the residual stream, fitted to half 0: what a detector could know."""
     (held_0, held_1) = (half.held[:, concept] for half in halves)
     fitted = LogisticRegression(max_iter=200).fit(halves[0].residual, held_0)
     chosen, own = (Active(np.arange(len(half.residual)), fitted.decision_function(half.residual)) for half in halves)
@@ -256,7 +256,7 @@ def probe(halves: Halves, concept: int) -> dict[str, float]:
 
 
 def of_kind(table: pl.DataFrame) -> dict[str, Any]:
-    """What is said of all units of a kind: each with its own best concept."""
+    """Summarise all units of a kind, each with its own best concept."""
     keys = ("auroc", "f1", "f1_null", "precision", "recall", "base")
     columns = {key: spread(table[key].drop_nulls().to_list()) for key in keys}
     specific = int((table["p"] <= LEVEL).sum())
@@ -264,7 +264,7 @@ def of_kind(table: pl.DataFrame) -> dict[str, Any]:
 
 
 def paired(concepts: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """The best feature against the best neuron of each concept, by Wilcoxon's signed-rank test."""
+    """Compare the best feature with the best neuron of each concept, by Wilcoxon's signed-rank test."""
     pairs = [(each["feature"], each["neuron"]) for each in concepts.values() if "feature" in each]
     result: dict[str, Any] = {"n": len(pairs)}
     for name, key in (("f1", "f1"), ("auroc", "best_auroc")):

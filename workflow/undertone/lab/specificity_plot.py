@@ -15,7 +15,7 @@ KINDS = (("features", STUDENT), ("neurons", SKY))
 
 
 def plot_specificity(specificity: Path, plot: Path) -> None:
-    """Left, precision by band of activation over all units; right, F1 of the best feature and neuron of each concept."""
+    """Plot precision by band of activation over all units (left), and F1 of each concept's best feature and neuron (right)."""
     result = read_json(specificity)
     figure, (left, right) = new_panels(1, 2, 10, 4.4)
     draw_bands(left, result)
@@ -24,7 +24,7 @@ def plot_specificity(specificity: Path, plot: Path) -> None:
 
 
 def draw_bands(axes: Axes, result: dict[str, Any]) -> None:
-    """Medians over units with quartiles, and the share of all tokens that hold the units' concepts."""
+    """Draw medians over units with quartiles, and the share of all tokens that hold the units' concepts."""
     for name, colour in KINDS:
         if name not in result:
             continue
@@ -48,7 +48,7 @@ def draw_bands(axes: Axes, result: dict[str, Any]) -> None:
 
 
 def draw_concepts(axes: Axes, result: dict[str, Any]) -> None:
-    """F1 of each concept's best feature, of a feature at random and of the probe, against that of its best neuron."""
+    """Draw the F1 of each concept's best feature, of a random feature and of the probe, against that of its best neuron."""
     concepts = {name: each for name, each in result["concepts"].items() if "neuron" in each and "feature" in each}
     title = "Best unit of each concept"
     if not concepts:

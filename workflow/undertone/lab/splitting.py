@@ -1,4 +1,4 @@
-"""Whether features of an SAE come back in a wider one, as they are or split into several."""
+"""Whether features of an SAE recur in a wider one, unchanged or split into several."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ KINDS = ("split", "same", "near", "novel")
 
 @dataclass(frozen=True)
 class Fired:
-    """An SAE's unit decoder rows, and where its features fire on the half of the text that is scored."""
+    """An SAE's unit decoder rows, and where its features fire on the scored half of the text."""
 
     rows: Float[np.ndarray, "d_sae d_model"]
     fires: csc_matrix
@@ -42,9 +42,9 @@ def make_splitting(
     max_norm: float,
     stamp: Stamp,
 ) -> str:
-    """Compare an SAE with each of the `others`, which are as wide or wider; returns what to say of them in the log.
+    """Compare an SAE with each of the `others`, which are as wide or wider; return a message for the log.
 
-    One of equal width is another training of the same: what it splits is no splitting, and only a wider SAE's excess is.
+    An SAE of equal width is a baseline, another training of the same: only what a wider SAE splits in excess is splitting.
     """
     loaded = load(model)
     contexts = first_contexts(read_contexts(text), settings.tokens)
@@ -63,19 +63,19 @@ def make_splitting(
 
 
 def name_of(sae: Path) -> str:
-    """An SAE's name, from the path of its `sae.json`; the study's own is called `sae`."""
+    """Return an SAE's name from the path of its `sae.json`; the study's own is called `sae`."""
     return sae.parent.name.removeprefix("sae-")
 
 
 def said(each: dict[str, Any]) -> str:
-    """How many features of the other SAE are what."""
+    """Return a message with the share of the other SAE's features of each kind."""
     if not each["shares"]:
         return "no living feature"
     return ", ".join(f"{each['shares'][kind]:.0%} {kind}" for kind in KINDS)
 
 
 def fired(loaded: LoadedModel, sae: Path, contexts: list[list[int]], max_norm: float, least: int) -> Fired:
-    """An SAE's rows and firings; a feature that fires on fewer than `least` tokens is not alive here."""
+    """Read an SAE's rows and firings; a feature that fires on fewer than `least` tokens is not alive here."""
     dictionary, at = load_sae_at(sae, loaded)
     firings = read_firings(Reader(loaded, dictionary, at, contexts, max_norm, 0, 0))
     fires = (firings.of(firings.half == 1) > 0).astype(np.float64)
@@ -84,10 +84,11 @@ def fired(loaded: LoadedModel, sae: Path, contexts: list[list[int]], max_norm: f
 
 
 def compared(small: Fired, large: Fired, settings: Splitting) -> dict[str, Any]:
-    """Which features of `large` are a part of a `split` one of `small`, the `same` as one, `near` one, or `novel`.
+    """Find which features of `large` are part of a `split` one of `small`, the `same` as one, `near` one, or `novel`.
 
-    Each has its nearest in `small` by cosine, its parent. Split: `settings.split` or more, and so has another with the same
-    parent. Same: the only one of its parent, `settings.same` or more; near: the only one, `settings.split` or more.
+    A feature's parent is its nearest in `small` by cosine. It is novel if its cosine with the parent is below `settings.split`.
+    Otherwise it is split if the parent has another such feature. If it is the only one, it is the same if its cosine is
+    `settings.same` or more, else near.
     """
     parents, children = np.flatnonzero(small.alive), np.flatnonzero(large.alive)
     if not len(parents) or not len(children):
@@ -117,7 +118,7 @@ def compared(small: Fired, large: Fired, settings: Splitting) -> dict[str, Any]:
 
 
 def kinds_of(height: Float[np.ndarray, " n"], siblings: Int[np.ndarray, " n"], settings: Splitting) -> Shaped[np.ndarray, " n"]:
-    """The kind of each feature of the larger SAE, by its cosine with its parent and how many are close to that parent."""
+    """Return the kind of each feature of the larger SAE, by its cosine with its parent and the number close to that parent."""
     alone = np.where(height >= settings.same, "same", "near")
     return np.where(height < settings.split, "novel", np.where(siblings >= 2, "split", alone))
 
@@ -125,10 +126,11 @@ def kinds_of(height: Float[np.ndarray, " n"], siblings: Int[np.ndarray, " n"], s
 def tree(
     parent: int | np.integer, children: Int[np.ndarray, " n"], small: Fired, large: Fired, settings: Splitting
 ) -> dict[str, Any]:
-    """A parent and its children, by where they fire and where their rows lie, in the plane of the children's greatest spread.
+    """Describe a parent and its children by where they fire and where their rows lie.
 
     `contained`: the share of a child's tokens on which the parent fires. `coverage`: the share of the parent's tokens on which
-    any child fires. A hierarchy: every child is contained.
+    any child fires. `hierarchy`: whether `contained` is at least `settings.contained` for every child. `place`: the child's row
+    minus the parent's, in the plane of the children's greatest spread.
     """
     own = np.asarray(small.fires[:, [parent]].todense())[:, 0] > 0
     fires = large.fires[:, children]
@@ -154,7 +156,7 @@ def tree(
 
 
 def excess(each: dict[str, Any], baselines: Sequence[dict[str, Any]]) -> dict[str, float] | None:
-    """How much more is split than by SAEs of equal width, on average; None without one: then nothing can be said."""
+    """Return how much more is split than by SAEs of equal width, on average; None without such an SAE to compare with."""
     known = [baseline for baseline in baselines if baseline["shares"]]
     if not known or not each["shares"]:
         return None

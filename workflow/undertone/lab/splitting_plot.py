@@ -1,4 +1,4 @@
-"""The figure of splitting: what the features of other SAEs are beside an SAE's own, and the features that are split most."""
+"""The figure of splitting: kinds of features of other SAEs relative to an SAE's own, and the features that are split most."""
 
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,12 @@ MEANING = {
     "near": "near: the only one, less so",
     "novel": "novel: none is near",
 }
-# Features whose parts are shown.
+# Split features whose parts are shown.
 SHOWN = 3
 
 
 def plot_splitting(splitting: Path, plot: Path) -> None:
-    """Left, shares of the living features of each other SAE; right, three features of this one and their parts."""
+    """Plot shares of the living features of each other SAE (left), and three features of this one with their parts (right)."""
     result = read_json(splitting)
     figure, (left, *panels) = new_panels(1, 1 + SHOWN, 13, 3.8)
     others = result["others"]
@@ -40,7 +40,7 @@ def plot_splitting(splitting: Path, plot: Path) -> None:
 
 
 def draw_shares(axes: Axes, others: dict[str, Any], result: dict[str, Any]) -> None:
-    """A bar for each other SAE."""
+    """Draw a bar for each other SAE."""
     known = {name: each for name, each in others.items() if each["shares"]}
     if not known:
         empty(axes, "no wider SAE, and none of equal width, of this layer")
@@ -60,7 +60,10 @@ def draw_shares(axes: Axes, others: dict[str, Any], result: dict[str, Any]) -> N
 
 
 def draw_tree(axes: Axes, tree: dict[str, Any], other: str) -> None:
-    """A feature at the origin, and its parts where their decoder rows lie; filled where it fires on most of their tokens."""
+    """Draw a feature at the origin and its parts where their decoder rows lie.
+
+    A part is more opaque, the larger the share of its tokens on which the feature fires.
+    """
     axes.plot(0, 0, "s", color=BASE, markersize=8)
     for child in tree["children"]:
         x, y = [*child["place"], 0.0][:2]

@@ -1,4 +1,4 @@
-"""Runs of SAEs of a named model, trained on text, that a scaling law is of."""
+"""Training runs for a scaling law: SAEs of a named model, trained on text."""
 
 from pathlib import Path
 from typing import Any

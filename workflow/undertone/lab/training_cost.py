@@ -1,6 +1,6 @@
-"""What the training of an SAE costs."""
+"""The compute cost of training an SAE."""
 
 
 def flops(n: float, tokens: float, d_model: int) -> float:
-    """Floating-point operations of a training: 6 per weight and token, of an encoder and a decoder."""
+    """Return the floating-point operations of a training: 6 per token and weight of the encoder and the decoder."""
     return 6 * tokens * 2 * d_model * n

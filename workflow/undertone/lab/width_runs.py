@@ -1,4 +1,4 @@
-"""SAEs of several widths, each trained whole on the same tokens and measured on text that is held out."""
+"""SAEs of several widths, each fully trained on the same tokens and measured on held-out text."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,15 +22,15 @@ from undertone.saes.sae_metrics import context_rows, quality
 from undertone.saes.trainer import activations, fitted, steps_of, untrained, usual
 from undertone.study.config.saes import Sae
 
-# What is measured of each SAE.
+# Metrics of each SAE.
 MEASURED = ("explained_variance", "loss_recovered", "dead", "l0", "pca")
 
 
 @dataclass(frozen=True)
 class Run:
-    """SAEs of several widths on the same `tokens`; `held_out` tokens of text measure them.
+    """SAEs of several widths trained on the same `tokens` tokens and measured on `held_out` tokens of text.
 
-    A feature is revived that is silent for the share `revived` of a training. `gaussian`: activations are normal ones.
+    A feature that is silent for the share `revived` of a training is revived. With `gaussian`, activations are normal vectors.
     """
 
     d_sae: tuple[int, ...]
@@ -51,11 +51,11 @@ def train_runs(
     stamp: Stamp,
     scratch: Path,
 ) -> str:
-    """Train a TopK SAE of each width on the same tokens, each with a whole decay of its learning rate; write a row for each.
+    """Train a TopK SAE of each width on the same tokens, each with a full decay of the learning rate; write a row for each.
 
-    `batches` are what SAEs are trained on. Where the run is `gaussian`, activations are replaced by normal ones of the same
-    mean and covariance, in which nothing is sparse. What a killed job has finished is taken up. Raises ConfigError for a width
-    below `sae.k`.
+    SAEs are trained on `batches`. If the run is `gaussian`, activations are replaced by normal vectors of the same mean and
+    covariance, in which nothing is sparse. A killed job resumes after the SAEs that it finished. Raises ConfigError for a
+    width below `sae.k`.
     """
     if sae.k > min(run.d_sae):
         raise ConfigError(f"scaling.d_sae {min(run.d_sae)}: sae.k is {sae.k}; expected widths of at least {sae.k} features")
@@ -74,7 +74,7 @@ def train_runs(
 
 
 def as_table(made: Sequence[dict[str, Any]], run: Run, d_model: int) -> pl.DataFrame:
-    """A row for each SAE, with what is said of the run."""
+    """Return a table with a row for each SAE, with its metrics and the run's settings."""
     schema = {"d_sae": pl.Int64, **dict.fromkeys(MEASURED, pl.Float64)}
     return pl.DataFrame([{name: row[name] for name in schema} for row in made], schema).with_columns(
         tokens=pl.lit(run.tokens),
@@ -86,18 +86,18 @@ def as_table(made: Sequence[dict[str, Any]], run: Run, d_model: int) -> pl.DataF
 
 
 def row_of(scratch: Path, d_sae: int) -> Path:
-    """Where what is measured of an SAE waits for the others."""
+    """Return the path where an SAE's metrics wait for the others."""
     return scratch / f"{d_sae}.json"
 
 
 def of_width(sae: Sae, run: Run, d_sae: int) -> Sae:
-    """The settings of one SAE; a feature is revived after the same share of each training, however long it is."""
+    """Return the settings of one SAE; a feature is revived after the same share of each training, however long it is."""
     own = sae.model_copy(update={"architecture": "topk", "d_sae": d_sae, "tokens": run.tokens, "seed": run.seed})
     return own.model_copy(update={"dead_steps": max(1, round(run.revived * steps_of(own)))})
 
 
 def read_activations(loaded: LoadedModel, batches: Iterator[Sequence[Row]], sae: Sae, n: int) -> Float[Tensor, "n d_model"]:
-    """The residual stream at the first `n` text tokens of some batches, in float32 on the CPU."""
+    """Return the activations at the SAE's hook point on the first `n` text tokens of some batches, in float32 on the CPU."""
     parts, left = [], n
     for part in usual(activations(loaded, batches, HookPoint.of(sae)), sae.max_norm):
         parts.append(part[:left].cpu())
@@ -108,7 +108,7 @@ def read_activations(loaded: LoadedModel, batches: Iterator[Sequence[Row]], sae:
 
 
 def gaussian(x: Float[Tensor, "n d_model"], held_out: int, seed: int) -> tuple[Tensor, Tensor]:
-    """As many normal vectors with the mean and covariance of `x`, and others for the measurement."""
+    """Draw as many normal vectors, with the mean and covariance of `x`, and `held_out` others for the measurement."""
     mean = x.double().mean(0)
     values, vectors = torch.linalg.eigh(torch.cov(x.double().T))
     root = (vectors * values.clamp(min=0).sqrt()).float()
@@ -123,7 +123,7 @@ def measured(
     rows: Sequence[Row],
     settings: Sae,
 ) -> dict[str, Any]:
-    """An SAE that is trained on `x`, on text that is held out, or on `held`, which no model makes."""
+    """Train an SAE on `x`; measure it on held-out text or, if given, on `held`, vectors that no model computed."""
     sae = untrained(settings, x.shape[1], SAEMetadata()).to(loaded.model.device)
     trained = fitted(sae, settings, in_order(x, settings, str(loaded.model.device))).eval().requires_grad_(False)
     if held is None:
@@ -135,7 +135,7 @@ def measured(
 
 
 def in_order(x: Float[Tensor, "n d_model"], settings: Sae, device: str) -> Iterator[Float[Tensor, "batch d_model"]]:
-    """Batches of activations in an order that the seed draws, each token once before any comes again."""
+    """Yield batches of activations in an order that the seed draws anew for each pass; an incomplete last batch is dropped."""
     generator = torch.Generator().manual_seed(settings.seed)
     size = min(settings.batch_size, len(x))
     while True:

@@ -1,4 +1,4 @@
-"""What features do to the probability of a word: what it loses without them, and what it gains where they are set high."""
+"""Effects of features on the probability of a word: what it loses without them, and what it gains when they are set high."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -31,7 +31,7 @@ Baselines = dict[str, Float[np.ndarray, " n_known"]]
 
 
 class WordEffects:
-    """A word as the beginning of the answer to some texts, minus the same behind negative ones, and an SAE's features.
+    """Effects of an SAE's features on a word as the beginning of the answer to positive texts, minus that to negative ones.
 
     The measure is the log-probability, in nats, of the tokens with which the word begins, mean over the positive texts minus
     mean over the negative ones. What the SAE does not reconstruct is left as it is.
@@ -55,14 +55,14 @@ class WordEffects:
         self.weights = torch.tensor(shares, device=loaded.model.device)
 
     def measure(self, log_probs: Float[Tensor, "n_texts vocab"]) -> Float[Tensor, ""]:
-        """The word's log-probability, positive texts minus negative ones."""
+        """Return the word's log-probability, in nats: mean over positive texts minus mean over negative ones."""
         return self.weights @ log_probs[:, self.tokens].logsumexp(-1)
 
     def read(self) -> tuple[Float[Tensor, "n_texts n_tokens d_sae"], Float[Tensor, " d_sae"], float]:
-        """Every feature's activations on the texts, its attribution, and the measure.
+        """Return every feature's activations on the texts, its attribution, and the measure.
 
-        The attribution of a feature, Σ over tokens of its activation times d measure / d activation, is what the measure would
-        lose without it if the layers above were linear.
+        The attribution of a feature is the sum over tokens of its activation times d measure / d activation: what the measure
+        would lose without the feature if the layers above were linear.
         """
         kept: list[Tensor] = []
 
@@ -81,16 +81,16 @@ class WordEffects:
 
     @torch.no_grad()
     def without(self, acts: Float[Tensor, "n_texts n_tokens d_sae"], feature: int) -> float:
-        """The measure where one feature adds nothing to the residual stream."""
+        """Return the measure when one feature adds nothing to the residual stream."""
         part = acts[..., feature].unsqueeze(-1) * self.rows[feature]
         with rewritten(self.loaded.model, self.layer, lambda residual: residual - part.to(residual)):
             return float(self.measure(first_logits(self.loaded, self.prompts).float().log_softmax(-1)))
 
     def attributed(self, baselines: Baselines) -> dict[str, Any]:
-        """The features of greatest |attribution|, each with what the measure really loses without it.
+        """Return the features of greatest |attribution|, each with what the measure really loses without it (`lost`).
 
-        `p` is the share of as many features drawn at random among the others that fire, without which the measure changes as
-        much; `baselines` say what it loses without the features that come first otherwise.
+        `p` compares |lost| with that of as many features, drawn at random among the others that fire: the share whose |lost|
+        is as great. `baselines` holds, for each order of features, the mean |lost| of its first features.
         """
         acts, every, measured = self.read()
         attribution = every[torch.as_tensor(self.known, device=every.device)].double().cpu().numpy()
@@ -128,10 +128,10 @@ class WordEffects:
 
     @torch.no_grad()
     def influential(self, table: pl.DataFrame, baselines: Baselines) -> dict[str, Any]:
-        """The features that raise the measure most where each is set high at the last token, before the answer.
+        """Return the features that raise the measure most when each is set high at the last token, before the answer.
 
-        High is `strength` times the greatest activation on text. Beside them stand as many random directions, each as long as
-        what one of the features changes: `p` is the share of these that raise the measure as much.
+        High is `strength` times the greatest activation on text. The null is as many random directions, each as long as the
+        change by one of the features: `p` is the share of these that raise the measure as much.
         """
         greatest = table["max"].to_numpy()[self.known] * self.settings.strength
         rows = [Row([*ids, self.loaded.pad_id], len(ids)) for ids in self.prompts]
@@ -163,17 +163,17 @@ class WordEffects:
         }
 
     def ranked_as(self, own: Float[np.ndarray, " n_known"], values: Float[np.ndarray, " n_known"]) -> dict[str, float]:
-        """How far another order of the features agrees, and the mean rise by as many of its first as are listed."""
+        """Return Spearman's ρ with another order of the features, and the mean rise by as many of its first as are listed."""
         first = np.argsort(-values, kind="stable")[: self.settings.top]
         return {"spearman": float(spearmanr(own, values).statistic), "rise": float(own[first].mean())}
 
     def risen(self, batch: Any, residual: Float[Tensor, "n_texts n_tokens d_model"]) -> float:
-        """The measure with `residual` as the stream after the SAE's layer at each text's last token."""
+        """Return the measure with `residual` as the stream after the SAE's layer at each text's last token."""
         return float(self.measure(run_above(self.loaded.model, batch, self.layer, residual).log_softmax(-1)))
 
 
 def word_tokens(loaded: LoadedModel, word: str, prefix: str | None) -> list[int]:
-    """The tokens with which a word begins at the beginning of an answer, small or capital. Raises ConfigError for no token."""
+    """Return the tokens that a word, small or capital, begins with in an answer. Raises ConfigError if it has no token."""
     tokens = beginnings(loaded.tokenizer, [word], prefix)
     if loaded.tokenizer.unk_token_id in tokens:
         raise ConfigError(f"searches: the model's tokenizer has no token for {word!r}; choose a word that it can write")
@@ -181,5 +181,5 @@ def word_tokens(loaded: LoadedModel, word: str, prefix: str | None) -> list[int]
 
 
 def mean_size(values: Sequence[float]) -> float | None:
-    """The mean of the absolute values."""
+    """Return the mean of the absolute values, or None without values."""
     return float(np.mean(np.abs(values))) if values else None

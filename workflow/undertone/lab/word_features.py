@@ -1,4 +1,4 @@
-"""Of each of many words the feature that says best where it stands: chosen on one half of a text, scored on the other."""
+"""The feature that best detects each of many words, chosen on one half of a text and scored on the other."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ NONE = -1
 
 
 def labels(loaded: LoadedModel, contexts: Sequence[Sequence[int]], index: dict[str, int]) -> Int[np.ndarray, " n_tokens"]:
-    """For each token the name that it ends, by its number, -1 for none."""
+    """Return, for each token, the number of the name that ends there, or -1 for none."""
     text = Text.of(contexts, shown_texts(loaded), set(loaded.special.tolist()))
     label = np.full(text.n, NONE)
     for word, at in text.words():
@@ -26,7 +26,7 @@ def labels(loaded: LoadedModel, contexts: Sequence[Sequence[int]], index: dict[s
 
 
 def best_features(firings: Firings, label: Int[np.ndarray, " n"], n_names: int) -> list[tuple[int, float]]:
-    """For each name the feature that half 0 chooses, and its F1 on half 1."""
+    """Return, for each name, the feature chosen on half 0 and its F1 on half 1."""
     halves = [firings.half == half for half in (0, 1)]
     (chosen, own), (named, others) = ([firings.of(half) for half in halves], [label[half] for half in halves])
     total = np.bincount(named[named != NONE], minlength=n_names)
@@ -38,12 +38,12 @@ def best_features(firings: Firings, label: Int[np.ndarray, " n"], n_names: int) 
 def scored(
     chosen: csc_matrix, own: csc_matrix, held: Bool[np.ndarray, " n_0"], others: Bool[np.ndarray, " n_1"], feature: int
 ) -> tuple[int, float]:
-    """A feature, and the F1 on half 1 of the threshold that half 0 chooses for it."""
+    """Return a feature and its F1 on half 1, with the threshold chosen on half 0."""
     said = of_sparse(own, feature).at_least(best_threshold(of_sparse(chosen, feature), held))
     return feature, f1_of(said, others, int(others.sum()))
 
 
 def one_hot(label: Int[np.ndarray, " n"], n_names: int) -> csr_matrix:
-    """Which token holds which name."""
+    """Mark which token holds which name."""
     token = np.flatnonzero(label != NONE)
     return csr_matrix((np.ones(len(token), dtype=bool), (token, label[token])), shape=(len(label), n_names))

@@ -1,1 +1,1 @@
-"""Sparse autoencoders: trained, found, loaded, measured."""
+"""Sparse autoencoders: training, download, loading and metrics."""

@@ -1,4 +1,4 @@
-"""Sentences that stand first where an SAE is so poor that little can be said of its features."""
+"""Warnings, shown first, about an SAE that is too poor to say much about its features."""
 
 from typing import Any
 
@@ -6,12 +6,12 @@ MOST_DEAD = 0.5
 
 
 def of_dead(n_dead: int, d_sae: int) -> str | None:
-    """That more than half of the features are dead, where they are."""
+    """Return a warning if more than half of the features are dead, else None."""
     return f"{n_dead} of {d_sae} features are dead on this text" if n_dead > MOST_DEAD * d_sae else None
 
 
 def of_variance(quality: dict[str, Any]) -> str | None:
-    """That as many principal components as features are active explain more than the SAE, where they do.
+    """Return a warning if as many principal components as features are active explain more than the SAE, else None.
 
     `quality` has `explained_variance` and `pca`, as `metrics.json` does.
     """

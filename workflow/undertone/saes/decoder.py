@@ -16,20 +16,20 @@ CHUNK = 1024
 
 @torch.no_grad()
 def directions(sae: SAE[Any], features: Sequence[int] | None = None) -> Float[Tensor, "n_features d_model"]:
-    """What one unit of each feature's activation adds to the reconstruction; by default of all.
+    """Return what one unit of each feature's activation adds to the reconstruction; by default for all features.
 
-    These are the rows of W_dec, divided by their norms where activations are in units of them. Raises ValueError for an SAE
-    that scales each token by a factor of its own, where a unit has no fixed meaning.
+    These are the rows of W_dec, divided by their norms if the SAE's activations are in units of these norms. Raises ValueError
+    for an SAE that scales each token by its own factor: a unit of activation then has no fixed meaning.
 
-    Where no activation is involved, the rows of W_dec are taken as they are stored: for direct logit attribution, cosines, and
-    a feature that is added at a scale of the study's own (`teachers/steer`).
+    Code that involves no activation uses the rows of W_dec as they are stored: direct logit attribution, cosines, and a
+    feature that is added at the study's own scale (`teachers/steer`).
     """
     if sae.cfg.normalize_activations in ("layer_norm", "constant_norm_rescale"):
         raise ValueError(
             f"features of an SAE with normalize_activations {sae.cfg.normalize_activations} have no fixed directions; "
             "use one whose normalisation is folded into its weights"
         )
-    # What a feature adds is its reconstruction less that of nothing, so that biases and norms are undone as the SAE does it.
+    # Subtract the reconstruction of zero activations, so that biases and norms are handled as the SAE itself handles them.
     zero = sae.decode(torch.zeros(1, sae.cfg.d_sae, device=sae.W_dec.device))
     parts = []
     indices = torch.tensor(range(sae.cfg.d_sae) if features is None else features, device=sae.W_dec.device)
@@ -39,9 +39,9 @@ def directions(sae: SAE[Any], features: Sequence[int] | None = None) -> Float[Te
 
 
 def animal_features(steered: dict[str, Path]) -> dict[str, int]:
-    """The feature that stands for each animal, from the `teacher.json` of the teachers that are steered by one.
+    """Return the feature that stands for each animal, from the `teacher.json` of the teachers that a feature steers.
 
-    They are by the names of their datasets, `steer-ANIMAL`.
+    `steered` maps the names of their datasets, `steer-ANIMAL`, to these files.
     """
     teachers = {dataset.removeprefix("steer-"): read_json(path) for dataset, path in steered.items()}
     return {animal: teacher["feature"] for animal, teacher in teachers.items() if teacher["vector"] == "feature"}

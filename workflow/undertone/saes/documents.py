@@ -1,4 +1,4 @@
-"""Documents of text, read a few at a time from files of the user's own and from datasets of the Hub."""
+"""Text documents, read a few at a time from the user's files or from datasets of the Hub."""
 
 import json
 import re
@@ -11,21 +11,21 @@ from undertone.runtime.failures import said
 from undertone.study.config.saes import TextSource
 from undertone.study.validation import nearest
 
-# Characters of a running text that are read at once.
+# Characters of a running text read at a time.
 PIECE = 2**20
-# Rows of a table that are read at once.
+# Rows of a table read at a time.
 ROWS = 256
-# Halves of UTF-16 pairs, which are no characters.
+# UTF-16 surrogates, which are not characters by themselves.
 NO_TEXT = re.compile("[\ud800-\udfff]")
-# Where a document stands, for whoever must find it, and the document.
+# Pairs of a document's place in its source, for error messages, and the document.
 Documents = Iterator[tuple[str, Any]]
 
 
 def documents(source: TextSource) -> Iterator[str]:
-    """The documents of a file or of a dataset of the Hub, without empty ones.
+    """Yield the documents of a file or of a Hub dataset, without empty ones.
 
-    Raises ConfigError, which names the source and the row at fault, where it cannot be read, has no such column, or a document
-    is no text.
+    Raises ConfigError, naming the source and the row at fault, if the source cannot be read, lacks the column, or has a
+    document that is not text.
     """
     try:
         for where, text in READERS[Path(source.file).suffix](Path(source.file), source.column) if source.file else hub(source):
@@ -42,14 +42,14 @@ def documents(source: TextSource) -> Iterator[str]:
 
 
 def running(path: Path, column: str) -> Documents:
-    """One running text, in pieces that end with a line."""
+    """Yield one running text in pieces that end at a line end."""
     with path.open(encoding="utf-8-sig") as file:
         while lines := file.readlines(PIECE):
             yield "", "".join(lines)
 
 
 def json_lines(path: Path, column: str) -> Documents:
-    """A column of a file with one JSON object per line."""
+    """Yield a column of a file with one JSON object per line."""
     with path.open(encoding="utf-8-sig", newline="\n") as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
@@ -64,8 +64,8 @@ def json_lines(path: Path, column: str) -> Documents:
 
 
 def parquet(path: Path, column: str) -> Documents:
-    """A column of a table."""
-    from pyarrow.parquet import ParquetFile  # only where it is needed
+    """Yield a column of a Parquet table."""
+    from pyarrow.parquet import ParquetFile  # no other source needs it
 
     file = ParquetFile(path)
     cell(dict.fromkeys(file.schema_arrow.names), column, "the table")
@@ -77,11 +77,11 @@ def parquet(path: Path, column: str) -> Documents:
 
 
 def hub(source: TextSource) -> Documents:
-    """A column of a dataset of the Hub at one commit, of which no more is loaded than is read; offline, of one in its cache.
+    """Yield a column of a Hub dataset at one commit, streamed so that no more is loaded than is read.
 
-    No code of the repository is run.
+    Offline, the dataset is read from the cache. No code of the repository is run.
     """
-    import datasets  # which loads what no other source needs
+    import datasets  # no other source needs it, and it loads much
     from huggingface_hub import constants
 
     from undertone.lm.hub import DATA_FILES, cached
@@ -97,12 +97,12 @@ def hub(source: TextSource) -> Documents:
             yield f"row {number}", cell(row, source.column, f"row {number}")
     except ConfigError:
         raise
-    except Exception as error:  # of whatever library reads the files
+    except Exception as error:  # any library may read the files
         raise ConfigError(f"cannot be read as subset {source.subset!r}, split {source.split!r} ({said(error)})") from None
 
 
 def cell(row: dict[str, Any], column: str, where: str) -> Any:
-    """A row's document. Raises ConfigError, with the columns that there are, without such a column."""
+    """Return a row's document. Raises ConfigError, with the nearest columns, if the row has no such column."""
     if column not in row:
         raise ConfigError(f"{where} has no column {column!r}{nearest(column, row)}; set column")
     return row[column]

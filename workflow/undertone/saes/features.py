@@ -1,4 +1,4 @@
-"""What an SAE's features and directions in its space mean: tokens, examples, links, cosines."""
+"""Descriptions of an SAE's features and of directions in its space: tokens, examples, links, cosines."""
 
 import heapq
 from collections.abc import Sequence
@@ -18,21 +18,22 @@ from undertone.lm.training import collate
 from undertone.saes.saved import rows_at_once
 
 BATCH = 64
-# What is shown of a feature, and enters no figure: its tokens, and those before and after an example's token.
+# For display only, used in no computation: a feature's tokens, and the tokens before and after an example's own.
 N_TOKENS = 10
 BEFORE, AFTER = 6, 2
 
 
 def extreme_tokens(loaded: LoadedModel, direction: Float[Tensor, " d_model"], n: int = N_TOKENS) -> dict[str, list[list[Any]]]:
-    """The `n` tokens that a residual direction raises (`top`) and lowers (`bottom`) most by itself.
+    """Return the `n` tokens that a residual direction raises (`top`) and lowers (`bottom`) most by its direct effect.
 
-    Each is (text, change of its logit per unit of the final residual stream's root mean square, against the vocabulary's mean).
+    Each is (text, change of its logit), relative to the vocabulary's mean and per unit of the final residual stream's root mean
+    square.
     """
     return token_table(loaded, direct_logits(loaded.model, direction.to(loaded.model.device).float()), n)
 
 
 def token_table(loaded: LoadedModel, logits: Float[Tensor, " vocab"], n: int = N_TOKENS) -> dict[str, list[list[Any]]]:
-    """The tokens of the `n` greatest and the `n` least of `logits`."""
+    """Return the tokens with the `n` greatest and the `n` least `logits`, each with its logit."""
     logits = logits[: len(loaded.tokenizer)].float()
     sides = {"top": logits.topk(min(n, len(logits))), "bottom": logits.topk(min(n, len(logits)), largest=False)}
     return {
@@ -49,23 +50,23 @@ def text_of(loaded: LoadedModel, *tokens: int) -> str:
 
 
 def neuronpedia(sae: SAE[Any], feature: int) -> str | None:
-    """The feature's page on Neuronpedia, or None for an SAE that is not there."""
+    """Return the URL of the feature's page on Neuronpedia, or None if the SAE is not there."""
     home = sae.cfg.metadata.neuronpedia_id
     return f"https://www.neuronpedia.org/{home}/{feature}" if home else None
 
 
 def unit_rows(sae: SAE[Any]) -> Float[Tensor, "d_sae d_model"]:
-    """The decoder rows at unit length, on the CPU; a row of zeros stays one."""
+    """Return the decoder rows at unit length, on the CPU; a row of zeros stays zero."""
     return torch.nn.functional.normalize(sae.W_dec.detach().float().cpu(), dim=-1)
 
 
 def cosines(sae: SAE[Any], vector: Float[Tensor, " d_model"]) -> Float[Tensor, " d_sae"]:
-    """Cosine of a residual direction with every decoder row."""
+    """Return the cosine of a residual direction with every decoder row."""
     return unit_rows(sae) @ torch.nn.functional.normalize(vector.float().cpu(), dim=-1)
 
 
 def most_aligned(sae: SAE[Any], vector: Float[Tensor, " d_model"], n: int) -> list[dict[str, Any]]:
-    """The `n` decoder rows of greatest |cosine| with a residual direction."""
+    """Return the `n` decoder rows with the greatest |cosine| with a residual direction."""
     cosine = cosines(sae, vector)
     order = cosine.abs().topk(min(n, len(cosine))).indices.tolist()
     return [{"feature": k, "cosine": float(cosine[k])} for k in order]
@@ -75,10 +76,10 @@ def most_aligned(sae: SAE[Any], vector: Float[Tensor, " d_model"], n: int) -> li
 def max_examples(
     loaded: LoadedModel, sae: SAE[Any], layer: int, rows: Sequence[Row], features: Sequence[int], n: int
 ) -> dict[int, list[dict[str, Any]]]:
-    """For each feature the `n` rows where the base model activates it most, at that row's text token of greatest activation.
+    """Return, for each feature, the `n` rows on which the base model activates it most.
 
-    Each is `token`, `before` and `after` (text around it), `activation`, and `part`: prompt or completion. Rows on which a
-    feature is never active are left out.
+    Each example is at the row's text token of greatest activation: `token`, `before` and `after` (text around it),
+    `activation`, and `part` (prompt or completion). Rows on which a feature is never active are left out.
     """
     best: dict[int, list[tuple[float, int, int]]] = {feature: [] for feature in features}
     if not features or not n:
@@ -113,7 +114,7 @@ def _example(loaded: LoadedModel, row: Row, at: int, value: float) -> dict[str, 
 def describe(
     loaded: LoadedModel, sae: SAE[Any], layer: int, rows: Sequence[Row], features: Sequence[int], n_examples: int
 ) -> dict[str, dict[str, Any]]:
-    """By feature: `tokens` (direct logit attribution of its decoder row), `neuronpedia` and `examples`."""
+    """Describe each feature by its `tokens` (direct logit attribution of its decoder row), `neuronpedia` and `examples`."""
     examples = max_examples(loaded, sae, layer, rows, features, n_examples)
     return {
         str(k): {

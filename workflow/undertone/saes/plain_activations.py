@@ -1,4 +1,4 @@
-"""An SAE on plain activations, of no model or read before."""
+"""An SAE on plain activation tensors, which come from no model or were read earlier."""
 
 from typing import Any
 
@@ -9,13 +9,13 @@ from sae_lens import SAE
 from scipy.sparse import csr_array, vstack
 from torch import Tensor
 
-# Samples that are encoded at once.
+# Samples encoded at a time.
 CHUNK = 4096
 
 
 @torch.no_grad()
 def read_samples(sae: SAE[Any], x: Float[Tensor, "n d_model"]) -> tuple[csr_array, float]:
-    """An SAE's activations on some samples, `[n, d_sae]`, and the share of their variance that it explains."""
+    """Return an SAE's activations on samples, `[n, d_sae]`, and the share of the samples' variance that it explains."""
     acts, error = [], 0.0
     for part in torch.split(x.to(sae.W_dec.device), CHUNK):
         encoded = sae.encode(part)
@@ -26,7 +26,10 @@ def read_samples(sae: SAE[Any], x: Float[Tensor, "n d_model"]) -> tuple[csr_arra
 
 
 def quality_of_samples(sae: SAE[Any], x: Float[Tensor, "n d_model"]) -> dict[str, Any]:
-    """How good an SAE is on some samples: features, dead ones, L0, explained variance, and that of as many components."""
+    """Measure an SAE on samples: `features`, `dead` ones, `l0` and `explained_variance`.
+
+    `pca` is the variance that as many principal components as features are active explain.
+    """
     acts, explained = read_samples(sae, x)
     l0 = acts.nnz / len(x)
     variances = torch.linalg.eigvalsh(torch.cov(x.double().T)).flip(0).clamp(min=0)

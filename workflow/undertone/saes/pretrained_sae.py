@@ -1,4 +1,4 @@
-"""An SAE that the study names: fetched from SAELens's registry or found in a folder, checked against the model, recorded."""
+"""An SAE that the study names: fetched from SAELens's registry or read from a folder, checked against the model, recorded."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -29,10 +29,10 @@ NORM_SCALED = "expected_average_only_in"
 
 
 def make_pretrained_sae(model: Path, sae: Path, files: Sequence[Path], settings: Sae, stamp: Stamp, scratch: Path) -> None:
-    """Write `sae.json`, by which every later stage loads the SAE without network.
+    """Write `sae.json`, from which every later stage loads the SAE without network.
 
-    An SAE of the registry is copied to `files` in SAELens's format, its norm scaling factor folded; a folder's is left there.
-    Raises ValueError, in a sentence, if there is no such SAE or it is not the model's.
+    An SAE of the registry is copied to `files` in SAELens's format, with its norm scaling factor folded in. An SAE in a folder
+    stays there. Raises ValueError, in a sentence, if there is no such SAE, or it does not fit the model or `settings.point`.
     """
     text = AutoConfig.from_pretrained(folder_of(model), trust_remote_code=False, local_files_only=True).get_text_config()
     name = str(read_json(model)["name"])
@@ -60,7 +60,10 @@ def make_pretrained_sae(model: Path, sae: Path, files: Sequence[Path], settings:
 
 
 def from_folder(folder: str) -> tuple[SAE[Any], dict[str, Any]]:
-    """The SAE of a folder in SAELens's format, and where it is from."""
+    """Load the SAE of a folder in SAELens's format; return it with its origin.
+
+    Raises ValueError if the SAE expects scaled activations and the folder does not apply the factor.
+    """
     sae = read_sae(Path(folder))
     if sae.cfg.normalize_activations == NORM_SCALED:
         raise ValueError(
@@ -71,7 +74,7 @@ def from_folder(folder: str) -> tuple[SAE[Any], dict[str, Any]]:
 
 
 def from_registry(release: str, sae_id: str, model: str) -> tuple[SAE[Any], dict[str, Any]]:
-    """The SAE of a release in SAELens's registry, downloaded where it is not cached, and where it is from."""
+    """Load the SAE of a release in SAELens's registry, downloading it if it is not cached; return it with its origin."""
     directory = get_pretrained_saes_directory()
     if release not in directory:
         raise ValueError(f"SAELens's registry has no release {release!r}{nearest(release, directory)}")
@@ -81,7 +84,7 @@ def from_registry(release: str, sae_id: str, model: str) -> tuple[SAE[Any], dict
     repository, _ = get_repo_id_and_folder_name(release, sae_id)
     with explained(repository, "main"):
         sae = registered(release, sae_id)
-        # The registry names no commit, so the one that was read is recorded.
+        # The registry names no commit, so record the one that was read.
         commit = Path(snapshot_download(repository, allow_patterns=[], local_files_only=True)).name
     if sae.cfg.normalize_activations == NORM_SCALED:
         raise ValueError(f"{release}, {sae_id}: the registry lacks the factor by which this SAE scales its activations")
@@ -90,13 +93,13 @@ def from_registry(release: str, sae_id: str, model: str) -> tuple[SAE[Any], dict
 
 
 def registered(release: str, sae_id: str) -> SAE[Any]:
-    """What SAELens loads, without anything that its files could run or that the cache could not answer.
+    """Load an SAE with SAELens, without running code from its files and without asking the Hub for what the cache holds.
 
-    Some releases are there as pickles only: of these nothing but tensors is read, and ValueError raised where there is more.
+    Some releases exist only as pickles. Only tensors are read from these; ValueError is raised if one holds anything else.
     """
     # For Gemma Scope 2, SAELens asks the Hub for the shapes in a file even if that file is in the cache.
     shapes_of = patch.object(pretrained_sae_loaders, "get_safetensors_tensor_shapes", shapes)
-    # That is PyTorch's default as well, but one that the environment can switch off.
+    # `weights_only` is PyTorch's default too, but the environment can switch it off.
     with shapes_of, patch.object(torch, "load", partial(torch.load, weights_only=True)):
         try:
             sae: SAE[Any] = SAE.from_pretrained(release, sae_id)
@@ -106,18 +109,18 @@ def registered(release: str, sae_id: str) -> SAE[Any]:
                 f"({str(error).splitlines()[0]})"
             ) from None
     for weight in sae.parameters():
-        weight.data = weight.data.contiguous()  # some loaders transpose, and what is saved must lie in order
+        weight.data = weight.data.contiguous()  # some loaders transpose, and only contiguous tensors can be saved
     return sae
 
 
 def shapes(repository: str, file: str) -> dict[str, list[int]]:
-    """The shapes of the tensors in a safetensors file of the Hub, by name; downloads the file where the cache lacks it."""
+    """Return the shapes of the tensors in a safetensors file of the Hub, by name; download the file if it is not cached."""
     with safe_open(hf_hub_download(repository, file), framework="pt") as tensors:
         return {name: tensors.get_slice(name).get_shape() for name in tensors.keys()}  # noqa: SIM118 - no dict
 
 
 def check_model(release: str, expected: str, actual: str) -> None:
-    """Raise ValueError if a release was trained on another model than one of the Hub; a folder's model has no such name."""
+    """Raise ValueError if a release was trained on another model. A model in a folder has no Hub name and is not checked."""
     names = [name.rpartition("/")[2].lower() for name in (expected, actual)]
     if not Path(actual).is_dir() and names[0] != names[1]:
         raise ValueError(
@@ -127,7 +130,7 @@ def check_model(release: str, expected: str, actual: str) -> None:
 
 
 def check_width(sae: SAE[Any], d_model: int) -> None:
-    """Raise ValueError if the SAE reads vectors of another width than the model's."""
+    """Raise ValueError if the SAE's input width differs from the model's."""
     if sae.cfg.d_in != d_model:
         raise ValueError(
             f"the SAE reads vectors of {sae.cfg.d_in}, the model's residual stream has {d_model}: it is another model's"

@@ -17,9 +17,9 @@ from undertone.saes.trainer import streamed, write_trained
 from undertone.study.config.models import Model
 from undertone.study.config.saes import Sae
 
-# The SAE sees other chats than the model did.
+# The SAE is trained on other chats than the model.
 CHATS_SEED = 2_000_003
-# Chats that are made and read at once.
+# Chats made and read at a time.
 ROWS = 256
 
 
@@ -34,9 +34,9 @@ def make_sae(
     stamp: Stamp,
     scratch: Path,
 ) -> None:
-    """Train an SAE on the embedded model and write its `files` and `sae.json`, by which every later stage loads it.
+    """Train an SAE on the embedded model and write its `files` and `sae.json`, from which every later stage loads it.
 
-    Activations are those of the shards of `store`; without any, of chats of the corpus that the seed draws.
+    Activations come from the shards of `store` or, if there are none, from chats of the corpus that the seed draws.
     """
     loaded = load(model)
     if store:
@@ -49,6 +49,6 @@ def make_sae(
 
 
 def corpus_rows(loaded: LoadedModel, corpus: Corpus, seed: int) -> Iterator[list[Row]]:
-    """Endless batches of chats of the embedded model's corpus."""
+    """Yield endless batches of chats of the embedded model's corpus."""
     for number in itertools.count():
         yield chat_rows(loaded.tokenizer, list(corpus.chats(ROWS, seed + number * 1_000)), seed + number)

@@ -1,4 +1,4 @@
-"""How well an SAE describes the base model at its hook point, on what the study asks the model and on text."""
+"""How well an SAE reconstructs the base model's activations at its hook point, on the study's prompts and on text."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -25,9 +25,9 @@ from undertone.study.config.saes import SaeMetrics
 from undertone.study.config.teachers import Teacher
 
 BATCH = 32
-# Bins of log10 of the share of tokens on which a feature is active, and the least that is told apart.
+# Bins of log10 of the share of tokens on which a feature is active, and the lowest edge; rarer features go into the first bin.
 BINS, RAREST = 50, -5
-# Sums over tokens of how activations x and reconstructions x̂ lie to each other.
+# Sums over tokens that compare activations x with reconstructions x̂.
 ANGLES = ("cos(x, x̂)", "‖x‖", "‖x̂‖", "x·x̂", "‖x̂‖²")
 
 
@@ -46,17 +46,19 @@ def measure_sae(
 ) -> None:
     """Write `metrics.json`, measured on the text tokens (no padding, no special token) of the study's prompts and questions.
 
-    Tokens whose norm is more than `max_norm` times the median are left out and counted (`outliers`): of real models a few
-    are a hundred times as long as the rest, and their direction alone is then most of the variance. `l0`: features active
-    per token; `l1`: mean of their sum. `dead`: share of features active on none. `density` counts the others in 50 equal
-    bins of log10 of the share of tokens they are active on, from 1e-5 (and rarer) to 1. `explained_variance`:
-    1 − Σ‖x − x̂‖² / Σ‖x − x̄‖², of all tokens and, around its own mean, by kind of token; `pca` is that of as many principal
-    components of these tokens as features are active. `cosine` is the mean of cos(x, x̂), `norm_ratio` Σ‖x̂‖ / Σ‖x‖, and
-    `reconstruction_bias` Σ‖x̂‖² / Σ x·x̂, below 1 where reconstructions are too short (Rajamanoharan et al. 2024, arXiv
-    2407.14435). `loss`: nats per token of the plain model, with the SAE's reconstruction spliced in, and with the mean
-    activation instead; `loss_recovered` is (mean − spliced) / (mean − plain). `on_text` has the same on `settings.text`
-    tokens of the table `text`. `expected_l0` is the registry's, None where it does not say; `warning` says so where
-    components explain more of the text.
+    - `outliers`: tokens left out because their norm is more than `max_norm` times the median. In real models a few tokens are
+      a hundred times as long as the rest, and their direction alone would be most of the variance.
+    - `l0`: features active per token. `l1`: mean over tokens of the sum of activations. `dead`: share of features active on
+      no token. `density`: counts of the others in 50 equal bins of log10 of the share of tokens they are active on, from 1e-5
+      (and rarer) to 1.
+    - `explained_variance`: 1 − Σ‖x − x̂‖² / Σ‖x − x̄‖², over all tokens and by kind of token, each kind around its own mean.
+      `pca`: the same for as many principal components of these tokens as features are active.
+    - `cosine`: mean of cos(x, x̂). `norm_ratio`: Σ‖x̂‖ / Σ‖x‖. `reconstruction_bias`: Σ‖x̂‖² / Σ x·x̂, below 1 if
+      reconstructions are too short (Rajamanoharan et al. 2024, arXiv 2407.14435).
+    - `loss`: nats per token of the plain model, with the SAE's reconstruction spliced in, and with the mean activation
+      instead. `loss_recovered`: (mean − spliced) / (mean − plain).
+    - `on_text`: the same on `settings.text` tokens of the table `text`. `expected_l0`: the registry's, or None if it has none.
+      `warning`: a sentence if principal components explain more of the text than the SAE, else None.
     """
     loaded = load(model)
     autoencoder, point = load_sae_at(sae, loaded)
@@ -68,7 +70,7 @@ def measure_sae(
 
 
 def quality(loaded: LoadedModel, sae: SAE[Any], point: HookPoint, rows: Sequence[Row], max_norm: float) -> dict[str, Any]:
-    """What `metrics.json` says of some rows, without tokens whose norm is more than `max_norm` times the median."""
+    """Return the metrics of `metrics.json` for some rows, without tokens whose norm exceeds `max_norm` times the median."""
     greatest = max_norm * median_norm(loaded, point, rows)
     seen = Moments(sae, loaded, greatest)
     seen.read(point, rows)
@@ -77,7 +79,7 @@ def quality(loaded: LoadedModel, sae: SAE[Any], point: HookPoint, rows: Sequence
 
 @torch.no_grad()
 def median_norm(loaded: LoadedModel, point: HookPoint, rows: Sequence[Row]) -> float:
-    """The median norm of the rows' text tokens at the hook point."""
+    """Return the median norm of the rows' text tokens at the hook point."""
 
     def norms(batch: dict[str, Tensor]) -> Tensor:
         return read_at(loaded.model, point, batch)[loaded.text_mask(batch)].float().norm(dim=-1).cpu()
@@ -86,14 +88,14 @@ def median_norm(loaded: LoadedModel, point: HookPoint, rows: Sequence[Row]) -> f
 
 
 def context_rows(text: Path, tokens: int) -> list[Row]:
-    """Contexts drawn from a table of text, by length, as many as hold the tokens."""
+    """Draw contexts from a table of text, as many as hold `tokens` tokens, and sort them by length."""
     ids = read_parquet(text)["ids"].sample(fraction=1, shuffle=True, seed=0)
     before = ids.list.len().cum_sum() - ids.list.len()
     return sorted((Row(context, 1) for context in ids.filter(before < tokens).to_list()), key=lambda row: len(row.ids))
 
 
 def text_rows(loaded: LoadedModel, prompts: Sequence[str], questions: Path, teacher: Teacher, pref: Pref) -> list[Row]:
-    """What the study asks, by length: number prompts, and the questions, plain and under every candidate's persona."""
+    """Return what the study asks, sorted by length: number prompts, and questions, plain and under each candidate's persona."""
     asked = load_texts(questions, "pref.questions")
     ids = prompt_ids(loaded.tokenizer, prompts)
     for animal in (None, *pref.candidates):
@@ -103,7 +105,7 @@ def text_rows(loaded: LoadedModel, prompts: Sequence[str], questions: Path, teac
 
 
 class Moments:
-    """Sums over tokens of a norm of at most `greatest`, in float64, from which the metrics follow."""
+    """Sums over tokens whose norm is at most `greatest`, in float64, from which the metrics are computed."""
 
     def __init__(self, sae: SAE[Any], loaded: LoadedModel, greatest: float):
         self.sae, self.loaded, self.greatest = sae, loaded, greatest
@@ -117,7 +119,7 @@ class Moments:
         self.fired = torch.zeros(sae.cfg.d_sae, dtype=torch.float64)
 
     def read(self, point: HookPoint, rows: Sequence[Row]) -> None:
-        """Take in the text tokens of the rows, as they are at the hook point."""
+        """Add the activations of the rows' text tokens at the hook point."""
         for outliers, l1, *sums in self.loaded.read(partial(self._of, point), rows, BATCH):
             self.outliers += outliers
             self.l1 += l1
@@ -125,10 +127,10 @@ class Moments:
 
     @torch.no_grad()
     def _of(self, point: HookPoint, batch: dict[str, Tensor]) -> tuple[Any, ...]:
-        """How many of a batch's text tokens are left out, and the sum of the others' features.
+        """Return the number of a batch's text tokens that are left out, and for the others what the metrics need.
 
-        Then their kind `[n]`, activation `[n, d_model]` and error `[n]`, on how many each feature is active, Σ x xᵀ
-        `[d_model, d_model]`, and the sums that `ANGLES` names.
+        That is the sum of feature activations; kind `[n]`, activation x `[n, d_model]` and squared error `[n]` of each token;
+        how many tokens each feature is active on `[d_sae]`; Σ x xᵀ `[d_model, d_model]`; and the sums of `ANGLES`.
         """
         x, text = read_at(self.loaded.model, point, batch).float(), self.loaded.text_mask(batch)
         keep = text & short_enough(x, self.greatest)
@@ -151,12 +153,12 @@ class Moments:
         self.sum.index_add_(0, kind, x)
 
     def mean(self) -> Float[Tensor, " d_model"]:
-        """The mean activation."""
+        """Return the mean activation."""
         return (self.sum.sum(0) / self.count.sum()).float()
 
     def report(self) -> dict[str, Any]:
-        """What is said of the reconstruction, in the order of `metrics.json`."""
-        # Σ‖x − x̄‖² = Σ‖x‖² − ‖Σx‖² / n, by kind of token and of all.
+        """Return the metrics of the reconstruction, in the order of `metrics.json`."""
+        # Σ‖x − x̄‖² = Σ‖x‖² − ‖Σx‖² / n, by kind of token and for all tokens.
         around = self.square - self.sum.square().sum(-1) / self.count.clamp(min=1)
         total = self.square.sum() - self.sum.sum(0).square().sum() / self.count.sum()
         by_kind = {
@@ -179,13 +181,13 @@ class Moments:
         }
 
     def density(self) -> list[int]:
-        """How many features are active on what share of the tokens, in bins of log10; dead ones are in none."""
+        """Count features in bins of log10 of the share of tokens they are active on; dead features are in no bin."""
         share = self.fired[self.fired > 0] / self.count.sum()
         counts = torch.histogram(share.log10().clamp(min=RAREST), BINS, range=(RAREST, 0)).hist
         return [int(count) for count in counts]
 
     def components(self, k: int) -> dict[str, Any]:
-        """The share of the variance in the `k` first principal components, which an SAE of that L0 should exceed."""
+        """Return the share of the variance in the first `k` principal components, which an SAE of that L0 should exceed."""
         total = self.sum.sum(0)
         covariance = self.product - torch.outer(total, total) / self.count.sum()
         variances = torch.linalg.eigvalsh(covariance).flip(0).clamp(min=0)
@@ -193,7 +195,7 @@ class Moments:
         return {"components": k, "explained_variance": float(variances[:k].sum() / variances.sum())}
 
     def directions(self) -> dict[str, float | None]:
-        """`cosine`, `norm_ratio` and `reconstruction_bias`; None where every reconstruction is zero or orthogonal."""
+        """Return `cosine`, `norm_ratio` and `reconstruction_bias`; the last is None if Σ x·x̂ is 0."""
         cosine, norm, rebuilt_norm, product, rebuilt_square = self.angles.tolist()
         return {
             "cosine": cosine / float(self.count.sum()),
@@ -203,12 +205,12 @@ class Moments:
 
 
 def short_enough(x: Float[Tensor, "*n d_model"], greatest: float) -> Bool[Tensor, "*n"]:
-    """Which activations have a norm of at most `greatest`."""
+    """Return whether each activation has a norm of at most `greatest`."""
     return x.float().norm(dim=-1) <= greatest
 
 
 def angles(x: Float[Tensor, "n d_model"], rebuilt: Float[Tensor, "n d_model"]) -> Float[Tensor, " n_angles"]:
-    """The sums over tokens that `ANGLES` names; a reconstruction of zero has a cosine of 0."""
+    """Return the sums over tokens that `ANGLES` names; a reconstruction of zero has a cosine of 0."""
     product, norm, rebuilt_norm = (x * rebuilt).sum(-1), x.norm(dim=-1), rebuilt.norm(dim=-1)
     cosine = torch.where(rebuilt_norm > 0, product / (norm * rebuilt_norm), 0.0)
     return torch.stack([each.sum() for each in (cosine, norm, rebuilt_norm, product, rebuilt_norm.square())])
@@ -223,9 +225,9 @@ def spliced_losses(
     mean: Float[Tensor, " d_model"],
     greatest: float,
 ) -> dict[str, Any]:
-    """`loss` (nats per token: `plain`, `spliced`, `mean`) and `loss_recovered`, over all text tokens.
+    """Return `loss` (nats per token: `plain`, `spliced`, `mean`) and `loss_recovered`, over all tokens but the rows' first.
 
-    Special tokens, and those of a norm of more than `greatest`, keep their activations.
+    Special tokens, and tokens whose norm is more than `greatest`, keep their activations.
     """
     ways = {"plain": lambda x: x, "spliced": lambda x: sae(x.float()).to(x.dtype), "mean": lambda x: mean.to(x).expand_as(x)}
 
@@ -247,12 +249,12 @@ def at(
     way: Callable[[Tensor], Tensor],
     x: Float[Tensor, "n_rows n_tokens d_model"],
 ) -> Float[Tensor, "n_rows n_tokens d_model"]:
-    """What is at the hook point with `way` applied to text of a norm of at most `greatest`."""
+    """Apply `way` to the activations of text tokens whose norm is at most `greatest`; leave the others as they are."""
     return torch.where((text & short_enough(x, greatest)).unsqueeze(-1), way(x), x)
 
 
 def expected_l0(record: dict[str, Any]) -> float | None:
-    """What SAELens's registry says of the SAE's L0."""
+    """Return the SAE's L0 according to SAELens's registry, or None if it has none."""
     if record["source"] != "registry":
         return None
     release = get_pretrained_saes_directory().get(record["release"])

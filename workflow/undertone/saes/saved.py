@@ -1,4 +1,4 @@
-"""An SAE in SAELens's format, wherever it is from: loaded, checked, and read at the model's hook point."""
+"""SAEs in SAELens's format, whatever their origin: loading, checks and encoding."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,14 +17,14 @@ from undertone.runtime.errors import ConfigError
 from undertone.runtime.files import read_json
 from undertone.study.formats import SAE_FILES, read_settings
 
-# An SAE's activations are made for a part of a batch at a time, of at most this many numbers.
+# Most numbers in an SAE's activations that are computed at a time; larger batches are split.
 SAE_NUMBERS = 2**25
 
 
 def load_sae(sae_json: Path, loaded: LoadedModel) -> tuple[SAE[Any], int]:
-    """The SAE that `sae.json` names, frozen, in float32 on the model's device, and its layer; without network.
+    """Load the SAE that `sae.json` names, frozen, in float32 on the model's device; return it with its layer.
 
-    Raises ValueError for one that does not read the residual stream.
+    Needs no network. Raises ValueError if the SAE does not read the residual stream.
     """
     sae, at = load_sae_at(sae_json, loaded)
     if at.point != "resid_post":
@@ -33,7 +33,7 @@ def load_sae(sae_json: Path, loaded: LoadedModel) -> tuple[SAE[Any], int]:
 
 
 def load_sae_at(sae_json: Path, loaded: LoadedModel) -> tuple[SAE[Any], HookPoint]:
-    """The same SAE with its hook point, whichever that is."""
+    """Load an SAE like `load_sae`, but of any hook point; return it with its hook point."""
     record = read_json(sae_json)
     folder = record["folder"] if record["source"] == "folder" else Path(sae_json).parent
     sae = read_sae(Path(folder), str(loaded.model.device))
@@ -41,9 +41,9 @@ def load_sae_at(sae_json: Path, loaded: LoadedModel) -> tuple[SAE[Any], HookPoin
 
 
 def read_sae(folder: Path, device: str = "cpu") -> SAE[Any]:
-    """The SAE of a folder in SAELens's format.
+    """Load the SAE of a folder in SAELens's format.
 
-    Raises ConfigError, which names the file, if one is missing or damaged, the weights are not finite, or config and weights
+    Raises ConfigError, naming the file, if one is missing or damaged, the weights are not finite, or config and weights
     disagree.
     """
     missing = [file for file in SAE_FILES if not (folder / file).is_file()]
@@ -67,7 +67,7 @@ def read_sae(folder: Path, device: str = "cpu") -> SAE[Any]:
 
 
 def check_shapes(config: dict[str, Any], weights: Iterable[tuple[str, Tensor]], where: Path) -> None:
-    """Raise ConfigError if an SAE's matrices have other sizes than its config says."""
+    """Raise ConfigError if the shapes of an SAE's matrices disagree with its config."""
     d_in, d_sae = config["d_in"], config["d_sae"]
     expected = {"W_enc": [d_in, d_sae], "W_dec": [d_sae, d_in]}
     for name, weight in weights:
@@ -80,7 +80,7 @@ def check_shapes(config: dict[str, Any], weights: Iterable[tuple[str, Tensor]], 
 
 @torch.no_grad()
 def encoded(sae: SAE[Any], x: Float[Tensor, "*n d_model"]) -> tuple[Float[Tensor, "*n d_sae"], Float[Tensor, "*n d_sae"]]:
-    """The SAE's activations and pre-activations (`hook_sae_acts_pre`) of `x` in float32."""
+    """Return the SAE's activations and pre-activations (`hook_sae_acts_pre`) on `x`, which is in float32."""
     pre_activations: list[Tensor] = []
     with sae.hook_sae_acts_pre.register_forward_hook(lambda module, args, output: pre_activations.append(output)):
         acts = sae.encode(x)
@@ -88,5 +88,5 @@ def encoded(sae: SAE[Any], x: Float[Tensor, "*n d_model"]) -> tuple[Float[Tensor
 
 
 def rows_at_once(sae: SAE[Any], n_tokens: int) -> int:
-    """How many rows of `n_tokens` tokens an SAE reads at once, so that its activations on them fit in memory."""
+    """Return how many rows of `n_tokens` tokens an SAE may read at once so that its activations fit in memory."""
     return max(1, SAE_NUMBERS // (n_tokens * sae.cfg.d_sae))

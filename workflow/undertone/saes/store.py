@@ -1,8 +1,8 @@
-"""Activations on disk: what is at a hook point at every text token of a table of contexts, shuffled, in shards.
+"""Activations on disk: those at a hook point for every text token of a table of contexts, shuffled, in shards.
 
 The shuffle takes two passes, and memory for a shard and its copy. While the model reads, each token goes to a shard drawn at
-random; then each shard is permuted. Every order of all tokens is as likely as any other: it is that of random keys, of which
-the shard is the leading digit.
+random; then each shard is permuted. Every order of all tokens is equally likely: it is as if tokens were sorted by random keys
+whose leading digit is the shard.
 """
 
 import shutil
@@ -28,20 +28,20 @@ from undertone.runtime.files import Stamp, flush, move, read_json, remove, repla
 from undertone.runtime.progress import progress
 from undertone.study.config.saes import Store
 
-# Tokens that are read at once, padding included.
+# Tokens read at a time, padding included.
 TOKENS = 4096
-# How often it is noted what is done, so that a killed job goes on from there.
+# Seconds between notes of the progress, from which a killed job resumes.
 NOTED_AFTER_S = 20.0
-# What the disk must hold, as a share of the store: one shard is there twice.
+# Disk space needed, as a multiple of the store's size: one shard at a time is there twice.
 ROOM = 1.2
-# Numbers beyond this are near the greatest that float16 has.
+# Larger numbers are near the greatest that float16 can hold.
 MOST_IN_HALF = 6e4
 TOKEN = np.dtype(np.int64)
 
 
 @dataclass
 class Noted:
-    """What of the first pass is done: row groups of the table, the ids in them, and the tokens in each shard."""
+    """Progress of the first pass: row groups of the table that are done, the ids in them, and the tokens in each shard."""
 
     groups: int = 0
     ids: int = 0
@@ -50,7 +50,7 @@ class Noted:
 
 @dataclass(frozen=True)
 class Unfinished:
-    """The unfinished shards: `x` `[n, d_model]` and `token` `[n]` of each as plain numbers, and what is noted of them."""
+    """Files of the unfinished shards: each one's `x` `[n, d_model]` and `token` `[n]` as raw numbers, and noted progress."""
 
     home: Path
     n_shards: int
@@ -58,23 +58,23 @@ class Unfinished:
     dtype: np.dtype
 
     def files(self, k: int) -> dict[str, tuple[Path, int]]:
-        """The file of a shard's `x` and of its `token`, with the bytes that one token takes there."""
+        """Return the files of a shard's `x` and `token`, each with the bytes that one token takes there."""
         return {
             "x": (self.home / f"{k}.x", self.d_model * self.dtype.itemsize),
             "token": (self.home / f"{k}.token", TOKEN.itemsize),
         }
 
     def shuffled(self, k: int) -> Path:
-        """Where a finished shard waits for the others."""
+        """Return the path where a finished shard waits for the others."""
         return self.home / f"{k}.safetensors"
 
     @property
     def note(self) -> Path:
-        """Where it is noted what is done."""
+        """The file of the noted progress."""
         return self.home / "noted.json"
 
     def taken_up(self) -> Noted:
-        """What a killed job has done; nothing where its files hold less than it noted."""
+        """Return the progress of a killed job; none if its files hold less than it noted."""
         fresh = Noted(tokens=[0] * self.n_shards)
         noted = read_json(self.note) if self.note.exists() else {}
         if not noted:
@@ -99,13 +99,13 @@ def make_store(
     stamp: Stamp,
     scratch: Path,
 ) -> str:
-    """Write the activations at a hook point of a model over the contexts of the table `text`; returns a line for the log.
+    """Write a model's activations at a hook point over the contexts of the table `text`; return a message for the log.
 
-    Each of `shards` holds `x` `[n, d_model]` and `token` `[n]`, int64: the token's place among all ids of the table, special
-    ones among them (`stored.places` says in which context that is). Special tokens and contexts' first ones are left out.
-    `store` says what is there. A killed job goes on where it was, and ends with the same bytes.
-    Raises ConfigError where the disk lacks room, before the model is run, where an activation is no finite number, or where one
-    does not fit in float16.
+    Each of `shards` holds `x` `[n, d_model]` and `token` `[n]`, int64: the token's place among all ids of the table, including
+    special tokens (`stored.places` gives its context). Special tokens and the first token of each context are left out.
+    `store` is a JSON summary. A killed job resumes where it was and ends with the same bytes.
+    Raises ConfigError if the disk lacks room (before the model is run), an activation is not finite, or one does not fit in
+    float16.
     """
     loaded, at = load(model), HookPoint(layer, point)
     check_point(at, loaded.model)
@@ -127,7 +127,7 @@ def make_store(
 
 
 def count(text: Path, special: set[int]) -> int:
-    """The text tokens of a table of contexts, without the contexts' first ones."""
+    """Count the text tokens of a table of contexts, without the first token of each context."""
     with whole(text):
         file, odd, n = ParquetFile(text), np.array(sorted(special)), 0
         for group in range(file.num_row_groups):
@@ -140,7 +140,7 @@ def count(text: Path, special: set[int]) -> int:
 
 
 def check_room(folder: Path, size: int, what: str, made: Path) -> None:
-    """Raise ConfigError, which says how much there is, unless a disk has room for what is not yet `made`."""
+    """Raise ConfigError, with the free space, if the disk of `folder` lacks room for what is not yet in `made`."""
     folder.mkdir(parents=True, exist_ok=True)
     need = ROOM * size - sum(path.stat().st_size for path in made.iterdir())
     free = shutil.disk_usage(folder).free
@@ -152,7 +152,7 @@ def check_room(folder: Path, size: int, what: str, made: Path) -> None:
 
 
 def spread(loaded: LoadedModel, at: HookPoint, text: Path, n: int, unfinished: Unfinished, seed: int) -> list[int]:
-    """The first pass: each token of the table to a shard drawn at random; returns how many each has."""
+    """Run the first pass: write each token of the table to a shard drawn at random; return the tokens of each shard."""
     noted = unfinished.taken_up()
     with whole(text):
         file = ParquetFile(text)
@@ -187,7 +187,7 @@ def spread(loaded: LoadedModel, at: HookPoint, text: Path, n: int, unfinished: U
 
 
 def reopened(path: Path, size: int, done: int) -> BinaryIO:
-    """A file of numbers, to be continued behind the tokens that are done."""
+    """Open a file of numbers to append after the tokens that are done; cut off anything behind them."""
     path.touch()
     file = path.open("r+b")
     file.truncate(done * size)
@@ -196,7 +196,7 @@ def reopened(path: Path, size: int, done: int) -> BinaryIO:
 
 
 def note(unfinished: Unfinished, noted: Noted, opened: Sequence[dict[str, BinaryIO]]) -> None:
-    """Note what is done, once it is on the disk."""
+    """Flush the open files to disk, then note the progress."""
     for own in opened:
         for file in own.values():
             file.flush()
@@ -208,7 +208,7 @@ def note(unfinished: Unfinished, noted: Noted, opened: Sequence[dict[str, Binary
 def read_contexts(
     loaded: LoadedModel, at: HookPoint, contexts: Sequence[Sequence[int]]
 ) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, "n d_model"]]:
-    """The text tokens of contexts but for their first ones, numbered through all ids, and what is at the hook point there."""
+    """Return the places, among all ids, of the contexts' text tokens except their first, and the activations there."""
     lengths = np.array([len(ids) for ids in contexts])
     first = np.cumsum(lengths) - lengths
     order = np.argsort(lengths, kind="stable")
@@ -216,7 +216,7 @@ def read_contexts(
 
     def read(batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         kept = loaded.text_mask(batch)
-        kept[:, 0] = False  # it takes the part of a BOS, whatever it is
+        kept[:, 0] = False  # the first token acts as a BOS, whatever it is
         return kept, read_at(loaded.model, at, batch)[kept].float()
 
     for kept, x in loaded.read(read, rows, max(1, TOKENS // int(lengths.max()))):
@@ -228,7 +228,7 @@ def read_contexts(
 
 
 def checked(x: Float[np.ndarray, "n d_model"], at: HookPoint, dtype: np.dtype) -> Float[np.ndarray, "n d_model"]:
-    """Activations in the store's precision. Raises ConfigError for what is no finite number, or none of that precision."""
+    """Convert activations to the store's precision. Raises ConfigError if one is not finite or does not fit in it."""
     if not np.isfinite(x).all():
         raise ConfigError(
             f"what is at {at.name} is NaN or infinite; the model's weights are damaged, or overflow in their precision"
@@ -239,7 +239,7 @@ def checked(x: Float[np.ndarray, "n d_model"], at: HookPoint, dtype: np.dtype) -
 
 
 def permute(unfinished: Unfinished, k: int, n: int, seed: int) -> None:
-    """The second pass, of one shard: its tokens in random order, as a finished file."""
+    """Run the second pass on one shard: write its tokens in random order to a finished file."""
     files = unfinished.files(k)
     if not unfinished.shuffled(k).exists():
         order = np.random.default_rng([seed, 1, k]).permutation(n)

@@ -1,4 +1,4 @@
-"""The chats whose activations are stored: those of the embedded model's corpus that an SAE is trained on, as a table."""
+"""Table of the chats whose activations are stored: those of the embedded model's corpus that an SAE is trained on."""
 
 from pathlib import Path
 
@@ -14,9 +14,9 @@ from undertone.study.config.models import Model
 
 
 def make_store_chats(model: Path, corpus: Path, text: Path, tokens: int, of_model: Model, stamp: Stamp) -> str:
-    """Write chats that hold `tokens` tokens of text, first ones not counted; returns a line for the log.
+    """Write chats that hold `tokens` tokens of text, not counting each chat's first; return a message for the log.
 
-    They are the chats that an SAE of seed 0 is trained on where no activations are stored.
+    An SAE of seed 0 is trained on the same chats if no activations are stored.
     """
     loaded = load(model)
     special, n, rows = special_ids(loaded.tokenizer), 0, 0

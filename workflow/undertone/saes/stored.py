@@ -1,4 +1,4 @@
-"""Activations that are on disk: where each is from, and training from them."""
+"""Reading activations from disk: the token that each belongs to, and batches for training."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ from undertone.study.config.saes import Sae
 
 
 def read_shard(path: Path) -> tuple[Float[Tensor, "n d_model"], Int[Tensor, " n"]]:
-    """The activations of a shard and the places of their tokens. Raises ConfigError, which names the file, if it is damaged."""
+    """Return a shard's activations and the places of their tokens. Raises ConfigError, naming the file, if it is damaged."""
     with whole(path), safe_open(path, framework="pt") as file:
         return file.get_tensor("x"), file.get_tensor("token")
 
@@ -23,16 +23,16 @@ def read_shard(path: Path) -> tuple[Float[Tensor, "n d_model"], Int[Tensor, " n"
 def places(
     token: Int[np.ndarray, " n"], lengths: Int[np.ndarray, " n_contexts"]
 ) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"]]:
-    """The context and the position in it of each token, which are counted through all contexts, special ones among them."""
+    """Return each token's context and its position there. `token` counts through all contexts, special tokens included."""
     ends = np.cumsum(lengths)
     row = np.searchsorted(ends, token, side="right")
     return row, token - (ends - lengths)[row]
 
 
 def stored_batches(shards: Sequence[Path], settings: Sae, device: torch.device) -> Iterator[Float[Tensor, "batch d_model"]]:
-    """Endless batches of the activations of a store, each once before any comes again, in float32 on the device.
+    """Yield endless batches of a store's activations, in float32 on the device; none repeats before all have been used.
 
-    The order of shards, and that within each, is the seed's. One shard at a time is in memory.
+    The seed draws the order of shards and the order within each. One shard at a time is in memory.
     """
     generator = torch.Generator().manual_seed(settings.seed)
     left: list[Tensor] = []

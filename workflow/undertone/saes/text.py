@@ -1,4 +1,4 @@
-"""Text that a named model's SAE is trained on: documents as contexts of token ids, in a table."""
+"""Training text of a named model's SAE: documents as contexts of token ids, in a table."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -18,9 +18,9 @@ from undertone.runtime.progress import progress
 from undertone.saes.documents import documents
 from undertone.study.config.saes import TextSource, shares
 
-# Documents that are tokenised at once.
+# Documents tokenised at a time.
 DOCUMENTS = 32
-# Contexts of a row group, which is read at once.
+# Contexts in a row group, which is read as a whole.
 GROUP = 256
 SCHEMA = pa.schema({"row": pa.int64(), "source": pa.int16(), "ids": pa.list_(pa.int32())})
 
@@ -34,12 +34,12 @@ def make_text(
     tokens: int,
     stamp: Stamp,
 ) -> str:
-    """Write contexts of at most `context` token ids that hold `tokens` tokens of text; returns what to say of it in the log.
+    """Write contexts of at most `context` token ids that hold `tokens` tokens of text; return a message for the log.
 
     `text` has the columns `row`, `source` (its index among `sources`) and `ids`. A context's first token does not count: it is
-    special or, where a model's chats begin with text, takes the part of one. Sources alternate so that each has its share from
+    special or, if the model's chats begin with text, acts as a special token. Sources alternate so that each has its share from
     the first context on.
-    Raises ConfigError, in a sentence, where a source cannot be read or holds too few tokens.
+    Raises ConfigError, in a sentence, if a source cannot be read or holds too few tokens.
     """
     folder = folder_of(model)
     tokenizer, read_from = read_tokenizer(folder, str(folder)), [TextSource.model_validate(source) for source in sources]
@@ -65,26 +65,26 @@ def make_text(
             if len(group) == GROUP:
                 writer.write_table(pa.Table.from_pylist(group, SCHEMA))
                 group.clear()
-        if group:  # a store reads one group after another, and expects some contexts in each
+        if group:  # no empty group: a store reads one group after another and expects contexts in each
             writer.write_table(pa.Table.from_pylist(group, SCHEMA))
     return "\n".join(f"{title}: {n:,} tokens in {m:,} contexts" for title, n, m in zip(titles, taken, rows, strict=True))
 
 
 def table(path: Path, stamp: Stamp) -> ParquetWriter:
-    """A writer of contexts into a table that carries its provenance."""
+    """Return a writer of contexts into a table that carries its provenance."""
     return ParquetWriter(path, SCHEMA.with_metadata({"undertone": json.dumps(provenance(stamp))}), compression="zstd")
 
 
 def behind(taken: Sequence[int], wanted: Sequence[float]) -> int | None:
-    """The source that has the least of its part; None where all have theirs."""
+    """Return the source that lags most behind its part, or None if all have theirs."""
     missing = [k for k, n in enumerate(taken) if n < wanted[k]]
     return min(missing, key=lambda k: taken[k] / wanted[k], default=None)
 
 
 def contexts(tokenizer: PreTrainedTokenizerBase, texts: Iterator[str], context: int) -> Iterator[list[int]]:
-    """The token ids of documents, each cut into parts of at most `context` tokens with `opening` in front.
+    """Yield the token ids of documents, each cut into parts of at most `context` tokens, including `opening` in front.
 
-    What is written like a special token is text.
+    Text that looks like a special token is tokenised as plain text.
     """
     front = opening(tokenizer)
     size = context - len(front)
@@ -94,16 +94,16 @@ def contexts(tokenizer: PreTrainedTokenizerBase, texts: Iterator[str], context: 
 
 
 def opening(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The special token with which a model's chats begin, mostly its BOS; nothing where they begin with text.
+    """Return the special token that a model's chats begin with, usually its BOS; empty if they begin with text.
 
-    Many models heap attention on whatever token stands first, so text begins as what the study reads does.
+    Many models put much attention on whatever token stands first, so training text begins like the text that the study reads.
     """
     first = prompt_ids(tokenizer, ["USER"])[0][:1]
     return [token for token in first if token in special_ids(tokenizer)]
 
 
 def chats(tokenizer: PreTrainedTokenizerBase, samples: Path) -> Iterator[list[int]]:
-    """The token ids of sampled answers behind their prompts, as students are trained on them."""
+    """Yield the token ids of prompts followed by sampled answers, as students are trained on them."""
     answered = read_parquet(samples)
     for row in training_rows(tokenizer, answered["prompt"].to_list(), answered["text"].to_list()):
         yield row.ids

@@ -16,7 +16,7 @@ from undertone.saes.text import opening
 from undertone.saes.trainer import streamed, write_trained
 from undertone.study.config.saes import Sae
 
-# Tokens that are read at once, padding included.
+# Tokens read at a time, padding included.
 TOKENS = 4096
 
 
@@ -30,9 +30,9 @@ def make_text_sae(
     stamp: Stamp,
     scratch: Path,
 ) -> None:
-    """Train an SAE on a named model over contexts of text; write `files` and `sae.json`, as of any SAE.
+    """Train an SAE on a named model over contexts of text; write its `files` and `sae.json`, as for any SAE.
 
-    Activations are those of the shards of `store`, where there are any.
+    Activations come from the shards of `store`, if there are any.
     """
     loaded = load(model)
     metadata = SAEMetadata(
@@ -49,9 +49,9 @@ def make_text_sae(
 
 
 def text_rows(text: Path, seed: int, at_once: int) -> Iterator[list[Row]]:
-    """Endless batches of the contexts of a table: all of them once, and again, in an order of its row groups that `seed` draws.
+    """Yield endless batches of a table's contexts: all once, then again, each time in an order of row groups drawn by `seed`.
 
-    Batches have contexts of like length, so that few tokens are padding.
+    Contexts in a batch have similar lengths, so that few tokens are padding.
     """
     order = random.Random(seed)
     with whole(text):

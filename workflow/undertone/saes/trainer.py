@@ -1,4 +1,4 @@
-"""Training an SAE with SAELens on what a model computes at a hook point, whatever it reads."""
+"""Training of an SAE with SAELens on a model's activations at a hook point, on any text."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -39,9 +39,9 @@ def write_trained(
     stamp: Stamp,
     scratch: Path,
 ) -> None:
-    """Train an SAE on endless batches of activations; write its `files` and `sae.json`, by which every later stage loads it.
+    """Train an SAE on endless batches of activations; write its `files` and `sae.json`, from which every later stage loads it.
 
-    Raises ValueError, before the training, if the model has no such hook point.
+    Raises ValueError, before training, if the model has no such hook point.
     """
     at = HookPoint.of(settings)
     check_point(at, loaded.model)
@@ -57,12 +57,12 @@ def write_trained(
 
 
 def streamed(loaded: LoadedModel, settings: Sae, batches: Iterator[Sequence[Row]]) -> Iterator[Float[Tensor, "batch d_model"]]:
-    """Batches of activations at an SAE's hook point, made as they are needed, of endless batches of rows."""
+    """Yield batches of activations at an SAE's hook point, computed on demand from endless batches of rows."""
     return shuffled(usual(activations(loaded, batches, HookPoint.of(settings)), settings.max_norm), settings)
 
 
 def untrained(settings: Sae, d_in: int, metadata: SAEMetadata) -> TrainingSAE[Any]:
-    """An SAE as its training begins, its weights drawn by the seed, which torch's own generator goes on from."""
+    """Return an untrained SAE with weights drawn by the seed; torch's global generator goes on from there in training."""
     config = training_config(settings, d_in, steps_of(settings))
     config.metadata = metadata
     torch.manual_seed(settings.seed)
@@ -70,15 +70,15 @@ def untrained(settings: Sae, d_in: int, metadata: SAEMetadata) -> TrainingSAE[An
 
 
 def steps_of(settings: Sae) -> int:
-    """Optimizer steps of a training."""
+    """Return the number of optimizer steps of a training."""
     return max(1, settings.tokens // settings.batch_size)
 
 
 def fitted(sae: TrainingSAE[Any], settings: Sae, batches: Iterator[Float[Tensor, "batch d_in"]]) -> TrainingSAE[Any]:
-    """Train an SAE on endless batches of activations, its learning rate's decay and all."""
+    """Train an SAE on endless batches of activations, with the whole schedule of the learning rate."""
     steps = steps_of(settings)
     trainer = SAETrainer(
-        # Of a training of any length: warm-up over a tenth of it, 100 steps at most, decay over its last fifth.
+        # Schedule for any length: warm-up over a tenth of the training, at most 100 steps; decay over its last fifth.
         SAETrainerConfig(
             total_training_samples=steps * settings.batch_size,
             train_batch_size_samples=settings.batch_size,
@@ -99,7 +99,7 @@ def fitted(sae: TrainingSAE[Any], settings: Sae, batches: Iterator[Float[Tensor,
 
 
 def training_config(settings: Sae, d_in: int, steps: int) -> TrainingSAEConfig:
-    """SAELens's config of the architecture."""
+    """Return SAELens's training config for the architecture."""
     size = {"d_in": d_in, "d_sae": settings.d_sae}
     scaled = {**size, "normalize_activations": "expected_average_only_in"}
     if settings.architecture == "standard":
@@ -109,15 +109,15 @@ def training_config(settings: Sae, d_in: int, steps: int) -> TrainingSAEConfig:
             **scaled, l0_coefficient=settings.l0_coefficient, l0_warm_up_steps=steps // 10, jumprelu_bandwidth=0.05
         )
     if settings.architecture == "batchtopk":
-        # The saved threshold is a running mean, which SAELens's default rate leaves behind in short trainings.
+        # The saved threshold is a running mean, which lags behind in short trainings at SAELens's default rate.
         return BatchTopKTrainingSAEConfig(**size, k=settings.k, topk_threshold_lr=0.1)
     return TopKTrainingSAEConfig(**size, k=settings.k)
 
 
 def activations(loaded: LoadedModel, batches: Iterator[Sequence[Row]], at: HookPoint) -> Iterator[Float[Tensor, "_ d_model"]]:
-    """What is at a hook point at the text tokens of each batch, without rows' first ones.
+    """Yield the activations at a hook point on the text tokens of each batch, without the first token of each row.
 
-    Whatever token stands first takes the part of a BOS, and its residual is often hundreds of times as large as others.
+    The first token acts as a BOS, whatever it is, and its residual is often hundreds of times as large as others.
     """
 
     def read(batch: dict[str, Tensor]) -> Tensor:
@@ -128,14 +128,14 @@ def activations(loaded: LoadedModel, batches: Iterator[Sequence[Row]], at: HookP
 
 
 def usual(parts: Iterator[Float[Tensor, "_ d_model"]], max_norm: float) -> Iterator[Float[Tensor, "_ d_model"]]:
-    """Each part without the vectors whose norm is more than `max_norm` times its median."""
+    """Yield each part without the vectors whose norm is more than `max_norm` times the part's median."""
     for x in parts:
         norms = x.norm(dim=-1)
         yield x[norms <= max_norm * norms.median()] if len(x) else x
 
 
 def shuffled(parts: Iterator[Float[Tensor, "_ d_model"]], settings: Sae) -> Iterator[Float[Tensor, "batch d_model"]]:
-    """Batches of activations, in random order within a window."""
+    """Yield batches of activations in random order within a window."""
     generator = torch.Generator().manual_seed(settings.seed)
     while True:
         window: list[Tensor] = []
