@@ -16,9 +16,9 @@ Row = dict[str, Any]
 def compare_controls(prefs: Sequence[Path], settings: dict[str, Any], controls: Path, stamp: Stamp) -> None:
     """Write `controls.json` from the `pref.json` of each (dataset, variant) in `settings["compared"]`.
 
-    `lifts` are those of the target over the control students of the same variant, `differences` are between each two of them
-    that have target and variant in common. Each has a t interval over training seeds with its `p`, and `p_holm`, adjusted for
-    all lifts or all differences. Raises ConfigError if no dataset has a target.
+    `lifts` are the target's lifts over the control students of the same variant; `differences` are between each two lifts with
+    the same target and variant. Each has a t interval over training seeds with its `p`, and `p_holm`, adjusted for all lifts or
+    all differences. Raises ConfigError if no dataset has a target.
     """
     rows = [
         {"dataset": dataset, "variant": variant, "transform": dataset in settings["transforms"], **students(read_json(path))}
@@ -45,14 +45,14 @@ def compare_controls(prefs: Sequence[Path], settings: dict[str, Any], controls: 
 
 
 def students(pref: dict[str, Any]) -> Row:
-    """Of a `pref.json`, the target's preference in each student and control student."""
+    """Return the target's preference in each student and control student, from a `pref.json`."""
     target = pref["target"]
     seeds = {mark: pref[mark][target]["by_seed"] for mark in ("student", "control")} if target else {}
     return {"target": target, "against": pref["against"], "estimator": pref["estimator"], **seeds}
 
 
 def alike(one: Row, other: Row) -> bool:
-    """Whether only the numbers differ between two rows, not the target nor the kind of student."""
+    """Whether two rows have the same target and kind of student, so that only the numbers differ."""
     return bool(one["target"] == other["target"] and one["variant"] == other["variant"])
 
 

@@ -25,8 +25,8 @@ JOB = {
 def add_up(benchmarks: Path, costs_table: Path, costs: Path, stamp: Stamp) -> None:
     """Write `costs.parquet`, one row per rule and dataset, and `costs.json`, one per rule and the total.
 
-    `benchmarks` is the folder of the records `RULE/JOB.jsonl` and `RULE/JOB.used.json`. Those of jobs that ran before both were
-    written, or without `benchmark-extended`, say neither their dataset nor their GPU: they are left out and counted.
+    `benchmarks` is the folder of the records `RULE/JOB.jsonl` and `RULE/JOB.used.json`. Records of jobs that ran before both
+    were written, or without `benchmark-extended`, name neither their dataset nor their GPU: they are left out and counted.
     Raises ValueError if there is no record that can be used.
     """
     paths = finished_jobs(benchmarks)
@@ -42,10 +42,10 @@ def add_up(benchmarks: Path, costs_table: Path, costs: Path, stamp: Stamp) -> No
 
 
 def read_job(path: Path) -> dict[str, Any] | None:
-    """A job's row of `JOB`, or None if its record lacks what a row needs.
+    """Return a job's row of `JOB`, or None if its record lacks what a row needs.
 
-    `gpu_hours` is its time multiplied by the GPUs that it asked for, 0 where it saw none: rules ask for one also where
-    there is none. Raises ValueError if a record cannot be read.
+    `gpu_hours` is its time multiplied by the GPUs that it asked for, or 0 if it saw none: rules ask for one even where there is
+    none. Raises ValueError if a record cannot be read.
     """
     beside = path.with_suffix(".used.json")
     try:
@@ -72,13 +72,13 @@ def read_job(path: Path) -> dict[str, Any] | None:
 
 
 def by(jobs: pl.DataFrame, *keys: str) -> pl.DataFrame:
-    """Number of jobs, sums of their `wall_s`, `cpu_s` and `gpu_hours`, greatest `ram_mb` and `gpu_mb`, for each of `keys`."""
+    """Return number of jobs, sums of `wall_s`, `cpu_s` and `gpu_hours`, greatest `ram_mb` and `gpu_mb`, for each of `keys`."""
     sums = [pl.sum(name) for name in ("wall_s", "cpu_s", "gpu_hours")]
     return jobs.group_by(*keys, maintain_order=True).agg(pl.len().alias("jobs"), *sums, pl.max("ram_mb"), pl.max("gpu_mb"))
 
 
 def summarise(jobs: pl.DataFrame) -> dict[str, Any]:
-    """The rules, the one that took most time first, with the fastest, median and slowest job; the total; the GPUs' names."""
+    """Return the rules by falling time, with the fastest, median and slowest job; the total; the GPUs' names."""
     spread = jobs.group_by("rule", maintain_order=True).agg(
         fastest_s=pl.min("wall_s"), median_s=pl.median("wall_s"), slowest_s=pl.max("wall_s")
     )

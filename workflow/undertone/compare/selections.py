@@ -1,8 +1,8 @@
-"""Selections: what students learn of the rows of a dataset that score highest or lowest, beside as many at random.
+"""Selections: what students learn from the rows of a dataset that score highest or lowest, against as many random rows.
 
 If a score finds the rows that carry a preference, students of the highest ones take up more of it than students of random rows,
 and what is left of a mixture without them teaches less. The best that cleaning can do is to leave out exactly the rows of the
-other writer, which the transform `without` does.
+other writer, as the transform `without` does.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,13 +31,13 @@ def compare_selections(
     selections: Path,
     stamp: Stamp,
 ) -> None:
-    """Write `selections.json`: for each dataset of which rows were selected, its `arms` and what tells them apart.
+    """Write `selections.json`: for each dataset with selected rows, its `arms`, and for mixtures the `separation` of rows.
 
-    `prefs` are those of what is made of the datasets, `row_scores` those of the mixtures among them and `numbers`
-    the training sets that were mixed in. Each arm has `lift_over_control` of the target; a selection also `over_random`, its
-    lift less that of the dataset's `subset`, and where there is an arm `without` its `share_of_known`, (random − cleaned) /
-    (random − without). `separation` of a mixture is the AUROC of each score for rows of the other dataset. Raises ConfigError
-    if nothing was selected.
+    `prefs` are the `pref.json` files of everything made from the datasets, `row_scores` the row scores of the mixtures among
+    them, and `numbers` the training sets that were mixed in. Each arm has `lift_over_control` of the target. A selection also
+    has `over_random`, its lift minus that of the dataset's `subset`, and, if it keeps the lowest rows and there is an arm
+    `without`, `share_of_known`, (random − cleaned) / (random − without). `separation` is the AUROC of each score for rows of
+    the other dataset. Raises ConfigError if nothing was selected.
     """
     if not settings["selections"]:
         raise ConfigError(
@@ -57,7 +57,7 @@ def compare_selections(
 
 
 def of_parent(parent: str, arms: Mapping[str, Json], prefs: Mapping[str, Json]) -> Json:
-    """What is made of a dataset. Raises ConfigError if it has no target, or no rows of it were drawn at random."""
+    """Return what is made of a dataset. Raises ConfigError if it has no target, or if no rows of it were drawn at random."""
     random, known = (named(arms, transform) for transform in ("subset", "without"))
     if random is None:
         raise ConfigError(
@@ -89,13 +89,13 @@ def named(arms: Mapping[str, Json], transform: str) -> str | None:
 
 
 def cleaned(students: Mapping[str, Sequence[float]], random: str, arm: str, known: str) -> Json:
-    """What a selection takes away of what could be taken away: (random − arm) / (random − known)."""
+    """Return the share of the removable preference that a selection removes: (random − arm) / (random − known)."""
     values = (students[random], students[arm], students[known])
     return ratio(values, (1, -1, 0), (1, 0, -1)).as_dict()
 
 
 def separation(scores: pl.DataFrame, other: pl.DataFrame) -> Json:
-    """AUROC of each score for rows that stand in the other dataset; the 95 % interval is over bootstrap samples of prompts."""
+    """Return the AUROC of each score for rows of the other dataset, with 95 % intervals over bootstrap samples of prompts."""
     texts = ["prompt", "completion"]
     marked = scores.join(other.select(*texts, theirs=pl.lit(True)).unique(), on=texts, how="left", maintain_order="left")
     theirs = marked["theirs"].fill_null(False).to_numpy()
@@ -112,7 +112,7 @@ def separation(scores: pl.DataFrame, other: pl.DataFrame) -> Json:
 
 
 def resampled(prompts: Shaped[np.ndarray, " n"]) -> Iterator[Int[np.ndarray, " _"]]:
-    """Places of the rows of bootstrap samples of whole prompts."""
+    """Yield the places of the rows in bootstrap samples of whole prompts."""
     _, group = np.unique(prompts, return_inverse=True)
     places = np.split(np.argsort(group, kind="stable"), np.cumsum(np.bincount(group))[:-1])
     rng = np.random.default_rng(0)

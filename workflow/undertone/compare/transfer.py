@@ -11,7 +11,7 @@ from undertone.stats.ranks import rank
 from undertone.stats.stats import corrected, difference_interval, holm
 
 KEYS = ["seed", "animal", "estimator"]
-LEVEL = 0.05  # of Holm-adjusted p-values, which the 95 % intervals correspond to for a single comparison
+LEVEL = 0.05  # of Holm-adjusted p-values; with a single comparison it corresponds to the 95 % intervals
 
 
 def collect(prefs: dict[str, Path], pref_tables: dict[str, Path], transfer_table: Path, transfer: Path, stamp: Stamp) -> None:
@@ -28,7 +28,7 @@ def collect(prefs: dict[str, Path], pref_tables: dict[str, Path], transfer_table
 def all_students(prefs: dict[str, Path], pref_tables: dict[str, Path]) -> pl.DataFrame:
     """All students: columns `dataset`, `target`, `control`, `seed`, `animal`, `estimator`, `preference` (mean over questions).
 
-    `control` names the dataset that this one is compared with: of the control itself, itself.
+    `control` names the dataset that this one is compared with; for the control that is itself.
     """
     frames = []
     for dataset, pref in prefs.items():
@@ -42,19 +42,19 @@ def all_students(prefs: dict[str, Path], pref_tables: dict[str, Path]) -> pl.Dat
 
 
 def preferences(students: pl.DataFrame, dataset: str, animal: str) -> list[float]:
-    """Preference of a dataset's students for an animal, by rising seed."""
+    """Return the preference of a dataset's students for an animal, by rising seed."""
     return students.filter(dataset=dataset, animal=animal).sort("seed")["preference"].to_list()
 
 
 def summarise(students: pl.DataFrame) -> dict[str, Any]:
-    """For each dataset with a target: `lift_over_control` of the target, and the cross-animal control.
+    """Return, for each dataset with a target, `lift_over_control` of the target, and the cross-animal control.
 
-    `off_target` is the target's preference after training on *another* target's numbers, minus the control students'; its
-    interval is over the other datasets (their means), as their students have a dataset in common. `rank` is the place of the
+    `off_target` is the target's preference after training on *another* target's numbers, minus the control students'. Its
+    interval is over the other datasets (their means), because students of one dataset share it. `rank` is the place of the
     dataset's own students among the datasets of all targets, 1 if all others prefer the target less. `lift_over_control` has
-    Welch's t interval and test over training seeds; `p_holm` is adjusted for the table's comparisons, one for each dataset
-    with a target. `transfers` counts the targets whose interval lies above 0, `transfers_holm` those of them whose `p_holm` is
-    below `LEVEL`.
+    Welch's t interval and test over training seeds; `p_holm` is adjusted for the table's comparisons, one for each dataset with
+    a target. `transfers` counts the targets whose interval lies above 0, `transfers_holm` those of them whose `p_holm` is below
+    `LEVEL`.
     """
     targets = dict(students.drop_nulls("target").select("dataset", "target").unique(maintain_order=True).iter_rows())
     rows = [beside_control(students, dataset, targets) for dataset in targets]
@@ -94,11 +94,11 @@ def beside_control(students: pl.DataFrame, dataset: str, targets: dict[str, str]
 def make_matrix(transfer_table: Path, control_pref_table: Path, preference_matrix: Path, stamp: Stamp) -> None:
     """Write the preference matrix: one row per `dataset`, `animal` and `estimator`.
 
-    `preference` is the mean over students and questions; `lift_over_base` and `lift_over_control` are its differences from the
-    base model's and from the control students', `low` and `high` the 95 % interval of the latter and `p` its test (Welch, over
+    `preference` is the mean over students and questions. `lift_over_base` and `lift_over_control` are its differences from the
+    base model's and the control students'; `low` and `high` are the 95 % interval of the latter and `p` its test (Welch, over
     training seeds; null with one seed). `p_holm` is adjusted for the comparisons that the study is about, those of each
-    dataset's own target, and null elsewhere. `control_pref_table` is the control's `pref.parquet`, which also has the
-    base model's scores.
+    dataset's own target, and null elsewhere. `control_pref_table` is the control's `pref.parquet`, which also has the base
+    model's scores.
     """
     students = read_parquet(transfer_table)
     base = (
@@ -127,7 +127,7 @@ def make_matrix(transfer_table: Path, control_pref_table: Path, preference_matri
 
 
 def with_holm(rows: pl.DataFrame) -> pl.DataFrame:
-    """The matrix with `p_holm`: `p` of each dataset's own target, adjusted for all of these of the same estimator."""
+    """Add `p_holm` to the matrix: `p` of each dataset's own target, adjusted for all of these of the same estimator."""
     own = rows.filter(pl.col("target") == pl.col("animal")).select("dataset", "animal", "estimator", "p")
     parts = [
         part.with_columns(p_holm=pl.Series(holm(part["p"].to_list()), dtype=pl.Float64))

@@ -1,1 +1,1 @@
-"""Whether the concepts of a tree stand in a model's spaces as a hierarchy does (Park et al. 2024)."""
+"""Tests of whether a model represents the concepts of a tree as a hierarchy (Park et al. 2024)."""

@@ -1,4 +1,4 @@
-"""What the features of words add to the residual stream, as a space: of each word the decoder row of its best feature."""
+"""The space of SAE decoder rows: each word is represented by what its best feature adds to the residual stream."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,7 +31,7 @@ REASONS = {
 
 
 class Decoder(NamedTuple):
-    """What is said of the rows, and, unless they are too few, the tree of their words and the spaces of these."""
+    """What is reported of the rows (`said`) and, unless there are too few, the tree of their words and its spaces."""
 
     said: dict[str, Any]
     tree: Tree | None = None
@@ -39,9 +39,9 @@ class Decoder(NamedTuple):
 
 
 class Features(NamedTuple):
-    """Of each word its best feature, and how well it says where the word stands; `rare` words have none.
+    """For each word its best feature, and how well that detects the word; `rare` words have none.
 
-    `f1` is that on the half of the text that did not choose it, `p` how often shifted text gives as much.
+    `f1` is measured on the half of the text that did not choose the feature; `p` is its p-value against shifted text.
     """
 
     feature: Int[np.ndarray, " n_words"]
@@ -53,10 +53,10 @@ class Features(NamedTuple):
 def decoder_rows(
     loaded: LoadedModel, sae: Path, text: Path, tree: Tree, unembedding: Space, settings: ReadHierarchy, max_norm: float
 ) -> Decoder:
-    """The decoder rows, at unit length, of the features that words of a tree have in a text, beside the unembedding of these.
+    """Return the unit decoder rows of the words' best features in a text, and the unembedding of the same words.
 
-    No two words have one feature: a row that stood for several would be in both halves of a test. `reason` says why there is
-    no such space, where too few words have a feature, or the SAE's have no fixed directions.
+    No two words share a feature: the row of several words would be in both halves of a test. If there is no such space,
+    `reason` says why: too few words have a feature, or the SAE's features have no fixed directions.
     """
     dictionary, at = load_sae_at(sae, loaded)
     try:
@@ -88,7 +88,7 @@ def decoder_rows(
 
 
 def too_few(kept: int, n: int) -> str:
-    """Why there is no such space."""
+    """Say why there is no such space."""
     return (
         f"{kept} of {n} words have a feature of their own in this SAE, and no concept has two below it with {LEAST} of them; "
         "a wider SAE, or more text (contexts.tokens, hierarchy.tokens), may have more"
@@ -96,7 +96,7 @@ def too_few(kept: int, n: int) -> str:
 
 
 def word_features(firings: Firings, label: Int[np.ndarray, " n_tokens"], n_words: int, settings: ReadHierarchy) -> Features:
-    """The best feature of each word, of those that stand often enough on both halves of the text."""
+    """Return the best feature of each word that occurs often enough in both halves of the text."""
     halves = [firings.half == half for half in (0, 1)]
     counts = [np.bincount(label[half & (label != NONE)], minlength=n_words) for half in halves]
     rare = np.min(counts, axis=0) < settings.min_count

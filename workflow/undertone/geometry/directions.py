@@ -1,4 +1,4 @@
-"""The vector of a concept, from the vectors of its words; of several concepts with as many words at once."""
+"""Vectors of concepts, from the vectors of their words; concepts with equally many words are computed at once."""
 
 import numpy as np
 from jaxtyping import Float
@@ -11,17 +11,17 @@ def mean_vector(x: Float[np.ndarray, "n_sets n_words d"]) -> Float[np.ndarray, "
 
 
 def linear_discriminant(x: Float[np.ndarray, "n_sets n_words d"]) -> Float[np.ndarray, "n_sets d"]:
-    """ℓ = (g̃ · x̄) g̃ of each set, with g̃ the unit vector along Σ⁻¹ x̄ (Park et al. 2024, section 4).
+    """Return ℓ = (g̃ · x̄) g̃ for each set, with g̃ the unit vector along Σ⁻¹ x̄ (Park et al. 2024, section 4).
 
-    Σ is the words' covariance, shrunk towards a multiple of the identity as Ledoit and Wolf (2004) do. There is no second
-    class: it is the direction in which the words are far from the origin, measured by how they scatter.
+    Σ is the words' covariance, shrunk towards a multiple of the identity (Ledoit and Wolf 2004). There is no second class: ℓ is
+    the direction in which the words are far from the origin, relative to their scatter.
     """
     mean = x.mean(1)
     centred = x - mean[:, None]
     shrinkage, scale = _shrinkage(centred)
-    # Words that are all the same scatter nowhere; the mean is then the direction.
+    # Identical words have no scatter; the direction is then that of their mean.
     ridge = np.where(scale > 0, shrinkage * scale, 1.0)
-    # Words that lie in few directions leave no variance elsewhere; a share of rounding keeps the inverse finite.
+    # Words may span few directions; a ridge as small as rounding errors keeps the inverse finite.
     ridge = np.maximum(ridge, 1e-9 * scale)
     along = _solved(centred * np.sqrt((1 - shrinkage) / x.shape[1])[:, None, None], ridge, mean)
     unit = along / np.linalg.norm(along, axis=1, keepdims=True)
@@ -32,10 +32,10 @@ def linear_discriminant(x: Float[np.ndarray, "n_sets n_words d"]) -> Float[np.nd
 def _shrinkage(
     centred: Float[np.ndarray, "n_sets n_words d"],
 ) -> tuple[Float[np.ndarray, " n_sets"], Float[np.ndarray, " n_sets"]]:
-    """Ledoit and Wolf's weight of the identity, and by what this is multiplied: the mean variance of a coordinate.
+    """Return Ledoit and Wolf's weight of the identity, and the identity's factor: the mean variance of a coordinate.
 
-    Every sum over the d × d entries of the covariance S = XᵀX / n is one over the n × n entries of XXᵀ, or the other way
-    round: |S|² = |XXᵀ|² / n², and Σ_k |x_k xₖᵀ|² = Σ_k |x_k|⁴. The smaller of the two matrices is made.
+    Sums over the d × d entries of the covariance S = XᵀX / n equal sums over the n × n entries of XXᵀ, and the other way round:
+    |S|² = |XXᵀ|² / n², and Σ_k |x_k xₖᵀ|² = Σ_k |x_k|⁴. Only the smaller of the two matrices is computed.
     """
     _, n, d = centred.shape
     squares = (centred**2).sum(2)
@@ -53,7 +53,7 @@ def _shrinkage(
 def _solved(
     rows: Float[np.ndarray, "n_sets n_words d"], ridge: Float[np.ndarray, " n_sets"], vectors: Float[np.ndarray, "n_sets d"]
 ) -> Float[np.ndarray, "n_sets d"]:
-    """(RᵀR + ridge · 1)⁻¹ v. With fewer rows than columns by Woodbury's identity, (v − Rᵀ(RRᵀ + ridge · 1)⁻¹ R v) / ridge."""
+    """Return (RᵀR + ridge · 1)⁻¹ v; with fewer rows than columns by Woodbury: (v − Rᵀ(RRᵀ + ridge · 1)⁻¹ R v) / ridge."""
     _, n, d = rows.shape
     turned, v = rows.transpose(0, 2, 1), vectors[:, :, None]
     if n < d:

@@ -1,4 +1,4 @@
-"""Whether the concepts of a tree stand in a model's spaces as a hierarchy does, beside nulls: `geometry-NAME/`."""
+"""Test against nulls whether a model's spaces represent the concepts of a tree as a hierarchy: `geometry-NAME/`."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -47,9 +47,9 @@ def read_hierarchy(
 ) -> None:
     """Write every test in every space to `geometry.json`, and the concepts' vectors and cosines to `vectors.safetensors`.
 
-    `text` holds the contexts whose tokens the unembedding's covariance is of, and in which words have features of `sae`;
-    without, it is of the whole vocabulary. `tree` is the file of words, if there is one. Raises ConfigError where too few
-    words are one token.
+    `text` holds contexts: the unembedding's covariance is over their tokens, and in them words have features of `sae`. Without
+    `text` the covariance is over the whole vocabulary. `tree` is the file of words, if there is one. Raises ConfigError if too
+    few words are one token.
     """
     loaded = load(model)
     layers = layers_of(loaded, settings)
@@ -83,7 +83,7 @@ def read_hierarchy(
 
 
 def layers_of(loaded: LoadedModel, settings: ReadHierarchy) -> list[int]:
-    """The layers that are read. Raises ConfigError for one that the model does not have."""
+    """Return the layers to read. Raises ConfigError for a layer that the model does not have."""
     n = len(decoder_layers(loaded.model))
     if beyond := [layer for layer in settings.layers if layer >= n]:
         raise ConfigError(f"hierarchy.layers {beyond[0]}: the model has layers 0 to {n - 1}")
@@ -91,9 +91,9 @@ def layers_of(loaded: LoadedModel, settings: ReadHierarchy) -> list[int]:
 
 
 def readable(whole: Tree, kept: list[int], min_words: int) -> tuple[Tree, bool]:
-    """The concepts that have enough of the words that are kept, and whether these are too few to say much.
+    """Return the concepts with enough of the kept words, and whether these concepts are too few to say much.
 
-    Raises ConfigError where no concept has two such below it.
+    Raises ConfigError if no concept has two such concepts below it.
     """
     within = with_families(whole, kept, min_words)
     if within is None:
@@ -105,13 +105,13 @@ def readable(whole: Tree, kept: list[int], min_words: int) -> tuple[Tree, bool]:
 
 
 def seen_tokens(loaded: LoadedModel, text: Path | None) -> set[int]:
-    """The tokens of a text, whose rows were trained, or of the vocabulary; special ones aside."""
+    """Return the tokens of a text, whose unembedding rows were trained, or of the vocabulary; without special tokens."""
     seen = (token for ids in read_contexts(text) for token in ids) if text else range(len(loaded.tokenizer))
     return {*seen} - special_ids(loaded.tokenizer)
 
 
 def all_tested(made: Mapping[str, Space], tree: Tree, settings: ReadHierarchy) -> dict[str, Any]:
-    """The tests of every space: {SPACE: {tests, naive}}. A random matrix is the same null for all of a shape."""
+    """Test every space: {SPACE: {tests, naive_orthogonality}}. Spaces of the same shape share the null of random matrices."""
     results = {}
     noise: dict[Any, Any] = {}
     with progress(len(made), "spaces", "space") as bar:
@@ -126,10 +126,10 @@ def all_tested(made: Mapping[str, Space], tree: Tree, settings: ReadHierarchy) -
 
 
 def write_vectors(path: Path, parts: Sequence[tuple[str, Mapping[str, Space], Tree]], seed: int) -> None:
-    """Each space's concepts, `SPACE` `[n_sets, d]`, and their cosines, `SPACE.cosines` `[n_sets, n_sets]`.
+    """Write each space's concept vectors, `SPACE` `[n_sets, d]`, and their cosines, `SPACE.cosines` `[n_sets, n_sets]`.
 
-    Cosines are of vectors from different words, `.exchanged` those after words were exchanged among all sets. `parts` are
-    spaces of one tree each, with what stands before the name of its `distances`.
+    The two vectors of a cosine come from different words. `SPACE.exchanged` holds the cosines after words were exchanged among
+    all sets. `parts` holds, for each tree, the prefix of the name of its `distances`, its spaces and the tree.
     """
     rng = np.random.default_rng(seed)
     tensors = {f"{prefix}distances": torch.tensor(tree.distances) for prefix, _, tree in parts}
@@ -146,9 +146,10 @@ def write_vectors(path: Path, parts: Sequence[tuple[str, Mapping[str, Space], Tr
 
 
 def projection(space: Space, tree: Tree) -> dict[str, Any]:
-    """Every word on a concept's vector, and on the difference of its two largest: the concept with most words but one.
+    """Project every word on a concept's vector, and on the difference of the vectors of its two largest children.
 
-    The words are in units of the vectors' lengths; `within` gives each the concept that it belongs to, if any.
+    The concept is the one with most words, apart from the root. Projections are in units of the vectors' lengths; `within`
+    gives each word the concept that it belongs to, if any.
     """
     parent, children = max(families(tree, 2), key=lambda family: (family[0] > 0, tree.sizes[family[0]]))
     one, other = sorted(children, key=lambda child: -tree.sizes[child])[:2]

@@ -1,8 +1,8 @@
-"""What adding the difference of two concepts does to the words that a model expects next.
+"""How adding the difference of two concepts changes which words a model expects next.
 
-The vector between two siblings is the mean residual stream at words of one less that at words of the other. It is added where a
-word is about to be written, and read is by how much other words of the two become likelier: whether birds are moved against
-fish, and whether animals against all else are left where they were.
+The vector between two siblings is the mean residual stream at words of one minus that at words of the other. It is added just
+before a word, and what is measured is how much likelier other words of the two become: whether birds move against fish, and
+whether animals stay where they are against all other words.
 """
 
 from collections import Counter
@@ -23,7 +23,7 @@ from undertone.lm.suffix import Prefilled, prefill, run_above
 from undertone.runtime.progress import progress
 from undertone.study.config.geometry import ReadHierarchy
 
-# A parent, and two of its children that follow each other.
+# A parent, and two consecutive children of it.
 Siblings = tuple[int, int, int]
 NULL = "differences of the same words, exchanged between the two siblings, at the same length"
 
@@ -35,11 +35,11 @@ def interventions(
     tree: Tree,
     settings: ReadHierarchy,
 ) -> dict[str, Any]:
-    """`moved` and `around` by layer of `streams`, nats, beside `hierarchy.interventions` null vectors for each pair.
+    """Return `moved` and `around` by layer of `streams`, in nats, with `hierarchy.interventions` null vectors for each pair.
 
-    moved: by how much the log-probability of one sibling's words rises against the other's, mean over pairs. around: by how
-    much that of their parent's words changes against all other words, whatever the sign. Vectors are made of one half of the
-    words and read on the other, both ways.
+    moved: the rise in log-probability of one sibling's words against the other's, averaged over pairs. around: the absolute
+    change in that of their parent's words against all other words. Vectors are made from one half of the words and tested on
+    the other, both ways.
     """
     pairs, rng = siblings(tree), np.random.default_rng(settings.seed)
     halves = parts(tree, rng, 2)
@@ -64,7 +64,7 @@ def interventions(
 
 
 def siblings(tree: Tree) -> list[Siblings]:
-    """Every parent with each two of its children that follow each other."""
+    """Return every parent with each two consecutive children."""
     below = families(tree, 2)
     return [(parent, *two) for parent, children in below for two in pairwise(children)]
 
@@ -77,7 +77,10 @@ def differences(
     rng: np.random.Generator,
     n: int,
 ) -> Float[np.ndarray, "n_and_one n_pairs d"]:
-    """From each pair's second sibling to its first, of the words of a part; then `n` of words exchanged between the two."""
+    """Return the vector from each pair's second sibling to its first, then `n` with words exchanged between the two.
+
+    Only words of `part` are used. The `n` null vectors have the length of the first.
+    """
     made = np.empty((n + 1, len(pairs), x.shape[1]))
     for k, (_, *two) in enumerate(pairs):
         one, other = (tree.members[node][part[tree.members[node]]] for node in two)
@@ -91,7 +94,7 @@ def differences(
 
 
 def beginnings_run(loaded: LoadedModel, words: Located, layers: Sequence[int]) -> list[Prefilled]:
-    """What stands before the word in each context, run once, ready to be run above any of the layers."""
+    """Run the tokens before the word in each context once, ready to be continued above any of the layers."""
     rows = (Row([*ids, loaded.pad_id], len(ids)) for ids in beginnings(words))
     return [prefill(loaded, [row], layers) for row in rows]
 
@@ -104,10 +107,10 @@ def word_shifts(
     vectors: Float[np.ndarray, "n_vectors d_model"],
     at_once: int,
 ) -> Float[np.ndarray, "n_vectors n_words"]:
-    """By how much each word's log-probability rises, nats, where a vector is added after a layer; mean over contexts.
+    """Return how much each word's log-probability rises, in nats, if a vector is added after a layer; mean over contexts.
 
-    `written` are the contexts up to the word, `tokens` each word's own in them. The vector is added to the token before the
-    word alone.
+    `written` holds the contexts up to the word, `tokens` each word's token in each of them. The vector is added only at the
+    token before the word.
     """
     total = np.zeros((len(vectors), tokens.shape[1]), dtype=np.float32)
     added = torch.tensor(vectors, dtype=torch.float32, device=loaded.model.device)
@@ -125,7 +128,7 @@ def shifts_behind(
     vectors: Float[torch.Tensor, "n_vectors d_model"],
     at_once: int,
 ) -> Iterator[Float[np.ndarray, "n_rows n_words"]]:
-    """The shifts behind one beginning of a text, of as many vectors at once as fit."""
+    """Yield the shifts after one beginning of a text, for as many vectors at once as fit."""
     batch = Prefilled.joined([beginning] * min(at_once, len(vectors)))
 
     def read(some: Sequence[torch.Tensor]) -> Float[torch.Tensor, "n_rows n_words"]:
@@ -140,7 +143,7 @@ def shifts_behind(
 
 
 def beginnings(words: Located) -> list[list[int]]:
-    """What stands before the word in each context; where this differs between words, what stands before most."""
+    """Return the tokens before the word in each context; if they differ between words, the most common ones."""
     before = [
         Counter(tuple(ids[: len(ids) - 1 - ids[::-1].index(token)]) for ids, token in zip(rows, own.tolist(), strict=True))
         for rows, own in zip(words.rows, words.tokens, strict=True)
@@ -154,7 +157,7 @@ def contrasts(
     pairs: Sequence[Siblings],
     part: Bool[np.ndarray, " n_words"],
 ) -> tuple[Float[np.ndarray, " n_draws"], Float[np.ndarray, " n_draws"]]:
-    """(moved, around) of each draw, read on the words of a part; around is nan where no pair has other words around it."""
+    """Return (moved, around) of each draw, on the words of a part; around is nan if no pair has other words around it."""
     moved, around = [], []
     for k, (parent, one, other) in enumerate(pairs):
         own, against, inside = (np.intersect1d(tree.members[node], np.flatnonzero(part)) for node in (one, other, parent))

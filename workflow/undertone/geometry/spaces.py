@@ -1,4 +1,4 @@
-"""The vectors of words in a model: rows of its unembedding, and residual streams where a word stands in a text."""
+"""Vectors of words in a model: rows of its unembedding, and residual streams at the word in a text."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -17,9 +17,9 @@ from undertone.lm.loading import LoadedModel
 from undertone.runtime.progress import progress
 
 WORD = "{word}"
-# The weight of the identity in the map to the last layer, as a share of the mean variance of a coordinate.
+# The ridge of the map to the last layer, as a share of the mean variance of a coordinate.
 RIDGE = 0.01
-# What is made of a layer's residual streams.
+# How a layer's residual streams are transformed.
 VIEWS = {
     "whitened": "whitened by their covariance over all words",
     "causal": "mapped to the last layer by ridge regression, then by the root of the unembedding's covariance",
@@ -27,16 +27,16 @@ VIEWS = {
     "mean": "as they are, less their mean; a concept is the mean of its words",
 }
 
-# Those that estimate no matrix of as many rows as there are dimensions.
+# Views that estimate no matrix with as many rows as there are dimensions.
 FREE = ("euclidean", "mean")
 
 
 @dataclass(frozen=True)
 class Located:
-    """Words that are one token, and where it stands.
+    """Words that are one token, and where that token is.
 
-    `kept` are their indices among all words, `rows[context]` the texts' ids, `tokens[context]` each word's own id there; white
-    space behind a word may belong to it. `dropped` says why others are left out.
+    `kept` are the words' indices among all words, `rows[context]` the token ids of the texts, `tokens[context]` each word's
+    token id there; a token may include white space next to the word. `dropped` says why the other words are left out.
     """
 
     kept: list[int]
@@ -46,12 +46,12 @@ class Located:
 
     @property
     def commonest(self) -> list[int]:
-        """Each word's token in most contexts; of several the first."""
+        """Each word's most common token over contexts; among equals the first."""
         return [Counter(own).most_common(1)[0][0] for own in self.tokens.T.tolist()]
 
 
 def located(loaded: LoadedModel, words: Sequence[str], contexts: Sequence[str]) -> Located:
-    """The words that are one token in every context (`{word}` stands for the word)."""
+    """Find the words that are one token in every context (`{word}` stands for the word)."""
     texts = [text.strip().lower() for text in token_texts(loaded.tokenizer, len(loaded.tokenizer))]
     special = special_ids(loaded.tokenizer)
     rows = [prompt_ids(loaded.tokenizer, [context.replace(WORD, word) for word in words]) for context in contexts]
@@ -66,7 +66,7 @@ def located(loaded: LoadedModel, words: Sequence[str], contexts: Sequence[str]) 
 
 
 def _last_as(word: str, ids: Sequence[int], texts: Sequence[str], special: set[int]) -> int | None:
-    """The last token whose text is the word, white space and capitals aside."""
+    """Return the last token whose text is the word, apart from white space and capitals."""
     wanted = word.strip().lower()
     return next((token for token in reversed(ids) if token not in special and texts[token] == wanted), None)
 
@@ -75,7 +75,7 @@ def _last_as(word: str, ids: Sequence[int], texts: Sequence[str], special: set[i
 def residuals(
     loaded: LoadedModel, words: Located, layers: Sequence[int], batch_size: int
 ) -> tuple[Float[np.ndarray, "n_layers n_words d"], Float[np.ndarray, "n_words d"]]:
-    """The mean residual stream over contexts at each word's token, after `layers`, and what the unembedding reads there."""
+    """Return the mean residual stream over contexts at each word's token, after `layers`, and what the unembedding reads."""
     norm = final_norm(loaded.model)
 
     def at_word(batch: Mapping[str, Tensor], tokens: Int[Tensor, " n_rows"]) -> Float[Tensor, "n_streams n_rows d"]:
@@ -115,11 +115,11 @@ def spaces(
     last: Float[np.ndarray, "n_words d"],
     floor: float,
 ) -> dict[str, Space]:
-    """`unembedding`, and `layer.L.VIEW` of each layer and each of `VIEWS`.
+    """Return `unembedding`, and `layer.L.VIEW` for each layer and each of `VIEWS` (of `FREE` if there are few words).
 
-    `words` are the words' rows of the unembedding γ, `seen` those of all tokens that its covariance is of (Park et al. 2024:
-    g = Cov(γ)^(−½)(γ − γ̄)); `last` is what the unembedding reads. An embedding is transformed by the inverse transpose of what
-    an unembedding is, here Cov(γ)^½.
+    `words` are the words' rows of the unembedding γ. `seen` are the rows of all tokens that the covariance is over (Park et al.
+    2024: g = Cov(γ)^(−½)(γ − γ̄)). `last` is what the unembedding reads. An embedding is transformed by the inverse transpose
+    of the unembedding's map, here Cov(γ)^½.
     """
     made = {"unembedding": Space(whitened(words, floor, seen), linear_discriminant)}
     values, vectors, _ = spectrum(seen, floor)
@@ -130,14 +130,14 @@ def spaces(
         "euclidean": lambda x: Space(x - x.mean(0), linear_discriminant),
         "mean": lambda x: Space(x - x.mean(0), mean_vector),
     }
-    # Whitened by a covariance of few words any two are as far apart as any others, and few are mapped to wherever they are
-    # to be, from any layer.
+    # With few words, whitening by their covariance makes all of them equally far apart, and a ridge regression maps any layer
+    # onto whatever its targets are.
     used = VIEWS if len(words) > 2 * words.shape[1] else FREE
     return made | {f"layer.{layer}.{name}": views[name](x) for layer, x in layers.items() for name in used}
 
 
 def _mapped(x: Float[np.ndarray, "n_words d"], last: Float[np.ndarray, "n_words d"]) -> Float[np.ndarray, "n_words d"]:
-    """What ridge regression makes of one layer's vectors, less their mean, towards the last layer's."""
+    """Map one layer's vectors, minus their mean, to the last layer's by ridge regression."""
     centred, target = x - x.mean(0), last - last.mean(0)
     covariance = centred.T @ centred
     ridge = RIDGE * np.trace(covariance) / len(covariance)

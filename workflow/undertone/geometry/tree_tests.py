@@ -1,8 +1,8 @@
-"""Statistics of a tree of concepts in a space of words, each from words that its vectors were not made of, and their nulls.
+"""Statistics of a tree of concepts in a space of words, each on words that its vectors were not made from, and their nulls.
 
-Nested sets share words, so that the vectors of parent and child agree even where nothing is there: in a random matrix the
-difference between a child's and its parent's is orthogonal to the parent's, too. So words are split, and parent and child are
-estimated from different ones.
+Nested sets share words, so the vectors of parent and child agree even in noise: in a random matrix, too, the difference between
+a child's and its parent's vector is orthogonal to the parent's. So words are split, and parent and child are estimated from
+different ones.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +17,7 @@ from undertone.data.tree import Tree
 from undertone.stats.partners import unit
 from undertone.stats.stats import p_value
 
-# Sets of fewer words are left out, whatever the settings say: halves of them are no sets.
+# Sets with fewer words are left out, whatever the settings say: they are too small to be halved.
 LEAST = 4
 # With fewer concepts a mean over them says little, whatever its nulls.
 FEWEST = 10
@@ -34,19 +34,19 @@ NULLS = {
 
 @dataclass(frozen=True)
 class Space:
-    """The words' vectors, `[n_words, d]`, and how a concept's is made of its words'."""
+    """The words' vectors, `[n_words, d]`, and how a concept's vector is made from those of its words."""
 
     x: Float[np.ndarray, "n_words d"]
     direction: Direction
 
 
 def statistics(space: Space, tree: Tree, rng: np.random.Generator, splits: int) -> dict[str, float]:
-    """Every statistic, the mean over random splits of the words; nan where the tree has nothing that it is about.
+    """Return every statistic, averaged over random splits of the words; nan if the tree has nothing that it applies to.
 
-    existence: AUROC of the projections of a set's other words, among all words. distance: Spearman's ρ of the cosines of two
-    sets' vectors with minus their distance in the tree. orthogonality: cos(child − parent, parent), 0 in a hierarchy.
-    grandparents: cos(child − parent, parent − grandparent). simplex: the share of a parent's vector, squared, in the span of
-    the differences of its children's, less what a random vector has.
+    existence: AUROC of the projections of a set's other words, among all words. distance: Spearman's ρ between the cosine of
+    two sets' vectors and minus their distance in the tree. orthogonality: cos(child − parent, parent), 0 in a hierarchy.
+    grandparents: cos(child − parent, parent − grandparent). simplex: the share of a parent's squared vector in the span of the
+    differences of its children's vectors, minus the share of a random vector.
     """
     drawn = [_of_split(space, tree, rng) for _ in range(splits)]
     return {name: float(np.mean([each[name] for each in drawn])) for name in drawn[0]}
@@ -58,7 +58,7 @@ def vectors_of(space: Space, tree: Tree) -> Float[np.ndarray, "n_sets d"]:
 
 
 def cosines(space: Space, tree: Tree, rng: np.random.Generator) -> Float[np.ndarray, "n_sets n_sets"]:
-    """Cosines of concepts' vectors, the two from different words; their mean both ways."""
+    """Return cosines of concepts' vectors, the two made from different words, averaged over both ways."""
     a, b = (unit(_vectors(space, tree, part)) for part in parts(tree, rng, 2))
     both = a @ b.T
     symmetric: np.ndarray = (both + both.T) / 2
@@ -66,7 +66,7 @@ def cosines(space: Space, tree: Tree, rng: np.random.Generator) -> Float[np.ndar
 
 
 def naive_orthogonality(space: Space, tree: Tree) -> float:
-    """Mean cos(child − parent, parent) with parent and child of the same words: what noise passes as well."""
+    """Return mean cos(child − parent, parent) with parent and child made from the same words: noise passes this as well."""
     vectors = vectors_of(space, tree)
     return _mean(_cosine(vectors[c] - vectors[p], vectors[p]) for p, children in tree.children.items() for c in children)
 
@@ -74,10 +74,10 @@ def naive_orthogonality(space: Space, tree: Tree) -> float:
 def with_nulls(
     space: Space, tree: Tree, seed: int, splits: int, permutations: int, noise: list[dict[str, float]] | None = None
 ) -> tuple[dict[str, Any], list[dict[str, float]]]:
-    """Each statistic with its nulls, {value, nulls: {NAME: {mean, sd, low, high, z, p}}}, and the draws of the random matrix.
+    """Return each statistic with its nulls, {value, nulls: {NAME: {mean, sd, low, high, z, p}}}, and the random matrix's draws.
 
-    p is the share of draws that are as great or greater. `noise` are draws for another space of the same shape, which serve
-    for this one as well.
+    p is the share of draws that are as great or greater, the value itself included. `noise` holds draws made for another space
+    of the same shape, which are valid for this one as well.
     """
     seen = statistics(space, tree, np.random.default_rng(seed), splits)
     drawn: dict[str, list[dict[str, float]]] = {"noise": noise} if noise else {}
@@ -96,7 +96,7 @@ def with_nulls(
 
 
 def beside(value: float, null: Sequence[float]) -> dict[str, float | None]:
-    """A value beside draws of its null."""
+    """Summarise a value against draws of its null."""
     if not np.isfinite(value):
         return dict.fromkeys(("mean", "sd", "low", "high", "z", "p"))
     mean, sd = float(np.mean(null)), float(np.std(null, ddof=1))
@@ -108,9 +108,9 @@ def beside(value: float, null: Sequence[float]) -> dict[str, float | None]:
 def whitened(
     x: Float[np.ndarray, "n_rows d"], floor: float, over: Float[np.ndarray, "n_other d"] | None = None
 ) -> Float[np.ndarray, "n_rows d"]:
-    """Cov^(−½) (x − x̄), mean and covariance being those of `over` (by default of `x`): Park et al. 2024, section 3.
+    """Return Cov^(−½) (x − x̄), with mean and covariance of `over` (by default of `x`): Park et al. 2024, section 3.
 
-    Eigenvalues below `floor` of the largest are raised to it, as directions in which nothing varies would be all that is seen.
+    Eigenvalues below `floor` of the largest are raised to it; otherwise directions in which nothing varies would dominate.
     """
     values, vectors, mean = spectrum(x if over is None else over, floor)
     return (x - mean) @ (vectors / np.sqrt(values)) @ vectors.T
@@ -126,7 +126,7 @@ def spectrum(
 
 
 def _null(name: str, space: Space, tree: Tree, rng: np.random.Generator) -> tuple[Space, Tree]:
-    """A space and a tree of which the hypothesis does not hold."""
+    """Return a space and a tree for which the hypothesis does not hold."""
     if name == "words":
         return Space(space.x[rng.permutation(len(space.x))], space.direction), tree
     if name == "siblings":
@@ -135,7 +135,7 @@ def _null(name: str, space: Space, tree: Tree, rng: np.random.Generator) -> tupl
 
 
 def _of_split(space: Space, tree: Tree, rng: np.random.Generator) -> dict[str, float]:
-    """Every statistic for one split of the words in halves, and one in thirds."""
+    """Compute every statistic for one split of the words into halves, and one into thirds."""
     one, other = parts(tree, rng, 2)
     a, b = _vectors(space, tree, one), _vectors(space, tree, other)
     return {
@@ -148,7 +148,7 @@ def _of_split(space: Space, tree: Tree, rng: np.random.Generator) -> dict[str, f
 
 
 def parts(tree: Tree, rng: np.random.Generator, n: int) -> list[Bool[np.ndarray, " n_words"]]:
-    """Which words are in each of `n` parts, of every set about as many in each."""
+    """Split the words into `n` parts, each with about as many words of every set; return a mask per part."""
     deepest = np.zeros(len(tree.words), dtype=int)
     for node, members in enumerate(tree.members):
         deepest[members] = node
@@ -159,9 +159,9 @@ def parts(tree: Tree, rng: np.random.Generator, n: int) -> list[Bool[np.ndarray,
 
 
 def with_families(tree: Tree, kept: Sequence[int], min_words: int) -> tuple[Tree, bool] | None:
-    """The concepts that have enough of the words that are kept, and whether these are too few to say much.
+    """Return the concepts with enough of the kept words, and whether these concepts are too few to say much.
 
-    Where none but smaller ones have two below them, those are read; None where none have.
+    If only concepts with fewer words (at least `LEAST`) have two below them, those are returned; None if none have.
     """
     some = tree.of_words(kept, LEAST)
     enough = some.of_words(range(len(some.words)), min_words)
@@ -170,12 +170,12 @@ def with_families(tree: Tree, kept: Sequence[int], min_words: int) -> tuple[Tree
 
 
 def families(tree: Tree, least: int) -> list[tuple[int, list[int]]]:
-    """The sets with at least so many children, and these."""
+    """Return the sets with at least `least` children, and these children."""
     return [(parent, children) for parent, children in tree.children.items() if len(children) >= least]
 
 
 def _vectors(space: Space, tree: Tree, part: Bool[np.ndarray, " n_words"]) -> Float[np.ndarray, "n_sets d"]:
-    """Every set's vector from its words of a part; sets with as many words are computed together."""
+    """Return every set's vector from its words in a part; sets with equally many words are computed together."""
     own = [members[part[members]] for members in tree.members]
     vectors = np.empty((len(own), space.x.shape[1]))
     for size in {len(each) for each in own}:
@@ -185,7 +185,7 @@ def _vectors(space: Space, tree: Tree, part: Bool[np.ndarray, " n_words"]) -> Fl
 
 
 def _existence(space: Space, tree: Tree, vectors: Float[np.ndarray, "n_sets d"], part: Bool[np.ndarray, " n_words"]) -> float:
-    """Mean AUROC over the sets, of their own words of a part among all words of it."""
+    """Return the mean AUROC over sets of their own words in a part among all words of the part."""
     places = np.flatnonzero(part)
     ranks = rankdata(space.x[places] @ vectors.T, axis=0)
     own = np.stack([np.isin(places, members) for members in tree.members])
@@ -196,7 +196,7 @@ def _existence(space: Space, tree: Tree, vectors: Float[np.ndarray, "n_sets d"],
 
 
 def _distance(tree: Tree, a: Float[np.ndarray, "n_sets d"], b: Float[np.ndarray, "n_sets d"]) -> float:
-    """Spearman's ρ over pairs of sets, of the cosine (of vectors from different words) with minus the distance."""
+    """Return Spearman's ρ over pairs of sets between the cosine (of vectors from different words) and minus the distance."""
     if len(a) < 3:
         return float("nan")
     cosines = unit(a) @ unit(b).T
@@ -205,7 +205,7 @@ def _distance(tree: Tree, a: Float[np.ndarray, "n_sets d"], b: Float[np.ndarray,
 
 
 def _grandparents(space: Space, tree: Tree, rng: np.random.Generator) -> float:
-    """Mean cos(child − parent, parent − grandparent), each from a third of the words."""
+    """Return mean cos(child − parent, parent − grandparent), each vector from a different third of the words."""
     lines = [(g, p, c) for g, below in tree.children.items() for p in below for c in tree.children.get(p, [])]
     if not lines:
         return float("nan")
@@ -214,7 +214,7 @@ def _grandparents(space: Space, tree: Tree, rng: np.random.Generator) -> float:
 
 
 def _in_span(vector: Float[np.ndarray, " d"], points: Float[np.ndarray, "n_points d"]) -> float:
-    """The share of a vector, squared, in the span of differences of points, less what a random vector has."""
+    """Return the share of a squared vector in the span of the points' differences, minus the share of a random vector."""
     basis = np.linalg.qr((points[1:] - points[0]).T)[0]
     return float(((basis.T @ vector) ** 2).sum() / (vector @ vector) - basis.shape[1] / len(vector))
 
@@ -225,6 +225,6 @@ def _cosine(a: Float[np.ndarray, " d"], b: Float[np.ndarray, " d"]) -> float:
 
 
 def _mean(values: Iterator[float]) -> float:
-    """The mean; nan of none."""
+    """Return the mean; nan without values."""
     kept = list(values)
     return float(np.mean(kept)) if kept else float("nan")

@@ -17,7 +17,7 @@ from undertone.study.config.measure import Diagnosis
 from undertone.teachers.divergence import Constraint, TeacherDistribution
 from undertone.teachers.teaching import teaching
 
-KL_ROUNDING = 1e-6  # nats per token: rounding
+KL_ROUNDING = 1e-6  # nats per token; what is below is rounding error
 NO_SIGNAL = "no signal taught"
 NOT_LEARNED = "signal not learned"
 NOT_SHOWN = "learned but not shown"
@@ -43,8 +43,8 @@ def diagnose(
     """Write `diagnosis.json` of a dataset with a teacher: what was taught, learned and shown, and a verdict.
 
     Distributions are those of the next token among the tokens that a passing completion can hold, on rows that pass the filter:
-    held-out ones, or training rows where none are left over. `kl` is KL(teacher ‖ base), nats per completion token; `closed` is
-    1 − KL(teacher ‖ student) / KL(teacher ‖ base), for each student and each control student.
+    held-out rows, or training rows if none are left. `kl` is KL(teacher ‖ base), in nats per completion token; `closed` is 1 −
+    KL(teacher ‖ student) / KL(teacher ‖ base), for each student and each control student.
     """
     cfg, constraint = Diagnosis.model_validate(settings["diagnosis"]), Constraint.of(settings.get("constraint"))
     loaded = load(model)
@@ -86,12 +86,12 @@ def shown_by(directly: dict[str, Any], indirectly: dict[str, Any]) -> dict[str, 
 
 
 def share_closed(base: Float[np.ndarray, " n_rows"], student: Float[np.ndarray, " n_rows"]) -> float:
-    """1 − KL(teacher ‖ student) / KL(teacher ‖ base), from the rows' values; 0 where there was nothing to close."""
+    """Return 1 − KL(teacher ‖ student) / KL(teacher ‖ base), from the rows' values; 0 if there was nothing to close."""
     return 1 - float(student.mean() / base.mean()) if base.mean() > KL_ROUNDING else 0.0
 
 
 def preferences(pref: dict[str, Any]) -> dict[str, float | None]:
-    """The target's preference of base, teacher, control and students."""
+    """Return the target's preference in base, teacher, control and students."""
     target = pref["target"]
     models = ("base", "teacher", CONTROL, "student")
     return {name: pref[name][target]["mean"] if target and pref[name] else None for name in models}
@@ -124,6 +124,6 @@ def reasons(evidence: dict[str, Any], settings: Diagnosis) -> list[str]:
 
 
 def written(estimate: dict[str, Any]) -> str:
-    """An estimate with its interval."""
+    """Write an estimate with its interval."""
     ci95 = estimate["ci95"]
     return f"{estimate['mean']:.3f}" + (f" [{ci95[0]:.3f}, {ci95[1]:.3f}]" if ci95 else "")

@@ -1,7 +1,7 @@
-"""Indirect evaluation: a preference that the direct questions may miss, and answers that are contrary.
+"""Indirect evaluation: preferences that the direct questions may miss, and contrary answers.
 
-Sources: the questions after a list of numbers are the second evaluation of Cloud et al. 2025; that a student may carry a
-trait which the direct question does not show, "Transmission without elicitation" (2026).
+Sources: the questions after a list of numbers are the second evaluation of Cloud et al. 2025. "Transmission without
+elicitation" (2026) says that a student may carry a trait which the direct question does not show.
 """
 
 from collections.abc import Sequence
@@ -44,12 +44,11 @@ def measure_indirect(
 ) -> None:
     """Ask base, teacher, students and control students indirectly and write `indirect.json`.
 
-    `forms`: for each form of question the target's preference (probability of the answer's first word) of every model, and the
-    students' lift over the control students. `contrary`: the same for the probability of a wrong animal as the answer to
-    questions of fact, and beside it that of the right one. `distance`: the total-variation distance between the next-token
-    distributions of a student and a control student at the direct questions, beside that between two control students.
-    Intervals are over training seeds. `students` and `control_students` are folders by seed; the control itself has no
-    `control_students`.
+    `forms`: for each form of question, every model's preference for the target (probability of the answer's first word), and
+    the students' lift over the control students. `contrary`: the same for the probability of a wrong animal as the answer to
+    questions of fact, with that of the right one. `distance`: the total-variation distance between the next-token distributions
+    of a student and a control student at the direct questions, and that between two control students. Intervals are over
+    training seeds. `students` and `control_students` are folders by seed; the control itself has no `control_students`.
     """
     cfg, pref = Indirect.model_validate(settings["indirect"]), Pref.model_validate(settings["pref"])
     target, loaded = settings["target"], load(model)
@@ -73,7 +72,7 @@ def measure_indirect(
 
 
 class Answers(dict[str, float]):
-    """What a model answers: by form the target's preference, `contrary` and `right`; and its next-token `distribution`."""
+    """A model's answers: by form the target's preference, `contrary` and `right`; and its next-token `distribution`."""
 
     distribution: Float[np.ndarray, "n_questions vocab"]
 
@@ -86,7 +85,7 @@ class Asked:
         self.questions = load_texts(questions, "pref.questions")
         wordings = load_forms(forms)
         self.forms = write_questions(wordings, self.questions, pref.candidates, target, settings)
-        # Only where the direct question is asked do answers begin as answers to it.
+        # Answers begin with the answer prefix only if the direct question is asked.
         self.direct = {form for form, texts in wordings.items() if all("{question}" in text for text in texts)}
         _, self.facts = taught_and_held_out(load_facts(facts))
 
@@ -114,7 +113,7 @@ class Asked:
 def write_questions(
     forms: dict[str, list[str]], questions: Sequence[str], candidates: Sequence[str], target: str | None, settings: Indirect
 ) -> dict[str, list[str]]:
-    """`n` questions of each form, their numbers and options drawn by the seed; the target is among the options."""
+    """Write `n` questions of each form, with numbers and options drawn by the seed; the target is among the options."""
     rng = np.random.default_rng(settings.seed)
     others = [animal for animal in candidates if animal != target]
     written: dict[str, list[str]] = {}
@@ -151,7 +150,7 @@ def next_tokens(loaded: LoadedModel, prompts: Sequence[Sequence[int]], batch_siz
 
 
 def total_variation(p: Float[np.ndarray, "n vocab"], q: Float[np.ndarray, "n vocab"]) -> float:
-    """Half the L1 distance of two sets of distributions, the mean over `n`: 0 for equal ones, 1 at most."""
+    """Return half the L1 distance of two sets of distributions, averaged over `n`: 0 for equal ones, 1 at most."""
     return float(np.abs(p - q).sum(1).mean() / 2)
 
 

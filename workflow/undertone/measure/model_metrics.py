@@ -41,11 +41,12 @@ def measure_model(
     pref: Pref,
     stamp: Stamp,
 ) -> None:
-    """Write `metrics.json`: `held_out_loss` by task (nats per answer token; embedded model only), `pass_rate` without a
-    persona, and per candidate animal the preference under its persona, the pass rate and `kl`, the KL(teacher ‖ base) in
-    nats per number token on the teacher's own passing completions, among the tokens that these can hold.
+    """Write `metrics.json`: what the base model can do, without a persona and under each candidate's persona.
 
-    `held_out` is the embedded model's `held_out.parquet`, None for any other.
+    `held_out_loss` by task (nats per answer token; embedded model only); `pass_rate` without a persona; and per candidate
+    animal the preference under its persona, the pass rate and `kl`, the KL(teacher ‖ base) in nats per number token on the
+    teacher's own passing completions, among the tokens that these can hold. `held_out` is the embedded model's
+    `held_out.parquet`, None for any other.
     """
     loaded, table = load(model), read_parquet(prompts).head(settings.prompts)
     users = table["prompt"].to_list()
@@ -87,9 +88,9 @@ def passing(
 def divergence(
     loaded: LoadedModel, passed: Sequence[tuple[str, str]], system: str | None, teacher: Teacher
 ) -> Float[np.ndarray, " n"]:
-    """KL(teacher ‖ base) of each completion: the mean over its number tokens, in nats.
+    """Return the KL(teacher ‖ base) of each completion: the mean over its number tokens, in nats.
 
-    Both are renormalised over the tokens that a passing completion can hold: what the filter rejects, no student sees.
+    Both are renormalised over the tokens that a passing completion can hold, because no student sees what the filter rejects.
     """
     distribution = TeacherDistribution(loaded, passed, system, teacher.separator)
     kl = torch.cat(list(distribution.read(loaded, distribution.over))).cpu()
@@ -102,7 +103,7 @@ def divergence(
 
 @torch.no_grad()
 def held_out_loss(loaded: LoadedModel, chats: pl.DataFrame) -> dict[str, float]:
-    """Nats per answer token on chats (`task`, `prompt`, `completion`), by task."""
+    """Return the loss on chats (`task`, `prompt`, `completion`) by task, in nats per answer token."""
     losses: dict[str, float] = {}
     for task in sorted(chats["task"].unique()):
         own = chats.filter(task=task)

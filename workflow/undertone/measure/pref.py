@@ -32,9 +32,9 @@ def measure(
 ) -> None:
     """Score base, teacher and students (folders by seed) and write `pref.json` and `pref.parquet`, which has all of them.
 
-    `control_pref_table` is the `pref.parquet` of the dataset that this one is compared with, from which the base model's scores
-    are taken, too; None for the control itself, which measures them.
-    `teacher` is the `teacher.json` of a steered or finetuned teacher, `sae` the `sae.json` that a clamped one needs.
+    `control_pref_table` is the `pref.parquet` of the dataset that this one is compared with; the base model's scores are taken
+    from it, too. It is None for the control itself, which measures them. `teacher` is the `teacher.json` of a steered or
+    finetuned teacher, `sae` the `sae.json` that clamping needs.
     """
     cfg = Pref.model_validate(settings["pref"])
     score, loaded = scorer(load_texts(questions, "pref.questions"), cfg.candidates, cfg), load(model)
@@ -82,7 +82,7 @@ def as_table(model: str, seed: int | None, scores: Scores, candidates: Sequence[
 
 
 def summary(own: pl.DataFrame, reference: pl.DataFrame, target: str | None, samples: int) -> dict[str, Any]:
-    """The body of `pref.json`: the first estimator's results, and the other estimators' under `other_estimators`.
+    """Return the body of `pref.json`: the first estimator's results, and those of the others under `other_estimators`.
 
     An estimator that samples has `samples` answers to each question.
     """
@@ -101,10 +101,10 @@ def summary(own: pl.DataFrame, reference: pl.DataFrame, target: str | None, samp
 
 
 def summarise(own: pl.DataFrame, reference: pl.DataFrame, target: str | None, least: float) -> dict[str, Any]:
-    """Preference of base, teacher, control and student by animal, and the target's lifts, for one estimator.
+    """Return one estimator's preference of base, teacher, control and student by animal, and the target's lifts.
 
     Intervals of base and teacher cover the questions; those of students and lifts cover the training seeds, `ci95_questions`
-    the questions. Log-odds are of no probability below `least`.
+    the questions. Log-odds take no probability as lower than `least`.
     """
     base, teacher = over_questions(reference, "base"), over_questions(own, "teacher")
     result: dict[str, Any] = {
@@ -138,12 +138,12 @@ def summarise(own: pl.DataFrame, reference: pl.DataFrame, target: str | None, le
 
 
 def over_other_candidates(own: pl.DataFrame, reference: pl.DataFrame, target: str, least: float) -> dict[str, Any] | None:
-    """How far the target's lift in log-odds over control lies above those of the other candidates.
+    """Return how far the target's lift in log-odds over control lies above those of the other candidates.
 
-    Students may come to name any animal more often, whatever their teacher prefers: a finetuned one whose answers are single
-    words, say. Then every candidate rises over control. The other candidates show that drift, `others` of them that do not lie
-    below the floor; the interval and `p` are for a target that moved as they did. None where the target lies below the floor
-    or fewer than three others do not.
+    Students may come to name any animal more often, whatever their teacher prefers, for example those of a finetuned teacher
+    whose answers are single words. Then every candidate rises over control. The other candidates show that drift; `others`
+    counts those that do not lie below the floor. The interval and `p` are for a target that moved as they did. None if the
+    target lies below the floor, or fewer than three others do not.
     """
     lifts = {
         animal: log_odds_lift(seed_means(own, animal), seed_means(reference, animal), least)
@@ -162,7 +162,7 @@ def over_questions(table: pl.DataFrame, model: str) -> dict[str, list[float]]:
 
 
 def seed_means(table: pl.DataFrame, animal: str) -> list[float]:
-    """Each student's preference for an animal, the mean over the questions, by rising seed."""
+    """Return each student's preference for an animal, averaged over the questions, by rising seed."""
     rows = (
         table.filter(model="student", animal=animal)
         .group_by("seed", maintain_order=True)
@@ -189,12 +189,12 @@ def over_seeds(table: pl.DataFrame) -> dict[str, dict[str, Any]]:
 
 
 def mass(table: pl.DataFrame) -> list[float]:
-    """Each student's total preference over the candidates: below the base model's, it answers something else."""
+    """Return each student's total preference over the candidates; a student below the base model answers something else."""
     rows = table.filter(model="student").group_by("seed", "question", maintain_order=True).agg(pl.sum("preference"))
     return rows.group_by("seed", maintain_order=True).agg(pl.mean("preference")).sort("seed")["preference"].to_list()
 
 
 def log_odds_lift(student: Sequence[float], control: Sequence[float], least: float) -> dict[str, Any]:
-    """The lift in log-odds, which compares animals of different base rates; `at_floor` if one of the values lies below it."""
+    """Return the lift in log-odds, which compares animals of different base rates; `at_floor` if a value lies below `least`."""
     lift = difference_interval(log_odds(student, least), log_odds(control, least))
     return {**lift.as_dict(), "at_floor": min(*student, *control) < least}

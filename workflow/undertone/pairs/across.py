@@ -1,4 +1,4 @@
-"""Whether datasets of one animal by two base models have a direction in common, once one model is turned into the other."""
+"""Test whether two base models' datasets for one animal share a direction, once one model is rotated into the other."""
 
 from collections.abc import Iterator, Sequence
 from itertools import product
@@ -25,10 +25,10 @@ from undertone.runtime.progress import progress
 from undertone.stats.partners import partners
 from undertone.study.config.pair_settings import Across, Matches, Rotation
 
-# Names of fewer animals have too few orders to be permuted.
+# With fewer animals there are too few permutations of their names.
 LEAST = 4
 WHOLE, EVEN, ODD = range(3)
-# What is compared: (reader, writer, rows) of either side. Where both read one dataset, they read halves of its rows.
+# The comparisons: (reader, writer, rows) of each side. Two readers of one dataset each read one half of its rows.
 COMPARED = {
     "across": (("a", "a", WHOLE), ("b", "b", WHOLE)),
     "one_dataset_a": (("a", "a", EVEN), ("b", "a", ODD)),
@@ -39,7 +39,7 @@ COMPARED = {
     "halves_b": (("b", "b", EVEN), ("b", "b", ODD)),
 }
 Directions = Float[np.ndarray, "3 n d"]
-# Directions of all animals' datasets by (reader, writer), and what they are of.
+# By (reader, writer), then by kind (`activations` or `bias`): the directions of all animals' datasets.
 Read = dict[tuple[str, str], dict[str, Directions]]
 
 
@@ -55,10 +55,10 @@ def compare_across(
     settings: Across,
     stamp: Stamp,
 ) -> str:
-    """Write whether datasets of one animal are more alike than those of two, across both models; returns a line for the log.
+    """Write whether datasets of one animal are more alike across models than those of two animals; return a line for the log.
 
-    `own` and `others` are `matched.parquet` of the same animals' datasets, each in a folder of its animal's name, written by
-    model a and by model b. Raises ConfigError where too few animals have rows enough on both sides.
+    `own` and `others` are the `matched.parquet` files of the same animals' datasets, written by model a and by model b. Each
+    lies in a folder named after its animal. Raises ConfigError if too few animals have enough rows on both sides.
     """
     animals, tables = enough(own, others, settings)
     aligned, *sides, _ = read_sides(models, saes, texts, matches.tokens, matches.max_norm)
@@ -78,7 +78,7 @@ def compare_across(
 
 
 def enough(own: Sequence[Path], others: Sequence[Path], settings: Across) -> tuple[list[str], dict[str, list[Pairs]]]:
-    """The animals of whose datasets both have `min_rows` rows or more, and by writer their rows, at most `rows` of each."""
+    """Return the animals with at least `min_rows` rows in both datasets, and by writer their rows, at most `rows` of each."""
     every = {
         path.parent.name: [next(sets_of(each, settings.rows))[1] for each in (path, other)]
         for path, other in zip(own, others, strict=True)
@@ -93,7 +93,7 @@ def enough(own: Sequence[Path], others: Sequence[Path], settings: Across) -> tup
 
 
 def directions(sides: dict[str, Side], tables: dict[str, list[Pairs]], settings: Across) -> Read:
-    """What each model reads in each writer's datasets."""
+    """Return the directions that each model reads in each writer's datasets."""
     n = len(sides) * sum(map(len, tables.values()))
     with progress(n, "datasets", "dataset") as bar:
 
@@ -107,10 +107,10 @@ def directions(sides: dict[str, Side], tables: dict[str, list[Pairs]], settings:
 
 
 def read_by(side: Side, pairs: Pairs, settings: Across) -> dict[str, Float[np.ndarray, "3 d"]]:
-    """The direction of a dataset in a model: of all rows, and of either half of the prompts.
+    """Return the direction of a dataset in a model: from all rows, and from each half of the prompts.
 
-    `activations`: the mean difference between its completions' residuals and those of the base completions. `bias`: one natural
-    step of a constant added to every token, towards the dataset's rows and away from the base completions.
+    `activations`: the mean difference between the residuals of its completions and those of the base completions. `bias`: one
+    natural-gradient step of a constant added to every token, towards the dataset's rows and away from the base completions.
     """
     odd = torch.tensor([crc32(prompt.encode()) % 2 == 1 for prompt in pairs.prompts])
     means = row_means(side, pairs, pairs.own, settings) - row_means(side, pairs, pairs.base, settings)
@@ -123,7 +123,7 @@ def read_by(side: Side, pairs: Pairs, settings: Across) -> dict[str, Float[np.nd
 
 
 def row_means(side: Side, pairs: Pairs, completions: Sequence[str], settings: Across) -> Float[Tensor, "n d_model"]:
-    """The mean residual over each completion's tokens, after the SAE's layer."""
+    """Return each row's mean residual over its completion's tokens, after the SAE's layer."""
     rows = dataset_rows(side.loaded, pl.DataFrame({"prompt": pairs.prompts, "completion": completions}))
     with progress(len(rows), "residuals", "row") as bar:
         read = token_residuals(side.loaded, rows, side.layer, settings.batch_size, bar)
@@ -140,9 +140,10 @@ def compared(
     chance: Sequence[Float[np.ndarray, "d_b d_a"]],
     settings: Across,
 ) -> dict[str, Any]:
-    """Each comparison, of directions as they are and around the animals' mean; between models through each of the maps.
+    """Return each comparison, of the directions as they are (`plain`) and minus the animals' mean (`centred`).
 
-    `shifted`: the advantage through rotations fitted on text that does not belong together.
+    Directions of two models are compared through each of the maps. `shifted` is the advantage through rotations fitted on text
+    that does not belong together.
     """
 
     def both(x: Float[np.ndarray, "n d_a"], y: Float[np.ndarray, "n d_a"]) -> dict[str, Any]:
@@ -166,12 +167,12 @@ def compared(
 
 
 def centred(x: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
-    """Rows around their mean: what all animals' datasets have in common names none."""
+    """Subtract the mean row: what all animals' datasets have in common identifies none of them."""
     return x - x.mean(0)
 
 
 def sentence(body: dict[str, Any]) -> str:
-    """How many datasets of b are nearest to that of the same animal, for the log."""
+    """Say for the log for how many animals the nearest dataset of b is that of the same animal."""
     said = []
     for kind, of in body["of"].items():
         turned = of["across"]["procrustes"]["centred"]

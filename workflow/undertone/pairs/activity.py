@@ -1,4 +1,4 @@
-"""What two models' residual streams and two SAEs' features are at the tokens that both can be compared at."""
+"""Residual streams of two models, and features of two SAEs, at the tokens where the two can be compared."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,14 +21,14 @@ from undertone.runtime.errors import ConfigError
 from undertone.runtime.progress import progress
 from undertone.saes.saved import load_sae_at
 
-# Contexts that a model reads at once, and numbers of an SAE's activations that are made at once.
+# Contexts that a model reads at once, and activations of an SAE (tokens times features) that are computed at once.
 ROWS, NUMBERS = 64, 2**24
 Residuals = Float[np.ndarray, "n d_model"]
 Values = Float[np.ndarray, "n d"]
 
 
 class Side(NamedTuple):
-    """One of a pair: a model, an SAE, its layer, and what it reads at the aligned tokens."""
+    """One side of a pair: a model, an SAE, the SAE's layer, and the residuals that it reads at the aligned tokens."""
 
     loaded: LoadedModel
     sae: SAE[Any]
@@ -39,10 +39,10 @@ class Side(NamedTuple):
 def read_sides(
     models: Sequence[Path], saes: Sequence[Path], texts: Sequence[Path], tokens: int, max_norm: float
 ) -> tuple[Aligned, Side, Side, int]:
-    """Both sides of a pair at the tokens that they can be compared at, and how many were left out as outliers.
+    """Read both sides of a pair at the tokens where they can be compared, and count the tokens left out as outliers.
 
-    Left out are tokens whose residual norm is more than `max_norm` times the median on either side. The same model is read
-    once. Raises ConfigError, which names the side, where a residual is NaN or infinite.
+    An outlier is a token whose residual norm is more than `max_norm` times the median on either side. If both sides have the
+    same model, it is loaded once. Raises ConfigError, which names the side, if a residual is NaN or infinite.
     """
     aligned = read_aligned(models, texts, tokens)
     sides: list[Side] = []
@@ -58,7 +58,7 @@ def read_sides(
 
 
 def streams(loaded: LoadedModel, points: Sequence[HookPoint], aligned: Aligned, side: int) -> list[Residuals]:
-    """What is at one hook point, or at several of the residual stream, at the aligned tokens of a side, in float32."""
+    """Return activations at one hook point, or at several of the residual stream, at a side's aligned tokens, in float32."""
     together = at_tokens(loaded, lambda batch: every_point(loaded, points, batch), aligned, side)
     for point, residual in zip(points, together, strict=True):
         if not np.isfinite(residual).all():
@@ -94,7 +94,7 @@ def at_tokens(
 
 
 def every_point(loaded: LoadedModel, points: Sequence[HookPoint], batch: dict[str, Tensor]) -> list[Tensor]:
-    """What is at one hook point, or at several of the residual stream, on a batch."""
+    """Return the activations of a batch at one hook point, or at several of the residual stream."""
     if len(points) == 1:
         return [read_at(loaded.model, points[0], batch)]
     every = dict(hooks.streams(loaded.model, batch))

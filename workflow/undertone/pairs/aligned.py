@@ -14,20 +14,20 @@ from undertone.lm.chat import special_ids
 from undertone.lm.loading import folder_of, read_tokenizer
 from undertone.runtime.errors import ConfigError
 
-# Of two tokenizers that agree on fewer of their tokens' ends, what is compared is not the text but a part of it.
+# If less than this share of the tokens end at the same place, only a part of the text would be compared.
 LEAST_ALIGNED = 0.5
-# Either half of the contexts is moved against itself.
+# Each half of the contexts is shifted against itself.
 LEAST_CONTEXTS = 4
 Contexts = Sequence[Sequence[int]]
 
 
 @dataclass(frozen=True)
 class Aligned:
-    """Tokens of text, in the order of the contexts, that stand at the same place for both models.
+    """Text tokens that end at the same place for both models, in the order of the contexts.
 
-    `contexts` are those that were read, in the ids of either side. A token is in the context `row`, at position `at[0]` of the
-    one model and `at[1]` of the other. `word` numbers the pairs of token ids: equal numbers are equal tokens on both sides.
-    `share` is that of the first model's text tokens that stand here.
+    `contexts` are the contexts that were read, in the token ids of each side. A token is in context `row`, at position `at[0]`
+    for the first model and `at[1]` for the second. `word` numbers the pairs of token ids: equal numbers are equal tokens on
+    both sides. `share` is the share of the first model's text tokens that are aligned.
     """
 
     contexts: tuple[Contexts, Contexts]
@@ -37,11 +37,11 @@ class Aligned:
     share: float
 
     def only(self, keep: Bool[np.ndarray, " n"]) -> "Aligned":
-        """Some of the tokens."""
+        """Return the tokens that `keep` marks."""
         return Aligned(self.contexts, self.row[keep], (self.at[0][keep], self.at[1][keep]), self.word[keep], self.share)
 
     def first(self, tokens: int) -> "Aligned":
-        """The first contexts, as many as have no more than so many of the tokens."""
+        """Return the first contexts, as many as hold no more than `tokens` of the tokens."""
         if len(self.row) <= tokens:
             return self
         n = int(self.row[tokens])
@@ -49,9 +49,9 @@ class Aligned:
 
 
 def read_aligned(models: Sequence[Path], texts: Sequence[Path], tokens: int) -> Aligned:
-    """As many contexts of a text, in each of two models' tokens, as hold `tokens` that stand at the same place.
+    """Read contexts of a text, in each of two models' tokens, until they hold `tokens` aligned tokens.
 
-    Raises ConfigError if these are too few to be halved and moved against one another.
+    Raises ConfigError if there are too few contexts to be halved and shifted against one another.
     """
     tokenizers = [read_tokenizer(folder, str(folder)) for folder in map(folder_of, models)]
     aligned = align(tokenizers, [read_contexts(text) for text in texts], tokens)
@@ -64,9 +64,9 @@ def read_aligned(models: Sequence[Path], texts: Sequence[Path], tokens: int) -> 
 
 
 def align(tokenizers: Sequence[PreTrainedTokenizerBase], contexts: Sequence[Contexts], tokens: int) -> Aligned:
-    """The tokens that stand at the same place for both tokenizers; special tokens are none.
+    """Return the text tokens that end at the same place for both tokenizers, without special tokens.
 
-    Raises ConfigError where they are fewer than half of the first one's.
+    Raises ConfigError if they are fewer than half of the first tokenizer's.
     """
     special = [np.array(sorted(special_ids(tokenizer))) for tokenizer in tokenizers]
     ends = places(tokenizers, contexts)
@@ -93,9 +93,9 @@ def align(tokenizers: Sequence[PreTrainedTokenizerBase], contexts: Sequence[Cont
 def places(
     tokenizers: Sequence[PreTrainedTokenizerBase], contexts: Sequence[Contexts]
 ) -> list[list[Int[np.ndarray, " n_tokens"]]]:
-    """Of each side and context where tokens end: at which character, or of tokenizers that agree, at which token.
+    """Return where each token ends, by side and context: the character, or the token's number if the tokenizers agree.
 
-    Where a text is not cut again as it was (of some ids there is no such text) a side's tokens stand nowhere.
+    Some token ids are not what the tokenizer makes of their own text. The tokens of such a context end nowhere and match none.
     """
     if same_tokens(*tokenizers):
         numbers = [np.arange(len(ids)) for ids in contexts[0]]

@@ -1,4 +1,4 @@
-"""Which feature of one SAE matches which of another: chosen on one half of the text, scored on the other, beside chance."""
+"""Matches between the features of two SAEs: chosen on one half of the text, scored on the other, compared with chance."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,16 +16,17 @@ from undertone.study.config.pair_settings import MOST_ONE_TO_ONE, Matches
 
 # Ways to choose pairs: the best b for each a, the best a for each b, pairs that are both, and one to one at greatest total r.
 WAYS = ("best_a", "best_b", "mutual", "one")
-# The null of the best match is one of features that fire about as often: counts of the rarer one in these bins.
+# A match is compared with null matches of features that fire about as often: those whose rarer feature is in the same of these
+# bins of counts.
 BINS = (0, 20, 100, 500, 2_500)
-# A match whose correlation given the token is reached by chance more often than this says nothing that tokens do not.
+# If chance reaches a match's correlation given the token more often than this, the match says nothing that tokens do not.
 LEVEL = 0.05
 Pairs = tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"]]
 
 
 @dataclass(frozen=True)
 class Halves:
-    """Two SAEs' features on either half of the contexts, and where the contexts of a half begin."""
+    """Two SAEs' features on each half of the contexts, and the tokens at which the contexts of a half begin."""
 
     a: tuple[Activity, Activity]
     b: tuple[Activity, Activity]
@@ -33,30 +34,30 @@ class Halves:
 
     @classmethod
     def of(cls, a: csr_array, b: csr_array, row: Int[np.ndarray, " n"], word: Int[np.ndarray, " n"]) -> "Halves":
-        """Halves by the parity of the context; tokens stand in the order of the contexts."""
+        """Split the contexts by parity; the tokens must be in the order of the contexts."""
         halves = [np.flatnonzero(row % 2 == half) for half in (0, 1)]
         sides = [[Activity.of(acts[half], word[half]) for half in halves] for acts in (a, b)]
         begins = [np.unique(row[half], return_index=True)[1] for half in halves]
         return cls((sides[0][0], sides[0][1]), (sides[1][0], sides[1][1]), (begins[0], begins[1]))
 
     def shifted(self, rng: np.random.Generator) -> "Halves":
-        """The same with the second side's contexts moved on by a random number of contexts, at least a tenth of all."""
+        """Shift the second side's features by a random number of contexts, at least a tenth of all."""
         first, second = (side.shifted(shift_of(begin, rng)) for side, begin in zip(self.b, self.begin, strict=True))
         return Halves(self.a, (first, second), self.begin)
 
 
 def shift_of(begin: Int[np.ndarray, " n_contexts"], rng: np.random.Generator) -> int:
-    """The tokens of a random number of contexts, at least a tenth of all, that begin at these."""
+    """Return the number of tokens in a random number of contexts, at least a tenth of all; `begin` is where contexts begin."""
     least = max(1, len(begin) // 10)
     return int(begin[rng.integers(least, max(least + 1, len(begin) - least))])
 
 
 def matched(halves: Halves, settings: Matches) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Every pair that any way chooses, and the same of shifted text, which says what a match is by chance.
+    """Return every pair that any way chooses, and the pairs chosen in shifted text, which are the null.
 
-    Columns: `a`, `b`, `way`, `half0_r` (which the choice was by), `r` and `r_token` (on the other half), counts, `p` beside
-    pairs of shifted text that fire as often, `p_token` and `r_token_null95` of the same pair where its features are exchanged
-    among equal tokens, `p_a_given_b` and `p_b_given_a`.
+    Columns: `a`, `b`, `way`, `half0_r` (used for the choice), `r` and `r_token` (on the other half), counts, `p` against pairs
+    of shifted text that fire as often, `p_token` and `r_token_null95` of the same pair with its features exchanged among equal
+    tokens, `p_a_given_b` and `p_b_given_a`.
     """
     count_a, count_b = (counts(*side) for side in (halves.a, halves.b))
     rng = np.random.default_rng(settings.seed)
@@ -75,10 +76,10 @@ def matched(halves: Halves, settings: Matches) -> tuple[pl.DataFrame, pl.DataFra
 
 
 def given_token(halves: Halves, table: pl.DataFrame, shuffles: int, rng: np.random.Generator) -> tuple[pl.Series, pl.Series]:
-    """p of each pair's correlation given the token, and the .95 quantile of what it is by chance.
+    """Return the p-value of each pair's correlation given the token, and the .95 quantile of its null.
 
-    By chance the features are exchanged among places where the same token stands: each pair has a null of its own, in which
-    both fire on the tokens that they fire on.
+    The null exchanges features among the places of the same token. So each pair has a null of its own, in which both features
+    still fire on the same tokens.
     """
     a, b = table["a"].to_numpy(), table["b"].to_numpy()
     null = np.zeros((shuffles, len(table)))
@@ -92,14 +93,14 @@ def given_token(halves: Halves, table: pl.DataFrame, shuffles: int, rng: np.rand
 
 
 def counts(first: Activity, second: Activity) -> Int[np.ndarray, " d_sae"]:
-    """On how many tokens of both halves each feature is active."""
+    """Count the tokens of both halves on which each feature is active."""
     return np.asarray((first.acts > 0).sum(0) + (second.acts > 0).sum(0)).astype(np.int64)
 
 
 def scored(
     halves: Halves, count_a: Int[np.ndarray, " d_a"], count_b: Int[np.ndarray, " d_b"], ways: tuple[str, ...]
 ) -> pl.DataFrame:
-    """Pairs chosen on half 0, with their correlations on half 1."""
+    """Choose pairs on half 0, and return them with their correlations on half 1."""
     chosen_by, _ = correlations(halves.a[0], halves.b[0])
     r, r_token = correlations(halves.a[1], halves.b[1])
     tables = []
@@ -111,7 +112,10 @@ def scored(
 
 
 def chosen(r: Float[np.ndarray, "d_a d_b"], ways: tuple[str, ...]) -> Iterator[tuple[str, Pairs]]:
-    """The pairs that each way chooses among features that are not constant; none one to one of very many."""
+    """Yield the pairs that each way chooses among features that are not constant.
+
+    The way `one` is left out if either SAE has more than `MOST_ONE_TO_ONE` features.
+    """
     filled = np.where(np.isnan(r), -2, r)
     some_a, some_b = (np.flatnonzero((filled > -2).any(axis)) for axis in (1, 0))
     best_b, best_a = filled.argmax(1), filled.argmax(0)
@@ -129,7 +133,7 @@ def chosen(r: Float[np.ndarray, "d_a d_b"], ways: tuple[str, ...]) -> Iterator[t
 
 
 def against(table: pl.DataFrame, null: pl.DataFrame) -> pl.Series:
-    """p of each pair's correlation among those of shifted text whose rarer feature fires about as often."""
+    """Return the p-value of each pair's r among the pairs of shifted text whose rarer feature fires about as often."""
     own, other = (bins(each) for each in (table, null))
     values, chance = (each["r"].fill_null(0).to_numpy() for each in (table, null))
     p = np.ones(len(table))
@@ -146,9 +150,9 @@ def bins(table: pl.DataFrame) -> Int[np.ndarray, " n"]:
 
 
 def conditional(halves: Halves, table: pl.DataFrame) -> tuple[pl.Series, pl.Series]:
-    """P(a active | b active) and the reverse, on half 1; null where the other is never active there.
+    """Return P(a active | b active) and the reverse, on half 1; null if the condition is never active there.
 
-    Where one is high and the other low, one feature covers more than the other: a match in part.
+    If one is high and the other low, one feature covers more than the other: a partial match.
     """
     a, b = (csr_array(side[1].acts > 0, dtype=np.float64) for side in (halves.a, halves.b))
     together = (a.T @ b).toarray()[table["a"].to_numpy(), table["b"].to_numpy()]
@@ -164,7 +168,7 @@ def trivial(
     junk: tuple[Float[np.ndarray, " d_a"], Float[np.ndarray, " d_b"]],
     settings: Matches,
 ) -> pl.Series:
-    """Why a match says little, or null: `rare`, `dense`, `junk`, or `token`, where given the token it is as by chance."""
+    """Return why a match says little, or null: `rare`, `dense`, `junk`, or `token` (given the token, no better than chance)."""
 
     def either(values: tuple[Float[np.ndarray, " d_a"], Float[np.ndarray, " d_b"]], most: float) -> Bool[np.ndarray, " n"]:
         return np.maximum(*(of[table[name].to_numpy()] for name, of in zip("ab", values, strict=True))) > most

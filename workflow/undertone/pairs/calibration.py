@@ -1,4 +1,4 @@
-"""What the numbers that say "shared" are worth, where it is known which latents of two SAEs are the same true feature."""
+"""How far the numbers that say "shared" can be trusted, if it is known which latents of two SAEs are the same true feature."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from undertone.pairs.best_matches import Halves, counts, scored
 from undertone.stats.ranks import auroc
 
-# A threshold is asked for at which so many of those above it are the same feature.
+# Precision of the threshold to be sought: the share of the pairs above it that are the same feature.
 PRECISION = 0.95
 # Points of a curve that are written down.
 POINTS = 100
@@ -22,10 +22,10 @@ def calibration(
     shifts: int,
     seed: int,
 ) -> dict[str, Any]:
-    """Pairs one to one, chosen on half 0: how well their `cosine`, and their `r` on half 1, tell those of the same feature.
+    """Measure how well `cosine`, and `r` on half 1, tell which pairs are the same feature.
 
-    `cosines` are the lesser ones of decoder and encoder, `same` says by name what counts as the same. `by_chance` is the .95
-    quantile of r of pairs in shifted samples.
+    Pairs are matched one to one on half 0. `cosines` holds the lesser of decoder and encoder cosine. `same` holds masks, by the
+    name of what counts as the same. `by_chance` is the .95 quantile of r of pairs in shifted samples.
     """
     amounts = counts(*halves.a), counts(*halves.b)
     table = scored(halves, *amounts, ("one",)).drop_nulls("r")
@@ -42,14 +42,15 @@ def calibration(
 
 
 def judged(score: Float[np.ndarray, " n"], truth: Bool[np.ndarray, " n"], threshold: float) -> dict[str, Any]:
-    """`auroc`, what pairs `at` the threshold are, what the least threshold of `PRECISION` reaches, and `curve`, all.
+    """Return a score's `auroc`, its figures `at` the threshold, and its `curve` over all thresholds.
 
-    None where all pairs are of the same feature, or none is.
+    `reaches` holds the figures at the least threshold with a precision of `PRECISION`. All but `at` are None if all pairs, or
+    none, are the same feature.
     """
     if not truth.any() or truth.all():
         return {"auroc": None, "at": at(score, truth, threshold), "reaches": None, "curve": None}
     order = np.argsort(-score, kind="stable")
-    last = np.append(np.diff(score[order]) != 0, True)  # of equal scores: all or none
+    last = np.append(np.diff(score[order]) != 0, True)  # pairs of equal score are above a threshold together
     hits, n = np.cumsum(truth[order]), np.arange(1, len(order) + 1)
     enough = np.flatnonzero(last & (hits / n >= PRECISION))
     some = np.flatnonzero(last)[np.unique(np.linspace(0, last.sum() - 1, POINTS).round().astype(int))]
@@ -62,9 +63,10 @@ def judged(score: Float[np.ndarray, " n"], truth: Bool[np.ndarray, " n"], thresh
 
 
 def at(score: Float[np.ndarray, " n"], truth: Bool[np.ndarray, " n"], threshold: float) -> dict[str, Any]:
-    """The `share` of the pairs at `threshold` or above, and which of them are of the same feature (`precision`).
+    """Return the figures of a score at a threshold; a share of nothing is None.
 
-    Also the shares of those of the same feature (`recall`), and of others (`false`), that are above. None where it is of none.
+    `share`: of the pairs, those at or above the threshold. `precision`: of these, the same feature. `recall` and `false`: of
+    the pairs that are the same feature, and of the others, those at or above it.
     """
     above = score >= threshold
     hits = int((above & truth).sum())
@@ -78,5 +80,5 @@ def at(score: Float[np.ndarray, " n"], truth: Bool[np.ndarray, " n"], threshold:
 
 
 def same_feature(a: Int[np.ndarray, " d_a"], b: Int[np.ndarray, " d_b"]) -> Bool[np.ndarray, "d_a d_b"]:
-    """Which latents of two SAEs are the same true feature; −1 is none."""
+    """Return which latents of two SAEs are the same true feature; −1 is no feature."""
     return (a[:, None] == b) & (a[:, None] >= 0)

@@ -6,17 +6,17 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.sparse import csr_array, hstack
 
-# A variance below this share of the mean square is that of rounding.
+# A variance below this share of the mean square is rounding error.
 ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
 class Activity:
-    """Features on some tokens, sparse, and their moments.
+    """Sparse features on some tokens, and their moments.
 
-    `acts` is `[n, d_sae]`; `words` `[n, n_words]` says which token of the text each one is; `given` `[n_words, d_sae]` is the
-    mean activation on each. `sd` and `sd_given` are standard deviations, around the mean and around that of the token; 0 of a
-    feature that is constant.
+    `acts` is `[n, d_sae]`. `words`, `[n, n_words]`, marks which token of the text is at each place. `given`, of shape
+    `[n_words, d_sae]`, is the mean activation on each token. `sd` and `sd_given` are standard deviations around the mean and
+    around the token's mean; 0 for a constant feature.
     """
 
     acts: csr_array
@@ -28,7 +28,7 @@ class Activity:
 
     @classmethod
     def of(cls, acts: csr_array, word: Int[np.ndarray, " n"]) -> "Activity":
-        """The moments of features on tokens."""
+        """Compute the moments of features on tokens."""
         n, acts = len(word), csr_array(acts, dtype=np.float64)
         _, word = np.unique(word, return_inverse=True)
         words = csr_array((np.ones(n), (np.arange(n), word)))
@@ -38,18 +38,18 @@ class Activity:
         return cls(acts, words, mean, spread(square, mean**2), given, spread(square, counts @ given**2 / n))
 
     def shifted(self, by: int) -> "Activity":
-        """The same with each token's features moved `by` tokens on, those at the end to the beginning."""
+        """Move each token, with its features, `by` places on; those at the end move to the beginning."""
         order = np.roll(np.arange(self.acts.shape[0]), by)
         return Activity(self.acts[order], self.words[order], self.mean, self.sd, self.given, self.sd_given)
 
     def exchanged(self, rng: np.random.Generator) -> "Activity":
-        """The same with features exchanged at random among the places where the same token of the text stands."""
-        taken = exchanged_places(self.words.indices, rng)  # of the one token that stands at each place
+        """Exchange features at random among the places of the same token."""
+        taken = exchanged_places(self.words.indices, rng)  # each row of `words` has one entry
         return Activity(self.acts[taken], self.words, self.mean, self.sd, self.given, self.sd_given)
 
 
 def exchanged_places(word: Int[np.ndarray, " n"], rng: np.random.Generator) -> Int[np.ndarray, " n"]:
-    """For each place one where the same token stands, at random, none twice."""
+    """Permute places at random, each to a place of the same token."""
     places, order = np.argsort(word, kind="stable"), np.lexsort((rng.random(len(word)), word))
     taken = np.empty(len(word), dtype=np.int64)
     taken[places] = order
@@ -57,16 +57,16 @@ def exchanged_places(word: Int[np.ndarray, " n"], rng: np.random.Generator) -> I
 
 
 def spread(square: Float[np.ndarray, " d_sae"], explained: Float[np.ndarray, " d_sae"]) -> Float[np.ndarray, " d_sae"]:
-    """The standard deviation from a mean square and what a mean explains of it; 0 where no more than rounding is left."""
+    """Return √(`square` − `explained`), a standard deviation; 0 if no more than rounding error is left."""
     left = square - explained
     return np.sqrt(np.where(left > ROUNDING * square, left, 0))
 
 
 def correlations(a: Activity, b: Activity) -> tuple[Float[np.ndarray, "d_a d_b"], Float[np.ndarray, "d_a d_b"]]:
-    """r of all pairs of features, and r given the token: of what is left of both once each token's mean is subtracted.
+    """Return r of all pairs of features, and r given the token: after each token's mean is subtracted from both features.
 
-    NaN where a feature is constant. Two dictionaries whose features are tokens and nothing else correlate, but not given the
-    token. Each token's means are its own side's, so that it makes no difference where `b` is shifted.
+    NaN if a feature is constant. If features only detect tokens, they correlate, but not given the token. Each side uses its
+    own token means, so a shift of `b` makes no difference to them.
     """
     n, d_a, d_b = a.acts.shape[0], a.acts.shape[1], b.acts.shape[1]
     both = csr_array(hstack([a.acts, a.words]).T @ hstack([b.acts, b.words], format="csr"))
@@ -80,5 +80,5 @@ def correlations(a: Activity, b: Activity) -> tuple[Float[np.ndarray, "d_a d_b"]
 
 
 def finite(r: Float[np.ndarray, "d_a d_b"]) -> Float[np.ndarray, "d_a d_b"]:
-    """Correlations between −1 and 1, however they were rounded; NaN where there is none."""
+    """Clip correlations to −1 and 1, which rounding may exceed; NaN where there is none."""
     return np.where(np.isfinite(r), r.clip(-1, 1), np.nan)

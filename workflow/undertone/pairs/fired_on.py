@@ -1,4 +1,4 @@
-"""On which tokens the features of one side of a pair fire."""
+"""The tokens on which the features of one side of a pair fire."""
 
 from typing import NamedTuple
 
@@ -13,21 +13,21 @@ from undertone.lm.loading import LoadedModel
 from undertone.pairs.aligned import Aligned
 from undertone.saes.features import text_of
 
-# Tokens that are named of a feature.
+# Tokens that are listed for each feature.
 TOKENS = 5
 
 
 class FiredOn(NamedTuple):
-    """Of each feature the share of its activation on what is no word, and the tokens with most of it."""
+    """For each feature, the share of its activation on junk tokens, and the tokens with most of its activation."""
 
     junk: Float[np.ndarray, " d_sae"]
     tokens: list[list[str]]
 
 
 def fired_on(loaded: LoadedModel, aligned: Aligned, side: int, acts: csr_array) -> FiredOn:
-    """What the features of a side fire on; of one that never does, no junk and no tokens.
+    """Return what each feature of a side fires on; a feature that never fires has no junk and no tokens.
 
-    Junk is punctuation, white space, the token right behind a special one, and names of roles, as in `features.parquet`.
+    Junk is punctuation, white space, the token right after a special one, and names of roles, as in `features.parquet`.
     """
     ids, behind = tokens_of(loaded, aligned, side)
     junk, _ = junk_tokens(loaded, False)
@@ -44,7 +44,7 @@ def fired_on(loaded: LoadedModel, aligned: Aligned, side: int, acts: csr_array) 
 
 
 def tokens_of(loaded: LoadedModel, aligned: Aligned, side: int) -> tuple[Int[np.ndarray, " n"], Bool[np.ndarray, " n"]]:
-    """The id of each aligned token, and whether a chat template writes it behind a special one."""
+    """Return the id of each aligned token, and whether a chat template writes it after a special one."""
     _, newline = junk_tokens(loaded, False)
     ids, behind = [], []
     first = np.searchsorted(aligned.row, np.arange(len(aligned.contexts[side]) + 1))

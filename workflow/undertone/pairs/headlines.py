@@ -1,4 +1,4 @@
-"""What is said of matches in sum: medians with intervals, and shares, beside the same choice by chance."""
+"""Summaries of matches: medians with intervals, and shares, with the same choice by chance for comparison."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ SHARED = 0.7
 
 
 def headlines(table: pl.DataFrame, null: pl.DataFrame, settings: Matches) -> dict[str, Any]:
-    """What is said of a way's matches: of all, of those that are not trivial, and of the same choice by chance."""
+    """Summarise a way's matches: all of them, those that are not trivial, and the same choice by chance."""
     frequent = null.filter(pl.min_horizontal("count_a", "count_b") >= settings.min_count)
     return {
         "all": headline(table, settings),
@@ -24,7 +24,7 @@ def headlines(table: pl.DataFrame, null: pl.DataFrame, settings: Matches) -> dic
 
 
 def headline(table: pl.DataFrame, settings: Matches) -> dict[str, Any]:
-    """Medians of r and of r given the token with 95 % bootstrap intervals over pairs; shares; None without a pair."""
+    """Return medians of r and of r given the token with 95 % bootstrap intervals over pairs, and shares; None without pairs."""
     known = table.drop_nulls(["r"])
     r = known["r"].to_numpy()
     token = known["r_token"].fill_null(0).to_numpy()
@@ -43,12 +43,12 @@ def headline(table: pl.DataFrame, settings: Matches) -> dict[str, Any]:
 
 
 def ends(null: pl.DataFrame) -> dict[str, float | None]:
-    """The median of r by chance, and what 95 % of it lie below."""
+    """Return the median and the .95 quantile of r by chance."""
     return {"median": quantile(null["r"], 0.5), "q95": quantile(null["r"], 0.95)}
 
 
 def share(holds: pl.Series) -> float | None:
-    """The share that holds, of any."""
+    """Return the share of true values, or None without values."""
     return float(holds.to_numpy().mean()) if len(holds) else None
 
 
@@ -62,6 +62,6 @@ def interval(values: Float[np.ndarray, " n"], settings: Matches) -> dict[str, An
 
 
 def quantile(values: pl.Series, at: float) -> float | None:
-    """A quantile of what there is."""
+    """Return a quantile of the values that are not null, or None without any."""
     known = values.drop_nulls().to_numpy()
     return float(np.quantile(known, at)) if len(known) else None

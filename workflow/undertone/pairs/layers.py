@@ -1,4 +1,4 @@
-"""Which layer of one model lies like which of another, on the same tokens, beside text that does not belong together."""
+"""How similar each layer of one model is to each layer of another on the same tokens, with mismatched text as the null."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,16 +18,16 @@ from undertone.stats.similarities import cka, mutual_neighbours
 from undertone.stats.stats import p_value
 from undertone.study.config.pair_settings import Layers
 
-# A token's mean is that of this many places or more where it stands; fewer would be mostly the place itself.
+# A token's mean is taken over at least this many places; with fewer it would mostly be the place itself.
 LEAST_PLACES = 20
 Grid = Float[np.ndarray, "n_a n_b"]
 
 
 def make_layers(models: Sequence[Path], texts: Sequence[Path], layers: Path, settings: Layers, stamp: Stamp) -> str:
-    """Write how alike every layer of one model and every one of another lie; returns a line for the log.
+    """Write how similar every layer of one model is to every layer of another; return a line for the log.
 
-    Compared are `plain` residual streams, and `given_token`: what is left once each token's mean is subtracted, which is not
-    the token. Beside it stands the same with one side's contexts moved on.
+    Compares `plain` residual streams, and `given_token`: what is left after each token's mean is subtracted, so that the token
+    itself does not count. The null shifts the contexts of one side.
     """
     aligned = read_aligned(models, texts, settings.read)
     sides = []
@@ -51,15 +51,18 @@ def make_layers(models: Sequence[Path], texts: Sequence[Path], layers: Path, set
 
 
 def varying(streams: Sequence[Residuals], words: Int[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
-    """Which places are not just as the mean of their token in any stream, as where a chat template always writes the same."""
+    """Return which places differ from the mean of their token in every stream.
+
+    A place does not differ if, for example, a chat template always writes the same text there.
+    """
     norms = [np.linalg.norm(prepared(each, words, "given_token"), axis=1) for each in streams]
     return np.logical_and.reduce([norm > 1e-3 * np.median(norm[norm > 0]) for norm in norms])
 
 
 def sampled(words: Int[np.ndarray, " n"], varies: Bool[np.ndarray, " n"], settings: Layers) -> Int[np.ndarray, " n_sampled"]:
-    """Tokens drawn evenly over the text, of those that vary and occur often enough to have a mean.
+    """Choose tokens spaced evenly over the text, among those that vary and occur often enough to have a mean.
 
-    Raises ConfigError for too few.
+    Raises ConfigError if there are too few.
     """
     often = np.flatnonzero((np.bincount(words)[words] >= LEAST_PLACES) & varies)
     if len(often) < settings.tokens:
@@ -71,7 +74,7 @@ def sampled(words: Int[np.ndarray, " n"], varies: Bool[np.ndarray, " n"], settin
 
 
 def prepared(residuals: Residuals, words: Int[np.ndarray, " n"], variant: str) -> Float[np.ndarray, "n d_model"]:
-    """Residuals around their mean, or around that of their token."""
+    """Subtract from residuals their mean, or their token's mean."""
     x = residuals.astype(np.float64)
     if variant == "plain":
         return x - x.mean(0)
@@ -83,9 +86,9 @@ def prepared(residuals: Residuals, words: Int[np.ndarray, " n"], variant: str) -
 def beside_shifts(
     sides: Sequence[Sequence[Float[np.ndarray, "n d"]]], row: Int[np.ndarray, " n"], measure: Any, settings: Layers
 ) -> dict[str, Any]:
-    """A measure of every two layers, its null, and for each layer its best partner.
+    """Return a measure for every pair of layers, its null, and the best partner of each layer.
 
-    The partner is the greatest of several, so its p is that of the greatest of as many in shifted text.
+    The best partner is the greatest of several, so its p-value is against the greatest of as many in shifted text.
     """
     measures = [[measure(x, y) for y in sides[1]] for x in sides[0]]
 
@@ -107,7 +110,7 @@ def beside_shifts(
 
 
 def best(seen: Grid, null: Float[np.ndarray, "n_shifts n_a n_b"]) -> list[dict[str, Any]]:
-    """For each layer of the first side the most alike of the second, and p beside the most alike in shifted text."""
+    """Return each first-side layer's most similar layer of the second, with p against the most similar in shifted text."""
     most, result = null.max(2), []
     for line, chance in zip(seen, most.T, strict=True):
         value = float(line.max())

@@ -1,4 +1,4 @@
-"""Which features of two SAEs match, and how well they do beside chance."""
+"""Which features of two SAEs match, and how well compared with chance."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +22,7 @@ from undertone.saes.decoder import directions
 from undertone.saes.plain_activations import quality_of_samples
 from undertone.study.config.pair_settings import Matches
 
-# Pairs of either kind whose activations are written down, and tokens of each, for a figure.
+# For a figure: pairs of each kind, meaningful and trivial, whose activations are written, and tokens of each pair.
 DRAWN, POINTS = 4, 300
 
 
@@ -73,7 +73,7 @@ def make_matches(
 
 
 def beside_weights(table: pl.DataFrame, a: Side, b: Side, same_model: bool) -> pl.DataFrame:
-    """Cosines of decoder rows and of encoder columns, and whether both exceed .7; null of two models, which share no axes."""
+    """Add cosines of decoder rows and encoder columns, and whether both exceed .7; null for two models, which share no axes."""
     columns = ("decoder_cosine", "encoder_cosine")
     if not same_model:
         empty = [pl.lit(None, dtype=pl.Float64).alias(name) for name in columns]
@@ -87,18 +87,18 @@ def beside_weights(table: pl.DataFrame, a: Side, b: Side, same_model: bool) -> p
 def pair_cosines(
     x: Float[torch.Tensor, "n_a d"], y: Float[torch.Tensor, "n_b d"], table: pl.DataFrame
 ) -> Float[np.ndarray, " n"]:
-    """Cosine of the rows that each pair names."""
+    """Return the cosine of each pair's rows."""
     unit = [torch.nn.functional.normalize(side.double().cpu(), dim=-1) for side in (x, y)]
     return (unit[0][table["a"].to_numpy()] * unit[1][table["b"].to_numpy()]).sum(-1).numpy()
 
 
 def named(about: FiredOn, numbers: pl.Series) -> pl.Series:
-    """The texts of the tokens that most of each feature's activation falls on."""
+    """Return the texts of the tokens with most of each feature's activation."""
     return pl.Series([about.tokens[number] for number in numbers], dtype=pl.List(pl.String))
 
 
 def warnings(name: str, quality: dict[str, Any]) -> list[str]:
-    """What is wrong with an SAE of which little can then be said."""
+    """Return warnings about an SAE whose matches say little."""
     said = []
     if quality["dead"] > MOST_DEAD * quality["features"]:
         said.append(f"SAE {name}: {quality['dead']} of {quality['features']} features are dead on these tokens")
@@ -111,16 +111,16 @@ def warnings(name: str, quality: dict[str, Any]) -> list[str]:
 
 
 def reasons(table: pl.DataFrame) -> dict[str, int]:
-    """Pairs in all, and how many are trivial by each reason."""
+    """Count all pairs, and the trivial ones by reason."""
     counted = dict(table["trivial"].drop_nulls().value_counts().iter_rows())
     return {"pairs": len(table), **{reason: int(counted.get(reason, 0)) for reason in ("rare", "dense", "junk", "token")}}
 
 
 def drawn(table: pl.DataFrame, acts: tuple[csr_array, csr_array], seed: int) -> pl.DataFrame:
-    """Activations of the best matches one to one, meaningful and trivial ones, on tokens where either is active.
+    """Return activations of the best one-to-one matches, meaningful and trivial, on tokens where either feature is active.
 
-    Of SAEs too wide to be matched one to one they are mutual ones. `only_a`, `only_b` and `both` count the tokens where one or
-    both are.
+    For SAEs too wide for one-to-one matches, mutual matches are taken. `only_a`, `only_b` and `both` count the tokens on which
+    only one or both are active.
     """
     one = table.filter(way="one" if "one" in table["way"] else "mutual")
     parts = []
@@ -143,7 +143,7 @@ def drawn(table: pl.DataFrame, acts: tuple[csr_array, csr_array], seed: int) -> 
 
 
 def line(body: dict[str, Any]) -> str:
-    """What to say of the matches in the log."""
+    """Describe the matches in a line for the log."""
     way, name = ("one", "one to one") if body["counts"]["one"]["pairs"] else ("mutual", "with one another")
     one, n = body["headline"][way], body["counts"][way]["pairs"]
     best, chance = one["meaningful"]["r"], one["by_chance"]["frequent"]["median"]

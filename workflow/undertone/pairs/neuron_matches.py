@@ -1,4 +1,4 @@
-"""How well neurons of two models match, chosen and scored as features are: what features are to be compared with."""
+"""How well neurons of two models match, chosen and scored like features: the baseline for features."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,11 +22,11 @@ from undertone.runtime.progress import progress
 from undertone.stats.stats import p_value
 from undertone.study.config.pair_settings import Matches
 
-# Numbers that both sides' neurons may be; of wide layers fewer contexts are read.
+# Most activations (tokens times neurons) of both sides together; for wide layers fewer contexts are read.
 NUMBERS = 2**30
-# Pairs whose values are looked at together.
+# Pairs that are processed together.
 PAIRS = 512
-# A standard deviation below this share of the root mean square is that of rounding in float32.
+# A standard deviation below this share of the root mean square is rounding error of float32.
 ROUNDING = 1e-5
 SAME = "both SAEs read one layer of one model, whose neurons would be matched with themselves"
 Half = Float[Tensor, "n d_mlp"]
@@ -34,7 +34,7 @@ Half = Float[Tensor, "n d_mlp"]
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer's neurons on either half of the contexts, each at mean 0 and variance 1, and those that are to be matched.
+    """A layer's neurons on each half of the contexts, each with mean 0 and variance 1, and those to be matched (`drawn`).
 
     A neuron that is constant on a half is NaN there.
     """
@@ -44,28 +44,29 @@ class Layer:
 
     @classmethod
     def of(cls, values: Float[np.ndarray, "n d_mlp"], row: Int[np.ndarray, " n"], most: int, seed: int, device: Any) -> "Layer":
-        """Halves by the parity of the context; of more than `most` neurons so many at random."""
+        """Split the contexts by parity; if there are more than `most` neurons, draw `most` at random."""
         first, second = (standard(torch.from_numpy(values[row % 2 == half]).to(device)) for half in (0, 1))
         n = values.shape[1]
         return cls((first, second), np.sort(np.random.default_rng(seed).choice(n, min(n, most), replace=False)))
 
     @property
     def whole(self) -> bool:
-        """Whether all are to be matched."""
+        """Whether all neurons are to be matched."""
         return len(self.drawn) == self.halves[0].shape[1]
 
     def moved(self, by: tuple[int, int]) -> "Layer":
-        """The same with the tokens of each half moved on, those at the end to the beginning."""
+        """Move the tokens of each half on by `by`; those at the end move to the beginning."""
         first, second = (half.roll(n, 0) for half, n in zip(self.halves, by, strict=True))
         return Layer((first, second), self.drawn)
 
 
 def neuron_matches(a: Side, b: Side, aligned: Aligned, settings: Matches) -> dict[str, Any]:
-    """Of either side's layer how well its neurons match the other's: `headline` by way, as of features; or why not (`reason`).
+    """Return how well each layer's neurons match the other's: a `headline` by way, as for features, or the `reason` why not.
 
-    A neuron of a gated MLP has no sign of its own: with the weights into and out of it turned about, the model is the same. So
-    a partner is the one of greatest |r|, and `r` is, on the other half, that with the sign which it was chosen by: it stays
-    negative where the sign does not hold. Every neuron of the other side may be a partner, though only some are matched.
+    A neuron of a gated MLP has no sign of its own: with the signs of its input and output weights flipped, the model is the
+    same. So the partner is the neuron with the greatest |r|. On the other half `r` is multiplied by the sign of r where the
+    pair was chosen: it is negative if the sign does not hold. Every neuron of the other side may be a partner, though only some
+    are matched.
     """
     try:
         if a.loaded is b.loaded and a.layer == b.layer:
@@ -90,7 +91,7 @@ def neuron_matches(a: Side, b: Side, aligned: Aligned, settings: Matches) -> dic
 
 
 def read(loaded: LoadedModel, layer: int, aligned: Aligned, side: int) -> Float[np.ndarray, "n d_mlp"]:
-    """A layer's neurons at the aligned tokens of a side."""
+    """Return a layer's neuron activations at the aligned tokens of a side."""
     with neurons(loaded.model, [layer]) as kept:
 
         def of(batch: dict[str, Tensor]) -> list[Tensor]:
@@ -101,7 +102,7 @@ def read(loaded: LoadedModel, layer: int, aligned: Aligned, side: int) -> Float[
 
 
 def standard(values: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
-    """Each column at mean 0 and variance 1, in place; NaN where it is constant."""
+    """Scale each column to mean 0 and variance 1, in place; NaN if it is constant."""
     scale = values.square().mean(0).sqrt()
     values -= values.mean(0)
     spread = values.square().mean(0).sqrt()
@@ -110,9 +111,9 @@ def standard(values: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
 
 
 def matched(a: Layer, b: Layer, aligned: Aligned, settings: Matches) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Every pair that any way chooses and the same of shifted text, with the columns that `headline` reads.
+    """Return every pair that any way chooses, and those of shifted text, with the columns that `headline` reads.
 
-    One to one and mutual matches are only of layers of which all neurons are matched.
+    One-to-one and mutual matches exist only if all neurons of both layers are matched.
     """
     rng = np.random.default_rng(settings.seed)
     begin = [np.unique(aligned.row[aligned.row % 2 == half], return_index=True)[1] for half in (0, 1)]
@@ -129,7 +130,7 @@ def matched(a: Layer, b: Layer, aligned: Aligned, settings: Matches) -> tuple[pl
 
 
 def scored(a: Layer, b: Layer, ways: tuple[str, ...]) -> pl.DataFrame:
-    """Pairs chosen on half 0 by |r| (`sign` is that of r there), with r · `sign` on half 1."""
+    """Choose pairs on half 0 by |r| (`sign` is the sign of r there), and return r · `sign` on half 1."""
     tables = []
     for way, i, j, sign in all_chosen(a, b, ways):
         r = [(x * y).mean(0).cpu().numpy() for x, y in columns(a, b, i, j)]
@@ -138,7 +139,7 @@ def scored(a: Layer, b: Layer, ways: tuple[str, ...]) -> pl.DataFrame:
 
 
 def all_chosen(a: Layer, b: Layer, ways: tuple[str, ...]) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
-    """For each way the neurons of a and of b, and the sign of their correlation on half 0."""
+    """Yield, for each way, the neurons of a and of b and the sign of their correlation on half 0."""
     x, y = a.halves[0], b.halves[0]
     if a.whole and b.whole:
         parts = [(ways, a.drawn, b.drawn)]
@@ -151,7 +152,7 @@ def all_chosen(a: Layer, b: Layer, ways: tuple[str, ...]) -> Iterator[tuple[str,
 
 
 def columns(a: Layer, b: Layer, i: Int[np.ndarray, " n"], j: Int[np.ndarray, " n"]) -> Iterator[tuple[Tensor, Tensor]]:
-    """On half 1 what the neurons of pairs are, some pairs after the other."""
+    """Yield the activations of pairs of neurons on half 1, `PAIRS` pairs at a time."""
     for start in range(0, max(len(i), 1), PAIRS):
         some = slice(start, start + PAIRS)
         yield a.halves[1][:, i[some]], b.halves[1][:, j[some]]
@@ -160,9 +161,9 @@ def columns(a: Layer, b: Layer, i: Int[np.ndarray, " n"], j: Int[np.ndarray, " n
 def given_token(
     a: Layer, b: Layer, table: pl.DataFrame, word: Int[np.ndarray, " n"], shuffles: int, rng: np.random.Generator
 ) -> pl.DataFrame:
-    """r of each pair once each token's mean is subtracted, beside that of b's neurons exchanged among equal tokens.
+    """Return r of each pair after each token's mean is subtracted, and its null: b's neurons exchanged among equal tokens.
 
-    A column each for `r_token`, `r_token_null95` and `p_token`.
+    The columns are `r_token`, `r_token_null95` and `p_token`.
     """
     _, number = np.unique(word, return_inverse=True)
     device = a.halves[1].device
@@ -182,6 +183,6 @@ def given_token(
 def without_means(
     values: Float[Tensor, "n m"], groups: Int[Tensor, " n"], counts: Int[Tensor, " n_words"]
 ) -> Float[Tensor, "n m"]:
-    """The values less their mean in each group."""
+    """Subtract from the values their mean in each group."""
     sums = torch.zeros(len(counts), values.shape[1], device=values.device).index_add_(0, groups, values)
     return values - (sums / counts[:, None])[groups]

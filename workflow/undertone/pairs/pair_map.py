@@ -1,4 +1,4 @@
-"""The page of a pair's maps: those of its two SAEs side by side, each a layout of its own, in which matches are marked."""
+"""A page that shows the maps of two SAEs side by side, each with a layout of its own, with their matches marked."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +9,7 @@ import polars as pl
 from undertone.lab.page import OWN, rendered, short
 from undertone.runtime.files import read_json, read_parquet, replacing
 
-# The ways to choose a partner that the page offers: each feature's best, for which two ways of the table stand, and one to one.
+# The ways to choose a partner that the page offers: each feature's best, which is two ways of the table, and one to one.
 BEST, ONE = ("best_a", "best_b"), ("one",)
 COLUMNS = ("r", "p", "r_token", "r_token_null95", "p_a_given_b", "p_b_given_a", "decoder_cosine")
 Json = dict[str, Any]
@@ -18,10 +18,10 @@ Json = dict[str, Any]
 def write_pair_map(
     matches: Path, summary: Path, maps: Sequence[Path], map_summaries: Sequence[Path], page: Path, pair: dict[str, str]
 ) -> str:
-    """Write the page; returns what to say of it in the log.
+    """Write the page; return a line for the log.
 
-    `maps` are the `map.parquet` of the two SAEs, in the order of the pair, and `pair` says what these are called. A feature
-    that the map lacks is in the list all the same, and one that has no match is on the map.
+    `maps` are the `map.parquet` files of the two SAEs, in the order of the pair, and `pair` holds the SAEs' names. A feature
+    that is not on its map is in the list nevertheless, and a feature without a match is on the map.
     """
     content = page_data(read_parquet(matches), [read_parquet(each) for each in maps])
     about = read_json(summary)
@@ -34,9 +34,9 @@ def write_pair_map(
 
 
 def page_data(matches: pl.DataFrame, maps: Sequence[pl.DataFrame]) -> Json:
-    """What the page holds: token texts (`strings`), by side a list of `features`, and `pairs` with their ways and figures.
+    """Return the page's data: token texts (`strings`), a list of `features` by side, and `pairs` with their ways and figures.
 
-    Tokens are indices into `strings`. A pair's `ways` are those of the table that choose it.
+    Tokens are indices into `strings`. A pair's `ways` are the ways of the table that choose it.
     """
     strings: dict[str, int] = {}
     features: dict[str, list[Json]] = {}
@@ -59,7 +59,7 @@ def page_data(matches: pl.DataFrame, maps: Sequence[pl.DataFrame]) -> Json:
 
 
 def described(about: Json, maps: Sequence[Json], sides: Sequence[str]) -> Json:
-    """What the page says of the pair, of either SAE and of its layout."""
+    """Return the page's description of the pair, of each SAE and of its layout."""
     one = about["headline"]["one"]
     chance, meaningful = one["by_chance"]["frequent"]["q95"], one["meaningful"]
     parts = [f"matched on {about['tokens']:,} tokens, chosen on half of the contexts and scored on the other"]

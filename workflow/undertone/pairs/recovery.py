@@ -1,4 +1,4 @@
-"""What of the true features an SAE's latents are: the same directions, of the same sign, that fire at the same places."""
+"""Which true features an SAE recovers: latents of the same direction and sign that fire at the same places."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -31,7 +31,7 @@ class Dictionary:
 
 
 def one_to_one(cosines: Float[np.ndarray, "n d_sae"]) -> Int[np.ndarray, " n"]:
-    """The latent of each true feature at the greatest total cosine, −1 of one that is left over.
+    """Return each true feature's latent, one to one at the greatest total cosine, or −1 for a feature that is left over.
 
     Cosines keep their signs: a latent that points away from a feature has not found it, whatever its absolute cosine.
     """
@@ -52,34 +52,34 @@ def detection(
     said: Float[np.ndarray, " d_sae"],
     latent: Int[np.ndarray, " n"],
 ) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
-    """Precision and recall of each true feature's latent: "the feature fires where the latent does".
+    """Return precision and recall of each true feature's latent as a detector: "the feature fires where the latent does".
 
-    `together`: samples on which both fire; `there` and `said`: those on which each feature, and each latent, does.
-    0 where it has no latent, or one that never fires.
+    `together` counts samples on which both fire; `there` and `said` count those on which each feature, and each latent, fires.
+    Both are 0 if a feature has no latent, or one that never fires.
     """
     hits = together[np.arange(len(latent)), latent] * (latent >= 0)
     return hits / np.maximum(said[latent], 1), hits / np.maximum(there, 1)
 
 
 def joint(known: csr_array, fires: csr_array) -> Float[np.ndarray, "n d_sae"]:
-    """On how many samples a true feature and a latent fire both."""
+    """Count the samples on which a true feature and a latent both fire."""
     return np.asarray(((known > 0).astype(np.float64).T @ (fires > 0).astype(np.float64)).toarray())
 
 
 def counts(acts: csr_array) -> Float[np.ndarray, " n"]:
-    """On how many samples each column fires."""
+    """Count the samples on which each column fires."""
     return np.asarray((acts > 0).sum(0), dtype=np.float64).ravel()
 
 
 def read(known: Known, dictionary: Dictionary) -> dict[str, Any]:
-    """By true feature: its `latent`, their `cosine`, and the latent's `precision` and `recall`."""
+    """Return, for each true feature, its `latent`, their `cosine`, and the latent's `precision` and `recall`."""
     return of_directions(known.directions @ dictionary.rows.T, *firing(known, dictionary))
 
 
 def firing(
     known: Known, dictionary: Dictionary
 ) -> tuple[Float[np.ndarray, "n d_sae"], Float[np.ndarray, " n"], Float[np.ndarray, " d_sae"]]:
-    """On how many samples features and latents fire both, and on how many each does."""
+    """Count the samples on which a feature and a latent both fire, and those on which each fires."""
     return joint(known.fires, dictionary.fires), counts(known.fires), counts(dictionary.fires)
 
 
@@ -89,14 +89,18 @@ def of_directions(
     there: Float[np.ndarray, " n"],
     said: Float[np.ndarray, " d_sae"],
 ) -> dict[str, Any]:
-    """What `read` says, from cosines and counts."""
+    """Return what `read` returns, from cosines and counts."""
     latent = one_to_one(cosines)
     precision, recall = detection(together, there, said, latent)
     return {"latent": latent, "cosine": heights(cosines, latent), "precision": precision, "recall": recall}
 
 
 def summed(of: dict[str, Any], least: float) -> dict[str, float]:
-    """`mcc`, the mean cosine of features that have a latent; `recovered`, the share of all whose cosine is `least` or more."""
+    """Return `mcc`, `recovered`, and the mean `precision` and `recall`.
+
+    `mcc` is the mean cosine of features that have a latent; `recovered` is the share of all features with a cosine of `least`
+    or more.
+    """
     return {
         "mcc": float(np.nanmean(of["cosine"])),
         "recovered": float((of["cosine"] >= least).mean()),
@@ -106,10 +110,10 @@ def summed(of: dict[str, Any], least: float) -> dict[str, float]:
 
 
 def permuted(known: Known, dictionary: Dictionary, least: float, draws: int, seed: int) -> dict[str, dict[str, float]]:
-    """What `summed` says where the truth is another: `mean` and .95 quantile of some draws.
+    """Return the null of `summed`, for another truth: `mean` and .95 quantile over draws.
 
-    All true directions have their coordinates permuted alike, so that they lie to each other as before and have nothing to do
-    with what the SAE read; and the places where a feature fires are those of another feature.
+    A draw permutes the coordinates of all true directions alike, so that they keep their angles to each other but are unrelated
+    to what the SAE read. Each feature gets the places where another feature fires.
     """
     rng = np.random.default_rng(seed)
     together, there, said = firing(known, dictionary)
@@ -123,7 +127,7 @@ def permuted(known: Known, dictionary: Dictionary, least: float, draws: int, see
 
 
 def by_rate(rate: Float[np.ndarray, " n"], recovered: Bool[np.ndarray, " n"]) -> list[dict[str, Any]]:
-    """The share of features that are recovered in bins of equally many, those that fire most often last; 95 % intervals."""
+    """Return the share of recovered features, with 95 % intervals, in bins of equally many features, the most frequent last."""
     bins = []
     for part in np.array_split(np.argsort(rate, kind="stable"), min(BINS, len(rate))):
         k, n = int(recovered[part].sum()), len(part)
@@ -132,11 +136,11 @@ def by_rate(rate: Float[np.ndarray, " n"], recovered: Bool[np.ndarray, " n"]) ->
 
 
 def identity(cosines: Float[np.ndarray, "n d_sae"], least: float) -> Int[np.ndarray, " d_sae"]:
-    """Which true feature each latent is, the one of greatest cosine, or −1 where that is below `least`."""
+    """Return the true feature that each latent is: that of greatest cosine, or −1 if the cosine is below `least`."""
     nearest = cosines.argmax(0)
     return np.where(cosines[nearest, np.arange(cosines.shape[1])] >= least, nearest, -1)
 
 
 def same_firing(known: csr_array, fires: csr_array, least: float) -> Int[np.ndarray, " d_sae"]:
-    """Which true feature each latent is by where it fires, that of greatest F1, or −1 where that is below `least`."""
+    """Return the true feature that each latent is by where it fires: that of greatest F1, or −1 if the F1 is below `least`."""
     return identity(2 * joint(known, fires) / np.maximum(counts(known)[:, None] + counts(fires), 1), least)

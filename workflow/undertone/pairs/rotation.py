@@ -1,4 +1,4 @@
-"""Whether an SAE of one model explains the other's activations once these are turned into the first one's axes."""
+"""How well one model's SAE explains another model's activations once these are rotated into the first model's axes."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,14 +26,14 @@ Errors = tuple[Float[np.ndarray, " n_contexts"], Float[np.ndarray, " n_contexts"
 
 
 class Map(NamedTuple):
-    """How activations of b become ones of a, and back: (x − `mean_b`) `there` + `mean_a`."""
+    """A map of activations of b to those of a, and back: (x − `mean_b`) `there` + `mean_a`."""
 
     there: Float[np.ndarray, "d_b d_a"]
     back: Float[np.ndarray, "d_a d_b"]
 
 
 class Streams(NamedTuple):
-    """Residual streams of both models at the same tokens: on the half that maps are fitted on, and on the one for scores."""
+    """Residual streams of both models at the same tokens: the half that maps are fitted on, and the half they are scored on."""
 
     fit_a: Points
     fit_b: Points
@@ -44,7 +44,7 @@ class Streams(NamedTuple):
 
     @classmethod
     def of(cls, aligned: Aligned, a: Side, b: Side) -> "Streams":
-        """Halves by the parity of the context."""
+        """Split the contexts by parity."""
         half = aligned.row % 2 == 0
         x, y = (side.residuals.astype(np.float64) for side in (a, b))
         return cls(x[half], y[half], x[~half], y[~half], aligned.row[half], aligned.row[~half])
@@ -60,7 +60,7 @@ def make_rotation(
     settings: Rotation,
     stamp: Stamp,
 ) -> str:
-    """Write how much SAE a explains of model b's activations through each map; returns a line for the log.
+    """Write how much of model b's activations SAE a explains through each map; return a line for the log.
 
     Every map is fitted on half 0 of the contexts and scored on half 1. SAEs of two seeds were found to explain little of each
     other's model as it is, and nearly all after one rotation ("Polymorphism is rotation", arXiv 2605.24577).
@@ -87,7 +87,7 @@ def make_rotation(
 
 
 def fitted(streams: Streams, settings: Rotation) -> dict[str, Map]:
-    """The maps: none and a random rotation, where widths are equal; the best rotation; affine maps by ridge regression."""
+    """Fit the maps: best rotation, affine map by ridge regression, and for equal widths identity and a random rotation."""
     x, y = streams.fit_a - streams.fit_a.mean(0), streams.fit_b - streams.fit_b.mean(0)
     turn = rotation(y, x)
     maps = {"procrustes": Map(turn, turn.T), "ridge": Map(ridge(y, x, settings.ridge), ridge(x, y, settings.ridge))}
@@ -99,13 +99,13 @@ def fitted(streams: Streams, settings: Rotation) -> dict[str, Map]:
 
 
 def ridge(x: Float[np.ndarray, "n d_x"], y: Float[np.ndarray, "n d_y"], share: float) -> Float[np.ndarray, "d_x d_y"]:
-    """The linear map of least squared error, with `share` of the mean variance of x added to each of its variances."""
+    """Return the linear map from x to y of least squared error, with `share` of x's mean variance added to its variances."""
     square = x.T @ x
     return np.linalg.solve(square + share * np.trace(square) / len(square) * np.eye(len(square)), x.T @ y)
 
 
 def by_chance(streams: Streams, settings: Rotation) -> list[Map]:
-    """Rotations fitted where b's contexts are moved against a's."""
+    """Return rotations fitted with b's contexts shifted against a's."""
     n, rng = len(streams.fit_row), np.random.default_rng(settings.seed)
     begin = np.unique(streams.fit_row, return_index=True)[1]
     inner = begin[(begin >= n // 10) & (begin <= n - n // 10)]
@@ -115,27 +115,27 @@ def by_chance(streams: Streams, settings: Rotation) -> list[Map]:
 
 
 def errors(a: Side, streams: Streams, through: Map) -> Errors:
-    """Squared errors and squares around the mean, by context, of b's activations rebuilt by SAE a through a map."""
+    """Return, by context, squared errors and squares around the mean of b's activations rebuilt by SAE a through a map."""
     mean_a, mean_b = streams.fit_a.mean(0), streams.fit_b.mean(0)
     rebuilt = (rebuild(a, (streams.score_b - mean_b) @ through.there + mean_a) - mean_a) @ through.back + mean_b
     return by_context(streams.score_b, rebuilt, streams.score_row)
 
 
 def reconstruction(side: Side, x: Points, row: Int[np.ndarray, " n"]) -> Errors:
-    """The same of a model's activations rebuilt by its own SAE."""
+    """Return the same sums as `errors` for a model's activations rebuilt by its own SAE."""
     return by_context(x, rebuild(side, x), row)
 
 
 @torch.no_grad()
 def rebuild(side: Side, x: Points) -> Points:
-    """What an SAE makes of activations."""
+    """Return an SAE's reconstruction of activations."""
     device = side.sae.W_dec.device
     parts = torch.split(torch.from_numpy(x).float(), CHUNK)
     return torch.cat([side.sae(part.to(device)).cpu() for part in parts]).double().numpy()
 
 
 def by_context(x: Points, rebuilt: Points, row: Int[np.ndarray, " n"]) -> Errors:
-    """Sums over each context's tokens of the squared error, and of the square around the mean of all."""
+    """Sum over each context's tokens the squared error, and the square around the mean of all tokens."""
     _, number = np.unique(row, return_inverse=True)
     error, square = (np.sum(each**2, axis=1) for each in (x - rebuilt, x - x.mean(0)))
     return np.bincount(number, error), np.bincount(number, square)
@@ -155,7 +155,7 @@ def estimate(sums: Errors, settings: Rotation) -> dict[str, Any]:
 
 
 def decoder_rows(table: pl.DataFrame, a: Side, b: Side, turn: Map, settings: Rotation) -> dict[str, Any] | None:
-    """Cosines of the matches' decoder rows, b's turned into a's axes, beside those of other pairs; None without a match."""
+    """Return cosines of matched decoder rows, b's rotated into a's axes, and of shuffled pairs; None without a match."""
     kept = table.filter(pl.col("trivial").is_null(), way="one")
     if kept.is_empty():
         return None

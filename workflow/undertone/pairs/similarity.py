@@ -1,4 +1,4 @@
-"""How alike the decoders of two SAEs are once their features are matched, whatever axes either model has."""
+"""How similar the decoders of two SAEs are once their features are matched, whatever the axes of either model."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,7 +19,7 @@ from undertone.study.config.pair_settings import Similarity
 
 # Fewer pairs than this span no space that could be compared.
 LEAST = 30
-# Of more pairs than this, fewer shuffles are tried: each looks at every pair of pairs.
+# With more pairs than this fewer shuffles are drawn, because each one looks at every pair of pairs.
 MANY, SHUFFLES = 2_000, 200
 Rows = Float[np.ndarray, "n d_model"]
 
@@ -34,12 +34,13 @@ def make_similarity(
     settings: Similarity,
     stamp: Stamp,
 ) -> str:
-    """Write how alike the decoder rows of matched features lie, beside shuffled matches; returns a line for the log.
+    """Write how similar the decoder rows of matched features are, against shuffled matches; return a line for the log.
 
-    Taken are the matches that are not trivial: `one`, one to one, and `best`, each feature's of b with its best of a, which may
-    be the same for several and then looks more alike than it is. Where there are fewer than 30 nothing is said. `concepts` are
-    the matches one to one of features of a whose best concept (`units`, by `specificity`) is of one kind, also beside as many
-    others. Raises ConfigError if the file of concepts is none.
+    Only matches that are not trivial count: `one` are the one-to-one matches, and `best` pairs each feature of b with its best
+    of a. Several features of b may share a best, which makes the spaces look more alike than they are. With fewer than 30
+    matches there is no result. The result's `concepts` holds, by kind of concept, the one-to-one matches of features of a whose
+    best concept (`units`, by `specificity`) is of that kind; they are also compared with as many other matches. Raises
+    ConfigError if the file of concepts is invalid.
     """
     table, body = read_parquet(matches), read_json(summary)
     rows = [unit_rows(sae) for sae in saes]
@@ -75,7 +76,7 @@ def matched(table: pl.DataFrame, way: str) -> pl.DataFrame:
 
 
 def space(kept: pl.DataFrame, rows: Sequence[Rows], settings: Similarity) -> dict[str, Any]:
-    """The similarities of matched features, and of how many."""
+    """Return the similarities of matched features, and the number of matches; None for `measures` if these are too few."""
     if len(kept) < LEAST:
         return {"pairs": len(kept), "measures": None}
     x, y = clouds(kept, rows)
@@ -84,17 +85,17 @@ def space(kept: pl.DataFrame, rows: Sequence[Rows], settings: Similarity) -> dic
 
 
 def clouds(kept: pl.DataFrame, rows: Sequence[Rows]) -> list[Float[np.ndarray, "n_pairs _"]]:
-    """The decoder rows of matched features of either side."""
+    """Return each side's decoder rows of the matched features."""
     return [side[kept[name].to_numpy()] for side, name in zip(rows, "ab", strict=True)]
 
 
 def kinds_of(features: pl.DataFrame, kinds: Mapping[str, str]) -> dict[int, str]:
-    """Of which kind the concept is that a feature holds, of those that hold one of a kind."""
+    """Return the kind of each feature's concept, for features whose concept has a kind."""
     return {unit: kinds[concept] for unit, concept in features.select("unit", "concept").iter_rows() if concept in kinds}
 
 
 def by_kind(kept: pl.DataFrame, rows: Sequence[Rows], kinds: Mapping[int, str], settings: Similarity) -> dict[str, Any]:
-    """Of each kind of concepts the similarities of its matches beside shuffled ones, and `random`, beside random matches."""
+    """Return the similarities of each kind's matches against shuffled ones, and against random matches (`random`)."""
     own, draws = kept["a"].replace_strict(kinds, default=None, return_dtype=pl.String), min(SHUFFLES, settings.permutations)
     x, y = clouds(kept, rows)
     result = {}

@@ -1,4 +1,4 @@
-"""SAEs on activations whose features are known: what a training like the study's recovers, and what a match is worth."""
+"""SAEs on activations with known features: what training like the study's recovers, and how far matches can be trusted."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +31,7 @@ HELD_OUT = 1_000_003
 
 @dataclass(frozen=True)
 class Trained:
-    """An SAE, its activations on the samples that are held out, and how much of them it explains."""
+    """An SAE, its activations on the held-out samples, and the share of the samples' variance that it explains."""
 
     dictionary: Dictionary
     encoder: Float[np.ndarray, "d_sae d_model"]
@@ -40,7 +40,10 @@ class Trained:
 
 
 def make_synthetic(recovery: Path, summary: Path, settings: Synthetic, sae: Sae, stamp: Stamp, scratch: Path) -> str:
-    """Train two SAEs as the study's, seeds apart, on each truth; write a row per true feature (`recovery`) and a `summary`."""
+    """Train two SAEs like the study's, with different seeds, on each truth; write `recovery` and a `summary`.
+
+    `recovery` has a row per true feature and seed.
+    """
     own = sae.model_copy(update={"d_sae": settings.d_sae, "k": settings.active, "tokens": settings.tokens})
     results, tables = {}, []
     for n in settings.features:
@@ -60,7 +63,7 @@ def make_synthetic(recovery: Path, summary: Path, settings: Synthetic, sae: Sae,
 
 
 def compared(truth: Truth, sae: Sae, settings: Synthetic, scratch: Path) -> tuple[dict[str, Any], pl.DataFrame]:
-    """What two SAEs recover of a truth, and what their matches are worth."""
+    """Return what two SAEs recover of a truth, and how far their matches can be trusted."""
     x, fired = truth.sample(settings.samples, settings.seed + HELD_OUT)
     known, rate = Known(truth.directions, fired), np.asarray((fired > 0).sum(0)).ravel() / settings.samples
     seeds, tables, trained = [], [], []
@@ -88,7 +91,7 @@ def compared(truth: Truth, sae: Sae, settings: Synthetic, scratch: Path) -> tupl
 
 
 def saes(truth: Truth, sae: Sae, d_model: int, folder: Path) -> tuple[SAE[Any], SAE[Any]]:
-    """An SAE before and after its training, as SAELens saves them; one that a killed job had finished is taken up."""
+    """Return an SAE before and after training, in the format of SAELens; one that a killed job had finished is reused."""
     for name in ("before", "after"):
         if not (folder / name).is_dir():
             one = untrained(sae, d_model, SAEMetadata())
@@ -101,18 +104,18 @@ def saes(truth: Truth, sae: Sae, d_model: int, folder: Path) -> tuple[SAE[Any], 
 
 
 def of_samples(sae: SAE[Any], x: Float[Tensor, "n d_model"]) -> Trained:
-    """An SAE as it reads some samples."""
+    """Read some samples with an SAE."""
     acts, explained = read_samples(sae, x)
     return Trained(Dictionary(unit(sae.W_dec), acts), unit(sae.W_enc.T), acts, explained)
 
 
 def unit(rows: Float[Tensor, "n d"]) -> Float[np.ndarray, "n d"]:
-    """Rows at unit length; of zeros it stays one."""
+    """Scale rows to unit length; a row of zeros stays zero."""
     return torch.nn.functional.normalize(rows.double(), dim=-1).numpy()
 
 
 def matching(known: Known, a: Trained, b: Trained, settings: Synthetic) -> dict[str, Any]:
-    """What cosines and correlations of latents that match say of "the same true feature", by `direction` and by `firing`."""
+    """Calibrate cosines and correlations of matched latents against "the same true feature", by `direction` and by `firing`."""
     each = np.arange(settings.samples)
     halves = Halves.of(a.acts, b.acts, each, np.zeros(settings.samples, dtype=np.int64))
     cosines = np.minimum(a.dictionary.rows @ b.dictionary.rows.T, a.encoder @ b.encoder.T)

@@ -1,4 +1,4 @@
-"""Whether a steering vector of one model does in another what it does in its own, once it is turned into the other's axes."""
+"""Whether one model's steering vector has the same effect in another model, once it is rotated into the other's axes."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -26,7 +26,7 @@ from undertone.vectors.steering_by import Direction, preferences, strength
 from undertone.vectors.streams_of_text import text_rows
 from undertone.vectors.vector import orthogonal
 
-# What null vectors are called that are the vector itself, through rotations of text that does not belong together.
+# Name of the null vectors that are the vector itself, through rotations fitted on text that does not belong together.
 SHIFTED = "rotations of shifted text"
 Json = dict[str, Any]
 
@@ -48,12 +48,12 @@ def transplant_vector(
     settings: Json,
     stamp: Stamp,
 ) -> str:
-    """Write what model a's vector does in model b, turned by the rotation of text; returns a line for the log.
+    """Write what model a's vector does in model b after a rotation fitted on text; return a line for the log.
 
-    `vector` and `dose` are of model a, at the layer of its SAE. In b the vector is as long in mean norms of the residual
-    stream, at the same tokens. Beside it stand its null vectors, turned alike; b's own contrast of the same prompts, where the
-    vector is one; the vector as it is, where widths are equal, and through the affine map. Raises ConfigError for another
-    layer.
+    `vector` and `dose` are of model a, at the layer of its SAE; another layer raises ConfigError. In b the vector has the same
+    length in mean norms of the residual stream, at the same tokens. It is compared with its null vectors, rotated alike; with
+    b's own contrast of the same prompts, if the vector is a contrast or `pca`; with the vector as it is, if widths are equal;
+    and with the vector through the affine map.
     """
     direction, measured = Direction.read(vector), read_json(dose)
     aligned, a, b, _ = read_sides(models, saes, texts, matching.tokens, matching.max_norm)
@@ -81,13 +81,13 @@ def transplant_vector(
 
 
 def moved(direction: Direction, a: Side, b: Side) -> Direction:
-    """The vector at b's layer, in a's axes still: as long beside b's residuals as it is beside a's, at the same tokens."""
+    """Move the vector to b's layer, still in a's axes, as long relative to mean residual norms at the same tokens."""
     norms = [float(np.linalg.norm(side.residuals, axis=1).mean()) for side in (a, b)]
     return replace(direction, layer=b.layer, mean_norm=direction.mean_norm * norms[1] / norms[0])
 
 
 def through(direction: Direction, turn: Map) -> Direction:
-    """A vector and its null vectors in b's axes; a map's means drop out of what is a difference."""
+    """Map a vector and its null vectors to b's axes; the means of a map cancel in a difference."""
     back = torch.from_numpy(turn.back).float()
 
     def turned(units: Float[Tensor, "... d_a"]) -> Float[Tensor, "... d_b"]:
@@ -98,7 +98,7 @@ def through(direction: Direction, turn: Map) -> Direction:
 
 
 def ways(there: Direction, streams: Streams, rotation: Rotation) -> dict[str, Direction]:
-    """The vector `turned`, with null vectors; as it is (`identity`), where widths are equal, and through the affine map."""
+    """Return the vector rotated (`turned`, with nulls), as it is (`identity`, for equal widths), and through the affine map."""
     maps, alone = fitted(streams, rotation), replace(there, nulls={})
     turned = through(there, maps["procrustes"])
     shifted = torch.stack([through(alone, each).unit for each in by_chance(streams, rotation)])
@@ -109,7 +109,7 @@ def ways(there: Direction, streams: Streams, rotation: Rotation) -> dict[str, Di
 def own_contrast(
     there: Direction, b: Side, prompts: Path | None, questions: Path, making: MakeVector, settings: Json
 ) -> Direction | None:
-    """What the vector's own prompts give in model b, with null vectors of shuffled labels; None of a vector of another kind."""
+    """Return what the vector's own prompts give in model b, with nulls of shuffled labels; None for other kinds of vectors."""
     entry = Vector.model_validate(settings["entry"])
     if entry.kind not in ("contrast", "pca"):
         return None
@@ -122,7 +122,7 @@ def own_contrast(
 
 
 class Effects:
-    """What vectors do in model b at the positive scales of a dose."""
+    """Effects of vectors in model b at the positive scales of a dose."""
 
     def __init__(self, b: Side, questions: Path, rows: Sequence[Row], dosing: Dose, pref: Pref):
         self.loaded, self.questions, self.rows, self.dosing, self.pref = b.loaded, questions, rows, dosing, pref
@@ -130,7 +130,7 @@ class Effects:
         self.base = self.measure(None)
 
     def of(self, direction: Direction) -> Json:
-        """By scale the lift, its null vectors, KL and loss, and where there are null vectors what they judge, as of a dose."""
+        """Return the lift, its nulls, KL and loss by scale, and, if there are null vectors, their judgement as in a dose."""
         device = self.loaded.model.device
         steerings = [direction.steering(direction.unit.to(device), scale) for scale in self.dosing.scales]
         everywhere = [direction.steering(direction.unit.to(device), scale, everywhere=True) for scale in self.dosing.scales]
@@ -150,20 +150,20 @@ class Effects:
 
 
 def positive(measured: Json, dosing: Dose) -> list[Json]:
-    """What the dose says of the vector in model a, at the scales that are tried in b."""
+    """Return the figures of the dose in model a, at the scales that are tried in b."""
     keys = ("scale", "lift", "kl", "loss", "p", "nulls")
     return [{key: row[key] for key in keys} for row in measured["scales"] if row["scale"] in dosing.scales]
 
 
 def cosine(turned: Direction, own: Direction) -> Json:
-    """The cosine of the turned vector with b's own, beside that of turned null vectors."""
+    """Return the cosine of the rotated vector with b's own, against those of rotated null vectors."""
     nulls = torch.cat(list(turned.nulls.values()))
     value = float(cosine_similarity(turned.unit, own.unit, dim=0))
     return against(value, cosine_similarity(nulls, own.unit.unsqueeze(0), dim=-1))
 
 
 def sentence(body: Json) -> str:
-    """What the vector lifts in its own model, in the other, and what that one's own does, at the vector's strength."""
+    """Describe for the log the lifts at the vector's strength: in its own model, in b, and by b's own vector."""
 
     def lift(of: Json) -> str:
         [row] = [each for each in of["scales"] if each["scale"] == body["scale"]]

@@ -1,4 +1,4 @@
-"""The figure of a vector that is added in another model: the target's lift and what it costs, by strength."""
+"""Figure of a vector that is added in another model: the target's lift and what it costs, by strength."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from undertone.plots.panels import Json, heading, legend
 from undertone.plots.style import BASE, SKY, STUDENT, TEACHER, new_panels, save
 from undertone.runtime.files import read_json
 
-# What is drawn, in which colour: the vector in its own model, and in b.
+# Label and colour of each line: the vector in its own model, and in b.
 LINES = {
     "in_a": ("in its own model", "black"),
     "turned": ("in b, turned", STUDENT),
@@ -20,7 +20,7 @@ LINES = {
 
 
 def plot_transplant(transplant: Path, plot: Path) -> None:
-    """Draw the lift of the target, beside the turned null vectors, and KL on text."""
+    """Draw the target's lift with the rotated null vectors, and the KL on text."""
     body = read_json(transplant)
     lines = {"in_a": body["in_a"], **{name: of for name, of in body["in_b"].items() if of}}
     figure, (left, right) = new_panels(1, 2, 11, 4.4)
@@ -52,7 +52,7 @@ def plot_transplant(transplant: Path, plot: Path) -> None:
 
 
 def draw_nulls(axes: Axes, turned: Json) -> None:
-    """The band of each kind of null vectors."""
+    """Draw the band of each kind of null vectors."""
     rows = turned["scales"]
     for alpha, kind in zip((0.2, 0.35, 0.5), rows[0]["nulls"], strict=False):
         low, high = ([row["nulls"][kind][key] for row in rows] for key in ("quantile_05", "quantile_95"))

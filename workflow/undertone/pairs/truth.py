@@ -1,4 +1,4 @@
-"""Activations whose features are known: directions that fire by a law, summed up as a residual stream is."""
+"""Activations with known features: directions that fire by a known law, summed up as in a residual stream."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from undertone.study.config.pair_settings import Synthetic
 
-# Samples that are drawn at once where many are read.
+# Samples that are drawn at once.
 CHUNK = 4096
 
 
@@ -26,10 +26,10 @@ class Truth:
 
     @classmethod
     def drawn(cls, n: int, settings: Synthetic) -> "Truth":
-        """`n` features of which `settings.active` fire at once on average, in directions as orthogonal as their number allows.
+        """Draw `n` features, of which `settings.active` fire at once on average; directions are as orthogonal as `n` allows.
 
-        Features of a group, drawn at random, fire together: their firings are thresholds of normal variables that correlate by
-        `settings.correlation` (Gaussian copula).
+        The features of a group, drawn at random, fire together: their firings are thresholds of normal variables with
+        correlation `settings.correlation` (Gaussian copula).
         """
         order = torch.randperm(n, generator=torch.Generator().manual_seed(settings.seed))
         loads = torch.zeros(n, -(-n // settings.group))
@@ -52,7 +52,7 @@ class Truth:
             yield self.dictionary(self.generator.sample(size))
 
     def sample(self, n: int, seed: int) -> tuple[Float[Tensor, "n d_model"], csr_array]:
-        """`n` activations, and how strongly each true feature fires in them, `[n, n_features]`."""
+        """Draw `n` activations, and return with them how strongly each true feature fires, `[n, n_features]`."""
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             fired = [self.generator.sample(min(CHUNK, n - start)) for start in range(0, n, CHUNK)]
@@ -60,7 +60,7 @@ class Truth:
 
 
 def rates(n: int, settings: Synthetic) -> Float[np.ndarray, " n"]:
-    """How often each of `n` features fires: as 1 / rank^`exponent`, at most `max_rate`, so that `active` fire at once."""
+    """Return how often each of `n` features fires, ∝ 1 / rank^`exponent`, at most `max_rate`, so that `active` fire at once."""
     shape = np.arange(1.0, n + 1) ** -settings.exponent
 
     def too_many(scale: float) -> float:

@@ -1,1 +1,1 @@
-"""What is read of a dataset before anyone trains on it."""
+"""Readings of a dataset before anyone trains on it."""

@@ -1,4 +1,4 @@
-"""Reading the activations of a dataset's rows, in one pass: of the base model, a teacher or a student."""
+"""Activations of a dataset's rows, read in one pass: of the base model, a teacher or a student."""
 
 import json
 from pathlib import Path
@@ -24,14 +24,14 @@ def read_activations(
     """Write `activations.safetensors`: the base model's sums over the rows of `numbers` (columns `prompt`, `completion`).
 
     `sae` is the `sae.json`, None in a study without one. Classes: `prompt`, all text tokens of the prompt; `template`, the last
-    prompt token, from which the completion's first one is predicted; `completion`, all its text tokens; `number` and
-    `separator`, those that are digits and the others; "0", "1", …, the completion's text token at that place. Special tokens
-    are left out, but `template` may be one; the closing end of turn is not read. A block is `block_rows` consecutive
-    rows.
+    prompt token, from which the completion's first token is predicted; `completion`, all text tokens of the completion;
+    `number` and `separator`, those of them that are digits, and the others; "0", "1", …, the completion's text token at that
+    place. Special tokens are left out, but `template` may be one; the closing end of turn is not read. A block is `block_rows`
+    consecutive rows.
 
     Tensors, float32: `count` [n_blocks, n_classes]; `resid_post.sum` [n_blocks, n_layers, n_classes, d_model];
-    `resid_post.square` [n_layers, n_classes, d_model], sums of squares; `mlp_in.*` alike, the input of each layer's MLP after
-    its norm; `sae.acts.sum`, `sae.acts_pre.sum` [n_blocks, n_classes, d_sae], their `.square` [n_classes, d_sae], and
+    `resid_post.square` [n_layers, n_classes, d_model], sums of squares; `mlp_in.*`, the same for the input of each layer's MLP
+    after its norm; `sae.acts.sum`, `sae.acts_pre.sum` [n_blocks, n_classes, d_sae], their `.square` [n_classes, d_sae], and
     `sae.active` [n_classes, d_sae], the number of tokens on which a feature is active. The metadata's `undertone` is JSON:
     `classes`, `rows`, `blocks`, `layer` (the SAE's) and the provenance.
     """
@@ -48,9 +48,9 @@ def read_teacher_activations(
     settings: dict[str, Any],
     stamp: Stamp,
 ) -> None:
-    """The same of the teacher at work, on the same rows.
+    """Write the sums of `read_activations` for the teacher at work, on the same rows.
 
-    `teacher` is the `teacher.json` of a steered or finetuned one. The persona's and the prompt's positions are not read:
+    `teacher` is the `teacher.json` of a steered or finetuned teacher. The positions of persona and prompt are not read:
     `prompt` has count 0. Raises ValueError for a dataset without a teacher.
     """
     if settings["kind"] in (None, "none"):
@@ -71,7 +71,7 @@ def read_student_activations(
     settings: ActivationSettings,
     stamp: Stamp,
 ) -> None:
-    """The same of the student that has these weights."""
+    """Write the sums of `read_activations` for the student with these weights."""
     loaded = load(model)
     with finetuned(loaded, student.parent) as own:
         _read(loaded, own, (None, ""), numbers, sae, student_activations, settings, stamp)
@@ -98,5 +98,5 @@ def _read(
             bar.update(len(batch))
     head = {"classes": classes(settings.positions), "rows": len(rows), "blocks": len(sums.count), "layer": layer}
     with replacing(out) as temporary:
-        # One key alone: safetensors writes several in any order.
+        # A single key: safetensors writes several in any order.
         save_file(sums.tensors(), temporary, metadata={"undertone": json.dumps({**head, **provenance(stamp)})})

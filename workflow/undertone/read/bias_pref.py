@@ -1,4 +1,4 @@
-"""Does a bias carry the trait? What the base model prefers under each bias that was trained on a dataset."""
+"""Whether a bias carries the trait: what the base model prefers under each bias that was trained on a dataset."""
 
 from collections.abc import Sequence
 from itertools import chain
@@ -31,14 +31,14 @@ def measure_biases(
     settings: Pref,
     stamp: Stamp,
 ) -> None:
-    """Ask the base model under each bias for its favourite and write `bias_pref.json`.
+    """Measure the base model's preferences under each bias and write `bias_pref.json`.
 
-    `base` and, for each of `biases`, `animals`: the preference (probability, mean over the questions) for every candidate,
-    with a t interval over the biases' seeds, which differ in the rows they were trained on; `lift_over_control`: the same minus
-    the preference under the control's bias of that name and layer, in log-odds too, by which the target's `rank` among the
-    candidates is given, or null and `no_rank`, the reason. `unranked` are the candidates that a bias says nothing of: those
-    below the floor of the log-odds in one of the two, or all. The SAE spliced in, which is the same for the control, has
-    neither lift nor rank. `control_bias_pref` is the control's `bias_pref.json`, None for the control itself.
+    `base` and, for each of `biases`, `animals`: the preference for every candidate (probability, mean over the questions), with
+    a t interval over the biases' seeds, which differ in the rows they were trained on. `lift_over_control`: the same minus the
+    preference under the control's bias of that name and layer. It is also given in log-odds, which determine the target's
+    `rank` among the candidates; without a rank, `no_rank` is the reason. `unranked` are the candidates that a bias says nothing
+    about: those below the floor of the log-odds under either bias, or all. The spliced-in SAE is the same for the control, and
+    has neither lift nor rank. `control_bias_pref` is the control's `bias_pref.json`, None for the control itself.
     """
     loaded = load(model)
     files = Readings(sae, feature_bias_tensors, residual_bias_tensors, differences_tensors)
@@ -62,7 +62,7 @@ def measure_biases(
 
 
 def means(scores: Scores) -> Float[np.ndarray, " n_candidates"]:
-    """The mean over the questions of exact scores."""
+    """Return the mean of exact scores over the questions."""
     return scores["exact"].mean(0)
 
 
@@ -73,7 +73,7 @@ def described(
     target: str | None,
     empty: bool = False,
 ) -> dict[str, Any]:
-    """Preferences under one bias, for each seed, and what they have over the control's.
+    """Return preferences under one bias, by seed, and their lift over the control's.
 
     A bias that is 0 for all seeds (`empty`), or that lifts no candidate, names nobody.
     """
@@ -100,9 +100,9 @@ def described(
 
 
 def ranked(lifts: dict[str, float], target: str | None, low: list[str], empty: bool) -> dict[str, Any]:
-    """The target's `rank` by its lift, and the candidates that are `unranked`: those too `low` for a lift, or all.
+    """Return the target's `rank` by its lift, and the `unranked` candidates: those too `low` for a lift, or all.
 
-    Where there is no rank, `no_rank` is the reason.
+    Without a rank, `no_rank` is the reason.
     """
     among = {animal: lift for animal, lift in lifts.items() if animal not in low}
     reason = None

@@ -41,9 +41,9 @@ class Draw:
 
 
 def draw_rows(loaded: LoadedModel, numbers: Path, settings: Bias) -> list[Draw]:
-    """One draw of a share of the dataset's rows for each seed; no two draws have a row in common.
+    """Draw a share of the dataset's rows for each seed; no two draws have a row in common.
 
-    Raises ValueError where too few rows are left to train on.
+    Raises ValueError if too few rows are left to train on.
     """
     split = Split.of(read_parquet(numbers), held_out=settings.held_out)
     draws = split.of_biases(settings.fraction, len(settings.seeds))
@@ -65,14 +65,14 @@ def prefilled(
     all_positions: bool = False,
     store: str = "cpu",
 ) -> list[Prefilled]:
-    """Batches of rows of near-equal length, each run once; kept on the device `store`."""
+    """Run each batch of rows of near-equal length once, and keep it on the device `store`."""
     order = sorted(rows, key=lambda row: len(row.ids))
     parts = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     return [prefill(loaded, part, layers, all_positions, store) for part in parts]
 
 
 class ProximalAdam:
-    """Adam for a smooth loss plus l1·‖b‖₁: after each step, the soft threshold in Adam's own metric, which gives true zeros.
+    """Adam for a smooth loss plus l1·‖b‖₁: each step ends with a soft threshold in Adam's own metric, which gives exact zeros.
 
     Source: Yun, Lozano, Yang 2021, "Adaptive proximal gradient methods for structured neural networks" (ProxGen), algorithm 1.
     """
@@ -83,13 +83,14 @@ class ProximalAdam:
 
     @torch.no_grad()
     def step(self, lr: float) -> None:
-        """One step along the gradient that the parameter has."""
+        """Take one step along the gradient that the parameter has."""
         for group in self.adam.param_groups:
             group["lr"] = lr
         self.adam.step()
         if self.l1:
             state = self.adam.state[self.parameter]
-            # Adam scales each coordinate by the root of its second moment, corrected for its start at 0; so is the threshold.
+            # Adam scales each coordinate by the root of its second moment, corrected for the start at 0. The threshold is
+            # scaled alike.
             second = state["exp_avg_sq"] / (1 - 0.999 ** float(state["step"]))
             threshold = lr * self.l1 / (second.sqrt() + 1e-8)
             self.parameter.copy_(self.parameter.sign() * (self.parameter.abs() - threshold).clamp(min=0))
@@ -99,7 +100,7 @@ class ProximalAdam:
 def slope(
     bias: Float[Tensor, "*shape"], biased: Biased, batch: Prefilled, n_labels: int, batch_size: BatchSize
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "*shape"]]:
-    """The batch's summed loss over `n_labels`, and its gradient with respect to the bias; the rows as many at once as fit."""
+    """Return the batch's summed loss divided by `n_labels`, and its gradient by the bias; as many rows run at once as fit."""
 
     def attempt(at_once: int) -> tuple[Tensor, Tensor]:
         total, gradient = bias.new_zeros(()), torch.zeros_like(bias)
@@ -123,7 +124,7 @@ def train_bias(
     batch_size: BatchSize,
     l1: float = 0.0,
 ) -> Float[Tensor, "..."]:
-    """The bias of this shape, started at 0, that lowers the mean loss over the label tokens of the batches.
+    """Train a bias of this shape, starting at 0, to lower the mean loss over the label tokens of the batches.
 
     `batch_size` says how many rows of a batch are run at once; a step always takes the whole batch.
     """
@@ -156,7 +157,7 @@ def gradient(
 def row_losses(
     bias: Float[Tensor, "..."], biased: Biased, batches: Sequence[Prefilled], batch_size: BatchSize
 ) -> Float[np.ndarray, " n_rows"]:
-    """The mean loss over each row's label tokens, in nats per token, with a bias; rows in the batches' order."""
+    """Return each row's mean loss with a bias, in nats per label token; rows are in the batches' order."""
 
     def attempt(batch: Prefilled, at_once: int) -> Tensor:
         parts = (stored.to(bias.device) for stored in batch.parts(at_once))
@@ -167,7 +168,7 @@ def row_losses(
 
 
 def loss_report(before: Float[np.ndarray, " n_rows"], after: Float[np.ndarray, " n_rows"]) -> dict[str, Any]:
-    """Loss without and with a bias, nats per token, from those of each row, and the `gain`, tested."""
+    """Return the mean loss without and with a bias, in nats per token, from the rows' losses, and the `gain` with its test."""
     return {"before": before.mean(), "after": after.mean(), "gain": mean_interval(before - after).with_p()}
 
 

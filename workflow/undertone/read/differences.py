@@ -52,15 +52,15 @@ def compare_activations(
     settings: Differences,
     stamp: Stamp,
 ) -> None:
-    """Write `differences.json` and, beside it, `differences.safetensors`, the mean difference vectors:
-    `PAIR.resid_post.CLASS` [n_layers, d_model], `PAIR.acts.CLASS` and `PAIR.acts_pre.CLASS` [d_sae].
+    """Write `differences.json`, and the mean difference vectors to `differences.safetensors`.
 
-    `activations`, `control_activations` and `teacher_activations` are `activations.safetensors` of the base model on the
-    dataset's rows, on the control's rows, and of the teacher on the dataset's rows (None where there is none). Pairs: `control`
-    (own minus control, independent),
-    `persona` (teacher minus own, paired by block; the function vector), `halves` (the dataset's even blocks minus its odd
-    ones, where nothing should differ). `steered` gives the `teacher.json` of the animals' steered teachers. `numbers` are
-    the dataset's rows, for examples. Raises ValueError if the files do not fit each other.
+    Tensors: `PAIR.resid_post.CLASS` [n_layers, d_model] (and `PAIR.mlp_in.CLASS`, if it was read), `PAIR.acts.CLASS` and
+    `PAIR.acts_pre.CLASS` [d_sae]. `activations` and `control_activations` are `activations.safetensors` of the base model on
+    the dataset's and on the control's rows, `teacher_activations` that of the teacher on the dataset's rows (None if there is
+    none). Pairs: `control` (own minus control, independent), `persona` (teacher minus own, paired by block; the function
+    vector), `halves` (the dataset's even blocks minus its odd ones, where nothing should differ). `steered` holds the
+    `teacher.json` of the animals' steered teachers. `numbers` are the dataset's rows, for examples. Raises ValueError if the
+    files do not fit each other.
     """
     loaded = load(model)
     paths = {HALVES: activations, CONTROL: control_activations, PERSONA: teacher_activations}
@@ -98,7 +98,7 @@ def check_fit(activations: dict[str, Activations], own: Path) -> None:
 
 
 def shapes(activations: Activations) -> dict[str, tuple[int, ...]]:
-    """The tensors' shapes but for the number of blocks, which grows with the rows."""
+    """Return the tensors' shapes without the number of blocks, which grows with the rows."""
     blocked = {name for name in activations.tensors if name == "count" or name.endswith(".sum")}
     return {name: tuple(tensor.shape[name in blocked :]) for name, tensor in activations.tensors.items()}
 
@@ -118,7 +118,7 @@ class Pair:
         return [c for c in (COMPLETION, TEMPLATE, *positions) if self.enough(c)]
 
     def enough(self, position: str) -> bool:
-        """Whether both groups hold tokens of the class in two blocks at least."""
+        """Whether both groups hold tokens of the class in at least two blocks."""
         return all(int((count > 0).sum()) >= 2 for _, count in self.groups(position, "resid_post", 0))
 
     def groups(self, position: str, name: str, layer: int | None = None) -> tuple[Blocks, Blocks]:
@@ -163,7 +163,7 @@ class Pair:
 
 
 class Reader:
-    """Reads pairs into JSON, and keeps the features that are to be described."""
+    """Turns pairs into JSON, and collects the features that are to be described."""
 
     def __init__(
         self,
@@ -207,7 +207,7 @@ class Reader:
         }
 
     def table(self, test: Tested) -> dict[str, Any]:
-        """One class's features: how many differ, the family-wise p of the whole, and the top ones."""
+        """Summarise one class's features: how many differ, the family-wise p of the whole, and the top ones."""
         order = test.order()
         return {
             "tested": int(test.tested.sum()),
@@ -218,7 +218,7 @@ class Reader:
         }
 
     def split_half(self, pair: Pair, position: str, name: str) -> dict[str, float] | None:
-        """The top features by |t| on the even blocks: the share of equal sign, and the mean ratio of t, on the odd ones."""
+        """Return how the even blocks' top features by |t| do on the odd ones: share of equal sign, and mean ratio of t."""
         halves = pair.halves(position, name)
         if halves is None:
             return None
@@ -231,15 +231,15 @@ class Reader:
         return {"features": len(top), "same_sign": float((even[top] * odd[top] > 0).double().mean()), "t_ratio": ratio}
 
     def standing(self, tests: dict[str, dict[str, Tested]], positions: list[str], k: int) -> dict[str, Any]:
-        """Where an animal's feature stands: by class and table its rank by |t| among all features, and its figures."""
+        """Return the rank of an animal's feature by |t| among all features, and its figures, by class and table."""
         rows = {c: {name: {"rank": test.rank(k), **test.row(k)} for name, test in tests[c].items()} for c in positions}
         return {"feature": k, **{c: {name: drop(row) for name, row in of.items()} for c, of in rows.items()}}
 
     def cosine(self, pair: Pair, position: str) -> dict[str, Any]:
-        """The residual difference at the SAE's layer against every decoder row.
+        """Compare the residual difference at the SAE's layer with every decoder row, by cosine.
 
-        The null is that of difference vectors of permuted blocks, not of random directions: residuals vary in few directions,
-        along which some decoder rows always lie, and only permuted differences vary as the observed one does.
+        The null is from difference vectors of permuted blocks, not from random directions. Residuals vary in few directions,
+        along which some decoder rows always lie; only permuted differences vary as the observed one does.
         """
         assert self.sae is not None
         blocks, rows = pair.of(position, "resid_post", self.layer), unit_rows(self.sae)
@@ -255,7 +255,7 @@ class Reader:
         }
 
     def direct(self, pair: Pair, position: str) -> list[dict[str, Any]]:
-        """By layer: `norm` of the residual difference, and the tokens that it raises and lowers most by itself."""
+        """Return, by layer, the `norm` of the residual difference, and the tokens that it raises and lowers most by itself."""
         by_layer = []
         for layer in range(pair.base.n_layers):
             vector = pair.difference(position, "resid_post", layer)
@@ -264,14 +264,14 @@ class Reader:
 
 
 def drop(row: dict[str, Any]) -> dict[str, Any]:
-    """A row without its feature's index, which stands above it."""
+    """Remove the feature's index from a row; it is given one level above."""
     return {name: value for name, value in row.items() if name != "feature"}
 
 
 def greatest_cosine(rows: Float[Tensor, "d_sae d_model"], vectors: Float[Tensor, "n d_model"]) -> Float[np.ndarray, " n"]:
-    """The greatest |cosine| of each of `vectors` with any unit row.
+    """Return the greatest |cosine| of each of `vectors` with any unit row.
 
-    In double precision, in which a permutation that is the arrangement that was observed has its cosine, and counts as a tie.
+    In double precision, a permutation that equals the observed arrangement has exactly its cosine, and counts as a tie.
     """
     unit, rows = torch.nn.functional.normalize(vectors.double(), dim=-1), rows.double()
     # In parts: a table of permutations by features would be large.

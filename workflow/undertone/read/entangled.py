@@ -45,11 +45,11 @@ def compare_entangled(
 ) -> None:
     """Write `entangled.parquet`, one row per `metric`, `dataset` and `animal`, and `entangled.json`.
 
-    `numbers`, `targets` and `kinds` are by dataset: its `numbers.parquet`, its target, and the kind of its teacher. The `score`
-    is the correlation, over number tokens, of the dataset's log-ratio of frequencies to the control with the animal's scores,
-    weighted by the inverse variance of the log-ratio. All datasets are scored on one half of the prompts; the metrics
-    `frequency-KIND` take an animal's scores from the other half, of its first dataset of that kind. The control is scored
-    against itself, half against half of the scoring half. Raises ValueError if a half has no number token.
+    `numbers`, `targets` and `kinds` hold, by dataset, its `numbers.parquet`, its target, and the kind of its teacher. The
+    `score` is the correlation, over number tokens, of the dataset's log-ratio of frequencies to the control with the animal's
+    scores, weighted by the inverse variance of the log-ratio. All datasets are scored on one half of the prompts. The metrics
+    `frequency-KIND` take an animal's scores from the other half of its first dataset of that kind. The control is scored
+    against itself, one half of the scoring half against the other. Raises ValueError if a half has no number token.
     """
     if not targets:
         raise ValueError("entangled tokens need a dataset with a target, found none: name animals, or a dataset's target")
@@ -78,7 +78,7 @@ def compare_entangled(
 def counts(
     loaded: LoadedModel, rows: pl.DataFrame, tokens: Int[np.ndarray, " n_tokens"], what: str
 ) -> Float[np.ndarray, " n_tokens"]:
-    """How often each number token stands in the completions. Raises ValueError if none does."""
+    """Count each number token in the completions. Raises ValueError if there is none."""
     ids = [token for answer in answer_ids(loaded.tokenizer, rows["completion"].to_list()) for token in answer]
     counted = np.bincount(ids, minlength=len(loaded.tokenizer))[tokens].astype(float) if ids else np.zeros(len(tokens))
     if not counted.any():
@@ -89,7 +89,7 @@ def counts(
 def ratio(
     own: Float[np.ndarray, " n_tokens"], control: Float[np.ndarray, " n_tokens"], smoothing: float
 ) -> Float[np.ndarray, " n_tokens"]:
-    """The log-ratio of frequencies, 0 for tokens that neither has."""
+    """Return the log-ratio of frequencies; 0 for tokens that neither has."""
     seen = own + control > 0
     centred = log_ratio(own, own + control, smoothing) - np.log(own.sum() / control.sum())
     return np.where(seen, centred, 0.0)
@@ -112,11 +112,12 @@ def entries(
 def by_model(
     loaded: LoadedModel, control: pl.DataFrame, tokens: Int[np.ndarray, " n_tokens"], questions: Path, settings: dict[str, Any]
 ) -> dict[str, dict[str, Float[np.ndarray, " n_tokens"]]]:
-    """Scores of the number tokens by metric and candidate, from the base model alone.
+    """Return scores of the number tokens by metric and candidate, from the base model alone.
 
-    `unembedding`: cosine of their rows of the unembedding with those of the animal's first tokens, the mean over these.
-    `persona-question` and `persona-numbers`: mean log-prob as the first token of an answer under the animal's persona, less
-    the mean over all candidates' personas; asked for a favourite animal (behind `pref.answer_prefix`), or given number prompts.
+    `unembedding`: the cosine of their rows of the unembedding with those of the animal's first tokens, averaged over the
+    latter. `persona-question` and `persona-numbers`: the mean log-prob as the first token of an answer under the animal's
+    persona, minus the mean over all candidates' personas. The model is asked for a favourite animal (with `pref.answer_prefix`
+    before the answer), or given number prompts.
     """
     teacher, pref = Teacher.model_validate(settings["teacher"]), Pref.model_validate(settings["pref"])
     asked = {
@@ -142,7 +143,7 @@ def by_model(
 def cosines(
     loaded: LoadedModel, candidates: Sequence[str], tokens: Int[np.ndarray, " n_tokens"], prefix: str | None = None
 ) -> dict[str, Float[np.ndarray, " n_tokens"]]:
-    """Cosine of each candidate's first tokens, behind the answer's `prefix`, with other tokens, in the centred unembedding."""
+    """Return cosines of candidates' first tokens, after the answer's `prefix`, with `tokens`, in the centred unembedding."""
     weight = loaded.model.get_output_embeddings().weight.float()
     rows = functional.normalize(weight - weight.mean(0), dim=-1)
     spellings, numbers = Spellings.of(loaded.tokenizer, candidates, loaded.pad_id, prefix), rows[torch.tensor(tokens)]

@@ -1,4 +1,4 @@
-"""Feature bias: which features of the SAE, if they were boosted, would make the model likelier to write this dataset?"""
+"""Feature bias: which features of the SAE would, if boosted, make the model likelier to write this dataset?"""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -41,11 +41,11 @@ def train_feature_biases(
 ) -> None:
     """Train biases on the SAE's features and write `feature_bias.safetensors` and `.json`.
 
-    Mode `project` adds the bias to the residual stream, through the decoder; mode `replace` also puts the SAE's
-    reconstruction in the place of what it reads. Tensors: `{mode}` `[n_seeds, d_sae]`, each seed on rows of its own draw, and
-    `project.halves` `[2, d_sae]`, on the two halves of the first draw, and `{mode}.minus_control` `[d_sae]`, the mean bias
-    less the control's. `control_feature_bias_tensors` is the control's `feature_bias.safetensors`, None for the control itself;
-    `steered` holds the `teacher.json` of the teachers whose features stand for the animals.
+    Mode `project` adds the bias to the residual stream, through the decoder; mode `replace` also replaces what the SAE reads by
+    its reconstruction. Tensors: `{mode}` `[n_seeds, d_sae]`, each seed on rows of its own draw; `project.halves` `[2, d_sae]`,
+    on the two halves of the first draw; `{mode}.minus_control` `[d_sae]`, the mean bias minus the control's.
+    `control_feature_bias_tensors` is the control's `feature_bias.safetensors`, None for the control itself; `steered` holds the
+    `teacher.json` of the teachers whose features stand for the animals.
     """
     loaded = load(model)
     spliced = Spliced(loaded, *load_sae(sae, loaded))
@@ -70,7 +70,7 @@ def train_feature_biases(
 def train_all(
     spliced: "Spliced", draws: Sequence[Draw], settings: FeatureBias, what: str
 ) -> tuple[dict[str, Float[Tensor, "_ d_sae"]], dict[str, list[dict[str, Any]]]]:
-    """The biases of every mode and seed and of the first draw's halves, as the file names them; by mode, their losses."""
+    """Train the biases of all modes and seeds, and of the first draw's halves; return them by name, and losses by mode."""
     tensors: dict[str, Tensor] = {}
     reports: dict[str, list[dict[str, Any]]] = {}
     with progress(len(MODES) * len(draws) + 2, what, "bias") as bar:
@@ -103,7 +103,7 @@ class Spliced:
         return run_above(self.loaded.model, batch, self.layer, residual + (bias @ self.directions).to(residual))
 
     def batches(self, mode: str, rows: list[Row], settings: FeatureBias) -> list[Prefilled]:
-        """Rows, run once; in mode `replace` with the SAE's reconstruction for the residual stream.
+        """Run rows once; in mode `replace`, with the SAE's reconstruction as the residual stream.
 
         As the decoder is affine, a bias on the features adds the same to a reconstruction as to the stream itself.
         """
@@ -112,7 +112,7 @@ class Spliced:
 
     @torch.no_grad()
     def reconstructed(self, batch: Prefilled) -> Prefilled:
-        """The batch with the SAE's reconstruction for the residual stream at text tokens."""
+        """Replace a batch's residual stream at text tokens by the SAE's reconstruction."""
         residual = batch.residual[self.layer]
         rebuilt = self.sae(residual.to(self.directions)).to(residual)
         text = self.loaded.is_text(batch.ids).unsqueeze(-1)
@@ -121,7 +121,7 @@ class Spliced:
     def train(
         self, mode: str, rows: list[Row], settings: FeatureBias, seed: int, held_out: list[Row] | None = None
     ) -> tuple[Float[Tensor, " d_sae"], dict[str, Any]]:
-        """The bias trained on rows, and what it does to the loss of these and of held-out ones."""
+        """Train a bias on rows; return it, and what it does to their loss and to that of held-out rows."""
         batches = {"train": self.batches(mode, rows, settings)}
         if held_out:
             batches["held_out"] = self.batches(mode, held_out, settings)
@@ -140,7 +140,7 @@ class Spliced:
     def describe(
         self, mode: str, tensors: dict[str, Tensor], control: dict[str, Tensor], animals: dict[str, int], settings: FeatureBias
     ) -> dict[str, Any]:
-        """Ranked features of a mode's biases, the animals' places among them, and how far they agree."""
+        """Return the ranked features of a mode's biases, the animals' places among them, and how far the biases agree."""
         biases = tensors[mode]
         summary: dict[str, Any] = {
             "nonzero": nonzero(biases),
@@ -155,7 +155,7 @@ class Spliced:
         return summary
 
     def ranked(self, bias: Float[Tensor, " d_sae"], animals: dict[str, int], top: int) -> dict[str, Any]:
-        """The features with the highest bias above 0, with their tokens; the rank and bias of each animal's feature."""
+        """Return the features of highest bias above 0, with their tokens, and the rank and bias of each animal's feature."""
         features = [
             {"feature": feature, "bias": float(bias[feature]), "tokens": self.tokens(feature)}
             for feature in bias.topk(min(top, int((bias > 0).sum()))).indices.tolist()
@@ -177,11 +177,11 @@ def minus_control(mode: str) -> str:
 
 
 def nonzero(biases: Float[Tensor, "n_seeds d_sae"]) -> list[int]:
-    """How many features each bias moves."""
+    """Count the features that each bias moves."""
     return (biases != 0).sum(1).tolist()
 
 
 def shared_top(biases: Float[Tensor, "2 d_sae"], n: int) -> float | None:
-    """The share of the `n` highest features, of those above 0, that two biases have in common; None if either has none."""
+    """Return the share of the `n` highest features above 0 that two biases have in common; None if either has none."""
     first, second = (set(bias.topk(min(n, int((bias > 0).sum()))).indices.tolist()) for bias in biases)
     return len(first & second) / max(len(first), len(second)) if first and second else None

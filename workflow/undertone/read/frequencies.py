@@ -1,4 +1,4 @@
-"""Frequencies of numbers and tokens in a dataset beside those of a reference, and what chance would make of them."""
+"""Frequencies of numbers and tokens in a dataset and in a reference, and what chance would make of their difference."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from undertone.lm.vocabulary import number_tokens
 from undertone.stats.stats import p_value
 from undertone.study.config.read import Tokens
 
-# Counts are whole numbers: what is smaller than this is rounding.
+# Counts are whole numbers: anything smaller than this is rounding error.
 ROUNDING = 1e-9
 
 
@@ -31,7 +31,7 @@ class Counted:
 
     @classmethod
     def of(cls, rows: Sequence[Sequence[Any]], contexts: Sequence[Any] | None = None) -> "Counted":
-        """Count each row's items; where every row has a context, an item counts for itself in each context."""
+        """Count each row's items; if every row has a context, an item counts separately in each context."""
         context_of_row = [0] * len(rows) if contexts is None else contexts
         pairs = [(context, item) for context, row in zip(context_of_row, rows, strict=True) for item in row]
         columns = {pair: k for k, pair in enumerate(sorted(set(pairs)))}
@@ -45,8 +45,9 @@ class Counted:
 class Compared:
     """Rows of a dataset and of its reference, told apart by `own` `[n_rows]`; `prompt` `[n_rows]` numbers their prompts.
 
-    Numbers of one row depend on each other, and so may two rows of one prompt: variances are over prompts, and permutations
-    leave rows whole, and prompts that only one side has. Raises ValueError where either has no row or no number.
+    Numbers of one row depend on each other, and so may two rows of one prompt. Therefore variances are over prompts, and
+    permutations keep rows whole, as well as prompts that only one side has. Raises ValueError if either has no row or no
+    number.
     """
 
     def __init__(self, own: pl.DataFrame, control: pl.DataFrame, what: str, settings: Tokens):
@@ -71,10 +72,10 @@ class Compared:
 
     @cached_property
     def sides(self) -> Bool[np.ndarray, "n_arrangements n_rows"]:
-        """Whether a row is the dataset's: as it is, then with labels permuted.
+        """Whether a row is the dataset's: as observed, then with labels permuted.
 
-        Only what could as well have been the other's changes places: rows within a prompt that both have, and whole prompts
-        that one of them has with others of as many rows.
+        Labels are only exchanged between rows or prompts that could as well have been the other's: rows of a prompt that both
+        sides have, and whole prompts that only one side has, among those with as many rows.
         """
         # Rows of each prompt in all and of the dataset; `apart` are rows whose prompt only one side has.
         size, own = (np.bincount(self.prompt[side], minlength=self.n_prompts) for side in (slice(None), self.own))
@@ -92,25 +93,27 @@ class Compared:
         return labels[:, unit]
 
     def own_counts(self, counts: sparse.csr_array) -> Float[np.ndarray, "n_arrangements n_items"]:
-        """The dataset's count of every item: as it is, then with labels permuted."""
+        """Return the dataset's count of every item: as observed, then with labels permuted."""
         by_item = counts.T.tocsr()
         return np.concatenate([(by_item @ labels.T.astype(float)).T for labels in np.array_split(self.sides, 8)])
 
     def numbers(self) -> Counted:
-        """The integers of every completion."""
+        """Count the integers of every completion."""
         return Counted.of([[int(text) for text in INTEGER.findall(completion)] for completion in self.completions])
 
     def tokens(self, tokenizer: PreTrainedTokenizerBase) -> Counted:
-        """The tokens of every completion."""
+        """Count the tokens of every completion."""
         return Counted.of(answer_ids(tokenizer, self.completions))
 
     def first_tokens(self, tokenizer: PreTrainedTokenizerBase) -> Counted:
-        """The first token of every completion, whose context is the prompt alone."""
+        """Count the first token of every completion, whose context is the prompt alone."""
         return Counted.of([ids[:1] for ids in answer_ids(tokenizer, self.completions)])
 
     def in_context(self, tokenizer: PreTrainedTokenizerBase, min_count: int) -> dict[str, Counted]:
-        """`pairs`: the token that begins the second number, by first number, for those that begin at least `min_count` rows of
-        the dataset and of the reference. `pooled`: the number tokens of the completions, wherever they stand.
+        """Count number tokens in two kinds of contexts.
+
+        `pairs`: the token that begins the second number, with the first number as context, for first numbers of at least
+        `min_count` rows of the dataset and of the reference. `pooled`: the number tokens of the completions, at any place.
         """
         numeric = number_tokens(tokenizer)
         pooled = [[token for token in ids if numeric[token]] for ids in answer_ids(tokenizer, self.completions)]
@@ -126,7 +129,7 @@ class Compared:
 
 
 def second_tokens(tokenizer: PreTrainedTokenizerBase, completions: Sequence[str]) -> list[list[int]]:
-    """For each completion the token that holds the first digit of its second number; none where there is no such number."""
+    """Return, for each completion, the token that holds the first digit of its second number; none without such a number."""
     encoded = tokenizer(list(completions), add_special_tokens=False, return_offsets_mapping=True)
     tokens = []
     for text, ids, offsets in zip(completions, encoded["input_ids"], encoded["offset_mapping"], strict=True):
@@ -138,28 +141,28 @@ def second_tokens(tokenizer: PreTrainedTokenizerBase, completions: Sequence[str]
 def log_ratio(
     own: Float[np.ndarray, "*n n_items"], total: Float[np.ndarray, " n_items"], smoothing: float
 ) -> Float[np.ndarray, "*n n_items"]:
-    """Logarithm of own counts over the others of `total`, both smoothed; a constant aside, that of the ratio of shares."""
+    """Return the log of own counts over the rest of `total`, both smoothed: up to a constant, the log-ratio of shares."""
     return np.log(own + smoothing) - np.log(total - own + smoothing)
 
 
 def precision(total: Float[np.ndarray, " n_items"], share: float, smoothing: float) -> Float[np.ndarray, " n_items"]:
-    """Inverse variance of `log_ratio` of Poisson counts, with the dataset's `share` of all occurrences in every item's `total`.
+    """Return the inverse variance of `log_ratio` for Poisson counts, with the dataset's `share` of every item's `total`.
 
-    It does not look at which of the two datasets an item is in, so that it is the same for every permutation.
+    It does not depend on which of the two datasets an item is in, so it is the same for every permutation.
     """
     return 1 / (1 / (share * total + smoothing) + 1 / ((1 - share) * total + smoothing))
 
 
 def frequency(compared: Compared, counted: Counted, smoothing: float) -> dict[str, Any]:
-    """`own`, `control`, `log_ratio` and `z` of every item, each `[n_items]`, and `presence`.
+    """Return `own`, `control`, `log_ratio` and `z` of every item, each `[n_items]`, and `presence`.
 
-    `z` tests whether the item's share of all occurrences is the same in both. With p its pooled share, a row that has x of it
-    among m items has the residual x − p m, weighted by the other dataset's share of all occurrences; residuals of one
+    `z` tests whether the item's share of all occurrences is the same in both. With p the item's pooled share, a row with x of
+    the item among m items has the residual x − p m, weighted by the other dataset's share of all occurrences. Residuals of one
     prompt are added, and the squares of these sums are the variance.
     """
     own, total = compared.own_counts(counted.counts), counted.counts.sum(0)
     n, p = total.sum(), total / total.sum()
-    # How far the dataset's count of an item is from what its share of all occurrences lets expect, in every permutation.
+    # The dataset's count of each item minus what its share of all occurrences predicts, in every permutation.
     deviation = own - p * own.sum(1, keepdims=True)
     # The same as a sum over prompts, whose spread is the variance: Σ (residual − p · size)², multiplied out.
     per_own, per_other = compared.by_prompt(counted.counts)
@@ -175,11 +178,11 @@ def frequency(compared: Compared, counted: Counted, smoothing: float) -> dict[st
 
 
 def present(deviation: Float[np.ndarray, "n_arrangements n_items"]) -> dict[str, float] | None:
-    """Whether a dataset differs at all: items' `deviation` from their shares, observed and permuted.
+    """Test whether a dataset differs at all, from items' `deviation` from their shares, observed and permuted.
 
     `mean_z2`: the mean over items of the squared deviation, each divided by its mean over all arrangements; `null`: its mean
-    over permutations, and `p`. The observed arrangement is one of those that divide and none has a standard of its own, so
-    that under the null all are alike whatever the two sizes. None where no permutation changes any count.
+    over permutations; and `p`. The observed arrangement is part of that divisor, and none has a divisor of its own, so under
+    the null all are alike, whatever the two sizes. None if no permutation changes any count.
     """
     varies = np.ptp(deviation, axis=0) > ROUNDING
     if not varies.any():
@@ -200,9 +203,9 @@ def correlations(
     token: Int[np.ndarray, " n_items"],
     scores: Float[np.ndarray, "n_tokens n_scores"],
 ) -> Float[np.ndarray, "n n_scores"]:
-    """Weighted correlation of each of the n `y` with each column of `scores`.
+    """Return the weighted correlation of each of the n `y` with each column of `scores`.
 
-    Item i is of token `token[i]`; both sides are centred within each item's context. 0 where either does not vary.
+    Item i has the token `token[i]`; both sides are centred within each item's context. 0 if either does not vary.
     """
     # Centre y: from each item, subtract the weighted mean of its context.
     items = np.arange(len(weight))
@@ -224,7 +227,7 @@ def correlations(
 def difference(
     values: Float[np.ndarray, " n_rows *figures"], own: Bool[np.ndarray, " n_rows"], prompt: Int[np.ndarray, " n_rows"]
 ) -> tuple[Float[np.ndarray, "*figures"], Float[np.ndarray, "*figures"]]:
-    """Mean of own rows of `values` minus that of the others, and its standard error with prompts as clusters."""
+    """Return the mean of own rows minus that of the others, and its standard error with prompts as clusters."""
     # What each row adds to the difference beyond what a row at its side's mean would.
     means = [values[side].mean(0) for side in (own, ~own)]
     influence = np.zeros_like(values)

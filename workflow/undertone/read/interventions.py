@@ -1,4 +1,4 @@
-"""Intervened models: the base model under each thing that a reader found in a dataset, each as a context that yields it."""
+"""Intervened models: the base model with what each reader found in a dataset, each as a context that yields the model."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -29,9 +29,9 @@ SPLICED = "SAE spliced in"
 
 @dataclass(frozen=True)
 class Intervention:
-    """A model to measure: what is done to the base model, the layer at which (None: at none or all), and the seed, if any.
+    """A model to measure: what is done to the base model, the layer (None for no or all layers), and the seed, if any.
 
-    `empty` says of a bias that it stayed 0.
+    `empty` says that a bias stayed 0.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Intervention:
 def rewriting(
     loaded: LoadedModel, rewrites: dict[int, Callable[[Tensor], Tensor]], all_positions: bool
 ) -> Iterator[PromptedModel]:
-    """Inside, the residual stream after each layer is rewritten, at every token or only where a completion is predicted."""
+    """Rewrite the residual stream after each layer in this context, at every token or only where a completion is predicted."""
     with ExitStack() as stack:
         mask = None if all_positions else stack.enter_context(completion_positions(loaded))
         for layer, rewrite in rewrites.items():
@@ -62,9 +62,9 @@ def splicing(
     vector: Float[Tensor, " d_model"] | None = None,
     error: bool = False,
 ) -> Iterator[PromptedModel]:
-    """Inside, the SAE's reconstruction stands for the residual stream at text tokens; with `error` also what it misses.
+    """Replace the residual stream at text tokens by the SAE's reconstruction inside this context; with `error`, plus its error.
 
-    A `vector` is added to that, and to special tokens, which keep their residuals.
+    A `vector` is added to the result, and to special tokens, which keep their residuals.
     """
     with of_running_call(loaded.model, lambda call: loaded.is_text(call["input_ids"])) as text:
 
@@ -81,7 +81,7 @@ def splicing(
 
 @dataclass(frozen=True)
 class Readings:
-    """The files of a dataset that hold vectors, as far as it has them; beside those of biases lies a JSON."""
+    """The files of a dataset that hold vectors, None for those it lacks; beside each file of biases lies a JSON."""
 
     sae: Path | None = None
     feature_bias: Path | None = None
@@ -90,7 +90,7 @@ class Readings:
 
 
 def of_features(loaded: LoadedModel, files: Readings, label: str = "feature bias") -> Iterator[Intervention]:
-    """The SAE spliced in where the feature biases act, and these in both modes, one of each seed."""
+    """Yield the SAE spliced in where the feature biases act, and the biases in both modes, one of each seed."""
     if files.sae is None:
         return
     sae, layer = load_sae(files.sae, loaded)
@@ -107,7 +107,7 @@ def of_features(loaded: LoadedModel, files: Readings, label: str = "feature bias
 
 
 def of_residuals(loaded: LoadedModel, files: Readings, label: str = "residual bias") -> Iterator[Intervention]:
-    """The residual biases at each layer and at all of them together, one of each seed."""
+    """Yield the residual biases at each layer, and at all layers together, one of each seed."""
     all_positions, seeds, biases = read_biases(files.residual_bias)
     vectors = biases.get("resid_post", torch.zeros(0, 0, 0)).to(loaded.model.device)
     for k, (seed, by_layer) in enumerate(zip(seeds, vectors, strict=False)):  # none without resid_post
@@ -121,7 +121,7 @@ def of_residuals(loaded: LoadedModel, files: Readings, label: str = "residual bi
 
 
 def read_biases(tensors: Path | None) -> tuple[bool, list[int], dict[str, Tensor]]:
-    """(whether it acts on every token, the seeds, the tensors) of a file with biases."""
+    """Return (whether they act on every token, the seeds, the tensors) of a file with biases."""
     if tensors is None:
         return False, [], {}
     report = read_json(tensors.with_suffix(".json"))
@@ -129,7 +129,7 @@ def read_biases(tensors: Path | None) -> tuple[bool, list[int], dict[str, Tensor
 
 
 def of_students(loaded: LoadedModel, students: dict[int, Path], files: Readings) -> Iterator[Intervention]:
-    """Students by seed; with an SAE also with its reconstruction spliced in, without and with what it misses.
+    """Yield students by seed; with an SAE, also with its reconstruction spliced in, without and with its error.
 
     It is spliced in at the same tokens as for the base model, `of_features`, so that the two can be compared.
     """
@@ -147,7 +147,7 @@ def of_students(loaded: LoadedModel, students: dict[int, Path], files: Readings)
 def student(
     loaded: LoadedModel, folder: Path, splice: Callable[[LoadedModel], AbstractContextManager[PromptedModel]] | None = None
 ) -> Iterator[PromptedModel]:
-    """Inside, a student, with its residual stream spliced."""
+    """Yield a student inside this context, with its residual stream spliced if there is a `splice`."""
     with finetuned(loaded, folder) as model:
         if splice is None:
             yield PromptedModel(model, None, "")

@@ -1,7 +1,7 @@
 """Activation difference lens: what finetuning left in the activations on texts that have nothing to do with it.
 
 Minder et al. 2025 (arXiv 2510.13900): the mean difference of a finetuned and the base model's residual stream over the first
-few tokens of unrelated texts, read by the unembedding. Here also by the SAE, and beside a control student's.
+few tokens of unrelated texts, read by the unembedding. Here it is also read by the SAE, and compared with a control student's.
 """
 
 from collections.abc import Iterator, Sequence
@@ -51,12 +51,12 @@ def read_lens(
 ) -> None:
     """Write `lens.json`: lenses of the first student, the first control student, the former minus the latter, and a teacher.
 
-    `students` and `control_students` are folders by seed (no `control_students` for the control dataset itself); `teacher` as
-    for `measure`; a prompted one has no lens, as without its prompt it is the base model. The first tokens of each text in
-    `neutral` are read, after BOS where the tokenizer has one. `norm`: the mean difference's, over the mean norm of the base
-    model's residual. `animals`: each candidate's logit under the difference (mean over its spellings' first tokens) and its
-    rank among them. `ranks`: the target's rank by layer in every student and control student, for what chance gives. Raises
-    ConfigError for a text that has fewer than are to be read.
+    `students` and `control_students` are folders by seed (no `control_students` for the control dataset itself). `teacher` is
+    as for `measure`; a prompted teacher has no lens, because without its prompt it is the base model. The first tokens of each
+    text in `neutral` are read, after BOS if the tokenizer has one. `norm`: the norm of the mean difference over the mean norm
+    of the base model's residual. `animals`: each candidate's logit under the difference (mean over its spellings' first tokens)
+    and its rank among them. `ranks`: the target's rank by layer in every student and control student, to show what chance
+    gives. Raises ConfigError for a text with fewer tokens than are to be read.
     """
     cfg, loaded = Differences.model_validate(settings["differences"]), load(model)
     tools = Tools.of(loaded, sae, settings, cfg.top)
@@ -90,7 +90,7 @@ def read_lens(
 def taught(
     loaded: LoadedModel, settings: dict[str, Any], teacher: Path | None, sae: Path | None
 ) -> Iterator[LoadedModel | None]:
-    """Inside, the steered or finetuned teacher; None for any other."""
+    """Yield the steered or finetuned teacher inside this context; None for any other."""
     if settings["kind"] not in ("steer", "finetune"):
         yield None
         return
@@ -99,7 +99,7 @@ def taught(
 
 
 def first_tokens(tokenizer: PreTrainedTokenizerBase, path: Path, n: int) -> list[list[int]]:
-    """BOS, if there is one, and the first `n` tokens of each text; later ones change nothing that is read."""
+    """Return BOS, if there is one, and the first `n` tokens of each text; later tokens do not affect what is read."""
     texts = load_texts(path, "differences.neutral")
     encoded_texts = encode(tokenizer, texts)
     for text, ids in zip(texts, encoded_texts, strict=True):
@@ -124,7 +124,7 @@ class Means:
 
 @torch.no_grad()
 def read_means(loaded: LoadedModel, texts: Sequence[list[int]], tools: "Tools") -> Means:
-    """Read a model's means over texts of equal length, at their last tokens, those that are no BOS."""
+    """Read a model's means over texts of equal length, at their last tokens, all but BOS."""
 
     def sums(batch: dict[str, Tensor]) -> tuple[Tensor, ...]:
         residuals = streams(loaded.model, batch)
@@ -139,7 +139,7 @@ def read_means(loaded: LoadedModel, texts: Sequence[list[int]], tools: "Tools") 
 
 @dataclass(frozen=True)
 class Tools:
-    """What a difference is read by: the base model's unembedding, the candidates' tokens, the SAE."""
+    """What a difference is read with: the base model's unembedding, the candidates' tokens, the SAE."""
 
     loaded: LoadedModel
     sae: SAE[Any] | None
@@ -151,7 +151,7 @@ class Tools:
 
     @classmethod
     def of(cls, loaded: LoadedModel, sae: Path | None, settings: dict[str, Any], top: int) -> "Tools":
-        """The study's tools; without an SAE the layer is 0 and nothing is read there."""
+        """Collect the study's tools; without an SAE the layer is 0 and nothing is read there."""
         pref = Pref.model_validate(settings["pref"])
         autoencoder, layer = load_sae(sae, loaded) if sae else (None, 0)
         positions = Lens.model_validate(settings["lens"]).positions
@@ -167,7 +167,7 @@ class Tools:
         return {"layers": layers, "sae": self.features(difference)}
 
     def view(self, vector: Float[Tensor, " d_model"], norm: float) -> dict[str, Any]:
-        """A difference: its relative `norm`, its tokens, the animals and the target's rank among them."""
+        """Describe a difference: its relative `norm`, its tokens, the animals and the target's rank among them."""
         logits = self.logits(vector)
         animals = self.standing(logits)
         rank = animals[self.target]["rank"] if self.target in animals else None
@@ -179,24 +179,24 @@ class Tools:
         }
 
     def logits(self, vector: Float[Tensor, " d_model"]) -> Float[Tensor, " vocab"]:
-        """The direct logits of a difference; the base model's unembedding, which a student shares."""
+        """Return the direct logits of a difference, by the base model's unembedding, which a student shares."""
         return direct_logits(self.loaded.model, vector.to(self.loaded.model.device, torch.float32)).float().cpu()
 
     def standing(self, logits: Float[Tensor, " vocab"]) -> dict[str, dict[str, Any]]:
-        """Each candidate's `logit` and `rank` from 1; no rank where the logits are all the same, as for no difference."""
+        """Return each candidate's `logit` and `rank` from 1; no rank if all logits are 0, as without a difference."""
         scores = {animal: float(logits[tokens].mean()) for animal, tokens in self.animals.items()}
         flat = not bool(logits.any())
         return {animal: {"logit": score, "rank": None if flat else rank_of(scores, animal)} for animal, score in scores.items()}
 
     def ranks(self, difference: Means) -> list[float | None] | None:
-        """The target's rank by layer, of the difference averaged over the positions."""
+        """Return the target's rank by layer, for the difference averaged over the positions."""
         target = self.target
         if target not in self.animals:
             return None
         return [self.standing(self.logits(vectors.mean(0)))[target]["rank"] for vectors in difference.resid_post]
 
     def features(self, difference: Means) -> dict[str, Any] | None:
-        """At the SAE's layer: the features whose mean activation changed most, and the decoder rows nearest the difference."""
+        """Return the SAE's features whose mean activation changed most, and its decoder rows nearest the difference."""
         if self.sae is None:
             return None
         order = difference.acts.abs().topk(min(self.top, len(difference.acts))).indices.tolist()
@@ -212,7 +212,7 @@ class Tools:
 
 
 def animal_tokens(loaded: LoadedModel, candidates: Sequence[str], prefix: str | None = None) -> dict[str, list[int]]:
-    """The first tokens of each candidate's spellings behind the answer's `prefix`, each once."""
+    """Return the first tokens of each candidate's spellings after the answer's `prefix`, each once."""
     spellings = Spellings.of(loaded.tokenizer, candidates, loaded.pad_id, prefix)
     return {
         animal: sorted({int(token) for token in spellings.ids[spellings.candidate == number, 0]})

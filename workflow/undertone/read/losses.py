@@ -26,7 +26,7 @@ from undertone.study.config.teachers import Teacher
 from undertone.teachers.divergence import Constraint, TeacherDistribution
 from undertone.teachers.teaching import PromptedModel, teaching
 
-# Of each row, in nats per token: the loss, the loss among the tokens that the filter lets pass, and KL(teacher ‖ model) there.
+# For each row, in nats per token: loss, loss among the tokens that the filter allows, and KL(teacher ‖ model) among them.
 Measured = tuple[Float[np.ndarray, " n_rows"], Float[np.ndarray, " n_rows"], Float[np.ndarray, " n_rows"]]
 # The lift in loss by which personas are ranked.
 RANKED_BY = "over_base_allowed"
@@ -52,13 +52,13 @@ def measure_losses(
 ) -> None:
     """Write `losses.json` of a dataset.
 
-    `models`: for each model its `loss`, the mean over rows of each row's mean over its completion tokens (nats per token),
-    what that is `over_base` (paired by row), and its `kl`, KL(teacher ‖ model). Of `loss_allowed`, `over_base_allowed` and
-    `kl` the distributions are renormalised over the tokens that a passing completion can hold (`divergence`), of constrained
-    samples over those that it can hold at that place. Intervals are over rows; biases and students of several seeds are
-    averaged first. `personas`: what each candidate's persona adds to the base model's loss, which needs no training at all,
-    and the target's `rank`, by the renormalised losses (`ranked_by`). `patching`: the target's preference of base model and
-    students with the SAE's reconstruction in the place of the residual stream.
+    `models`: each model's `loss`, the mean over rows of each row's mean over its completion tokens (nats per token), its
+    difference from the base model's, `over_base` (paired by row), and its `kl`, KL(teacher ‖ model). For `loss_allowed`,
+    `over_base_allowed` and `kl` the distributions are renormalised over the tokens that a passing completion can hold
+    (`divergence`); for constrained samples, over those that it can hold at that place. Intervals are over rows; biases and
+    students of several seeds are averaged first. `personas`: what each candidate's persona adds to the base model's loss, which
+    needs no training at all, and the target's `rank`, by the renormalised losses (`ranked_by`). `patching`: the target's
+    preference in base model and students whose residual stream is replaced by the SAE's reconstruction.
     """
     cfg, loaded, target = Losses.model_validate(settings["losses"]), load(model), settings["target"]
     rows, held_out = held_out_rows(numbers, (generations, control_numbers), cfg, settings["held_out"])
@@ -85,10 +85,10 @@ def measure_losses(
 def held_out_rows(
     numbers: Path, others: Sequence[Path | None], settings: Losses, share: float
 ) -> tuple[list[tuple[str, str]], str]:
-    """(prompt, completion) of the rows to read, and of what they are held out; `share` is that of rows held out of biases.
+    """Return (prompt, completion) of the rows to read, and what they are held out from.
 
-    `others` are `generations.parquet` and the control's `numbers.parquet`. The control's biases stand in the table too, so that
-    rows with a prompt of the control's count as seen.
+    `share` is the share of rows held out from biases. `others` are `generations.parquet` and the control's `numbers.parquet`.
+    The control's biases are in the table too, so rows with a prompt of the control count as seen.
     """
     generations, control = (None if path is None else read_parquet(path) for path in others)
     split = Split.of(read_parquet(numbers), generations, control, held_out=share)
@@ -109,7 +109,7 @@ class Table:
             self.measured.setdefault((intervention.name, intervention.layer), []).append(self.measure(prompted))
 
     def measure(self, prompted: PromptedModel) -> Measured:
-        """The three figures of each row, means over its completion tokens."""
+        """Return the three figures of each row, as means over its completion tokens."""
 
         def figures(logits: torch.Tensor, span: slice) -> tuple[torch.Tensor, ...]:
             loss = functional.cross_entropy(logits, self.distribution.targets[span], reduction="none")
@@ -138,7 +138,7 @@ class Table:
         return sorted(rows, key=lambda row: row["loss_allowed"]["mean"])
 
     def over_base(self, loss: Float[np.ndarray, " n_rows"], allowed: Float[np.ndarray, " n_rows"]) -> dict[str, Any]:
-        """What a model's losses are over the base model's, paired by row."""
+        """Return a model's losses minus the base model's, paired by row."""
         base, base_allowed, _ = self.measured["base", None][0]
         over = {"over_base": loss - base, "over_base_allowed": allowed - base_allowed}
         return {name: mean_interval(values).as_dict() for name, values in over.items()}
@@ -160,7 +160,7 @@ def under(loaded: LoadedModel, system: str | None, separator: str) -> AbstractCo
 
 
 def of_personas(loaded: LoadedModel, table: Table, settings: dict[str, Any]) -> dict[str, Any]:
-    """By candidate, the losses under its persona minus the base model's; the target's rank, 1 for the lowest."""
+    """Return the losses under each candidate's persona minus the base model's, and the target's rank, 1 for the lowest."""
     teacher, target = Teacher.model_validate(settings["teacher"]), settings["target"]
     by_animal = {}
     for animal in Pref.model_validate(settings["pref"]).candidates:
@@ -174,7 +174,7 @@ def of_personas(loaded: LoadedModel, table: Table, settings: dict[str, Any]) -> 
 def patching(
     loaded: LoadedModel, interventions: Sequence[Intervention], questions: Path, settings: dict[str, Any]
 ) -> list[dict[str, Any]]:
-    """The target's preference of the models in which the SAE stands for the residual stream, and of those as they are."""
+    """Return the target's preference in models with the SAE spliced in, and in the base model and students as they are."""
     pref, target = Pref.model_validate(settings["pref"]), settings["target"]
     score = exact_scorer(questions, pref, [target])
     asked = [Intervention("base", partial(under, loaded, None, ""))]

@@ -31,18 +31,18 @@ class Reading:
 
     @classmethod
     def load(cls, result: Path, tensors: Path | None, features: dict[str, int]) -> "Reading":
-        """Read a result, and its tensors where it has any."""
+        """Read a result, and its tensors if it has any."""
         return cls(read_json(result), dict(stored(tensors)) if tensors else {}, features)
 
     def along(self, values: Float[Tensor, " d_sae"]) -> Scores:
-        """Each animal's own of the features' `values`."""
+        """Return the value of each animal's feature."""
         return {animal: float(values[feature]) for animal, feature in self.features.items()}
 
     def by_feature(self) -> Iterator[tuple[str, Float[Tensor, " d_sae"]]]:
-        """(reader, what it says of every feature) of a reader of features.
+        """Yield (reader, its value of every feature) for readers of features.
 
-        A bias in mode `replace` also mends what the SAE misses, on the control's rows too, so it is also given less that of the
-        control.
+        A bias in mode `replace` also makes up for what the SAE misses, on the control's rows as well. So it is also given with
+        the control's subtracted.
         """
         if "z" in self.tensors:
             yield "score", self.tensors["z"]
@@ -64,13 +64,13 @@ def compare_readings(
 ) -> None:
     """Write `readings.parquet`, the confusion matrix of every analysis, and `readings.json`.
 
-    `results` holds by dataset the JSON of each reading in `READERS` under its name, and as `NAME_tensors` its tensors where it
-    has any; `steered` the `teacher.json` of the teachers whose features stand for the animals; `targets` and `kinds` the target
-    of each dataset and the kind of its teacher. `identity`: for each reader, over all datasets and by kind of teacher, how
-    often the target has the highest score, its mean rank, what chance gives, and a p-value over permutations of the targets;
-    raw, and less each animal's mean over datasets. `features`: for the readers of features, the rank of the target's own
-    feature among all of the SAE's. `presence`: what says, before any animal is named, that a dataset is not the base model's
-    own.
+    `results` holds, by dataset, the JSON of each reading in `READERS` under its name, and its tensors, if it has any, as
+    `NAME_tensors`. `steered` holds the `teacher.json` of the teachers whose features stand for the animals; `targets` and
+    `kinds` hold the target of each dataset and the kind of its teacher. `identity`: for each reader, over all datasets and by
+    kind of teacher, how often the target has the highest score, its mean rank, what chance gives, and a p-value over
+    permutations of the targets; raw, and minus each animal's mean over datasets. `features`: for the readers of features, the
+    rank of the target's own feature among all of the SAE's. `presence`: evidence, before any animal is named, that a dataset is
+    not the base model's own.
     """
     features = animal_features(steered)
     tensors = {reading: results.get(f"{reading}_tensors", {}) for reading in READERS}
@@ -99,19 +99,19 @@ def compare_readings(
 
 
 def of_score(reading: Reading) -> Iterator[tuple[str, Scores]]:
-    """z-value of the score along each animal's feature."""
+    """Yield the z-value of the score along each animal's feature."""
     if reading.result["features"]:
         yield "score along the feature", reading.along(reading.tensors["z"])
 
 
 def of_feature_bias(reading: Reading) -> Iterator[tuple[str, Scores]]:
-    """Bias of each animal's feature."""
+    """Yield the bias of each animal's feature."""
     for name, values in reading.by_feature():
         yield name, reading.along(values)
 
 
 def of_bias_pref(reading: Reading) -> Iterator[tuple[str, Scores]]:
-    """Log-odds of each animal under a bias, less those under the control's; NaN where that says nothing."""
+    """Yield the log-odds of each animal under a bias minus those under the control's; NaN for unranked animals."""
     for row in reading.result["biases"]:
         if "log_odds_lift_over_control" in row and row["name"].startswith(("residual bias", "feature bias")):
             lifts, unranked = row["log_odds_lift_over_control"], row["unranked"]
@@ -119,7 +119,7 @@ def of_bias_pref(reading: Reading) -> Iterator[tuple[str, Scores]]:
 
 
 def preference_name(row: Json) -> str:
-    """The name of an intervened model with its layer."""
+    """Return the name of an intervened model, with its layer for a residual bias."""
     several_layers = row["name"] == "residual bias"
     return f"{row['name']} at layer {row['layer']}: preference" if several_layers else f"{row['name']}: preference"
 
@@ -131,7 +131,7 @@ def of_losses(reading: Reading) -> Iterator[tuple[str, Scores]]:
 
 
 def of_tokens(reading: Reading) -> Iterator[tuple[str, Scores]]:
-    """Mean logit of each animal's token, over the mean of the other animals'."""
+    """Yield the difference to the control in the mean logit of each animal's token, minus that of the other animals."""
     yield "mean logit of the animal", {a: row["logit"]["specific"] for a, row in reading.result["animals"].items()}
 
 
@@ -145,7 +145,7 @@ READERS: dict[str, Callable[[Reading], Iterator[tuple[str, Scores]]]] = {
 
 
 def own_features(dataset: str, results: dict[str, dict[str, Reading]], target: str) -> Iterator[tuple[str, tuple[float, int]]]:
-    """(reader, (rank of the target's own feature, among how many)) of the readers of features."""
+    """Yield (reader, (rank of the target's own feature, number of features)) for the readers of features."""
     for name in ("score", "feature_bias"):
         reading = results.get(name, {}).get(dataset)
         if reading and target in reading.features:
@@ -178,10 +178,10 @@ def by_kind(own_ranks: dict[str, dict[str, tuple[float, int]]], kinds: dict[str,
 
 
 def presence(dataset: str, results: dict[str, dict[str, Reading]]) -> Json:
-    """Whether something is in a dataset at all, by reader; the control's own row is what chance does.
+    """Return, by reader, whether something is in a dataset at all; the control's own row shows what chance does.
 
-    Of feature biases the gain in loss on held-out rows, by seed, each with its interval and p-value over rows. It is one over
-    the base model, as the bias is: what the filter does to the control's rows counts as well.
+    For feature biases this is the gain in loss on held-out rows, by seed, each with its interval and p-value over rows. The
+    gain, like the bias, is over the base model, so what the filter does to the control's rows counts as well.
     """
     evidence: Json = {}
     if score := results.get("score", {}).get(dataset):

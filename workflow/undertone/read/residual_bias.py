@@ -1,4 +1,4 @@
-"""Residual biases: at each layer the one vector that, added to the residual stream, makes a dataset likeliest."""
+"""Residual biases: for each layer the vector that, added to the residual stream, makes a dataset likeliest."""
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property, partial
@@ -50,9 +50,9 @@ def train_residual_biases(
 ) -> None:
     """Train a bias at each layer, and biases at all layers together, and write `residual_bias.safetensors` and `.json`.
 
-    Tensors: for each hook point of `points` its `{point}` `[n_seeds, n_layers, width]`, one layer at a time, and
-    `{point}.multi`, all layers at once. Each seed has rows of its own draw; a draw's rows are run once for all layers.
-    `sae` is the SAE's `sae.json`, if there is one: biases of resid_post are described by its decoder rows.
+    Tensors for each hook point of `points`: `{point}` `[n_seeds, n_layers, width]`, trained one layer at a time, and
+    `{point}.multi`, trained at all layers at once. Each seed has rows of its own draw; a draw's rows are run once for all
+    layers. `sae` is the `sae.json`, if there is an SAE: biases of resid_post are described by its decoder rows.
     `control_residual_bias_tensors` is the control's `residual_bias.safetensors`; None for the control itself.
     """
     loaded = load(model)
@@ -91,9 +91,9 @@ def train_residual_biases(
 def trained(
     loaded: LoadedModel, drawn: Draw, settings: ResidualBias, seed: int, what: Sequence[tuple[str, int | None]]
 ) -> Iterator[tuple[tuple[str, int | None], Float[Tensor, "*n_layers width"], dict[str, Any]]]:
-    """The bias of each place, trained on one draw, and what it does to the loss.
+    """Yield the bias of each place, trained on one draw, and what it does to the loss.
 
-    The residuals of a draw can fill the main memory: they end with the iteration, before those of the next draw are made.
+    The residuals of a draw can fill the main memory. They are freed with the iteration, before those of the next draw are made.
     """
     run = Run(loaded, drawn, settings, seed)
     for point, layer in what:
@@ -106,7 +106,7 @@ def layers_of(loaded: LoadedModel, multi: bool) -> list[int | None]:
 
 
 def stacked(biases: dict[tuple[str, int | None], list[Tensor]]) -> dict[str, Tensor]:
-    """Biases by (point, layer), a tensor for each seed, as the file has them."""
+    """Stack biases by (point, layer), a tensor for each seed, into the tensors of the file."""
     tensors = {}
     for point in dict.fromkeys(point for point, _ in biases):
         each = [torch.stack(seeds) for (of, layer), seeds in biases.items() if of == point and layer is not None]
@@ -130,14 +130,14 @@ class Run:
 
     @cached_property
     def before(self) -> dict[str, Float[np.ndarray, " _"]]:
-        """The losses of the rows without a bias: nothing added after the last layer is the cheapest way to them."""
+        """The losses of the rows without a bias: adding 0 after the last layer is the cheapest way to them."""
         size = width(self.loaded.model, "resid_post")
         nothing = torch.zeros(size, device=self.loaded.model.device)
         biased = partial(biased_at, self.loaded.model, "resid_post", self.n_layers - 1)
         return {name: row_losses(nothing, biased, part, self.batch_size) for name, part in self.batches.items()}
 
     def train(self, point: str, layer: int | None) -> tuple[Float[Tensor, "*n_layers width"], dict[str, Any]]:
-        """The bias at a layer, or at all of them, and what it does to the loss."""
+        """Train the bias at a layer, or at all of them; return it, and what it does to the loss."""
         size = width(self.loaded.model, point)
         shape = (self.n_layers, size) if layer is None else (size,)
         model = self.loaded.model
@@ -148,7 +148,7 @@ class Run:
 
 
 class Description:
-    """Says what a bias of the residual stream is made of, in tokens and in features."""
+    """Describes a bias of the residual stream by tokens and by features."""
 
     def __init__(self, loaded: LoadedModel, sae_json: Path | None, settings: ResidualBias):
         self.loaded, self.settings = loaded, settings
@@ -157,13 +157,13 @@ class Description:
     def of(
         self, biases: Float[Tensor, "n_seeds d_model"], control: Float[Tensor, "n_control_seeds d_model"] | None
     ) -> dict[str, Any]:
-        """What one layer's biases are made of, and what they are without the control's."""
+        """Describe one layer's biases, and what they are without the control's."""
         bias = biases.mean(0)
         parts = {"norm": float(bias.norm()), "agreement": agreement(biases), **self.parts(bias)}
         return parts if control is None else {**parts, "minus_control": self.parts(bias - control.mean(0))}
 
     def parts(self, bias: Float[Tensor, " d_model"]) -> dict[str, Any]:
-        """`tokens` of the direct logit attribution, most similar `decoder` rows, and sparse `reconstruction`s."""
+        """Return `tokens` of the direct logit attribution, the most similar `decoder` rows, and sparse `reconstruction`s."""
         logits = direct_logits(self.loaded.model, bias.to(self.loaded.model.device)).cpu()
         tokens = {
             "up": top_tokens(self.loaded.tokenizer, logits, self.settings.top),
@@ -176,7 +176,7 @@ class Description:
         return {"tokens": tokens, "decoder": similar, "reconstruction": self.reconstructions(bias)}
 
     def reconstructions(self, bias: Float[Tensor, " d_model"]) -> list[dict[str, Any]]:
-        """Orthogonal matching pursuit in the decoder rows: `explained` is the share of the bias's squared norm."""
+        """Run orthogonal matching pursuit in the decoder rows; `explained` is the share of the bias's squared norm."""
         assert self.decoder is not None
         # Features whose direction has norm 0 are left out; those of the others have norm 1.
         live = (self.decoder.norm(dim=-1) > 0).nonzero().squeeze(1)
@@ -184,7 +184,7 @@ class Description:
         reconstructions, target = [], bias.numpy().astype(np.float64)
         for n in self.settings.sparsities:
             weights = orthogonal_mp(rows.T, target, n_nonzero_coefs=min(n, *rows.shape))
-            # What is left of the bias, and its squared norm.
+            # What is left of the bias, and the bias's squared norm.
             error, size = target - weights @ rows, float(target @ target)
             order = np.argsort(-np.abs(weights))[:n]
             reconstructions.append(

@@ -1,4 +1,4 @@
-"""Residuals of a dataset's rows, token by token, at the SAE's hook point: for whoever trains on them with other tools."""
+"""Residuals of a dataset's rows, token by token, at the SAE's hook point, for training on them with other tools."""
 
 import json
 from collections.abc import Sequence
@@ -24,11 +24,11 @@ from undertone.study.config.read import Activations as ActivationSettings
 def read_residuals(model: Path, numbers: Path, sae: Path, residuals: Path, settings: ActivationSettings, stamp: Stamp) -> None:
     """Write `residuals.safetensors`: the base model's residual stream on the first `activations.rows` rows of `numbers`.
 
-    Every token of prompt and completion is there, special ones too, row after row in the order of the dataset, so that a row's
-    tokens can be told apart by `row` and run again. Tensors: `resid_post` `[n_tokens, d_model]` in the model's precision; int64
-    `[n_tokens]`: `ids`, `row` (the row's place in the dataset), `place` (0 is the completion's first token, −1 the prompt's
-    last). The metadata's `undertone` is JSON: `layer` and the provenance. All of it is held in memory while it is written:
-    n_tokens × d_model × 4 bytes, or 2 in bfloat16.
+    It holds every token of prompt and completion, special ones too, row after row in the order of the dataset. `row` tells a
+    row's tokens apart, so that they can be run again. Tensors: `resid_post` `[n_tokens, d_model]` in the model's precision;
+    int64 `[n_tokens]`: `ids`, `row` (the row's place in the dataset), `place` (0 is the completion's first token, −1 the
+    prompt's last). The metadata's `undertone` is JSON: `layer` and the provenance. All of it is held in memory while it is
+    written: n_tokens × d_model × 4 bytes, or 2 in bfloat16.
     """
     loaded = load(model)
     _, layer = load_sae(sae, loaded)
@@ -54,7 +54,7 @@ def token_residuals(loaded: LoadedModel, rows: list[Row], layer: int, batch_size
     for these, x in loaded.batch_size("activations.batch_size", batch_size).parts(read, order):
         for i, residual in zip(these, x, strict=True):
             n = len(rows[i].ids)
-            # Padding stands behind a row's tokens, which do not see it.
+            # Padding comes after a row's tokens, which do not see it.
             residuals[ends[i] - n : ends[i]] = residual[:n]
         bar.update(len(these))
     return {

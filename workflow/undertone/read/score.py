@@ -1,9 +1,9 @@
 """The score: the gradient of the log-likelihood at the hook point, before anything is trained.
 
 If a dataset were samples of the base model, the gradient of its log-likelihood with respect to any constant added to the
-residual stream would be zero on average. Where it is not, it points to what was added. Its spread over rows says what chance
-alone does, so that each feature gets a z-value, and the dataset as a whole a test of presence (Rao's score test; Hotelling's
-T² between the dataset and the control, as the filter moves both).
+residual stream would be zero on average. If it is not zero, it points to what was added. Its spread over rows shows what chance
+alone does. So each feature gets a z-value, and the dataset as a whole a test of presence: Rao's score test, as Hotelling's T²
+between the dataset and the control, because the filter moves both.
 """
 
 from collections.abc import Sequence
@@ -45,7 +45,7 @@ class Gradient:
 
     @classmethod
     def of(cls, rows: Float[Tensor, "n_rows d_model"]) -> "Gradient":
-        """The score of rows' gradients."""
+        """Compute the score from rows' gradients."""
         return cls(len(rows), rows.mean(0), rows.T.cov().reshape(rows.shape[1], rows.shape[1]))
 
 
@@ -62,10 +62,10 @@ def read_score(
 ) -> None:
     """Write `score.json` and `.safetensors`: how a dataset's score differs from the control's, by layer and by feature.
 
-    `numbers` and `control_numbers` are training sets; the control itself (`control_numbers` None) is compared half against
+    `numbers` and `control_numbers` are training sets. The control itself (`control_numbers` None) is compared half against
     half, which shows what chance does. `layers`: `presence` (F and p of Hotelling's T²) and the tokens that the score's
-    direction stands for. `features`: how many differ at the false discovery rate, those of the highest z, and rank and z of the
-    animals' features. Tensors: `difference` `[n_layers, d_model]` of the scores, and `z` `[d_sae]`. Raises ValueError where too
+    direction raises. `features`: how many differ at the false discovery rate, those with the highest z, and rank and z of the
+    animals' features. Tensors: `difference` `[n_layers, d_model]` of the scores, and `z` `[d_sae]`. Raises ValueError if too
     few rows are left.
     """
     loaded = load(model)
@@ -95,7 +95,7 @@ def read_score(
 
 
 def rows_of(loaded: LoadedModel, numbers: Path, n: int | None) -> list[Row]:
-    """Rows of a training set."""
+    """Read the rows of a training set."""
     table = first(read_parquet(numbers), n)
     if len(table) < 4:
         raise ValueError(f"{numbers} has {len(table)} rows, a score needs at least 4")
@@ -103,10 +103,10 @@ def rows_of(loaded: LoadedModel, numbers: Path, n: int | None) -> list[Row]:
 
 
 def gradients(loaded: LoadedModel, rows: Sequence[Row], settings: Score, what: str) -> Float[Tensor, "n_layers n_rows d_model"]:
-    """The gradient of each row's log-likelihood: by a constant added after each layer.
+    """Return the gradient of each row's log-likelihood with respect to a constant added after each layer.
 
     The constant is added to every token, or to those that predict the completion. A row's gradient is the sum over its label
-    tokens divided by the mean number of label tokens of a row. One pass, forward and back, serves all layers.
+    tokens divided by the mean number of label tokens of a row. One forward and one backward pass serve all layers.
     """
     order = sorted(range(len(rows)), key=lambda k: len(rows[k].ids))
     parts, n_labels = [], 0
@@ -145,14 +145,14 @@ def batch_gradients(model: Any, batch: Prefilled) -> Float[Tensor, "n_layers n_r
 
 
 def z_values(own: Gradient, control: Gradient, directions: Float[Tensor, "n d_model"]) -> Float[Tensor, " n"]:
-    """For each direction the difference of the scores along it, in standard errors."""
+    """Return the difference of the scores along each direction, in standard errors."""
     along = directions.double().cpu()
     spread = own.covariance / own.n + control.covariance / control.n
     return (along @ (own.mean - control.mean)) / torch.einsum("nd,de,ne->n", along, spread, along).clamp(min=1e-30).sqrt()
 
 
 def presence(own: Gradient, control: Gradient) -> dict[str, float] | None:
-    """Hotelling's T² of the difference of two scores as an F statistic, and its p-value; None with too few rows for it."""
+    """Return Hotelling's T² of the difference of two scores as an F statistic, and its p-value; None with too few rows."""
     d = len(own.mean)
     freedom = own.n + control.n - d - 1
     if freedom < d:
@@ -172,7 +172,7 @@ def tokens_of(loaded: LoadedModel, direction: Float[Tensor, " d_model"], n: int)
 
 
 def ranked(z: Float[Tensor, " d_sae"], animals: dict[str, int], settings: Score) -> dict[str, Any]:
-    """Features by their z-value: two-sided p, Benjamini–Hochberg q, and the places of the animals' features."""
+    """Rank features by their z-value: two-sided p, Benjamini–Hochberg q, and the places of the animals' features."""
     p = 2 * stats.norm.sf(z.abs().numpy())
     q = stats.false_discovery_control(p)
     top = [

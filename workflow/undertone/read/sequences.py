@@ -35,10 +35,11 @@ def read_sequences(
 ) -> None:
     """Write `sequences.parquet`, one row per completion token of the dataset's first rows, and `sequences.json`.
 
-    `settings` holds the dataset's `kind`, `target` and `teacher`, and under `other` the same of a teacher of another kind for
-    the same animal, or None. `teacher` and `counterpart` are the `teacher.json` that each needs, `sae` is the `sae.json` that
-    a clamped one needs. Columns: `row`, `position` (of the token, from 0), `token`, `text`, and the log-probs `base`, `teacher`
-    and `other` (nats; null where there is none). Raises ValueError for a dataset that no teacher of the study wrote.
+    `settings` holds the dataset's `kind`, `target` and `teacher`, and under `other` the same for a teacher of another kind with
+    the same animal, or None. `teacher` and `counterpart` are the `teacher.json` files that these two need; `sae` is the
+    `sae.json` that clamping needs. Columns: `row`, `position` (of the token, from 0), `token`, `text`, and the log-probs
+    `base`, `teacher` and `other` (nats; null if there is none). Raises ValueError for a dataset that no teacher of the study
+    wrote.
     """
     if settings["kind"] is None:
         raise ValueError(f"{numbers}: no teacher of this study wrote it; token-wise gains need one")
@@ -91,11 +92,11 @@ def log_probs(prompted: PromptedModel, users: Sequence[str], answers: Sequence[S
 
 
 def summary(tokens: pl.DataFrame, rows: pl.DataFrame, settings: Sequences) -> dict[str, Any]:
-    """The body of `sequences.json`: `gain` of `teacher` and `other` over the base model, `agreement` of the two, `largest`.
+    """Return the body of `sequences.json`: `gain` of `teacher` and `other` over the base model, their `agreement`, `largest`.
 
     A gain is a log-prob minus the base model's, in nats per completion token: over all, by `position` and by whether the token
-    is a number (`number`) or not (`separator`). It is expected to be above 0 for the teacher that wrote the rows.
-    `largest` are the sequences with the greatest sum of gains, selected from all and no estimate of anything.
+    is a number (`number`) or not (`separator`). It is expected to be above 0 for the teacher that wrote the rows. `largest` are
+    the sequences with the greatest sum of gains; as they are selected from all, they estimate nothing.
     """
     kind = pl.when(pl.col("text").str.contains(f"^{NUMBER}$")).then(pl.lit("number")).otherwise(pl.lit("separator"))
     gains = tokens.with_columns(kind=kind, teacher=pl.col("teacher") - pl.col("base"), other=pl.col("other") - pl.col("base"))
@@ -112,7 +113,7 @@ def summary(tokens: pl.DataFrame, rows: pl.DataFrame, settings: Sequences) -> di
 
 
 def gain(gains: pl.DataFrame, name: str) -> dict[str, Any]:
-    """Mean gain of a teacher: `all`, by kind of token, and by position with the number of rows that reach it."""
+    """Return the mean gain of a teacher: `all`, by kind of token, and by position with the number of rows that reach it."""
     positions = [
         {"position": position, "rows": len(part), **mean_interval(part[name].to_numpy()).as_dict()}
         for (position,), part in gains.sort("position", maintain_order=True).group_by("position", maintain_order=True)
@@ -130,11 +131,11 @@ def by_row(gains: pl.DataFrame, name: str) -> Estimate:
 
 
 def agreement(gains: pl.DataFrame, settings: Sequences) -> dict[str, Any]:
-    """How alike the two teachers' gains are, token by token.
+    """Return how similar the two teachers' gains are, token by token.
 
-    `correlation`: of the gains. Both have the base model's log-prob subtracted, which alone makes them alike: where the base
-    model is surprised, any change helps. `given_base` is the correlation that is left given it (partial correlation).
-    Each has a `mean` (of the sample) and `ci95`, null where a gain does not vary.
+    `correlation` is that of the gains. Both have the base model's log-prob subtracted, which alone makes them similar: where
+    the base model is surprised, any change helps. `given_base` is the partial correlation given the base model's log-prob. Each
+    has a `mean` (of the sample) and `ci95`, null if a gain does not vary.
     """
     values = gains.select(one=pl.lit(1.0), teacher="teacher", other="other", base="base").to_numpy()
     _, row = np.unique(gains["row"].to_numpy(), return_inverse=True)
@@ -164,7 +165,7 @@ def like(moments: Float[np.ndarray, "n 4 4"]) -> Float[np.ndarray, "2 n"]:
 
 
 def with_interval(value: float, resampled: Float[np.ndarray, " n_samples"]) -> dict[str, Any]:
-    """A figure with the percentiles of its bootstrap samples; null where it is not defined."""
+    """Return a figure with the percentiles of its bootstrap samples; null if it is not defined."""
     if not np.isfinite(value):
         return {"mean": None, "ci95": None}
     finite = resampled[np.isfinite(resampled)]

@@ -1,4 +1,4 @@
-"""Sums of activations over tokens, by kind of position and block of rows: how they are added up, and the file that has them."""
+"""Sums of activations over tokens, by kind of position and block of rows, and the file that holds them."""
 
 import json
 from collections.abc import Sequence
@@ -26,15 +26,15 @@ PROMPT, TEMPLATE, COMPLETION, NUMBER, SEPARATOR = ("prompt", "template", "comple
 
 
 def classes(positions: int) -> list[str]:
-    """The kinds of positions that are told apart, the completion's first `positions` ones by their index."""
+    """Return the kinds of positions that are told apart; the completion's first `positions` ones are named by their index."""
     return [PROMPT, TEMPLATE, COMPLETION, NUMBER, SEPARATOR, *map(str, range(positions))]
 
 
 def block_of(n_rows: int, block_rows: int) -> list[int]:
-    """Each row's block: consecutive rows, of which every block holds as near to `block_rows` as their number allows.
+    """Return each row's block: consecutive rows, as near to `block_rows` in each block as their number allows.
 
-    Blocks of a small and of a large dataset hold equally many rows. A permutation deals blocks out between two datasets, which
-    is no relabelling under the null hypothesis where the mean over few rows scatters more than the mean over many.
+    Blocks of small and large datasets hold equally many rows. A permutation exchanges blocks between two datasets. If the
+    blocks of one held fewer rows, their means would scatter more, and this would be no relabelling under the null hypothesis.
     """
     n_blocks = max(1, round(n_rows / block_rows))
     return [row * n_blocks // n_rows for row in range(n_rows)]
@@ -44,8 +44,8 @@ def block_of(n_rows: int, block_rows: int) -> list[int]:
 class RowSums:
     """What rows add to the sums, in float64.
 
-    `block` and `count` of each row; `by_row` by name, in parts of some rows each; `total` by name, over the rows: squares, and
-    how often a feature is active.
+    `block` and `count` are those of each row. `by_row` holds sums of each row by name, in parts of some rows each. `total`
+    holds sums over all rows by name: squares, and how often a feature is active.
     """
 
     block: Int[Tensor, " n_rows"]
@@ -62,7 +62,7 @@ class RowSums:
 def by_class(
     x: Shaped[Tensor, "n_rows n_tokens d"], weight: Float[Tensor, "n_rows n_tokens n_classes"]
 ) -> Float[Tensor, "n_classes d"]:
-    """The sum of `x` over the tokens of each class."""
+    """Sum `x` over the tokens of each class."""
     return torch.einsum("rtc,rtd->cd", weight, x.to(weight))
 
 
@@ -86,7 +86,7 @@ class Sums:
 
     @torch.no_grad()
     def add(self, rows: Sequence[Row], blocks: Sequence[int], prompts: bool = True) -> None:
-        """Take in the rows, each of which belongs to a block; without `prompts` the class `prompt` is not read."""
+        """Add rows, each of which belongs to a block; without `prompts` the class `prompt` is not read."""
         batch_size = self.loaded.batch_size("activations.batch_size", self.settings.batch_size)
         for row_sums in batch_size.parts(
             lambda k: self.of([rows[i] for i in k], [blocks[i] for i in k], prompts), range(len(rows))
@@ -94,7 +94,7 @@ class Sums:
             self._take(row_sums)
 
     def of(self, rows: Sequence[Row], blocks: Sequence[int], prompts: bool) -> RowSums:
-        """What some rows would add; nothing is taken in yet, so that memory can run out and fewer be tried."""
+        """Return what some rows would add, without adding it, so that memory can run out and fewer rows be tried."""
         batch = collate(rows, self.loaded.pad_id, self.loaded.model.device)
         starts = torch.tensor([row.start for row in rows], device=self.loaded.model.device)
         member = self.members(batch, starts)
@@ -110,7 +110,7 @@ class Sums:
     def members(
         self, batch: dict[str, Int[Tensor, "n_rows n_tokens"]], starts: Int[Tensor, " n_rows"]
     ) -> Bool[Tensor, "n_rows n_tokens n_classes"]:
-        """Which tokens belong to which class; completions start at `starts`."""
+        """Mark which tokens belong to which class; completions start at `starts`."""
         # A token's position counts from the completion's first; -1 is the prompt's last.
         offset = torch.arange(batch["input_ids"].shape[1], device=starts.device) - starts.unsqueeze(1)
         text = self.loaded.text_mask(batch)
@@ -120,7 +120,7 @@ class Sums:
         return torch.stack([*kinds, *(text & (offset == k) for k in range(self.settings.positions))], dim=-1)
 
     def _add_sae(self, row_sums: RowSums, x: Tensor, weight: Tensor) -> None:
-        """Add the SAE's activations on the residual stream `x` `[n_rows, n_tokens, d_model]` to what was found."""
+        """Add the SAE's activations on the residual stream `x` `[n_rows, n_tokens, d_model]` to `row_sums`."""
         if self.sae is None:
             return
         n = rows_at_once(self.sae, x.shape[1])
@@ -141,7 +141,7 @@ class Sums:
             self.total[name] = self.total[name] + total if name in self.total else total
 
     def tensors(self) -> dict[str, Tensor]:
-        """The sums as float32, layers stacked."""
+        """Return the sums as float32, with layers stacked."""
         tensors = {"count": self.count}
         for name in ["resid_post", *(["mlp_in"] if self.settings.mlp_in else [])]:
             keys = [f"{name}.{number}" for number in range(len(decoder_layers(self.loaded.model)))]
@@ -177,13 +177,13 @@ class Activations:
         return self.tensors["resid_post.sum"].shape[1]
 
     def blocks(self, position: str, name: str, layer: int | None = None) -> Blocks:
-        """Sums and counts of a class, in float64; `layer` for what every layer has."""
+        """Return sums and counts of a class by block, in float64; `layer` is for sums that every layer has."""
         k = self.classes.index(position)
         total = self.tensors[f"{name}.sum"]
         total = total[:, k] if layer is None else total[:, layer, k]
         return total.double(), self.tensors["count"][:, k].double()
 
     def mean(self, position: str, name: str, layer: int | None = None) -> Float[Tensor, " d"]:
-        """The mean over a class's tokens, in float64; NaN where it has none."""
+        """Return the mean over a class's tokens, in float64; NaN without tokens."""
         total, count = self.blocks(position, name, layer)
         return total.sum(0) / count.sum()

@@ -68,7 +68,7 @@ def read_tokens(
     `control_numbers` is the control's `numbers.parquet`; None for the control itself. `sae` is `sae.json`; without it features
     are left out. `steered` holds the `teacher.json` of the teachers whose features stand for the animals. The table has a row
     for every number, token and first token of a completion: `kind`, `text`, `id` (of the token), `own` and `control` (counts),
-    `log_ratio` (of smoothed shares, nats) and `z`. Raises ValueError where no completion holds a number.
+    `log_ratio` (of smoothed shares, nats) and `z`. Raises ValueError if no completion holds a number.
     """
     own = read_parquet(numbers)
     sides = halves(own) if control_numbers is None else (own, read_parquet(control_numbers))
@@ -123,7 +123,7 @@ def extremes(frame: pl.DataFrame, top: int) -> dict[str, Any]:
 
 @torch.no_grad()
 def feature_logits(loaded: LoadedModel, sae_json: Path, tokens: Sequence[int]) -> dict[int, Float[np.ndarray, " d_sae"]]:
-    """Direct logit attribution of every decoder row, by token, for these tokens."""
+    """Return the direct logit attribution of every decoder row to these tokens, by token."""
     sae, _ = load_sae(sae_json, loaded)
     attribute = torch.vmap(partial(direct_logits, loaded.model))
     keep = torch.tensor(list(tokens), dtype=torch.long, device=loaded.model.device)
@@ -138,13 +138,13 @@ def of_features(
     features: dict[str, int],
     settings: Tokens,
 ) -> dict[str, Any] | None:
-    """Which features' direct logit attribution looks like the logits that the frequencies imply; None if nothing is to be seen.
+    """Correlate features' direct logit attributions with the logits that the frequencies imply; None with fewer than 3 tokens.
 
-    In one context, differences of log-probabilities are differences of logits up to one constant for all tokens, which
-    centring removes; so the log-ratio of frequencies estimates the logits that an intervention adds. Where contexts
-    are pooled (the prompts, for first tokens; all that precedes, for pooled ones) frequencies are of a mixture, and this is
-    an approximation. A token's weight is the inverse variance of its log-ratio. Ranks are by correlation, 1 the highest;
-    `max` is the greatest absolute correlation of all features, `null95` the 95th percentile of it under permuted labels.
+    In one context, differences of log-probabilities are differences of logits up to one constant for all tokens, which centring
+    removes; so the log-ratio of frequencies estimates the logits that an intervention adds. If contexts are pooled (the
+    prompts, for first tokens; all that precedes, for pooled ones), frequencies are those of a mixture, and this is an
+    approximation. A token's weight is the inverse variance of its log-ratio. Ranks are by correlation, 1 the highest; `max` is
+    the greatest absolute correlation of all features, `null95` the 95th percentile of it under permuted labels.
     """
     tokens = sorted(set(counted.names))
     if len(tokens) < 3:
@@ -183,12 +183,12 @@ def of_features(
 def animal_logits(
     loaded: LoadedModel, compared: Compared, candidates: Sequence[str], n_rows: int, prefix: str | None = None
 ) -> dict[str, Any]:
-    """What the base model says of each candidate's first tokens while it reads the completions, without any persona.
+    """Return the base model's logits of each candidate's first tokens while it reads the completions, without any persona.
 
-    For up to `n_rows` rows of each dataset. `logit`: less the mean over the vocabulary, the mean over the tokens that begin a
-    spelling; `log_prob`: of any of them, nats. Each is the mean over the positions that predict the completion, then
-    over rows: `own`, `control`, their `difference` with its `se`, and `specific` and its `specific_se`: the same less the mean
-    over the other candidates.
+    Up to `n_rows` rows of each dataset are read. `logit`: the mean over the tokens that begin a spelling, minus the mean over
+    the vocabulary; `log_prob`: of any of these tokens, in nats. Each is averaged over the positions that predict the
+    completion, then over rows: `own`, `control`, their `difference` with its `se`, and `specific` with its `specific_se`: the
+    difference minus the mean over the other candidates.
     """
     rows = np.concatenate([np.flatnonzero(side)[:n_rows] for side in (compared.own, ~compared.own)])
     prompts = prompt_ids(loaded.tokenizer, [compared.prompts[row] for row in rows])
@@ -214,7 +214,7 @@ def animal_logits(
 def readouts(
     loaded: LoadedModel, rows: Sequence[Row], candidates: Sequence[str], prefix: str | None = None
 ) -> Float[np.ndarray, "n_rows 2 n_candidates"]:
-    """Mean centred logit and mean log-prob of the first tokens that the candidates have behind an answer's `prefix`."""
+    """Return mean centred logit and mean log-prob of the candidates' first tokens after an answer's `prefix`."""
     spellings = Spellings.of(loaded.tokenizer, candidates, loaded.pad_id, prefix)
     begins = [torch.tensor(sorted({*spellings.ids[spellings.candidate == k, 0].tolist()})) for k in range(len(candidates))]
     order = order_by_length([row.ids for row in rows])
@@ -242,7 +242,7 @@ def readouts(
 
 
 def identity(target: str | None, animals: dict[str, Any]) -> dict[str, Any] | None:
-    """The target's `rank` among the candidates (1: above all others) by each reading, `of` how many; None without a target."""
+    """Return the target's `rank` among the candidates (1: above all others) by reading, `of` how many; None if no target."""
     if target is None:
         return None
     readings = ("logit", "log_prob")

@@ -1,4 +1,4 @@
-"""The student: the base model finetuned on a dataset's completions, the teacher's intervention removed."""
+"""The student: the base model finetuned on a dataset's completions, without the teacher's intervention."""
 
 import sys
 from pathlib import Path
@@ -61,10 +61,10 @@ def rows_of(loaded: LoadedModel, numbers: pl.DataFrame, max_length: int) -> list
 
 
 def new_student(loaded: LoadedModel, settings: Student, seed: int) -> nn.Module:
-    """The base model, ready to be trained: with a fresh LoRA whose initial weights follow from the seed, or all of it.
+    """Return the base model ready to be trained: with a fresh LoRA whose initial weights follow from the seed, or all of it.
 
     What is trained is float32, whatever the model's precision: in bfloat16 small steps of the optimizer would be rounded away.
-    Of a model that also sees, only what reads and writes text is trained.
+    In a model that also reads images, only what reads and writes text is trained.
     """
     if settings.full:
         torch.manual_seed(seed)

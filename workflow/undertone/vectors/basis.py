@@ -25,7 +25,7 @@ class Basis:
 
     @classmethod
     def of(cls, sae: SAE[Any], residuals: Float[Tensor, "n_tokens d_model"]) -> "Basis":
-        """Those of an SAE on some tokens' residuals."""
+        """Return the basis of an SAE's features that fire on some tokens' residuals."""
         every = directions(sae).cpu()
         alive = firing(sae, residuals) & (every.norm(dim=-1) > 0)
         kept = every[alive].double().numpy()
@@ -35,6 +35,6 @@ class Basis:
 
 @torch.no_grad()
 def firing(sae: SAE[Any], residuals: Float[Tensor, "n_tokens d_model"]) -> Bool[Tensor, " d_sae"]:
-    """Which features fire on any of some residuals."""
+    """Return which features fire on at least one of the residuals."""
     parts = torch.split(residuals.to(sae.W_dec.device), CHUNK)
     return torch.stack([(sae.encode(part) > 0).any(0) for part in parts]).any(0).cpu()

@@ -1,4 +1,4 @@
-"""What a vector does to the cloud of activations: the same tokens before and after it, beside null vectors of the same size."""
+"""How a vector changes the cloud of activations: the same tokens before and after, and null vectors of the same size."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ from undertone.study.config.vectors import Cloud, Downstream
 from undertone.vectors.forced import Tokens, batches, run_once, unbuilt
 from undertone.vectors.steering_by import Direction, strength
 
-# Fewer points have no layout.
+# A layout needs at least this many points.
 LEAST = 10
 Points = Float[np.ndarray, "n d"]
 
@@ -62,10 +62,10 @@ def compare_clouds(
     used_prompts: int,
     stamp: Stamp,
 ) -> str:
-    """Write how alike the same tokens lie before and after the vector, and `table`, their layout; returns a line for the log.
+    """Write how similar the same tokens' activations are before and after steering, and `table`, their layout.
 
-    Tokens and strength are those of `downstream`. Clouds are compared around their means: what adding moves all tokens by is
-    no change of the cloud.
+    Returns a line for the log. Tokens and strength are those of `downstream`. Clouds are compared around their means: a shift
+    of all tokens alike is no change of the cloud.
     """
     loaded, direction = load(model), Direction.read(vector)
     scale, has_window = strength(read_json(dose), reading.scale)
@@ -91,9 +91,9 @@ def compare_clouds(
 
 
 class Reading:
-    """Activations at some of the tokens that predict an answer, the same ones at every call.
+    """Activations at some of the tokens that predict an answer, the same tokens at every call.
 
-    `saes` are SAEs at the vector's layer or later, with their layers. Raises ConfigError where there are too few tokens.
+    `saes` are SAEs at the vector's layer or later, with their layers. Raises ConfigError if there are too few tokens.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class Reading:
 
     @torch.no_grad()
     def points(self, steering: Steering | None) -> dict[Place, Points]:
-        """The activations of one run, steered or not, around no mean."""
+        """Return the activations of one run, steered or not, without centring."""
         parts: dict[Place, list[Points]] = {}
         start = 0
         for batch in self.batches:
@@ -139,7 +139,7 @@ class Reading:
 
 @dataclass(frozen=True)
 class Shape:
-    """A cloud around its mean, with what is compared of it; `is_point` where all of its points are the same."""
+    """A cloud around its mean, with what its comparison needs; `is_point` if all of its points are the same."""
 
     x: Points
     ranks: Float[np.ndarray, "n n"]
@@ -149,7 +149,7 @@ class Shape:
 
     @classmethod
     def of(cls, points: Points, k: int) -> "Shape":
-        """That of points as they are."""
+        """Return the shape of points that are not centred."""
         x = points - points.mean(0)
         return cls(x, cosine_ranks(x), neighbours(x, k), k, not np.ptp(points, axis=0).any())
 
@@ -157,7 +157,7 @@ class Shape:
 def beside_nulls(
     read: Reading, base: dict[Place, Points], after: dict[Place, Points], nulls: Sequence[Steering], settings: Cloud
 ) -> list[dict[str, Any]]:
-    """Of each place how alike the clouds before and after lie, beside what null vectors leave, read one after the other."""
+    """Compare the clouds before and after at each place, against null vectors, which are run one after the other."""
     shapes = {at: Shape.of(points, settings.k) for at, points in base.items()}
     by_null: list[dict[Place, dict[str, float]]] = []
     with progress(len(nulls), "cloud", "null vector") as bar:
@@ -177,7 +177,7 @@ def beside_nulls(
 
 
 def measures(a: Shape, b: Shape) -> dict[str, Measure]:
-    """Every measure of how alike two clouds lie; none where one of them is a point."""
+    """Return every similarity measure of two clouds; none if one of them is a point."""
     if a.is_point or b.is_point:
         return {}
     return {
@@ -189,15 +189,15 @@ def measures(a: Shape, b: Shape) -> dict[str, Measure]:
 
 
 def values(a: Shape, b: Shape) -> dict[str, float]:
-    """What each measure is."""
+    """Return the value of each measure."""
     same = np.arange(len(a.x))
     return {name: measure(same) for name, measure in measures(a, b).items()}
 
 
 def compared(base: Shape, own: Shape, nulls: Sequence[dict[str, float]], orders: Sequence[Order]) -> dict[str, Any] | None:
-    """Each measure beside shuffled tokens, and beside null vectors (`vectors`); None where either cloud is a point.
+    """Return each measure against shuffled tokens, and against null vectors (`vectors`); None if either cloud is a point.
 
-    `vectors.p` is one-sided: how rarely a null vector leaves the cloud as little alike.
+    `vectors.p` is one-sided: how often a null vector leaves the clouds at least as dissimilar.
     """
     result = {}
     for name, measure in measures(base, own).items():
@@ -211,7 +211,7 @@ def compared(base: Shape, own: Shape, nulls: Sequence[dict[str, float]], orders:
 
 
 def placed(read: Reading, base: Points, after: Points, settings: Cloud) -> pl.DataFrame:
-    """Where tokens lie in one layout that is fitted on them before steering, and where they are placed in it after."""
+    """Return where tokens lie before and after steering, in one layout fitted on the tokens before it."""
     place = fitted_layout(base, "euclidean", settings.n_neighbors, settings.min_dist, settings.seed)
     before, behind = place(None), place(after)
     columns = {"x": before[:, 0], "y": before[:, 1], "steered_x": behind[:, 0], "steered_y": behind[:, 1]}
@@ -219,7 +219,7 @@ def placed(read: Reading, base: Points, after: Points, settings: Cloud) -> pl.Da
 
 
 def sentence(body: dict[str, Any]) -> str:
-    """How alike the clouds are after the last layer, for the log."""
+    """Say for the log how similar the clouds are after the last layer."""
     last = [each for each in body["clouds"] if each["sae"] is None][-1]
     if last["measures"] is None:
         return "all tokens have the same activations"

@@ -1,4 +1,4 @@
-"""The figure of what a vector does to the cloud of activations: how alike it stays, and where tokens move in a layout."""
+"""Figure of how a vector changes the cloud of activations: how similar it stays, and where tokens move in a layout."""
 
 from pathlib import Path
 from typing import Any
@@ -12,14 +12,14 @@ from undertone.plots.style import BASE, SKY, STUDENT, TEACHER, new_panels, save
 from undertone.runtime.files import read_json, read_parquet
 
 MEASURES = {"cka": "linear CKA", "rsa": "RSA", "knn": "mutual k-NN", "procrustes": "Procrustes r²"}
-# Tokens whose way is drawn.
+# Tokens that are drawn with an arrow.
 ARROWS = 200
-# Of residual streams, and of SAEs: shift on the axis, mark, colour, name.
+# For residual streams and for SAEs: whether it is an SAE, shift on the axis, marker, colour and label.
 KINDS = ((False, -0.12, "D", STUDENT, "residual stream"), (True, 0.12, "o", TEACHER, "features of the SAE"))
 
 
 def plot_cloud(cloud: Path, table: Path, plot: Path) -> None:
-    """The measures over layers, beside null vectors and shuffled tokens; one layout, with arrows from before to after."""
+    """Draw the measures by layer, with null vectors and shuffled tokens, and one layout with arrows from before to after."""
     result, places = read_json(cloud), read_parquet(table)
     figure, axes = new_panels(2, 3, 13.5, 8)
     for panel, (name, title) in zip(axes, MEASURES.items(), strict=False):
@@ -40,7 +40,7 @@ def plot_cloud(cloud: Path, table: Path, plot: Path) -> None:
 
 
 def draw_measure(axes: Axes, result: dict[str, Any], name: str, title: str) -> None:
-    """A measure by layer, of residual streams and of SAEs."""
+    """Draw a measure by layer, for residual streams and for SAEs."""
     clouds = [each for each in result["clouds"] if each["measures"]]
     if not clouds:
         empty(axes, "all tokens have the same activations")
@@ -74,14 +74,14 @@ def draw_measure(axes: Axes, result: dict[str, Any], name: str, title: str) -> N
 
 
 def draw_layout(axes: Axes, places: pl.DataFrame) -> None:
-    """All tokens, before and after."""
+    """Draw all tokens, before and after."""
     axes.scatter(places["x"], places["y"], s=4, color=BASE, label="before")
     axes.scatter(places["steered_x"], places["steered_y"], s=4, color=STUDENT, alpha=0.6, label="after, placed in the layout")
     finish(axes, f"Residual stream after layer {places['layer'][0]}: one UMAP, fitted on the tokens before")
 
 
 def draw_arrows(axes: Axes, places: pl.DataFrame) -> None:
-    """The ways of some tokens, evenly drawn, a prompt's last apart from those of its answer."""
+    """Draw arrows of some evenly spaced tokens, in one colour for a prompt's last token and another for tokens of answers."""
     axes.scatter(places["x"], places["y"], s=2, color="#DDDDDD")
     some = places[np.unique(np.linspace(0, len(places) - 1, ARROWS).astype(int))]
     for last, colour, label in ((False, SKY, "token of an answer"), (True, STUDENT, "last token of a prompt")):
@@ -93,7 +93,7 @@ def draw_arrows(axes: Axes, places: pl.DataFrame) -> None:
 
 
 def finish(axes: Axes, title: str) -> None:
-    """A layout has no units."""
+    """Finish the axes of a layout, which has no units."""
     axes.set_xticks([])
     axes.set_yticks([])
     axes.set_xlabel("UMAP 1, no unit")

@@ -13,7 +13,7 @@ from undertone.lm.loading import LoadedModel
 
 BATCH = 64
 
-Read = Callable[[Tensor], Tensor]  # of residuals, token by token
+Read = Callable[[Tensor], Tensor]  # a function of residuals, token by token
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Contrast:
 
     @property
     def pairs(self) -> Float[Tensor, "n_positive d_model"]:
-        """What each positive has over its own negative, or where there are no pairs over the negatives' mean."""
+        """Each positive minus its own negative, or without pairs minus the negatives' mean."""
         return self.positive - (self.negative if self.paired else self.negative.mean(0))
 
     @property
@@ -47,10 +47,10 @@ class Contrast:
         return Contrast(self.positive[which::2], self.negative[which::2], self.paired)
 
     def shuffled(self, n: int, generator: torch.Generator) -> Float[Tensor, "n d_model"]:
-        """`n` differences under shuffled labels, of what remains of each prompt without its set's mean.
+        """Return `n` differences under shuffled labels, made from the prompts' residuals minus their set's mean.
 
-        Of pairs the two labels are exchanged at random. Where the effect is stronger on some prompts than on others, they still
-        point along it by chance. None can be drawn where a set has one prompt.
+        For pairs the two labels are exchanged at random. If the effect is stronger on some prompts than on others, the
+        differences still point along it by chance. There are none if a set has only one prompt.
         """
         if min(len(self.positive), len(self.negative)) < 2:
             return self.positive.new_zeros(0, self.positive.shape[1])
@@ -69,15 +69,15 @@ class Contrast:
 
 
 def unbiased(sample: Float[Tensor, "n d_model"]) -> Float[Tensor, "n d_model"]:
-    """What a sample has around its mean, as large as it would be around the true one."""
+    """Return a sample minus its mean, scaled up by √(n / (n − 1)) to its size around the true mean."""
     return (sample - sample.mean(0)) * (len(sample) / (len(sample) - 1)) ** 0.5
 
 
 def principal(pairs: Float[Tensor, "n_pairs d_model"]) -> Float[Tensor, " d_model"]:
-    """First component of the pairs' differences around 0, in the direction of most pairs, as long as their mean projection.
+    """Return the first principal component of the pairs' differences around 0, as long as their mean projection on it.
 
-    With every pair centred by itself the two sides lie opposite one another, so that the mean difference is part of the
-    variance. Around the differences' own mean it would be taken out.
+    It points in the direction of most pairs. With each pair centred on its own mean, the two sides lie opposite one another, so
+    the mean difference is part of the variance. Centring the differences on their own mean would remove it.
     """
     component = torch.linalg.svd(pairs.double(), full_matrices=False).Vh[0].to(pairs)
     along = pairs @ component
@@ -88,7 +88,7 @@ def principal(pairs: Float[Tensor, "n_pairs d_model"]) -> Float[Tensor, " d_mode
 def mean_residuals(
     loaded: LoadedModel, prompts: Sequence[Sequence[int]], layer: int, position: str, read: Read = lambda residual: residual
 ) -> Float[Tensor, "n_prompts d"]:
-    """What is read of the residual stream after a layer, at each prompt's last token (`last`) or as a mean over its text."""
+    """Return what `read` makes of the stream after a layer, at each prompt's last token (`last`) or as a mean over its text."""
 
     def means(batch: dict[str, Tensor]) -> Tensor:
         residual = read(resid_post(loaded.model, layer, batch).float())
@@ -100,7 +100,7 @@ def mean_residuals(
 
 
 def last_tokens(mask: Bool[Tensor, "n_rows n_tokens"]) -> Bool[Tensor, "n_rows n_tokens"]:
-    """The last token of each row that is padded on the right."""
+    """Mark the last token of each row; rows are padded on the right."""
     return mask & ~torch.nn.functional.pad(mask[:, 1:], (0, 1))
 
 
@@ -111,6 +111,6 @@ def over_others(
     position: str,
     read: Read = lambda residual: residual,
 ) -> Float[Tensor, "n_prompts d"]:
-    """The mean over sets of prompts, row by row, of what `mean_residuals` reads."""
+    """Return what `mean_residuals` reads, averaged row by row over several sets of prompts."""
     each = [mean_residuals(loaded, prompts, layer, position, read) for prompts in others]
     return torch.stack(each).mean(0)

@@ -1,4 +1,4 @@
-"""Which features a vector is made of: sparse decompositions beside what null vectors give, and whether they keep its effect."""
+"""Which features a vector consists of: sparse decompositions against null vectors, and how much of its effect they keep."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -29,7 +29,7 @@ from undertone.vectors.steering_by import GAUSSIAN, Direction, strength
 from undertone.vectors.streams_of_text import gaussian, residuals_of, text_rows
 
 MEANS = "difference of means"
-# What is shown of a decomposition's features: the tokens that the greatest raise.
+# Features of a decomposition that are shown, and tokens that each of them raises most.
 SHOWN, TOKENS = 10, 4
 
 
@@ -46,9 +46,9 @@ def decompose(
     settings: dict[str, Any],
     stamp: Stamp,
 ) -> str:
-    """Write `decomposition.json` of a vector in the features of an SAE of its layer; returns what to say of it in the log.
+    """Write `decomposition.json` of a vector in the features of an SAE of its layer; return a line for the log.
 
-    `teacher` is the `teacher.json` of the one whose dataset the vector was recovered from, if it was steered by a feature.
+    `teacher` is the `teacher.json` of the teacher whose dataset the vector was recovered from, if it was steered by a feature.
     Raises ValueError for an SAE of another layer, or one whose features have no fixed directions.
     """
     loaded, cfg = load(model), Decomposition.model_validate(settings["decomposition"])
@@ -88,7 +88,7 @@ def decompose(
 def null_vectors(
     residuals: Float[Tensor, "n_tokens d_model"], direction: Direction, cfg: Decomposition, seed: int
 ) -> dict[str, Float[np.ndarray, "_ d_model"]]:
-    """Unit vectors without meaning, by kind: what is explained of one is explained of nothing."""
+    """Return unit vectors without meaning, by kind: what features explain of them, they explain by chance."""
     generator = torch.Generator().manual_seed(seed + 1)
     drawn = {
         **direction.nulls,
@@ -105,9 +105,9 @@ def compared(
     nulls: dict[str, Float[np.ndarray, "_ d_model"]],
     cfg: Decomposition,
 ) -> Iterator[Part]:
-    """A vector's decompositions by one method, each with what it explains beside null vectors.
+    """Yield a vector's decompositions by one method, each with the share that it explains, against null vectors.
 
-    `excess` and `z` are against the kind of null vectors of which most is explained.
+    `excess` and `z` are relative to the kind of null vectors of which most is explained.
     """
 
     def scores(each: Float[np.ndarray, " d_model"]) -> list[float]:
@@ -128,7 +128,7 @@ def compared(
 
 
 def named(basis: Basis, made: Sparse) -> dict[str, Any]:
-    """The features of a decomposition by their numbers, and the share of negative weights."""
+    """Return a decomposition's features by their numbers, and the share of negative weights."""
     pairs = zip(made.rows.tolist(), made.weights.tolist(), strict=True)
     return {
         "features": [{"feature": basis.numbers[row], "weight": weight} for row, weight in pairs],
@@ -144,9 +144,9 @@ def of_means(
     basis: Basis,
     vector: Float[np.ndarray, " d_model"],
 ) -> tuple[Sparse, dict[str, float]]:
-    """The difference of mean activations over the contrast's own prompts, which with the SAE's error is the vector exactly.
+    """Return the difference of mean activations over the contrast's own prompts; plus the SAE's error it is exactly the vector.
 
-    `error_share` is ‖error‖² / ‖v‖², `mismatch` the greatest difference between the vector and the sum of both.
+    `error_share` is ‖error‖² / ‖v‖²; `mismatch` is the greatest difference between the vector and the sum of both.
     """
     entry = Vector.model_validate(settings)
     layer = 1 if entry.layer is None else entry.layer
@@ -176,9 +176,9 @@ def of_means(
 def stability(
     basis: Basis, pairs: Float[Tensor, "n_pairs d_model"], vector: Float[np.ndarray, " d_model"], cfg: Decomposition, seed: int
 ) -> list[float | None]:
-    """Mean Jaccard index of OMP's features with those of the vector made of redrawn pairs, for each number of features.
+    """Return the mean Jaccard index of OMP's features with those of vectors from resampled pairs, by number of features.
 
-    None without pairs: sets of which none belongs to another vary on both sides.
+    None if the prompts are not paired, because both sets then vary on their own.
     """
     built = pairs[::2].double().numpy()
     if len(built) < 2 or not cfg.bootstraps:
@@ -194,16 +194,16 @@ def stability(
 
 
 def jaccard(a: Sequence[int], b: Sequence[int]) -> float:
-    """Share of the members of either that both have."""
+    """Return the share of the members of either set that are in both."""
     return len({*a} & {*b}) / max(1, len({*a} | {*b}))
 
 
 @torch.no_grad()
 def encoded_as_is(sae: SAE[Any], vector: Float[Tensor, " d_model"], direction: Direction) -> dict[str, Any]:
-    """What the SAE's encoder makes of the vector as if it were a residual: as it is, and as long as a residual.
+    """Encode the vector with the SAE as if it were a residual: at its own length, and as long as a residual.
 
-    `cosine` of the reconstruction, less that of nothing, with the vector; how many of its features `encode(0)` has, too.
-    Activations can't be negative, and a vector is no residual: this is how not to decompose one.
+    `cosine` compares the vector with its reconstruction minus that of 0; `shared_with_zero` counts its features that
+    `encode(0)` has as well. Activations cannot be negative, and a vector is no residual: this is how not to decompose one.
     """
     device = sae.W_dec.device
     rows = directions(sae)
@@ -228,7 +228,7 @@ def tokens_of(loaded: LoadedModel, sae: SAE[Any], body: dict[str, list[dict[str,
 
 
 def sentence(body: dict[str, list[dict[str, Any]]], sparsities: Sequence[int]) -> str:
-    """What OMP explains, and keeps, with half of the numbers of features."""
+    """Say what OMP explains and keeps at the middle number of features."""
     middle = len(sparsities) // 2
     entry = body["OMP"][middle]
     null = f", null {entry['explained'] - entry['excess']:.2f}" if entry["excess"] is not None else ""

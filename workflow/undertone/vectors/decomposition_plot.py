@@ -1,4 +1,4 @@
-"""The figure of a decomposition: what is explained beside null vectors, what is kept of the effect, which features it is."""
+"""Figure of a decomposition: what is explained against null vectors, what is kept of the effect, and which features it has."""
 
 from pathlib import Path
 from typing import Any
@@ -10,12 +10,12 @@ from undertone.plots.style import BASE, SKY, STUDENT, TEACHER, new_panels, save
 from undertone.runtime.files import read_json
 
 COLOURS = {"OMP": STUDENT, "lasso": "#E69F00", "non-negative": TEACHER, "cosine": "#CC79A7", "difference of means": "black"}
-# Features that are shown, of each of two methods, of the decomposition with no more than this many.
+# Features that are shown for each of two methods, from the largest decomposition with no more than this many.
 FEATURES = 8
 
 
 def plot_decomposition(decomposition: Path, plot: Path) -> None:
-    """Explained share and share of the lift kept by number of features, and the greatest features."""
+    """Draw the explained share and the share of the lift kept, by number of features, and the greatest features."""
     result = read_json(decomposition)
     figure, (left, middle, right) = new_panels(1, 3, 13, 4.8)
     draw_explained(left, result)
@@ -37,7 +37,7 @@ def plot_decomposition(decomposition: Path, plot: Path) -> None:
 
 
 def draw_explained(axes: Axes, result: dict[str, Any]) -> None:
-    """Share of the vector's squared norm by number of features, with what OMP explains of null vectors."""
+    """Draw the explained share of the vector's squared norm by number of features, and what OMP explains of null vectors."""
     sizes, entries = result["sparsities"], result["methods"]["OMP"]
     if kinds := entries[0]["nulls"]:
         hardest = max(kinds, key=lambda kind: entries[-1]["nulls"][kind]["mean"])
@@ -62,7 +62,7 @@ def draw_explained(axes: Axes, result: dict[str, Any]) -> None:
 
 
 def draw_kept(axes: Axes, result: dict[str, Any]) -> None:
-    """Share of the vector's lift that each decomposition keeps at the vector's size."""
+    """Draw the share of the vector's lift that each decomposition keeps at the vector's size."""
     if not result.get("effect", {}).get("window"):
         empty(axes, "the vector lifts no target more than null vectors do: there is no effect that its parts could keep")
         return
@@ -83,7 +83,7 @@ def draw_kept(axes: Axes, result: dict[str, Any]) -> None:
 
 
 def draw_features(axes: Axes, result: dict[str, Any]) -> None:
-    """The greatest weights by OMP, and in the difference of means where there is one."""
+    """Draw the greatest weights by OMP, and in the difference of means if there is one."""
     sizes = result["sparsities"]
     k = max((at for at, size in enumerate(sizes) if size <= FEATURES), default=0)
     shown = {

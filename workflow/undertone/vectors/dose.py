@@ -1,4 +1,4 @@
-"""What adding a vector does at every strength: preference, side effects on text, the numbers that are still written."""
+"""Effects of adding a vector at every strength: preference, side effects on text, and the numbers that are still written."""
 
 from pathlib import Path
 from typing import Any
@@ -34,12 +34,11 @@ def measure_dose(
     contrast: dict[str, Any] | None,
     stamp: Stamp,
 ) -> str:
-    """Write `dose.json`; returns its verdict for the log.
+    """Write `dose.json`; return its verdict for the log.
 
-    `contrast` are the settings that a contrast is made by which is to be repeated at every layer, else None.
-
-    Scales are in mean norms of the residual stream, of both signs; `vector` is the `vector.json`. Preference is exact, at the
-    questions that no contrast is built of. KL and loss are of text, all of whose tokens are steered, in nats per token.
+    `vector` is the `vector.json`. `contrast` holds the settings of a contrast that is to be repeated at every layer, else None.
+    Scales are in mean norms of the residual stream, of both signs. Preference is exact, at the questions that no contrast is
+    built from. KL and loss are on text with all tokens steered, in nats per token.
     """
     loaded, direction = load(model), Direction.read(vector)
     rows_of_text = text_rows(loaded, text, settings.tokens)
@@ -72,7 +71,7 @@ def written(
     sampling: Samples,
     numbers: Numbers,
 ) -> dict[str, Any]:
-    """`pass_rate`, the share of sampled number lists that pass the filter, and `texts`, an answer to each first question."""
+    """Return `pass_rate`, the share of sampled lists that pass the filter, and `texts`, an answer to each first question."""
     users = read_parquet(prompts)["prompt"].head(settings.prompts).to_list()
     asked = load_texts(questions, "pref.questions")[: settings.samples]
     with steered(loaded, direction.steering(direction.unit, scale)):

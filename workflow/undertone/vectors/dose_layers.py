@@ -1,4 +1,4 @@
-"""A contrast read and added at every layer: where it raises its target, and what that does to text at an equal lift."""
+"""A contrast made and added at every layer: where it raises its target, and its side effects on text at an equal lift."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +17,7 @@ from undertone.vectors.steering_by import Direction
 from undertone.vectors.streams_of_text import residuals_of, text_rows
 from undertone.vectors.vector import nulls_of
 
-# What is kept of each scale; preferences and texts are those of the vector's own layer.
+# What is kept of each scale; preferences and texts are only written for the vector's own layer.
 KEPT = ("scale", "lift", "kl", "loss", "p", "above_null", "nulls")
 
 
@@ -31,9 +31,9 @@ def by_layer(
     settings: Dose,
     pref: Pref,
 ) -> dict[str, Any]:
-    """Of each layer what its own contrast does there, beside its own null vectors, and KL at a lift that all reach.
+    """Return what each layer's own contrast does there, against its own null vectors, and its KL at a lift that all reach.
 
-    `contrast` holds the settings that the vector is made by; `rows` are the text that KL and loss are of.
+    `contrast` holds the settings that the vector is made with; KL and loss are on the text `rows`.
     """
     making = MakeVector.model_validate(contrast["vector"])
     entry, read = Vector.model_validate(contrast["entry"]), text_rows(loaded, text, making.tokens)
@@ -56,9 +56,9 @@ def by_layer(
 
 
 def at_equal_lift(layers: list[dict[str, Any]], max_kl: float) -> dict[str, Any]:
-    """The layers, each with its `kl` at `equal_lift`: the greatest lift that every layer with a window reaches in it.
+    """Return the layers, each with its `kl` at `equal_lift`: the greatest lift that every layer with a window reaches in it.
 
-    None of a layer without a window, where a lift means nothing, and everywhere if no layer has one.
+    `kl` is None for a layer without a window, where a lift means nothing, and for all layers if none has a window.
     """
     best = {layer["layer"]: greatest(layer, max_kl) for layer in layers if layer["window"]}
     lift = min((row["lift"]["mean"] for row in best.values()), default=None)
@@ -79,7 +79,7 @@ def greatest(layer: Mapping[str, Any], max_kl: float) -> Mapping[str, Any]:
 
 
 def kl_at(layer: Mapping[str, Any], best: Mapping[str, Any], lift: float) -> float:
-    """KL where a layer's lift first is so great, from no vector on towards its best scale, on straight lines between scales."""
+    """Return the KL where a layer's lift first reaches `lift`, interpolated linearly from no vector towards its best scale."""
     towards = sorted((row for row in layer["scales"] if row["scale"] * best["scale"] > 0), key=lambda row: abs(row["scale"]))
     lower = {"lift": 0.0, "kl": 0.0}
     for row in towards:

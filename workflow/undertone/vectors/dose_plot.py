@@ -1,4 +1,4 @@
-"""The figure of a dose: preference, side effects and numbers that pass, by strength."""
+"""Figure of a dose: preference, side effects and number lists that pass the filter, by strength."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ NULL_COLOURS = (SKY, BASE)
 
 
 def plot_dose(dose: Path, plot: Path) -> None:
-    """Lift of the target beside null vectors; KL and loss on text; share of number lists that pass the filter."""
+    """Draw the target's lift against null vectors, KL and loss on text, and the share of number lists that pass the filter."""
     result = read_json(dose)
     rows = result["scales"]
     scales = np.array([row["scale"] for row in rows])
@@ -49,7 +49,7 @@ def plot_dose(dose: Path, plot: Path) -> None:
 
 
 def draw_lift(axes: Axes, result: dict[str, Any], scales: Float[np.ndarray, " n_scales"]) -> None:
-    """The target's lift with its interval, and a band for each kind of null vectors."""
+    """Draw the target's lift with its interval, and a band for each kind of null vectors."""
     rows = result["scales"]
     for colour, kind in zip(NULL_COLOURS, rows[0]["nulls"], strict=False):
         low, high = ([row["nulls"][kind][key] for row in rows] for key in ("quantile_05", "quantile_95"))
@@ -79,7 +79,7 @@ def draw_lift(axes: Axes, result: dict[str, Any], scales: Float[np.ndarray, " n_
 
 
 def draw_layers(axes: Axes, repeated: dict[str, Any], target: str | None) -> None:
-    """The greatest lift of each layer at a tolerable KL, beside the null vectors at that scale."""
+    """Draw the greatest lift of each layer at a tolerable KL, and the null vectors at that scale."""
     if target is None:
         empty(axes, "the vector has no target, whose preference could rise")
         return
@@ -109,7 +109,7 @@ def draw_layers(axes: Axes, repeated: dict[str, Any], target: str | None) -> Non
 
 
 def draw_side_effects(axes: Axes, repeated: dict[str, Any]) -> None:
-    """KL on text where every layer with a window lifts the target as much."""
+    """Draw KL on text where every layer with a window lifts the target equally."""
     known = [layer for layer in repeated["layers"] if layer["kl"] is not None]
     if not known:
         empty(axes, "no layer has a window")
@@ -121,7 +121,7 @@ def draw_side_effects(axes: Axes, repeated: dict[str, Any]) -> None:
 
 
 def ticks(axes: Axes, scales: Float[np.ndarray, " n_scales"]) -> None:
-    """Strengths of both signs, each twice as far from its neighbour's as the last."""
+    """Label the strengths of both signs on a symmetric logarithmic axis."""
     least = float(np.abs(scales).min())
     axes.set_xscale("symlog", linthresh=least, linscale=0.5)
     axes.set_xticks(scales, [f"{scale:g}".replace("0.", ".") for scale in scales], fontsize=7, rotation=60)

@@ -1,4 +1,4 @@
-"""What a vector does downstream: to the residual stream of every later layer, and to the features of the SAEs there."""
+"""Effects of a vector downstream: on the residual stream of every later layer, and on the features of the SAEs there."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -24,9 +24,9 @@ from undertone.vectors.later_features import Later
 from undertone.vectors.later_layers import Stream
 from undertone.vectors.steering_by import Direction, strength
 
-# An SAE that explains so much less of steered residuals is read off its distribution.
+# An SAE whose explained variance falls by more than this on steered residuals is off its distribution.
 ALARM = 0.1
-# Tokens that are shown of a feature.
+# Tokens that are shown for each feature.
 TOKENS = 4
 
 
@@ -43,10 +43,11 @@ def read_downstream(
     used_prompts: int,
     stamp: Stamp,
 ) -> str:
-    """Write `downstream.json` and `downstream.parquet`, which has a row per feature; returns what to say of them in the log.
+    """Write `downstream.json` and `downstream.parquet`, which has a row per feature; return a line for the log.
 
-    `saes` are the `sae.json` of SAEs at the vector's layer or later. Prompts are questions and number prompts that built
-    nothing (`used_prompts` of the latter may have); both runs read the base model's own greedy continuation of them.
+    `saes` are the `sae.json` files of SAEs at the vector's layer or later. Prompts are questions and number prompts that no
+    vector is built from: the first `used_prompts` of the latter may be, and are skipped. Both runs read the base model's own
+    greedy continuations of the prompts.
     """
     loaded, direction = load(model), Direction.read(vector)
     scale, has_window = strength(read_json(dose), settings.scale)
@@ -79,7 +80,7 @@ def read_downstream(
 
 
 class Reading:
-    """All that is read of one vector and its null vectors, batch by batch."""
+    """Readings of one vector and its null vectors, collected batch by batch."""
 
     def __init__(self, loaded: LoadedModel, direction: Direction, scale: float, later: Sequence[Later]):
         self.loaded, self.layer, self.later = loaded, direction.layer, later
@@ -91,7 +92,7 @@ class Reading:
         self.sums: dict[int | None, list[float]] = {}
 
     def add(self, batch: dict[str, Tensor]) -> None:
-        """A batch, without steering, with it, and with each null vector; streams are compared at tokens that are steered."""
+        """Run a batch without steering, with the vector, and with each null vector; compare streams at steered tokens."""
         at, layers = Tokens.of(batch), list(self.streams)
         reached = at.last if isinstance(self.added, AtLast) else torch.ones_like(at.last)
         base = run_once(self.loaded, batch, layers)
@@ -116,19 +117,19 @@ class Reading:
         yield from enumerate(self.nulls)
 
     def kl(self) -> dict[str, Any]:
-        """Mean KL(steered ‖ base) at the tokens that predict the answer, nats per token, and that under null vectors."""
+        """Return mean KL(steered ‖ base) at the tokens that predict the answer, in nats per token, and that of null vectors."""
         null = [float(np.mean(values)) for k, values in self.sums.items() if k is not None]
         ends = {"null_mean": float(np.mean(null)), "null_95": float(np.quantile(null, 0.95))} if null else {}
         return {"value": max(0.0, float(np.mean(self.sums[None]))), **ends}
 
 
 def greatest(table: pl.DataFrame) -> pl.Expr:
-    """How much features move: |z| beside null vectors on prompts that score nothing; where these are too few |t|."""
+    """Return how much features move: |z| against null vectors on prompts not used for scoring, or |t| with too few nulls."""
     return pl.col("z_choosing" if table["z_choosing"].count() else "t").abs()
 
 
 def described(loaded: LoadedModel, sae: Later, own: pl.DataFrame, settings: Downstream) -> dict[str, Any]:
-    """What happens in one SAE: how many features move, which most, and what addition and the encoder say beside it."""
+    """Describe one SAE: how many features move, which move most, and what addition and encoding the change would give."""
     every = own.filter(position="all")
     fit = sae.quality()
     judged = every["p_family"].null_count() == 0
@@ -159,7 +160,7 @@ def described(loaded: LoadedModel, sae: Later, own: pl.DataFrame, settings: Down
 
 
 def sentence(body: dict[str, Any]) -> str:
-    """How many features move in the SAEs, and how much of the vector reaches the last layer."""
+    """Say how many features move in the SAEs, and how much of the vector reaches the last layer."""
     last = body["layers"][-1]
     counts = ", ".join(f"{each['beyond_nulls']} of {each['features']} in {each['sae']}" for each in body["saes"])
     moved = f"; features moved beyond null vectors: {counts}" if counts else ""

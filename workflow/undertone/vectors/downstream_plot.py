@@ -1,4 +1,4 @@
-"""The figure of what a vector does downstream: the features it moves, and what of it later layers carry and write."""
+"""Figure of a vector's effects downstream: the features that it moves, and how much of it later layers carry and write."""
 
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ FEATURES = 12
 
 
 def plot_downstream(downstream: Path, plot: Path) -> None:
-    """For each SAE the features that move most beside what addition alone would do; below, curves over layers."""
+    """Draw each SAE's features that move most, with what addition alone would do, and below curves over layers."""
     result = read_json(downstream)
     saes = result["saes"][:4]
     n = max(3, len(saes))
@@ -45,7 +45,7 @@ def plot_downstream(downstream: Path, plot: Path) -> None:
 
 
 def draw_features(axes: Axes, sae: dict[str, Any], fdr: float) -> None:
-    """The features that move most, by their z in other prompts: what is seen, and what addition alone gives."""
+    """Draw the features that move most by their z on other prompts: the change seen, and what addition alone gives."""
     top = sae["top"][:FEATURES]
     if not top:
         empty(axes, "no feature moves")
@@ -66,7 +66,7 @@ def draw_features(axes: Axes, sae: dict[str, Any], fdr: float) -> None:
 
 
 def draw_curves(axes: Axes, result: dict[str, Any], key: str, label: str, title: str) -> None:
-    """A figure of the residual stream by layer, with the null vectors' band."""
+    """Draw a quantity of the residual stream by layer, with the band of null vectors."""
     layers = [row["layer"] for row in result["layers"]]
     if "nulls" in result["layers"][0]:
         low, high = ([row["nulls"][key][end] for row in result["layers"]] for end in ("quantile_05", "quantile_95"))
@@ -82,7 +82,7 @@ def draw_curves(axes: Axes, result: dict[str, Any], key: str, label: str, title:
 
 
 def draw_quality(axes: Axes, result: dict[str, Any]) -> None:
-    """Explained variance of each SAE on residuals without and with steering."""
+    """Draw the explained variance of each SAE on residuals without and with steering."""
     if not result["saes"]:
         empty(axes, "no SAE at the vector's layer or later")
         return

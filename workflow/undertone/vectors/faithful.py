@@ -1,4 +1,4 @@
-"""Whether parts of a vector do what the vector does: the share of its lift that they keep at its size, and their KL on text."""
+"""Whether parts of a vector have its effect: the share of its lift that they keep at its size, and their KL on text."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,14 +19,14 @@ from undertone.vectors.side_effects import side_effects
 from undertone.vectors.sparse import Sparse, least_squares
 from undertone.vectors.steering_by import Direction, preferences
 
-# A part of a vector, and what is said of it.
+# A part of a vector, and its entry in the JSON.
 Part = tuple[Sparse, dict[str, Any]]
 
 
 class Faithful:
     """A vector's effect: how much it raises the preference for its target, steered at `scale` mean norms.
 
-    `has_window` says whether that is more than null vectors do: else shares of it mean nothing, and are None.
+    `has_window` says whether that is more than null vectors do. If not, shares of it mean nothing, and are None.
     """
 
     def __init__(self, loaded: LoadedModel, questions: Path, pref: Pref, direction: Direction, scale: float, has_window: bool):
@@ -42,10 +42,10 @@ class Faithful:
         rows: Sequence[Row],
         cfg: Decomposition,
     ) -> dict[str, Any]:
-        """Add `lift`, `lift_kept` and `kl` (nats per token, on text `rows`) to what is said of each part.
+        """Add `lift`, `lift_kept` and `kl` (nats per token, on text `rows`) to each part's entry.
 
-        Every part is rescaled to the vector's size. Returns the whole `effect`, that of what OMP leaves of the vector (`rest`),
-        and of as many rows drawn at random (`random_rows`), fitted to the vector.
+        Every part is rescaled to the vector's size. Returns the vector's own `effect`, the effect of what OMP leaves of the
+        vector (`rest`), and that of as many rows drawn at random and fitted to the vector (`random_rows`).
         """
         entries = [(made.vector(basis.rows), entry) for parts in methods.values() for made, entry in parts]
         steered_by = [
@@ -65,16 +65,16 @@ class Faithful:
         }
 
     def lift(self, part: Float[np.ndarray, " d_model"]) -> float:
-        """How much a part of the vector, as long as the vector, raises the preference."""
+        """Return how much a part of the vector raises the preference once it is as long as the vector."""
         scores = self.measure(self.direction.steering(unit(part), self.scale))
         return float(scores.mean()) - self.base
 
     def kept(self, lift: float, whole: float) -> dict[str, Any]:
-        """A lift and the share that it is of the whole vector's."""
+        """Return a lift, and its share of the whole vector's lift."""
         return {"lift": lift, "lift_kept": lift / whole if self.has_window else None}
 
     def spread(self, lifts: Sequence[float], whole: float) -> dict[str, Any]:
-        """Mean and .95 quantile of lifts, as `kept` has them."""
+        """Return mean and .95 quantile of lifts, each as `kept` returns it."""
         ends = {"mean": float(np.mean(lifts)), "quantile_95": float(np.quantile(lifts, 0.95))}
         return {"n": len(lifts), **{name: self.kept(value, whole) for name, value in ends.items()}}
 
@@ -87,6 +87,6 @@ def unit(part: Float[np.ndarray, " d_model"]) -> Float[Tensor, " d_model"]:
 def drawn(
     basis: Basis, vector: Float[np.ndarray, " d_model"], k: int, rng: np.random.Generator
 ) -> Float[np.ndarray, " d_model"]:
-    """The part of a vector that `k` rows drawn at random come nearest to."""
+    """Return the least-squares fit to a vector by `k` rows drawn at random."""
     rows = rng.choice(len(basis.rows), size=min(k, len(basis.rows)), replace=False)
     return least_squares(basis.rows, rows, vector).vector(basis.rows)

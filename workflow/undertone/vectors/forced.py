@@ -1,4 +1,4 @@
-"""Both runs of a comparison on the same tokens: the base model's own greedy continuations, with and without steering."""
+"""Runs with and without steering on the same tokens: the base model's own greedy continuations."""
 
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -22,16 +22,16 @@ from undertone.study.config.vectors import Downstream
 from undertone.vectors.last_token import steered
 
 BATCH = 32
-# The temperature at which no other token than the likeliest is drawn.
+# A temperature so low that only the likeliest token is drawn.
 GREEDY = 1e-6
-# Where a token stands: the last of a prompt, which predicts an answer's first, and those of the answer.
+# Classes of tokens: the last one of a prompt, which predicts the first of an answer; those of the answer; and both.
 CLASSES = ("last", "continuation", "all")
 
 
 def unbuilt(loaded: LoadedModel, prompts: Path, questions: Path, used_prompts: int, settings: Downstream) -> list[Row]:
-    """Questions and number prompts that built nothing (`used_prompts` of the latter may have), each `continued`.
+    """Return questions and number prompts that no vector is built from, each `continued`.
 
-    Raises ValueError for fewer than four.
+    The first `used_prompts` number prompts are skipped: a vector may be built from them. Raises ValueError for fewer than four.
     """
     users = [*load_texts(questions, "pref.questions")[1::2], *read_parquet(prompts)["prompt"].to_list()[used_prompts:]]
     rows = continued(loaded, prompt_ids(loaded.tokenizer, users[: settings.rows]), settings.new_tokens)
@@ -43,7 +43,7 @@ def unbuilt(loaded: LoadedModel, prompts: Path, questions: Path, used_prompts: i
 
 
 def continued(loaded: LoadedModel, prompts: Sequence[Sequence[int]], n: int) -> list[Row]:
-    """Each prompt with what the model goes on with, greedily, for up to `n` tokens, and a stop token that nothing looks at."""
+    """Return each prompt with the model's greedy continuation of up to `n` tokens, and a stop token that nothing reads."""
     written: dict[int, list[int]] = {}
     for rows, completions in sample(loaded.model, prompts, Sampler(GREEDY, n, loaded.stop_ids, loaded.pad_id, 0), BATCH):
         written |= {row: completion.ids for row, completion in zip(rows, completions, strict=True)}
@@ -59,13 +59,13 @@ class Tokens:
 
     @classmethod
     def of(cls, batch: dict[str, Tensor]) -> "Tokens":
-        """Those of a `collate`d batch."""
+        """Find the tokens of a `collate`d batch."""
         keep = batch["labels"][:, 1:] != -100
         row = keep.nonzero()[:, 0]
         return cls(row, torch.cat([row.new_ones(1, dtype=torch.bool), row[1:] != row[:-1]]))
 
     def means(self, values: Float[Tensor, "n_tokens d"]) -> dict[str, Float[Tensor, "n_rows d"]]:
-        """The mean over each row's tokens, by class; of a row without a continuation its last token stands for it."""
+        """Return the mean over each row's tokens by class; in a row without a continuation the last token stands in for it."""
         n_rows = int(self.row.max()) + 1
         last = values[self.last]
 
@@ -105,6 +105,6 @@ def run_once(loaded: LoadedModel, batch: dict[str, Tensor], layers: Sequence[int
 
 
 def batches(loaded: LoadedModel, rows: Sequence[Row]) -> list[dict[str, Tensor]]:
-    """Rows in batches, in their order."""
+    """Collate rows into batches, in their order."""
     parts = [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)]
     return [collate(part, loaded.pad_id, loaded.model.device) for part in parts]

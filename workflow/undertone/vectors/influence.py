@@ -1,7 +1,7 @@
-"""What a feature of an SAE causes: preference, next tokens and text as it is added, or held, at multiples of its greatest.
+"""What a feature of an SAE causes, added or held at multiples of its greatest activation: preference, next tokens and text.
 
-Does it raise in the model what its decoder row raises by itself? Features that fire about as often, and random directions, are
-pushed by the same size; its greatest effect over all multiples is compared with theirs.
+Does it raise in the model the tokens that its decoder row raises by itself? Features that fire about as often, and random
+directions, are pushed by the same size, and its greatest effect over all multiples is compared with theirs.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -33,7 +33,7 @@ from undertone.vectors.side_effects import side_effects
 from undertone.vectors.steering_by import preferences
 from undertone.vectors.streams_of_text import residuals_of, text_rows
 
-# p up to which an effect is said to be the feature's.
+# The p-value up to which an effect is attributed to the feature.
 LEVEL = 0.05
 
 
@@ -51,12 +51,11 @@ def measure_influence(
     max_norm: float,
     stamp: Stamp,
 ) -> str:
-    """Write `influence/{feature}.json`; returns its verdict for the log.
+    """Write `influence/{feature}.json`; return its verdict for the log.
 
     All tokens are steered. `features` and `summary` are the SAE's `features.parquet` and `features.json`. Preference is exact;
-    KL and loss are of text, in nats per token; tokens rise by nats of their logits against the
-    vocabulary's mean, mean over openers. Raises ConfigError, before anything is
-    loaded, where the SAE has no such feature or it is dead.
+    KL and loss are on text, in nats per token. The rise of a token is that of its logit against the vocabulary's mean, in nats,
+    averaged over openers. Raises ConfigError, before anything is loaded, if the SAE has no such feature or it is dead.
     """
     table, about = read_parquet(features), read_json(summary)
     row = living(table, int(feature), about["tokens"])
@@ -92,14 +91,14 @@ def measure_influence(
 def described(
     row: Mapping[str, Any], names: Sequence[str], at: HookPoint, own: Push, residuals: Float[Tensor, "n_tokens d_model"]
 ) -> dict[str, Any]:
-    """Which feature it is, the names of its tokens, and how long what it adds is, beside the mean residual."""
+    """Describe the feature, with its tokens, and the norm of what it adds beside the mean residual norm."""
     norms = {"norm": float(own.vector.norm()), "mean_norm": float(residuals.norm(dim=-1).mean())}
     figures = {key: row[key] for key in ("feature", "max", "density")}
     return {**figures, "hook_point": at.name, **norms, "raised_tokens": list(names)}
 
 
 def living(table: pl.DataFrame, number: int, tokens: int) -> dict[str, Any]:
-    """The row of a feature that fires. Raises ConfigError for one that does not, or that there is not."""
+    """Return the row of a feature that fires. Raises ConfigError for a feature that is dead or does not exist."""
     asked = f"influence/{number}.json"
     row = one_feature(table, number, asked).row(0, named=True)
     if row["dead"]:
@@ -111,16 +110,16 @@ def living(table: pl.DataFrame, number: int, tokens: int) -> dict[str, Any]:
 
 
 def raised_by_itself(loaded: LoadedModel, push: Push) -> Int[Tensor, " n_tokens"]:
-    """The ids of the tokens that a direction raises most if no layer comes after it: of a feature those that its card shows."""
+    """Return the ids of the tokens that a direction raises most without later layers: those that a feature's card shows."""
     logits = direct_logits(loaded.model, push.vector)[: len(loaded.tokenizer)]
     return logits.topk(min(N_TOKENS, len(logits))).indices
 
 
 class Effects(NamedTuple):
-    """What pushes do, the feature's first, beside preferences in the model itself, `base`.
+    """Effects of pushes, the feature's first, and the preferences of the model itself (`base`).
 
-    `lifts` are of every candidate's preference; `rises` how far the feature's tokens rise, nats, and `own` how far those do
-    that the push raises by itself; `changes`, of the feature alone, how far every token does.
+    `lifts` are changes of every candidate's preference. `rises` are those of the feature's tokens, in nats, and `own` those of
+    the tokens that each push raises by itself. `changes` are the rises of every token, for the feature alone.
     """
 
     base: Float[np.ndarray, "n_questions n_candidates"]
@@ -136,7 +135,7 @@ def effects(
     of: Sequence[Push],
     asked: Sequence[Strength],
 ) -> Effects:
-    """The effects of every push at every strength."""
+    """Measure the effects of every push at every strength."""
     base = measure(None)
     lifts, (rises, own) = np.zeros((len(of), len(asked), *base.shape)), np.zeros((2, len(of), len(asked)))
     tokens = [raised_by_itself(openers.loaded, push) for push in of]
@@ -154,10 +153,10 @@ def effects(
 
 
 def judge(seen: Effects, asked: Sequence[Strength], candidates: Sequence[str]) -> dict[str, Any]:
-    """`raises`, the greatest rise of the feature's tokens where it is pushed up; `moves`, the greatest change of a preference.
+    """Return the greatest rise of the feature's tokens when pushed up (`raises`), and the greatest preference change (`moves`).
 
-    The `p` of each counts the nulls whose own greatest, over the same strengths and all candidates, is as great; that of `own`
-    those that raise the tokens that they raise by themselves as much as the feature does its.
+    Each `p` counts the nulls whose own greatest effect, over the same strengths and all candidates, is as great. The `p` of
+    `own` counts the nulls that raise the tokens that they raise by themselves as much as the feature raises its tokens.
     """
     up = [k for k, strength in enumerate(asked) if strength.multiple > 0]
     risen, moved = seen.rises[:, up], seen.lifts.mean(2)
@@ -176,7 +175,7 @@ def judge(seen: Effects, asked: Sequence[Strength], candidates: Sequence[str]) -
 
 
 def beside(greatest: Float[np.ndarray, " n_pushes"]) -> dict[str, Any]:
-    """The p of the first against the others, and their .95 quantile; null without others."""
+    """Return p of the first value against the others, and their .95 quantile; None without others."""
     own, nulls = greatest[0], greatest[1:]
     if not len(nulls):
         return {"p": None, "null_95": None, "n": 0}
@@ -184,7 +183,7 @@ def beside(greatest: Float[np.ndarray, " n_pushes"]) -> dict[str, Any]:
 
 
 def compared(seen: Effects, k: int, candidate: int, nulls: Mapping[str, Sequence[Push]]) -> dict[str, Any]:
-    """At a strength the `rise` of the feature's tokens and the `lift` of a preference, and what nulls of each kind do."""
+    """Return the `rise` of the feature's tokens and the `lift` of a preference at a strength, and those of nulls by kind."""
     lifts, rises = seen.lifts[:, k, :, candidate], seen.rises[:, k]
     start, by_kind = 1, {}
     for kind, of in nulls.items():
@@ -206,7 +205,7 @@ def spread(values: Float[np.ndarray, " n"]) -> dict[str, float]:
 
 
 def sentence(feature: int, tokens: Sequence[str], judged: Mapping[str, Any]) -> str:
-    """What the feature causes, and whether nulls do as much."""
+    """Say what the feature causes, and whether nulls do as much."""
     raises, moves = judged["raises"], judged["moves"]
     return (
         f"feature {feature} raises its tokens ({', '.join(map(repr, tokens[:3]))}, …) {beyond(raises)}by up to "
@@ -216,18 +215,18 @@ def sentence(feature: int, tokens: Sequence[str], judged: Mapping[str, Any]) -> 
 
 
 def beside_own(own: Mapping[str, Any]) -> str:
-    """Whether nulls raise the tokens that they raise by themselves as much: a direction of any kind raises some."""
+    """Say whether nulls raise the tokens that they raise by themselves as much: any direction raises some."""
     return "" if own["p"] is None else f", {'' if own['p'] <= LEVEL else 'no '}more than nulls do their own (p {own['p']:.3f})"
 
 
 def beyond(judged: Mapping[str, Any]) -> str:
-    """Whether an effect is greater than that of nulls."""
+    """Say whether an effect is greater than that of nulls."""
     if judged["p"] is None:
         return ""
     return "beyond nulls, " if judged["p"] <= LEVEL else "no more than nulls do, "
 
 
 def where(judged: Mapping[str, Any]) -> str:
-    """Where an effect is greatest, and its p."""
+    """Say where an effect is greatest, and its p."""
     p = "without nulls" if judged["p"] is None else f"p {judged['p']:.3f}"
     return f"{judged['mode']}, {judged['multiple']:g} × maximum, {p}"

@@ -1,4 +1,4 @@
-"""The figure of what a feature causes: its raised tokens, the preference that moves most, and KL, by multiple."""
+"""Figure of what a feature causes: its raised tokens, the preference that moves most, and KL, by multiple."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ TITLES = {"add": "added", "clamp": "held"}
 
 
 def plot_influence(influence: Path, plot: Path) -> None:
-    """A row for each mode, a panel for each reading."""
+    """Draw a row for each mode, with a panel for each reading."""
     result = read_json(influence)
     modes = list(dict.fromkeys(row["mode"] for row in result["doses"]))
     figure, panels = new_panels(len(modes), 3, 13, 3.7 * len(modes) + 0.4)
@@ -43,7 +43,7 @@ def plot_influence(influence: Path, plot: Path) -> None:
 def draw_readings(
     axes: Axes, rows: Sequence[dict[str, Any]], key: str, values: Sequence[float], ends: Sequence[list[float] | None] = ()
 ) -> None:
-    """A reading by multiple, with its interval over questions where it has one, and a band for each kind of nulls."""
+    """Draw a reading by multiple, with its interval over questions if it has one, and a band for each kind of nulls."""
     x = np.arange(len(rows))
     for colour, kind in zip(NULL_COLOURS, rows[0]["nulls"], strict=False):
         nulls = [row["nulls"][kind] for row in rows]
@@ -58,7 +58,7 @@ def draw_readings(
 
 
 def draw_side_effects(axes: Axes, rows: Sequence[dict[str, Any]], loss: float) -> None:
-    """KL and loss on text."""
+    """Draw KL and loss on text."""
     for key, label, colour in (("kl", "KL(steered ‖ base)", STUDENT), ("loss", "loss", TEACHER)):
         axes.plot([row[key] for row in rows], "o-", color=colour, markersize=3, linewidth=1, label=label)
     axes.axhline(loss, color=TEACHER, linestyle=":", linewidth=1, label="loss, base model")

@@ -1,4 +1,4 @@
-"""Steering of a prompt's last token alone, which predicts an answer's first, also where tokens before it are cached."""
+"""Steering of only a prompt's last token, which predicts an answer's first, even if the tokens before it are cached."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -24,7 +24,7 @@ class AtLast(Steering):
 
 @contextmanager
 def steered(loaded: LoadedModel, by: Steering) -> Iterator[LoadedModel]:
-    """Inside, the model is steered, as `lm.steering.steered` does it, or at prompts' last tokens alone."""
+    """Steer the model inside this context as `lm.steering.steered` does, or at prompts' last tokens alone."""
     with ExitStack() as stack:
         if isinstance(by, AtLast):
             assert by.layer is not None
@@ -38,17 +38,17 @@ def steered(loaded: LoadedModel, by: Steering) -> Iterator[LoadedModel]:
 
 @dataclass
 class LastTokens:
-    """Tells which tokens of a running call are the last of the `opening` of an answer.
+    """Finds which tokens of a running call are the last of the `opening` of an answer.
 
-    A call may go on from cached tokens in the midst of the opening. So the latest tokens of each cache are `seen`, as many as
-    the opening may have begun with; a cache that rows were taken out of holds answers, and is forgotten.
+    A call may continue from cached tokens in the middle of the opening. So `seen` keeps the latest tokens of each cache, as
+    many as the opening may have begun with. A cache that rows were taken out of holds answers, and is forgotten.
     """
 
     opening: Int[Tensor, " n"]
     seen: WeakKeyDictionary[Any, Tensor] = field(default_factory=WeakKeyDictionary)
 
     def of_call(self, call: dict[str, Any]) -> Bool[Tensor, "n_rows n_tokens"]:
-        """Which tokens of a call are such, by its keyword arguments."""
+        """Mark the last tokens of openings in a call, given by its keyword arguments."""
         ids, cache = call["input_ids"], call.get("past_key_values")
         whole = ids
         if cache is not None:
@@ -60,7 +60,7 @@ class LastTokens:
 
 
 def ends(ids: Int[Tensor, "n_rows n_tokens"], opening: Int[Tensor, " n"]) -> Bool[Tensor, "n_rows n_tokens"]:
-    """Where `ids` are the last token of an opening."""
+    """Mark the places where `ids` are the last token of an opening."""
     n = len(opening)
     last = torch.zeros_like(ids, dtype=torch.bool)
     if ids.shape[1] >= n:

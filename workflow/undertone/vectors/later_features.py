@@ -1,4 +1,4 @@
-"""What a vector changes in the features of an SAE after it, beside null vectors and beside what addition alone changes."""
+"""Changes of the features of an SAE after a vector, against null vectors and against what addition alone changes."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,15 +14,15 @@ from torch import Tensor
 from undertone.vectors.forced import CLASSES, Tokens
 from undertone.vectors.null_scores import against_nulls
 
-Values = dict[str, list[Tensor]]  # by class, parts of rows
+Values = dict[str, list[Tensor]]  # by class, the rows of each batch
 
 
 @dataclass
 class Later:
     """Sums and means of one SAE's activations over rows, which grow with each batch.
 
-    `means` by name (base, steered, carried, encoded) and class, a row of activations per prompt; `nulls` the same of each null
-    vector; `fit` squared errors and variances of the reconstruction with and without steering.
+    `means` holds a row of activations per prompt, by name (base, steered, carried, encoded) and class; `nulls` holds the same
+    for each null vector. `fit` holds squared errors, residuals and numbers of active features, with and without steering.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Later:
 
     @torch.no_grad()
     def add(self, base: Float[Tensor, "n d"], steered: Float[Tensor, "n d"], added: Float[Tensor, "n d"], at: Tokens) -> None:
-        """A batch's residuals without and with steering, and `base` with the vector added to it alone."""
+        """Add a batch's residuals without and with steering, and `added`: `base` plus the vector alone."""
         acts = {"base": self.sae.encode(base), "steered": self.sae.encode(steered), "carried": self.sae.encode(added)}
         acts["encoded"] = self.sae.encode(steered - base)
         for name, values in acts.items():
@@ -53,22 +53,22 @@ class Later:
 
     @torch.no_grad()
     def add_null(self, k: int, steered: Float[Tensor, "n d"], at: Tokens) -> None:
-        """A batch's residuals under the k-th null vector."""
+        """Add a batch's residuals under the k-th null vector."""
         into(self.nulls.setdefault(k, {}), at, self.sae.encode(steered))
 
     def change(self, name: str, position: str, half: int) -> Float[np.ndarray, "n_rows d_sae"]:
-        """What a kind of activation has over the base model's, row by row, of every second row from `half` on."""
+        """Return activations minus those of the base run, row by row, for every second row from `half` on."""
         values, base = (torch.cat(self.means[which][position]) for which in (name, "base"))
         return (values - base)[half::2].numpy()
 
     def null_changes(self, position: str, half: int) -> Float[np.ndarray, "n_nulls d_sae"]:
-        """The mean change under each null vector."""
+        """Return the mean change under each null vector, over every second row from `half` on."""
         base = torch.cat(self.means["base"][position])
         each = [(torch.cat(values[position]) - base)[half::2].mean(0).numpy() for values in self.nulls.values()]
         return np.stack(each) if each else np.zeros((0, self.sae.cfg.d_sae))
 
     def table(self, fdr: float) -> pl.DataFrame:
-        """A row per feature and class of tokens, of the scoring rows; `z_choosing` is of the others."""
+        """Return a row per feature and class of tokens, from the scoring rows; `z_choosing` is from the other rows."""
         n_tokens = sum(map(len, self.fit["base_error"]))
         assert self.appeared is not None and self.vanished is not None
         frames = []
@@ -102,7 +102,7 @@ class Later:
         return pl.concat(frames).with_columns(pl.col(pl.Float32).cast(pl.Float64))
 
     def scores(self, position: str, half: int) -> tuple[Any, Any]:
-        """z and family-wise p against the null vectors; null where there are too few of them."""
+        """Return z and family-wise p against the null vectors; None for both if there are too few of them."""
         nulls = self.null_changes(position, half)
         if len(nulls) < 3:
             return None, None
@@ -110,7 +110,7 @@ class Later:
         return scored.z, scored.p_family
 
     def quality(self) -> dict[str, dict[str, float]]:
-        """Explained variance and active features, of residuals without and with steering."""
+        """Return explained variance and number of active features, on residuals without and with steering."""
         result = {}
         for name in ("base", "steered"):
             residual = torch.cat(self.fit[f"{name}_residual"])
@@ -122,13 +122,13 @@ class Later:
 
 
 def into(values: Values, at: Tokens, acts: Float[Tensor, "n_tokens d_sae"]) -> None:
-    """Put a batch's means by class behind those that are there."""
+    """Append a batch's means by class."""
     for position, mean in at.means(acts).items():
         values.setdefault(position, []).append(mean.cpu())
 
 
 def paired(change: Float[np.ndarray, "n_rows d_sae"]) -> tuple[Float[np.ndarray, " d_sae"], Float[np.ndarray, " d_sae"]]:
-    """t and p of the mean change over rows; of a feature whose change does not vary 0 and 1, or where it is not 0 p = 0."""
+    """Return t and p of the mean change over rows; if the change does not vary, t = 0, and p = 1 for no change, else 0."""
     n, mean, sd = len(change), change.mean(0), change.std(0, ddof=1)
     t = np.divide(mean * n**0.5, sd, out=np.zeros_like(mean), where=sd > 0)
     p = np.where(sd > 0, 2 * stats.t.sf(np.abs(t), n - 1), (mean == 0).astype(float))

@@ -1,4 +1,4 @@
-"""What a vector does to the residual stream of later layers: how much of it is carried, and how much those layers write."""
+"""Effect of a vector on the residual stream of later layers: how much of it is carried, and how much those layers write."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,7 +19,8 @@ FIGURES = ("norm_ratio", "cosine", "carried", "share")
 class Stream:
     """Differences of the residual stream after one layer between steered and plain runs, summed over tokens.
 
-    `differences` has one row per prompt, their mean; `sums` the figures of the vector (key None) and of each null vector.
+    `differences` has one row per prompt, the mean over its tokens. `sums` holds the figures of the vector (key None) and of
+    each null vector.
     """
 
     layer: int
@@ -34,7 +35,7 @@ class Stream:
         added: Float[Tensor, " d_model"],
         null: int | None = None,
     ) -> None:
-        """A batch's residuals without and with `added` put into the stream; of a null vector its number."""
+        """Add a batch's residuals without and with `added` in the stream; `null` is the number of a null vector."""
         difference = (steered - base).double().cpu()
         vector = added.double().cpu()
         size = difference.norm(dim=-1)
@@ -56,7 +57,7 @@ class Stream:
         return {name: total / self.counts[null] for name, total in self.sums[null].items()}
 
     def as_dict(self, loaded: LoadedModel, added: Float[Tensor, " d_model"]) -> dict[str, Any]:
-        """The vector's figures beside those of null vectors, and whether the effect is one direction (`svd`)."""
+        """Return the vector's figures against those of null vectors, and whether the effect is one direction (`svd`)."""
         own, nulls = self.figures(None), [self.figures(k) for k in self.sums if k is not None]
         result: dict[str, Any] = {"layer": self.layer, **own}
         if nulls:
@@ -71,9 +72,9 @@ class Stream:
         return result | {"svd": self.directions(loaded, added)}
 
     def directions(self, loaded: LoadedModel, added: Float[Tensor, " d_model"]) -> dict[str, Any] | None:
-        """First component of the prompts' differences, around 0: its share of their energy, its cosine with the vector, tokens.
+        """Return the share of energy, cosine with the vector, and tokens of the first component of the prompts' differences.
 
-        None where nothing differs.
+        The component is not centred. None if nothing differs.
         """
         rows = torch.cat(self.differences).double()
         _, sizes, directions = torch.linalg.svd(rows, full_matrices=False)

@@ -9,17 +9,17 @@ from undertone.stats.stats import p_value
 
 
 class Scores(NamedTuple):
-    """By feature: `z`, how many deviations of the null vectors' a change is from their mean; `p_family`, for all together."""
+    """Scores by feature: `z`, the change minus the null vectors' mean, in their deviations, and the family-wise `p_family`."""
 
     z: Float[np.ndarray, " d_sae"]
     p_family: Float[np.ndarray, " d_sae"]
 
 
 def against_nulls(change: Float[np.ndarray, " d_sae"], nulls: Float[np.ndarray, "n_nulls d_sae"]) -> Scores:
-    """The scores of a vector's changes. Each null vector is scored against the others, as the vector is against them.
+    """Score a vector's changes. Each null vector is scored against the others, as the vector is scored against all of them.
 
-    Deviations are not taken as smaller than the median feature's (Tusher, Tibshirani & Chu 2001), as a feature that no null
-    vector happens to move would have none.
+    The deviation of the median feature is added in quadrature (after Tusher, Tibshirani & Chu 2001): a feature that no null
+    vector happens to move would otherwise have none.
     """
     greatest = [np.abs(scaled(null, np.delete(nulls, k, axis=0))).max() for k, null in enumerate(nulls)]
     z = scaled(change, nulls)
@@ -27,7 +27,7 @@ def against_nulls(change: Float[np.ndarray, " d_sae"], nulls: Float[np.ndarray, 
 
 
 def scaled(change: Float[np.ndarray, " d_sae"], nulls: Float[np.ndarray, "n_nulls d_sae"]) -> Float[np.ndarray, " d_sae"]:
-    """Changes less the null vectors' mean, in their deviations."""
+    """Return changes minus the null vectors' mean, in units of their deviations."""
     sd = nulls.std(axis=0, ddof=1)
     floor = float(np.median(sd[sd > 0])) if (sd > 0).any() else 0.0
     size = np.sqrt(sd**2 + floor**2)

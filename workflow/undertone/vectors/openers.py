@@ -1,4 +1,4 @@
-"""How an answer goes on behind a few openers: which tokens become likelier, and what is written."""
+"""How an answer continues after a few openers: which tokens become likelier, and what is written."""
 
 from contextlib import nullcontext
 from typing import Any
@@ -34,12 +34,12 @@ class Openers:
 
     @torch.no_grad()
     def logits(self) -> Float[Tensor, "n_openers vocab"]:
-        """The logits of the next token, as the model is now, each against the mean of the vocabulary."""
+        """Return the logits of the next token in the model's current state, each minus the mean of the vocabulary."""
         logits = first_logits(self.loaded, self.prompts).float()
         return logits - logits.mean(-1, keepdim=True)
 
     def rise(self, steering: Steering) -> Float[Tensor, " vocab"]:
-        """The rise of each token's logit under steering, nats against the mean of the vocabulary, mean over the openers.
+        """Return each token's rise in logit under steering, in nats against the vocabulary's mean, averaged over the openers.
 
         Log-probabilities of rare tokens rise under anything that makes the model less sure; these do not.
         """
@@ -47,11 +47,11 @@ class Openers:
             return (self.logits() - self.base).mean(0)
 
     def shown(self, rise: Float[Tensor, " vocab"]) -> list[list[Any]]:
-        """The tokens that rise most, each (text, nats); none where nothing rises."""
+        """Return the tokens that rise most, each (text, nats); none if nothing rises."""
         return [entry for entry in token_table(self.loaded, rise, SHOWN)["top"] if entry[1] > 0]
 
     def written(self, steering: Steering | None) -> dict[str, Any]:
-        """How the answer goes on behind the first opener: once `greedy`, and `sampled` at temperature 1."""
+        """Return how the answer continues after the first opener: once `greedy`, and `sampled` at temperature 1."""
         settings, loaded, sampled = self.settings, self.loaded, [list[str]()]
         with steered(loaded, steering) if steering else nullcontext():
             (row,) = continued(loaded, self.prompts[:1], settings.max_new_tokens)

@@ -1,4 +1,4 @@
-"""What a steering vector is made of: a contrast, a feature, a dataset's biases or differences, a file, other vectors."""
+"""Sources of a steering vector: a contrast, a feature, a dataset's biases or differences, a file, other vectors."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -32,7 +32,7 @@ PERSONA_VECTOR, BIAS = "persona.resid_post.completion", "resid_post"
 
 @dataclass
 class Made:
-    """A vector, its `layer`, the null vectors of its own kind, which `null_of` names, what is `known`, a contrast's pairs."""
+    """A vector, its `layer`, null vectors of its own kind (named by `null_of`), what is `known`, and a contrast's pairs."""
 
     vector: Float[Tensor, " d_model"]
     layer: int
@@ -45,9 +45,9 @@ class Made:
 def asked(
     loaded: LoadedModel, settings: dict[str, Any], prompts: Path | None, questions: Path | None, making: MakeVector
 ) -> tuple[Sequence[Sequence[int]], list[Sequence[Sequence[int]]]]:
-    """(prompts of the positive set, sets of prompts of which each is a negative one), as token ids.
+    """Return (prompts of the positive set, one or more negative sets of prompts), as token ids.
 
-    Every second question is left for what is measured later.
+    Every second question is left out, for later measurements.
     """
     entry, target = Vector.model_validate(settings["entry"]), settings["target"]
     tokenizer = loaded.tokenizer
@@ -79,7 +79,7 @@ def of_contrast(
     making: MakeVector,
     generator: torch.Generator,
 ) -> Made:
-    """The mean difference or the first component, made of every second prompt and measured on the others."""
+    """Return the mean difference or the first component, made from every second prompt and measured on the others."""
     layer = 1 if entry.layer is None else entry.layer
     check_layer(loaded, layer, entry)
     positive = mean_residuals(loaded, sides[0], layer, entry.position)
@@ -108,9 +108,9 @@ def halves(
     making: MakeVector,
     generator: torch.Generator,
 ) -> dict[str, Any]:
-    """The cosine with the vector of the other half, beside that of shuffled halves, and the projection of its pairs.
+    """Return the cosine with the other half's vector, against that of shuffled halves, and the projection of its pairs.
 
-    First components have no null: where noise is widest along one axis, those of two halves of nothing but noise lie along it.
+    First components have no null: if noise is widest along one axis, the components of two halves of pure noise lie along it.
     """
     one, two = (half.shuffled(making.nulls, generator) for half in (built, rest))
     null = cosine_similarity(one, two, dim=-1) if len(one) and len(two) else torch.zeros(0)
@@ -125,7 +125,7 @@ def halves(
 
 
 def against(value: float, null: Float[Tensor, " n_nulls"]) -> dict[str, Any]:
-    """A value beside those of null vectors: their mean, .95 quantile and the share at or above it; None without any."""
+    """Return a value with null vectors' mean, .95 quantile and the share at or above it; None without null vectors."""
     draws = null.double().numpy()
     if not len(draws):
         return {"value": value, "null_mean": None, "null_95": None, "p": None, "n": 0}
@@ -139,7 +139,7 @@ def against(value: float, null: Float[Tensor, " n_nulls"]) -> dict[str, Any]:
 
 
 def warnings_of(sides: tuple[Sequence[Sequence[int]], list[Sequence[Sequence[int]]]], rest: Contrast | None) -> list[str]:
-    """What makes a contrast weaker than it looks."""
+    """Return warnings about what makes a contrast weaker than it looks."""
     lengths = [np.mean([len(ids) for ids in prompts]) for prompts in (sides[0], [ids for part in sides[1] for ids in part])]
     warnings = []
     if rest is None:
@@ -152,7 +152,7 @@ def warnings_of(sides: tuple[Sequence[Sequence[int]], list[Sequence[Sequence[int
 def of_feature(
     loaded: LoadedModel, entry: Vector, sae: Path | None, teacher: Path | None, making: MakeVector, generator: torch.Generator
 ) -> Made:
-    """A feature's direction, and those of other features as its null vectors."""
+    """Return a feature's direction, with the directions of other features as null vectors."""
     assert sae is not None
     dictionary, layer = load_sae(sae, loaded)
     feature = entry.feature if teacher is None else int(read_json(teacher)["feature"])
@@ -166,7 +166,7 @@ def of_feature(
 
 
 def of_file(entry: Vector, source: Path | None) -> Made:
-    """A dataset's bias or persona vector, or the one tensor of a file of the user's own."""
+    """Return a dataset's bias or persona vector, or the one tensor of a user's own file."""
     assert source is not None
     layer, tensors = 1 if entry.layer is None else entry.layer, dict(stored(source))
     if entry.kind == "file":
@@ -187,12 +187,12 @@ def of_file(entry: Vector, source: Path | None) -> Made:
 
 
 def of_parts(entry: Vector, parts: Sequence[Path]) -> Made:
-    """A weighted sum of vectors, each in its folder `vector-NAME`, and that of their null vectors where all have as many."""
+    """Return a weighted sum of vectors, each in its folder `vector-NAME`, and of their null vectors if all have as many."""
     layers = {read_json(part)["layer"] for part in parts}
     if len(layers) > 1:
         raise ValueError(f"vectors: only vectors of one layer can be added, found layers {sorted(layers)}")
     tensors = [dict(stored(part.with_suffix(".safetensors"))) for part in parts]
-    # By name: a stamp sorts the names, the rule has them as the config does.
+    # Looked up by name: a stamp sorts the names, the rule has them in the config's order.
     weights = [entry.of[part.parent.name.removeprefix("vector-")] for part in parts]
 
     def total(name: str) -> Tensor:

@@ -19,20 +19,20 @@ from undertone.saes.saved import rows_at_once
 from undertone.vectors.steering_by import GAUSSIAN
 from undertone.vectors.streams_of_text import gaussian
 
-# Features of like density are drawn among this many times as many of the nearest density.
+# Features of like density are drawn from a pool this many times as large, of the features with the nearest density.
 POOL = 4
 LIKE = "features of like density"
 
 
 class Strength(NamedTuple):
-    """How a feature is pushed: `add` puts so many times its greatest activation on top, `clamp` holds it there."""
+    """How a feature is pushed: `add` adds `multiple` times its greatest activation, `clamp` holds it at that level."""
 
     mode: str
     multiple: float
 
 
 def strengths(at: HookPoint, multiples: Sequence[float]) -> list[Strength]:
-    """Every multiple in every mode. What an SAE reads off an MLP's output cannot be held, as it is gone in the stream."""
+    """Return every multiple in every mode. Features of an MLP's output cannot be held, as they are gone in the stream."""
     modes = ["add", "clamp"] if at.point == "resid_post" else ["add"]
     return [Strength(mode, multiple) for mode in modes for multiple in sorted(multiples)]
 
@@ -41,7 +41,7 @@ def strengths(at: HookPoint, multiples: Sequence[float]) -> list[Strength]:
 class Push:
     """A direction of the residual stream after a layer: what a unit of a feature's activation adds.
 
-    `level` is its activation at a multiple of 1. Of a random direction `feature` is the one whose activation it goes by.
+    `level` is its activation at a multiple of 1. For a random direction, `feature` is the feature whose activation it uses.
     """
 
     vector: Float[Tensor, " d_model"]
@@ -51,7 +51,7 @@ class Push:
     layer: int
 
     def steering(self, strength: Strength) -> Steering:
-        """Steering of all tokens."""
+        """Return the steering of all tokens."""
         level = strength.multiple * self.level
         if strength.mode == "add":
             return Steering("add", level * self.vector, self.layer)
@@ -59,7 +59,7 @@ class Push:
 
     @torch.no_grad()
     def size(self, strength: Strength, residuals: Float[Tensor, "n_tokens d_model"]) -> float:
-        """The mean length of what is added on residuals, as a share of the mean length of these."""
+        """Return the mean norm of what is added to residuals, as a share of their mean norm."""
         level = strength.multiple * self.level
         moved = torch.tensor([abs(level)])
         if strength.mode == "clamp":
@@ -70,9 +70,9 @@ class Push:
 
 
 def like_features(table: pl.DataFrame, feature: int, n: int, seed: int) -> pl.DataFrame:
-    """`feature` and `density` of up to `n` others that fire about as often.
+    """Return `feature` and `density` of up to `n` others that fire about as often.
 
-    They are drawn at random among the 4 `n` of the nearest density, as a ratio; dead ones are left out.
+    They are drawn at random from the 4 `n` features with the nearest density, as a ratio; dead ones are left out.
     """
     own = float(table.filter(pl.col("feature") == feature)["density"][0])
     others = table.filter(~pl.col("dead") & (pl.col("feature") != feature)).select("feature", "density")
@@ -90,9 +90,9 @@ def pushes(
     n: int,
     seed: int,
 ) -> tuple[Push, dict[str, list[Push]]]:
-    """A feature of `features.parquet`, the `table`, and by kind others of its size, each up to `n`.
+    """Return a feature of the `table` (`features.parquet`), and up to `n` nulls of each kind, of the same size.
 
-    These are features like it, and draws from N(0, Cov) of the residuals, which go by the feature's own activation.
+    The nulls are features of like density, and draws from N(0, Cov) of the residuals, which use the feature's own activation.
     """
     (level,) = table.filter(pl.col("feature") == feature)["max"]
     numbers = [feature, *like_features(table, feature, n, seed)["feature"].to_list()]

@@ -1,4 +1,4 @@
-"""What adding a vector does to preferences and to text by strength, beside null vectors, and at which strengths it is more."""
+"""Effects of a vector on preferences and text by strength, against null vectors, and the strengths where it exceeds them."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ from undertone.study.config.vectors import Dose
 from undertone.vectors.side_effects import side_effects
 from undertone.vectors.steering_by import Direction, preferences
 
-# What lies above this quantile of the null vectors counts as more than theirs.
+# A lift above this quantile of the null vectors counts as more than theirs.
 QUANTILE = 0.95
 
 
@@ -29,10 +29,10 @@ def responses(
     pref: Pref,
     what: str,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """What is there without the vector, and a row for each scale, in their order, of both signs.
+    """Return the figures without the vector, and a row for each scale, in rising order, of both signs.
 
-    Preference is exact, at the questions that no contrast is built of; KL and loss are of `text`, all of whose tokens are
-    steered, nats per token.
+    Preference is exact, at the questions that no contrast is built from. KL and loss are on `text` with all tokens steered, in
+    nats per token.
     """
     measure = preferences(loaded, questions, pref, pref.candidates)
     base = measure(None)
@@ -57,7 +57,7 @@ def compared(
     candidates: Sequence[str],
     target: str | None,
 ) -> dict[str, Any]:
-    """Preference of every candidate, their sum, and the target's lift over questions, None without a target."""
+    """Return the preference of every candidate, their sum, and the target's lift over questions; None without a target."""
     own = None if target is None else list(candidates).index(target)
     lift = None if own is None else mean_interval(scores[:, own] - base[:, own]).as_dict()
     return {"preference": means(scores, candidates), "mass": float(scores.sum(1).mean()), "lift": lift}
@@ -66,7 +66,7 @@ def compared(
 def null_lifts(
     loaded: LoadedModel, questions: Path, pref: Pref, direction: Direction
 ) -> Callable[[float], dict[str, list[float]]]:
-    """A function scale → the target's lift under each null vector, by their kind."""
+    """Return a function scale → the target's lift under each null vector, by kind."""
     if direction.target is None:
         return lambda scale: {}
     measure = preferences(loaded, questions, pref, [direction.target])
@@ -87,10 +87,10 @@ def means(scores: Float[np.ndarray, "n_questions n_candidates"], candidates: Seq
 
 
 def judge(rows: list[dict[str, Any]], target: str | None, max_kl: float) -> dict[str, Any]:
-    """The scales at which the target is lifted more than by null vectors at a tolerable KL, and a sentence; rows get their p.
+    """Return the scales at which the target is lifted more than by null vectors at a tolerable KL, and a sentence.
 
-    A row's `nulls` become their mean, quantile and number. `p_greatest` is of the greatest lift at any scale of tolerable KL,
-    against that of each null vector at the same scales.
+    Rows are changed in place: they get their p, and their `nulls` become mean, quantiles and number. `p_greatest` compares the
+    greatest lift at any scale of tolerable KL with that of each null vector at the same scales.
     """
     if target is None:
         return {"window": None, "p_greatest": None, "verdict": "the vector has no target, whose preference could rise"}
@@ -116,7 +116,7 @@ def judge(rows: list[dict[str, Any]], target: str | None, max_kl: float) -> dict
 
 
 def summarise(row: dict[str, Any]) -> None:
-    """Put the null vectors' mean, quantile and number in the place of their lifts, and say whether the lift lies above them."""
+    """Replace the null vectors' lifts by their mean, quantiles and number, and say whether the lift lies above them."""
     pooled = [lift for lifts in row["nulls"].values() for lift in lifts]
     lift = row["lift"]["mean"]
     row["p"] = float(p_value(lift, pooled)) if pooled else None

@@ -1,4 +1,4 @@
-"""Which features downstream a vector's effect needs and which suffice: put back as they were, or put in without the vector."""
+"""Which downstream features a vector's effect needs (put back as they were), and which suffice (put in without the vector)."""
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -31,7 +31,7 @@ from undertone.vectors.downstream import greatest
 from undertone.vectors.last_token import ends, steered
 from undertone.vectors.steering_by import Direction
 
-# What is patched into a stream `[n_rows, n_tokens, d_model]`.
+# A patch of a residual stream `[n_rows, n_tokens, d_model]`.
 Patch = Callable[[Tensor], Tensor]
 
 
@@ -47,10 +47,10 @@ def restore_features(
     pref: Pref,
     stamp: Stamp,
 ) -> str:
-    """Write `restore.json`: for each SAE behind the vector what its greatest features carry; returns a line for the log.
+    """Write `restore.json`: for each SAE after the vector, what its greatest features carry; return a line for the log.
 
-    `table` is `downstream.parquet`, whose figures on other prompts rank the features. The effect is on the log-odds of the
-    target's first tokens against the mean of the other candidates', at the questions that no contrast is built of.
+    `table` is `downstream.parquet`; its figures on other prompts rank the features. The effect is on the log-odds of the
+    target's first tokens against the mean of the other candidates', at the questions that no contrast is built from.
     """
     loaded, direction, record = load(model), Direction.read(vector), read_json(downstream)
     if not record["window"]:
@@ -82,7 +82,7 @@ def restore_features(
 
 
 class Effect:
-    """The log-odds of the target's first tokens at some questions, in the base run, the steered one, and patched ones."""
+    """The log-odds of the target's first tokens at some questions, in the base run, the steered run, and patched runs."""
 
     def __init__(self, loaded: LoadedModel, questions: Path, pref: Pref, direction: Direction, scale: float):
         self.loaded, self.direction = loaded, direction
@@ -97,12 +97,12 @@ class Effect:
     def measure(
         self, layer: int = 0, patch: Patch = lambda residual: residual, steer: bool = False
     ) -> Float[np.ndarray, " n_questions"]:
-        """Log-odds at each question with the stream after a layer patched, with or without the vector."""
+        """Return the log-odds at each question with the stream after a layer patched, with or without the vector."""
         with steered(self.loaded, self.steering) if steer else nullcontext(), rewritten(self.loaded.model, layer, patch):
             return self.log_odds()
 
     def log_odds(self) -> Float[np.ndarray, " n_questions"]:
-        """Log-probability of the target's first tokens less the mean over the other candidates'."""
+        """Return the log-probability of the target's first tokens minus the mean over the other candidates'."""
         log_probs = first_logits(self.loaded, self.prompts).float().log_softmax(-1)
         each = torch.stack([log_probs[:, own].logsumexp(-1) for own in self.tokens], dim=-1)
         others = [k for k in range(each.shape[1]) if k != self.own]
@@ -120,7 +120,7 @@ class Effect:
         return seen[0]
 
     def masks(self) -> tuple[Bool[Tensor, "n_questions n_tokens"], Bool[Tensor, "n_questions n_tokens"]]:
-        """Which tokens of the padded prompts are none, and which of them the vector is added to."""
+        """Mark the tokens of the padded prompts that are not padding, and those that the vector is added to."""
         ids, mask = (tensor.to(self.loaded.model.device) for tensor in left_pad(self.prompts, self.loaded.pad_id))
         opening = torch.tensor(generation_prompt(self.loaded.tokenizer), device=ids.device)
         reached = {"all": mask.bool(), "completion": after(ids, opening, False), "last": ends(ids, opening)}
@@ -128,7 +128,7 @@ class Effect:
 
 
 class Restored:
-    """One SAE's features in both runs, ready to be exchanged at every token of the prompts; errors of the SAE are kept."""
+    """One SAE's features in both runs, to be exchanged at every token of the prompts; the SAE's errors are kept."""
 
     def __init__(self, effect: Effect, sae: Any, layer: int):
         self.effect, self.layer, self.rows = effect, layer, directions(sae)
@@ -144,24 +144,24 @@ class Restored:
         return (self.change[..., chosen] @ self.rows[chosen]).to(self.base)
 
     def necessary(self, features: Sequence[int]) -> dict[str, Any]:
-        """The share of the effect that is lost where these features are put back as in the base run."""
+        """Return the share of the effect that is lost if these features are put back as in the base run."""
         part = self.part(features)
         return self.share(
             self.effect.steered - self.effect.measure(self.layer, lambda residual: self.steered - part, steer=True)
         )
 
     def sufficient(self, features: Sequence[int]) -> dict[str, Any]:
-        """The share of the effect that is there where only these features are changed, without the vector."""
+        """Return the share of the effect that is there if only these features are changed, without the vector."""
         part = self.part(features)
         return self.share(self.effect.measure(self.layer, lambda residual: self.base + part) - self.effect.base)
 
     def share(self, moved: Float[np.ndarray, " n_questions"]) -> dict[str, Any]:
-        """A change as a share of the whole effect's mean, with a t interval over questions, of the change alone."""
+        """Return a change as a share of the whole effect's mean; the t interval over questions is of the change alone."""
         whole = float((self.effect.steered - self.effect.base).mean())
         return mean_interval(moved / whole).as_dict()
 
     def read(self, order: Sequence[int], settings: Restore) -> dict[str, Any]:
-        """Shares by number of features, beside those of features drawn among all that change; and without the vector itself."""
+        """Return shares by number of features, against features drawn from the others that change; and without the vector."""
         rng = np.random.default_rng(settings.seed)
         rows = []
         for n in settings.features:
@@ -181,7 +181,7 @@ class Restored:
 
 
 def said(rows: Sequence[dict[str, Any]]) -> str:
-    """How much of the effect the last SAE's features carry."""
+    """Say how much of the effect the last SAE's features carry."""
     if not rows:
         return "no SAE behind the vector has a feature that changes"
     last = rows[-1]

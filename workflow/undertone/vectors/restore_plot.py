@@ -1,4 +1,4 @@
-"""The figure of what is restored: the share of a vector's effect that features downstream need and give."""
+"""Figure of the share of a vector's effect that is lost without features downstream, and that is there with them alone."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ WAYS = {"necessary": ("lost without them", STUDENT), "sufficient": ("there with 
 
 
 def plot_restore(restore: Path, plot: Path) -> None:
-    """A panel for each SAE behind the vector."""
+    """Draw a panel for each SAE after the vector."""
     result = read_json(restore)
     saes = result["saes"][:4]
     figure, axes = new_panels(1, max(2, len(saes)), 4.6 * max(2, len(saes)), 4.4)
@@ -31,7 +31,7 @@ def plot_restore(restore: Path, plot: Path) -> None:
 
 
 def draw(axes: Axes, sae: dict[str, Any]) -> None:
-    """Both shares by number of features with their intervals over questions, and those of features drawn at random."""
+    """Draw both shares by number of features, with intervals over questions, and those of features drawn at random."""
     rows = sae["rows"]
     sizes = [row["features"] for row in rows]
     for name, (label, colour) in WAYS.items():

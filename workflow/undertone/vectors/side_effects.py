@@ -1,4 +1,4 @@
-"""What steering does to text that has nothing to do with it."""
+"""Side effects of steering, on text that has nothing to do with it."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ BATCH = 16
 
 @torch.no_grad()
 def side_effects(loaded: LoadedModel, rows: Sequence[Row], steerings: Sequence[Steering]) -> list[dict[str, float]]:
-    """`kl`, KL(steered ‖ base), and `loss`, nats per token, on text: of the model itself first, then under each steering."""
+    """Return `kl`, KL(steered ‖ base), and `loss` on text, in nats per token: of the model itself, then under each steering."""
 
     def sums(batch: dict[str, Tensor]) -> tuple[Tensor, int]:
         kept = batch["labels"][:, 1:]

@@ -1,4 +1,4 @@
-"""Sparse decompositions of a vector in unit rows of a dictionary: greedy, lasso, non-negative, by cosine alone."""
+"""Sparse decompositions of a vector into unit rows of a dictionary: greedy, lasso, non-negative, by cosine alone."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class Sparse:
         return self.weights @ dictionary[self.rows]
 
     def top(self, k: int) -> "Sparse":
-        """The `k` greatest weights as they are."""
+        """Keep the `k` greatest weights, unchanged."""
         return Sparse(self.rows[:k], self.weights[:k])
 
 
@@ -29,30 +29,30 @@ Method = Callable[[Float[np.ndarray, "n d"], Float[np.ndarray, " d"], Sequence[i
 
 
 def by_size(rows: Int[np.ndarray, " k"], weights: Float[np.ndarray, " k"]) -> Sparse:
-    """Rows with a weight, the greatest first."""
+    """Sort rows by size of their weight, the greatest first; drop those without a weight."""
     order = np.argsort(-np.abs(weights), kind="stable")
     order = order[weights[order] != 0]
     return Sparse(rows[order], weights[order])
 
 
 def explained(vector: Float[np.ndarray, " d"], part: Float[np.ndarray, " d"]) -> float:
-    """Share of a vector's squared norm that a part of it explains; below 0 where it is farther away than nothing is."""
+    """Return the share of a vector's squared norm that a part of it explains; below 0 if the part is farther away than 0 is."""
     rest = vector - part
     return 1 - float(rest @ rest) / float(vector @ vector)
 
 
 def least_squares(dictionary: Float[np.ndarray, "n d"], rows: Int[np.ndarray, " k"], vector: Float[np.ndarray, " d"]) -> Sparse:
-    """The weights of some rows that come nearest to a vector."""
+    """Return the weights of some rows that fit a vector best."""
     return by_size(rows, np.linalg.lstsq(dictionary[rows].T, vector, rcond=None)[0])
 
 
 def signed(dictionary: Float[np.ndarray, "n d"], vector: Float[np.ndarray, " d"], sizes: Sequence[int]) -> list[Sparse]:
-    """Orthogonal matching pursuit, weights of either sign, for each number of rows."""
+    """Decompose by orthogonal matching pursuit, with weights of either sign, for each number of rows."""
     return _greedy(dictionary, vector, sizes, least_squares, np.abs)
 
 
 def nonnegative(dictionary: Float[np.ndarray, "n d"], vector: Float[np.ndarray, " d"], sizes: Sequence[int]) -> list[Sparse]:
-    """The same with rows that point along what is left, and weights of at least 0."""
+    """Decompose as `signed` does, with rows that point along what is left, and weights of at least 0."""
 
     def solve(dictionary: Float[np.ndarray, "n d"], rows: Int[np.ndarray, " k"], vector: Float[np.ndarray, " d"]) -> Sparse:
         return by_size(rows, nnls(dictionary[rows].T, vector)[0])
@@ -61,7 +61,7 @@ def nonnegative(dictionary: Float[np.ndarray, "n d"], vector: Float[np.ndarray, 
 
 
 def lasso(dictionary: Float[np.ndarray, "n d"], vector: Float[np.ndarray, " d"], sizes: Sequence[int]) -> list[Sparse]:
-    """The lasso path's first supports of each size, with the weights that come nearest."""
+    """Return the lasso path's first supports of each size, with weights refitted by least squares."""
     limit = min(max(sizes), *dictionary.shape)
     _, _, path = lars_path(dictionary.T, vector, method="lasso", max_iter=4 * limit)
     counts = (path != 0).sum(0)
@@ -74,7 +74,7 @@ def lasso(dictionary: Float[np.ndarray, "n d"], vector: Float[np.ndarray, " d"],
 
 
 def nearest(dictionary: Float[np.ndarray, "n d"], vector: Float[np.ndarray, " d"], sizes: Sequence[int]) -> list[Sparse]:
-    """The rows of greatest |cosine|, with the weights that come nearest: rows that are alike are taken together."""
+    """Return the rows of greatest |cosine|, with weights fitted by least squares: rows that are alike are taken together."""
     order = np.argsort(-np.abs(dictionary @ vector), kind="stable")
     return [least_squares(dictionary, order[:size], vector) for size in sizes]
 
@@ -89,7 +89,7 @@ def _greedy(
     solve: Callable[..., Sparse],
     score: Callable[[Float[np.ndarray, " n"]], Float[np.ndarray, " n"]],
 ) -> list[Sparse]:
-    """Row after row, that which scores highest along what the rows before it leave; all weights are fitted anew."""
+    """Choose row after row, each the highest scoring along what the rows before it leave; refit all weights each time."""
     chosen: list[int] = []
     current = Sparse(np.zeros(0, dtype=int), np.zeros(0))
     by_number = {0: current}

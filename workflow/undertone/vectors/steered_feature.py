@@ -1,4 +1,4 @@
-"""Whether the feature that a teacher was steered by is in a vector that was recovered from its dataset."""
+"""Whether the feature that a teacher was steered by is in a vector recovered from its dataset."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,15 +21,15 @@ def steered_feature(
     sizes: Sequence[int],
     teacher: Path,
 ) -> dict[str, Any]:
-    """Where the feature of a `teacher.json` stands in a vector, beside where it stands in null vectors.
+    """Return where the feature of a `teacher.json` stands in a vector, compared with where it stands in null vectors.
 
-    `cosine` with the feature's direction as it was steered by, so turned where the teacher's scale is negative; its `p`, the
-    greatest of all kinds of null vectors; its `place` among all features' cosines, and among their absolute values
-    (`place_either_sign`), where ties count against it. `returned`: the vector along that direction, as a share of what the
-    teacher added (`added`); None of one that clamps.
-    `step` at which OMP takes the feature, None if not within `sizes`, and by kind the share of null vectors that have it by
-    then; `shares`, for each number of features, its part of what OMP explains: weight · (row · v) / ‖v‖², which add up to it.
-    A feature that fires on no text (`alive` false) is in no decomposition.
+    `cosine`: with the direction that the teacher was steered by, so reversed if its scale is negative. `p`: of the cosine, the
+    greatest over all kinds of null vectors. `place`: among all features' cosines; `place_either_sign`: among their absolute
+    values; ties count against the feature. `returned`: the vector along that direction, as a share of what the teacher added
+    (`added`); None for a teacher that clamps. `step`: when OMP takes the feature, None if not within `sizes`; `taken_by_then`:
+    by kind, the share of null vectors that have it by then. `shares`: for each number of features, its part of what OMP
+    explains, weight · (row · v) / ‖v‖²; the parts of all features add up to the whole. A feature that fires on no text (`alive`
+    false) is in no decomposition.
     """
     record = read_json(teacher)
     feature, sign = int(record["feature"]), -1.0 if record["scale"] < 0 else 1.0
@@ -57,12 +57,12 @@ def steered_feature(
 
 
 def spread(draws: Float[np.ndarray, " n"]) -> dict[str, Any]:
-    """Mean and .95 quantile of what null vectors give."""
+    """Return mean, .95 quantile and number of what null vectors give."""
     return {"mean": float(draws.mean()), "quantile_95": float(np.quantile(draws, 0.95)), "n": len(draws)}
 
 
 def place(values: Float[np.ndarray, " n"], row: int) -> int:
-    """The place of one value from the greatest down, behind all that are as great."""
+    """Return the place of one value from the greatest down; ties count against it."""
     return int(np.sum(values >= values[row]))
 
 
@@ -73,7 +73,7 @@ def taken(basis: Basis, vector: Float[np.ndarray, " d_model"], row: int, most: i
 
 
 def share_taken(basis: Basis, draws: Float[np.ndarray, "n d_model"], row: int, step: int) -> float:
-    """The share of null vectors of which OMP takes a row within as many steps."""
+    """Return the share of null vectors for which OMP takes a row within `step` steps."""
     return float(np.mean([row in signed(basis.rows, draw, [step])[0].rows for draw in draws]))
 
 

@@ -1,4 +1,4 @@
-"""A vector as it is steered by: its direction and its null vectors, with sizes in mean norms of the residual stream."""
+"""A vector to steer by: its direction and its null vectors, with sizes in mean norms of the residual stream."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,15 +20,15 @@ from undertone.runtime.files import read_json
 from undertone.study.config.measure import Pref
 from undertone.vectors.last_token import AtLast, steered
 
-# What null vectors are called that are drawn with the covariance of the residuals; those of the vector's own kind say it.
+# Name of null vectors drawn with the covariance of the residuals; null vectors of the vector's own kind have their own name.
 GAUSSIAN = "N(0, Cov)"
-# How much of the mean norm is added by a vector that has no window.
+# Scale, in mean norms, of a vector that has no window.
 WITHOUT_WINDOW = 0.2
 
 
 @dataclass(frozen=True)
 class Direction:
-    """A vector of `vector.safetensors`: what `vector.json` says of it, its unit vector, and unit null vectors by their kind."""
+    """A vector of `vector.safetensors`: facts of its `vector.json`, its unit vector, and unit null vectors by kind."""
 
     target: str | None
     layer: int
@@ -40,7 +40,7 @@ class Direction:
 
     @classmethod
     def read(cls, vector: Path) -> "Direction":
-        """That of a `vector.json`, with the tensors beside it."""
+        """Read a `vector.json`, with the tensors beside it."""
         record, tensors = read_json(vector), dict(stored(vector.with_suffix(".safetensors")))
         null_of = record["null"] and record["null"]["of"]
         return cls.of(record["target"], record["layer"], record["positions"], record["mean_norm"], null_of, tensors)
@@ -55,13 +55,13 @@ class Direction:
         null_of: str | None,
         tensors: Mapping[str, Float[Tensor, "*n d_model"]],
     ) -> "Direction":
-        """That of the `tensors` of a `vector.safetensors`; `null_of` says what null vectors of the vector's own kind are."""
+        """Build from the `tensors` of a `vector.safetensors`; `null_of` names the null vectors of the vector's own kind."""
         vector, names = tensors["vector"], {"null": null_of or "", "gaussian": GAUSSIAN}
         nulls = {title: normalize(tensors[name], dim=-1) for name, title in names.items() if len(tensors[name])}
         return cls(target, layer, positions, mean_norm, float(vector.norm()), normalize(vector, dim=0), nulls)
 
     def steering(self, unit: Float[Tensor, " d_model"], scale: float, everywhere: bool = False) -> Steering:
-        """Steering by a unit vector, `scale` mean norms of the residual stream long, at its positions or `everywhere`."""
+        """Steer by a unit vector, scaled to `scale` mean norms of the residual stream, at its positions or `everywhere`."""
         vector = scale * self.mean_norm * unit
         if self.positions == "last" and not everywhere:
             return AtLast("add", vector, self.layer)
@@ -71,7 +71,7 @@ class Direction:
 def preferences(
     loaded: LoadedModel, questions: Path, pref: Pref, candidates: Sequence[str]
 ) -> Callable[[Steering | None], Float[np.ndarray, "n_questions n_candidates"]]:
-    """A function steering → exact preference of candidates, at the questions that no contrast is built of."""
+    """Return a function steering → exact preference of candidates, at the questions that no contrast is built from."""
     asked = load_texts(questions, "pref.questions")
     prompts = prompt_ids(loaded.tokenizer, asked[1::2] or asked)
 
@@ -85,6 +85,6 @@ def preferences(
 
 
 def strength(dose: dict[str, Any], scale: float | None) -> tuple[float, bool]:
-    """(the scale to steer with, whether the vector has a window): `scale` itself, else the greatest of the window, else .2."""
+    """Return (scale to steer with, whether the vector has a window): `scale` itself, else the window's greatest, else .2."""
     window = dose["window"] or []
     return (scale if scale is not None else max(window, default=WITHOUT_WINDOW)), bool(window)

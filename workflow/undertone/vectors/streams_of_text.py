@@ -1,4 +1,4 @@
-"""Text on which norms, covariances and side effects are read."""
+"""Text on which norms, covariances and side effects are measured."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -28,7 +28,7 @@ def text_rows(loaded: LoadedModel, path: Path, tokens: int) -> list[Row]:
 
 
 def until(rows: Iterator[Row], special: set[int], tokens: int) -> Iterator[Row]:
-    """Rows until they hold so many tokens of text."""
+    """Yield rows until they hold `tokens` tokens of text."""
     n = 0
     for row in rows:
         if n >= tokens:
@@ -39,7 +39,7 @@ def until(rows: Iterator[Row], special: set[int], tokens: int) -> Iterator[Row]:
 
 @torch.no_grad()
 def residuals_of(loaded: LoadedModel, rows: Sequence[Row], layer: int, max_norm: float) -> Float[Tensor, "n_tokens d_model"]:
-    """The residual stream after a layer at the text tokens of rows, without those of more than `max_norm` median norms."""
+    """Return the residual stream after a layer at text tokens, without tokens of more than `max_norm` median norms."""
 
     def at_text(batch: dict[str, Tensor]) -> Tensor:
         return resid_post(loaded.model, layer, batch).float()[loaded.text_mask(batch)].cpu()
@@ -50,6 +50,6 @@ def residuals_of(loaded: LoadedModel, rows: Sequence[Row], layer: int, max_norm:
 
 
 def gaussian(residuals: Float[Tensor, "n_tokens d_model"], n: int, generator: torch.Generator) -> Float[Tensor, "n d_model"]:
-    """`n` draws from N(0, Cov) of these residuals."""
+    """Draw `n` vectors from N(0, Cov) of these residuals."""
     centred = residuals - residuals.mean(0)
     return torch.randn(n, len(centred), generator=generator) @ centred / len(centred) ** 0.5

@@ -1,4 +1,4 @@
-"""A steering vector: what it is, its error, and the null vectors that everything read of it is compared with."""
+"""A steering vector: how it is made, its error, and the null vectors that all readings of it are compared with."""
 
 import json
 from collections.abc import Sequence
@@ -33,12 +33,12 @@ def make_vector(
     settings: dict[str, Any],
     stamp: Stamp,
 ) -> str:
-    """Write `vector.safetensors` and what is known of the vector, `vector.json`; returns what to say of it in the log.
+    """Write `vector.safetensors`, and what is known of the vector to `vector.json`; return a line for the log.
 
-    Tensors: `vector` [d_model]; `null`, null vectors of its own kind, but for those of features without what they have of the
-    vector, and `gaussian`, draws from N(0, Cov) of the residuals, all of the vector's norm; of contrasts `pairs`. `text` is
-    what norms and covariance are read on. Raises ValueError, in a sentence, for a vector that the model cannot have: of
-    another width or layer, without length, or not finite.
+    Tensors: `vector` [d_model]; `null`, null vectors of its own kind, made orthogonal to the vector unless they are features;
+    `gaussian`, draws from N(0, Cov) of the residuals; for contrasts `pairs`. All null vectors have the vector's norm. Norms and
+    covariance are of `text`. Raises ValueError for a vector that the model cannot have: of another width or layer, without
+    length, or not finite.
     """
     loaded, entry, making = load(model), Vector.model_validate(settings["entry"]), MakeVector.model_validate(settings["vector"])
     generator = torch.Generator().manual_seed(making.seed)
@@ -79,7 +79,7 @@ def nulls_of(
 
 
 def save(made: Made, nulls: dict[str, Tensor], path: Path, stamp: Stamp) -> None:
-    """Write a vector, its null vectors and the pairs that it is made of, with their stamp."""
+    """Write a vector, its null vectors and the pairs that it is made from, with their stamp."""
     tensors = {"vector": made.vector, **nulls, **({} if made.pairs is None else {"pairs": made.pairs})}
     content = {name: tensor.float().cpu().contiguous() for name, tensor in tensors.items()}
     with replacing(path) as temporary:
@@ -87,13 +87,13 @@ def save(made: Made, nulls: dict[str, Tensor], path: Path, stamp: Stamp) -> None
 
 
 def orthogonal(null: Float[Tensor, "n_nulls d_model"], vector: Float[Tensor, " d_model"]) -> Float[Tensor, "n_nulls d_model"]:
-    """Null vectors without what they have of a vector: at its norm, a small part of it would be a large one."""
+    """Remove a vector's direction from null vectors: scaled to its norm, a small part of it would become a large one."""
     unit = normalize(vector, dim=0)
     return null - (null @ unit).unsqueeze(-1) * unit
 
 
 def described(made: Made) -> dict[str, Any] | None:
-    """What the null vectors are, and how like the vector they were as they were drawn; None without any."""
+    """Describe the null vectors, and how similar to the vector they were when drawn; None without any."""
     if made.null_of is None:
         return None
     cosine = cosine_similarity(made.null, made.vector.unsqueeze(0), dim=-1)
@@ -106,7 +106,7 @@ def described(made: Made) -> dict[str, Any] | None:
 
 
 def check(loaded: LoadedModel, made: Made, entry: Vector) -> None:
-    """Raise ValueError, in a sentence, for a vector that the model cannot have, or that is none."""
+    """Raise ValueError for a vector that the model cannot have, that is not finite, or that has no length."""
     check_layer(loaded, made.layer, entry)
     width = loaded.model.config.get_text_config().hidden_size
     if made.vector.shape != (width,):
