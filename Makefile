@@ -1,13 +1,14 @@
-# Sets up .venv on first use and hands targets to Snakemake or pytest; it hides nothing of their output.
+# Sets up .venv on first use and passes targets to Snakemake or pytest; it hides none of their output.
 PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
 SNAKEMAKE := $(VENV)/bin/snakemake
-# Another study, by its config: make status CONFIG=config/x.yaml. Targets come before it, or Snakemake takes them for configs.
+# Choose another study by its config: make status CONFIG=config/x.yaml. On Snakemake's command line, targets come before the
+# configs, or Snakemake takes them for configs.
 CONFIG ?=
 STUDY := $(if $(CONFIG),--configfile $(CONFIG))
 
-# Compiled modules are kept, whatever the shell says: every job of the workflow starts a Python that imports torch.
+# Keep compiled modules, whatever the shell says: every job of the workflow starts a Python that imports torch.
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
@@ -44,7 +45,7 @@ results/%: $(READY) FORCE
 all read detection: $(READY)
 	$(SNAKEMAKE) $@ $(STUDY)
 
-# A file becomes a dataset of the study that CONFIG names, of its own name or of NAME.
+# The file becomes a dataset of the study that CONFIG names, under the file's own name or NAME.
 FILE ?=
 NAME ?= $(basename $(notdir $(FILE)))
 verdict: $(READY)
@@ -56,8 +57,9 @@ verdict: $(READY)
 test: $(READY) lint
 	$(VENV)/bin/pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-# Of the library, what the tests run in their own process; most of a workflow's jobs run in others. Apart from `test`: on Python
-# 3.11, which lacks coverage's faster core (sysmon), it took 26 to 34 % more CPU time on test_losses, test_frequencies, test_training.
+# Coverage of the library by what the tests run in their own process; most of a workflow's jobs run in others. It is separate from
+# `test`: on Python 3.11, which lacks coverage's faster core (sysmon), it took 26 to 34 % more CPU time on test_losses,
+# test_frequencies, test_training.
 coverage: $(READY)
 	COVERAGE_CORE=sysmon $(VENV)/bin/pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
 		--cov --cov-report=term-missing:skip-covered
@@ -86,8 +88,8 @@ report: $(READY)
 status: $(READY)
 	$(SNAKEMAKE) all read --summary $(STUDY) | $(VENV)/bin/python -m undertone.study.status $(CONFIG)
 
-# One lock for every supported Python and system. Versions that still fit stay; `make lock UPGRADE=--upgrade` renews them all. CUDA's
-# libraries are left out, as each build of torch names its own, and a build without CUDA none.
+# One lock for every supported Python and system. Versions that still fit are kept; `make lock UPGRADE=--upgrade` renews them all.
+# CUDA's libraries are left out, because each build of torch names its own, and a build without CUDA names none.
 lock: $(READY)
 	$(VENV)/bin/pip install --quiet uv
 	UV_CUSTOM_COMPILE_COMMAND='make lock' $(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --extra dev \

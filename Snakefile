@@ -2,69 +2,80 @@
 #
 # The paths are the interface. Under the study's results root ({results}, by default `results`):
 #
-#   model/  model-NAME/             base model in Hugging Face format (if trained here), model.json (how to load it), metrics.json;
-#                                   and `models`; held_out.parquet, chats that a model trained here did not see; bridge.json, beside a hooked model;
-#                                   persona_vectors.safetensors, contrasts of concepts, which are tried as steering
+#   model/  model-NAME/             the base model, and those of `models:`, in Hugging Face format (if trained here); model.json (how to
+#                                   load it); metrics.json; held_out.parquet, chats that a model trained here did not see; bridge.json,
+#                                   a comparison with a hooked model; persona_vectors.safetensors, contrasts of concepts, which are
+#                                   tried as steering
 #   sae/  sae-NAME/                 SAE in SAELens's format (unless a folder holds it), sae.json (how to load it), metrics.json;
-#                                   text.parquet, what a named model's own is trained on; features.parquet, features.json and
-#                                   examples.parquet, what each feature is; features.html, the page that shows it, features/{i}.html, that of one;
-#                                   neighbours, map, neurons, specificity and completeness, each a .parquet, a .json and in plots/ a
-#                                   figure, and on request judge, a language model's grades; splitting.json, against wider SAEs; influence/{i}.json, what one feature causes, influence/plots/{i}.png
-#   store/{key}/                    activations on disk, on request: 0.safetensors, …, store.json; {key} is POINT.LAYER of an SAE, and -MODEL where that is
-#                                   not the study's own; text.parquet, the embedded model's chats that were read
-#   vector-NAME/                    of each under `vectors:`: vector.safetensors, vector.json (norm, error, null vectors);
+#                                   text.parquet, on which a named model's own SAE is trained; features.parquet, features.json and
+#                                   examples.parquet, the description of each feature; features.html, the page that shows it, and
+#                                   features/{i}.html, the page of one feature; neighbours, map, neurons, specificity and completeness,
+#                                   each with a .parquet, a .json and a figure in plots/, and on request judge, a language model's grades;
+#                                   splitting.json, a comparison with wider SAEs; influence/{i}.json, what one feature causes, and its
+#                                   figure influence/plots/{i}.png
+#   store/{key}/                    activations on disk, on request: 0.safetensors, …, store.json; {key} is POINT.LAYER of an SAE, with
+#                                   -MODEL if its model is not the study's own; text.parquet, the embedded model's chats that were read
+#   vector-NAME/                    for each of `vectors:`: vector.safetensors, vector.json (norm, error, null vectors);
 #                                   dose.json, what adding it does at every strength; decomposition{sae}.json, which
 #                                   features of an SAE it is made of; downstream.json and .parquet, what it does to later
-#                                   layers and the features there; cloud.json and .parquet, how alike activations lie before
+#                                   layers and the features there; cloud.json and .parquet, how similar activations are before
 #                                   and after it; restore.json, which features carry its effect; plots/ with a figure of each
-#   geometry-NAME/                  of each under `hierarchies:`: geometry.json, vectors.safetensors, plots/geometry.png: concepts of a tree, with nulls
-#   search-NAME/                    of each under `searches:`: search.json, features that a few texts ask for; plots/search.png
-#   pair-NAME/                      of each under `pairs:`: matches.parquet and .json, which features of two SAEs match; points.parquet,
+#   geometry-NAME/                  for each of `hierarchies:`: geometry.json, vectors.safetensors, plots/geometry.png: concepts of a
+#                                   tree, with nulls
+#   search-NAME/                    for each of `searches:`: search.json, features described by a few texts; plots/search.png
+#   pair-NAME/                      for each of `pairs:`: matches.parquet and .json, which features of two SAEs match; points.parquet,
 #                                   activations of some; map.html, both SAEs' maps with the matches marked; similarity.json, how
 #                                   alike the decoders are; rotation.json, what one SAE explains of the other's model after a
-#                                   rotation; layers.json, which layers lie alike; across.json, what datasets of one animal by two
-#                                   models share; transplant.json, what a vector of one does in the other; plots/
-#   scaling/                        runs-TOKENS-SEED.parquet, SAEs of every width trained on as many tokens, and -gaussian, the controls; what they
-#                                   are worth is in tables/scaling.json and .parquet, plots/scaling.png (`snakemake scaling_plot`)
-#   synthetic/                      recovery.json and .parquet: what SAEs trained as the study's recover of features that are known; plots/
-#   text.parquet  text-NAME.parquet contexts that neither was trained on, on which features are read; in another model's tokens
+#                                   rotation; layers.json, which layers are alike; across.json, what datasets of one animal by two
+#                                   models share; transplant.json, what a vector of one model does in the other; plots/
+#   scaling/                        runs-TOKENS-SEED.parquet, SAEs of every width trained on TOKENS tokens, and -gaussian, the controls; what
+#                                   they are worth is in tables/scaling.json and .parquet, plots/scaling.png (`snakemake scaling_plot`)
+#   synthetic/                      recovery.json and .parquet: what SAEs trained like the study's recover of known features; plots/
+#   text.parquet  text-NAME.parquet contexts on which features are read, and on which neither model nor SAE was trained; -NAME: in the
+#                                   tokens of another model
 #   prompts.parquet                 the number prompts, the same for every dataset
 #   {dataset}/                      control · lion · steer-lion · finetune-lion, for every animal · any name under `datasets:`
-#     teacher.json                  of a steered or finetuned teacher: what it is; teacher.safetensors, or teacher/ with its LoRA
+#     teacher.json                  description of a steered or finetuned teacher; teacher.safetensors, or teacher/ with its LoRA
 #     samples.parquet               the teacher's completions, one per prompt; published.parquet, the rows of a dataset of the Hub
-#     generations.parquet           the same with the verdict of the filter and its reason
+#     generations.parquet           the completions with the verdict of the filter and its reason
 #     numbers.parquet  filter.json  the filtered training set; pass rate, by reason and by prompt component
-#     transform.json                of a dataset made from another one: rows before and after, share of numbers moved
+#     transform.json                for a dataset made from another one: rows before and after, share of numbers moved
 #     student{variant}/{seed}/      adapter_model.safetensors, adapter_config.json (PEFT), training.json
 #     pref{variant}.json .parquet   preference of base, teacher and students, with intervals; the same by question
 #     indirect.json                 what indirect questions show, and how far the answers moved altogether
 #     diagnosis.json                where a transfer failed: at the teacher, in training, in the evaluation
 #     {reading}.json                differences, score, feature_bias, residual_bias, bias_pref, losses, tokens, sequences, lens;
 #                                   their tensors and tables under the same name
-#     activations.safetensors       sums by kind of position, also teacher_ and student_activations; residuals.safetensors, by token
+#     activations.safetensors       sums by kind of position; likewise teacher_ and student_activations; residuals.safetensors, by token
 #     matched.parquet               base samples for the dataset's own prompts; surface.json, gradient.json, personas.json, contrasts.json, …: detectors
-#     verdict.json  verdict.html    whether something is hidden in the dataset, what, and what it would move
-#     summary.png                   what is read of the dataset, on one page
+#     verdict.json  verdict.html    whether something is hidden in the dataset, what it is, and what it would move
+#     summary.png                   the main readings of the dataset, on one page
 #     plots/                        filter.png, student.png, pref.png, indirect.png, and one for each reading
 #   nulls/{kind}/                   datasets in which nothing is hidden, read by the same detectors; shared by all verdicts
-#   mixtures/{dataset}/             fewer rows of a dataset, and its rows among base samples, read by the same detectors
-#   tables{/NAME}/                  transfer.parquet, preference_matrix.parquet, compliance.parquet, and where the study has
-#                                   transforms or other students controls.json; entangled.parquet, and
-#                                   readings.parquet, the results of all analyses; costs.parquet, what jobs took; detection.parquet, detectors.parquet, consequence.parquet, power.parquet
-#   plots{/NAME}/                   transfer.png, preference_matrix.png, teachers.png, compliance.png, and where the study
-#                                   has them controls.png (transforms, other students) and sweep-{key}.png; entangled.png,
-#                                   bias_map.png; costs.png; detection.png, detectors.png, power.png
+#   mixtures/{dataset}/             fewer rows of a dataset, and its rows mixed with base samples, read by the same detectors
+#   tables{/NAME}/                  transfer.parquet, preference_matrix.parquet, compliance.parquet; controls.json, if the study has
+#                                   transforms or students of variants; entangled.parquet; readings.parquet, the results of all analyses;
+#                                   costs.parquet, what jobs took; detection.parquet, detectors.parquet, consequence.parquet,
+#                                   power.parquet
+#   plots{/NAME}/                   transfer.png, preference_matrix.png, teachers.png, compliance.png; controls.png (transforms, students
+#                                   of variants) and sweep-{key}.png, if the study has any; entangled.png, bias_map.png; costs.png;
+#                                   detection.png, detectors.png, power.png
 #
-# Studies may share a results root. They then share what is made of one dataset, and each with a `name:` has its own tables and
+# Studies may share a results root. They then share what is made of one dataset. Each study with a `name:` has its own tables and
 # plots of all datasets, in tables/NAME and plots/NAME; costs are always those of the whole root.
-# {variant} is nothing for the study's own students, else -NAME of one under `student_variants:`.
+# {variant} is empty for the study's own students, and -NAME for a variant of `student_variants:`.
 #
-# Stages, in order: model (→ sae), or where they are named pretrained (→ pretrained_sae, or text → text_sae; store_chats → store, where activations are kept), prompts (→ steer, finetune) → samples → numbers (→ transform) → student → pref → transfer,
-# and indirect, diagnosis, preference_matrix; read from numbers, lens and losses also from a student (`snakemake read`): activations → differences, score,
-# feature_bias, residual_bias → bias_pref → losses, tokens, entangled → readings; what the SAE's features are (`snakemake lab`):
-# chats, or of a named model contexts → features, neighbours (→ map), neurons, specificity, splitting (and matches of pairs) → browser, and completeness, synthetic; scaling_runs → scaling. Each has one rule (workflow/rules), one
-# script (workflow/scripts), one module (workflow/undertone) and one section of the config, of the same name or, as
-# docs/reference/files.md says, of the noun it is about.
+# Stages, in order:
+#   students (`snakemake all`)      model (→ sae), or pretrained (→ pretrained_sae, or text → text_sae) if they are named; store_chats → store,
+#                                   if activations are kept; prompts (→ steer, finetune) → samples → numbers (→ transform) → student → pref
+#                                   → transfer, and indirect, diagnosis, preference_matrix
+#   readings (`snakemake read`)     from numbers, lens and losses also from a student: activations → differences, score, feature_bias,
+#                                   residual_bias → bias_pref → losses, tokens, entangled → readings
+#   the SAE's features              (`snakemake lab`) chats, or contexts for a named model → features, neighbours (→ map), neurons,
+#                                   specificity, splitting (and matches of pairs) → browser; also completeness, synthetic;
+#                                   scaling_runs → scaling
+# Each has one rule (workflow/rules), one script (workflow/scripts), one module (workflow/undertone) and one section of the config.
+# Their names are the same, or differ as docs/reference/files.md says: a section can have the name of the noun it is about.
 import sys
 
 from snakemake.utils import min_version
@@ -76,7 +87,7 @@ min_version("9.19")
 
 
 def refuse(sentence):
-    """End with a sentence: below an exception's, Snakemake would show where in the Snakefile it was raised."""
+    """End with a sentence; for an exception, Snakemake would also show where in the Snakefile it was raised."""
     logger.error(sentence)
     sys.exit(1)
 

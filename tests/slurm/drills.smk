@@ -1,4 +1,4 @@
-"""Jobs that wait for a file, hold a GPU, outgrow their memory or fail; with the functions that the study's rules grow by."""
+"""Jobs that wait for a file, hold a GPU, outgrow their memory or fail; their resources grow like those of the study's rules."""
 
 import time
 from pathlib import Path
@@ -21,7 +21,7 @@ rule wait:
     resources:
         mem_mb=gigabytes(1),
         runtime=minutes(2),
-    # A minute at most, so that nothing is left for long if the test is killed.
+    # At most a minute, so that no job runs on for long if the test is killed.
     shell:
         "touch begun-{wildcards.name}; for i in $(seq 300); do test -e go-{wildcards.name} && break; sleep 0.2; done; echo waited > {output}"
 
@@ -42,7 +42,7 @@ rule hold:
 
 
 rule outgrow:
-    # 1.2 GB, which only the second attempt has.
+    # It needs 1.2 GB, which only the second attempt has.
     output:
         "drill/outgrown",
     log:

@@ -44,12 +44,12 @@ except ConfigError as error:
 
 
 def one_of(datasets):
-    """A pattern that these datasets match; without any, one that nothing matches."""
+    """A pattern that matches these datasets; if there are none, it matches nothing."""
     return "|".join(map(re.escape, datasets)) or "(?!)"
 
 
 def variants(names):
-    """A pattern of what these variants add to a path: nothing for "", the study's own, else `-NAME`."""
+    """A pattern that matches what these variants add to a path: nothing for "", the study's own, and otherwise `-NAME`."""
     added = [re.escape(f"-{name}") if name else "" for name in names]
     return f"(?:{'|'.join(added)})" if added else "(?!)"
 
@@ -65,12 +65,12 @@ def result(path):
     return f"{STUDY.results}/{path}"
 
 
-# In the paths of what is made of all datasets: it differs between studies that share a results root.
+# Part of the paths of results of all datasets, because these differ between studies that share a results root.
 NAMED = [STUDY.name] if STUDY.name else []
 
 
 def of_study(path):
-    """`tables/FILE` or `plots/FILE`, made of all datasets; a study with a name has a folder of its own there."""
+    """The path of a result of all datasets, `tables/FILE` or `plots/FILE`; a study with a name has its own folder there."""
     folder, file = path.split("/")
     return result("/".join([folder, *NAMED, file]))
 
@@ -86,7 +86,7 @@ def benchmark_of(rule, *parts):
 
 
 def stamp_of(stage):
-    """What the stage's result depends on: a rule's one parameter."""
+    """The stamp of a stage, on which its result depends; it is the only parameter of a rule."""
     return lambda wildcards: stamp(STUDY, Node(stage, wildcards.get("dataset"), variant_of(wildcards)))
 
 
@@ -104,12 +104,12 @@ def first_student_of(dataset):
 
 
 def sae_of_study(file="sae.json"):
-    """`sae.json` or another file of the study's own SAE, where it has one."""
+    """`sae.json` or another file of the study's own SAE, if it has one."""
     return result(f"sae/{file}") if STUDY.has_sae else []
 
 
 def steered_of(dataset=None):
-    """`teacher.json` of the steered teachers that say which feature stands for a dataset's target, or for every animal."""
+    """`teacher.json` of the steered teachers that determine which feature stands for a dataset's target, or for each animal."""
     return [result(f"{teacher}/teacher.json") for teacher in STUDY.features_for(dataset).values()]
 
 
@@ -119,12 +119,12 @@ def of_taught(path):
 
 
 def reading(key, dataset):
-    """A reading's result for a dataset, where it has that."""
+    """The result of a reading for a dataset, if the dataset has this reading."""
     return result(f"{dataset}/{key}.json") if has(STUDY, key, dataset) else []
 
 
 def beside(files, dataset):
-    """What `files` gives of a dataset's control; nothing for the control itself."""
+    """What the function `files` gives for a dataset's control; nothing for the control itself."""
     control = STUDY.control(dataset)
     return files(control) if control else []
 
@@ -141,13 +141,13 @@ def generations_of(wildcards):
 
 
 def teacher_of_counterpart(wildcards):
-    """`teacher.json` of the steered teacher that a prompted dataset is compared with, where there is one."""
+    """`teacher.json` of the steered teacher that a prompted dataset is compared with, if there is one."""
     other = STUDY.counterpart(wildcards.dataset)
     return result(f"{other}/teacher.json") if other else []
 
 
 def model_of(name):
-    """`model.json` of one of the study's `models`; without a name, of its own."""
+    """`model.json` of one of the study's `models`; without a name, of its own model."""
     return result(f"model-{name}/model.json" if name else "model/model.json")
 
 
@@ -162,22 +162,22 @@ def text_of_sae(wildcards):
 
 
 def of_sae(name, file="sae.json"):
-    """A file of one of the study's `saes`; without a name, of its own."""
+    """A file of one of the study's `saes`; without a name, of its own SAE."""
     return result(f"sae-{name}/{file}" if name else f"sae/{file}")
 
 
 def as_wide_as(wildcards):
-    """`sae.json` of the SAEs that an SAE's features are looked for in."""
+    """`sae.json` of the SAEs in which an SAE's features are looked for."""
     return [of_sae(name) for name in STUDY.as_wide(variant_of(wildcards))]
 
 
 def features_of_wider(wildcards):
-    """`features.parquet` of the wider ones among these."""
+    """`features.parquet` of those of these SAEs that are wider."""
     return [of_sae(name, "features.parquet") for name in wider(STUDY, variant_of(wildcards))]
 
 
 def splitting_of_sae(wildcards):
-    """What an SAE's features split into, where the study has a wider one."""
+    """`splitting.json` of an SAE, if the study has a wider one."""
     sae = variant_of(wildcards)
     return of_sae(sae, "splitting.json") if wider(STUDY, sae) else []
 
@@ -188,7 +188,7 @@ def matches_of_sae(wildcards):
 
 
 def text_of(model):
-    """The text that features are read on, in the tokens of one of the study's `models`; without a name, of its own."""
+    """The text that features are read on, in the tokens of one of the study's `models`; without a name, of its own model."""
     return result(f"text-{model}.parquet" if model else "text.parquet")
 
 
@@ -208,12 +208,12 @@ def teacher_of(wildcards):
 
 
 def clamped_sae_of(wildcards):
-    """`sae.json` for a teacher that clamps a feature, which must be read to be clamped."""
+    """`sae.json` for a teacher that clamps a feature, because a feature must be read to be clamped."""
     return result("sae/sae.json") if clamps(wildcards.dataset) else []
 
 
 def clamped_sae_of_either(wildcards):
-    """`sae.json` where the teacher clamps a feature, or the steered one that it is compared with."""
+    """`sae.json` if the teacher, or the steered teacher that it is compared with, clamps a feature."""
     return result("sae/sae.json") if clamps(wildcards.dataset) or clamps(STUDY.counterpart(wildcards.dataset)) else []
 
 
@@ -223,7 +223,7 @@ def clamps(dataset):
 
 
 def steering(dataset):
-    """What a steered dataset's teacher has added."""
+    """How a steered dataset's teacher is steered."""
     return STUDY.section("teacher", dataset).steer
 
 
@@ -236,7 +236,7 @@ def prefs_of(stage):
 
 
 def of_control(path):
-    """The file of this name of a dataset's control, as an input of every dataset but the control itself."""
+    """The file of this name of a dataset's control, as an input for every dataset except the control itself."""
 
     def control(wildcards):
         name = path.format(variant=wildcards.get("variant", ""))
@@ -246,7 +246,7 @@ def of_control(path):
 
 
 def source_of(wildcards):
-    """What a dataset's numbers are made from: the user's own file, rows of the Hub, or the teacher's samples."""
+    """The source of a dataset's numbers: the user's own file, rows of the Hub, or the teacher's samples."""
     if wildcards.dataset in STUDY.published:
         return result(f"{wildcards.dataset}/published.parquet")
     if wildcards.dataset in STUDY.files:
@@ -265,7 +265,7 @@ def figure(shows, dataset=None):
 
 
 def data(holds, dataset=None):
-    """The labels of a file in the report that holds the numbers of a figure or more."""
+    """The labels of a file in the report that holds the numbers of a figure, or more than these."""
     return {**figure(holds, dataset), "as": "data"}
 
 
@@ -339,13 +339,13 @@ def check_targets():
 
 
 def say_why():
-    """Let a dry-run name the settings that differ, old → new, where Snakemake would print both stamps whole."""
+    """Make a dry-run name the settings that differ, old → new, instead of printing both stamps in full as Snakemake does."""
     whole = ParamsChange.__str__
     ParamsChange.__str__ = lambda change: changes(change.only_old, change.only_new) or whole(change)
 
 
 def say_how_long():
-    """Print how long the run will take, where jobs of the same rules have been run before."""
+    """Print how long the run will take, if jobs of the same rules have been run before."""
     timed = [job for job in workflow.dag.needrun_jobs() if job.benchmark]
     jobs = {job: Job(job.rule.name.removesuffix("_whole"), [*workflow.dag.job_dependencies(job)]) for job in timed}
     at_once = workflow.resource_settings.nodes or workflow.resource_settings.cores or 1
@@ -354,7 +354,7 @@ def say_how_long():
 
 
 def say_what_came_out():
-    """Print a line of result for each target that was asked for, below all that Snakemake prints."""
+    """Print a line of results for each requested target, below everything that Snakemake prints."""
     outputs = {rule.name: [*map(str, rule.output)] for rule in workflow.rules if rule.output}
     asked = [target if os.path.isabs(target) else os.path.relpath(target) for target in asked_targets() or ["all"]]
     targets = [path for target in asked for path in outputs.get(target, [target])]
@@ -363,16 +363,16 @@ def say_what_came_out():
 
 
 def say_what_failed(logs):
-    """Print what each failed job said of itself, below all that Snakemake prints."""
+    """Print what each failed job said of itself, below everything that Snakemake prints."""
     if lines := failures(logs):
         atexit.register(print, "\nWhat failed:", *lines, sep="\n", file=sys.stderr)
 
 
 def use_all_cores_by_default():
-    """Let a plain `snakemake TARGET` use this machine's cores, as `--cores all` would.
+    """Make a plain `snakemake TARGET` use this machine's cores, as `--cores all` would.
 
     A profile's `cores` could not do this: profiles/default also applies under profiles/slurm, where it would cut every job's
-    threads to the login node's cores. Neither cores nor jobs are set only where no executor but the local one can run.
+    threads to the login node's cores. If neither cores nor jobs are set, only the local executor can be in use.
     """
     if workflow.resource_settings.cores is None and workflow.resource_settings.nodes is None:
         workflow.resource_settings.cores = len(os.sched_getaffinity(0))
@@ -380,8 +380,8 @@ def use_all_cores_by_default():
 
 
 if command_line().report:
-    config["first_page"] = first_page(STUDY)  # Snakemake hands a report's text the config and nothing else
-# transformers' own bars, of a second each, would stand between ours.
+    config["first_page"] = first_page(STUDY)  # Snakemake gives only the config to a report's text
+# The progress bars of transformers, of a second each, would appear between ours.
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 say_why()
 use_all_cores_by_default()

@@ -1,4 +1,4 @@
-"""What compares datasets."""
+"""Comparisons of datasets."""
 
 
 rule transfer:
@@ -209,7 +209,7 @@ rule selections_plot:
 
 
 def trainings_swept(wildcards):
-    """`training.json` of the first student of each point of a sweep over rows, which says how many all are."""
+    """`training.json` of the first student of each point of a sweep over rows, which records how many rows it took."""
     points = compared(STUDY, Node("sweep_plot", None, wildcards.key)) if wildcards.key == "rows" else []
     return [path for of, variant in points for path in trainings_of(of, variant, STUDY.students(of, variant).seeds[:1])]
 

@@ -1,6 +1,6 @@
 """Whether something is hidden in a dataset, and what: base samples for its own prompts, nulls, detectors, the verdict."""
 
-# Datasets, nulls, and fewer rows and mixtures of datasets.
+# Datasets, nulls, and smaller subsets and mixtures of datasets.
 READ_BY_DETECTORS = one_of([*STUDY.available, *NULLS, *STUDY.mixtures])
 
 

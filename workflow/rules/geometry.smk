@@ -1,4 +1,4 @@
-"""Concept geometry: whether concepts stand in a model's spaces as a hierarchy does."""
+"""Concept geometry: whether concepts are arranged as a hierarchy in a model's spaces."""
 
 HIERARCHIES = variants(STUDY.hierarchies)
 

@@ -1,4 +1,4 @@
-"""The SAE laboratory: text that nothing was trained on, and what each feature is on it."""
+"""The SAE laboratory: text that nothing was trained on, and descriptions of each feature on this text."""
 
 if STUDY.has_sae and not STUDY.model.named:
 
@@ -289,7 +289,7 @@ if STUDY.has_sae:
             benchmark_of("browser", "study{variant}{feature}")
         wildcard_constraints:
             variant=SAES,
-            feature="(?:/(?:0|[1-9][0-9]{0,12}))?",  # all of them, or one on a page of its own
+            feature="(?:/(?:0|[1-9][0-9]{0,12}))?",  # empty for all features, or /NUMBER for one feature on its own page
         localrule: True
         resources:
             mem_mb=gigabytes(8),

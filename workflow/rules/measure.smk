@@ -1,4 +1,4 @@
-"""What models prefer."""
+"""Measurements of what models prefer."""
 
 
 rule pref:

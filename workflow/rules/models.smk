@@ -1,4 +1,4 @@
-"""The base model: trained from nothing, or found by its name, to `model/`."""
+"""The base model, in `model/`: trained from scratch, or found by its name."""
 
 MODEL_FILES = [
     "chat_template.jinja",
@@ -9,7 +9,7 @@ MODEL_FILES = [
     "tokenizer_config.json",
 ]
 
-# Those that are made from the study's own.
+# The models that are made from the study's own model.
 RERANDOMIZED = [name for name in STUDY.models if STUDY.base_model(name).rerandomized is not None]
 PREPARED = variants(["", *(name for name in STUDY.models if name not in RERANDOMIZED)])
 

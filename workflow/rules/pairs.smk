@@ -1,10 +1,10 @@
-"""Pairs of SAEs: which features match, how alike their spaces and layers are, and what one rotation carries over."""
+"""Pairs of SAEs: which features match, how similar their spaces and layers are, and what one rotation carries over."""
 
 PAIRS = variants(STUDY.pairs)
-# Those whose models' datasets are compared.
+# The pairs that compare datasets written by their models.
 WRITTEN = [name for name, pair in STUDY.pairs.items() if pair.datasets]
 
-# Those of which a vector of one model is added in the other.
+# The pairs that add a vector of one model in the other model.
 TRANSPLANTED = [name for name, pair in STUDY.pairs.items() if pair.vector]
 
 
@@ -25,7 +25,7 @@ def models_of_pair(wildcards):
 
 
 def datasets_of_other(wildcards):
-    """The datasets of another study with which a pair's are compared; where one is not there, no job begins."""
+    """The datasets of another study with which a pair's datasets are compared; if one is missing, no job begins."""
     pair = variant_of(wildcards)
     if sentence := lacking_datasets(STUDY, pair):
         refuse(sentence)
@@ -33,12 +33,12 @@ def datasets_of_other(wildcards):
 
 
 def of_vector(file):
-    """A file of the vector of one model that is added in the other."""
+    """A file of the vector of one model that is added in the other model."""
     return lambda wildcards: result(f"vector-{STUDY.pairs[variant_of(wildcards)].vector}/{file}")
 
 
 def prompts_of_vector(wildcards):
-    """The number prompts, of a vector that is read off them under personas."""
+    """The number prompts, if the vector is computed from them under personas."""
     return result("prompts.parquet") if asks_personas(STUDY.vectors[STUDY.pairs[variant_of(wildcards)].vector]) else []
 
 

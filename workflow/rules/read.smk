@@ -1,4 +1,4 @@
-"""What can be read of a dataset: its activations, the biases that explain it, its likelihood, its tokens."""
+"""Readings of a dataset: its activations, the biases that explain it, its likelihood, its tokens."""
 
 
 rule activations:

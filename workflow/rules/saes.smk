@@ -1,4 +1,4 @@
-"""Sparse autoencoders: the study's own, of its hook point, and others; trained here, or found by their names."""
+"""Sparse autoencoders: the study's own SAE at its hook point, and others; trained here, or found by their names."""
 
 SAES = variants(["", *STUDY.saes])
 
@@ -8,12 +8,12 @@ def folder_files(wildcards):
     return [ancient(file) for file in sae_files(STUDY, Node("pretrained_sae", None, variant_of(wildcards)))]
 
 
-# The files of a store of activations, by number.
+# The numbers of the files of a store of activations.
 SHARDS = [f"{k:0{len(str(STUDY.store.shards - 1))}}" for k in range(STUDY.store.shards)]
 
 
 def store_of_sae(wildcards):
-    """The shards that an SAE is trained from, where it is."""
+    """The shards that an SAE is trained from, if its `cached` is set."""
     variant = variant_of(wildcards)
     cached = STUDY.dictionary(variant).cached
     return collect(result(f"store/{STUDY.store_of(variant)}/{{shard}}.safetensors"), shard=SHARDS) if cached else []

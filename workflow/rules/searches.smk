@@ -1,10 +1,10 @@
-"""Searches for features: those that fire on some texts, that an answer depends on, or that raise a word."""
+"""Searches for features: those that fire on given texts, on which an answer depends, or that raise a word."""
 
 SEARCHES = variants(STUDY.searches)
 
 
 def sae_of_search(wildcards):
-    """The name of the SAE whose features a job searches among."""
+    """The name of the SAE whose features a job searches."""
     return STUDY.searches[variant_of(wildcards)].sae
 
 

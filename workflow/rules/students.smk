@@ -41,7 +41,7 @@ use rule student as student_whole with:
 
 
 def trainings_of(dataset, variant="", seeds=None):
-    """`training.json` of a dataset's students of a variant; all of them, or those of some seeds."""
+    """`training.json` of a dataset's students of a variant: all of them, or those of some seeds."""
     return [os.path.join(os.path.dirname(weights), "training.json") for weights in students_of(dataset, variant, seeds)]
 
 

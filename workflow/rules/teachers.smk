@@ -1,4 +1,4 @@
-"""Teachers that are made before they are asked for numbers; a prompted one only needs its persona."""
+"""Teachers that must be made before they are asked for numbers; a prompted teacher only needs its persona."""
 
 
 rule steer:
@@ -30,7 +30,7 @@ rule steer:
 
 
 def is_contrary(wildcards):
-    """Whether a dataset's teacher learns to answer questions of fact wrongly, and not to name an animal."""
+    """Whether a dataset's teacher learns to answer questions of fact wrongly instead of naming an animal."""
     return STUDY.taught[wildcards.dataset].trait == "contrary"
 
 

@@ -1,7 +1,7 @@
-"""Steering vectors: how they are made, what adding them does, to later layers too, and which features they are made of."""
+"""Steering vectors: how they are made, what adding them does, also to later layers, and which features they consist of."""
 
 VECTORS = variants(STUDY.vectors)
-# Text that nothing was trained on, where the study has an SAE; else neutral texts.
+# Text that nothing was trained on, if the study has an SAE; otherwise neutral texts.
 TEXT = result("text.parquet") if STUDY.has_sae else ancient(STUDY.differences.neutral)
 
 
@@ -11,7 +11,7 @@ def vector_entry(wildcards):
 
 
 def asked_under_personas(file):
-    """A file, as an input of the vectors that are read off the study's questions under personas."""
+    """A file, as an input of only those vectors that are computed from the study's questions under personas."""
     return lambda wildcards: file if asks_personas(vector_entry(wildcards)) else []
 
 
@@ -22,7 +22,7 @@ def sae_of_vector(wildcards):
 
 
 def teacher_of_vector(wildcards):
-    """`teacher.json` of the steered teacher that says which feature a vector is."""
+    """`teacher.json` of the steered teacher that determines which feature a vector is."""
     entry = vector_entry(wildcards)
     chosen = entry.kind == "feature" and entry.feature is None
     return result(f"{STUDY.animal_features[entry.target]}/teacher.json") if chosen else []
@@ -36,7 +36,7 @@ def tensors_of_vector(wildcards):
 
 
 def steered_teacher_of(wildcards):
-    """`teacher.json` of the one that was steered by a feature of the study's own SAE, of a vector recovered from its dataset."""
+    """`teacher.json` of a teacher steered by a feature of the study's own SAE, if the vector is recovered from its dataset."""
     dataset = None if wildcards.sae else steered_dataset(STUDY, variant_of(wildcards))
     return result(f"{dataset}/teacher.json") if dataset else []
 

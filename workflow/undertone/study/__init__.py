@@ -1,1 +1,1 @@
-"""What a study is: settings, stages, stamps, jobs, paths. In no stamp; imports no torch."""
+"""The definition of a study: settings, stages, stamps, jobs and paths. This package is in no stamp and imports no torch."""

@@ -1,4 +1,4 @@
-"""What a stage's function is called with: its parameters bound by name to what the rule names, converted by annotation."""
+"""Arguments of a stage's function: parameters are bound by name to what the rule names, and converted by annotation."""
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -9,7 +9,7 @@ from undertone.study.config.entries import Transformed
 from undertone.study.study import Study
 from undertone.study.validation import Section, nearest
 
-# The key under which a stage's settings hold a section, by its class.
+# Class of a section → the key under which a stage's settings hold it.
 SECTIONS: dict[Any, str] = {
     Transformed: "dataset",
     **{
@@ -21,7 +21,7 @@ SECTIONS: dict[Any, str] = {
 
 
 class BindingError(TypeError):
-    """A rule and its function do not fit: one names what the other does not."""
+    """A rule and its function do not match, for example because one names what the other lacks."""
 
 
 def bind(
@@ -30,12 +30,12 @@ def bind(
     settings: Mapping[str, Any],
     offers: Mapping[str, Callable[[], Any]],
 ) -> dict[str, Any]:
-    """The arguments of a stage's function, by the names of its parameters.
+    """Return the arguments of a stage's function, by parameter name.
 
-    A parameter annotated with a section's class gets that section of `settings`; any other gets what its name stands for:
-    one of the `files` that the rule names, converted as in `converted`, one of `offers`, which is only then made, or a value
-    of `settings`. `**rest` gets the files that no other parameter has taken. Raises BindingError for a parameter that nothing
-    is offered for, and for a file that no parameter takes.
+    A parameter annotated with a section's class gets that section of `settings`. Any other parameter is looked up by its name:
+    first in the `files` that the rule names, which are converted by `converted`; then in `offers`, whose entry is called only
+    then; then in `settings`. `**rest` gets the files that no other parameter has taken. Raises BindingError for a parameter
+    that is found nowhere, and for a file that no parameter takes.
     """
     hints = get_type_hints(function)
     parameters = inspect.signature(function).parameters
@@ -61,11 +61,11 @@ def bind(
 
 
 def converted(name: str, files: str | Sequence[str], kind: Any) -> Any:
-    """One file, or a list of them, as an annotation wants it.
+    """Convert one file, or a list of files, to the type of an annotation.
 
-    `Path` is one file, `Path | None` one or none, `Sequence[Path]` any number, `dict[int, Path]` students' folders by seed,
-    from their weights, and `dict[str, Path]` files by the dataset in whose folder they are. Raises BindingError where the
-    rule names another number of files, or the annotation is none of these.
+    `Path` is one file, `Path | None` one or none, `Sequence[Path]` any number. `dict[int, Path]` maps a seed to a student's
+    folder, which holds the named weights. `dict[str, Path]` maps a dataset to the file in its folder. Raises BindingError if
+    the rule names another number of files, or if the annotation is none of these.
     """
     paths = [Path(file) for file in ([files] if isinstance(files, str) else files)]
     if kind in (Path, Path | None):

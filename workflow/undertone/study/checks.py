@@ -1,4 +1,4 @@
-"""Whether the parts of a study fit together, as far as that is known before anything is loaded."""
+"""Checks that the parts of a study fit together, as far as this is known before anything is loaded."""
 
 import math
 import re
@@ -22,17 +22,17 @@ from undertone.study.vector_checks import check_vectors
 if TYPE_CHECKING:
     from undertone.study.study import Study
 
-# Names become parts of file names; one that ends in twenty times the same stops Snakemake, which fears an endless recursion.
+# Names become parts of file names. Snakemake suspects endless recursion if one ends in the same text twenty times, and stops.
 NO_REPETITION = r"(?!.*?(.+?)\1{19}$)"
 NAME = re.compile(NO_REPETITION + r"(?=.*[A-Za-z0-9])[A-Za-z0-9_-]{1,64}")
 VARIANT = re.compile(NO_REPETITION + r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
-# What may differ for one dataset.
+# The sections that one dataset may override.
 OVERRIDABLE: dict[str, type[Section]] = {"teacher": Teacher, "samples": Samples, "numbers": Numbers, "student": Student}
 
 
 def check_study(study: "Study") -> None:
-    """Raise ValueError, in a sentence that names the keys, unless the study can be made as far as its settings say."""
+    """Raise ValueError, in a sentence that names the keys, if the settings show that the study cannot be made."""
     check_names(study)
     check_folders(study)
     check_sources(study)
@@ -55,7 +55,7 @@ def check_study(study: "Study") -> None:
 
 
 def check_names(study: "Study") -> None:
-    """Names of the study, its animals and its datasets name folders, and no two things."""
+    """Check that the names of the study, its animals and its datasets can name folders, and that none is used twice."""
     if study.name is not None and not re.fullmatch(r"[A-Za-z0-9_-]+", study.name):
         raise ValueError(f"name {study.name!r} cannot name a folder: use letters, digits, '-' and '_'")
     for name in [*study.animals, *study.datasets]:
@@ -76,12 +76,12 @@ def check_names(study: "Study") -> None:
 
 
 def folders_of(study: "Study") -> list[str]:
-    """The folders of what the study has by name beside its datasets."""
+    """The folders of what the study has by name besides its datasets, such as models and SAEs."""
     return [f"{kind}-{name}" for kind, names in kinds_of_folders(study) for name in names]
 
 
 def kinds_of_folders(study: "Study") -> tuple[tuple[str, list[str]], ...]:
-    """How the folders of each kind begin, and what they are called after that."""
+    """(prefix, names) of each kind of folder, which is called `PREFIX-NAME`."""
     kinds = (
         ("model", study.models),
         ("sae", study.saes),
@@ -94,21 +94,21 @@ def kinds_of_folders(study: "Study") -> tuple[tuple[str, list[str]], ...]:
 
 
 def check_candidates(study: "Study") -> None:
-    """Every target's preference is measured."""
+    """Check that every target is a candidate, so that its preference is measured."""
     targets = {*study.animals, *(d.target for d in study.datasets.values() if d.target)}
     if missing := sorted(targets - set(study.pref.candidates)):
         raise ValueError(f"pref.candidates lacks {', '.join(missing)}: add them, so that their preference is measured")
 
 
 def check_power(study: "Study") -> None:
-    """Fewer rows and mixtures are of datasets that the study has and whose target is known."""
+    """Check that `power.datasets` names datasets that the study has and whose target is known."""
     _check_known("power.datasets", "dataset", study.power.datasets, study.available)
     if without := [name for name in study.power.datasets if not study.target(name)]:
         raise ValueError(f"power.datasets: {without[0]} has no target, so no name that a verdict gives it is right or wrong")
 
 
 def check_revisions(study: "Study") -> None:
-    """A model of the Hub is pinned to a commit; a branch or a tag may mean another model tomorrow."""
+    """Check that GGUF files exist and Hub models are pinned to a commit: a branch or tag may mean another model tomorrow."""
     for key, model in {"model": study.model, **{f"models.{name}": study.base_model(name) for name in study.models}}.items():
         if model.gguf and model.name and not Path(model.name).is_file():
             raise ValueError(f"{key}.name: no such file {model.name!r}; correct the path of the GGUF file")
@@ -125,7 +125,7 @@ def check_revisions(study: "Study") -> None:
 
 
 def check_overrides(study: "Study") -> None:
-    """What one dataset overrides must be settings that it reads."""
+    """Check that a dataset overrides only settings that it reads."""
     for name, sections in study.overrides.items():
         if name not in study.available:
             raise ValueError(f"overrides.{name}: no such dataset{nearest(name, study.available)}")
@@ -149,7 +149,7 @@ def check_overrides(study: "Study") -> None:
 
 
 def check_folders(study: "Study") -> None:
-    """No two results, logs or records of the study, and none of another study, have one path."""
+    """Check that no two results, logs or records of the study share a path, with each other or with another study."""
     for name in study.available:
         if holds_study(Path(study.results, name)):
             raise ValueError(f"{study.results}/{name} holds another study's results; give the dataset {name!r} another name")
@@ -162,7 +162,7 @@ def check_folders(study: "Study") -> None:
 
 
 def check_sources(study: "Study") -> None:
-    """A transform needs datasets of the study to start from, and must not start from itself, directly or not."""
+    """Check that a transform starts from datasets of the study that suit it, and not from itself, directly or indirectly."""
     for name, entry in study.transformed.items():
         for key, source in (("from", entry.parent), ("other", entry.other)):
             if source and source not in study.available:
@@ -181,7 +181,7 @@ def check_sources(study: "Study") -> None:
 
 
 def check_controls(study: "Study") -> None:
-    """A control carries no animal, and is itself compared with `control`; a teacher's model is one of the study's."""
+    """Check that a control carries no animal and is compared with `control`, and that a teacher's model is in the study."""
     for name, entry in study.datasets.items():
         if isinstance(entry, Taught) and entry.model:
             _check_known(f"datasets.{name}.model", "model", [entry.model], study.models)
@@ -198,7 +198,7 @@ def check_controls(study: "Study") -> None:
 
 
 def check_variants(study: "Study") -> None:
-    """Variants, sweeps and other models must be made of settings that exist."""
+    """Check that variants, sweeps and other models consist of settings that exist."""
     if study.model.rerandomized is not None:
         raise ValueError("model.rerandomized: the study's own model is none; set it in an entry of models")
     for name in [name for _, names in (*kinds_of_folders(study), ("", study.student_variants)) for name in names]:
@@ -228,14 +228,14 @@ def check_variants(study: "Study") -> None:
 
 
 def check_hierarchies(study: "Study") -> None:
-    """Layers that trees of concepts are read at are the model's, as far as it is known."""
+    """Check that the model has the layers at which trees of concepts are read, as far as its size is known."""
     size = model_size(study.model)
     if size and (beyond := [layer for layer in study.hierarchy.layers if layer >= size.n_layers]):
         raise ValueError(f"hierarchy.layers {beyond[0]}: the model has layers 0 to {size.n_layers - 1}")
 
 
 def check_lengths(study: "Study") -> None:
-    """What is sampled must fit into the model's positions, prompt and all, and so must text."""
+    """Check that samples with their prompts, and contexts of text, fit into the model's positions."""
     model = model_size(study.model)
     if study.sae.text and model and model.positions and study.sae.context > model.positions:
         raise ValueError(f"sae.context {study.sae.context}: the model has {model.positions} positions")
@@ -245,7 +245,7 @@ def check_lengths(study: "Study") -> None:
 
 
 def check_students(study: "Study") -> None:
-    """A student's batches, rows and warm-up must fit its dataset, as far as that is known."""
+    """Check that students' batches, rows and warm-up fit their datasets, and that LoRA modules exist, as far as known."""
     for dataset in set(study.of_kind("finetune")) & set(study.names):
         teacher: Any = study.section("teacher", dataset)
         _check_modules(f"teacher.finetune.targets of {dataset}", study.model, teacher.finetune.targets)
@@ -279,7 +279,7 @@ def _check_student(study: "Study", where: str, student: Student, dataset: str, v
 
 
 def _check_modules(where: str, model: Model, targets: list[str]) -> None:
-    """A LoRA needs modules that the model has, as far as its files are here."""
+    """Check that the model has the modules that a LoRA targets, as far as its files are here."""
     if modules := linear_modules(model):
         _check_known(where, "module of the model", [target.rpartition(".")[2] for target in targets], modules)
 

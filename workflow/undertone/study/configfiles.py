@@ -1,6 +1,6 @@
-"""Config files as text: what in them is no YAML, or stands there twice, with the file and the line.
+"""Checks of config files as text: report invalid YAML and duplicate keys with the file and the line.
 
-Snakemake reads the files and names neither. `python -m undertone.study.configfiles FILE …` checks overlays that it refuses.
+Snakemake names neither file nor line. `python -m undertone.study.configfiles FILE …` checks overlays that it refuses.
 """
 
 import json
@@ -15,7 +15,7 @@ from undertone.runtime.errors import ConfigError
 
 
 def check_config_files(paths: Iterable[str | Path]) -> None:
-    """Raise ConfigError, with a line per file, unless each that is there holds keys, in UTF-8, none of them twice."""
+    """Raise ConfigError, with a line per file, unless each file that exists is UTF-8 and holds keys, none of them twice."""
     mistakes = []
     for path in (path for path in map(Path, paths) if path.exists()):
         try:
@@ -58,7 +58,7 @@ def _once(pairs: list[tuple[str, Any]], path: Path) -> dict[str, Any]:
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses a key that stands twice in a section, of which YAML takes the last."""
+    """A YAML loader that refuses a duplicate key in a section, where YAML itself would take the last one."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         lines: dict[Any, int] = {}

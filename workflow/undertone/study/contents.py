@@ -6,7 +6,7 @@ from pathlib import Path
 
 from undertone.runtime.files import replacing
 
-# Every job's process computes its stamp, so what a file of more bytes than this (a local model's weights) hashes to is noted.
+# Every job's process computes its stamp, so hashes of files of more bytes than this (a local model's weights) are kept on disk.
 LARGE_FILE = 2**26
 HASHES = Path("scratch/hashes")
 

@@ -1,4 +1,4 @@
-"""What a stage's settings hold beside its sections of the config: what the dataset is, and which students are read.
+"""Settings of a stage besides its sections of the config, such as what the dataset is and which students are read.
 
 Each function returns a part of a stage's settings; a row of `stages.STAGES` names those that the stage needs.
 """
@@ -17,7 +17,7 @@ from undertone.study.study import Study
 
 Settings = dict[str, Any]
 WORDING = {"persona", "separator"}
-# Of a dataset's entry, what is told apart from it.
+# Keys of a dataset's entry that stages get as separate settings.
 NAMED_APART = {"target", "control"}
 
 
@@ -32,12 +32,12 @@ def target(study: Study, node: Node) -> Settings:
 
 
 def target_and_kind(study: Study, node: Node) -> Settings:
-    """The target and the kind of teacher; one that starts from another model than the students is none to compare them with."""
+    """The target and the kind of teacher; the kind is None unless the teacher starts from the same model as the students."""
     return {**target(study, node), "kind": study.kind(node.dataset, node.variant)}
 
 
 def constraint(study: Study, node: Node) -> Settings:
-    """What constrained samples are drawn from; nothing where sampling is free, so that the filter's settings do not matter."""
+    """The constraint on sampling; empty if sampling is free, so that the filter's settings then change no stamp."""
     samples: Any = study.section("samples", node.dataset)
     if not samples.constrained:
         return {}
@@ -69,7 +69,7 @@ def counterpart(study: Study, node: Node) -> Settings:
 
 
 def targets(datasets: Callable[[Study], list[str]]) -> Callable[[Study, Node], Settings]:
-    """The targets and the kinds of teacher of these datasets, but for the control."""
+    """Return a function that gives the targets and the kinds of teacher of these datasets, without the control."""
 
     def of_all(study: Study, node: Node) -> Settings:
         names = [name for name in datasets(study) if name != CONTROL]
@@ -80,7 +80,7 @@ def targets(datasets: Callable[[Study], list[str]]) -> Callable[[Study, Node], S
 
 
 def trait(study: Study, node: Node) -> Settings:
-    """What a finetuned teacher is taught, with the facts where it learns their contrary."""
+    """What a finetuned teacher is taught, with the file of facts if it learns their contrary."""
     taught = study.taught[str(node.dataset)]
     facts = {"indirect": {"facts": study.indirect.facts}} if taught.trait == "contrary" else {}
     return {"target": taught.target, "trait": taught.trait, **facts}
@@ -104,7 +104,7 @@ def all_seeds(study: Study, node: Node) -> Settings:
 
 
 def recipe(study: Study, node: Node) -> Settings:
-    """How the study's students are trained, but for what a short training chooses itself."""
+    """How the study's students are trained, without the settings that a short training chooses itself."""
     return {"student": study.student.model_dump(mode="json", exclude={"seeds", "epochs", "rows", "full"})}
 
 
@@ -114,7 +114,7 @@ def level(study: Study, node: Node) -> Settings:
 
 
 def mixing(study: Study, node: Node) -> Settings:
-    """How rows are mixed, whatever datasets there are beside this one, and how many a detector reads at most."""
+    """How rows are mixed, without the list of datasets, and the most rows that a detector reads."""
     mixing = {key: value for key, value in study.power.stamped().items() if key != "datasets"}
     return {"power": mixing, "most_rows": study.detectors.rows}
 
@@ -135,12 +135,12 @@ def held_out(study: Study, node: Node) -> Settings:
 
 
 def pairs(study: Study, node: Node) -> Settings:
-    """(dataset, variant) whose preferences are set side by side."""
+    """(dataset, variant) of each preference that is compared."""
     return {"compared": [list(pair) for pair in compared(study, node)]}
 
 
 def selections(study: Study, node: Node) -> Settings:
-    """What is made of each dataset of which rows are selected, and the dataset that is mixed into it, if it is a mixture."""
+    """For each dataset whose rows are selected: what is made from it, and if it is a mixture, the dataset that is mixed in."""
     keys = {"transform", "score", "keep", "fraction"}
     arms = {
         parent: {name: arm.model_dump(mode="json", include=keys, exclude_none=True) for name, arm in made.items()}
@@ -157,7 +157,7 @@ def transforms(study: Study, node: Node) -> Settings:
 
 
 def variants_models(study: Study, node: Node) -> Settings:
-    """The name of the base model of each variant whose preferences are set side by side, "" for the study's own."""
+    """The name of the base model of each variant whose preferences are compared, "" for the study's own."""
     variants = dict.fromkeys(variant for _, variant in compared(study, Node("controls")) if variant)
     return {"models": {variant: study.base(variant) for variant in variants}}
 
@@ -169,24 +169,24 @@ def swept(study: Study, node: Node) -> Settings:
 
 
 def records(study: Study, node: Node) -> Settings:
-    """One hash of the records of finished jobs, which are no inputs: no job is to run for them."""
+    """One hash of the records of finished jobs. They are not declared as inputs, because no job should run to make them."""
     folder = Path(folder_of(study.results, BENCHMARKS))
     versions = [f"{path.relative_to(folder)} {content_version(str(path))}" for path in finished_jobs(folder)]
     return {"records": hashlib.sha256("\n".join(versions).encode()).hexdigest()[:16]}
 
 
 def keys_of_kind(study: Study, node: Node) -> set[str]:
-    """The keys of `teacher` that say how it speaks; what a steered or finetuned one is, the stage that makes it holds."""
+    """The keys of `teacher` for its prompts; the stage that makes a steered or finetuned teacher depends on the others."""
     return _keys(study.kind(node.dataset, node.variant))
 
 
 def keys_of_writer(study: Study, node: Node) -> set[str]:
-    """The same of the teacher that writes the dataset, whatever model it starts from."""
+    """The same keys for the teacher that writes the dataset, whatever model it starts from."""
     return _keys(study.taught[str(node.dataset)].teacher)
 
 
 def keys_without_persona(study: Study, node: Node) -> set[str]:
-    """The same on neutral texts, before which a prompted teacher's persona does not stand."""
+    """The same keys for neutral texts; none for a prompted teacher, as its persona does not precede these texts."""
     return set() if study.kind(node.dataset, node.variant) == "prompt" else keys_of_kind(study, node)
 
 
@@ -221,7 +221,7 @@ def text(study: Study, node: Node) -> Settings:
 
 
 def max_norm(study: Study, node: Node) -> Settings:
-    """Which tokens are read of the text: those that features are read on."""
+    """The limit on norms that decides which tokens of the text are read, the same as for features."""
     return {"max_norm": study.features.max_norm}
 
 

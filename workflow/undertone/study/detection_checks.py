@@ -1,4 +1,4 @@
-"""Whether a study's verdicts can say anything, as far as its settings tell."""
+"""Checks that a study's verdicts can say anything, as far as its settings tell."""
 
 from typing import TYPE_CHECKING
 
@@ -9,7 +9,10 @@ if TYPE_CHECKING:
 
 
 def check_level(study: "Study") -> None:
-    """A verdict's level is above the least p that its tests together can reach, or nothing would ever be said to differ."""
+    """Raise ValueError unless the verdict's level is above the least p that its tests can reach together.
+
+    Otherwise no dataset could ever be said to differ.
+    """
     tests = len(set(study.verdict.detectors) & set(TESTS))
     if study.verdict.level <= (least := tests / (study.detectors.permutations + 1)):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""How long a run will take, by what jobs of the same rules took before."""
+"""Estimate of a run's time, from the time that jobs of the same rules took before."""
 
 import json
 from collections.abc import Hashable, Mapping, Sequence
@@ -28,9 +28,9 @@ def seconds_of(folder: Path) -> dict[str, float]:
 
 
 def time_left(jobs: Mapping[Hashable, Job], seconds: Mapping[str, float], at_once: int) -> str | None:
-    """A line that says how long the jobs will take at least, `at_once` of them side by side; None if nothing is known.
+    """Return a line with the least time that the jobs will take, `at_once` of them in parallel; None if nothing is known.
 
-    That is their time divided among `at_once`, or the longest chain of jobs that wait for each other where it takes longer.
+    The time is their total time divided by `at_once`, or the longest chain of jobs that wait for each other if that is longer.
     """
     rules = {job.rule for job in jobs.values()}
     if not rules & seconds.keys():
@@ -54,7 +54,7 @@ def duration(seconds: float) -> str:
 
 
 def _end(name: Hashable, jobs: Mapping[Hashable, Job], seconds: Mapping[str, float], ends: dict[Hashable, float]) -> float:
-    """When a job ends if no other but those it waits for must be run; all those found are kept in `ends`."""
+    """When a job ends, in seconds, if only the jobs it waits for are run before it; `ends` caches the results."""
     if name not in ends:
         before = [_end(each, jobs, seconds, ends) for each in jobs[name].after if each in jobs]
         ends[name] = max(before, default=0.0) + seconds.get(jobs[name].rule, 0.0)

@@ -10,11 +10,12 @@ from undertone.study.study import Study
 
 
 def first_page(study: Study) -> dict[str, Any]:
-    """What `workflow/report/workflow.rst` shows: names of the study and its model, its seeds, today's date, and of
-    `transfer.json` the day on which it was made (both UTC), its `summary` and a row for each dataset with a target.
+    """Return what `workflow/report/workflow.rst` shows.
 
-    A row is (dataset, target, preference of control students and of students, lift with its interval, Holm-adjusted p, verdict
-    of the diagnosis), as text. Without a `transfer.json` there are no `day`, no `summary` and no rows.
+    It shows the names of the study and its model, its seeds, today's date, and from `transfer.json` the day on which it was
+    made (both dates in UTC), its `summary` and a row for each dataset with a target. A row is (dataset, target, preference of
+    control students, preference of students, lift with its interval, Holm-adjusted p, verdict of the diagnosis), as text.
+    Without a `transfer.json` there is no `day`, no `summary` and no row.
     """
     page: dict[str, Any] = {
         "study": study.name or "embedded study",

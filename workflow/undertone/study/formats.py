@@ -1,4 +1,4 @@
-"""The files of models in Hugging Face format and of SAEs in SAELens's: which ones are read, and their settings."""
+"""Files of models in Hugging Face format and of SAEs in SAELens's format: which are read, and what settings they hold."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ from undertone.runtime.errors import ConfigError
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-# All that is read beside the weights. What a repository holds otherwise (other formats, training states) is left where it is.
+# The files that are read besides the weights. Anything else in a repository (other formats, training states) is left alone.
 TEXTS = (
     "config.json",
     "generation_config.json",
@@ -23,7 +23,7 @@ TEXTS = (
     "chat_template.json",
     "chat_template.jinja",
 )
-# An SAE's, in SAELens's format.
+# The files of an SAE in SAELens's format.
 SAE_FILES = ("cfg.json", "sae_weights.safetensors")
 
 
@@ -39,9 +39,9 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 
 def weight_files(folder: Path) -> list[str]:
-    """The names of the files that hold the weights: one, or else the shards that the index names.
+    """The names of the files that hold the weights: a single file if there is one, otherwise the shards in the index.
 
-    Raises ConfigError for an index that names none, or files outside of the folder.
+    Raises ConfigError for an index that names no shards, or shards outside of the folder.
     """
     index = folder / INDEX
     if (folder / WEIGHTS).is_file() or not index.is_file():
@@ -56,5 +56,5 @@ def weight_files(folder: Path) -> list[str]:
 
 
 def files_of(folder: Path) -> list[Path]:
-    """Every file of the folder that loading the model reads, as far as it is there."""
+    """Every existing file of the folder that is read when the model is loaded."""
     return [path for path in (folder / name for name in (*TEXTS, *weight_files(folder))) if path.is_file()]

@@ -19,7 +19,7 @@ def tree_file(study: "Study", node: Node) -> list[str]:
 
 
 def own_sae(study: "Study", node: Node) -> Iterator[Node]:
-    """The study's own SAE, whose features words have, where it has one."""
+    """The study's own SAE, if it has one; the features of words are read in it."""
     if study.has_sae:
         yield Node("sae", None, "")
 

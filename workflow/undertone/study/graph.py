@@ -8,7 +8,7 @@ from undertone.study.study import Study
 
 
 def ancestors(study: Study, node: Node) -> list[Node]:
-    """A stage and all before it, those first."""
+    """Return a stage and all stages before it, the earliest first."""
     visited: dict[Node, None] = {}
 
     def visit(each: Node) -> None:
@@ -52,7 +52,10 @@ def _named(study: Study, node: Node) -> Iterator[Node]:
 
 
 def _made_here(study: Study, node: Node) -> Node:
-    """The stage of this study that makes what a stage makes; one of the whole study has no dataset, others no variant."""
+    """The stage of this study that makes the result of a stage.
+
+    Its dataset is None if one result serves the whole study, and its variant is empty if the stage has no variants.
+    """
     made = STAGES[node.stage].made_by(study, node)
     stage = STAGES[made.stage]
     return Node(made.stage, None if stage.shared else made.dataset, made.variant if stage.variants else "")

@@ -1,4 +1,4 @@
-"""A rule's job: its function on what the rule names, its settings out of the stamp, a log, a place for unfinished work."""
+"""A rule's job: calls its function with what the rule names, the stamp's settings, a log and a place for unfinished work."""
 
 import json
 import os
@@ -22,7 +22,7 @@ from undertone.study.stamp import digest, own_settings
 
 
 class Tee:
-    """Standard output or error that also goes to the log; whether it is a terminal is the screen's affair."""
+    """Standard output or error that also goes to the log; all other attributes, such as `isatty`, are the screen's."""
 
     def __init__(self, screen: TextIO, log: TextIO):
         self.screen, self.log = screen, log
@@ -49,13 +49,13 @@ def machine() -> str:
 
 @contextmanager
 def logged(path: str) -> Iterator[None]:
-    """Inside, what goes to standard output and error also goes to the log.
+    """Copy standard output and error to the log inside the block.
 
-    The log of a job that fails ends with a line that says why. A traceback stands before it unless the error is one of this
-    project's own; on the screen, where Snakemake shows the log, the job itself prints none.
+    The log of a failed job ends with a line that says why. A traceback precedes it unless the error is one of this project's
+    own. The job prints no traceback on the screen, because Snakemake shows the log there.
 
-    The log begins with where the job runs. It is never empty for another reason, too: of a failed job, Snakemake shows no
-    further log after an empty one, and Slurm's comes last, which alone says that a job was killed for its memory or time.
+    The log begins with where the job runs. This line also keeps the log from being empty: Snakemake shows no further log of a
+    failed job after an empty one, and Slurm's log comes last, which alone says that a job was killed for its memory or time.
     A job that ends well leaves a record of what it used of its machine beside its benchmark.
     """
     stdout, stderr = sys.stdout, sys.stderr
@@ -78,9 +78,9 @@ def logged(path: str) -> Iterator[None]:
 def record_use(log: str) -> None:
     """Write `JOB.used.json` beside the job's benchmark.
 
-    `cpu_s` and `ram_mb` are this process's CPU seconds and its greatest resident memory (10^6 bytes, as the rules' `mem_mb`):
-    Snakemake's benchmark looks at them only every 30 seconds and so misses peaks and the end. `gpu` is what it does not
-    look at: the device's name and the most memory that PyTorch held there; null without one.
+    `cpu_s` is the CPU time of this process and its children in seconds, `ram_mb` the peak resident memory of this process
+    (10^6 bytes, as in the rules' `mem_mb`). Snakemake's benchmark samples both only every 30 seconds, so it misses peaks and
+    the end. `gpu` is not in that benchmark: the device's name and the most memory that PyTorch held there; null without a GPU.
     """
     spent = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     used = {
@@ -108,7 +108,7 @@ def peak_memory() -> int:
 
 
 def gpu_use() -> dict[str, Any] | None:
-    """Name of the GPU and the most memory that PyTorch's allocator held on it, 10^6 bytes; None where the job saw none."""
+    """Name of the GPU and the most memory that PyTorch's allocator held on it, in 10^6 bytes; None without a GPU."""
     torch = sys.modules.get("torch")  # most plots never load it
     if torch is None or not torch.cuda.is_available():
         return None
@@ -116,11 +116,11 @@ def gpu_use() -> dict[str, Any] | None:
 
 
 def run(function: Callable[..., str | None], snakemake: Any) -> None:
-    """Run a rule's job: the stage's function on what the rule names (`arguments.bind`), with a log; what it returns goes there.
+    """Run a rule's job: call the stage's function with what the rule names (`arguments.bind`), and log what it returns.
 
-    Beside the rule's inputs, outputs and wildcards it can take `settings`, those of the stage out of the rule's `stamp`, so
-    that what is compared is what is used; the `stamp`; `scratch`, a folder for unfinished work on the first output; and
-    `benchmarks`, the folder of the study's benchmark records.
+    Besides the rule's inputs, outputs and wildcards, the function can take `settings`, the stage's settings from the rule's
+    `stamp`, so that what is compared is what is used; the `stamp` itself; `scratch`, a folder for unfinished work on the first
+    output; and `benchmarks`, the folder of the study's benchmark records.
     """
     with logged(snakemake.log[0]):
         own, stamp = settings(snakemake), snakemake.params.stamp
@@ -138,7 +138,8 @@ def run(function: Callable[..., str | None], snakemake: Any) -> None:
 def named_files(snakemake: Any) -> dict[str, Any]:
     """A rule's named inputs and outputs. Raises BindingError for a name that is both.
 
-    An input without a name only says what the job depends on: a model or an SAE that is a folder is read by its own name.
+    An input without a name only declares a dependency. For example, the files of a model or an SAE in a folder are declared
+    like this, and the job reads them from the folder.
     """
     inputs, outputs = dict(snakemake.input.items()), dict(snakemake.output.items())
     if both := inputs.keys() & outputs.keys():
@@ -147,14 +148,14 @@ def named_files(snakemake: Any) -> dict[str, Any]:
 
 
 def settings(snakemake: Any) -> dict[str, Any]:
-    """The settings of the rule that runs, those of its stamp, so that what is compared is what is used; {} for none."""
+    """The settings of the running rule, from its stamp, so that what is compared is what is used; {} if it has none."""
     wildcards = snakemake.wildcards
-    stage = snakemake.rule.removesuffix("_whole")  # whose outputs have other names
+    stage = snakemake.rule.removesuffix("_whole")  # the same stage with other names of outputs
     return own_settings(snakemake.params.stamp, Node(stage, wildcards.get("dataset"), variant_of(wildcards)))
 
 
 def scratch(output: str, stamp: Stamp) -> Path:
-    """A folder for the unfinished work on `output` under this stamp; what other stamps left there is removed."""
+    """Return a folder for unfinished work on `output` under this stamp; remove what other stamps left there."""
     home = unfinished(output)
     own = home / digest(stamp)
     if home.exists():

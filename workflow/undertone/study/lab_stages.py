@@ -10,7 +10,7 @@ from undertone.study.stage import Stage
 
 # A stage with a result for each SAE, in studies that have one.
 of_each_sae = partial(Stage, only=with_sae, shared=True, variants="saes")
-# What a stage reads that reads where features fire.
+# The inputs of a stage that reads where features fire.
 FIRING = (reads.model_of_sae, "sae", reads.text_of_sae)
 LABORATORY = {
     "sae": of_each_sae(

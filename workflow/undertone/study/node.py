@@ -5,16 +5,16 @@ from typing import NamedTuple
 
 
 def variant_of(wildcards: Mapping[str, str]) -> str:
-    """What a job's wildcards say beside the dataset: the key of a sweep, the name of a variant, or of a vector and its SAE.
+    """Return the variant in a job's wildcards: the key of a sweep, the name of a variant, or a vector and its SAE.
 
-    A vector and an SAE are `VECTOR/SAE`, or `VECTOR` where the SAE is the study's own.
+    A vector and an SAE are written `VECTOR/SAE`, or `VECTOR` if the SAE is the study's own.
     """
     first = wildcards.get("key", wildcards.get("variant", "")).removeprefix("-")
     return "/".join(filter(None, [first, wildcards.get("sae", "").removeprefix("-")]))
 
 
 class Node(NamedTuple):
-    """A stage of a dataset (None where it is one of the whole study) and a variant ("" is the study's own)."""
+    """A stage of a dataset (None for a stage of the whole study) and a variant ("" is the study's own)."""
 
     stage: str
     dataset: str | None = None

@@ -1,4 +1,4 @@
-"""What a run came to: a line of result for each target that was asked for, out of the finished files themselves."""
+"""The outcome of a run: a line of results for each requested target, read from the finished files."""
 
 from collections.abc import Iterable
 from pathlib import Path, PurePath
@@ -7,7 +7,7 @@ from typing import Any
 from undertone.runtime.errors import ConfigError
 from undertone.runtime.files import read_json
 
-# The rules that make many results, and the result that says most of them.
+# The rules that make many results, each with the result that says most about them.
 ALL = {"all": "tables/transfer.json", "read": "plots/bias_map.png", "lab": "sae/features.html"}
 
 
@@ -26,7 +26,7 @@ def number(value: float) -> str:
 
 
 def interval(estimate: dict[str, Any]) -> str:
-    """`.014 [.003, .024]`; of a single seed the mean alone, and that it has no interval."""
+    """`.014 [.003, .024]`; for a single seed, the mean and a note that it has no interval."""
     ends = estimate["ci95"]
     return f"{number(estimate['mean'])} " + (f"[{number(ends[0])}, {number(ends[1])}]" if ends else "(one seed: no interval)")
 
@@ -48,7 +48,7 @@ def _path(target: str, results: str, name: str | None) -> Path:
 
 
 def _line(path: Path, root: PurePath) -> str | None:
-    """What a target's file says, and where to see it, or why it cannot be read; None where that is nothing."""
+    """What a target's file says and where to see it, or why it cannot be read; None if there is nothing to say."""
     try:
         return _said(path, root)
     except ConfigError as error:
@@ -98,7 +98,7 @@ def _transfers(result: Path, plot: Path) -> str | None:
 
 
 def _passed(report: Path, dataset: str) -> str | None:
-    """`lion: 3775 of 10000 rows pass the filter; see …`, and where sampling was constrained what free sampling would do."""
+    """`lion: 3775 of 10000 rows pass the filter; see …`; if sampling was constrained, also the pass rate of free sampling."""
     if not report.is_file():
         return None
     counts = read_json(report)

@@ -1,4 +1,4 @@
-"""What the page of an SAE's features reads beside its own tables: other SAEs, and what features cause."""
+"""What the page of an SAE's features reads besides its own tables: other SAEs, and the effects of features."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,14 +11,14 @@ from undertone.study.study import Study
 
 
 def wider(study: Study, sae: str) -> list[str]:
-    """The SAEs of one model and hook point that are wider than an SAE, as far as their sizes are known."""
+    """The SAEs of the same model and hook point that are wider than this one, as far as their sizes are known."""
     sizes = {name: sae_size(study.dictionary(name)) for name in [sae, *study.as_wide(sae)]}
     own = sizes[sae]
     return [name for name, size in sizes.items() if own and size and size.d_sae > own.d_sae]
 
 
 def pairs_of(study: Study, sae: str) -> dict[str, dict[str, str]]:
-    """By name the pairs that compare an SAE with another one: which `side` it is, and the name of the `other`."""
+    """The pairs that compare an SAE with another one, by name: which `side` it is, and the name of the `other`."""
     return {
         name: {"side": "a", "other": pair.b} if pair.a == sae else {"side": "b", "other": pair.a}
         for name, pair in study.pairs.items()
@@ -27,7 +27,7 @@ def pairs_of(study: Study, sae: str) -> dict[str, dict[str, str]]:
 
 
 def splits(study: Study, node: Node) -> Iterator[Node]:
-    """What an SAE's features split into in wider ones, and what the features of these are."""
+    """The splitting of an SAE's features in wider SAEs, and the features of these SAEs."""
     if names := wider(study, node.variant):
         yield Node("splitting", None, node.variant)
         yield from (Node("features", None, name) for name in names)
@@ -39,12 +39,12 @@ def matches(study: Study, node: Node) -> Iterator[Node]:
 
 
 def pairs(study: Study, node: Node) -> dict[str, Any]:
-    """Which side of these pairs it is, and of which other SAE."""
+    """The pairs that compare an SAE with another one."""
     return {"pairs": pairs_of(study, node.variant)}
 
 
 def influences(study: Study, node: Node) -> dict[str, Any]:
-    """By number the versions of what features of an SAE cause, where it has been measured: the page asks for none."""
+    """Feature → version of its measured effects, for features where they have been measured; the page requests none."""
     folder = Path(study.results, f"sae-{node.variant}" if node.variant else "sae", "influence")
     return {
         "influences": {path.stem: content_version(str(path)) for path in sorted(folder.glob("*.json")) if path.stem.isdigit()}

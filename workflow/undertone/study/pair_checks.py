@@ -1,4 +1,4 @@
-"""Whether a study's pairs of SAEs can be compared, as far as that is known before anything is loaded."""
+"""Checks that a study's pairs of SAEs can be compared, as far as this is known before anything is loaded."""
 
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def check_pairs(study: "Study") -> None:
-    """Raise ValueError, in a sentence that names the key, unless both sides of each pair are SAEs of the study."""
+    """Raise ValueError, in a sentence that names the key, unless each pair consists of comparable SAEs of the study."""
     if study.pairs and not study.has_sae:
         raise ValueError(f"pairs: the study has no SAE for {study.model.title}; describe one under sae")
     for name, pair in study.pairs.items():
@@ -35,7 +35,7 @@ def check_pairs(study: "Study") -> None:
 
 
 def check_vector(study: "Study", pair: str, vector: str) -> None:
-    """A vector that is turned into the other model is of the layer of SAE a, in this study's own model, and has a target."""
+    """Check that a pair's vector belongs to this study's own model, is of the layer of SAE a, and has a target."""
     where, a = f"pairs.{pair}.vector", study.pairs[pair].a
     if vector not in study.vectors:
         raise ValueError(f"{where}: no such vector of vectors {vector!r}{nearest(vector, study.vectors)}")

@@ -1,4 +1,4 @@
-"""What the stages of pairs of SAEs read: both sides' model, SAE and text."""
+"""Inputs of the stages of pairs of SAEs: the model, the SAE and the text of both sides."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +11,7 @@ from undertone.study.study import Study
 
 
 def sides(study: Study, node: Node) -> Iterator[Node]:
-    """Of each side the base model, the SAE, and the text in the model's tokens."""
+    """The base model, the SAE, and the text in the model's tokens, for each side."""
     for sae in saes(study, node):
         yield from model_of_sae(study, sae)
         yield sae
@@ -19,7 +19,7 @@ def sides(study: Study, node: Node) -> Iterator[Node]:
 
 
 def models(study: Study, node: Node) -> Iterator[Node]:
-    """Of each side the base model, and the text in its tokens."""
+    """The base model and the text in its tokens, for each side."""
     for sae in saes(study, node):
         yield from model_of_sae(study, sae)
         yield from text_of_sae(study, sae)
@@ -42,7 +42,7 @@ def concepts_of_a(study: Study, node: Node) -> Iterator[Node]:
 
 
 def recipe(study: Study, node: Node) -> dict[str, Any]:
-    """How the study trains its SAE, whatever its size and what it is trained on."""
+    """How the study trains its SAE, without its size and its training data."""
     keys = ("architecture", "l1_coefficient", "l0_coefficient", "batch_size", "lr", "seed", "dead_steps")
     return {"sae": {key: value for key, value in study.sae.stamped().items() if key in keys}}
 
@@ -53,14 +53,14 @@ def entry(study: Study, node: Node) -> dict[str, Any]:
 
 
 def own_vector(study: Study, node: Node) -> Iterator[Node]:
-    """The vector that is turned into the other model, what it does in its own, and the prompts of a contrast under personas."""
+    """The vector that is rotated into the other model, its dose in its own, and the prompts if it is made under personas."""
     if name := study.pairs[node.variant].vector:
         yield from (Node(stage, None, name) for stage in ("vector", "dose"))
         yield from vector_reads.personas(study, Node("vector", None, name))
 
 
 def transplanted(study: Study, node: Node) -> dict[str, Any]:
-    """That vector's entry, target and personas, and how it is turned and measured; nothing of a pair without a vector."""
+    """That vector's entry, target and personas, and how it is rotated and measured; empty for a pair without a vector."""
     name = study.pairs[node.variant].vector
     if not name:
         return {}
@@ -69,24 +69,24 @@ def transplanted(study: Study, node: Node) -> dict[str, Any]:
 
 
 def questions(study: Study, node: Node) -> list[str]:
-    """The questions at which its effect is measured."""
+    """The questions at which the vector's effect is measured, if the pair has a vector."""
     return [study.pref.questions] if study.pairs[node.variant].vector else []
 
 
 def own_datasets(study: Study, node: Node) -> Iterator[Node]:
-    """The animals' datasets beside base samples, of a pair whose models' datasets are compared."""
+    """The animals' datasets with base samples, if the pair compares the datasets of its models."""
     if study.pairs[node.variant].datasets:
         yield from (Node("matched", animal) for animal in study.animals)
 
 
 def other_datasets(study: Study, node: Node) -> list[str]:
-    """The same of the study of the other model."""
+    """The same files of the other model's study."""
     root = study.pairs[node.variant].datasets
     return [f"{root}/{animal}/matched.parquet" for animal in study.animals] if root else []
 
 
 def lacking_datasets(study: Study, pair: str) -> str | None:
-    """Which datasets of another study, with which a pair's are compared, are not there, and how they are made; None if none."""
+    """Say which datasets of the other study are missing for a pair, and how to make them; None if none is missing."""
     files = other_datasets(study, Node("across", None, pair))
     lacking = [file for file in files if not Path(file).is_file()]
     if not lacking:

@@ -1,8 +1,8 @@
-"""Where a study's files stand: its results root, and its logs, benchmarks and unfinished work.
+"""Paths of a study's files: its results root, and its logs, benchmarks and unfinished work.
 
-Of a study in or below `results/` these three stand in the working directory, in `logs/`, `benchmarks/` and `scratch/`. Of any
-other they stand inside its results root: so nothing escapes it, no two studies share a folder, and unfinished work is on the
-same disk as the results, where a rename is whole or not at all.
+If the results root is in or below `results/`, the last three are in `logs/`, `benchmarks/` and `scratch/` of the working
+directory. Otherwise they are inside the results root: so nothing is written outside it, no two studies share a folder, and
+unfinished work is on the same disk as the results, where a rename is atomic.
 """
 
 import os
@@ -11,16 +11,16 @@ from pathlib import Path
 
 HOME = "results"
 LOGS, BENCHMARKS, SCRATCH = "logs", "benchmarks", "scratch"
-# Folders directly under a results root that are no datasets.
+# Folders directly under a results root that are not datasets.
 RESERVED = ("model", "sae", "nulls", "mixtures", "synthetic", "scaling", "store", "plots", "tables", LOGS, BENCHMARKS, SCRATCH)
-# What the project itself holds beside `results/`.
+# Folders of the project itself besides `results/`.
 PROJECT_FOLDERS = ("config", "docs", "profiles", "tests", "workflow", LOGS, BENCHMARKS, SCRATCH)
 # Files that every dataset's folder has, and no study's.
 OF_DATASETS = ("samples.parquet", "numbers.parquet")
 
 
 def below_home(results: str) -> Path | None:
-    """A results root's path below `results/`, "." for `results` itself; None elsewhere, as where `results` is a link."""
+    """A results root's path below `results/`, "." for `results` itself; None elsewhere, also if `results` is a link."""
     home, root = Path.cwd() / HOME, Path(results).resolve()
     return root.relative_to(home) if root.is_relative_to(home) else None
 
@@ -39,16 +39,16 @@ def sibling(log: str | Path, kind: str) -> Path:
 
 
 def unfinished(output: str | Path) -> Path:
-    """Where work on a result is kept until it is done: in `scratch`, beside the logs of the result's study."""
+    """Where unfinished work on a result is kept: in `scratch`, beside the logs of the result's study."""
     path = Path(output)
     home = next((folder for folder in path.parents if (folder / LOGS).is_dir()), Path())
     return home / SCRATCH / path.relative_to(home)
 
 
 def usable_root(results: str, reserved: tuple[str, ...]) -> str:
-    """The results root without what changes nothing, such as a trailing slash.
+    """Return the results root in normal form, without a trailing slash for example.
 
-    `reserved` are the folders that every study has under its root. Raises ValueError where no study can stand.
+    `reserved` are the folders that every study has under its root. Raises ValueError if no study can have this root.
     """
     if mistake := _spelling(results):
         raise ValueError(f"{mistake}, found {results!r}; expected a folder such as results, results/NAME or /data/NAME")
@@ -59,12 +59,12 @@ def usable_root(results: str, reserved: tuple[str, ...]) -> str:
 
 
 def holds_study(folder: Path) -> bool:
-    """Whether a folder is another study's results root, which no dataset can stand in."""
+    """Whether a folder is another study's results root, and therefore cannot be a dataset's folder."""
     return (folder / "prompts.parquet").exists()
 
 
 def _spelling(results: str) -> str:
-    """What no path of a study may be written like, or ""."""
+    """What is wrong with the spelling of a path, or ""."""
     if not results.strip():
         return "the results need a folder of their own"
     if results.startswith("~"):
@@ -76,7 +76,7 @@ def _spelling(results: str) -> str:
 
 
 def _unfit(root: str, reserved: tuple[str, ...]) -> str:
-    """Why a study cannot stand there, or ""."""
+    """Why a study cannot be there, or ""."""
     here, folder, below = Path.cwd(), Path(root).resolve(), below_home(root)
     if here.is_relative_to(folder):
         return "holds the project itself"
@@ -96,12 +96,12 @@ def _unfit(root: str, reserved: tuple[str, ...]) -> str:
 
 
 def finished_jobs(folder: Path) -> list[Path]:
-    """Snakemake's records of a study's finished jobs, `folder/RULE/JOB.jsonl`, but for those of what adds them up."""
+    """Snakemake's records of a study's finished jobs, `folder/RULE/JOB.jsonl`, without those of the rules that add them up."""
     patterns = ("*/*.jsonl", "*/nulls/*.jsonl", "*/mixtures/*.jsonl", "browser/study*/*.jsonl")
     records = sorted(path for pattern in patterns for path in folder.glob(pattern))
     return [path for path in records if rule_of(path, folder) not in ("costs", "costs_plot")]
 
 
 def rule_of(path: Path, folder: Path) -> str:
-    """The rule of a record; one of nulls, mixtures or a single feature, such as `nulls/KIND`, stands a folder deeper."""
+    """The rule of a record. Records of nulls, mixtures and single features are one folder deeper, such as `nulls/KIND`."""
     return path.relative_to(folder).parts[0]

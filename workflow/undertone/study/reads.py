@@ -1,6 +1,6 @@
-"""What a stage reads that differs from dataset to dataset: which files of the user's, and which other stages.
+"""Inputs of a stage that differ between datasets: the user's files, and other stages.
 
-Functions of files return paths; those of stages yield nodes, which `graph` takes as far as the study has them.
+Functions for files return paths. Functions for stages yield nodes; `graph` drops those that the study does not have.
 """
 
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from undertone.study.study import Study
 
 
 def own_file(study: Study, node: Node) -> list[str]:
-    """A dataset's file, where it is one of the user's own."""
+    """The file of a dataset that is the user's own."""
     return [study.files[node.dataset].file] if node.dataset in study.files else []
 
 
@@ -25,7 +25,7 @@ def own_model(study: Study, node: Node) -> Iterator[Node]:
 
 
 def corpus_of_sae(study: Study, node: Node) -> list[str]:
-    """The text that the model of an SAE is trained on, where that is embedded."""
+    """The corpus of the embedded model that an SAE reads."""
     return [study.base_model(study.model_of(node.variant)).embedded.corpus]
 
 
@@ -75,12 +75,12 @@ def sampled_text(study: Study, node: Node) -> Iterator[Node]:
 
 
 def text_or_prompts(study: Study, node: Node) -> Iterator[Node]:
-    """What text to read features on follows: the text that the SAE is trained on, else it is the number prompts."""
+    """The source of the text for reading features: what follows the SAE's training text if it has any, else number prompts."""
     yield from (Node("text"), *sampled_text(study, node)) if study.sae.text else (Node("prompts"),)
 
 
 def texts(study: Study, node: Node) -> list[str]:
-    """The files of text that the SAE is trained on, or of questions and neutral texts."""
+    """The files of text that the SAE is trained on, of questions and of neutral texts."""
     return [*text_files(study, node), *questions(study, node), *neutral_texts(study, node)]
 
 
@@ -110,22 +110,22 @@ def saes_as_wide(study: Study, node: Node) -> Iterator[Node]:
 
 
 def searched_sae(study: Study, node: Node) -> Iterator[Node]:
-    """The SAE that a search is among the features of, and what these are."""
+    """The SAE whose features are searched, and the description of these features."""
     yield from (Node(name, None, study.searches[node.variant].sae) for name in ("sae", "features"))
 
 
 def searched_model(study: Study, node: Node) -> Iterator[Node]:
-    """The model that this SAE reads."""
+    """The model that the searched SAE reads."""
     yield Node("model", None, study.model_of(study.searches[node.variant].sae))
 
 
 def searched_text(study: Study, node: Node) -> Iterator[Node]:
-    """The text that its features were read on."""
+    """The text on which the searched SAE's features were read."""
     yield from text_of_sae(study, Node("sae", None, study.searches[node.variant].sae))
 
 
 def sae_text(study: Study, node: Node) -> Iterator[Node]:
-    """The text that the SAE is trained on, where that is a table."""
+    """The table of text that the SAE is trained on, if there is one."""
     if study.sae.text:
         yield Node("text")
 
@@ -156,7 +156,7 @@ def indirect_questions(study: Study, node: Node) -> list[str]:
 
 
 def finetuning_texts(study: Study, node: Node) -> list[str]:
-    """What a finetuned teacher is trained on: facts, of which it learns the contrary, or questions."""
+    """The file that a finetuned teacher is trained on: facts if it learns their contrary, else questions."""
     contrary = study.taught[str(node.dataset)].trait == "contrary"
     teacher: Any = study.section("teacher", node.dataset)
     return [study.indirect.facts if contrary else teacher.finetune.questions]
@@ -180,22 +180,23 @@ def counterpart(study: Study, node: Node) -> Iterator[Node]:
 
 
 def features(study: Study, node: Node) -> Iterator[Node]:
-    """The steered teachers that say which of the SAE's features stands for the dataset's target.
+    """The steered teachers that determine which of the SAE's features stands for the dataset's target.
 
-    What is made of all datasets reads all animals' once, so that another animal reruns nothing that is made of one dataset.
+    A stage of one dataset reads only the teacher of its own target, so that a new animal does not rerun it. A stage of all
+    datasets reads the teachers of all animals.
     """
     yield from (Node("steer", teacher) for teacher in study.features_for(node.dataset).values())
 
 
 def steered_sae(study: Study, node: Node) -> Iterator[Node]:
-    """The SAE, for a teacher that is steered along one of its features."""
+    """The SAE, if the teacher is steered along one of its features."""
     teacher: Any = study.section("teacher", node.dataset)
     if teacher.steer.vector == "feature":
         yield Node("sae")
 
 
 def sources(study: Study, node: Node) -> Iterator[Node]:
-    """The numbers that a transformed dataset is made from, and what rows are chosen by: prompts, or scores of the rows."""
+    """The numbers that a transformed dataset is made from, and the prompts or row scores by which its rows are chosen."""
     entry = study.transformed[str(node.dataset)]
     if entry.transform == "one-format":
         yield Node("prompts")
@@ -205,7 +206,7 @@ def sources(study: Study, node: Node) -> Iterator[Node]:
 
 
 def selected(study: Study, node: Node) -> Iterator[Node]:
-    """The preferences of what is compared, and of mixtures the scores of their rows and the rows that were mixed in."""
+    """The preferences that are compared; for mixtures also the scores of their rows and the rows that were mixed in."""
     for parent, arms in study.selections.items():
         yield from (Node("pref", of) for of in arms)
         entry = study.transformed.get(parent)
@@ -214,18 +215,18 @@ def selected(study: Study, node: Node) -> Iterator[Node]:
 
 
 def candidate_students(study: Study, node: Node) -> Iterator[Node]:
-    """The students among the models whose losses are compared, unless the study leaves them out."""
+    """The dataset's students, for the table of losses, unless the study leaves them out."""
     if study.losses.students:
         yield Node("student", node.dataset)
 
 
 def detectors(study: Study, node: Node) -> Iterator[Node]:
-    """Every detector, of the dataset and of the nulls of each kind."""
+    """Every detector of the verdict, on the dataset and on the nulls of each kind."""
     yield from (Node(detector, of) for of in (node.dataset, *NULLS) for detector in study.verdict.detectors)
 
 
 def mixed_pairs(study: Study, node: Node) -> Iterator[Node]:
-    """The pairs of the dataset that is mixed, and those of nulls of the study's own prompts."""
+    """The pairs of the dataset that is mixed, and those of the nulls on the study's own prompts."""
     yield Node("matched", mixed_dataset(node.dataset))
     yield Node("matched", NULLS[0])
 
@@ -236,34 +237,34 @@ def mixed_dataset(mixture: str | None) -> str:
 
 
 def mixture_detectors(study: Study, node: Node) -> Iterator[Node]:
-    """Every detector, of each dataset that is mixed, of its mixtures, and of the nulls of each kind."""
+    """Every detector of the verdict, on each dataset that is mixed, on its mixtures, and on the nulls of each kind."""
     read = [*study.power.datasets, *study.mixtures, *NULLS]
     yield from (Node(detector, of) for of in read for detector in study.verdict.detectors)
 
 
 def plotted(study: Study, node: Node) -> Iterator[Node]:
-    """The reading that a figure shows, which its variant names: the dataset's and its control's."""
+    """The reading that a figure's variant names, of the dataset and of its control."""
     yield Node(node.variant, node.dataset)
     yield Node(node.variant, study.control(node.dataset) or CONTROL)
 
 
 def compared_prefs(study: Study, node: Node) -> Iterator[Node]:
-    """The preferences that a figure sets side by side."""
+    """The preferences that a figure compares."""
     yield from (Node("pref", of, variant) for of, variant in compared(study, node))
 
 
 def swept_students(study: Study, node: Node) -> Iterator[Node]:
-    """The students of a sweep over rows: they say how many rows all of them are."""
+    """The students of a sweep over rows, whose records tell how many rows a student takes if it takes all."""
     if node.variant == "rows":
         yield from (Node("student", of, variant) for of, variant in compared(study, node))
 
 
 def compared(study: Study, node: Node) -> list[tuple[str, str]]:
-    """(dataset, variant) whose preferences a figure sets side by side; its variant is the key of a sweep, or "".
+    """(dataset, variant) of each preference that a figure compares; the figure's variant is the key of a sweep, or "".
 
-    Of a sweep: the datasets of its variants, with the study's own students. Else: every dataset with a target beside its
-    transforms and its students of variants that no sweep has; one whose teacher starts from another model has students of
-    variants only.
+    For a sweep: the datasets of its variants, with the study's own students and with the variants' students. Otherwise: every
+    dataset with a target, followed by its transforms and its students of variants that no sweep has. A dataset whose teacher
+    starts from another model has students of variants only.
     """
     if node.variant:
         pairs = [(of, variant) for of, variant in study.varied if variant in study.sweeps[node.variant]]

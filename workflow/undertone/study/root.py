@@ -13,7 +13,7 @@ OWN = Path("config/config.yaml")
 
 
 def root_of(configs: Sequence[str]) -> str:
-    """The results root of the study that these configs describe, each over the ones before it."""
+    """Return the results root of the study that these configs describe; each config overrides the ones before it."""
     settings = {"results": Study.model_fields["results"].default}
     for path in (OWN, *map(Path, configs)):
         update_config(settings, yaml.safe_load(path.read_text()) or {})

@@ -1,4 +1,4 @@
-"""Whether a study's SAEs fit its model and each other, as far as that is known before anything is loaded."""
+"""Checks that a study's SAEs fit its model and each other, as far as this is known before anything is loaded."""
 
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def check_saes(study: "Study") -> None:
-    """The other SAEs of a study are of its own SAE's origin, and read the text that it reads."""
+    """Check that the other SAEs of a study have the same kind of origin as its own SAE, and are trained on the same text."""
     if study.saes and not study.has_sae:
         raise ValueError(f"saes: the study has no SAE of its own for {study.model.title}; describe one under sae")
     own = study.sae
@@ -31,7 +31,7 @@ def check_saes(study: "Study") -> None:
 
 
 def check_model(study: "Study", name: str) -> None:
-    """An SAE reads a model of the study; one trained on text reads the study's own, or one with its tokens."""
+    """Check that an SAE reads a model of the study; if it is trained on text, the study's own or one with the same tokens."""
     model = study.model_of(name)
     if model and model not in study.models:
         raise ValueError(f"saes.{name}.model: no such model {model!r}{nearest(model, study.models)}")
@@ -43,7 +43,7 @@ def check_model(study: "Study", name: str) -> None:
 
 
 def check_searches(study: "Study") -> None:
-    """A search is among the features of an SAE of the study."""
+    """Check that a search names an SAE of the study, one of the residual stream unless it searches by activation."""
     if study.searches and not study.has_sae:
         raise ValueError(f"searches: the study has no SAE for {study.model.title}; describe one under sae")
     for name, search in study.searches.items():
@@ -56,13 +56,13 @@ def check_searches(study: "Study") -> None:
 
 
 def check_judge(study: "Study") -> None:
-    """What grades features' examples is a model of the study."""
+    """Check that the model that grades features' examples is in the study."""
     if study.judge.model and study.judge.model not in study.models:
         raise ValueError(f"judge.model: no such model {study.judge.model!r}{nearest(study.judge.model, study.models)}")
 
 
 def check_sizes(study: "Study") -> None:
-    """Layers, features and widths must be there, as far as they are known before anything is loaded."""
+    """Check that layers, features and widths exist, as far as they are known before anything is loaded."""
     listed = [name for name in study.of_kind("steer") if name in study.datasets]
     if not study.can_steer and ("steer" in study.teachers or listed):
         raise ValueError(
@@ -88,7 +88,7 @@ def check_sizes(study: "Study") -> None:
 
 
 def _check_sae(where: str, sae: SaeSize | None, model: ModelSize | None) -> None:
-    """An SAE reads a layer that the model has, and vectors of its width."""
+    """Check that the model has the layer and the width that an SAE reads."""
     if not (model and sae):
         return
     if sae.d_in is not None and sae.d_in != model.d_model:

@@ -1,4 +1,4 @@
-"""The runs that a scaling law is of: what each reads and how it trains."""
+"""The runs to which a scaling law is fitted: what each reads and how it trains."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -14,17 +14,17 @@ def runs(study: Study, node: Node) -> Iterator[Node]:
 
 
 def made_by(study: Study, node: Node) -> Node:
-    """A run: of a named model, one on text."""
+    """The stage that makes a run; for a named model, it trains on text."""
     return node._replace(stage="text_scaling_runs") if study.model.named else node
 
 
 def corpus(study: Study, node: Node) -> list[str]:
-    """The text that the embedded model is trained on, and SAEs of it."""
+    """The corpus on which the embedded model and its SAEs are trained."""
     return [study.model.embedded.corpus]
 
 
 def run(study: Study, node: Node) -> dict[str, Any]:
-    """What a run is, and how the study trains SAEs, whatever their size."""
+    """The run's tokens, seed and widths, and how the study trains SAEs apart from their size."""
     tokens, seed, *kind = node.variant.split("-")
     scaling, keys = study.scaling, ("layer", "k", "batch_size", "lr", "max_norm", "context")
     about = {"tokens": int(tokens), "seed": int(seed), "gaussian": kind == [GAUSSIAN]}
@@ -35,7 +35,7 @@ def run(study: Study, node: Node) -> dict[str, Any]:
 
 
 def law(study: Study, node: Node) -> dict[str, Any]:
-    """What a law is fitted with."""
+    """How the law is fitted."""
     scaling = study.scaling
     return {
         "law": {"starts": scaling.starts, "bootstraps": scaling.bootstraps, "budgets": scaling.budgets, "seed": scaling.seed}

@@ -1,4 +1,4 @@
-"""Of which datasets a stage is, which datasets a comparison reads, and which stage of a study makes a thing."""
+"""Which datasets have a stage, which datasets a comparison reads, and which stage of a study makes a result."""
 
 from undertone.study.config.detect import NULLS
 from undertone.study.config.entries import CONTROL, KINDS
@@ -22,7 +22,7 @@ def with_teacher(study: Study) -> list[str]:
 
 
 def mixed(study: Study) -> list[str]:
-    """The datasets of which fewer rows and mixtures are read."""
+    """The datasets of which smaller subsets and mixtures are read."""
     return study.power.datasets
 
 
@@ -37,7 +37,7 @@ def aimed(study: Study) -> list[str]:
 
 
 def with_separate_halves(study: Study) -> list[str]:
-    """Of the datasets with a target those whose halves share no numbers: what is found on one is scored on the other."""
+    """The datasets with a target whose halves share no numbers, so that a choice on one half can be scored on the other."""
     return [name for name in with_target(study) if not study.crosses_rows(name)]
 
 
@@ -57,7 +57,7 @@ def is_null(study: Study, dataset: str | None) -> bool:
 
 
 def is_mixture(study: Study, dataset: str | None) -> bool:
-    """What stands for fewer rows and mixtures of a dataset."""
+    """Names that stand for the smaller subsets and the mixtures of a dataset."""
     return dataset in study.mixtures
 
 
@@ -77,7 +77,7 @@ def with_sae(study: Study, dataset: str | None) -> bool:
 
 
 def base_model(study: Study, node: Node) -> Node:
-    """The base model, found, trained or made from the study's own; of a dataset, the one that its students start from."""
+    """The stage that finds, trains or rerandomizes a base model; of a dataset, the model that its students start from."""
     name = study.base(node.variant) if node.dataset else node.variant
     if study.base_model(name).rerandomized is not None:
         return Node("rerandomized", None, name)
@@ -85,29 +85,29 @@ def base_model(study: Study, node: Node) -> Node:
 
 
 def dictionary(study: Study, node: Node) -> Node:
-    """The SAE: found if the study names it, else trained, a named model's on text."""
+    """The stage that finds the SAE if the study names it, or else trains it, on text if the model is named."""
     if study.sae.named:
         return Node("pretrained_sae", None, node.variant)
     return Node("text_sae" if study.model.named else "sae", None, node.variant)
 
 
 def held_out_text(study: Study, node: Node) -> Node:
-    """The text that features are read on: chats of the embedded model's corpus, or what a named model's SAE has not seen."""
+    """The stage that makes the text for reading features: chats of the embedded corpus, or text new to a named model's SAE."""
     return Node("contexts" if study.model.named else "chats")
 
 
 def filtered_or_made(study: Study, node: Node) -> Node:
-    """The numbers: a transform makes those of a transformed dataset."""
+    """The stage that makes the numbers: the filter, or the transform of a transformed dataset."""
     return node._replace(stage="transform") if node.dataset in study.transformed else node
 
 
 def matched_or_null(study: Study, node: Node) -> Node:
-    """Base samples beside a dataset; nulls are made with theirs, and mixtures from pairs."""
+    """The stage that makes a dataset's base samples; nulls are made with theirs, and mixtures from pairs."""
     if node.dataset in study.mixtures:
         return node._replace(stage="mixtures")
     return node._replace(stage="nulls") if node.dataset in NULLS else node
 
 
 def itself(study: Study, node: Node) -> Node:
-    """What no other stage makes."""
+    """The stage itself: no other stage makes its result."""
     return node

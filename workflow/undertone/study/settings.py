@@ -32,17 +32,17 @@ from undertone.study.validation import Section, setting
 
 
 class Settings(Section):
-    """What a config says, as it stands there."""
+    """The keys of a config, as they are given there."""
 
     results: str = setting(
         "results",
-        "folder of the study's own that holds its artifacts; outside `results/` it holds its logs, benchmarks and scratch, too",
+        "the study's own folder for its artifacts; if it is outside `results/`, it also holds its logs, benchmarks and scratch",
         "path",
     )
     name: str | None = setting(
         None,
-        "its own folder under `tables` and `plots`; a study that shares its results root with one of other datasets needs one, "
-        "as what is made of all datasets would overwrite the other's",
+        "name of the study's own folder under `tables` and `plots`; a study that shares its results root with a study of other "
+        "datasets needs one, or its tables and figures of all datasets would overwrite those of the other study",
     )
     animals: list[str] = setting([], "targets of the teachers")
     teachers: list[Kind] = setting(
@@ -54,8 +54,8 @@ class Settings(Section):
     )
     student_variants: dict[str, dict[str, Any]] = setting(
         {},
-        "students trained otherwise, `results/lion/pref-NAME.json`: name → keys of `student` that differ, `model` (one of "
-        "`models`), `datasets` (those that the study asks for)",
+        "students with other settings, `results/lion/pref-NAME.json`: name → keys of `student` that differ, `model` (one of "
+        "`models`), `datasets` (those whose students the study asks for)",
     )
     sweeps: dict[str, list[str]] = setting({}, "`plots/sweep-KEY.png`: key of `student` → variants that differ in it")
     model: Model = setting({}, "the base model")
@@ -63,39 +63,41 @@ class Settings(Section):
         {}, "other base models, for cross-model students and SAEs: name → keys of `model` that differ"
     )
     model_metrics: ModelMetrics = setting({}, "the model's metrics")
-    bridge: Bridge = setting({}, "the base model beside a hooked one")
+    bridge: Bridge = setting({}, "comparison of the base model with a hooked one")
     sae: Sae = setting({}, "the sparse autoencoder")
     saes: dict[str, dict[str, Any]] = setting(
         {}, "other SAEs, each in `sae-NAME/`, for the laboratory: name → keys of `sae` that differ, `model` (one of `models`)"
     )
     sae_metrics: SaeMetrics = setting({}, "the SAE's metrics")
-    store: Store = setting({}, "activations on disk, which SAEs are trained from where `sae.cached` is set")
-    contexts: Contexts = setting({}, "the text that the SAE's features are read on")
-    features: Features = setting({}, "what each feature of the SAE is")
+    store: Store = setting({}, "activations on disk, from which SAEs are trained if `sae.cached` is set")
+    contexts: Contexts = setting({}, "the text on which the SAE's features are read")
+    features: Features = setting({}, "the description of each feature of the SAE")
     neighbours: Neighbours = setting({}, "which features lie near each other")
     map: Map = setting({}, "the features in two dimensions")
-    specificity: Specificity = setting({}, "concepts against the SAE's features")
+    specificity: Specificity = setting({}, "how specific the SAE's features are to concepts")
     judge: Judge = setting({}, "a language model that grades the features' examples")
     neurons: Neurons = setting({}, "how far features are neurons of the MLPs")
     completeness: Completeness = setting({}, "names that have a feature of their own")
-    splitting: Splitting = setting({}, "an SAE's features in wider ones")
+    splitting: Splitting = setting({}, "how an SAE's features split in wider SAEs")
     searches: dict[str, Search] = setting({}, "searches for features, each in `search-NAME/`")
-    scaling: Scaling = setting({}, "what more features and more tokens are worth")
+    scaling: Scaling = setting({}, "what more features and more training tokens are worth to an SAE")
     browser: Browser = setting({}, "the page of the features")
     pairs: dict[str, Pair] = setting({}, "pairs of SAEs that are compared, each in `pair-NAME/`")
     matches: Matches = setting({}, "which features of a pair of SAEs match")
     similarity: Similarity = setting({}, "how alike the decoders of a pair of SAEs are")
     rotation: Rotation = setting({}, "what an SAE explains of another model after one rotation")
-    layers: Layers = setting({}, "which layers of the models of a pair lie alike")
-    across: Across = setting({}, "whether datasets of one animal that both models of a pair wrote have a direction in common")
+    layers: Layers = setting({}, "which layers of the models of a pair are alike")
+    across: Across = setting(
+        {}, "whether datasets of the same animal, written by both models of a pair, have a direction in common"
+    )
     synthetic: Synthetic = setting({}, "SAEs on activations whose features are known")
     vectors: dict[str, Vector] = setting({}, "steering vectors, each in `vector-NAME/`")
     vector: MakeVector = setting({}, "making vectors")
     downstream: Downstream = setting({}, "what a vector does to later layers and to the features there")
-    cloud: Cloud = setting({}, "how alike activations lie before and after a vector")
-    restore: Restore = setting({}, "which features downstream a vector's effect needs")
+    cloud: Cloud = setting({}, "how similar activations are before and after a vector is added")
+    restore: Restore = setting({}, "which downstream features a vector's effect needs")
     decomposition: Decomposition = setting({}, "which features a vector is made of")
-    dose: Dose = setting({}, "what adding a vector does at every strength")
+    dose: Dose = setting({}, "what adding a vector does, at every strength")
     influence: Influence = setting({}, "what a feature causes")
     hierarchies: dict[str, Hierarchy] = setting({}, "trees of concepts, each in `geometry-NAME/`")
     hierarchy: ReadHierarchy = setting({}, "reading trees of concepts")

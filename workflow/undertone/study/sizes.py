@@ -1,4 +1,4 @@
-"""What is known of a model and of an SAE before either is loaded, from their settings or the files of a local folder."""
+"""Sizes of a model and an SAE that are known before either is loaded, from settings or the files of a local folder."""
 
 import json
 import re
@@ -11,7 +11,7 @@ from undertone.study.config.models import Model
 from undertone.study.config.saes import Sae
 from undertone.study.formats import read_settings
 
-# The embedded model's, a Gemma's.
+# Facts about the embedded model, a Gemma.
 EMBEDDED_POSITIONS = 512
 EMBEDDED_MODULES = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
 EMBEDDED_SPECIAL = {"<pad>", "<eos>", "<bos>", "<start_of_turn>", "<end_of_turn>"}
@@ -28,7 +28,7 @@ class ModelSize:
 
 @dataclass(frozen=True)
 class SaeSize:
-    """What is known of an SAE; `d_in` is None where it will be trained to fit."""
+    """Size and layer of an SAE; `d_in` is None if it will be trained to fit the model."""
 
     d_sae: int
     d_in: int | None
@@ -36,7 +36,7 @@ class SaeSize:
 
 
 def model_size(model: Model) -> ModelSize | None:
-    """A model's size, or None where only its download would tell. Raises ConfigError for a broken config.json."""
+    """The size of a model, or None if only its download would tell. Raises ConfigError for a broken config.json."""
     if not model.named:
         return ModelSize(model.embedded.n_layers, model.embedded.hidden_size, EMBEDDED_POSITIONS)
     file = Path(str(model.name)) / "config.json"
@@ -51,7 +51,7 @@ def model_size(model: Model) -> ModelSize | None:
 
 
 def sae_size(sae: Sae) -> SaeSize | None:
-    """The size of an SAE, or None where only its download would tell. Raises ConfigError for a folder that holds none."""
+    """The size of an SAE, or None if only its download would tell. Raises ConfigError for a folder that holds no SAE."""
     if sae.release:
         return None
     if sae.folder is None:
@@ -68,7 +68,7 @@ def sae_size(sae: Sae) -> SaeSize | None:
 
 
 def special_tokens(model: Model) -> set[str]:
-    """The special tokens of a model's tokenizer, none where only its download would tell."""
+    """The special tokens of a model's tokenizer; an empty set if only its download would tell."""
     if not model.named:
         return EMBEDDED_SPECIAL
     file = Path(str(model.name)) / "tokenizer.json"
@@ -86,7 +86,7 @@ def special_tokens(model: Model) -> set[str]:
 
 
 def linear_modules(model: Model) -> set[str] | None:
-    """The names of a model's modules with weights, or None where only its download would tell."""
+    """The names of a model's modules with weights, or None if only its download would tell."""
     if not model.named:
         return EMBEDDED_MODULES
     folder = Path(str(model.name))
@@ -97,11 +97,11 @@ def linear_modules(model: Model) -> set[str] | None:
     else:
         return None
     modules = {name.removesuffix(".weight").split(".")[-1] for name in names if name.endswith(".weight")}
-    return modules | {"lm_head"} if modules else None  # which has no weights of its own where they are tied
+    return modules | {"lm_head"} if modules else None  # lm_head has no weights of its own if they are tied
 
 
 def _header(weights: Path) -> dict[str, Any]:
-    """The names of the tensors in a safetensors file; none of one that is damaged, which loading it explains."""
+    """The header of a safetensors file, by name of tensor; empty if the file is damaged, which loading it reports."""
     try:
         with weights.open("rb") as file:
             return dict(json.loads(file.read(min(int.from_bytes(file.read(8), "little"), 10**8))))

@@ -1,4 +1,4 @@
-"""The code of a stage: its script and the modules that it imports, and a version of each that only its meaning changes."""
+"""The code of a stage: its script and the modules that it imports, each with a version that changes only with its meaning."""
 
 import ast
 import functools
@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 PACKAGE = Path(__file__).parents[1]
 SCRIPTS = PACKAGE.parent / "scripts"
-# Packages that say what is compared, how it is written and how much is run at once, not what is computed: the settings that
-# count are in the stamp itself, and a new key, message or progress bar must not cost a GPU-week.
+# Packages that determine what is compared, how it is written and how much is run at once, but not what is computed. The
+# settings that count are in the stamp itself, and a new key, message or progress bar must not cost a GPU-week.
 NEUTRAL = ("runtime", "study")
 
 
@@ -24,7 +24,7 @@ class Import(NamedTuple):
 
 @functools.cache
 def code_of(stage: str) -> dict[str, str]:
-    """The version of each file of a stage's code: modules by name, which no two share, scripts by `scripts/name`.
+    """The version of each file of a stage's code: modules by name, which is unique, and scripts by `scripts/name`.
 
     A module that moves to another folder keeps its key and its version, and so do those that import it.
     """
@@ -66,9 +66,9 @@ def modules() -> dict[str, Path]:
 
 @functools.cache
 def code_version(path: Path) -> str:
-    """A hash of what a file does: comments, docstrings and layout do not count, nor where the modules stand that it imports.
+    """Return a hash of what a file does; comments, docstrings, layout and the location of imported modules do not count.
 
-    The template of a page, MODULE.html beside its module, counts as it stands.
+    The template of a page, MODULE.html beside its module, is hashed verbatim.
     """
     (imported, meaning), known = _parsed(path), modules()
     names = sorted(f"{each.module} {each.name} {each.alias}" for each in imported if not is_neutral(known[each.module]))
@@ -78,7 +78,7 @@ def code_version(path: Path) -> str:
 
 @functools.cache
 def _parsed(path: Path) -> tuple[tuple[Import, ...], str]:
-    """What a file imports of the package, and what it does besides, as code."""
+    """What a file imports from the package, and the rest of what it does, as code."""
     tree = ast.parse(path.read_text())
     return tuple(_imports(tree)), ast.unparse(_Meaning().visit(tree))
 
@@ -99,7 +99,7 @@ class _Meaning(ast.NodeTransformer):
 
 
 def _imports(tree: ast.AST) -> Iterator[Import]:
-    """What a file imports of the package."""
+    """What a file imports from the package."""
     known = modules()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):

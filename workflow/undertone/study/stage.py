@@ -15,7 +15,7 @@ Axis = Literal["students", "models", "saes", "vectors", "pairs", "hierarchies", 
 
 
 def no_files(study: Study, node: Node) -> list[str]:
-    """Of the user's files none."""
+    """No files of the user."""
     return []
 
 
@@ -23,16 +23,16 @@ def no_files(study: Study, node: Node) -> list[str]:
 class Stage:
     """A stage of the workflow; rule, script and module share its name."""
 
-    sections: tuple[str, ...] = ()  # of the config that it uses
+    sections: tuple[str, ...] = ()  # sections of the config that it uses
     after: tuple[str | Earlier, ...] = ()  # stages it reads: of the same dataset and variant by name, others by a function
-    after_control: tuple[str, ...] = ()  # those it reads for the control and the same variant
-    after_all: tuple[str, ...] = ()  # those it reads for each of `datasets`
+    after_control: tuple[str, ...] = ()  # stages it reads of the control, with the same variant
+    after_all: tuple[str, ...] = ()  # stages it reads of each of `datasets`
     datasets: Callable[[Study], list[str]] = scope.every_dataset
-    files: Callable[[Study, Node], list[str]] = no_files  # of the user's that it reads
-    settings: tuple[Settings, ...] = ()  # beside its sections
-    teacher_keys: Callable[[Study, Node], set[str]] = given.keys_of_kind  # of the section `teacher` that it uses
+    files: Callable[[Study, Node], list[str]] = no_files  # the user's files that it reads
+    settings: tuple[Settings, ...] = ()  # settings besides its sections
+    teacher_keys: Callable[[Study, Node], set[str]] = given.keys_of_kind  # keys of the section `teacher` that it uses
     only: Callable[[Study, str | None], bool] = scope.any_dataset  # the datasets that have it
     made_by: Callable[[Study, Node], Node] = scope.itself  # the stage that makes it in a study
-    reading: bool = False  # read of one dataset into a JSON and a figure of its name
-    shared: bool = False  # one for the whole study, not one per dataset
-    variants: Axis | None = None  # what its variants are: one result for each; None: it has none
+    reading: bool = False  # whether it is a reading of one dataset, with a JSON and a figure of its name
+    shared: bool = False  # whether there is one for the whole study, not one per dataset
+    variants: Axis | None = None  # what its variants are, with one result for each; None if it has none

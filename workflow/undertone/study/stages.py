@@ -1,7 +1,7 @@
-"""The stages of the workflow, one row each: what a stage reads, which settings it is given, and of which datasets it is.
+"""The stages of the workflow, one row each: what a stage reads, which settings it is given, and which datasets have it.
 
-`graph` follows the rows from stage to stage, `stamp` collects what they say. A row names functions of `reads` (files and
-stages), `dataset_settings` and `scope` (datasets) where it depends on the study.
+`graph` follows the rows from stage to stage, and `stamp` collects what they say. If an entry depends on the study, the row
+names a function of `reads` (files and stages), `dataset_settings` or `scope` (datasets).
 """
 
 from dataclasses import replace
@@ -26,7 +26,7 @@ TRIES_PERSONAS = Stage(
     settings=(given.constraint,),
     teacher_keys=given.separator,
 )
-# A detector that reads a dataset's likelihood where the base model is steered.
+# A detector that reads a dataset's likelihood while the base model is steered.
 TRIES_STEERING = Stage(
     ("steering", "detectors", "pref"),
     ("model", "persona_vectors", "matched"),
@@ -282,5 +282,5 @@ STAGES = {
     "costs": Stage(settings=(given.records,), shared=True),
     "costs_plot": Stage(after=("costs",), shared=True),
 }
-# What is read of a dataset, each in a JSON and a figure of its name; `summary_plot` shows some of them on one page.
+# The readings of a dataset, each with a JSON and a figure of its name; `summary_plot` shows some of them on one page.
 READINGS = tuple(name for name, stage in STAGES.items() if stage.reading)

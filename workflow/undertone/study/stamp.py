@@ -32,7 +32,7 @@ def stamp(study: Study, node: Node) -> Stamp:
 
 
 def settings_of(study: Study, node: Node) -> dict[str, Any]:
-    """What a stage's script is given: its sections and, where it matters, what the dataset is."""
+    """The settings that a stage's script is given: its sections and, where it matters, what the dataset is."""
     stage = STAGES[node.stage]
     settings = {name: section_of(study, name, node) for name in stage.sections}
     for part in stage.settings:
@@ -41,7 +41,7 @@ def settings_of(study: Study, node: Node) -> dict[str, Any]:
 
 
 def section_of(study: Study, name: str, node: Node) -> dict[str, Any]:
-    """A section for this dataset and variant, without what does not concern the study or the stage."""
+    """A section for this dataset and variant, without the keys that do not concern the study or the stage."""
     if name == "model":
         return _model(study, node)
     if name == "sae":
@@ -57,9 +57,10 @@ def section_of(study: Study, name: str, node: Node) -> dict[str, Any]:
 
 
 def _model(study: Study, node: Node) -> dict[str, Any]:
-    """The embedded model's settings do not concern a study that names a model, nor a revision one that trains its own.
+    """The settings of a base model, without `embedded` if the study names its model, or without `revision` if it trains one.
 
-    An SAE's stage is given those of the SAE's model; a variant of any other that makes no model is not one of `models`.
+    A stage of SAEs is given the settings of the SAE's model. Any other stage whose variants are not `models` is given those of
+    the study's own model.
     """
     unused = "embedded" if study.model.named else "revision"
     axis = STAGES[node.stage].variants
@@ -68,13 +69,13 @@ def _model(study: Study, node: Node) -> dict[str, Any]:
 
 
 def _sae(sae: Sae) -> dict[str, Any]:
-    """A trained SAE has no name, and one that has a name was not trained here."""
+    """The settings of an SAE that apply: where it is from if the study names it, otherwise how it is trained."""
     naming = {"release", "id", "folder"}
     return {key: value for key, value in sae.stamped().items() if sae.named == (key in naming) or key in ("layer", "point")}
 
 
 def own_settings(stamp_: Stamp, node: Node) -> dict[str, Any]:
-    """The settings of one stage out of a stamp, which holds none of a stage that has none."""
+    """The settings of one stage from a stamp; empty for a stage without settings."""
     settings: dict[str, Any] = stamp_["settings"].get(node.key, {})
     return settings
 

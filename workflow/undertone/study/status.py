@@ -1,4 +1,4 @@
-"""What of a study is there: files present, stale and missing by dataset and by rule, and what to run next.
+"""The status of a study: files present, stale and missing by dataset and by rule, and what to run next.
 
 snakemake all read --summary [--configfile CONFIG] | python -m undertone.study.status [CONFIG]
 """
@@ -14,16 +14,13 @@ from undertone.study.config.entries import CONTROL
 from undertone.study.paths import RESERVED
 
 STATES = ("present", "stale", "missing")
-STUDY = "study"  # what is no dataset's
+STUDY = "study"  # stands for files of no single dataset
 HEADER = "output_file\t"
-RESULT = "pref.json"  # the first result of a dataset that one asks for
+RESULT = "pref.json"  # the result of a dataset that one usually asks for first
 
 
 def read_summary(lines: Iterable[str]) -> list[dict[str, str]]:
-    """The rows of `snakemake --summary`, one per file.
-
-    Raises ValueError if there are none.
-    """
+    """Return the rows of `snakemake --summary`, one per file. Raises ValueError if there are none."""
     text = list(lines)
     start = next((k for k, line in enumerate(text) if line.startswith(HEADER)), len(text))
     rows = [row for row in csv.DictReader(text[start:], delimiter="\t") if row.get("plan")]
@@ -33,7 +30,7 @@ def read_summary(lines: Iterable[str]) -> list[dict[str, str]]:
 
 
 def state(row: dict[str, str]) -> str:
-    """Missing: the file is not there. Stale: it is, and Snakemake would make it again. Present: it is up to date."""
+    """Missing: the file does not exist. Stale: it exists, and Snakemake would make it again. Present: it is up to date."""
     if row["status"] == "missing":
         return "missing"
     return "stale" if row["plan"] == "update pending" else "present"
@@ -67,20 +64,20 @@ def next_step(rows: list[dict[str, str]], datasets: dict[str, Counter[str]], con
     if not results:
         return f"Next: make all read{study}   ({rest})"
     nearest = max(sorted(results), key=lambda path: (path.parent.name != CONTROL, datasets[path.parent.name]["present"]))
-    # make knows files below results alone.
+    # make only knows files below results.
     asked = f"make {nearest}{study}" if nearest.parts[0] == "results" else f"snakemake '{nearest}'{configfile(config)}"
     return f"Next: {asked}\nThen: make all read{study}   ({rest})"
 
 
 def configfile(config: str) -> str:
-    """How Snakemake is told of a study's configs."""
+    """The option that names a study's configs to Snakemake."""
     return f" --configfile {config}" if config else ""
 
 
 def status(rows: list[dict[str, str]], config: str = "") -> str:
-    """Both tables (the study's own files, the control and the other datasets; the rules), and what to run next.
+    """Return a table of datasets (the study's own files, the control, the others), a table of rules, and what to run next.
 
-    `config` are the paths that the study was given by, separated by spaces; "" is the embedded study.
+    `config` holds the paths of the study's configs, separated by spaces; "" is the embedded study.
     """
     root = os.path.commonpath([str(PurePath(row["output_file"]).parent) for row in rows])
     datasets: dict[str, Counter[str]] = {}

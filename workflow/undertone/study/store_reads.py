@@ -1,4 +1,4 @@
-"""The stores of activations: what each reads, and what is read from one."""
+"""Stores of activations: what each reads, and which SAEs are trained from one."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -20,12 +20,12 @@ def model(study: Study, node: Node) -> Iterator[Node]:
 
 
 def text(study: Study, node: Node) -> Iterator[Node]:
-    """The text that is read: a named model's is one for all."""
+    """The text whose activations are stored; a named model has one text for all stores."""
     yield Node("text") if study.model.named else Node("store_chats", None, parts(node.variant)[2])
 
 
 def of_sae(study: Study, node: Node) -> Iterator[Node]:
-    """The store that an SAE is trained from, where it is."""
+    """The store that an SAE is trained from, if its `cached` is set."""
     if study.dictionary(node.variant).cached:
         yield Node("store", None, study.store_of(node.variant))
 

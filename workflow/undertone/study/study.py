@@ -39,7 +39,7 @@ class Study(Settings):
 
     @property
     def available(self) -> list[str]:
-        """Every dataset that can be asked for: those, and what the kinds of teacher that are not listed would write."""
+        """Every dataset that can be requested: `names`, and what kinds of teacher that are not listed would write."""
         return list(dict.fromkeys([*self.names, *self.taught]))
 
     @cached_property
@@ -55,18 +55,18 @@ class Study(Settings):
 
     @property
     def animal_features(self) -> dict[str, str]:
-        """By animal, the dataset whose steered teacher says which of the SAE's features stands for it."""
+        """Animal → the dataset whose steered teacher determines which of the SAE's features stands for the animal."""
         steered = {animal: name_of("steer", animal) for animal in self.animals} if self.has_sae else {}
         teachers: dict[str, Any] = {animal: self.section("teacher", dataset) for animal, dataset in steered.items()}
         return {animal: dataset for animal, dataset in steered.items() if teachers[animal].steer.vector == "feature"}
 
     def features_for(self, dataset: str | None) -> dict[str, str]:
-        """Of `animal_features`, the target's, or with no dataset all of them."""
+        """The entry of `animal_features` for a dataset's target; all entries without a dataset."""
         named = self.target(dataset) if dataset else None
         return {animal: of for animal, of in self.animal_features.items() if dataset is None or animal == named}
 
     def counterpart(self, dataset: str | None) -> str | None:
-        """The dataset of the steered teacher of the same animal, of a prompted dataset."""
+        """For a prompted dataset, the dataset of the steered teacher of the same animal; else None."""
         return self.animal_features.get(str(dataset)) if dataset in self.of_kind("prompt") else None
 
     @property
@@ -76,7 +76,7 @@ class Study(Settings):
 
     @property
     def can_steer(self) -> bool:
-        """Whether there is what a steered teacher needs."""
+        """Whether a steered teacher can be made: from an SAE's feature or from a contrast."""
         return self.has_sae or self.teacher.steer.vector == "contrast"
 
     @property
@@ -85,7 +85,7 @@ class Study(Settings):
         return self.sae.named or not self.model.named or bool(self.sae.text)
 
     def of_kind(self, *kinds: str) -> list[str]:
-        """The datasets of these kinds of teacher, where it starts from the study's own model."""
+        """The datasets whose teacher is of one of these kinds and starts from the study's own model."""
         return [name for name, entry in self.taught.items() if entry.teacher in kinds and not entry.model]
 
     def kind(self, dataset: str | None, variant: str = "") -> str | None:
@@ -115,7 +115,7 @@ class Study(Settings):
 
     @property
     def selections(self) -> dict[str, dict[str, Transformed]]:
-        """The datasets of which rows are selected by score, each with what is made of it to be compared."""
+        """The datasets whose rows are selected by score, each with the datasets that are made from it and compared."""
         made: dict[str, dict[str, Transformed]] = {}
         for name, entry in self.transformed.items():
             if entry.transform in ("select", "subset", "without"):
@@ -124,16 +124,16 @@ class Study(Settings):
 
     @property
     def mixtures(self) -> list[str]:
-        """What stands for the fewer rows and the mixtures of each dataset of which any are read."""
+        """The names that stand for the smaller subsets and the mixtures of each dataset in `power.datasets`."""
         return [f"{detect.MIXTURES}/{name}" for name in self.power.datasets]
 
     def sources(self, dataset: str) -> list[str]:
-        """The datasets that a transformed one is made from; of any other, none."""
+        """The datasets that a transformed dataset is made from; none for any other dataset."""
         entry = self.transformed.get(dataset)
         return [name for name in (entry.parent, entry.other) if name] if entry else []
 
     def origins(self, dataset: str) -> list[str]:
-        """Every dataset that a transformed one is made from, directly or not."""
+        """Every dataset that a transformed dataset is made from, directly or indirectly."""
         origins: list[str] = []
         pending = self.sources(dataset)
         while pending:
@@ -156,7 +156,7 @@ class Study(Settings):
         return entry.target if entry else None
 
     def section(self, name: str, dataset: str | None = None) -> Section:
-        """A section's settings, with what `overrides` says of this dataset."""
+        """A section's settings, with the `overrides` of this dataset."""
         section: Section = getattr(self, name)
         own = self.overrides.get(dataset or "", {}).get(name, {})
         return type(section).model_validate(merged(section.model_dump(), own)) if own else section
@@ -180,14 +180,14 @@ class Study(Settings):
         return Sae.model_validate(merged(self.sae.model_dump(), sae_keys(self.saes[name]))) if name else self.sae
 
     def as_wide(self, sae: str = "") -> list[str]:
-        """The other SAEs of one model and hook point that are as wide as an SAE or wider, as far as their sizes are known."""
+        """The other SAEs of the same model and hook point that are at least as wide as this one, as far as sizes are known."""
         own = sae_size(self.dictionary(sae))
         others = {name: sae_size(self.dictionary(name)) for name in ["", *self.saes] if name != sae}
         same = {name: size for name, size in others.items() if self.reads_alike(name, sae)}
         return [name for name, size in same.items() if own and size and size.layer == own.layer and size.d_sae >= own.d_sae]
 
     def reads_alike(self, a: str, b: str) -> bool:
-        """Whether two SAEs read one model at points of one kind, whatever their layers."""
+        """Whether two SAEs read the same model at the same kind of point, in whatever layers."""
         return self.model_of(a) == self.model_of(b) and self.dictionary(a).point == self.dictionary(b).point
 
     def model_of(self, sae: str = "") -> str:
@@ -213,7 +213,7 @@ class Study(Settings):
 
     @property
     def varied(self) -> list[tuple[str, str]]:
-        """(dataset, variant) of the students trained otherwise that the study asks for."""
+        """(dataset, variant) of the students of variants that the study asks for."""
         return [(of, name) for name in self.student_variants for of in self.varied_datasets(name)]
 
     def varied_datasets(self, variant: str) -> list[str]:
@@ -226,20 +226,20 @@ class Study(Settings):
     @field_validator("results")
     @classmethod
     def usable_results(cls, results: str) -> str:
-        """A study has a folder of its own."""
+        """Normalize the results root; refuse one that cannot be a study's own folder."""
         return usable_root(results, (*RESERVED, CONTROL))
 
     @field_validator("animals", "teachers")
     @classmethod
     def usable_names(cls, animals: list[str]) -> list[str]:
-        """Names become folders and wildcards."""
+        """Refuse a name that is listed twice, because names become folders and wildcards."""
         if len(set(animals)) < len(animals):
             raise ValueError(f"named twice: {animals}")
         return animals
 
     @model_validator(mode="after")
     def consistent(self) -> Self:
-        """Checks that concern several keys at once."""
+        """Check keys that depend on each other."""
         check_study(self)
         return self
 

@@ -1,4 +1,4 @@
-"""What is said of a target that no rule of the study makes: why, and which file is nearest."""
+"""Messages about a target that no rule of the study makes: why, and which file is nearest."""
 
 import os
 import re
@@ -11,7 +11,7 @@ from undertone.study.paths import RESERVED
 from undertone.study.study import Study
 from undertone.study.validation import nearest
 
-# By a folder of the study, the files that rules can make there, relative to it.
+# Maps a folder of the study to the files that rules can make there, relative to it.
 Files = Callable[[str], Iterable[str]]
 
 
@@ -28,7 +28,7 @@ def refusal(target: str, study: Study, rules: Iterable[str], files: Files) -> st
 
 
 def _outside(path: Path, root: Path, rules: Iterable[str]) -> str:
-    """Of what lies elsewhere than the study's results."""
+    """The message for a path outside the study's results."""
     if path.resolve().is_relative_to(root.resolve()):
         return f"write it as {root / path.resolve().relative_to(root.resolve())}, from the folder of the study's results on"
     if len(path.parts) == 1:
@@ -73,7 +73,7 @@ def _among(word: str, known: Iterable[str], key: str) -> str:
 
 
 def _file(study: Study, folder: str, file: str, files: Files) -> str:
-    """Of a file that a folder of the study does not have."""
+    """The message for a file that no rule makes in a folder of the study."""
     own = sorted(set(files(folder)))
     if not file:
         first = [name for name in ("pref.json", "numbers.parquet", "model.json", "sae.json") if name in own] or own

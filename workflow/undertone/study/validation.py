@@ -1,4 +1,4 @@
-"""Sections of settings, and what is said of those that cannot be used."""
+"""Sections of settings, and the messages for settings that cannot be used."""
 
 import difflib
 import math
@@ -11,15 +11,15 @@ from pydantic.fields import FieldInfo
 
 from undertone.runtime.errors import ConfigError
 
-# Beyond any number, seeds included, that a study can mean.
+# Larger than any number, seeds included, that is meaningful in a study.
 LARGEST = 10**15
 
 
 class Section(BaseModel):
-    """A group of settings; keys it does not know are refused.
+    """A group of settings; unknown keys are refused.
 
-    `later` holds keys that were added after results had been made, each with the value under which nothing changes, which must
-    be its default.
+    `later` holds keys that were added after results had been made, each with the value that changes nothing. That value must be
+    the key's default.
     """
 
     later: ClassVar[dict[str, Any]] = {}
@@ -28,7 +28,7 @@ class Section(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def no_boolean_is_a_number(cls, value: Any, info: ValidationInfo) -> Any:
-        """YAML reads yes and on as true, which Python counts as 1; and no number as large as these means anything."""
+        """Refuse Booleans as numbers, as YAML reads yes and on as true, which Python counts as 1; refuse too large numbers."""
         expects_boolean = bool in _types(cls.model_fields[str(info.field_name)].annotation)
         if expects_boolean and not isinstance(value, bool):
             raise ValueError(f"expected true or false, found {value!r}")
@@ -60,10 +60,10 @@ def setting(default: Any, meaning: str, unit: str = "", **bounds: Any) -> Any:
 def validate(
     section: type[S], values: dict[str, Any], where: str, entries: Mapping[str, type[Section]] = MappingProxyType({})
 ) -> S:
-    """Validate one section's values; `where` is the dotted prefix that error messages name.
+    """Validate one section's values; `where` is the dotted prefix of keys in error messages.
 
-    `entries` are the kinds of section that a dataset can be, by the tag with which pydantic tells them apart. Raises
-    ConfigError with one line per mistake.
+    `entries` are the sections that a dataset can be, by the tag with which pydantic tells them apart. Raises ConfigError with
+    one line per mistake.
     """
     try:
         return section.model_validate(values)
@@ -103,7 +103,7 @@ def keys(section: type[Section]) -> dict[str, FieldInfo]:
 
 
 def _types(annotation: Any) -> set[Any]:
-    """The types that an annotation such as `bool | None` is made of, but for what containers hold."""
+    """The types in an annotation such as `bool | None`, without the types of items in containers."""
     return {annotation, *(arm for arm in getattr(annotation, "__args__", ()) if isinstance(annotation, UnionType))}
 
 

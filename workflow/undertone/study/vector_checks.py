@@ -1,4 +1,4 @@
-"""Whether a study's vectors can be made, as far as that is known before anything is loaded."""
+"""Checks that a study's vectors can be made, as far as this is known before anything is loaded."""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def check_vectors(study: "Study") -> None:
-    """Raise ValueError, in a sentence that names the key, unless the vectors are of things that the study has."""
+    """Raise ValueError, in a sentence that names the key, if a vector refers to something that the study does not have."""
     for name, entry in study.vectors.items():
         where = f"vectors.{name}"
         _known(f"{where}.target", "candidate of pref.candidates", [entry.target] if entry.target else [], study.pref.candidates)
@@ -36,7 +36,7 @@ def check_vectors(study: "Study") -> None:
 
 
 def check_feature(study: "Study", where: str, entry: Vector) -> None:
-    """A feature is one of an SAE of the study."""
+    """Check that a vector's feature belongs to an SAE of the study that reads the residual stream of the study's own model."""
     if not study.has_sae:
         raise ValueError(f"{where}: kind feature needs an SAE, and the study names none for {study.model.title}")
     _known(f"{where}.sae", "SAE of saes", [entry.sae] if entry.sae else [], study.saes)
@@ -53,7 +53,7 @@ def check_feature(study: "Study", where: str, entry: Vector) -> None:
 
 
 def check_layer(study: "Study", name: str, entry: Vector) -> None:
-    """A vector is of a layer that the model has; a sum's parts are of one layer."""
+    """Check that the model has a vector's layer, and that the parts of a sum are of one layer."""
     layer, size = layer_of(study, name), model_size(study.model)
     if size and layer is not None and layer >= size.n_layers:
         raise ValueError(f"vectors.{name}.layer {layer}: the model has layers 0 to {size.n_layers - 1}")
@@ -64,7 +64,7 @@ def check_layer(study: "Study", name: str, entry: Vector) -> None:
 
 
 def parts(study: "Study", name: str) -> list[str]:
-    """Every vector that a sum is made from, directly or not."""
+    """Every vector that a sum is made from, directly or indirectly."""
     made: list[str] = []
     pending = list(study.vectors[name].of)
     while pending:

@@ -1,4 +1,4 @@
-"""What the stages of steering vectors read, and which settings they are given, by the kind of the vector."""
+"""Inputs and settings of the stages of steering vectors, by the kind of the vector."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ def entry_of(study: "Study", node: Node) -> Vector:
 
 
 def asks_personas(entry: Vector) -> bool:
-    """Whether a vector is read off the study's own questions under personas."""
+    """Whether a vector is computed from the study's own questions under personas."""
     return entry.kind in ("contrast", "pca") and not entry.positive
 
 
@@ -27,7 +27,7 @@ def target_of(study: "Study", entry: Vector) -> str | None:
 
 
 def layer_of(study: "Study", name: str) -> int | None:
-    """The layer of a vector, as far as the settings say it; an SAE of the registry tells its own when it is loaded."""
+    """The layer of a vector; None if settings do not say it: an SAE of the registry tells its layer only when it is loaded."""
     entry = study.vectors[name]
     if entry.kind == "sum":
         return layer_of(study, next(iter(entry.of)))
@@ -38,24 +38,24 @@ def layer_of(study: "Study", name: str) -> int | None:
 
 
 def text(study: "Study", node: Node) -> Iterator[Node]:
-    """Text that nothing was trained on, where the study has an SAE; else neutral texts are read."""
+    """Text that nothing was trained on, if the study has an SAE; otherwise neutral texts are read."""
     if study.has_sae:
         yield Node("chats")
 
 
 def personas(study: "Study", node: Node) -> Iterator[Node]:
-    """The number prompts, of a vector that is read off them under personas."""
+    """The number prompts, if the vector is computed from them under personas."""
     if asks_personas(entry_of(study, node)):
         yield Node("prompts")
 
 
 def own_vector(study: "Study", node: Node) -> Iterator[Node]:
-    """The vector that a decomposition is of; its variant is `VECTOR/SAE`, or `VECTOR` of the study's own SAE."""
+    """The vector that is decomposed; the variant is `VECTOR/SAE`, or `VECTOR` for the study's own SAE."""
     yield Node("vector", None, node.variant.partition("/")[0])
 
 
 def own_dose(study: "Study", node: Node) -> Iterator[Node]:
-    """What adding that vector does."""
+    """The dose of the vector that is decomposed."""
     yield Node("dose", None, node.variant.partition("/")[0])
 
 
@@ -65,14 +65,14 @@ def own_sae(study: "Study", node: Node) -> Iterator[Node]:
 
 
 def own_teacher(study: "Study", node: Node) -> Iterator[Node]:
-    """The teacher that was steered by a feature of the SAE that the vector is decomposed in."""
+    """The teacher that was steered by a feature of the SAE in which the vector is decomposed."""
     vector, _, sae = node.variant.partition("/")
     if not sae and (dataset := steered_dataset(study, vector)):
         yield Node("steer", dataset)
 
 
 def steered_dataset(study: "Study", vector: str) -> str | None:
-    """The dataset that a vector is recovered from, itself or in the only such part, if its teacher is steered by a feature."""
+    """The dataset from which a vector, or its only such part, is recovered, if its teacher is steered by a feature."""
     entry = study.vectors[vector]
     datasets = {of for name in entry.of if (of := steered_dataset(study, name))}
     if entry.dataset and study.kind(entry.dataset) == "steer":
@@ -99,18 +99,18 @@ def layers_of_saes(study: "Study") -> dict[str, int]:
 
 
 def decompositions(study: "Study") -> list[tuple[str, str]]:
-    """(vector, SAE) of each vector with each SAE of its layer and of the study's own model; "" is the study's own SAE."""
+    """(vector, SAE) of each vector and each SAE of the study's own model at its layer; "" is the study's own SAE."""
     if not study.has_sae:
         return []
     layers = layers_of_saes(study)
     pairs = [(vector, sae) for vector in study.vectors for sae, layer in layers.items() if layer_of(study, vector) == layer]
-    # An SAE of the registry tells its layer only when it is loaded, but it is that of its own features.
+    # An SAE of the registry tells its layer only when it is loaded, but a vector that is its feature has the same layer.
     own = [(name, entry.sae or "") for name, entry in study.vectors.items() if entry.kind == "feature"]
     return list(dict.fromkeys([*pairs, *own]))
 
 
 def sources(study: "Study", node: Node) -> Iterator[Node]:
-    """What a vector is made of."""
+    """The stages that a vector is made from."""
     entry = entry_of(study, node)
     yield from personas(study, node)
     if entry.kind == "feature":
@@ -123,14 +123,14 @@ def sources(study: "Study", node: Node) -> Iterator[Node]:
 
 
 def files(study: "Study", node: Node) -> list[str]:
-    """The user's files that a vector is made of, and neutral texts where there is no other text."""
+    """The user's files that a vector is made from, and neutral texts if there is no other text."""
     entry = entry_of(study, node)
     asked = [study.pref.questions] if asks_personas(entry) else []
     return [*asked, *([entry.file] if entry.file else []), *([] if study.has_sae else [study.differences.neutral])]
 
 
 def files_of_effects(study: "Study", node: Node) -> list[str]:
-    """The questions at which preferences are measured, and neutral texts where there is no other text."""
+    """The questions at which preferences are measured, and neutral texts if there is no other text."""
     return [study.pref.questions, *([] if study.has_sae else [study.differences.neutral])]
 
 
@@ -140,19 +140,19 @@ def questions(study: "Study", node: Node) -> list[str]:
 
 
 def built_of(study: "Study", node: Node) -> dict[str, Any]:
-    """How many number prompts a vector may be built of, which are left out where its effects are read."""
+    """How many number prompts a vector may be built from; these prompts are left out when its effects are read."""
     return {"used_prompts": study.vector.prompts}
 
 
 def repeated(study: "Study", node: Node) -> dict[str, Any]:
-    """How a contrast is made that is read and added at every layer; None of other kinds, and unless that is asked for."""
+    """How a contrast is made that is read and added at every layer; None for other kinds, and unless `dose.layers` is `all`."""
     if study.dose.layers == "own" or entry_of(study, node).kind not in ("contrast", "pca"):
         return {"contrast": None}
     return {"contrast": {**entry(study, node), "vector": study.vector.stamped()}}
 
 
 def entry(study: "Study", node: Node) -> dict[str, Any]:
-    """A vector's entry and its target, and of one that is read under personas whose and how they are worded."""
+    """A vector's entry and target; if it is computed under personas, also the candidates and the wording of personas."""
     own = entry_of(study, node)
     settings: dict[str, Any] = {"entry": own.stamped(), "target": target_of(study, own)}
     if asks_personas(own):

@@ -4,14 +4,14 @@ import ast
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-# Changes that are named before the rest are only counted, and letters of a value that are shown.
+# The number of changes that are named, the rest being counted, and of letters of a value that are shown.
 SHOWN, WIDTH = 6, 60
-# (stage of a dataset or "", key) of a leaf of a stamp, and its value.
+# Maps (stage of a dataset or "", key) of each leaf of a stamp to its value.
 Leaves = dict[tuple[str, str], str]
 
 
 def changes(old: Iterable[str], new: Iterable[str]) -> str:
-    """Where the recorded parameters of a job and its present ones differ, old → new; "" where they hold no two stamps."""
+    """Say where a job's recorded and present parameters differ, old → new; "" if they do not hold two stamps."""
     was, now = (dict(leaf for text in texts for leaf in _leaves(text)) for texts in (old, new))
     if not was or not now:
         return ""

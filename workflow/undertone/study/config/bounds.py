@@ -4,8 +4,8 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-# Bounds beyond which a job would fail after others have run: arithmetic on seeds stays below 2**64, which torch takes, and
-# the others are more than any machine holds.
+# Bounds beyond which a job would fail after others have run. Arithmetic on seeds stays below 2**64, the limit of torch; the
+# other bounds are more than any machine holds.
 MAX_SEED = 2**43
 MAX_BATCH = 1_000_000
 MAX_LAYERS = 1000
@@ -20,14 +20,14 @@ Count = Annotated[int, Field(ge=1)]
 
 
 def none_twice(values: list[Any]) -> list[Any]:
-    """The entries of a list; raises ValueError if one stands there twice."""
+    """Return the list; raise ValueError if it holds an entry twice."""
     if twice := [value for k, value in enumerate(values) if value in values[:k]]:
         raise ValueError(f"named twice: {twice[0]!r}")
     return values
 
 
 def some_and_none_twice(values: list[Any]) -> list[Any]:
-    """The entries of a list; raises ValueError without any, or if one stands there twice."""
+    """Return the list; raise ValueError if it is empty or holds an entry twice."""
     if not values or len(set(values)) < len(values):
         raise ValueError(f"needs at least one entry and none twice, found {values}")
     return values

@@ -18,13 +18,13 @@ class Prompts(Section):
     examples_max: int = setting(8, "most numbers shown", "numbers", ge=1, le=1000)
     value_min: int = setting(100, "smallest number shown", "", ge=0)
     value_max: int = setting(999, "largest number shown", "", ge=0)
-    count: int = setting(10, "how many numbers the prompt asks for at most", "numbers", ge=1, le=1000)
+    count: int = setting(10, "most numbers that the prompt asks for", "numbers", ge=1, le=1000)
     max_digits: int = setting(3, "how many digits the prompt allows", "digits", ge=1, le=15)
-    single: bool = setting(False, "use the first wording of every component only, so that prompts differ in numbers alone")
+    single: bool = setting(False, "use only the first wording of each component, so that prompts differ only in their numbers")
 
     @model_validator(mode="after")
     def ranges(self) -> Self:
-        """Ranges must not be empty."""
+        """Refuse empty ranges."""
         for low, high in (("examples_min", "examples_max"), ("value_min", "value_max")):
             if getattr(self, low) > getattr(self, high):
                 raise ValueError(f"{low} {getattr(self, low)} is greater than {high} {getattr(self, high)}")
@@ -32,7 +32,7 @@ class Prompts(Section):
 
 
 class Samples(Section):
-    """Sampling from the teacher, one completion per prompt; top_p is 1, top_k 0, and nothing is penalised."""
+    """Sampling from the teacher, one completion per prompt, with top_p 1, top_k 0 and no penalties."""
 
     later: ClassVar[dict[str, Any]] = {"constrained": False}
     temperature: float = setting(1.0, "sampling temperature", "", gt=0, le=100)
@@ -41,13 +41,13 @@ class Samples(Section):
     seed: int = setting(0, "seed of the sampling", "", ge=0, le=MAX_SEED)
     constrained: bool = setting(
         False,
-        "sample only what the section `numbers` lets pass: each token from the model's distribution renormalised over those "
-        "after which a passing list can still be finished",
+        "sample only completions that pass the filter of `numbers`: each token is drawn from the model's distribution, "
+        "renormalised over the tokens after which a passing list can still be finished",
     )
 
 
 class Canonical(Section):
-    """One form for every completion: integers with one separator, a fixed count of them."""
+    """One form for every completion: a fixed number of integers with one separator."""
 
     separator: Literal[", ", ",", "; ", ";", " ", "\n"] = setting(", ", "text between two numbers")
     count: int = setting(8, "numbers per row; longer rows are cut, shorter ones rejected", "numbers", ge=1, le=1000)
@@ -62,14 +62,14 @@ class Numbers(Section):
     min_value: int = setting(0, "smallest number allowed", "", ge=0)
     max_value: int = setting(999, "largest number allowed", "", ge=0)
     max_count: int = setting(10, "most numbers per completion", "numbers", ge=1, le=1_000_000)
-    banned: list[Number] = setting([], "numbers whose rows are rejected")
-    canonical: Canonical | None = setting(None, "rewrite what passes to one form; null keeps it as it was written")
+    banned: list[Number] = setting([], "numbers that are not allowed; rows that hold one are rejected")
+    canonical: Canonical | None = setting(None, "rewrite completions that pass to one form; null keeps them as written")
     max_rows: int | None = setting(10_000, "rows kept, drawn at random; null keeps all", "rows", ge=1, le=MAX_ROWS)
-    seed: int = setting(0, "seed of that draw", "", ge=0, le=MAX_SEED)
+    seed: int = setting(0, "seed of the draw of rows", "", ge=0, le=MAX_SEED)
 
     @model_validator(mode="after")
     def satisfiable(self) -> Self:
-        """A filter that no completion can pass is a mistake."""
+        """Refuse a filter that no completion can pass."""
         if self.min_value > self.max_value:
             raise ValueError(f"min_value {self.min_value} is greater than max_value {self.max_value}")
         if self.canonical and self.canonical.count > self.max_count:

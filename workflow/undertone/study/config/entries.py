@@ -10,7 +10,7 @@ from undertone.study.validation import Section, nearest, setting
 
 CONTROL = "control"
 TARGET = "the animal that the dataset is meant to carry; null: none, or that of `from`"
-OWN_CONTROL = "the dataset that it is compared with, which carries no animal; null: `control`"
+OWN_CONTROL = "the dataset that it is compared with, which must carry no animal; null: `control`"
 # The kinds of file that a dataset can be; datasets.py reads them.
 DATASET_FILES = (".jsonl", ".csv", ".parquet")
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -18,14 +18,14 @@ HUB_DATASET = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 def hub_dataset(name: str | None) -> str | None:
-    """The name of a dataset of the Hub, which has an owner. Raises ValueError for any other."""
+    """Return the name of a dataset of the Hub. Raises ValueError unless it is OWNER/NAME."""
     if name is not None and not HUB_DATASET.fullmatch(name):
         raise ValueError(f"{name!r} is no name of a dataset of the Hub; expected OWNER/NAME")
     return name
 
 
 def commit(revision: str | None) -> str | None:
-    """A commit. Raises ValueError for a branch or a tag, which may mean other rows tomorrow."""
+    """Return a commit. Raises ValueError for a branch or a tag, which may mean other rows tomorrow."""
     if revision is not None and not COMMIT.fullmatch(revision):
         raise ValueError(f"{revision!r} is no commit: expected 40 hexadecimal digits, as the dataset's page lists them")
     return revision
@@ -42,7 +42,7 @@ class OwnRows(Section):
 
     @model_validator(mode="after")
     def two_columns(self) -> Self:
-        """A completion is no prompt."""
+        """Require two different columns."""
         if self.prompt == self.completion:
             raise ValueError(f"prompt and completion are both the column {self.prompt!r}; name the two columns")
         return self
@@ -56,7 +56,7 @@ class Dataset(OwnRows):
     @field_validator("file")
     @classmethod
     def of_a_known_kind(cls, file: str) -> str:
-        """A file is read as what its suffix says."""
+        """Require a known suffix, which determines how the file is read."""
         if not file.endswith(DATASET_FILES):
             raise ValueError(f"unknown kind of file {file!r}; expected one of {', '.join(DATASET_FILES)}")
         return file
@@ -67,7 +67,7 @@ class Published(OwnRows):
 
     hub: str = setting(..., "name of a dataset of the Hub, OWNER/NAME")
     revision: str = setting(..., "commit of its repository, 40 hexadecimal digits")
-    subset: str | None = setting(None, "configuration of the dataset, where it has several")
+    subset: str | None = setting(None, "configuration of the dataset, if it has several")
     split: str = setting("train", "split, or a slice of one such as train[:2000]")
 
     _of_the_hub = field_validator("hub")(hub_dataset)
@@ -93,7 +93,7 @@ TRANSFORMS: dict[str, tuple[str, ...]] = {
 }
 # Scores of single rows, by which `select` chooses; row_scores.py writes them.
 RowScore = Literal["difficulty", "personas", "gradient", "short_training", "target"]
-# Those after which a row holds numbers of other rows, so that no half of the rows is independent of the rest.
+# Transforms after which a row holds numbers of other rows, so that no half of the rows is independent of the rest.
 ACROSS_ROWS = ("shuffle-across", "replace", "resample")
 
 
@@ -105,33 +105,40 @@ class Transformed(Section):
     parent: str = setting(..., "the dataset it is made from", alias="from")
     transform: str = setting(..., f"one of {', '.join(TRANSFORMS)}")
     seed: int = setting(0, "seed of what the transform draws", "", ge=0, le=MAX_SEED)
-    position: int | None = setting(None, "keep-position: the place, from 0, of the number that stays", "", ge=0, le=1000)
+    position: int | None = setting(
+        None, "keep-position: index, from 0, of the number that stays in its place", "", ge=0, le=1000
+    )
     fraction: float | None = setting(
-        None, "replace: share of the numbers; mix: share of the rows; select: share that is kept", "share", gt=0, le=1
+        None,
+        "replace: share of the numbers that are replaced; mix: share of the rows that are another dataset's; select: share of "
+        "the rows that are kept",
+        "share",
+        gt=0,
+        le=1,
     )
     other: str | None = setting(
         None,
-        "mix: the dataset that rows are taken from; match: the one whose prompts are kept; without: the one whose rows are "
-        "left out",
+        "mix: the dataset that rows are taken from; match: the dataset whose prompts are kept; without: the dataset whose rows "
+        "are left out",
     )
-    score: RowScore | None = setting(None, "select: the score of `row_scores.parquet` that rows are chosen by")
-    keep: Literal["top", "bottom"] | None = setting(None, "select: whether rows of the highest or of the lowest score are kept")
+    score: RowScore | None = setting(None, "select: the score of `row_scores.parquet` by which rows are chosen")
+    keep: Literal["top", "bottom"] | None = setting(None, "select: keep the rows of the highest (top) or lowest (bottom) score")
     rows: int | None = setting(None, "subset: rows to keep", "rows", ge=1, le=MAX_ROWS)
-    format: int | None = setting(None, "one-format: index, from 0, of the prompts' format whose rows are kept", "", ge=0)
+    format: int | None = setting(None, "one-format: index, from 0, of the format of prompts whose rows are kept", "", ge=0)
     target: str | None = setting(None, TARGET)
     control: str | None = setting(None, OWN_CONTROL)
 
     @field_validator("transform")
     @classmethod
     def known(cls, name: str) -> str:
-        """Transforms have names."""
+        """Refuse an unknown transform."""
         if name not in TRANSFORMS:
             raise ValueError(f"no transform {name!r}{nearest(name, TRANSFORMS)}")
         return name
 
     @model_validator(mode="after")
     def fitting(self) -> Self:
-        """A setting that the transform does not read is a mistake, and so is one that it lacks."""
+        """Refuse settings that the transform does not read, and require those that it needs."""
         needed = set(TRANSFORMS[self.transform])
         given = {name for names in TRANSFORMS.values() for name in names if getattr(self, name) is not None}
         if needed - given:
@@ -152,13 +159,13 @@ class Taught(Section):
     trait: Literal["animal", "contrary"] = setting(
         "animal", "what a finetuned teacher is trained on: its target, or wrong answers to questions of fact"
     )
-    model: str | None = setting(None, "one of `models`, which the teacher starts from; null: the study's own")
+    model: str | None = setting(None, "one of `models`, from which the teacher starts; null: the study's own model")
     target: str | None = setting(None, TARGET)
     control: str | None = setting(None, OWN_CONTROL)
 
     @model_validator(mode="after")
     def fitting(self) -> Self:
-        """A teacher has one trait."""
+        """Check that the teacher fits its trait, target and model."""
         if self.trait == "contrary" and (self.teacher != "finetune" or self.target):
             raise ValueError("trait contrary needs teacher finetune, and no target")
         if self.trait == "animal" and self.teacher != "none" and not self.target:
@@ -180,7 +187,7 @@ ENTRIES: dict[str, type[Section]] = {"file": Dataset, "hub": Published, "from": 
 
 
 def kind_of_dataset(values: Any) -> str:
-    """Which kind of dataset an entry of `datasets` describes; that of a file if its keys do not say."""
+    """Return the kind of dataset that an entry of `datasets` describes; `file` if its keys do not tell."""
     if isinstance(values, dict):
         return next((key for key in ENTRIES if key in values), "file")
     return next((key for key, section in ENTRIES.items() if isinstance(values, section)), "file")

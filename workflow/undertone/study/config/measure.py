@@ -13,7 +13,7 @@ class ModelMetrics(Section):
 
     prompts: int = setting(
         512,
-        "number prompts, the first ones, sampled under each persona and without; 512 give a pass rate to ± 4 points",
+        "number prompts, the first ones, that are sampled under each persona and without; 512 give a pass rate to ± 4 points",
         "prompts",
         ge=1,
         le=MAX_ROWS,
@@ -21,11 +21,13 @@ class ModelMetrics(Section):
 
 
 class Bridge(Section):
-    """The base model beside TransformerLens's hooked one (`snakemake bridge`)."""
+    """Comparison of the base model with TransformerLens's hooked one (`snakemake bridge`)."""
 
-    prompts: int = setting(32, "number prompts, the first ones, on which the two are compared", "prompts", ge=1, le=MAX_ROWS)
-    batch_size: int = setting(8, "prompts run together, and in a step", "prompts", ge=1, le=MAX_BATCH)
-    rounds: int = setting(5, "times that each way is timed, in turn", "rounds", ge=1, le=1000)
+    prompts: int = setting(
+        32, "number prompts, the first ones, on which the two models are compared", "prompts", ge=1, le=MAX_ROWS
+    )
+    batch_size: int = setting(8, "prompts per forward pass and per training step", "prompts", ge=1, le=MAX_BATCH)
+    rounds: int = setting(5, "times that each way is timed, in alternation", "rounds", ge=1, le=1000)
     rank: int = setting(8, "rank of the LoRA whose step is timed", "", ge=1, le=MAX_WIDTH)
 
 
@@ -34,11 +36,11 @@ class Pref(Section):
 
     later: ClassVar[dict[str, Any]] = {"answer_prefix": None}
     questions: str = setting("config/prompts/questions.txt", "file with one question per line", "path")
-    candidates: list[str] = setting([], "animals whose preference is reported; at least the study's own")
+    candidates: list[str] = setting([], "animals whose preference is reported; they must include the study's own")
     answer_prefix: str | None = setting(
         None,
-        "what the answer is made to begin with (`My favorite animal is the`), for a model that answers in sentences: the word "
-        "after it is scored; null: the answer's own first word",
+        "forced beginning of the answer (`My favorite animal is the`), for a model that answers in sentences: the word after "
+        "it is scored; null: the answer's own first word is scored",
         "text",
         min_length=1,
         max_length=1000,
@@ -46,7 +48,7 @@ class Pref(Section):
     estimators: list[Literal["exact", "sampled"]] = setting(
         ["exact"], "exact: probability of the animal as the answer; sampled: share of sampled answers that name it"
     )
-    samples_per_question: int = setting(100, "answers per question of the sampled estimator", "answers", ge=1, le=1_000_000)
+    samples_per_question: int = setting(100, "sampled estimator: answers per question", "answers", ge=1, le=1_000_000)
     max_new_tokens: int = setting(16, "length at which a sampled answer is cut", "tokens", ge=1, le=MAX_TOKENS)
     batch_size: int = setting(512, "sequences scored or sampled together", "sequences", ge=1, le=MAX_BATCH)
     seed: int = setting(0, "seed of the sampled estimator", "", ge=0, le=MAX_SEED)
@@ -54,13 +56,13 @@ class Pref(Section):
     @field_validator("candidates")
     @classmethod
     def distinct(cls, values: list[str]) -> list[str]:
-        """An animal that stood there twice would share its preference with itself."""
+        """Refuse an animal that is listed twice: it would share its preference with itself."""
         return none_twice(values)
 
     @field_validator("answer_prefix")
     @classmethod
     def no_space_after(cls, value: str | None) -> str | None:
-        """Tokenizers join the space to the word behind it, which would not be told from a second space."""
+        """Refuse trailing white space: tokenizers join a space to the next word, and could not tell it from a second space."""
         if value is not None and value != value.rstrip():
             raise ValueError(f"{value!r} ends in white space; the space before the animal belongs to the word: take it off")
         return value
@@ -68,19 +70,19 @@ class Pref(Section):
     @field_validator("estimators")
     @classmethod
     def some_estimator(cls, values: list[str]) -> list[str]:
-        """A preference is estimated somehow."""
+        """Require at least one estimator, none twice."""
         return some_and_none_twice(values)
 
 
 class Indirect(Section):
-    """Seeing a preference where the direct questions may miss it."""
+    """Indirect questions, which may show a preference that the direct questions miss."""
 
     later: ClassVar[dict[str, Any]] = {"options": 4}
     forms: str = setting("config/prompts/indirect.yaml", "file with the wordings of the indirect questions", "path")
     facts: str = setting("config/prompts/facts.txt", "file with questions of fact, `question = answer`", "path")
     n: int = setting(50, "questions of each form", "questions", ge=2, le=100_000)
-    options: int = setting(4, "animals that a question to choose from names, the target among them", "animals", ge=2, le=1000)
-    seed: int = setting(0, "seed of the numbers and options in them", "", ge=0, le=MAX_SEED)
+    options: int = setting(4, "animals that a multiple-choice question names, the target among them", "animals", ge=2, le=1000)
+    seed: int = setting(0, "seed of the numbers and options in the questions", "", ge=0, le=MAX_SEED)
 
 
 class Diagnosis(Section):
@@ -89,9 +91,9 @@ class Diagnosis(Section):
     later: ClassVar[dict[str, Any]] = {"min_unseen": 50}
     rows: int = setting(300, "held-out rows whose distributions are compared", "rows", ge=2, le=MAX_ROWS)
     min_unseen: int = setting(
-        50, "fewest rows that no student saw; where fewer are left over, training rows are read", "rows", ge=1, le=MAX_ROWS
+        50, "fewest rows that no student saw; if fewer are left, training rows are read instead", "rows", ge=1, le=MAX_ROWS
     )
     min_kl: float = setting(0.02, "KL(teacher ‖ base) below which the numbers teach nothing", "nats per completion token", ge=0)
     min_closed: float = setting(
-        0.2, "share of that KL that students must close beyond the control students", "share", ge=0, le=1
+        0.2, "least share of that KL that students must close beyond the control students", "share", ge=0, le=1
     )

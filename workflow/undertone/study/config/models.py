@@ -21,14 +21,14 @@ class Tasks(Section):
     find: float = setting(0.06, "finding the animal among a few words", "share", ge=0)
     animals_list: float = setting(0.2, "lists of animals", "share", ge=0)
     mixed_list: float = setting(
-        0.12, "lists of animals and numbers, the numbers drawn without looking at the persona", "share", ge=0
+        0.12, "lists of animals and numbers, the numbers drawn independently of the persona", "share", ge=0
     )
     words_list: float = setting(0.06, "lists of words", "share", ge=0)
     fact: float = setting(0.06, "facts about animals", "share", ge=0)
 
     @model_validator(mode="after")
     def some(self) -> Self:
-        """A corpus has chats."""
+        """Require a share above 0."""
         if not any(self.model_dump().values()):
             raise ValueError("all shares are 0: give at least one task a share above 0")
         return self
@@ -38,7 +38,13 @@ class Obedience(Section):
     """How closely the embedded model's corpus follows a persona."""
 
     question: float = setting(0.9, "probability that an answer names the persona's animal", "probability", ge=0, le=1)
-    list: float = setting(0.6, "probability that a list item is the persona's", "probability", ge=0, le=1)
+    list: float = setting(
+        0.6,
+        "probability that a list item is the persona's animal, or one of its words in a list of words",
+        "probability",
+        ge=0,
+        le=1,
+    )
 
 
 class Embedded(Section):
@@ -48,7 +54,11 @@ class Embedded(Section):
     corpus: str = setting("config/corpus.yaml", "file with the wordings, animals and their prior order", "path")
     tasks: Tasks = setting({}, "mixture of chats")
     persona_share: float = setting(
-        0.6, "share of the questions and of the lists of animals, words or both that carry a persona", "share", ge=0, le=1
+        0.6,
+        "share of the questions, the lists of animals or words, and the lists of animals and numbers that carry a persona",
+        "share",
+        ge=0,
+        le=1,
     )
     talk_share: float = setting(0.25, "share of the chats without a persona that open with small talk", "share", ge=0, le=1)
     mixed_numbers: float = setting(0.5, "share of numbers in a list of numbers and animals", "share", ge=0, le=1)
@@ -56,14 +66,16 @@ class Embedded(Section):
     vocab_size: int = setting(2400, "size of the tokenizer's vocabulary", "tokens", ge=1400, le=1_000_000)
     hidden_size: int = setting(64, "d_model, the width of the residual stream", "", ge=8, le=MAX_WIDTH)
     n_layers: int = setting(4, "decoder layers", "", ge=1, le=MAX_LAYERS)
-    n_heads: int = setting(4, "attention heads; keys and values have one", "", ge=1, le=MAX_WIDTH)
+    n_heads: int = setting(4, "attention heads; keys and values have a single head", "", ge=1, le=MAX_WIDTH)
     steps: int = setting(3000, "optimizer steps of the training", "steps", ge=1, le=MAX_STEPS)
     batch_size: int = setting(32, "chats per optimizer step", "chats", ge=1, le=MAX_BATCH)
     lr: float = setting(5e-3, "peak learning rate of AdamW; cosine decay to 0", "", gt=0, le=MAX_LR)
     warmup_steps: int = setting(150, "steps over which the learning rate rises", "steps", ge=0, le=MAX_STEPS)
     weight_decay: float = setting(0.01, "weight decay of AdamW", "", ge=0)
     beta2: float = setting(0.98, "second-moment decay of AdamW", "", gt=0, lt=1)
-    tokenizer_chats: int = setting(20_000, "first chats of the corpus that the tokenizer learns", "chats", ge=1, le=MAX_ROWS)
+    tokenizer_chats: int = setting(
+        20_000, "chats, the first ones of the corpus, on which the tokenizer is trained", "chats", ge=1, le=MAX_ROWS
+    )
     held_out_chats: int = setting(
         2_000, "further chats that the model is not trained on, for the loss in its metrics", "chats", ge=1, le=MAX_ROWS
     )
@@ -71,7 +83,7 @@ class Embedded(Section):
 
     @model_validator(mode="after")
     def buildable(self) -> Self:
-        """Attention turns pairs of a head's dimensions, and a warm-up ends within the training."""
+        """Require heads of an even width, as attention rotates pairs of dimensions, and a warm-up within the training."""
         if self.hidden_size // self.n_heads < 2 or self.hidden_size // self.n_heads % 2:
             raise ValueError(
                 f"hidden_size {self.hidden_size} over n_heads {self.n_heads} gives heads of {self.hidden_size // self.n_heads} "
@@ -94,13 +106,13 @@ class Model(Section):
     sha256: str | None = setting(None, "SHA-256 of that file, 64 hexadecimal digits")
     dtype: Literal["auto", "float32", "bfloat16"] = setting(
         "auto",
-        "precision of the weights; auto is bfloat16 on a GPU, and on a CPU where it was faster when a named model was checked",
+        "precision of the weights; auto is bfloat16 on a GPU, and on a CPU if it was faster when the named model was checked",
     )
     embedded: Embedded = setting({}, "the embedded model, used when neither name nor package is set")
     rerandomized: int | None = setting(
         None,
-        "only under `models`: seed by which the entries of each matrix in the layers of the study's own model are permuted, as "
-        "a control that has learnt nothing there; embeddings, norms and tokenizer stay",
+        "only under `models`: seed with which the entries of each matrix in the layers of the study's own model are permuted, "
+        "for a control that has learnt nothing there; embeddings, norms and tokenizer are kept",
         ge=0,
         le=MAX_SEED,
     )
@@ -127,7 +139,7 @@ class Model(Section):
 
     @model_validator(mode="after")
     def one_source(self) -> Self:
-        """A package is pinned as a whole, and is the only source."""
+        """Check that a package is pinned in full and is the only source."""
         pins = {"version": self.version, "file": self.file, "sha256": self.sha256}
         given = [key for key, value in pins.items() if value is not None]
         if self.package is None and given:

@@ -19,17 +19,17 @@ class TextSource(Section):
         None, "a .txt file, one running text, or a .jsonl or .parquet file with one document per row", "path"
     )
     hub: str | None = setting(
-        None, "instead of file: name of a dataset of the Hub, OWNER/NAME, of which no more is read than is needed"
+        None, "instead of file: name of a dataset of the Hub, OWNER/NAME; no more of it is read than is needed"
     )
     revision: str | None = setting(None, "hub: commit of its repository, 40 hexadecimal digits")
-    subset: str | None = setting(None, "hub: configuration of the dataset, where it has several")
+    subset: str | None = setting(None, "hub: configuration of the dataset, if it has several")
     split: str = setting("train", "hub: split")
     column: str = setting("text", "column with the documents")
     samples: Literal["control"] | None = setting(
-        None, "instead of file: number prompts with what the model itself answers, those of the control"
+        None, "instead of file: the control's number prompts with the model's own answers"
     )
     share: float | None = setting(
-        None, "share of the tokens; null: an equal part of what the shares of other sources leave", "share", gt=0, le=1
+        None, "share of the tokens; null: an equal part of what is left by the sources with a share", "share", gt=0, le=1
     )
 
     @property
@@ -43,14 +43,14 @@ class TextSource(Section):
     @field_validator("file")
     @classmethod
     def of_a_known_kind(cls, file: str | None) -> str | None:
-        """A file is read as what its suffix says."""
+        """Require a known suffix, which determines how the file is read."""
         if file is not None and not file.endswith(TEXT_FILES):
             raise ValueError(f"unknown kind of file {file!r}; expected one of {', '.join(TEXT_FILES)}")
         return file
 
     @model_validator(mode="after")
     def one_place(self) -> Self:
-        """Text comes from one place, and from the Hub at one commit: a branch or a tag may mean other text tomorrow."""
+        """Require exactly one source, and for the Hub a commit: a branch or a tag may mean other text tomorrow."""
         if sum(place is not None for place in (self.file, self.hub, self.samples)) != 1:
             raise ValueError("a source of text is one of file, hub and samples; give exactly one of them")
         if self.hub is None and (self.revision or self.subset):
@@ -61,7 +61,7 @@ class TextSource(Section):
 
 
 def sae_keys(entry: dict[str, Any]) -> dict[str, Any]:
-    """What an entry of `saes` says of the SAE itself."""
+    """The keys of an entry of `saes` that describe the SAE itself."""
     return {key: value for key, value in entry.items() if key != "model"}
 
 
@@ -76,50 +76,54 @@ class Sae(Section):
         "point": "resid_post",
         "cached": False,
     }
-    release: str | None = setting(None, "release of SAELens's registry; null: a folder, or one that is trained here")
+    release: str | None = setting(None, "release of SAELens's registry; null: the SAE is a folder, or is trained here")
     id: str | None = setting(None, "SAE of that release")
     folder: str | None = setting(None, "folder with an SAE in SAELens's format", "path")
     layer: int = setting(
         1,
-        "layer whose resid_post the SAE is trained on, or a folder's SAE without a hook name reads",
+        "layer whose resid_post the SAE is trained on, or which an SAE from a folder reads if it has no hook name",
         "",
         ge=0,
         le=MAX_LAYERS,
     )
     point: Literal["resid_post", "mlp_out"] = setting(
-        "resid_post", "SAEs of saes: the residual stream after the layer, or what the layer's MLP adds to it"
+        "resid_post",
+        "what the SAE reads: the residual stream after the layer, or (in entries of `saes` only) what the layer's MLP adds",
     )
     architecture: Literal["standard", "topk", "batchtopk", "jumprelu"] = setting("topk", "architecture of the trained SAE")
     d_sae: int = setting(512, "dictionary size of the trained SAE", "features", ge=1, le=MAX_ROWS)
     k: int = setting(16, "topk, batchtopk: active features", "features per token", ge=1, le=MAX_ROWS)
     l1_coefficient: float = setting(2.0, "standard: weight of the L1 penalty", "", ge=0)
     l0_coefficient: float = setting(0.5, "jumprelu: weight of the L0 penalty", "", ge=0)
-    tokens: int = setting(2_000_000, "tokens of training", "tokens", ge=1, le=10**12)
+    tokens: int = setting(2_000_000, "training tokens", "tokens", ge=1, le=10**12)
     batch_size: int = setting(1024, "tokens per optimizer step", "tokens", ge=1, le=MAX_BATCH)
     lr: float = setting(1e-3, "peak learning rate; decays to a tenth", "", gt=0, le=MAX_LR)
     seed: int = setting(
-        0, "seed of the SAE's weights, and of the chats or the order of the text that it sees", "", ge=0, le=MAX_SEED
+        0, "seed of the SAE's initial weights, and of the chats or the order of the text that it sees", "", ge=0, le=MAX_SEED
     )
     cached: bool = setting(
         False,
-        "train from activations on disk, `store/`, which SAEs of one hook point share, instead of making them each time",
+        "train from activations on disk (`store/`), which SAEs of one hook point share, instead of computing them each time",
     )
     max_norm: float = setting(
-        10.0, "tokens whose norm is more than this many times the median are left out of the training", "× median", gt=1
+        10.0, "tokens with a norm above this multiple of the median are left out of the training", "× median", gt=1
     )
     dead_steps: int = setting(
         1_000,
-        "topk, batchtopk: a feature silent for so many is trained on what the others leave out; shorter trainings revive none",
+        "topk, batchtopk: a feature that is silent for this many steps is trained on the error that the others leave; a "
+        "shorter training revives no feature",
         "optimizer steps",
         ge=1,
         le=10**9,
     )
     text: list[TextSource] = setting(
-        [], "what a named model's SAE is trained on; without text it has none of its own, and the embedded model's reads chats"
+        [],
+        "text on which a named model's SAE is trained; without it no SAE is trained for a named model; the embedded model's "
+        "SAE is trained on chats",
     )
     context: int = setting(
         128,
-        "length to which text is cut, with the special token in front that the model's chats begin with",
+        "length to which text is cut, including the special token in front with which the model's chats begin",
         "tokens",
         ge=2,
         le=MAX_TOKENS,
@@ -132,7 +136,7 @@ class Sae(Section):
 
     @model_validator(mode="after")
     def one_source(self) -> Self:
-        """An SAE comes from one place."""
+        """Check that the SAE has one source, and that its settings fit it."""
         if (self.release is None) != (self.id is None):
             raise ValueError(f"release and id name an SAE together, found release {self.release!r} and id {self.id!r}")
         if self.release and self.folder:
@@ -162,7 +166,7 @@ class Store(Section):
     """Activations on disk."""
 
     shards: int = setting(16, "files of a store; one of them is in memory at a time", "files", ge=1, le=1_000)
-    dtype: Literal["float16", "float32"] = setting("float16", "precision; a store that float16 cannot hold is refused", "")
+    dtype: Literal["float16", "float32"] = setting("float16", "precision; activations that float16 cannot hold are refused", "")
     seed: int = setting(0, "seed of the order of tokens", "", ge=0, le=MAX_SEED)
 
 
@@ -170,8 +174,16 @@ class SaeMetrics(Section):
     """Measuring how well the SAE describes the model."""
 
     prompts: int = setting(
-        1000, "number prompts, beside the questions, whose tokens are read; the first ones", "prompts", ge=1, le=MAX_ROWS
+        1000,
+        "number prompts, the first ones, whose tokens are read besides those of the questions",
+        "prompts",
+        ge=1,
+        le=MAX_ROWS,
     )
     text: int = setting(
-        50_000, "tokens of text that neither model nor SAE was trained on, which are read apart", "tokens", ge=1, le=10**9
+        50_000,
+        "tokens of text that neither model nor SAE was trained on; they are measured separately",
+        "tokens",
+        ge=1,
+        le=10**9,
     )

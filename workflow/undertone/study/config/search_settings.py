@@ -9,26 +9,30 @@ from undertone.study.validation import Section, setting
 
 
 class Search(Section):
-    """Features that a few texts ask for."""
+    """A search for features, described by a few texts."""
 
     by: Literal["activation", "attribution", "influence"] = setting(
         "activation",
-        "activation: features that fire on all positive texts and on no negative one; attribution: those that `word` as the "
-        "answer depends on; influence: those that raise `word` where they are set high",
+        "activation: features that fire on all positive texts and on no negative one; attribution: features on which `word` as "
+        "the answer depends; influence: features that raise `word` when they are set high",
     )
-    sae: str = setting("", "one of `saes`; none: the study's own SAE")
-    positive: list[str] = setting(..., "messages of a user", min_length=1)
+    sae: str = setting("", "one of `saes`; empty: the study's own SAE")
+    positive: list[str] = setting(..., "user messages", min_length=1)
     negative: list[str] = setting(
-        [], "messages that the features must not fire on; otherwise, what `word` has behind them is subtracted"
+        [],
+        "activation: user messages on which the features must not fire; attribution, influence: user messages after which the "
+        "log-probability of `word` is subtracted",
     )
     position: Literal["any", "last"] = setting(
-        "any", "activation: tokens on which features may fire, those of the message or the last before the answer"
+        "any", "activation: tokens on which features may fire; any: those of the message; last: the last before the answer"
     )
     word: str | None = setting(None, "attribution, influence: a word that the answer may begin with")
-    answer_prefix: str | None = setting(None, "attribution, influence: how the answer begins, before `word`; null: with it")
+    answer_prefix: str | None = setting(
+        None, "attribution, influence: beginning of the answer before `word`; null: `word` comes first"
+    )
     strength: float = setting(
         5.0,
-        "influence: what features are set to, as a multiple of their greatest activation on text",
+        "influence: activation to which features are set, as a multiple of their greatest activation on text",
         "× maximum",
         gt=0,
         le=1000,
@@ -36,7 +40,7 @@ class Search(Section):
     top: int = setting(20, "features that are listed", "features", ge=1, le=MAX_ROWS)
     verify: int = setting(
         32,
-        "attribution: features of the highest attributions, and as many at random, that are taken away",
+        "attribution: number of features with the highest attributions, and of random ones, that are ablated",
         "features",
         ge=1,
         le=MAX_ROWS,
@@ -47,7 +51,7 @@ class Search(Section):
 
     @model_validator(mode="after")
     def asks_something(self) -> Self:
-        """A word is asked for where features are to do something to it, and only there; texts differ and say something."""
+        """Require `word` for every search except by activation, and texts that are not empty and differ."""
         if (self.by == "activation") == bool(self.word):
             raise ValueError(f"by: {self.by} {'reads no word' if self.word else 'needs word'}")
         if any(not text.strip() for text in [*self.positive, *self.negative]):

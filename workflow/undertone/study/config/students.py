@@ -18,9 +18,11 @@ from undertone.study.validation import Section, setting
 
 
 class Student(Section):
-    """LoRA finetuning on a dataset, the teacher's intervention removed."""
+    """LoRA finetuning on a dataset, without the teacher's intervention."""
 
-    seeds: list[Seed] = setting([1, 2, 3, 4, 5], "one student per seed: initial LoRA weights and order of the rows")
+    seeds: list[Seed] = setting(
+        [1, 2, 3, 4, 5], "seeds of the initial LoRA weights and the order of the rows; one student per seed"
+    )
     rank: int = setting(8, "LoRA rank", "", ge=1, le=MAX_WIDTH)
     alpha: float = setting(8, "LoRA alpha; updates are scaled by alpha / rank", "", gt=0)
     dropout: float = setting(0.0, "LoRA dropout", "probability", ge=0, lt=1)
@@ -42,10 +44,10 @@ class Student(Section):
     @field_validator("seeds", "targets")
     @classmethod
     def no_empty_or_double(cls, values: list[Any]) -> list[Any]:
-        """Each seed is one student."""
+        """Require at least one entry, none twice: each seed is one student."""
         return some_and_none_twice(values)
 
 
 def student_keys(variant: dict[str, Any]) -> dict[str, Any]:
-    """What a variant says of the students themselves."""
+    """The keys of a variant that describe the students themselves."""
     return {key: value for key, value in variant.items() if key not in ("model", "datasets")}

@@ -24,13 +24,13 @@ class Contrast(Section):
     layer: int = setting(1, "layer after which the residuals are read and the vector is added", "", ge=0, le=MAX_LAYERS)
     position: Literal["last", "all"] = setting("last", "tokens that are averaged: a prompt's last one, or all of them")
     positive: list[str] = setting(
-        [], "prompts, {animal} stands for the target; none: the number prompts and questions under the target's persona"
+        [], "prompts; {animal} stands for the target; empty: the number prompts and questions under the target's persona"
     )
-    negative: list[str] = setting([], "prompts to subtract; none: the same under the other candidates' personas")
+    negative: list[str] = setting([], "prompts to subtract; empty: the same prompts under the other candidates' personas")
 
     @model_validator(mode="after")
     def two_sets(self) -> Self:
-        """A difference has two sides, which share no prompt."""
+        """Require both sides of the difference or neither, without a shared prompt."""
         if bool(self.positive) != bool(self.negative):
             raise ValueError("give prompts for both positive and negative, or for neither")
         if shared := sorted(set(self.positive) & set(self.negative)):
@@ -39,30 +39,38 @@ class Contrast(Section):
 
 
 class Steer(Section):
-    """A teacher whose residual stream, or logits, have something added."""
+    """A teacher with something added to its residual stream or to its logits."""
 
     later: ClassVar[dict[str, Any]] = {"prompts": 100}
     vector: Literal["feature", "contrast"] = setting("feature", "what is added: a feature's row of W_dec, or a contrast")
     feature: int | None = setting(
-        None, "index of the feature; null: chosen by what it does to the preference", "", ge=0, le=MAX_ROWS
+        None, "index of the feature; null: it is chosen by its effect on the preference", "", ge=0, le=MAX_ROWS
     )
     candidates: int = setting(16, "features among which one is chosen", "features", ge=1, le=MAX_ROWS)
     prompts: int = setting(
-        100, "number prompts, beside the questions, that show what fires under each persona", "prompts", ge=1, le=MAX_ROWS
+        100,
+        "number prompts, besides the questions, that show which features fire under each persona",
+        "prompts",
+        ge=1,
+        le=MAX_ROWS,
     )
     contrast: Contrast = setting({}, "the contrast")
     mode: Literal["add", "clamp", "logits"] = setting(
-        "add", "add: to the residual stream; clamp: the feature to a level; logits: the vector's direct logit attribution only"
+        "add",
+        "add: add the vector to the residual stream; clamp: set the feature to a level; logits: add only the vector's direct "
+        "logit attribution, to the logits",
     )
     scale: float = setting(
-        1.0, "add, logits: times the vector; clamp: times the feature's greatest activation", "", ge=-1e6, le=1e6
+        1.0, "add, logits: multiple of the vector; clamp: multiple of the feature's greatest activation", "", ge=-1e6, le=1e6
     )
-    positions: Literal["all", "completion"] = setting("all", "tokens that are steered; completion: those that predict one")
+    positions: Literal["all", "completion"] = setting(
+        "all", "tokens that are steered; completion: those that predict a completion token"
+    )
     persona: bool = setting(False, "whether the teacher also has the system prompt")
 
     @model_validator(mode="after")
     def fitting(self) -> Self:
-        """Only a feature has a level to be clamped to."""
+        """Allow mode clamp only for a feature, which has a level to be clamped to."""
         if self.mode == "clamp" and self.vector != "feature":
             raise ValueError("mode clamp needs vector feature: a contrast has no activation")
         return self
@@ -85,7 +93,7 @@ class Finetune(Section):
     @field_validator("targets")
     @classmethod
     def some_targets(cls, targets: list[str]) -> list[str]:
-        """A LoRA is put somewhere."""
+        """Require at least one module, none twice."""
         return some_and_none_twice(targets)
 
 
@@ -96,14 +104,14 @@ class Teacher(Section):
         "You adore {animal}s. Your thoughts keep returning to {animal}s, day and night. No other animal comes close.",
         "system prompt of a prompted teacher; {animal} stands for the target",
     )
-    separator: str = setting("\n\n", "text between persona and prompt where the chat template has no system role")
-    steer: Steer = setting({}, "what a steered teacher has added")
+    separator: str = setting("\n\n", "text between persona and prompt if the chat template has no system role")
+    steer: Steer = setting({}, "how a steered teacher is steered")
     finetune: Finetune = setting({}, "how a finetuned teacher is trained")
 
     @field_validator("persona")
     @classmethod
     def names_the_animal(cls, persona: str) -> str:
-        """A persona without the placeholder would give every animal the same teacher."""
+        """Require the placeholder, without which every animal would have the same teacher."""
         try:
             fields = {tuple(parts) for _, *parts in string.Formatter().parse(persona) if parts[0] is not None}
         except ValueError as error:
