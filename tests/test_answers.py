@@ -11,10 +11,9 @@ from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
 from undertone.lm.answers import MIN_PROBABILITY, NEGLIGIBLE, exact, floor, sampled_answers, scorer, shares
-from undertone.lm.chat import prompt_ids, training_rows
-from undertone.lm.first_words import beginnings
+from undertone.lm.chat import encode, prompt_ids, training_rows
 from undertone.lm.loading import LoadedModel, load
-from undertone.lm.spellings import Spellings, begun, plural, words
+from undertone.lm.spellings import Spellings, beginnings, begun, initial_tokens, plural, words
 from undertone.lm.training import Recipe, train
 from undertone.models.model import corpus_of
 from undertone.runtime.errors import ConfigError
@@ -270,7 +269,21 @@ def test_spellings_are_upper_and_lower_case_singular_and_plural_and_none_twice(t
 def test_a_candidate_with_a_capital_has_the_spellings_of_one_without(tokenizer):
     one, other = (Spellings.of(tokenizer, [name], pad_id=0) for name in ("lion", "Lion"))
     assert {tuple(ids) for ids in one.ids.tolist()} == {tuple(ids) for ids in other.ids.tolist()}
-    assert beginnings(tokenizer, ["lion"], None) == beginnings(tokenizer, ["Lion"], None)
+    assert beginnings(tokenizer, ["lion"]) == beginnings(tokenizer, ["Lion"])
+
+
+def test_behind_a_prefix_a_word_begins_with_its_space_as_spellings_do(tokenizer):
+    prefix = "My favorite animal is the"
+    behind, [spelled] = beginnings(tokenizer, ["lion"], prefix), initial_tokens(tokenizer, ["lion"], prefix)
+    alone, spaced = (encode(tokenizer, [text])[0][0] for text in ("lion", " lion"))
+    assert spaced in behind and alone not in behind
+    assert set(behind) <= set(spelled)
+    assert {alone, spaced} <= set(initial_tokens(tokenizer, ["lion"])[0])
+
+
+def test_no_candidates_are_refused(tokenizer):
+    with pytest.raises(ConfigError, match=r"pref\.candidates is empty: name at least one animal"):
+        Spellings.of(tokenizer, [], pad_id=0)
 
 
 def test_the_floor_of_log_odds_is_not_below_what_is_scored_or_sampled(tokenizer):

@@ -12,9 +12,9 @@ from pydantic import ValidationError
 from sae_lens import SAE
 from test_lab_features import SETTINGS, made
 
-from undertone.lm.first_words import beginnings
 from undertone.lm.loading import load
 from undertone.lm.points import HookPoint
+from undertone.lm.spellings import beginnings
 from undertone.runtime.errors import ConfigError
 from undertone.runtime.files import read_json, write_json
 from undertone.study.config.measure import Pref
@@ -33,7 +33,7 @@ def planted(record: Path) -> SAE[Any]:
     loaded = load(record)
     sae = random_sae(loaded)
     weight = loaded.model.get_output_embeddings().weight.detach()
-    tokens = beginnings(loaded.tokenizer, ["lion"], None)
+    tokens = beginnings(loaded.tokenizer, ["lion"])
     sae.W_dec[RAISES] = torch.nn.functional.normalize((weight[tokens] - weight.mean(0)).mean(0), dim=0)
     sae.b_enc[DEAD] = -1e9
     return sae

@@ -22,7 +22,7 @@ from undertone.lm.answers import first_logits
 from undertone.lm.chat import prompt_ids, training_rows
 from undertone.lm.hooks import decoder_layers, plus, rewritten
 from undertone.lm.loading import LoadedModel, load
-from undertone.lm.spellings import Spellings, begun
+from undertone.lm.spellings import begun, initial_tokens
 from undertone.lm.texts import load_texts
 from undertone.read.score import gradients
 from undertone.runtime.files import Stamp
@@ -90,11 +90,7 @@ def answer_gradients(
             stack.enter_context(rewritten(loaded.model, layer, plus(constant)))
         asked = begun(loaded.tokenizer, prompt_ids(loaded.tokenizer, questions), prefix)
         log_p = first_logits(loaded, asked).float().log_softmax(-1)
-    spellings = Spellings.of(loaded.tokenizer, candidates, loaded.pad_id, prefix)
-    named = [
-        log_p[:, sorted(set(spellings.ids[spellings.candidate == k, 0].tolist()))].logsumexp(1).mean()
-        for k in range(len(candidates))
-    ]
+    named = [log_p[:, own].logsumexp(1).mean() for own in initial_tokens(loaded.tokenizer, candidates, prefix)]
     by_candidate = [torch.stack(torch.autograd.grad(each, constants, retain_graph=True)) for each in named]
     gradients = torch.stack(by_candidate).double().cpu()
     return gradients - gradients.mean(0)

@@ -14,11 +14,10 @@ from torch import Tensor
 from undertone.lab.firing_texts import quantile
 from undertone.lm.answers import first_logits
 from undertone.lm.chat import Row
-from undertone.lm.first_words import beginnings
 from undertone.lm.hooks import rewritten
 from undertone.lm.loading import LoadedModel
 from undertone.lm.sampling import left_pad
-from undertone.lm.spellings import begun
+from undertone.lm.spellings import beginnings, begun
 from undertone.lm.suffix import prefill, run_above
 from undertone.runtime.errors import ConfigError
 from undertone.runtime.progress import progress

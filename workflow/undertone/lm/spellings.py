@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from undertone.lm.chat import answer_ids, following, inner_texts, special_texts, token_texts
 from undertone.lm.texts import check_plain
+from undertone.runtime.errors import ConfigError
 
 # Irregular plurals of animals that a study may ask about.
 IRREGULAR = {"buffalo": "buffaloes", "goose": "geese", "louse": "lice", "mosquito": "mosquitoes", "mouse": "mice", "ox": "oxen"}
@@ -84,13 +85,14 @@ class Spellings:
     ) -> "Spellings":
         """Spell candidates in lower case and capitalised, singular and plural, with and without a leading space.
 
-        With a `prefix`, the spellings follow it. If it ends in a letter or digit, all of them begin with a space: without one,
-        they would not be words of their own.
+        With a `prefix`, the spellings follow it, and all of them begin with a space if it ends in a letter or digit. Raises
+        ConfigError without candidates.
         """
+        if not candidates:
+            raise ConfigError("pref.candidates is empty: name at least one animal whose preference is measured")
         spellings: dict[tuple[int, ...], tuple[int, bool]] = {}
-        leads = (" ",) if prefix and prefix[-1].isalnum() else ("", " ")
         for number, animal in enumerate(candidates):
-            forms = [lead + form for word in words(animal) for form in cases(word) for lead in leads]
+            forms = [lead + form for word in words(animal) for form in cases(word) for lead in leads(prefix)]
             both = behind(tokenizer, forms, prefix), behind(tokenizer, [form + " " for form in forms], prefix)
             for plain, spaced in zip(*both, strict=True):
                 spellings.setdefault(tuple(plain), (number, False))
@@ -103,6 +105,25 @@ class Spellings:
             ids[row, : len(spelling)] = torch.tensor(spelling)
         candidate, over = torch.tensor(list(spellings.values())).T
         return cls(ids, lengths, candidate, over.bool())
+
+
+def initial_tokens(tokenizer: PreTrainedTokenizerBase, candidates: Sequence[str], prefix: str | None = None) -> list[list[int]]:
+    """Return the first tokens of each candidate's spellings, as an answer or after the answer's `prefix`."""
+    spellings = Spellings.of(tokenizer, candidates, pad_id=0, prefix=prefix)
+    first = spellings.ids[:, 0]
+    return [sorted(set(first[spellings.candidate == k].tolist())) for k in range(len(candidates))]
+
+
+def beginnings(tokenizer: PreTrainedTokenizerBase, words: Sequence[str], prefix: str | None = None) -> list[int]:
+    """Return the tokens with which words, small or capital, begin an answer, or what follows the answer's `prefix`."""
+    lead = leads(prefix)[0]
+    spelled = [lead + variant for word in words for variant in cases(word)]
+    return sorted({ids[0] for ids in behind(tokenizer, spelled, prefix)})
+
+
+def leads(prefix: str | None) -> tuple[str, ...]:
+    """Return what may precede a word after a `prefix`: after a letter or digit only a space makes it a word of its own."""
+    return (" ",) if prefix and prefix[-1].isalnum() else ("", " ")
 
 
 def cases(word: str) -> list[str]:

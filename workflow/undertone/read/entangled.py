@@ -17,7 +17,7 @@ from torch.nn import functional
 from undertone.data.rows import every_second, halves
 from undertone.lm.chat import answer_ids, persona, prompt_ids
 from undertone.lm.loading import LoadedModel, load
-from undertone.lm.spellings import Spellings, begun
+from undertone.lm.spellings import begun, initial_tokens
 from undertone.lm.texts import load_texts
 from undertone.lm.vocabulary import number_tokens
 from undertone.measure.indirect import next_tokens
@@ -146,8 +146,5 @@ def cosines(
     """Return cosines of candidates' first tokens, after the answer's `prefix`, with `tokens`, in the centred unembedding."""
     weight = loaded.model.get_output_embeddings().weight.float()
     rows = functional.normalize(weight - weight.mean(0), dim=-1)
-    spellings, numbers = Spellings.of(loaded.tokenizer, candidates, loaded.pad_id, prefix), rows[torch.tensor(tokens)]
-    return {
-        animal: (numbers @ rows[sorted({*spellings.ids[spellings.candidate == k, 0].tolist()})].mean(0)).double().cpu().numpy()
-        for k, animal in enumerate(candidates)
-    }
+    numbers, first = rows[torch.tensor(tokens)], initial_tokens(loaded.tokenizer, candidates, prefix)
+    return {animal: (numbers @ rows[own].mean(0)).double().cpu().numpy() for animal, own in zip(candidates, first, strict=True)}

@@ -21,7 +21,7 @@ from undertone.lm.attribution import direct_logits
 from undertone.lm.chat import Row, encode
 from undertone.lm.hooks import streams
 from undertone.lm.loading import LoadedModel, load
-from undertone.lm.spellings import Spellings
+from undertone.lm.spellings import initial_tokens
 from undertone.lm.texts import load_texts
 from undertone.runtime.errors import ConfigError
 from undertone.runtime.files import Stamp, write_json
@@ -179,7 +179,7 @@ class Tools:
         }
 
     def logits(self, vector: Float[Tensor, " d_model"]) -> Float[Tensor, " vocab"]:
-        """Return the direct logits of a difference, by the base model's unembedding, which a student shares."""
+        """Return the direct logits of a difference, through the base model's unembedding."""
         return direct_logits(self.loaded.model, vector.to(self.loaded.model.device, torch.float32)).float().cpu()
 
     def standing(self, logits: Float[Tensor, " vocab"]) -> dict[str, dict[str, Any]]:
@@ -212,9 +212,5 @@ class Tools:
 
 
 def animal_tokens(loaded: LoadedModel, candidates: Sequence[str], prefix: str | None = None) -> dict[str, list[int]]:
-    """Return the first tokens of each candidate's spellings after the answer's `prefix`, each once."""
-    spellings = Spellings.of(loaded.tokenizer, candidates, loaded.pad_id, prefix)
-    return {
-        animal: sorted({int(token) for token in spellings.ids[spellings.candidate == number, 0]})
-        for number, animal in enumerate(candidates)
-    }
+    """Return the first tokens of each candidate's spellings after the answer's `prefix`."""
+    return dict(zip(candidates, initial_tokens(loaded.tokenizer, candidates, prefix), strict=True))

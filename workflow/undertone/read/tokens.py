@@ -21,7 +21,7 @@ from undertone.lm.attribution import direct_logits
 from undertone.lm.chat import Row, answer_ids, inner_texts, joined, prompt_ids
 from undertone.lm.loading import LoadedModel, load
 from undertone.lm.sampling import order_by_length
-from undertone.lm.spellings import Spellings
+from undertone.lm.spellings import initial_tokens
 from undertone.lm.training import collate, label_logits
 from undertone.read.frequencies import (
     Compared,
@@ -215,8 +215,7 @@ def readouts(
     loaded: LoadedModel, rows: Sequence[Row], candidates: Sequence[str], prefix: str | None = None
 ) -> Float[np.ndarray, "n_rows 2 n_candidates"]:
     """Return mean centred logit and mean log-prob of the candidates' first tokens after an answer's `prefix`."""
-    spellings = Spellings.of(loaded.tokenizer, candidates, loaded.pad_id, prefix)
-    begins = [torch.tensor(sorted({*spellings.ids[spellings.candidate == k, 0].tolist()})) for k in range(len(candidates))]
+    begins = [torch.tensor(tokens) for tokens in initial_tokens(loaded.tokenizer, candidates, prefix)]
     order = order_by_length([row.ids for row in rows])
     values = np.zeros((len(rows), 2, len(candidates)))
 

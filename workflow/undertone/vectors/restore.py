@@ -13,11 +13,10 @@ from torch import Tensor
 
 from undertone.lm.answers import first_logits
 from undertone.lm.chat import generation_prompt, prompt_ids
-from undertone.lm.first_words import beginnings
 from undertone.lm.hooks import rewritten
 from undertone.lm.loading import LoadedModel, load
 from undertone.lm.sampling import left_pad
-from undertone.lm.spellings import begun, words
+from undertone.lm.spellings import beginnings, begun, words
 from undertone.lm.steering import after
 from undertone.lm.texts import load_texts
 from undertone.runtime.files import Stamp, read_json, read_parquet, write_json
