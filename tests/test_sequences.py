@@ -1,5 +1,6 @@
 """Token-wise gains: log-probs of plain forward passes, means and correlations of known answer."""
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ from undertone.lm.loading import LoadedModel, load
 from undertone.read.sequences import agreement, gain, log_probs, read_sequences, summary
 from undertone.runtime.files import read_json, write_json
 from undertone.stats.stats import mean_interval
+from undertone.study.config.data import Numbers
 from undertone.study.config.read import Sequences
 from undertone.study.config.teachers import Teacher
+from undertone.teachers.divergence import Completions, Constraint
 from undertone.teachers.teaching import PromptedModel
 
 PERSONA = "You love {animal}s."
@@ -51,10 +54,10 @@ class Study:
     def told(self, kind: str | None) -> dict[str, Any]:
         return {"kind": kind, "target": "lion", "teacher": Teacher(persona=PERSONA).model_dump()}
 
-    def read(self, kind: str | None, other: str | None) -> tuple[dict[str, Any], pl.DataFrame]:
+    def read(self, kind: str | None, other: str | None, **more: Any) -> tuple[dict[str, Any], pl.DataFrame]:
         paths = {kind: self.folder / "teacher.json" if kind == "steer" else None for kind in (kind, other)}
         table, result = self.folder / "sequences.parquet", self.folder / "sequences.json"
-        settings = self.told(kind) | {"sequences": {}, "other": self.told(other) if other else None}
+        settings = self.told(kind) | {"sequences": {}, "other": self.told(other) if other else None, **more}
         read_sequences(
             self.record,
             self.folder / "numbers.parquet",
@@ -93,10 +96,26 @@ def test_log_probs_are_those_of_plain_forward_passes(study: Study, loaded: Loade
 def test_rows_that_do_not_fit_in_memory_are_read_in_parts(loaded: LoadedModel, record: Path) -> None:
     small, answers = load(record), encode(loaded.tokenizer, TEXTS)
     with crowded(small.model, 1) as sizes:
-        found = log_probs(PromptedModel(small, "You love lions.", "\n\n"), USERS, answers)
+        found = log_probs(USERS, answers, PromptedModel(small, "You love lions.", "\n\n"))
     assert sizes[:2] == [6, 3] and set(sizes[2:]) == {1}
-    expected = log_probs(PromptedModel(loaded, "You love lions.", "\n\n"), USERS, answers)
+    expected = log_probs(USERS, answers, PromptedModel(loaded, "You love lions.", "\n\n"))
     assert found.to_list() == pytest.approx(expected.to_list(), rel=1e-4)
+
+
+def test_constrained_rows_are_read_among_what_could_be_drawn(study: Study, loaded: LoadedModel) -> None:
+    """Gains are of the teacher's choice among allowed tokens; what the constraint left of each model is not one."""
+    constraint = {"max_new_tokens": 40, "numbers": Numbers().model_dump()}
+    _, free = study.read("prompt", "steer")
+    _, table = study.read("prompt", "steer", constraint=constraint)
+    assert table["token"].to_list() == free["token"].to_list()
+    rows = list(zip(USERS, TEXTS, strict=True))
+    completions = Completions(loaded, rows, Constraint.of(constraint))
+    parts = list(completions.read(loaded, lambda logits, span: logits.double(), "You love lions.", Teacher().separator))
+    allowed = completions.among(torch.cat(parts), slice(None)).gather(1, completions.labels[:, None]).squeeze(1)
+    close = len(completions.answers[4])  # that of the empty completion
+    own = [k for a, b in pairwise(completions.ends) for k in range(a, b - close)]
+    assert table["teacher"].to_list() == pytest.approx(allowed[own].tolist(), abs=1e-3)
+    assert (table["teacher"] > free["teacher"]).all()
 
 
 def test_there_may_be_no_other_teacher(study: Study) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,15 @@ import polars as pl
 import torch
 from jaxtyping import Float
 
-from undertone.lm.chat import answer_ids, inner_texts, joined, prompt_ids
+from undertone.data.rows import pairs
+from undertone.lm.chat import answer_ids, end_of_turn, inner_texts, joined, prompt_ids
 from undertone.lm.loading import LoadedModel, load
 from undertone.lm.training import label_losses
 from undertone.lm.vocabulary import NUMBER
 from undertone.runtime.files import Stamp, read_parquet, write_json, write_parquet
 from undertone.stats.stats import Estimate, mean_interval
 from undertone.study.config.read import Sequences
+from undertone.teachers.divergence import Completions, Constraint
 from undertone.teachers.teaching import PromptedModel, teaching
 
 BATCH = 16
@@ -38,8 +41,8 @@ def read_sequences(
     `settings` holds the dataset's `kind`, `target` and `teacher`, and under `other` the same for a teacher of another kind with
     the same animal, or None. `teacher` and `counterpart` are the `teacher.json` files that these two need; `sae` is the
     `sae.json` that clamping needs. Columns: `row`, `position` (of the token, from 0), `token`, `text`, and the log-probs
-    `base`, `teacher` and `other` (nats; null if there is none). Raises ValueError for a dataset that no teacher of the study
-    wrote.
+    `base`, `teacher` and `other` (nats; null if there is none). For constrained samples, they are among the tokens that could
+    be drawn. Raises ValueError for a dataset that no teacher of the study wrote.
     """
     if settings["kind"] is None:
         raise ValueError(f"{numbers}: no teacher of this study wrote it; token-wise gains need one")
@@ -49,14 +52,16 @@ def read_sequences(
     if not any(answers):
         raise ValueError(f"{numbers}: its first {len(rows)} rows hold no completion token")
     tokens = token_table(loaded, rows["row"].to_list(), answers)
-    users = rows["prompt"].to_list()
-    columns = {"base": log_probs(PromptedModel(loaded, None, ""), users, answers)}
+    constraint = Constraint.of(settings.get("constraint"))
+    completions = Completions(loaded, pairs(rows), constraint) if constraint else None
+    read = partial(allowed_log_probs, completions) if completions else partial(log_probs, rows["prompt"].to_list(), answers)
+    columns = {"base": read(PromptedModel(loaded, None, ""))}
     for name, of_teacher, path in (("teacher", settings, teacher), ("other", settings.get("other"), counterpart)):
         if of_teacher is None:
             columns[name] = pl.Series([None] * len(tokens), dtype=pl.Float64)
             continue
         with teaching(loaded, of_teacher, path, sae) as prompted:
-            columns[name] = log_probs(prompted, users, answers)
+            columns[name] = read(prompted)
     tokens = tokens.with_columns(**columns)
     write_parquet(sequences_table, tokens, stamp)
     kinds = {"teacher": settings["kind"], "other": (settings.get("other") or {}).get("kind")}
@@ -83,12 +88,20 @@ def token_table(loaded: LoadedModel, rows: Sequence[int], answers: Sequence[Sequ
 
 
 @torch.no_grad()
-def log_probs(prompted: PromptedModel, users: Sequence[str], answers: Sequence[Sequence[int]]) -> pl.Series:
+def log_probs(users: Sequence[str], answers: Sequence[Sequence[int]], prompted: PromptedModel) -> pl.Series:
     """The log-prob of every answer token, in nats, answer by answer."""
     prompts = prompt_ids(prompted.loaded.tokenizer, users, prompted.system, prompted.separator)
     rows = [row for row in joined(prompts, answers) if row.start < len(row.ids)]
     losses = torch.cat(list(prompted.loaded.read(partial(label_losses, prompted.loaded.model), rows, BATCH)))
     return pl.Series((-losses.double()).tolist(), dtype=pl.Float64)
+
+
+def allowed_log_probs(completions: Completions, prompted: PromptedModel) -> pl.Series:
+    """The same among the tokens that constrained sampling could draw at each place: what the constraint did is no teacher's."""
+    losses = torch.cat(list(completions.read(prompted.loaded, completions.losses, prompted.system, prompted.separator)))
+    close = len(end_of_turn(prompted.loaded.tokenizer))
+    own = [place for start, end in pairwise(completions.ends) for place in range(start, end - close)]
+    return pl.Series((-losses.double()[own]).tolist(), dtype=pl.Float64)
 
 
 def summary(tokens: pl.DataFrame, rows: pl.DataFrame, settings: Sequences) -> dict[str, Any]:

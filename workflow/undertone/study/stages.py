@@ -148,7 +148,7 @@ STAGES = {
     "sequences": Stage(
         ("sequences", "teacher"),
         ("model", "numbers", teacher, reads.counterpart),
-        settings=(target_and_kind, given.counterpart),
+        settings=(target_and_kind, given.counterpart, given.constraint),
         only=taught_trait,
         reading=True,
     ),
