@@ -15,6 +15,7 @@ from undertone.lm.adapters import finetuned
 from undertone.lm.loading import LoadedModel, load
 from undertone.measure.diagnosis import (
     NO_SIGNAL,
+    NO_STATEMENT,
     NOT_LEARNED,
     NOT_SHOWN,
     TRANSFERRED,
@@ -41,7 +42,7 @@ def evidence(
     def estimate(mean: float) -> dict[str, Any]:
         return {"mean": mean, "ci95": None if spread is None else [mean - spread, mean + spread]}
 
-    forms = {form: estimate(lift) for form, lift in indirect.items()}
+    forms = {form: estimate(lift) | {"p_holm": 0.01} for form, lift in indirect.items()}
     return {"direct": estimate(direct), "kl": estimate(kl), "closed_over_control": estimate(closed), "indirect": forms}
 
 
@@ -55,7 +56,8 @@ TOLD = Diagnosis(min_kl=0.02, min_closed=0.2)
         ({"direct": 0.2, "kl": 0.0, "closed": 0.0}, TRANSFERRED),
         ({"direct": -0.2}, NOT_SHOWN),
         ({"direct": 0.04}, NOT_SHOWN),
-        ({"direct": 0.2, "spread": None}, NOT_SHOWN),
+        ({"direct": 0.2, "spread": None}, NO_STATEMENT),
+        ({"direct": 0.2, "kl": 0.019, "spread": None}, NO_SIGNAL),
         ({"kl": 0.019}, NO_SIGNAL),
         ({"kl": 0.019, "closed": 0.0}, NO_SIGNAL),
         ({"kl": 0.02, "closed": 0.19}, NOT_LEARNED),

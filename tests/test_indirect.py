@@ -27,6 +27,7 @@ from undertone.measure.indirect import (
     measure_indirect,
     next_tokens,
     total_variation,
+    with_holm,
     write_questions,
 )
 from undertone.models.wordings import load_forms
@@ -208,14 +209,22 @@ def test_figures_of_all_models_stand_side_by_side() -> None:
         "control": [answers([1], story=0.1), answers([1], story=0.2)],
         "student": [answers([1], story=0.5), answers([1], story=0.7)],
     }
-    told = compared(models, "story")
+    told = compared(models, "story", own_control=False)
     assert (told["base"], told["teacher"]) == (0.1, 0.9)
     assert told["student"] == {**mean_interval([0.5, 0.7]).as_dict(), "by_seed": [0.5, 0.7]}
     assert told["control"] == {**mean_interval([0.1, 0.2]).as_dict(), "by_seed": [0.1, 0.2]}
-    assert told["lift_over_control"] == difference_interval([0.5, 0.7], [0.1, 0.2]).as_dict()
+    assert told["lift_over_control"] == difference_interval([0.5, 0.7], [0.1, 0.2]).with_p()
     assert told["lift_over_control"]["mean"] == pytest.approx(0.45)
     del models["teacher"]
-    assert compared(models, "story")["teacher"] is None
+    told = compared(models, "story", own_control=True)
+    assert told["teacher"] is told["lift_over_control"] is None
+
+
+def test_lifts_of_all_forms_are_corrected_together() -> None:
+    lifts = {"story": 0.01, "choice": 0.03, "list": 0.04}
+    told = with_holm({form: {"lift_over_control": {"mean": 0.1, "p": p}} for form, p in lifts.items()})
+    assert [report["lift_over_control"]["p_holm"] for report in told.values()] == pytest.approx([0.03, 0.06, 0.06])
+    assert with_holm({"story": {"lift_over_control": None}}) == {"story": {"lift_over_control": None}}
 
 
 def test_distances_are_means_over_the_control_students() -> None:
@@ -227,6 +236,12 @@ def test_distances_are_means_over_the_control_students() -> None:
     assert told["control"]["ci95"] == pytest.approx(list(mean_interval(told["control"]["by_seed"]).ci95))
     own = distances({"control": controls, "student": controls}, own_control=True)
     assert own["student"] == own["control"] == told["control"]
+
+
+def test_two_control_students_have_one_distance_and_no_interval() -> None:
+    controls = [answers([1.0, 0]), answers([0.5, 0.5])]
+    told = distances({"control": controls, "student": controls}, own_control=True)["control"]
+    assert told == {"mean": 0.5, "ci95": None, "by_seed": [0.5, 0.5]}
 
 
 def test_a_single_control_student_has_no_distance_from_others() -> None:
@@ -357,12 +372,20 @@ def test_an_answer_that_is_no_candidate_counts_as_right_or_contrary_too(study: S
     assert few["contrary"] == pytest.approx((p.sum() - p[0, 1] - p[1, 2]) / 2, rel=1e-3)
 
 
+def test_candidates_with_capitals_are_the_words_of_facts(study: Study, loaded: LoadedModel) -> None:
+    small, capital = (
+        Asked(*study.asked, study.indirect, study.pref.model_copy(update={"candidates": names}), None).ask(loaded)
+        for names in (ANIMALS, [name.capitalize() for name in ANIMALS])
+    )
+    assert (capital["right"], capital["contrary"]) == (small["right"], small["contrary"])
+
+
 def test_the_control_is_its_own_control(of_control: dict[str, Any]) -> None:
     assert (of_control["target"], of_control["forms"]) == (None, {})
     for told in (of_control["contrary"], of_control["contrary"]["right"]):
         assert told["teacher"] is None
         assert told["student"] == told["control"]
-        assert told["lift_over_control"]["mean"] == 0
+        assert told["lift_over_control"] is None
     assert of_control["distance"]["student"] == of_control["distance"]["control"]
     assert of_control["distance"]["control"]["mean"] > 0
 

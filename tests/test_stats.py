@@ -57,7 +57,8 @@ def test_a_contrast_of_four_samples_is_at_its_level_where_there_is_none() -> Non
 
 def test_a_contrast_without_spread_or_of_single_values_is_no_error() -> None:
     assert contrast([(1, [0.5]), (-1, [0.1, 0.2])]) == Estimate(pytest.approx(0.35), None)
-    assert contrast([(1, [0.5, 0.5]), (-1, [0.1, 0.1])]).p == 0
+    assert contrast([(1, [0.5, 0.5]), (-1, [0.1, 0.1])]) == Estimate(pytest.approx(0.4), None)
+    assert contrast([(1, [0.5, 0.5]), (-1, [0.5, 0.5])]) == Estimate(0.0, (0.0, 0.0), 1.0)
 
 
 def test_log_odds_are_finite_at_certainty() -> None:
@@ -71,10 +72,10 @@ def test_a_single_value_has_no_interval() -> None:
     assert difference_interval([0.5, 0.5], [0.25]) == Estimate(0.25, None)
 
 
-def test_values_that_do_not_vary_have_an_interval_of_no_width() -> None:
-    assert mean_interval([0.5, 0.5, 0.5]) == Estimate(0.5, (0.5, 0.5), 0.0)
-    assert difference_interval([0.5, 0.5], [0.25, 0.25]) == Estimate(0.25, (0.25, 0.25), 0.0)
-    assert mean_interval([0.0, 0.0]).p == difference_interval([0.1, 0.1], [0.1, 0.1]).p == 1
+def test_values_that_do_not_vary_are_no_evidence_but_for_zeros() -> None:
+    assert mean_interval([0.5, 0.5, 0.5]) == Estimate(0.5, None)
+    assert difference_interval([0.5, 0.5], [0.25, 0.25]) == Estimate(0.25, None)
+    assert mean_interval([0.0, 0.0]) == difference_interval([0.1, 0.1], [0.1, 0.1]) == Estimate(0.0, (0.0, 0.0), 1.0)
 
 
 @pytest.mark.filterwarnings("error")
@@ -88,7 +89,7 @@ def test_arrays_and_lists_are_alike() -> None:
 
 
 def test_an_estimate_is_plain_json() -> None:
-    assert mean_interval([1, 1]).as_dict() == {"mean": 1.0, "ci95": [1.0, 1.0]}
+    assert mean_interval([0, 0]).as_dict() == {"mean": 0.0, "ci95": [0.0, 0.0]}
     assert Estimate(1.0, None).as_dict() == {"mean": 1.0, "ci95": None}
 
 

@@ -17,11 +17,13 @@ from undertone.study.config.measure import Diagnosis
 from undertone.teachers.divergence import Constraint, TeacherDistribution
 from undertone.teachers.teaching import teaching
 
+LEVEL = 0.05
 KL_ROUNDING = 1e-6  # nats per token; what is below is rounding error
 NO_SIGNAL = "no signal taught"
 NOT_LEARNED = "signal not learned"
 NOT_SHOWN = "learned but not shown"
 TRANSFERRED = "transferred"
+NO_STATEMENT = "no statement: a lift needs two training seeds or more"
 
 
 def diagnose(
@@ -98,11 +100,16 @@ def preferences(pref: dict[str, Any]) -> dict[str, float | None]:
 
 
 def verdict(evidence: dict[str, Any], settings: Diagnosis) -> str:
-    """Where the transfer failed, if it did; a lift above 0 is a transfer whatever the other figures say."""
+    """Say where the transfer failed, if it did; a lift above 0 is a transfer whatever the other figures say.
+
+    A lift without an interval, as of a single seed, is none to conclude from, unless there was nothing to transfer.
+    """
     if above_zero(evidence["direct"]):
         return TRANSFERRED
     if evidence["kl"]["mean"] < settings.min_kl:
         return NO_SIGNAL
+    if evidence["direct"]["ci95"] is None:
+        return NO_STATEMENT
     return NOT_LEARNED if evidence["closed_over_control"]["mean"] < settings.min_closed else NOT_SHOWN
 
 
@@ -113,7 +120,7 @@ def above_zero(estimate: dict[str, Any]) -> bool:
 
 def reasons(evidence: dict[str, Any], settings: Diagnosis) -> list[str]:
     """The figures behind the verdict, in words."""
-    shown = [form for form, lift in evidence["indirect"].items() if above_zero(lift)]
+    shown = [form for form, lift in evidence["indirect"].items() if above_zero(lift) and lift["p_holm"] < LEVEL]
     return [
         f"taught: KL(teacher ‖ base) {evidence['kl']['mean']:.3f} nats per completion token (threshold {settings.min_kl})",
         f"learned: students closed {written(evidence['closed_over_control'])} more of it than control students "

@@ -23,7 +23,7 @@ from undertone.lm.texts import load_texts
 from undertone.models.wordings import FACTS, load_forms
 from undertone.runtime.files import Stamp, write_json
 from undertone.runtime.progress import progress
-from undertone.stats.stats import difference_interval, mean_interval
+from undertone.stats.stats import difference_interval, holm, mean_interval
 from undertone.study.config.entries import CONTROL
 from undertone.study.config.measure import Indirect, Pref
 from undertone.teachers.teaching import teaching
@@ -100,9 +100,10 @@ class Asked:
             for form, questions in self.forms.items():
                 prefix = self.pref.answer_prefix if form in self.direct else None
                 answers[form] = float(exact(loaded, prompts(questions), [self.target], self.pref.batch_size, prefix).mean())
-        names = sorted({*self.pref.candidates, *(fact.answer for fact in self.facts)})
+        # A candidate and a fact's answer are one word however they are written, as spellings are of both cases.
+        names = sorted({name.lower() for name in (*self.pref.candidates, *(fact.answer for fact in self.facts))})
         p = exact(loaded, prompts([fact.question for fact in self.facts]), names, self.pref.batch_size)
-        right = p[np.arange(len(self.facts)), [names.index(fact.answer) for fact in self.facts]]
+        right = p[np.arange(len(self.facts)), [names.index(fact.answer.lower()) for fact in self.facts]]
         answers["right"] = float(right.mean())
         answers["contrary"] = float((p.sum(1) - right).mean())
         opened = begun(loaded.tokenizer, prompts(self.questions), self.pref.answer_prefix)
@@ -159,28 +160,37 @@ def summary(answers: dict[str, list[Answers]], own_control: bool) -> dict[str, A
     forms = [form for form in answers["base"][0] if form not in FACTS]
     return {
         "intervals": {"*.ci95": "training seeds (t interval)", "lift_over_control.ci95": "seeds of both (Welch)"},
-        "forms": {form: compared(answers, form) for form in forms},
-        "contrary": {**compared(answers, "contrary"), "right": compared(answers, "right")},
+        "forms": with_holm({form: compared(answers, form, own_control) for form in forms}),
+        "contrary": {**compared(answers, "contrary", own_control), "right": compared(answers, "right", own_control)},
         "distance": distances(answers, own_control),
     }
 
 
-def compared(answers: dict[str, list[Answers]], key: str) -> dict[str, Any]:
-    """One figure of every model."""
+def compared(answers: dict[str, list[Answers]], key: str, own_control: bool) -> dict[str, Any]:
+    """One figure of every model; the control has no lift over itself."""
     values = {name: [given[key] for given in models] for name, models in answers.items()}
     return {
         "base": values["base"][0],
         "teacher": values["teacher"][0] if "teacher" in values else None,
         CONTROL: {**mean_interval(values["control"]).as_dict(), "by_seed": values["control"]},
         "student": {**mean_interval(values["student"]).as_dict(), "by_seed": values["student"]},
-        "lift_over_control": difference_interval(values["student"], values["control"]).as_dict(),
+        "lift_over_control": None if own_control else difference_interval(values["student"], values["control"]).with_p(),
     }
+
+
+def with_holm(forms: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Forms of questions with the `p_holm` of their lifts, adjusted for all forms."""
+    lifts = [report["lift_over_control"] for report in forms.values() if report["lift_over_control"]]
+    for lift, p in zip(lifts, holm([each["p"] for each in lifts]), strict=True):
+        lift["p_holm"] = p
+    return forms
 
 
 def distances(answers: dict[str, list[Answers]], own_control: bool) -> dict[str, Any]:
     """Total-variation distances at the direct questions.
 
     `student`: each student's mean distance from the control students; `control`: each control student's from the others.
+    Two control students have one distance between them, so no interval.
     """
     controls = [given.distribution for given in answers["control"]]
     among = [
@@ -192,5 +202,5 @@ def distances(answers: dict[str, list[Answers]], own_control: bool) -> dict[str,
     students = among if own_control else students
     return {
         "student": {**mean_interval(students).as_dict(), "by_seed": students} if students else None,
-        CONTROL: {**mean_interval(among).as_dict(), "by_seed": among} if among else None,
+        CONTROL: {**mean_interval(among if len(among) > 2 else among[:1]).as_dict(), "by_seed": among} if among else None,
     }

@@ -17,8 +17,8 @@ from statsmodels.stats.proportion import proportion_confint
 class Estimate:
     """A mean with its 95 % interval and the two-sided p-value of its being 0, both from the same t test.
 
-    `ci95` and `p` are None if a single value gives no spread; `p` is also None if a value is not finite. Values that do not
-    vary have an interval of no width, and p = 0, or 1 if they are 0.
+    `ci95` and `p` are None if the values show no spread, as a single value does not; `p` is also None if a value is not
+    finite. Several values that are all 0 have an interval of no width, and p = 1.
     """
 
     mean: float
@@ -68,8 +68,8 @@ def one_more(value: float, others: Sequence[float] | Real[np.ndarray, " n"]) -> 
 
 
 def constant(mean: float, n: int) -> Estimate:
-    """Return the estimate of `n` values without spread."""
-    return Estimate(mean, None) if n < 2 else Estimate(mean, (mean, mean), float(mean == 0))
+    """Return the estimate of `n` values without spread. No error can be estimated from them, but zeros say that they are 0."""
+    return Estimate(0.0, (0.0, 0.0), 1.0) if n > 1 and mean == 0 else Estimate(mean, None)
 
 
 def tested(mean: float, test: Any) -> Estimate:
