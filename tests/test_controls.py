@@ -1,11 +1,15 @@
 """What controls leave of a lift, and whether two lifts differ."""
 
 import pytest
+from example import study
 
 from undertone.compare.controls import compare_controls
 from undertone.runtime.errors import ConfigError
 from undertone.runtime.files import read_json, write_json
 from undertone.stats.stats import contrast, difference_interval
+from undertone.study.node import Node
+from undertone.study.reads import compared
+from undertone.study.scope import with_separate_halves
 
 CONTROL, OTHER_CONTROL, SHUFFLED_CONTROL = [0.10, 0.12, 0.11], [0.20, 0.22, 0.25], [0.30, 0.33, 0.28]
 # (dataset, variant): its control and the target's preference in its students and in the control's.
@@ -31,6 +35,22 @@ def compare(tmp_path):
         return read_json(tmp_path / "controls.json")
 
     return make
+
+
+def test_a_transform_that_others_are_made_from_is_compared_once():
+    """It stands beside its parent and, as a source, beside its own transforms; read twice it would be paired with itself."""
+    reversed_ = {"from": "lion", "transform": "reverse", "target": "lion"}
+    made = study(datasets={"mirrored": reversed_, "again": {"from": "mirrored", "transform": "reverse"}})
+    pairs = compared(made, Node("controls"))
+    assert len(set(pairs)) == len(pairs)
+    assert {("lion", ""), ("mirrored", ""), ("again", "")} <= set(pairs)
+
+
+def test_entangled_tokens_leave_out_datasets_with_a_control_of_their_own():
+    taught = {"teacher": "prompt", "target": "lion", "control": "neutral"}
+    made = study(datasets={"other-lion": taught, "neutral": {"teacher": "none"}})
+    assert "lion" in with_separate_halves(made)
+    assert "other-lion" not in with_separate_halves(made)
 
 
 def test_each_dataset_is_over_its_own_control(compare):

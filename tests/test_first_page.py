@@ -66,7 +66,7 @@ def test_the_table_has_a_row_for_each_target_the_largest_lift_first(study: Study
     assert (page["seeds"], page["datasets"], page["estimator"]) == (3, 3, "exact")
     html = rendered(page)
     assert "System Message" not in html
-    assert html.index("embedded study") < html.index("1 of 2 targets lie above") < html.index(".085 [.075, .095]")
+    assert html.index("embedded study") < html.index("1 of 2 datasets lie above") < html.index(".085 [.075, .095]")
     assert f"lifts of {page['day']}" in html
 
 

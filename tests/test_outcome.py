@@ -56,9 +56,9 @@ SAID = {
     "results/owl/numbers.parquet": "owl: 400 of 400 rows pass the filter (constrained; free sampling: 1.62%); "
     "see results/owl/filter.json",
     "results/lion/summary.png": "lion: see results/lion/summary.png",
-    "results/plots/transfer.png": "2 of 2 targets lie above the control students, 1 after Holm's correction; "
+    "results/plots/transfer.png": "2 of 2 datasets lie above the control students, 1 after Holm's correction; "
     "see results/plots/transfer.png",
-    "results/tables/gemma/transfer.json": "1 of 2 targets lie above the control students, 1 after Holm's correction; "
+    "results/tables/gemma/transfer.json": "1 of 2 datasets lie above the control students, 1 after Holm's correction; "
     "see results/tables/gemma/transfer.json",
     "results/lion/verdict.json": "lion: named. The teacher was about lion. See results/lion/verdict.json",
     "read": "study: see results/plots/bias_map.png",

@@ -29,6 +29,7 @@ def test_a_name_is_placed_by_its_value() -> None:
     assert rank_of({"lion": 1.0}, "owl") is None
     assert rank_of({"lion": 1.0}, None) is None
     assert rank_of({}, "owl") is None
+    assert rank_of({"lion": 1.0}, "lion") is None
 
 
 def test_a_place_in_an_order_is_shared_by_equal_neighbours_alone() -> None:

@@ -88,6 +88,8 @@ def test_scores_are_held_against_who_wrote_a_row(compared: dict[str, Any]) -> No
     assert (result["auroc"]["gradient"]["mean"], result["auroc"]["personas"]["mean"]) == (1.0, 1.0)
     noise = ROWS.with_columns(**{name: pl.lit(1.0) for name in ("difficulty", "personas", "gradient", "short_training")})
     assert separation(noise, ROWS[[0, 3]])["auroc"]["gradient"]["mean"] == 0.5
+    for all_or_none in (ROWS, ROWS[:0]):
+        assert separation(noise, all_or_none)["auroc"] == {}
 
 
 def test_what_cannot_be_compared_is_said(tmp_path: Path) -> None:

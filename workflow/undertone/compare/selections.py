@@ -95,18 +95,22 @@ def cleaned(students: Mapping[str, Sequence[float]], random: str, arm: str, know
 
 
 def separation(scores: pl.DataFrame, other: pl.DataFrame) -> Json:
-    """Return the AUROC of each score for rows of the other dataset, with 95 % intervals over bootstrap samples of prompts."""
+    """Return the AUROC of each score for rows of the other dataset, with 95 % intervals over bootstrap samples of prompts.
+
+    `auroc` is empty if all rows are the other dataset's, or none.
+    """
     texts = ["prompt", "completion"]
     marked = scores.join(other.select(*texts, theirs=pl.lit(True)).unique(), on=texts, how="left", maintain_order="left")
     theirs = marked["theirs"].fill_null(False).to_numpy()
     samples = list(resampled(scores["prompt"].to_numpy()))
+    both = 0 < theirs.sum() < len(theirs)
     return {
         "rows": len(scores),
         "theirs": int(theirs.sum()),
         "auroc": {
             name: with_interval(scores[name].to_numpy(), theirs, samples)
             for name in get_args(RowScore)
-            if name in scores.columns
+            if both and name in scores.columns
         },
     }
 

@@ -52,9 +52,9 @@ def summarise(students: pl.DataFrame) -> dict[str, Any]:
     `off_target` is the target's preference after training on *another* target's numbers, minus the control students'. Its
     interval is over the other datasets (their means), because students of one dataset share it. `rank` is the place of the
     dataset's own students among the datasets of all targets, 1 if all others prefer the target less. `lift_over_control` has
-    Welch's t interval and test over training seeds; `p_holm` is adjusted for the table's comparisons, one for each dataset with
-    a target. `transfers` counts the targets whose interval lies above 0, `transfers_holm` those of them whose `p_holm` is below
-    `LEVEL`.
+    Welch's t interval and test over training seeds; `p_holm` is adjusted for the table's comparisons, one for each dataset
+    with a target. `targets` counts these datasets, `transfers` those whose interval lies above 0, and `transfers_holm` those
+    of them whose `p_holm` is below `LEVEL`; `transferred` and `transferred_holm` name them.
     """
     targets = dict(students.drop_nulls("target").select("dataset", "target").unique(maintain_order=True).iter_rows())
     rows = [beside_control(students, dataset, targets) for dataset in targets]
@@ -65,9 +65,9 @@ def summarise(students: pl.DataFrame) -> dict[str, Any]:
     return {
         "targets": len(rows),
         "transfers": len(above),
-        "transferred": [row["target"] for row in above],
+        "transferred": [row["dataset"] for row in above],
         "transfers_holm": len(sure),
-        "transferred_holm": [row["target"] for row in sure],
+        "transferred_holm": [row["dataset"] for row in sure],
         "datasets": rows,
     }
 
@@ -87,7 +87,7 @@ def beside_control(students: pl.DataFrame, dataset: str, targets: dict[str, str]
         "seeds": {"student": len(own), "control": len(control)},
         "lift_over_control": difference_interval(own, control),
         "off_target": difference_interval(others, control).as_dict() if others else None,
-        "rank": rank([fmean(own), *others], 0),
+        "rank": rank([fmean(own), *others], 0) if others else None,
     }
 
 

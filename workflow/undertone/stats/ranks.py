@@ -20,8 +20,8 @@ def rank(values: ArrayLike, index: int) -> float:
 
 
 def rank_of(values: Mapping[str, float], name: str | None) -> float | None:
-    """Return the rank of a name's value among all; None for a name that has none."""
-    if name is None or name not in values:
+    """Return the rank of a name's value among all; None for a name that has none, and if it is the only one."""
+    if name is None or name not in values or len(values) < 2:
         return None
     return rank([*values.values()], [*values].index(name))
 

@@ -32,9 +32,9 @@ def interval(estimate: dict[str, Any]) -> str:
 
 
 def transfers(lifts: dict[str, Any]) -> str:
-    """`15 of 16 targets …`, of one estimator's lifts in `transfer.json`."""
+    """`15 of 16 datasets …`, of one estimator's lifts in `transfer.json`."""
     return (
-        f"{lifts['transfers']} of {lifts['targets']} targets lie above the control students, "
+        f"{lifts['transfers']} of {lifts['targets']} datasets lie above the control students, "
         f"{lifts['transfers_holm']} after Holm's correction"
     )
 
@@ -90,7 +90,7 @@ def _preference(result: Path, plot: Path, dataset: str) -> str | None:
 
 
 def _transfers(result: Path, plot: Path) -> str | None:
-    """`15 of 16 targets lie above the control students (…); see …`."""
+    """`15 of 16 datasets lie above the control students (…); see …`."""
     if not result.is_file():
         return None
     lifts = next(iter(read_json(result)["estimators"].values()))

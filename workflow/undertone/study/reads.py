@@ -279,4 +279,5 @@ def compared(study: Study, node: Node) -> list[tuple[str, str]]:
         return [*own, *made, *(pair for pair in varied if pair[0] == source)]
 
     sources = dict.fromkeys([*parents.values(), *(of for of, _ in varied)])
-    return [pair for source in sources if study.target(source) for pair in beside(source)]
+    # A transform that others are made from is a source, and stands beside its own.
+    return list(dict.fromkeys(pair for source in sources if study.target(source) for pair in beside(source)))

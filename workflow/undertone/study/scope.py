@@ -37,8 +37,11 @@ def aimed(study: Study) -> list[str]:
 
 
 def with_separate_halves(study: Study) -> list[str]:
-    """The datasets with a target whose halves share no numbers, so that a choice on one half can be scored on the other."""
-    return [name for name in with_target(study) if not study.crosses_rows(name)]
+    """The datasets with a target whose halves share no numbers, so that a choice on one half can be scored on the other.
+
+    Datasets with a control of their own are left out, because the frequencies of all are compared with one control's.
+    """
+    return [name for name in with_target(study) if not study.crosses_rows(name) and study.control(name) == CONTROL]
 
 
 def any_dataset(study: Study, dataset: str | None) -> bool:
