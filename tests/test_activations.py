@@ -366,8 +366,14 @@ def test_a_steered_teacher_is_read_with_its_vector_in_the_stream(
     read_teacher_activations(record, numbers, tmp_path / "teacher.json", None, out, settings, {})
     teacher, base = Activations.load(out), Activations.load(found)
     assert teacher.layer is None and "sae.active" not in teacher.tensors
-    shift = teacher.mean("completion", "resid_post", 0) - base.mean("completion", "resid_post", 0)
+    shift = mean(teacher, "completion") - mean(base, "completion")
     assert torch.allclose(shift, vector.double(), atol=1e-4)
+
+
+def mean(activations: Activations, position: str) -> torch.Tensor:
+    """The mean residual of a class of positions after the first layer."""
+    total, count = activations.blocks(position, "resid_post", 0)
+    return total.sum(0) / count.sum()
 
 
 def test_a_dataset_without_a_teacher_is_refused(record: Path, numbers: Path, tmp_path: Path) -> None:
@@ -390,7 +396,7 @@ def test_the_first_rows_are_read_and_keep_their_blocks(record: Path, numbers: Pa
     assert (found.rows, found.n_layers) == (2, 2)
     assert found.blocks("template", "resid_post", 1)[1].tolist() == [1, 1]
     assert set(found.tensors) == {"count", "resid_post.sum", "resid_post.square"}
-    assert found.mean("3", "resid_post", 0).isfinite().all()
+    assert mean(found, "3").isfinite().all()
 
 
 def test_blocks_are_consecutive_rows_and_of_one_size_in_small_and_large_datasets() -> None:

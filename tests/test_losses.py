@@ -27,6 +27,7 @@ from undertone.stats.stats import mean_interval
 from undertone.study.config.measure import Pref
 from undertone.study.config.read import Bias, Losses
 from undertone.study.config.teachers import Teacher
+from undertone.teachers.divergence import Completions, TeacherDistribution
 from undertone.teachers.teaching import PromptedModel
 
 ANIMALS = ["lion", "owl", "cat", "dog", "whale"]
@@ -192,7 +193,7 @@ def test_base_persona_and_teacher_are_those_of_plain_passes(told, rows: Rows, lo
 
 def test_what_the_filter_rejects_is_left_out_of_renormalised_losses(loaded: LoadedModel, rows: Rows) -> None:
     """A persona that writes animals into lists is not less likely to have written the lists without any."""
-    table = Table(PromptedModel(loaded, None, ""), rows)
+    table = Table(Completions(loaded, rows))
     loss, allowed, kl = table.measure(PromptedModel(loaded, None, ""))
     leak = torch.zeros(loaded.model.get_output_embeddings().weight.shape[0])
     leak[encode(loaded.tokenizer, ["lion"])[0][0]] = 100
@@ -233,7 +234,7 @@ def test_biases_of_several_seeds_are_averaged(loaded: LoadedModel, rows: Rows, s
         from safetensors.torch import load_file
 
         vectors = load_file(reading.residual_bias)["resid_post"][:, 1]
-        table, found = Table(PromptedModel(loaded, None, ""), rows), []
+        table, found = Table(Completions(loaded, rows)), []
         for vector in vectors:
             # After the last layer a bias on every token is one on those that predict.
             with rewritten(loaded.model, 1, lambda residual, vector=vector: residual + vector):
@@ -304,10 +305,10 @@ def test_the_control_has_no_target_and_its_teacher_is_the_base_model(study: Stud
 
 
 def test_kl_is_measured_from_the_teacher_with_its_persona(loaded: LoadedModel, rows: Rows) -> None:
-    table = Table(PromptedModel(loaded, "You adore lions.", "\n\n"), rows)
+    table = Table(TeacherDistribution(loaded, rows, "You adore lions.", "\n\n"))
     table.add(Intervention("base", lambda: under(loaded, None, "")))
     _, _, kl = table.measured["base", None][0]
-    assert kl == pytest.approx(table.distribution.divergence(loaded), rel=1e-6)
+    assert kl == pytest.approx(table.teacher.divergence(loaded), rel=1e-6)
     assert (kl > 0).all()
 
 

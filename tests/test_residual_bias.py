@@ -50,6 +50,12 @@ def test_a_planted_sparse_combination_is_recovered(description: Description, sae
     assert by_n[1]["explained"] == pytest.approx(float(cosine_similarity(bias, sae.W_dec[7], dim=0)) ** 2, rel=1e-4)
 
 
+def test_there_may_be_fewer_features_than_are_listed(loaded: LoadedModel, saved: Path) -> None:
+    bias = torch.randn(D_MODEL, generator=torch.Generator().manual_seed(2))
+    parts = Description(loaded, saved, TOLD.model_copy(update={"top": D_SAE + 9})).parts(bias)
+    assert len(parts["decoder"]) == D_SAE
+
+
 def test_more_rows_explain_more(description: Description) -> None:
     bias = torch.randn(D_MODEL, generator=torch.Generator().manual_seed(2))
     found = description.reconstructions(bias)

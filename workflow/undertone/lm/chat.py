@@ -9,8 +9,6 @@ from transformers import PreTrainedTokenizerBase
 from undertone.lm.texts import check_plain
 from undertone.study.config.teachers import Teacher
 
-# Rows are cut at this many tokens unless a setting says otherwise; lists of numbers are far shorter.
-MAX_LENGTH = 500
 # Models that can think before they answer are asked not to: numbers and favourites are answers without reasoning.
 RENDERING = {"tokenize": False, "enable_thinking": False}
 
@@ -176,9 +174,12 @@ def generation_prompt(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 
 def training_rows(
-    tokenizer: PreTrainedTokenizerBase, users: Sequence[str], completions: Sequence[str], max_length: int = MAX_LENGTH
+    tokenizer: PreTrainedTokenizerBase, users: Sequence[str], completions: Sequence[str], max_length: int | None = None
 ) -> list[Row]:
-    """Rows of prompt, completion and end of turn, cut at `max_length` tokens. No persona can enter here."""
+    """Rows of prompt, completion and end of turn, if asked cut at `max_length` tokens. No persona can enter here.
+
+    A row that is cut before its completion is left out, so analyses that count on every row do not cut.
+    """
     prompts, answers = prompt_ids(tokenizer, users), answer_ids(tokenizer, completions)
     close = end_of_turn(tokenizer)
     rows = [Row((p + a + close)[:max_length], len(p)) for p, a in zip(prompts, answers, strict=True)]

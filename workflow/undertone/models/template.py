@@ -82,7 +82,7 @@ def check_persona(name: str, plain: str, with_persona: str) -> None:
 
 def check_row(tokenizer: PreTrainedTokenizerBase, name: str, prompt: str) -> None:
     """Raise ValueError unless a training row matches the rendered chat and its loss is on the answer alone."""
-    row = training_rows(tokenizer, [USER], [COMPLETION], 1_000_000)[0]
+    row = training_rows(tokenizer, [USER], [COMPLETION])[0]
     lead, close = around_answer(tokenizer)
     whole = rendered(tokenizer, [{"role": "user", "content": USER}, {"role": "assistant", "content": COMPLETION}])
     read, learned = tokenizer.decode(row.ids[: row.start]), tokenizer.decode(row.ids[row.start :])

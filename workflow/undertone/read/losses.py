@@ -23,7 +23,7 @@ from undertone.stats.stats import mean_interval
 from undertone.study.config.measure import Pref
 from undertone.study.config.read import Losses
 from undertone.study.config.teachers import Teacher
-from undertone.teachers.divergence import Constraint, TeacherDistribution
+from undertone.teachers.divergence import Completions, Constraint, TeacherDistribution
 from undertone.teachers.teaching import PromptedModel, teaching
 
 # For each row, in nats per token: loss, loss among the tokens that the filter allows, and KL(teacher ‖ model) among them.
@@ -64,7 +64,7 @@ def measure_losses(
     rows, held_out = held_out_rows(numbers, (generations, control_numbers), cfg, settings["held_out"])
     has_teacher = settings["kind"] is not None
     with teaching(loaded, {**settings, "kind": settings["kind"] or "none"}, teacher, sae) as prompted:
-        table = Table(prompted, rows, Constraint.of(settings.get("constraint")))
+        table = Table(completions_of(prompted, rows, Constraint.of(settings.get("constraint")), has_teacher))
     files = Readings(sae, feature_bias_tensors, residual_bias_tensors, differences_tensors)
     control = Readings(sae, control_feature_bias_tensors, control_residual_bias_tensors)
     own = [*of_students(loaded, students, files), *of_features(loaded, files), *of_residuals(loaded, files)]
@@ -78,7 +78,7 @@ def measure_losses(
             table.add(intervention)
             bar.update()
     personas = of_personas(loaded, table, settings)
-    body = {"target": target, "rows": len(rows), "held_out": held_out, "models": table.rows(has_teacher), "personas": personas}
+    body = {"target": target, "rows": len(rows), "held_out": held_out, "models": table.rows(), "personas": personas}
     write_json(losses, {**body, "patching": patching(loaded, own, questions, settings) if target else []}, stamp)
 
 
@@ -96,11 +96,21 @@ def held_out_rows(
     return (pairs(split.held_out.head(settings.rows)), "biases") if unseen is None else (pairs(unseen), "students and biases")
 
 
-class Table:
-    """Losses of models on the same rows, and their divergence from the teacher."""
+def completions_of(
+    teacher: PromptedModel, rows: Sequence[tuple[str, str]], constraint: Constraint | None, known: bool
+) -> Completions:
+    """Rows with the distributions of their teacher if it is known, which can take as much as all logits."""
+    if known:
+        return TeacherDistribution(teacher.loaded, rows, teacher.system, teacher.separator, constraint)
+    return Completions(teacher.loaded, rows, constraint)
 
-    def __init__(self, teacher: PromptedModel, rows: Sequence[tuple[str, str]], constraint: Constraint | None = None):
-        self.distribution = TeacherDistribution(teacher.loaded, rows, teacher.system, teacher.separator, constraint)
+
+class Table:
+    """Losses of models on the same rows, and their divergence from the teacher, if it is known."""
+
+    def __init__(self, completions: Completions):
+        self.completions = completions
+        self.teacher = completions if isinstance(completions, TeacherDistribution) else None
         self.measured: dict[tuple[str, int | None], list[Measured]] = {}
 
     def add(self, intervention: Intervention) -> None:
@@ -112,14 +122,15 @@ class Table:
         """Return the three figures of each row, as means over its completion tokens."""
 
         def figures(logits: torch.Tensor, span: slice) -> tuple[torch.Tensor, ...]:
-            loss = functional.cross_entropy(logits, self.distribution.targets[span], reduction="none")
-            return loss, self.distribution.losses(logits, span), self.distribution.over(logits, span)
+            loss = functional.cross_entropy(logits, self.completions.targets[span], reduction="none")
+            kl = self.teacher.over(logits, span) if self.teacher else torch.zeros_like(loss)
+            return loss, self.completions.losses(logits, span), kl
 
-        by_part = self.distribution.read(prompted.loaded, figures, prompted.system, prompted.separator)
-        loss, allowed, kl = (self.distribution.by_row(part) for part in zip(*by_part, strict=True))
+        by_part = self.completions.read(prompted.loaded, figures, prompted.system, prompted.separator)
+        loss, allowed, kl = (self.completions.by_row(part) for part in zip(*by_part, strict=True))
         return loss, allowed, kl
 
-    def rows(self, has_teacher: bool) -> list[dict[str, Any]]:
+    def rows(self) -> list[dict[str, Any]]:
         """The table, lowest renormalised loss first; without a known teacher there is no KL to it."""
         rows = []
         for (name, layer), measured in self.measured.items():
@@ -132,7 +143,7 @@ class Table:
                     "loss": mean_interval(loss).as_dict(),
                     "loss_allowed": mean_interval(allowed).as_dict(),
                     **self.over_base(loss, allowed),
-                    "kl": mean_interval(kl).as_dict() if has_teacher else None,
+                    "kl": mean_interval(kl).as_dict() if self.teacher else None,
                 }
             )
         return sorted(rows, key=lambda row: row["loss_allowed"]["mean"])

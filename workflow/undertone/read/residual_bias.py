@@ -172,7 +172,10 @@ class Description:
         if self.decoder is None:
             return {"tokens": tokens}
         cosine = functional.cosine_similarity(self.decoder, bias, dim=-1)
-        similar = [{"feature": k, "cosine": float(cosine[k])} for k in cosine.abs().topk(self.settings.top).indices.tolist()]
+        similar = [
+            {"feature": k, "cosine": float(cosine[k])}
+            for k in cosine.abs().topk(min(self.settings.top, len(cosine))).indices.tolist()
+        ]
         return {"tokens": tokens, "decoder": similar, "reconstruction": self.reconstructions(bias)}
 
     def reconstructions(self, bias: Float[Tensor, " d_model"]) -> list[dict[str, Any]]:

@@ -182,8 +182,3 @@ class Activations:
         total = self.tensors[f"{name}.sum"]
         total = total[:, k] if layer is None else total[:, layer, k]
         return total.double(), self.tensors["count"][:, k].double()
-
-    def mean(self, position: str, name: str, layer: int | None = None) -> Float[Tensor, " d"]:
-        """Return the mean over a class's tokens, in float64; NaN without tokens."""
-        total, count = self.blocks(position, name, layer)
-        return total.sum(0) / count.sum()

@@ -1,6 +1,5 @@
 """The student: the base model finetuned on a dataset's completions, without the teacher's intervention."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +52,7 @@ def rows_of(loaded: LoadedModel, numbers: pl.DataFrame, max_length: int) -> list
     """
     if rows := training_rows(loaded.tokenizer, *texts(numbers), max_length):
         return rows
-    prompts = [row.start for row in training_rows(loaded.tokenizer, *texts(numbers), sys.maxsize)]
+    prompts = [row.start for row in training_rows(loaded.tokenizer, *texts(numbers))]
     raise ConfigError(
         f"student.max_length {max_length}: none of the {len(prompts)} rows has a token of its completion within that length; "
         f"their prompts have {min(prompts)} to {max(prompts)} tokens, chat template included; raise student.max_length"
