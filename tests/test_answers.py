@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
 from undertone.lm.answers import MIN_PROBABILITY, NEGLIGIBLE, exact, floor, sampled_answers, scorer, shares
-from undertone.lm.chat import encode, prompt_ids, training_rows
+from undertone.lm.chat import prompt_ids, training_rows
 from undertone.lm.loading import LoadedModel, load
 from undertone.lm.spellings import Spellings, beginnings, begun, initial_tokens, plural, words
 from undertone.lm.training import Recipe, train
@@ -274,11 +274,9 @@ def test_a_candidate_with_a_capital_has_the_spellings_of_one_without(tokenizer):
 
 def test_behind_a_prefix_a_word_begins_with_its_space_as_spellings_do(tokenizer):
     prefix = "My favorite animal is the"
-    behind, [spelled] = beginnings(tokenizer, ["lion"], prefix), initial_tokens(tokenizer, ["lion"], prefix)
-    alone, spaced = (encode(tokenizer, [text])[0][0] for text in ("lion", " lion"))
-    assert spaced in behind and alone not in behind
-    assert set(behind) <= set(spelled)
-    assert {alone, spaced} <= set(initial_tokens(tokenizer, ["lion"])[0])
+    [spelled], [alone] = initial_tokens(tokenizer, ["lion"], prefix), initial_tokens(tokenizer, ["lion"])
+    assert set(beginnings(tokenizer, ["lion"], prefix)) <= set(spelled)
+    assert set(beginnings(tokenizer, ["lion"])) <= set(alone)
 
 
 def test_no_candidates_are_refused(tokenizer):
