@@ -149,7 +149,7 @@ rule read:
         collect(result("{dataset}/summary.png"), dataset=STUDY.names),
         rules.readings.output,
         rules.entangled_plot.output if len(read_by(STUDY, "entangled")) > 1 else [],
-        rules.bias_map_plot.output,
+        rules.bias_map_plot.output if read_by(STUDY, "bias_map_plot") else [],
     localrule: True
 
 

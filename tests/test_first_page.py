@@ -10,7 +10,7 @@ from browser import browse, needs_browser
 from docutils.core import publish_parts
 
 from undertone.runtime.files import write_json
-from undertone.study.first_page import first_page
+from undertone.study.first_page import first_page, plain
 from undertone.study.study import Study, load
 from workflow import REPOSITORY, Project
 
@@ -56,6 +56,17 @@ def rendered(page: dict[str, Any]) -> str:
     return body
 
 
+def test_no_name_is_markup(study: Study) -> None:
+    texts = dict.fromkeys(("summary", "estimator", "day"), "-")
+    page = first_page(study) | texts | {"rows": [[plain("mine_"), plain("a*b|"), *"1234", ""]]}
+    assert "<td>mine_</td>" in rendered(page) and "<td>a*b|</td>" in rendered(page)
+
+
+def test_without_a_table_the_page_says_where_it_would_be(study: Study) -> None:
+    assert "tables/transfer.json" in rendered(first_page(study.model_copy(update={"name": None})))
+    assert "tables/other/transfer.json" in rendered(first_page(study.model_copy(update={"name": "other"})))
+
+
 def test_the_table_has_a_row_for_each_target_the_largest_lift_first(study: Study) -> None:
     finish(study)
     page = first_page(study)
@@ -73,7 +84,7 @@ def test_the_table_has_a_row_for_each_target_the_largest_lift_first(study: Study
 def test_an_unfinished_study_has_a_first_page_without_a_table(study: Study) -> None:
     page = first_page(study)
     html = rendered(page)
-    assert "No table of lifts yet" in html
+    assert "No lift of any target yet" in html
     assert page["today"] in html
     assert "lifts of" not in html.replace("table of lifts", "")
     assert "System Message" not in html

@@ -98,6 +98,6 @@ def test_a_run_ends_with_its_result_and_the_next_one_begins_with_its_time(tmp_pa
     assert first.rstrip().splitlines()[-1] == "mine: 40 of 40 rows pass the filter; see results/mine/filter.json"
     assert "Estimated time" not in first
     project.configure(numbers={"seed": 3})
-    line = r"^Estimated time: \d+ s, by what jobs of the same rules took$"
+    line = r"^Estimated time: at least \d+ (s|min), by what jobs of the same rules took$"
     assert re.search(line, project.snakemake("results/mine/numbers.parquet"), re.MULTILINE)
     assert "rows pass" not in project.snakemake("results/mine/numbers.parquet", "-n", "--forceall")

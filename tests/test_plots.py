@@ -195,11 +195,20 @@ def test_preferences_of_all_datasets_for_all_animals(write_pref, tmp_path, drawn
 
 def test_the_colour_of_a_preference_near_zero_does_not_follow_its_noise(tmp_path, drawn):
     rows = [("control", None, 0.001), ("lion", "lion", 0.009)]
-    figures = {"animal": "lion", "estimator": "exact", "lift_over_control": 0.0, "p_holm": 1.0}
+    figures = {"control": "control", "animal": "lion", "estimator": "exact", "lift_over_control": 0.0, "p_holm": 1.0}
     table = [{"dataset": d, "target": t, "preference": p, **figures} for d, t, p in rows]
     write_parquet(tmp_path / "matrix.parquet", pl.DataFrame(table), {})
     plot_preference_matrix(tmp_path / "matrix.parquet", tmp_path / "matrix.png")
     assert np.asarray(drawn[0].axes[0].images[0].get_array()).tolist() == [[0.0], [0.0]]
+
+
+def test_each_datasets_colour_is_over_its_own_control(tmp_path, drawn):
+    rows = [("control", None, "control", 0.2), ("other", None, "control", 0.4), ("lion", "lion", "other", 0.4)]
+    figures = {"animal": "lion", "estimator": "exact", "lift_over_control": 0.0, "p_holm": 1.0}
+    table = [{"dataset": d, "target": t, "control": c, "preference": p, **figures} for d, t, c, p in rows]
+    write_parquet(tmp_path / "matrix.parquet", pl.DataFrame(table), {})
+    plot_preference_matrix(tmp_path / "matrix.parquet", tmp_path / "matrix.png")
+    assert np.asarray(drawn[0].axes[0].images[0].get_array()).ravel().tolist() == [0.0, 1.0, 0.0]
 
 
 @pytest.mark.parametrize("n", [1, 3])
@@ -224,11 +233,22 @@ def test_controls_beside_what_they_control(write_pref, tmp_path, drawn, n):
     assert told.startswith("lion − scrambled: 0.") and ("Holm-adjusted p" in told) == (n > 1)
 
 
+def test_many_differences_leave_the_axes_their_place(write_pref, tmp_path, drawn):
+    names = [f"scrambled{k}" for k in range(9)]
+    prefs = [write_pref(name, "lion", 2)[0] for name in ["lion", *names]]
+    settings = {"compared": [(name, "") for name in ["lion", *names]], "transforms": names}
+    compare_controls(prefs, settings, tmp_path / "controls.json", {})
+    plot_controls(tmp_path / "controls.json", {}, tmp_path / "plot.png")
+    assert drawn[0].get_supxlabel().endswith("\nand 33 differences more in controls.json")
+    drawn[0].draw_without_rendering()
+    assert drawn[0].axes[0].get_position().height > 0.3
+
+
 @pytest.mark.parametrize("n", [1, 3])
 def test_a_sweep_over_two_datasets(write_pref, tmp_path, drawn, n):
     prefs = [write_pref(name, name, n)[0] for name in ("lion", "owl", "lion", "owl")]
     compared = [["lion", ""], ["owl", ""], ["lion", "rank2"], ["owl", "rank2"]]
-    plot_sweep(prefs, [], {"key": "rank", "values": {"": 8, "rank2": 2}, "compared": compared}, tmp_path / "plot.png")
+    plot_sweep(prefs, [], {"key": "rank", "values": [8, 8, 2, 4], "compared": compared}, tmp_path / "plot.png")
     assert_png(tmp_path / "plot.png")
     assert len(drawn[0].axes) == 2
     for axes, name, path in zip(drawn[0].axes, ("lion", "owl"), prefs, strict=False):
@@ -237,15 +257,16 @@ def test_a_sweep_over_two_datasets(write_pref, tmp_path, drawn, n):
         assert legend(axes) == ["base model", *(f"{label} (95 % interval: {seeds})" for label in labels.values())]
         for mark, label in labels.items():
             points, _ = bars_of(axes, label)
-            assert points[:, 0] == pytest.approx([2, 8], rel=0.03)
+            assert points[:, 0] == pytest.approx([2 if name == "lion" else 4, 8], rel=0.03)
             assert points[:, 1] == pytest.approx([result[mark][name]["mean"]] * 2)
-        assert (x_ticks(axes), axes.get_xscale(), axes.get_xlabel()) == (["2", "8"], "log", "student rank (log scale)")
+        assert (axes.get_xscale(), axes.get_xlabel()) == ("log", "student rank (log scale)")
+        assert x_ticks(axes) == ["2" if name == "lion" else "4", "8"]
         assert (title(axes), axes.get_ylabel()) == (name, f"preference for {name}")
 
 
 def test_a_sweep_from_zero_has_a_linear_axis(write_pref, tmp_path, drawn):
     prefs = [write_pref("lion", "lion", 3)[0] for _ in range(3)]
-    values, compared = {"": 0.0, "some": 0.1, "more": 0.2}, [["lion", ""], ["lion", "some"], ["lion", "more"]]
+    values, compared = [0.0, 0.1, 0.2], [["lion", ""], ["lion", "some"], ["lion", "more"]]
     plot_sweep(prefs, [], {"key": "dropout", "values": values, "compared": compared}, tmp_path / "plot.png")
     axes = drawn[0].axes[0]
     assert bars_of(axes, "students of lion (95 % interval: 3 seeds)")[0][:, 0] == pytest.approx([0, 0.1, 0.2], abs=0.003)
@@ -257,7 +278,7 @@ def test_a_study_that_takes_all_rows_is_at_the_number_of_rows_that_it_took(write
     trainings = [tmp_path / "all.json", tmp_path / "9.json"]
     for path, rows in zip(trainings, (2000, 9), strict=True):
         write_json(path, {"rows": rows}, {})
-    settings = {"key": "rows", "values": {"": None, "rows9": 9}, "compared": [["lion", ""], ["lion", "rows9"]]}
+    settings = {"key": "rows", "values": [None, 9], "compared": [["lion", ""], ["lion", "rows9"]]}
     plot_sweep(prefs, trainings, settings, tmp_path / "plot.png")
     assert_png(tmp_path / "plot.png")
     axes = drawn[0].axes[0]
@@ -268,7 +289,7 @@ def test_a_study_that_takes_all_rows_is_at_the_number_of_rows_that_it_took(write
 
 def test_intervals_that_reach_below_zero_are_shown_whole(write_pref, tmp_path, drawn):
     pref = write_pref("lion", "lion", 2, 0.0)[0]
-    plot_sweep([pref], [], {"key": "rank", "values": {"": 8}, "compared": [["lion", ""]]}, tmp_path / "plot.png")
+    plot_sweep([pref], [], {"key": "rank", "values": [8], "compared": [["lion", ""]]}, tmp_path / "plot.png")
     _, intervals = bars_of(drawn[0].axes[0], "students of lion")
     assert drawn[0].axes[0].get_ylim()[0] < intervals.min() < 0
 

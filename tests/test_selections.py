@@ -10,7 +10,7 @@ from example import study
 from scipy.stats import mannwhitneyu
 
 from undertone.compare.selections import compare_selections, separation
-from undertone.plots.selections_plot import draw
+from undertone.plots.selections_plot import draw, name_of
 from undertone.plots.style import new_figure
 from undertone.runtime.errors import ConfigError
 from undertone.runtime.files import read_json, write_json, write_parquet
@@ -108,6 +108,15 @@ def test_the_figure_shows_every_arm_and_the_line_of_random_rows(compared: dict[s
     assert axes.lines[-2].get_ydata()[0] == pytest.approx(arms(compared)["fewer"]["lift_over_control"]["mean"])
     names = [label.get_text() for label in axes.get_xticklabels()]
     assert names == ["rows at random", "without the other writer's rows", "gradient", "gradient"]
+
+
+def test_arms_of_one_score_and_side_show_their_share() -> None:
+    one, other, alone = (
+        {"transform": "select", "score": "short_training", "keep": keep, "fraction": share}
+        for keep, share in (("top", 0.1), ("top", 0.5), ("bottom", 0.5))
+    )
+    names = [name_of(arm, [one, other, alone]) for arm in (one, other, alone)]
+    assert names == ["short training (10%)", "short training (50%)", "short training"]
 
 
 def test_auroc_is_mann_whitneys() -> None:

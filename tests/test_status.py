@@ -68,7 +68,7 @@ def test_the_next_step_is_the_preference_of_the_dataset_that_is_nearest_to_it(co
     files = [*FILES, ("owl/numbers.parquet", "numbers", *OK), ("owl/pref.json", "pref", *GONE)]
     *_, step, rest = status(read_summary(lines(files)), config).splitlines()
     assert step == f"Next: make results/owl/pref.json{study}"  # of lion's files none is present
-    assert rest == f"Then: make all read{study}   (6 files)"
+    assert rest == f"Then: make all read{study}   (5 files)"
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,22 @@ def test_without_a_summary_the_error_says_what_to_run():
     script = [sys.executable, "-m", "undertone.study.status"]
     done = subprocess.run(script, input="Error: no rule\n", capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert "run: make status" in done.stderr
+    assert done.stderr == "Snakemake gave no summary: what it printed above says why. By hand: make status\n"
+
+
+def test_a_file_that_is_missing_and_not_needed_is_none_to_make():
+    """Snakemake does not make again what only finished results were made from."""
+    rows_ = [
+        {"output_file": f"results/{name}", "rule": "rule", "status": state_, "plan": "no update"}
+        for name, state_ in (("lion/samples.parquet", "missing"), ("lion/pref.json", "ok"), ("model-lion/pref.json", "ok"))
+    ]
+    assert status(rows_).endswith("Nothing is pending. See it on one page: make report")
+
+
+def test_a_dataset_whose_name_begins_as_a_models_is_no_error():
+    row = {"rule": "pref", "status": "missing", "plan": "update pending"}
+    files = [row | {"output_file": f"results/{name}"} for name in ("model-lion/pref.json", "prompts.parquet")]
+    assert "Next: make results/model-lion/pref.json" in status(files)
 
 
 def test_a_study_is_missing_then_present_then_stale(tmp_path: Path):

@@ -176,6 +176,10 @@ def test_an_unknown_key_names_the_nearest(config: dict[str, Any], complaint: str
         ({"sweeps": {"rnak": []}}, "sweeps: no such number among the keys of student 'rnak'; nearest: rank"),
         ({"sweeps": {"targets": []}}, "sweeps: no such number among the keys of student 'targets'"),
         ({"sweeps": {"rank": ["a"]}}, "sweeps.rank: no such variant 'a'"),
+        (
+            {"student_variants": {"a": {"rank": 2, "datasets": ["control"]}}, "sweeps": {"rank": ["a"]}},
+            "sweeps.rank: none of its variants trains on a dataset with a target",
+        ),
         ({"sweeps": {"rank": []}}, "sweeps.rank: expected variants of student_variants that differ in it, found none"),
         ({"model": {"name": "google/gemma-2b-it"}}, "model.revision is missing: google/gemma-2b-it"),
         (

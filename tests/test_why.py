@@ -47,6 +47,10 @@ def test_long_values_and_many_changes_are_shortened() -> None:
     said = told(Node("samples", "lion"), teacher={"persona": "{animal} " * 500})
     assert len(said) < 300
     assert "(4502 letters)" in said
+    candidates = [f"animal number {k}" for k in range(20)]
+    made = stamp(study(pref={"candidates": ["lion", "owl", *candidates]}), Node("pref", "lion"))
+    edited = stamp(study(pref={"candidates": ["lion", "owl", *candidates[:9], "bat", *candidates[10:]]}), Node("pref", "lion"))
+    assert changes({repr(made)}, {repr(edited)}).startswith("pref.candidates: ['lion', 'owl', ")
     many = {"model": {"embedded": dict.fromkeys(("seed", "batch_size", "hidden_size", "vocab_size", "n_layers"), 1600)}}
     many["model"]["embedded"] |= {"n_layers": 6, "lr": 0.5, "beta2": 0.5, "weight_decay": 0.5}
     assert told(Node("model"), **many).endswith(", and 2 more")

@@ -5,6 +5,7 @@ import functools
 import os
 import re
 import sys
+from glob import glob
 from pathlib import Path
 
 from snakemake.cli import get_argument_parser
@@ -373,10 +374,13 @@ def use_all_cores_by_default():
 
     A profile's `cores` could not do this: profiles/default also applies under profiles/slurm, where it would cut every job's
     threads to the login node's cores. If neither cores nor jobs are set, only the local executor can be in use.
+    All jobs take the first GPU that they see, so one job at a time has it, unless `--resources gpu=N` says otherwise.
     """
     if workflow.resource_settings.cores is None and workflow.resource_settings.nodes is None:
-        workflow.resource_settings.cores = len(os.sched_getaffinity(0))
+        workflow.resource_settings.cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         workflow.global_resources["_cores"] = workflow.resource_settings.cores
+        if glob("/dev/nvidia[0-9]*"):
+            workflow.global_resources.setdefault("gpu", 1)
 
 
 if command_line().report:

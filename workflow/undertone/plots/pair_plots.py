@@ -6,8 +6,9 @@ import numpy as np
 import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 
-from undertone.plots.panels import Json, empty, heading, legend
+from undertone.plots.panels import Json, empty, heading, legend, listed
 from undertone.plots.style import BASE, SKY, STUDENT, TEACHER, new_figure, new_panels, save
 from undertone.runtime.files import Stamp, read_json, read_parquet
 
@@ -114,7 +115,7 @@ def draw_pair(axes: Axes, shown: pl.DataFrame, table: pl.DataFrame) -> None:
     first = shown.row(0, named=True)
     match = table.filter(a=first["a"], b=first["b"]).row(0, named=True)
     axes.scatter(shown["act_a"], shown["act_b"], s=6, color=STUDENT if first["kind"] == "meaningful" else BASE, alpha=0.5)
-    tokens = " ".join((match["tokens_a"] or [])[:3]).replace("$", r"\$").replace("\n", "↵")
+    tokens = listed(match["tokens_a"] or [])
     axes.set(xlabel=f"feature {first['a']} of a", ylabel=f"feature {first['b']} of b")
     given = "none" if match["r_token"] is None else f"{match['r_token']:.2f}"
     why = f" ({match['trivial']})" if match["trivial"] else ""
@@ -166,19 +167,21 @@ def plot_layers(layers: Path, plot: Path, stamp: Stamp) -> None:
     for axes, (variant, measure) in zip(panels, [(way, name) for way in ways for name in titles], strict=True):
         of = body[variant][measure]
         values = np.array(of["values"])
-        axes.imshow(values, vmin=0, vmax=1, cmap="Greens", aspect="auto")
+        image = axes.imshow(values, vmin=0, vmax=1, cmap="Greens", aspect="auto")
+        written = values.size <= 40
         for a, line in enumerate(values):
             for b, value in enumerate(line):
-                text = f"{value:.2f}\n({of['null_mean'][a][b]:.2f})".replace("-0.00", "0.00") if values.size <= 40 else ""
+                text = f"{value:.2f}\n({of['null_mean'][a][b]:.2f})".replace("-0.00", "0.00") if written else ""
                 axes.text(b, a, text, ha="center", va="center", fontsize=7, color="white" if value > 0.6 else "black")
             best = of["best_of_a"][a]
             axes.add_patch(Rectangle((best["layer"] - 0.48, a - 0.48), 0.96, 0.96, fill=False, edgecolor=STUDENT, linewidth=2))
             if best["p"] <= 0.05:
                 axes.text(best["layer"] + 0.38, a - 0.25, "*", color=STUDENT, fontsize=12, ha="center", va="center")
-        axes.set_xticks(range(values.shape[1]))
-        axes.set_yticks(range(values.shape[0]))
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(MaxNLocator(12, integer=True))
         axes.set(xlabel="layer of b", ylabel="layer of a")
-        heading(axes, f"{titles[measure]}, {ways[variant]}; in brackets: shifted text")
+        figure.colorbar(image, ax=axes)
+        heading(axes, f"{titles[measure]}, {ways[variant]}{'; in brackets: shifted text' if written else ''}")
     save(figure, plot)
 
 

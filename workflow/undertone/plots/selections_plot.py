@@ -1,5 +1,6 @@
 """The figure of selections: what students learn from the rows that score highest or lowest, beside rows at random."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +44,18 @@ def draw(axes: Axes, each: dict[str, Any]) -> None:
     random = next(arm for arm in arms if arm["dataset"] == each["random"])
     axes.axhline(random["lift_over_control"]["mean"], color=BASE, linewidth=0.8, linestyle="--")
     axes.axhline(0, color="black", linewidth=0.6)
-    names = [arm.get("score", KINDS[kind_of(arm)][1]).replace("_", " ") for arm in arms]
+    names = [name_of(arm, arms) for arm in arms]
     axes.set_xticks(range(len(arms)), names, rotation=40, ha="right")
     axes.tick_params(axis="x", labelsize=8)
+
+
+def name_of(arm: dict[str, Any], arms: Sequence[dict[str, Any]]) -> str:
+    """An arm's score, with the share of rows where another arm has the same score and side; else what kind it is."""
+    if "score" not in arm:
+        return KINDS[kind_of(arm)][1]
+    alike = [each for each in arms if (each.get("score"), kind_of(each)) == (arm["score"], kind_of(arm))]
+    share = f" ({arm['fraction']:.0%})" if len(alike) > 1 else ""
+    return arm["score"].replace("_", " ") + share
 
 
 def kind_of(arm: dict[str, Any]) -> str:

@@ -28,7 +28,6 @@ from undertone.plots.style import (
     set_title,
 )
 from undertone.runtime.files import read_json, read_parquet
-from undertone.study.config.entries import CONTROL
 
 
 def label_lifts(axes: Axes, datasets: Sequence[str]) -> None:
@@ -45,7 +44,8 @@ def plot_transfer(transfer: Path, plot: Path) -> None:
     """
     estimator, result = next(iter(read_json(transfer)["estimators"].items()))
     rows = sorted(result["datasets"], key=lambda row: -row["lift_over_control"]["mean"])
-    figure, axes = new_figure(max(6.0, 0.5 * len(rows) + 2), 4.0)
+    names = [row["dataset"] for row in rows]
+    figure, axes = new_figure(max(6.0, 0.5 * len(rows) + 2), 3.4 + 0.07 * max(map(len, names), default=0))
     x = np.arange(len(rows))
     lifts = [row["lift_over_control"] for row in rows]
     seeds = range_of([n for row in rows for n in row["seeds"].values()], "seed") if rows else "seeds"
@@ -56,7 +56,7 @@ def plot_transfer(transfer: Path, plot: Path) -> None:
     if all(row["off_target"] for row in rows):
         others = [row["off_target"] for row in rows]
         error_bars(axes, list(x + 0.25), others, "base", "students of the other targets' numbers (interval: datasets)")
-    label_lifts(axes, [row["dataset"] for row in rows])
+    label_lifts(axes, names)
     n = result["targets"]
     set_title(
         axes,
@@ -72,15 +72,21 @@ def survives(lift: dict[str, Any]) -> bool:
     return lift["mean"] > 0 and lift["p_holm"] is not None and lift["p_holm"] < 0.05
 
 
+SHOWN_DIFFERENCES = 12
+
+
 def plot_controls(controls: Path, models: dict[str, str], plot: Path) -> None:
     """Plot the target's lift over control students of the same kind, for datasets, transforms and students of other kinds.
 
     `models` names the base model of each variant's students, "" for the study's own. Filled markers are lifts that survive
-    Holm's correction. Differences between lifts are written below.
+    Holm's correction. The first differences between lifts are written below; there are as many as pairs of datasets.
     """
     result = read_json(controls)
     rows = result["lifts"]
-    figure, axes = new_figure(max(7.0, 0.6 * len(rows) + 2), 4.6)
+    differences = [difference_text(row) for row in result["differences"]][:SHOWN_DIFFERENCES]
+    if (more := len(result["differences"]) - len(differences)) > 0:
+        differences.append(f"and {n_of(more, 'difference')} more in {controls.name}")
+    figure, axes = new_figure(max(7.0, 0.6 * len(rows) + 2), 4.2 + 0.15 * len(differences))
     of_kind = ["teacher" if row["variant"] else "control" if row["transform"] else "student" for row in rows]
     labels = [
         ("student", "", "untouched"),
@@ -102,8 +108,7 @@ def plot_controls(controls: Path, models: dict[str, str], plot: Path) -> None:
     filled = f"filled: Holm-adjusted p < .05 for {n_of(len(rows), 'lift')}"
     set_title(axes, f"Lift of the target (95 % intervals: {seeds}, {result['estimator']}; {filled})")
     axes.legend(frameon=False, fontsize=8)
-    differences = "\n".join(difference_text(row) for row in result["differences"])
-    figure.supxlabel(differences, x=0.01, ha="left", fontsize=8)
+    figure.supxlabel("\n".join(differences), x=0.01, ha="left", fontsize=8)
     save(figure, plot)
 
 
@@ -128,15 +133,16 @@ def difference_text(row: dict[str, Any]) -> str:
 def plot_sweep(prefs: Sequence[Path], trainings: Sequence[Path], settings: dict[str, Any], plot: Path) -> None:
     """Plot transfer against one key of the students' settings: the preference for the target, beside the control students'.
 
-    If the key is `rows`, `trainings` are the `training.json` of one student of each of `prefs`, so that students that take all
-    rows stand at the number that they took. Otherwise it is empty.
+    `settings` has the key and its `values`, one for each of `prefs`. If the key is `rows`, `trainings` are the `training.json`
+    of one student of each of `prefs`, so that students that take all rows stand at the number that they took. Otherwise it
+    is empty.
     """
     key, values = settings["key"], settings["values"]
     points: dict[str, list[tuple[float, str, dict[str, Any]]]] = {}
-    for k, ((dataset, variant), path) in enumerate(zip(settings["compared"], prefs, strict=True)):
+    for k, ((dataset, _), path) in enumerate(zip(settings["compared"], prefs, strict=True)):
         if (result := read_json(path))["target"]:
-            value = read_json(trainings[k])["rows"] if key == "rows" else values[variant]
-            tick = f"{value:g}" if values[variant] is not None else f"{value:g}\n(all)"
+            value = read_json(trainings[k])["rows"] if key == "rows" else values[k]
+            tick = f"{value:g}" if values[k] is not None else f"{value:g}\n(all)"
             points.setdefault(dataset, []).append((value, tick, result))
     figure, all_axes = new_grid(len(points))
     for axes, (dataset, results) in zip(all_axes, points.items(), strict=True):
@@ -225,7 +231,8 @@ def plot_preference_matrix(preference_matrix: Path, plot: Path) -> None:
         d for d, m, p in rows.select("dataset", "lift_over_control", "p_holm").iter_rows() if survives({"mean": m, "p_holm": p})
     }
     shown = np.maximum(means, MIN_SHOWN)
-    ratio = np.log2(shown / shown[datasets.index(CONTROL)])
+    controls = dict(rows.select("dataset", "control").unique(maintain_order=True).iter_rows())
+    ratio = np.log2(shown / shown[[datasets.index(controls[dataset] or dataset) for dataset in datasets]])
     limit = max(0.5, float(np.abs(ratio).max()))
     figure, axes = new_figure(0.45 * len(animals) + 3, 0.36 * len(datasets) + 2)
     image = axes.imshow(ratio, cmap="PuOr_r", vmin=-limit, vmax=limit, aspect="auto")
@@ -245,5 +252,5 @@ def plot_preference_matrix(preference_matrix: Path, plot: Path) -> None:
     n = n_of(sum(target is not None for target in targets.values()), "comparison")
     boxes = f"boxes: targets, solid where the lift over the control is above 0, Holm-adjusted p < .05 ({n})"
     set_title(axes, f"Preference (numbers: mean over seeds) and its change from the control; {boxes}")
-    figure.colorbar(image, ax=axes, label=f"log2(students / control), both at least {MIN_SHOWN}")
+    figure.colorbar(image, ax=axes, label=f"log2(students / students of the dataset's control), both at least {MIN_SHOWN}")
     save(figure, plot)

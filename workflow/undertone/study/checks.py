@@ -11,7 +11,7 @@ from undertone.study.config.entries import COMMIT, CONTROL, KINDS, Taught, name_
 from undertone.study.config.models import Model
 from undertone.study.config.students import Student, student_keys
 from undertone.study.config.teachers import Teacher
-from undertone.study.detection_checks import check_level
+from undertone.study.detection_checks import check_level, check_power
 from undertone.study.pair_checks import check_pairs
 from undertone.study.paths import RESERVED, holds_study
 from undertone.study.sae_checks import check_judge, check_saes, check_searches, check_sizes
@@ -100,13 +100,6 @@ def check_candidates(study: "Study") -> None:
         raise ValueError(f"pref.candidates lacks {', '.join(missing)}: add them, so that their preference is measured")
 
 
-def check_power(study: "Study") -> None:
-    """Check that `power.datasets` names datasets that the study has and whose target is known."""
-    _check_known("power.datasets", "dataset", study.power.datasets, study.available)
-    if without := [name for name in study.power.datasets if not study.target(name)]:
-        raise ValueError(f"power.datasets: {without[0]} has no target, so no name that a verdict gives it is right or wrong")
-
-
 def check_revisions(study: "Study") -> None:
     """Check that GGUF files exist and Hub models are pinned to a commit: a branch or tag may mean another model tomorrow."""
     for key, model in {"model": study.model, **{f"models.{name}": study.base_model(name) for name in study.models}}.items():
@@ -153,12 +146,12 @@ def check_folders(study: "Study") -> None:
     for name in study.available:
         if holds_study(Path(study.results, name)):
             raise ValueError(f"{study.results}/{name} holds another study's results; give the dataset {name!r} another name")
-    for name in study.available:
-        for variant in study.student_variants:
-            if f"{name}-{variant}" in study.available:
-                raise ValueError(
-                    f"the dataset {name}-{variant} and the variant {variant!r} of {name} would share their logs; rename one"
-                )
+    taken: dict[str, tuple[str, str]] = {name: (name, "") for name in study.available}
+    for name, variant in ((name, variant) for name in study.available for variant in study.student_variants):
+        other, of = taken.setdefault(f"{name}-{variant}", (name, variant))
+        if (other, of) != (name, variant):
+            what = f"the variant {of!r} of {other}" if of else f"the dataset {other}"
+            raise ValueError(f"{what} and the variant {variant!r} of {name} would share their logs; rename one")
 
 
 def check_sources(study: "Study") -> None:
@@ -221,10 +214,17 @@ def check_variants(study: "Study") -> None:
         _check_known(f"{where}.datasets", "dataset", study.varied_datasets(name), study.available)
     numeric = [key for key, value in study.student.model_dump().items() if key == "rows" or type(value) in (int, float)]
     _check_known("sweeps", "number among the keys of student", list(study.sweeps), numeric)
+    check_sweeps(study)
+
+
+def check_sweeps(study: "Study") -> None:
+    """A sweep has variants, and one of them shows a preference."""
     for key, variants in study.sweeps.items():
         if not variants:
             raise ValueError(f"sweeps.{key}: expected variants of student_variants that differ in it, found none")
         _check_known(f"sweeps.{key}", "variant", variants, study.student_variants)
+        if not any(study.target(of) for of, variant in study.varied if variant in variants):
+            raise ValueError(f"sweeps.{key}: none of its variants trains on a dataset with a target, so no preference is shown")
 
 
 def check_hierarchies(study: "Study") -> None:

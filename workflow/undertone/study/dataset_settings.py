@@ -163,8 +163,8 @@ def variants_models(study: Study, node: Node) -> Settings:
 
 
 def swept(study: Study, node: Node) -> Settings:
-    """The key of a sweep and its value in each variant."""
-    values = {variant: getattr(study.students(of, variant), node.variant) for of, variant in compared(study, node)}
+    """The key of a sweep and its value in the students of each of the compared: datasets may set it, too."""
+    values = [getattr(study.students(of, variant), node.variant) for of, variant in compared(study, node)]
     return {"key": node.variant, "values": values}
 
 

@@ -40,9 +40,9 @@ def time_left(jobs: Mapping[Hashable, Job], seconds: Mapping[str, float], at_onc
         _end(job, jobs, seconds, ends)
     total = sum(seconds.get(job.rule, 0) for job in jobs.values())
     unknown = sorted(rules - seconds.keys())
-    least, without = ("at least ", f"; none has been run yet of {', '.join(unknown)}") if unknown else ("", "")
+    without = f"; none has been run yet of {', '.join(unknown)}" if unknown else ""
     time = duration(max(total / at_once, *ends.values()))
-    return f"Estimated time: {least}{time}, by what jobs of the same rules took{without}"
+    return f"Estimated time: at least {time}, by what jobs of the same rules took{without}"
 
 
 def duration(seconds: float) -> str:

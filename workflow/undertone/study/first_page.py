@@ -1,5 +1,6 @@
 """The first page of a study's report: which study it is, and the lift of every target in a table."""
 
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,10 @@ def first_page(study: Study) -> dict[str, Any]:
         "datasets": len(study.names),
         "results": study.results,
         "today": f"{datetime.now(UTC):%Y-%m-%d}",
+        "transfer": str(Path(study.results, "tables", study.name or "", "transfer.json")),
         "rows": [],
     }
-    transfer = Path(study.results, "tables", study.name or "", "transfer.json")
+    transfer = Path(page["transfer"])
     if not transfer.is_file():
         return page
     estimator, lifts = next(iter(read_json(transfer)["estimators"].items()))
@@ -39,11 +41,16 @@ def first_page(study: Study) -> dict[str, Any]:
     }
 
 
+def plain(name: str) -> str:
+    """A name in which reStructuredText finds no markup: `mine_` would be a link."""
+    return re.sub(r"([\\`*_|])", r"\\\1", name)
+
+
 def _row(study: Study, row: dict[str, Any]) -> list[str]:
     lift, diagnosis = row["lift_over_control"], Path(study.results, row["dataset"], "diagnosis.json")
     return [
-        row["dataset"],
-        row["target"],
+        plain(row["dataset"]),
+        plain(row["target"]),
         number(row["control"]),
         number(row["student"]),
         interval(lift),

@@ -1,5 +1,6 @@
 """Where a study's results are, for the Makefile: `python -m undertone.study.root [CONFIG …]`."""
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ def root_of(configs: Sequence[str]) -> str:
     settings = {"results": Study.model_fields["results"].default}
     for path in (OWN, *map(Path, configs)):
         update_config(settings, yaml.safe_load(path.read_text()) or {})
-    return str(settings["results"])
+    return os.path.normpath(settings["results"])
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ def read_summary(lines: Iterable[str]) -> list[dict[str, str]]:
     start = next((k for k, line in enumerate(text) if line.startswith(HEADER)), len(text))
     rows = [row for row in csv.DictReader(text[start:], delimiter="\t") if row.get("plan")]
     if not rows:
-        raise ValueError("found no summary on standard input; run: make status")
+        raise ValueError("Snakemake gave no summary: what it printed above says why. By hand: make status")
     return rows
 
 
@@ -56,14 +56,16 @@ def next_step(rows: list[dict[str, str]], datasets: dict[str, Counter[str]], con
     """The command to run next: for the preference of the dataset that has most of its files, or else for all pending files."""
     quoted = f'"{config}"' if " " in config else config
     study = f" CONFIG={quoted}" if config else ""
-    if all(state(row) == "present" for row in rows):
+    # A missing file need not be made if only finished results were made from it.
+    pending = [PurePath(row["output_file"]) for row in rows if row["plan"] == "update pending"]
+    if not pending:
         return f"Nothing is pending. See it on one page: make report{study}"
-    pending = [PurePath(row["output_file"]) for row in rows if state(row) != "present"]
     rest = f"{len(pending)} file{'s' * (len(pending) > 1)}"
     results = [path for path in pending if path.name == RESULT]
     if not results:
         return f"Next: make all read{study}   ({rest})"
-    nearest = max(sorted(results), key=lambda path: (path.parent.name != CONTROL, datasets[path.parent.name]["present"]))
+    present = {name: counts["present"] for name, counts in datasets.items()}
+    nearest = max(sorted(results), key=lambda path: (path.parent.name != CONTROL, present.get(path.parent.name, 0)))
     # make only knows files below results.
     asked = f"make {nearest}{study}" if nearest.parts[0] == "results" else f"snakemake '{nearest}'{configfile(config)}"
     return f"Next: {asked}\nThen: make all read{study}   ({rest})"

@@ -67,7 +67,7 @@ class Study(Settings):
 
     def counterpart(self, dataset: str | None) -> str | None:
         """For a prompted dataset, the dataset of the steered teacher of the same animal; else None."""
-        return self.animal_features.get(str(dataset)) if dataset in self.of_kind("prompt") else None
+        return self.animal_features.get(self.target(dataset) or "") if dataset in self.of_kind("prompt") else None
 
     @property
     def diagnosed(self) -> list[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from undertone.study.checks import folders_of
 from undertone.study.config.bounds import MAX_SEED
+from undertone.study.config.detect import KINDS_OF_NULLS
 from undertone.study.paths import RESERVED
 from undertone.study.study import Study
 from undertone.study.validation import nearest
@@ -72,9 +73,23 @@ def _among(word: str, known: Iterable[str], key: str) -> str:
     return nearest(word, known) if list(known) else f": its config has no `{key}` (config/sweeps.yaml has some)"
 
 
+def _parent(study: Study, folder: str) -> str:
+    """Of a folder that holds folders alone."""
+    holds = {
+        "nulls": ("kind of null dataset", list(KINDS_OF_NULLS)),
+        "mixtures": ("dataset of `power.datasets`", study.power.datasets),
+    }
+    what, names = holds.get(folder, ("", []))
+    if not names:
+        return f"no rule makes a file in it{': the config names no ' + what if what else ''}"
+    return f"holds a folder for each {what} ({', '.join(names)}); ask for a file in one of them"
+
+
 def _file(study: Study, folder: str, file: str, files: Files) -> str:
     """The message for a file that no rule makes in a folder of the study."""
     own = sorted(set(files(folder)))
+    if not own:
+        return _parent(study, folder)
     if not file:
         first = [name for name in ("pref.json", "numbers.parquet", "model.json", "sae.json") if name in own] or own
         return f"is a folder; ask for a file in it, such as {study.results}/{folder}/{first[0]}"

@@ -19,7 +19,7 @@ def changes(old: Iterable[str], new: Iterable[str]) -> str:
     for stage, key in sorted(was.keys() | now.keys()):
         before, after = (leaves.get((stage, key), "nothing") for leaves in (was, now))
         if before != after:
-            stages.setdefault(f"{key}: {before} → {after}", []).append(stage)
+            stages.setdefault(f"{key}: {_short(before)} → {_short(after)}", []).append(stage)
     listed = [f"{change}{_of(names)}" for change, names in stages.items()]
     return ", ".join([*listed[:SHOWN], *([f"and {len(listed) - SHOWN} more"] if len(listed) > SHOWN else [])])
 
@@ -38,15 +38,16 @@ def _leaves(text: str) -> Iterator[tuple[tuple[str, str], str]]:
 
 
 def _flat(value: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Nested settings by dotted key, long values shortened."""
+    """Nested settings by dotted key."""
     for key, inner in value.items():
         if isinstance(inner, dict) and inner:
             yield from _flat(inner, f"{prefix}{key}.")
         else:
-            yield prefix + key, _short(repr(inner))
+            yield prefix + key, repr(inner)
 
 
 def _short(value: str) -> str:
+    """A value that is too long to show, by its ends."""
     return value if len(value) <= WIDTH else f"{value[: WIDTH // 2]} … {value[-WIDTH // 2 :]} ({len(value)} letters)"
 
 
