@@ -11,6 +11,9 @@ CHOSEN_ON = ("lion", "tiger", "eagle", "panda", "owl", "cat", "penguin", "wolf")
 HELD_OUT = ("dolphin", "elephant", "dog", "bear", "fox", "horse", "whale", "rabbit")
 LAYERS = (1, 2)
 MIN_ROWS = 200  # below them a verdict says nothing
+# The study config/steered-verdicts.yaml: the animals on which the rule was looked at, and others.
+LOOKED_AT, FIXED = ("lion", "eagle", "owl"), ("dog", "horse", "whale", "elephant")
+TEACHERS = {"": "told", "steer-": "a feature", "after-1-": "a contrast after layer 1", "after-2-": "a contrast after layer 2"}
 
 
 def best_of(reading: dict[str, Any]) -> dict[str, Any]:
@@ -78,6 +81,46 @@ def steering_nulls(read: Read) -> Rows:
     return rows
 
 
+def steering_verdicts(read: Read) -> Rows:
+    """What verdicts that try steering name, and the best system prompt and vector, held-out animals first."""
+    rows = []
+    for animals in (FIXED, LOOKED_AT):
+        for start, teacher in TEACHERS.items():
+            for animal in animals:
+                try:
+                    verdict = read(f"steered/{start}{animal}/verdict.json")
+                except FileNotFoundError:  # of the animals of the choice not every one is steered after every layer
+                    continue
+                about = {"teacher": teacher, "target": animal, "held_out": animals is FIXED}
+                rows.append({**about, "rows": verdict["rows"], "tier": verdict["tier"], **explained(verdict)})
+    return rows
+
+
+def explained(verdict: dict[str, Any]) -> dict[str, Any]:
+    """What a verdict names, and what explains the rows best."""
+    if verdict["tier"] == "no statement":
+        return {}
+    origin = verdict["origin"]
+    return {
+        "named": [{key: each[key] for key in ("detector", "concept")} for each in origin["named"]],
+        "prompt": {key: origin["prompt"][key] for key in ("concept", "gain")},
+        "vector": {key: origin["vector"][key] for key in ("concept", "layer", "length", "gain")},
+    }
+
+
+def steering_verdicts_nulls(read: Read) -> Rows:
+    """How many null datasets come to which tier where verdicts try steering, and the largest gain of a vector."""
+    tiers = read("steered/tables/detection.json")["nulls"]
+    rows = []
+    for size, kinds in tiers.items():
+        for kind, counts in kinds.items():
+            sets = [each for each in read(f"steered/nulls/{kind}/contrasts.json")["sets"] if each["rows"] == int(size)]
+            rows.append(
+                {"kind": kind, "rows": int(size), "tiers": counts, "gain": max(each["best"]["gain"]["mean"] for each in sets)}
+            )
+    return rows
+
+
 def of_best(row: dict[str, Any], what: str) -> list[str]:
     """What was found, where, how long, its gain, and what comes next."""
     where = f"{row['layer']}, {row['length']:g}"
@@ -123,13 +166,44 @@ def steering_nulls_table(rows: Rows) -> str:
     return table(header, map(cells, rows))
 
 
+def steering_verdicts_table(rows: Rows) -> str:
+    """One line per dataset."""
+
+    def cells(row: dict[str, Any]) -> list[str]:
+        start = [row["teacher"], row["target"] + ("" if row["held_out"] else " †"), f"{row['rows']:,}", row["tier"]]
+        if row["tier"] == "no statement":
+            return [*start, *["–"] * 3]
+        by = " and ".join(each["detector"].replace("_", " ") for each in row["named"])
+        named = f"{row['named'][0]['concept']} (by {by})" if row["tier"] == "named" else "–"
+        prompt, vector = (f"{row[key]['concept']} {number(row[key]['gain']['mean'])}" for key in ("prompt", "vector"))
+        return [*start, named, prompt, f"{vector} ({row['vector']['layer']}, {row['vector']['length']:g})"]
+
+    header = ["teacher was", "target", "rows", "tier", "named", "best system prompt", "best vector (layer, length)"]
+    return table(header, map(cells, rows))
+
+
+def steering_verdicts_nulls_table(rows: Rows) -> str:
+    """One line per kind of nulls."""
+    tiers = ("base samples", "differs", "persona-like", "named")
+    header = ["nulls", "rows", *tiers, "largest gain of a vector"]
+    cells = (
+        [row["kind"], f"{row['rows']:,}", *(str(row["tiers"].get(tier, 0)) for tier in tiers), number(row["gain"])]
+        for row in rows
+    )
+    return table(header, cells)
+
+
 EXTRACTS = {
     "steering_contrasts": steering_contrasts,
     "steering_features": steering_features,
     "steering_nulls": steering_nulls,
+    "steering_verdicts": steering_verdicts,
+    "steering_verdicts_nulls": steering_verdicts_nulls,
 }
 TABLES = {
     "steering_contrasts": steering_contrasts_table,
     "steering_features": steering_features_table,
     "steering_nulls": steering_nulls_table,
+    "steering_verdicts": steering_verdicts_table,
+    "steering_verdicts_nulls": steering_verdicts_nulls_table,
 }
