@@ -35,9 +35,9 @@ def beside_the_config(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def shipped(name: str) -> dict[str, Any]:
-    """What a shipped overlay says, on top of the one that it says it goes on top of."""
+    """What a shipped overlay says, on top of the one that it says it is used on top of."""
     text = (ROOT / f"config/{name}.yaml").read_text()
-    below = re.search(r"goes on top of ([\w-]+)\.yaml", text)
+    below = re.search(r"used on top of ([\w-]+)\.yaml", text)
     changes = shipped(below[1]) if below else {}
     update_config(changes, yaml.safe_load(text))
     return changes

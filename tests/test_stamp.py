@@ -328,7 +328,7 @@ def test_what_a_stage_is_told_stands_in_its_stamp() -> None:
     mine = Node("numbers", "mine")
     assert own_settings(stamp(study(), mine), mine)["dataset"]["file"] == "mine.csv"
     assert own_settings(stamp(study(), Node("model")), Node("model"))["model"]["name"] is None
-    assert own_settings(stamp(study(), SWEEP), SWEEP)["values"] == {"": 8, "rank64": 64}
+    assert own_settings(stamp(study(), SWEEP), SWEEP)["values"] == [8, 64]
     plot = Node("controls_plot")
     assert own_settings(stamp(study(), plot), plot)["models"] == {"cross": "other"}
     losses, biases = Node("losses", "lion"), {"feature_bias": {"held_out": 0.1}, "residual_bias": {"held_out": 0.2}}

@@ -182,7 +182,7 @@ def module_that_nobody_imports(project: Project) -> None:
 
 def comment_and_docstring(project: Project) -> None:
     project.replace("workflow/undertone/lm/training.py", "WINDOW = 16", "# A remark.\n\nWINDOW = 16  # batches")
-    project.replace("workflow/undertone/lm/sampling.py", '"""Sampling completions', '"""Drawing completions')
+    project.replace("workflow/undertone/lm/sampling.py", '"""Sample completions', '"""Draw completions')
 
 
 def meaning_of_a_setting(project: Project) -> None:

@@ -41,7 +41,7 @@ def with_separate_halves(study: Study) -> list[str]:
 
     Datasets with a control of their own are left out, because the frequencies of all are compared with one control's.
     """
-    return [name for name in with_target(study) if not study.crosses_rows(name) and study.control(name) == CONTROL]
+    return [name for name in with_target(study) if not study.crosses_rows(name) and study.control(name) in (None, CONTROL)]
 
 
 def any_dataset(study: Study, dataset: str | None) -> bool:
