@@ -179,10 +179,15 @@ def test_vectors_are_differences_of_means(planted: Path) -> None:
         told = json.loads(file.metadata()["undertone"])
     assert told["stamp"] == STAMP
     names = ("completion", "template", "0", "1", "2")
+
+    def mean(of: Activations, name: str, tensor: str, layer: int | None = None) -> torch.Tensor:
+        totals, counts = of.blocks(name, tensor, layer)
+        return totals.sum(0) / counts.sum()
+
     for name in names:
-        expected = own.mean(name, "sae.acts") - control.mean(name, "sae.acts")
+        expected = mean(own, name, "sae.acts") - mean(control, name, "sae.acts")
         assert torch.allclose(found[f"control.acts.{name}"].double(), expected, atol=1e-5)
-        expected = teacher.mean(name, "resid_post", 1) - own.mean(name, "resid_post", 1)
+        expected = mean(teacher, name, "resid_post", 1) - mean(own, name, "resid_post", 1)
         assert torch.allclose(found[f"persona.resid_post.{name}"][1].double(), expected, atol=1e-5)
     pairs, tables = ("control", "persona", "halves"), ("resid_post", "acts", "acts_pre")
     assert set(found) == {f"{pair}.{what}.{name}" for pair in pairs for what in tables for name in names}

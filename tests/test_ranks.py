@@ -36,3 +36,4 @@ def test_a_place_in_an_order_is_shared_by_equal_neighbours_alone() -> None:
     order = [("lion", 1.0), ("owl", 1.0), ("cat", 2.0), ("dog", 1.0)]
     assert [place_in(order, each) for each in ("lion", "owl", "cat", "dog", "bear")] == [1.5, 1.5, 3.0, 4.0, None]
     assert place_in([], "lion") is None
+    assert place_in([("lion", 1.0)], "lion") == 1

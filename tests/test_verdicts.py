@@ -13,7 +13,7 @@ from test_verdict import SETTINGS, nulls, readings
 from undertone.detect.evidence import Nulls
 from undertone.detect.verdict import judge
 from undertone.detect.verdict_page import write_page
-from undertone.detect.verdicts import base_samples, counts, presence, row, tiers_of_nulls
+from undertone.detect.verdicts import base_samples, counts, presence, row, table_of, tiers_of_nulls
 from undertone.detect.verdicts_plot import plot_verdicts
 from undertone.runtime.files import read_json, write_json
 from undertone.study.config.detect import RANKERS, Detection
@@ -56,9 +56,14 @@ def test_a_tie_shares_its_places_whichever_detector_ranks() -> None:
 
 def test_counts_have_their_interval() -> None:
     rows = [row(f"d{k}", judged(), "lion" if k < 15 else "owl", "prompt", Detection()) for k in range(16)]
-    found = counts(pl.DataFrame(rows))
+    found = counts(table_of(rows))
     assert (found["n"], found["named"], found["right"], found["personas_first"]) == (16, 16, 15, 15)
     assert found["right_ci95"] == pytest.approx([0.698, 0.998], abs=0.001)
+
+
+def test_a_target_that_no_detector_ranks_is_first_nowhere() -> None:
+    found = counts(table_of([row("lion", judged(rows=50), "lion", "prompt", Detection())]))
+    assert (found["n"], found["personas_first"], found["word_first"], found["word_among_five"]) == (1, 0, 0, 0)
 
 
 def test_presence_is_how_often_a_dataset_has_the_smaller_p() -> None:

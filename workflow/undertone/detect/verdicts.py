@@ -38,7 +38,7 @@ def collect_verdicts(
     each kind of teacher's datasets from base samples.
     """
     rows = [row(name, read_json(verdicts[name]), target, kinds[name], settings) for name, target in targets.items() if target]
-    table = pl.DataFrame(rows, schema_overrides={"named": pl.String, "p": pl.Float64})
+    table = table_of(rows)
     write_parquet(detection_table, table, stamp)
     groups = {
         f"{kind}, {'development' if chosen else 'held out'}": counts(part)
@@ -70,6 +70,12 @@ def row(name: str, verdict: Json, target: str, kind: str, settings: Detection) -
         "right": named == target,
         **places(verdict, target),
     }
+
+
+def table_of(rows: Sequence[Json]) -> pl.DataFrame:
+    """Return the rows as a table, in which a column that is null throughout keeps its type."""
+    numbers = ["p", *(f"{name}_rank" for name in (*RANKERS, "together", "word"))]
+    return pl.DataFrame(rows, schema_overrides={"named": pl.String, **dict.fromkeys(numbers, pl.Float64)})
 
 
 def places(verdict: Json, target: str) -> dict[str, float | None]:

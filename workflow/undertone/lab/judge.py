@@ -22,7 +22,7 @@ from undertone.runtime.errors import ConfigError
 from undertone.runtime.files import Stamp, read_json, read_parquet, write_json, write_parquet
 from undertone.runtime.progress import progress
 from undertone.stats.ranks import auroc
-from undertone.stats.stats import mean_interval
+from undertone.stats.stats import mean_interval, share_interval
 from undertone.study.config.lab import Judge
 
 GRADES = ("0", "1", "2", "3")
@@ -192,10 +192,17 @@ def summary(rows: pl.DataFrame, least: float) -> dict[str, Any]:
 
 
 def mean_auroc(values: Sequence[Float[np.ndarray, " _"]], positive: Sequence[Bool[np.ndarray, " _"]]) -> dict[str, Any]:
-    """Return the mean AUROC over features with examples of both kinds, with an interval over features."""
+    """Return the mean AUROC over features with examples of both kinds, with an interval over features.
+
+    If all AUROCs are equal, as a perfect judge's are, t has no interval. Then it is that of a share of as many features:
+    no other values between 0 and 1 with this mean have a larger variance than zeros and ones.
+    """
     scores = [auroc(each, own) for each, own in zip(values, positive, strict=True) if 0 < own.sum() < len(own)]
+    n = len(scores)
+    if n and min(scores) == max(scores):
+        return {"mean": scores[0], "ci95": list(share_interval(n * scores[0], n)), "n": n}
     estimate = mean_interval(scores).as_dict() if scores else {"mean": None, "ci95": None}
-    return {**estimate, "n": len(scores)}
+    return {**estimate, "n": n}
 
 
 def bands(rows: pl.DataFrame) -> list[dict[str, Any]]:
@@ -220,7 +227,7 @@ def verdict(readings: Mapping[str, Any], usable: bool, least: float) -> str:
     """Return one sentence on the judge and, if it is usable, on the features."""
     control, own, rule = (readings[key] for key in ("control", "own", "rule"))
     if control["ci95"] is None:
-        return f"unusable: the judge graded examples that do and do not hold a concept of {control['n']} features, expected 2"
+        return "unusable: there is no feature with graded examples that hold its concept and others that do not"
     if not usable:
         of_control = f"AUROC {spelled(control)}, expected {least:g}"
         return f"unusable: the judge tells tokens that hold a concept from others with {of_control}"

@@ -35,7 +35,8 @@ def place_in(order: Sequence[tuple[str, float]], name: str) -> float | None:
     group = [0] * min(1, len(order))
     for (_, before), (_, after) in pairwise(order):
         group.append(group[-1] - (before != after))
-    return rank_of(dict(zip([each for each, _ in order], group, strict=True)), name)
+    names = [each for each, _ in order]
+    return rank(group, names.index(name)) if name in names else None
 
 
 def auroc(values: Float[np.ndarray, " n"], positive: Bool[np.ndarray, " n"]) -> float:

@@ -98,7 +98,7 @@ def p_value(observed: ArrayLike, null: ArrayLike) -> np.float64 | Float[np.ndarr
     return (1 + np.size(null) - np.searchsorted(np.sort(null), least)) / (1 + np.size(null))
 
 
-def share_interval(k: int, n: int, level: float = 0.95) -> tuple[float, float]:
+def share_interval(k: float, n: int, level: float = 0.95) -> tuple[float, float]:
     """Return the exact interval of a share, `k` of `n` (Clopper & Pearson 1934); (0, 1) if `n` is 0.
 
     Each end by itself is a bound at level (1 + `level`) / 2.
