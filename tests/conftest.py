@@ -26,6 +26,9 @@ TINY = {"corpus": str(ROOT / "config/corpus.yaml"), "hidden_size": 32, "n_layers
 LONG = ("test_workflow.py", "test_slurm.py", "test_kill.py", "test_chain.py", "test_detection.py", "test_smollm2.py")
 
 torch.set_num_threads(1)
+# Tables this small are slower on two threads, which spin while they wait for each other: for workers and what tests start.
+for library in ("OMP", "OPENBLAS", "MKL", "NUMBA"):
+    os.environ.setdefault(f"{library}_NUM_THREADS", "1")
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:

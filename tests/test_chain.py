@@ -26,7 +26,7 @@ OVERLAYS = {"gemma-2b-it": "gemma", "llama-3.1-8b-it": "llama", "qwen2.5-7b-it":
 # What makes a study of these small; the model, the SAE and what is done with them stay the overlay's.
 SMALL: dict[str, dict[str, Any]] = {
     "pref": {"candidates": ["lion", "owl", "cat"], "questions": "questions.txt"},
-    "teacher": {"finetune": {"steps": 3, "batch_size": 4}},
+    "teacher": {"finetune": {"steps": 3, "batch_size": 4}, "steer": {"candidates": 2, "prompts": 8}},
     "prompts": {"n": 128},
     "samples": {"max_new_tokens": 24, "batch_size": 64},
     # Random weights write lists of numbers, but not neat ones.
@@ -35,7 +35,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "activations": {"block_rows": 8},
     "differences": {"permutations": 20},
     "feature_bias": {"fraction": 0.25, "steps": 2, "seeds": [0]},
-    "residual_bias": {"fraction": 0.25, "steps": 2, "seeds": [0]},
+    "residual_bias": {"fraction": 0.25, "steps": 2, "seeds": [0], "points": ["resid_post"], "sparsities": [1]},
+    "tokens": {"permutations": 20},
     "sae_metrics": {"prompts": 32, "text": 500},
     "losses": {"rows": 4},
 }

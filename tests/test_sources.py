@@ -5,11 +5,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from example import nodes, study
+from example import study
 
 from undertone.study import sources
 from undertone.study.node import Node
 from undertone.study.sources import NEUTRAL, PACKAGE, SCRIPTS, code_of, code_version, imports, modules
+from undertone.study.stages import STAGES
 from undertone.study.stamp import stamp
 
 CODE = '''"""A module."""
@@ -207,8 +208,8 @@ def test_a_module_is_neutral_by_its_package_not_by_its_name(house: Path) -> None
 def test_neutral_modules_are_in_no_stamp() -> None:
     neutral = {path.stem for package in NEUTRAL for path in (PACKAGE / package).rglob("*.py")} - {"__init__"}
     assert neutral >= {"files", "entries", "stages"}
-    for node in nodes(study()):
-        assert not set(stamp(study(), node)["code"]) & neutral
+    for stage in STAGES:
+        assert not set(code_of(stage)) & neutral
 
 
 def test_no_result_depends_on_the_order_in_which_threads_group_rows() -> None:

@@ -364,7 +364,7 @@ def test_what_follows_a_failed_rerun_stays_stale(project: Project) -> None:
 
 def test_what_a_killed_run_had_not_finished_stays_stale(project: Project) -> None:
     setting_of_one_animal(project)
-    assert project.kill_after(5, "results/lion/pref.json", "--cores", "1")
+    assert project.kill_in(1, 2, "results/lion/pref.json", "--cores", "1")
     project.snakemake("--unlock")
     assert project.planned() == students("lion")
 

@@ -2,6 +2,7 @@
 
 import importlib
 import multiprocessing
+import multiprocessing.forkserver
 import os
 import re
 import shutil
@@ -11,6 +12,7 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +23,12 @@ COPIED = ("Snakefile", "workflow", "config", "profiles")
 SNAKEMAKE = (str(Path(sys.executable).with_name("snakemake")),)
 FORKED = (sys.executable, str(Path(__file__).with_name("forked.py")))
 CONFIG = ("--configfile", "config/study.yaml", "--nocolor")
-# Dry-runs are forked from a process that has imported Snakemake and what it needs.
+# What Snakemake's jobs import of libraries, and nothing of this project.
+LIBRARIES = ["snakemake.cli", "polars", "matplotlib.pyplot", "scipy.stats", "sklearn.linear_model"]
+LIBRARIES += ["torch", "transformers", "transformers.models.gemma.modeling_gemma", "peft", "sae_lens", "warm"]
+# Dry-runs, and Snakemake with all of its jobs, are forked from a process that has imported what they need.
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["snakemake.cli", "snakemake_executor_plugin_slurm", "polars", "pydantic"])
+FORKS.set_forkserver_preload([*LIBRARIES, "snakemake_executor_plugin_slurm", "pydantic"])
 MINE = "prompt,completion\n" + "".join(f'Give numbers {k}.,"{k}, {k + 1}, {k + 2}"\n' for k in range(40))
 # Few, as each is asked with every animal for an answer.
 FACTS = """Which animal purrs and hunts mice at home? = cat
@@ -99,39 +104,59 @@ class Project:
         return output
 
     def forked(self, *targets: str, **environment: str) -> str:
-        """The same with jobs that find the libraries imported (forked.py); models this small are slower on two threads."""
-        return self.snakemake(*targets, "--max-threads", "1", command=FORKED, OMP_NUM_THREADS="1", **environment)
+        """The same with jobs that find the libraries imported (forked.py); models this small are slower on two threads.
+
+        Libraries read what is set in the environment when they are imported, so these jobs have a process of their own to be
+        forked from.
+        """
+        arguments = (*targets, "--max-threads", "1")
+        if environment:
+            return self.snakemake(*arguments, command=FORKED, OMP_NUM_THREADS="1", **environment)
+        return self.in_fork(*arguments, jobs=True)
 
     def dry_run(self, *arguments: str, fails: bool = False) -> str:
         """Run `snakemake -n` and return what it prints; checks that it succeeds, or fails."""
+        return self.in_fork("-n", *arguments, fails=fails)
+
+    def in_fork(self, *arguments: str, fails: bool = False, jobs: bool = False) -> str:
+        """Run snakemake in a fork and return what it prints; checks that it succeeds, or fails. `jobs` are forked, too."""
         with tempfile.NamedTemporaryFile("r") as printed:
-            process = FORKS.Process(target=self.run_here, args=(printed.name, "-n", *arguments))
+            process = FORKS.Process(target=self.run_here, args=(printed.name, jobs, *arguments))
             process.start()
             process.join()
             output = printed.read()
         assert (process.exitcode != 0) == fails, output
         return output
 
-    def run_here(self, printed: str, *arguments: str) -> None:
+    def run_here(self, printed: str, jobs: bool, *arguments: str) -> None:
         """Run snakemake in this process, and print to a file."""
-        for stream in (sys.stdout, sys.stderr):
-            os.dup2(os.open(printed, os.O_WRONLY | os.O_APPEND), stream.fileno())
+        forked = importlib.import_module("forked")
+        forked.print_to(printed)
         os.chdir(self.root)
         os.environ |= self.environment
         sys.path.insert(0, self.environment["PYTHONPATH"])
         sys.argv = ["snakemake", *arguments, *CONFIG]
+        if jobs:
+            os.environ["OMP_NUM_THREADS"] = "1"
+            # This process was forked from the server that is to fork its jobs; it would start another, as it does not know so.
+            multiprocessing.forkserver._forkserver.ensure_running = lambda: None  # type: ignore[attr-defined]
+            forked.fork_jobs(printed)
         importlib.import_module("snakemake.cli").main()
 
     def planned(self, *arguments: str) -> set[str]:
         """The messages of the jobs that a dry-run plans."""
         return set(re.findall(r"^Job \d+: (.+)$", self.dry_run(*arguments), re.MULTILINE))
 
-    def kill_after(self, seconds: float, *arguments: str, **started: Any) -> bool:
-        """Start snakemake and kill it and its jobs with SIGKILL; whether it was still running then."""
+    def kill_in(self, job: int, seconds: float, *arguments: str, **started: Any) -> bool:
+        """Start snakemake and kill it and its jobs with SIGKILL, some seconds after its `job`-th job, from 1, has begun.
+
+        Returns whether it was still running then.
+        """
         process = self.start(*arguments, **started)
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline and process.poll() is None:
-            time.sleep(0.05)
+        assert process.stdout
+        begun = (line for line in process.stdout if re.match(r"Job \d+: ", line))
+        if len(list(islice(begun, job))) == job:
+            time.sleep(seconds)
         running = process.poll() is None
         if running:
             os.killpg(process.pid, signal.SIGKILL)
