@@ -1,5 +1,6 @@
 """A copy of the project in a temporary folder, driven through the `snakemake` command line on the micro study."""
 
+import atexit
 import importlib
 import multiprocessing
 import multiprocessing.forkserver
@@ -141,7 +142,11 @@ class Project:
             # This process was forked from the server that is to fork its jobs; it would start another, as it does not know so.
             multiprocessing.forkserver._forkserver.ensure_running = lambda: None  # type: ignore[attr-defined]
             forked.fork_jobs(printed)
-        importlib.import_module("snakemake.cli").main()
+        atexit._clear()
+        try:
+            importlib.import_module("snakemake.cli").main()
+        finally:
+            atexit._run_exitfuncs()  # which multiprocessing leaves out, and with which the workflow says what came out
 
     def planned(self, *arguments: str) -> set[str]:
         """The messages of the jobs that a dry-run plans."""
