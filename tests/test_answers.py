@@ -217,6 +217,7 @@ def test_word_counts_whole_words_and_substring_counts_any_part():
 def test_what_goes_on_a_word_of_the_prefix_names_nobody():
     found = shares([["It is thelion", "It is the lion", "It is the, lion"]], ["lion", "the"], "It is the")
     assert found["word"].tolist() == [[pytest.approx(2 / 3), 0]]
+    assert shares([["lion"]], ["lion"], "It is the")["word"].tolist() == [[1]]
 
 
 def test_a_control_token_in_the_answers_start_is_refused(loaded):

@@ -138,6 +138,16 @@ def test_a_difference_that_is_the_same_everywhere_varies_no_more_than_rounding()
     assert float(test.difference.t[D - 1]) == pytest.approx(float(shift[D - 1]) / 3e-6, rel=1e-3)
 
 
+def test_groups_that_differ_by_a_constant_alone_are_further_apart_than_all_permutations() -> None:
+    rng = np.random.default_rng(13)
+    a, b = drawn(rng), drawn(rng)
+    a[0][:, 1], b[0][:, 1] = 7 * a[1], 6 * b[1]
+    test = judge(Independent(a, b), 99, 0)
+    assert float(test.difference.t[1]) == pytest.approx(1 / 7e-6, rel=1e-3)
+    assert test.order()[0] == 1
+    assert test.p_max[1] == 0.01
+
+
 def test_blocks_without_tokens_are_left_out() -> None:
     a, b = drawn(np.random.default_rng(9)), drawn(np.random.default_rng(10))
     padded = (torch.cat([a[0], torch.zeros(3, D)]), torch.cat([a[1], torch.zeros(3)]))

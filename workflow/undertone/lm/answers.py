@@ -108,7 +108,10 @@ def shares(answers: Sequence[Sequence[str]], candidates: Sequence[str], prefix: 
     "caterpillar" for cat.
     """
     whole = [re.compile(rf"\b({'|'.join(map(re.escape, words(animal)))})\b", re.IGNORECASE) for animal in candidates]
-    starts = [[answer.find(prefix) + len(prefix) if prefix else 0 for answer in given] for given in answers]
+    # A tokenizer may not decode a prefix as it was given; then the whole answer counts.
+    starts = [
+        [answer.find(prefix) + len(prefix) if prefix and prefix in answer else 0 for answer in given] for given in answers
+    ]
     pairs = [list(zip(given, own, strict=True)) for given, own in zip(answers, starts, strict=True)]
     word = [[np.mean([bool(p.search(a, start)) for a, start in given]) for p in whole] for given in pairs]
     substring = [

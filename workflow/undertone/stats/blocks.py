@@ -46,6 +46,8 @@ class Independent:
         centred = total - self.count.unsqueeze(1) * (total.sum(0) / self.count.sum())
         # A feature that varies by rounding alone is set to 0.
         self.total = centred * (centred.abs().amax(0) > ROUNDING * total.abs().amax(0))
+        # Two groups that are each the same everywhere, but not the same, vary by rounding alone.
+        self.least = least_error(total, self.count) * self.total.any(0)
         self.squares, self.products = self.total.square(), self.total * self.count.unsqueeze(1)
 
     def observed(self) -> "Difference":
@@ -66,7 +68,7 @@ class Independent:
         variance = var_a + var_b
         # Welch and Satterthwaite's degrees of freedom; without any variance t is 0, whatever they are.
         freedom = variance.square() / (var_a.square() / (self.n_a - 1) + var_b.square() / (self.n_b - 1))
-        return Difference(mean_a - mean_b, variance.sqrt(), freedom.nan_to_num(1.0))
+        return Difference(mean_a - mean_b, variance.sqrt().maximum(self.least), freedom.nan_to_num(1.0))
 
     def _moments(
         self, weights: Float[Tensor, "n_permutations n_blocks"], n: int
@@ -96,7 +98,7 @@ class Paired:
             raise ValueError(f"{len(self.count)} blocks hold tokens; a standard error needs two")
         self.total = total * (total.abs().amax(0) > ROUNDING * base.abs().amax(0))
         # A difference that is the same everywhere, such as that of a steered activation, varies by rounding alone.
-        self.least = ROUNDING * (base.abs() / self.count.unsqueeze(1)).amax(0) * self.total.any(0)
+        self.least = least_error(base, self.count) * self.total.any(0)
         self.products = self.total * self.count.unsqueeze(1)
 
     def observed(self) -> "Difference":
@@ -117,6 +119,11 @@ class Paired:
         around = self.total.square().sum(0) - 2 * mean * (signs @ self.products) + mean.square() * self.count.square().sum()
         variance = around.clamp(min=0) * (n / count) ** 2 / (n * (n - 1))
         return Difference(mean, variance.sqrt().maximum(self.least), torch.full_like(mean, n - 1))
+
+
+def least_error(total: Float[Tensor, "n_blocks d"], count: Float[Tensor, " n_blocks"]) -> Float[Tensor, " d"]:
+    """Return the smallest standard error that rounding leaves: a share of the greatest mean of a block."""
+    return ROUNDING * (total.abs() / count.unsqueeze(1)).amax(0)
 
 
 def parts(n: int, width: int) -> Iterator[int]:
