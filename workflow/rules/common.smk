@@ -93,10 +93,10 @@ def stamp_of(stage):
 
 def students_of(dataset, variant="", seeds=None):
     """The weights of a dataset's students of a variant; all of them, or those of some seeds."""
-    told = STUDY.students(dataset, variant)
+    settings = STUDY.students(dataset, variant)
     folder = f"{dataset}/student-{variant}" if variant else f"{dataset}/student"
-    file = "model.safetensors" if told.full else "adapter_model.safetensors"
-    return [result(f"{folder}/{seed}/{file}") for seed in (told.seeds if seeds is None else seeds)]
+    file = "model.safetensors" if settings.full else "adapter_model.safetensors"
+    return [result(f"{folder}/{seed}/{file}") for seed in (settings.seeds if seeds is None else seeds)]
 
 
 def first_student_of(dataset):
