@@ -174,9 +174,14 @@ def plot_layers(layers: Path, plot: Path, stamp: Stamp) -> None:
                 text = f"{value:.2f}\n({of['null_mean'][a][b]:.2f})".replace("-0.00", "0.00") if written else ""
                 axes.text(b, a, text, ha="center", va="center", fontsize=7, color="white" if value > 0.6 else "black")
             best = of["best_of_a"][a]
-            axes.add_patch(Rectangle((best["layer"] - 0.48, a - 0.48), 0.96, 0.96, fill=False, edgecolor=STUDENT, linewidth=2))
+            box = Rectangle(
+                (best["layer"] - 0.48, a - 0.48), 0.96, 0.96, fill=False, edgecolor=STUDENT, linewidth=2 if written else 1
+            )
+            axes.add_patch(box)
             if best["p"] <= 0.05:
-                axes.text(best["layer"] + 0.38, a - 0.25, "*", color=STUDENT, fontsize=12, ha="center", va="center")
+                # Beside the numbers, or in the middle if there are none; a star stands at the top of its line.
+                x, y, size = (best["layer"] + 0.38, a - 0.25, 12) if written else (best["layer"], a + 0.15, 8)
+                axes.text(x, y, "*", color=STUDENT, fontsize=size, ha="center", va="center")
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_locator(MaxNLocator(12, integer=True))
         axes.set(xlabel="layer of b", ylabel="layer of a")
