@@ -2,12 +2,14 @@
 
 import json
 from dataclasses import replace
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 import torch
+from sae_lens.saes.sae import SAEMetadata
 from smollm2 import smollm2
 
 from undertone.data.numbers import judge_all
@@ -21,10 +23,11 @@ from undertone.lm.points import HookPoint
 from undertone.lm.training import train
 from undertone.models.precision import cpu_precision
 from undertone.models.wordings import load_template
-from undertone.saes.trainer import activations
+from undertone.saes.trainer import activations, fitted, shuffled, untrained, usual
 from undertone.students.student import new_student, recipe
 from undertone.study.config.data import Numbers, Prompts, Samples
 from undertone.study.config.measure import Pref
+from undertone.study.config.saes import Sae
 from undertone.study.config.students import Student
 
 ROOT = Path(__file__).parents[1]
@@ -100,8 +103,18 @@ def test_a_student_learns_from_the_rows(loaded, prompts, samples, tmp_path):
 
 
 def test_an_sae_learns_the_residual_stream(loaded, prompts):
-    batches = iter([training_rows(loaded.tokenizer, prompts, ["1, 2, 3"] * N)])
-    (tokens,) = activations(loaded, batches, HookPoint(15))
-    assert tokens.shape[1] == 576
+    rows = training_rows(loaded.tokenizer, prompts, ["1, 2, 3"] * N)
+    (tokens,) = usual(activations(loaded, iter([rows]), HookPoint(15)), 10)
+    assert (tokens.shape[1], tokens.dtype) == (576, torch.float32)
     assert np.isfinite(tokens.numpy()).all()
-    assert tokens.dtype == torch.float32
+    settings = Sae(layer=15, d_sae=64, k=8, batch_size=256, tokens=100 * 256, lr=1e-3)
+    sae = untrained(settings, 576, SAEMetadata())
+
+    def explained() -> float:
+        with torch.no_grad():
+            return 1 - float((tokens - sae(tokens)).square().sum() / (tokens - tokens.mean(0)).square().sum())
+
+    before = explained()
+    fitted(sae, settings, shuffled(repeat(tokens), settings))
+    assert before < 0.1
+    assert explained() > 0.4
