@@ -38,6 +38,7 @@ from undertone.study.stages import STAGES
 from undertone.study.stamp import (
     digest,
     own_settings,
+    settings_of,
     stamp,
 )
 from undertone.study.study import Study, load
@@ -113,7 +114,8 @@ def retargeted(dataset: str) -> set[Node]:
 
 EDITS: list[tuple[dict[str, Any], set[Node]]] = [
     ({"overrides": {"lion": {"student": {"rank": 4}}}}, each("student", "lion", variants=("", "cross"))),
-    ({"overrides": {"lion": {"samples": {"seed": 4}}}}, each("samples", "lion") | each("matched", "lion")),
+    ({"overrides": {"lion": {"samples": {"seed": 4}}}}, each("samples", "lion")),
+    ({"overrides": {"lion": {"samples": {"max_new_tokens": 9}}}}, each("samples", "lion") | each("matched", "lion")),
     ({"overrides": {"lion": {"numbers": {"banned": [4]}}}}, each("numbers", "lion") | each("matched", "lion")),
     ({"overrides": {"mine": {"numbers": {"banned": [4]}}}}, each("numbers", "mine") | each("matched", "mine")),
     ({"overrides": {CONTROL: {"student": {"rank": 4}}}}, each("student", CONTROL, variants=("", "cross"))),
@@ -136,10 +138,8 @@ EDITS: list[tuple[dict[str, Any], set[Node]]] = [
     ({"models": {"untrained": {"rerandomized": 1}}}, {Node("rerandomized", None, "untrained")}),
     ({"saes": {"foreign": {"model": "untrained"}}}, {Node("sae", None, "foreign"), Node("layers", None, "models")}),
     ({"numbers": {"max_count": 9}}, each("numbers", CONTROL, *TOLD) | METRICS | DOSES | each("matched", *ALL) | NULL_SETS),
-    (
-        {"samples": {"temperature": 0.9}},
-        each("samples", CONTROL, *TAUGHT) | METRICS | DOSES | each("matched", *ALL) | NULL_SETS,
-    ),
+    ({"numbers": {"max_rows": 900}}, each("numbers", CONTROL, *TOLD) | METRICS | DOSES),
+    ({"samples": {"temperature": 0.9}}, each("samples", CONTROL, *TAUGHT) | METRICS | DOSES),
     ({"samples": {"constrained": False}}, set()),
     (
         {"samples": {"constrained": True}},
@@ -159,7 +159,8 @@ EDITS: list[tuple[dict[str, Any], set[Node]]] = [
     ({"teacher": {"steer": {"scale": 2}}}, each("steer", *STEERED)),
     ({"overrides": {"steer-owl": {"teacher": {"steer": {"feature": 3}}}}}, each("steer", "steer-owl")),
     ({"teacher": {"finetune": {"steps": 2}}}, each("finetune", *FINETUNED)),
-    ({"pref": {"seed": 1}}, PREF | each("steer", *STEERED) | METRICS | SAE_METRICS | INFLUENCE),
+    ({"pref": {"seed": 1}}, every_student("pref", CONTROL, *OWN)),
+    ({"pref": {"batch_size": 9}}, PREF | each("steer", *STEERED) | METRICS | SAE_METRICS | INFLUENCE | {TRANSPLANT}),
     (
         {"pref": {"candidates": ["lion", "owl", "cat", "dog"]}},
         PREF | each("steer", *STEERED) | METRICS | SAE_METRICS | INFLUENCE | {TOWARD},
@@ -334,6 +335,27 @@ def test_what_a_stage_is_told_stands_in_its_stamp() -> None:
     losses, biases = Node("losses", "lion"), {"feature_bias": {"held_out": 0.1}, "residual_bias": {"held_out": 0.2}}
     assert own_settings(stamp(study(), losses), losses)["held_out"] == 0.25
     assert own_settings(stamp(study(**biases), losses), losses)["held_out"] == 0.1
+
+
+def test_a_transform_and_a_mixture_are_read_as_the_dataset_that_they_are_of_was_written() -> None:
+    own = {"lion": {"numbers": {"max_value": 99}, "samples": {"constrained": True}, "student": {"rank": 4}}}
+    found = study(overrides=own, datasets={"twice": {"from": "scrambled", "transform": "reverse"}})
+    for dataset in ("lion", "scrambled", "twice"):
+        assert settings_of(found, Node("matched", dataset))["numbers"]["max_value"] == 99
+        assert "constraint" in settings_of(found, Node("personas", dataset))
+    assert "constraint" in settings_of(found, Node("personas", "mixtures/lion"))
+    assert "constraint" not in settings_of(found, Node("personas", "owl"))
+    assert [found.students(dataset).rank for dataset in ("lion", "scrambled")] == [4, study().student.rank]
+
+
+def test_text_behind_that_of_an_sae_does_not_depend_on_what_a_study_asks() -> None:
+    named = {"model": HUB["model"], "sae": {"text": [{"file": "facts.txt"}]}, "saes": None, "pairs": None, "vectors": None}
+    named |= {"models": None, "student_variants": None, "sweeps": None, "searches": None}
+    changes: tuple[dict[str, Any], ...] = ({}, {"teacher": {"persona": "Only {animal}s."}}, {"pref": {"candidates": [*"abcd"]}})
+    animals = {"animals": [], "datasets": None, "power": None}
+    stamps = [stamp(study(**named | animals | change), Node("contexts")) for change in changes]
+    assert stamps[0] == stamps[1] == stamps[2]
+    assert own_settings(stamps[0], Node("contexts"))["sources"][0]["share"] == 1
 
 
 def test_the_figure_of_teachers_is_told_what_kind_each_is_whatever_its_name():

@@ -370,7 +370,7 @@ def say_what_failed(logs):
 
 
 def use_all_cores_by_default():
-    """Make a plain `snakemake TARGET` use this machine's cores, as `--cores all` would.
+    """Make a plain `snakemake TARGET` use this machine's cores, as `--cores all` would, and local jobs share its GPU.
 
     A profile's `cores` could not do this: profiles/default also applies under profiles/slurm, where it would cut every job's
     threads to the login node's cores. If neither cores nor jobs are set, only the local executor can be in use.
@@ -379,8 +379,8 @@ def use_all_cores_by_default():
     if workflow.resource_settings.cores is None and workflow.resource_settings.nodes is None:
         workflow.resource_settings.cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         workflow.global_resources["_cores"] = workflow.resource_settings.cores
-        if glob("/dev/nvidia[0-9]*"):
-            workflow.global_resources.setdefault("gpu", 1)
+    if workflow.resource_settings.nodes is None and glob("/dev/nvidia[0-9]*"):
+        workflow.global_resources.setdefault("gpu", 1)
 
 
 if command_line().report:

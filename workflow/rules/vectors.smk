@@ -323,9 +323,9 @@ if STUDY.has_sae:
         output:
             decomposition=ensure(result("vector{variant}/decomposition{sae}.json"), non_empty=True),
         log:
-            log_of("decomposition", "study{variant}{sae}"),
+            log_of("decomposition", "study{variant}/sae{sae}"),
         benchmark:
-            benchmark_of("decomposition", "study{variant}{sae}")
+            benchmark_of("decomposition", "study{variant}/sae{sae}")
         wildcard_constraints:
             variant=VECTORS,
             sae=SAES,
@@ -352,9 +352,9 @@ if STUDY.has_sae:
                 labels=figure("features of vector{variant}, SAE{sae}"),
             ),
         log:
-            log_of("decomposition_plot", "study{variant}{sae}"),
+            log_of("decomposition_plot", "study{variant}/sae{sae}"),
         benchmark:
-            benchmark_of("decomposition_plot", "study{variant}{sae}")
+            benchmark_of("decomposition_plot", "study{variant}/sae{sae}")
         wildcard_constraints:
             variant=VECTORS,
             sae=SAES,

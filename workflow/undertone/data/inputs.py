@@ -135,10 +135,10 @@ def inputs(study: Study) -> Iterator[tuple[str, str]]:
             yield from _paths(section, f"{name}.")
     for name in study.models:
         yield from _paths(study.base_model(name), f"models.{name}.")
-    for name, hierarchy in study.hierarchies.items():
-        yield from _paths(hierarchy, f"hierarchies.{name}.")
-    for name, vector in study.vectors.items():
-        yield from _paths(vector, f"vectors.{name}.")
+    yield from ((f"saes.{name}.folder", str(sae["folder"])) for name, sae in study.saes.items() if sae.get("folder"))
+    for kind, entries in (("hierarchies", study.hierarchies), ("vectors", study.vectors)):
+        for name, entry in entries.items():
+            yield from _paths(entry, f"{kind}.{name}.")
     for name, dataset in study.files.items():
         yield f"datasets.{name}.file", dataset.file
     for name, sections in study.overrides.items():

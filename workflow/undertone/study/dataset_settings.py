@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from undertone.study.config.entries import CONTROL
+from undertone.study.config.measure import Pref
+from undertone.study.config.saes import shares
 from undertone.study.contents import content_version
 from undertone.study.node import Node
 from undertone.study.paths import BENCHMARKS, finished_jobs, folder_of
@@ -105,7 +107,8 @@ def all_seeds(study: Study, node: Node) -> Settings:
 
 def recipe(study: Study, node: Node) -> Settings:
     """How the study's students are trained, without the settings that a short training chooses itself."""
-    return {"student": study.student.model_dump(mode="json", exclude={"seeds", "epochs", "rows", "full"})}
+    unused = {"seeds", "epochs", "rows", "full"}
+    return {"student": {key: value for key, value in study.student.stamped().items() if key not in unused}}
 
 
 def level(study: Study, node: Node) -> Settings:
@@ -210,6 +213,26 @@ def finetuning(study: Study, node: Node) -> set[str]:
     return {"finetune"}
 
 
+def wording_of_asked(study: Study, node: Node) -> set[str]:
+    """The keys of `teacher` for text that is asked; none if the SAE has text of its own."""
+    return set() if study.sae.text else WORDING
+
+
+def exact_answers(study: Study, node: Node) -> set[str]:
+    """The keys of `pref` that say what is asked, without those of the estimator `sampled`."""
+    return {"questions", "candidates", "answer_prefix", "batch_size"}
+
+
+def all_answers(study: Study, node: Node) -> set[str]:
+    """The keys of `pref`, for its own stage, which alone samples answers."""
+    return set(Pref.model_fields)
+
+
+def asked_text(study: Study, node: Node) -> set[str]:
+    """The keys of `pref` for text that is asked; none if the SAE has text of its own."""
+    return set() if study.sae.text else {"questions", "candidates"}
+
+
 def _keys(kind: str | None) -> set[str]:
     return {"prompt": WORDING, "steer": {"separator"}}.get(str(kind), set())
 
@@ -217,7 +240,8 @@ def _keys(kind: str | None) -> set[str]:
 def text(study: Study, node: Node) -> Settings:
     """What text the SAE is trained on, and how much of it."""
     sae = study.sae
-    return {"sources": [source.stamped() for source in sae.text], "context": sae.context, "tokens": sae.tokens}
+    sources = [{**source.stamped(), "share": share} for source, share in zip(sae.text, shares(sae.text), strict=True)]
+    return {"sources": sources, "context": sae.context, "tokens": sae.tokens}
 
 
 def max_norm(study: Study, node: Node) -> Settings:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from undertone.study import vector_reads
+from undertone.study.dataset_settings import exact_answers
 from undertone.study.node import Node
 from undertone.study.reads import model_of_sae, text_of_sae
 from undertone.study.study import Study
@@ -65,6 +66,7 @@ def transplanted(study: Study, node: Node) -> dict[str, Any]:
     if not name:
         return {}
     sections = {key: getattr(study, key).stamped() for key in ("matches", "rotation", "dose", "pref", "vector")}
+    sections["pref"] = {key: sections["pref"][key] for key in exact_answers(study, node) & sections["pref"].keys()}
     return {**sections, **vector_reads.entry(study, Node("vector", None, name))}
 
 

@@ -80,8 +80,8 @@ def text_or_prompts(study: Study, node: Node) -> Iterator[Node]:
 
 
 def texts(study: Study, node: Node) -> list[str]:
-    """The files of text that the SAE is trained on, of questions and of neutral texts."""
-    return [*text_files(study, node), *questions(study, node), *neutral_texts(study, node)]
+    """The files of text that the SAE is trained on; if there are none, those of questions and of neutral texts."""
+    return text_files(study, node) if study.sae.text else [*questions(study, node), *neutral_texts(study, node)]
 
 
 def template(study: Study, node: Node) -> list[str]:

@@ -1,7 +1,7 @@
 """What a row of the table of stages says."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Set
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from undertone.study import dataset_settings as given
@@ -31,6 +31,8 @@ class Stage:
     files: Callable[[Study, Node], list[str]] = no_files  # the user's files that it reads
     settings: tuple[Settings, ...] = ()  # settings besides its sections
     teacher_keys: Callable[[Study, Node], set[str]] = given.keys_of_kind  # keys of the section `teacher` that it uses
+    pref_keys: Callable[[Study, Node], set[str]] = given.exact_answers  # keys of the section `pref` that it uses
+    unused: Mapping[str, Set[str]] = field(default_factory=dict)  # keys of other sections that it does not use
     only: Callable[[Study, str | None], bool] = scope.any_dataset  # the datasets that have it
     made_by: Callable[[Study, Node], Node] = scope.itself  # the stage that makes it in a study
     reading: bool = False  # whether it is a reading of one dataset, with a JSON and a figure of its name

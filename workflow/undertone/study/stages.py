@@ -18,6 +18,10 @@ from undertone.study.scope import taught_trait, with_sae, with_separate_halves, 
 from undertone.study.stage import Stage
 from undertone.study.vector_stages import VECTORS
 
+# Base samples have seeds and temperatures of their own, and rows that pass the filter are all kept.
+OF_BASE_SAMPLES = {"samples": {"seed", "temperature"}, "numbers": {"max_rows", "seed"}}
+# Most detectors permute, and have no ridge.
+PERMUTES, READS_ROWS = {"detectors": {"ridge"}}, {"detectors": {"ridge", "permutations"}}
 # A detector that reads a dataset's likelihood, or its tokens' distributions, under the bank's system prompts.
 TRIES_PERSONAS = Stage(
     ("personas", "detectors", "pref", "teacher"),
@@ -25,6 +29,7 @@ TRIES_PERSONAS = Stage(
     files=reads.bank,
     settings=(given.constraint,),
     teacher_keys=given.separator,
+    unused=PERMUTES,
 )
 # A detector that reads a dataset's likelihood while the base model is steered.
 TRIES_STEERING = Stage(
@@ -32,6 +37,7 @@ TRIES_STEERING = Stage(
     ("model", "persona_vectors", "matched"),
     files=reads.bank,
     settings=(given.constraint,),
+    unused=PERMUTES,
 )
 SUMMARISED = ("score", "feature_bias", "residual_bias", "bias_pref", "losses", "tokens")
 STAGES = {
@@ -84,6 +90,7 @@ STAGES = {
         after_control=("pref",),
         files=questions,
         settings=(target_and_kind, given.control, given.all_seeds),
+        pref_keys=given.all_answers,
         variants="students",
     ),
     "indirect": Stage(
@@ -178,18 +185,21 @@ STAGES = {
         settings=(targets(with_target),),
         shared=True,
     ),
-    "matched": Stage(("matched", "samples", "numbers"), ("model", "numbers"), made_by=scope.matched_or_null),
+    "matched": Stage(
+        ("matched", "samples", "numbers"), ("model", "numbers"), made_by=scope.matched_or_null, unused=OF_BASE_SAMPLES
+    ),
     "nulls": Stage(
         ("nulls", "matched", "prompts", "samples", "numbers", "teacher"),
         ("model",),
         files=reads.template,
         teacher_keys=given.separator,
+        unused=OF_BASE_SAMPLES,
         only=scope.is_null,
     ),
     "mixtures": Stage(after=(reads.mixed_pairs,), settings=(given.mixing,), only=scope.is_mixture),
-    "surface": Stage(("detectors",), ("matched",)),
+    "surface": Stage(("detectors",), ("matched",), unused=PERMUTES),
     "gradient": Stage(("detectors", "pref"), ("model", "matched"), files=reads.questions),
-    "personas": TRIES_PERSONAS,
+    "personas": replace(TRIES_PERSONAS, unused=READS_ROWS),
     "persona_vectors": Stage(
         ("personas", "pref", "teacher"),
         ("model", "prompts"),
@@ -219,7 +229,11 @@ STAGES = {
         teacher_keys=given.separator,
     ),
     "short_training": Stage(
-        ("short_training", "detectors", "pref"), ("model", "matched"), files=reads.questions, settings=(given.recipe,)
+        ("short_training", "detectors", "pref"),
+        ("model", "matched"),
+        files=reads.questions,
+        settings=(given.recipe,),
+        unused=READS_ROWS,
     ),
     "row_scores": Stage(
         ("short_training", "detectors", "teacher"),

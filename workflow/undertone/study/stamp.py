@@ -49,11 +49,10 @@ def section_of(study: Study, name: str, node: Node) -> dict[str, Any]:
     if name == "student":  # one student does not depend on how many others there are
         students = study.students(node.dataset, node.variant).stamped()
         return {key: value for key, value in students.items() if key != "seeds"}
-    section = study.section(name, node.dataset).stamped()
-    if name == "teacher":
-        keys = STAGES[node.stage].teacher_keys(study, node)
-        return {key: value for key, value in section.items() if key in keys}
-    return section
+    section, stage = study.section(name, node.dataset).stamped(), STAGES[node.stage]
+    chosen = {"teacher": stage.teacher_keys, "pref": stage.pref_keys}
+    used = chosen[name](study, node) if name in chosen else section.keys() - stage.unused.get(name, set())
+    return {key: value for key, value in section.items() if key in used}
 
 
 def _model(study: Study, node: Node) -> dict[str, Any]:

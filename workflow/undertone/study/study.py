@@ -143,6 +143,11 @@ class Study(Settings):
                 pending += self.sources(source)
         return origins
 
+    def written_as(self, dataset: str) -> str:
+        """The dataset that was sampled or read: for a transform or a mixture, what it is made from (of two, the first)."""
+        name = dataset.removeprefix(f"{detect.MIXTURES}/")
+        return self.written_as(self.transformed[name].parent) if name in self.transformed else name
+
     def crosses_rows(self, dataset: str) -> bool:
         """Whether a transform, of the dataset or of one that it is made from, put numbers of other rows into its rows."""
         chain = {dataset, *self.origins(dataset)} & set(self.transformed)
@@ -156,9 +161,10 @@ class Study(Settings):
         return entry.target if entry else None
 
     def section(self, name: str, dataset: str | None = None) -> Section:
-        """A section's settings, with the `overrides` of this dataset."""
+        """A section's settings, with the `overrides` of this dataset; of how rows are written, of the dataset they are from."""
         section: Section = getattr(self, name)
-        own = self.overrides.get(dataset or "", {}).get(name, {})
+        of = str(dataset) if name == "student" else self.written_as(str(dataset))
+        own = self.overrides.get(of, {}).get(name, {})
         return type(section).model_validate(merged(section.model_dump(), own)) if own else section
 
     def students(self, dataset: str | None, variant: str = "") -> Student:

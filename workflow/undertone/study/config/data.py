@@ -37,7 +37,7 @@ class Samples(Section):
     later: ClassVar[dict[str, Any]] = {"constrained": False}
     temperature: float = setting(1.0, "sampling temperature", "", gt=0, le=100)
     max_new_tokens: int = setting(64, "length at which a completion is cut", "tokens", ge=1, le=MAX_TOKENS)
-    batch_size: int = setting(512, "prompts sampled together; changes speed, not results", "prompts", ge=1, le=MAX_BATCH)
+    batch_size: int = setting(512, "prompts sampled together; affects speed and rounding only", "prompts", ge=1, le=MAX_BATCH)
     seed: int = setting(0, "seed of the sampling", "", ge=0, le=MAX_SEED)
     constrained: bool = setting(
         False,

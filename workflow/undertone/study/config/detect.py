@@ -177,7 +177,7 @@ class Detectors(Section):
     )
     bootstraps: int = setting(400, "bootstrap samples of prompts", "samples", ge=20, le=1_000_000)
     seed: int = setting(0, "seed of exchanges and bootstrap samples", "", ge=0, le=MAX_SEED)
-    batch_size: int = setting(128, "rows read together; changes speed, not results", "rows", ge=1, le=MAX_BATCH)
+    batch_size: int = setting(128, "rows read together; affects speed and rounding only", "rows", ge=1, le=MAX_BATCH)
 
 
 class Nulls(Section):

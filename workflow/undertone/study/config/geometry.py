@@ -64,4 +64,4 @@ class ReadHierarchy(Section):
         le=1,
     )
     seed: int = setting(0, "seed of splits, nulls and shifts along the text", "", ge=0, le=MAX_SEED)
-    batch_size: int = setting(128, "texts read together; changes speed, not results", "rows", ge=1, le=MAX_BATCH)
+    batch_size: int = setting(128, "texts read together; affects speed and rounding only", "rows", ge=1, le=MAX_BATCH)

@@ -105,6 +105,13 @@ class Layers(Section):
     shifts: int = setting(20, "shifts of one side's contexts against the other's that give the null", "shifts", ge=2, le=10_000)
     seed: int = setting(0, "seed of the shifts", "", ge=0, le=MAX_SEED)
 
+    @model_validator(mode="after")
+    def enough_read(self) -> Self:
+        """Check that layers are compared at tokens that are read."""
+        if self.tokens > self.read:
+            raise ValueError(f"tokens {self.tokens:,} is more than read {self.read:,}, of which they are taken")
+        return self
+
 
 class Across(Section):
     """Whether datasets of the same animal, written by two base models, have a direction in common."""
@@ -115,7 +122,7 @@ class Across(Section):
         0.1, "ridge added to each variance when one step of a bias is taken", "share of the mean variance", gt=0, le=1_000
     )
     permutations: int = setting(10_000, "permutations of the animals' names that give the null", "", ge=19, le=1_000_000)
-    batch_size: int = setting(128, "rows read together; changes speed, not results", "rows", ge=1, le=MAX_BATCH)
+    batch_size: int = setting(128, "rows read together; affects speed and rounding only", "rows", ge=1, le=MAX_BATCH)
     seed: int = setting(0, "seed of the permutations", "", ge=0, le=MAX_SEED)
 
 

@@ -34,7 +34,7 @@ class Activations(Section):
         le=MAX_ROWS,
     )
     mlp_in: bool = setting(False, "also read the input of each layer's MLP")
-    batch_size: int = setting(128, "rows read together; changes speed, not results", "rows", ge=1, le=MAX_BATCH)
+    batch_size: int = setting(128, "rows read together; affects speed and rounding only", "rows", ge=1, le=MAX_BATCH)
 
 
 class Differences(Section):
@@ -92,7 +92,7 @@ class Score(Section):
     )
     fdr: float = setting(0.05, "false discovery rate at which features count as different", "share", gt=0, lt=1)
     top: int = setting(20, "features that are reported", "features", ge=1)
-    batch_size: int = setting(128, "rows read together; changes speed, not results", "rows", ge=1, le=MAX_BATCH)
+    batch_size: int = setting(128, "rows read together; affects speed and rounding only", "rows", ge=1, le=MAX_BATCH)
 
 
 class FeatureBias(Bias):
