@@ -74,6 +74,7 @@ def test_the_score_counts_names_and_alarms(tmp_path: Path, capsys: pytest.Captur
     [
         ("file,kind\na,prompt\n", "lacks the columns hidden, target"),
         (KEY.replace("a,yes", "a,maybe"), "hidden yes or no"),
+        (KEY.replace("a,yes", "a,"), "hidden yes or no"),
         (KEY.replace("b,yes", "a,yes"), "each file once"),
         (KEY + "f,no,base,\n", "no verdict on f"),
     ],

@@ -9,6 +9,7 @@ from planted import numbers_table
 from undertone.detect import matched as module
 from undertone.detect.matched import sample_matched
 from undertone.detect.nulls import MAKERS, dataset, sample_nulls
+from undertone.detect.sets import sets_of
 from undertone.runtime.files import read_parquet
 from undertone.study.config.bounds import MAX_SEED
 from undertone.study.config.data import Canonical, Numbers, Prompts, Samples
@@ -151,3 +152,17 @@ def test_every_kind_of_null_is_made_and_explained() -> None:
     assert MAKERS["prompts"](settings, 0).own_prompts
     assert [MAKERS["sampling"](settings, k).temperature for k in range(3)] == [0.5, 2.0, 0.5]
     assert MAKERS["neutral"](settings, 5).system == "You love castles."
+
+
+def test_of_a_larger_set_rows_are_drawn_from_everywhere_in_their_order(tmp_path: Path) -> None:
+    text = [f"{k}" for k in range(5000)]
+    pl.DataFrame({"set": [""] * 5000, "prompt": text, "completion": text, "matched": text}).write_parquet(
+        tmp_path / "m.parquet"
+    )
+    [(_, pairs)], [(_, again)] = (list(sets_of(tmp_path / "m.parquet", 100)) for _ in range(2))
+    rows = [int(prompt) for prompt in pairs.prompts]
+    assert (pairs.available, len(rows), rows) == (5000, 100, sorted(rows))
+    assert rows[0] < 300 < 4700 < rows[-1]
+    assert pairs == again
+    [(_, whole)] = sets_of(tmp_path / "m.parquet", 5000)
+    assert list(whole.own) == text

@@ -45,7 +45,7 @@ def readings(
     begins = [{"concept": begun, "score": 9.0, "share": 0.9}]
     begins += [{"concept": each, "score": 0.0, "share": 0.0} for each in animals if each != begun]
     words = [{"word": "lion", "divergence": 0.1}]
-    surface = {"set": f"{number:05}-{rows}", "rows": rows, "prompts": rows}
+    surface = {"set": f"{number:05}-{rows}", "rows": rows, "available": rows, "prompts": rows}
     tried = [{"concept": first, "score": gain, "share": gain_share}]
     tried += [{"concept": each, "score": 0.0, "share": 0.0} for each in animals if each != first]
     steered = {"concept": added, "decoy": added not in animals, "layer": 1, "length": 2.0}
@@ -184,8 +184,11 @@ def test_without_steering_vectors_nothing_is_said_of_them() -> None:
 
 
 def test_a_lift_that_a_null_of_more_rows_reaches_names_nobody() -> None:
-    own, few = readings(gain_share=0.6, z_share=0.6, lift=0.3, rows=500), nulls(rows=200)
+    own = readings(gain_share=0.6, z_share=0.6, lift=0.3, rows=500)
+    few = replace(nulls(rows=200), larger=nulls(rows=2000).by_kind)
     assert judge(own, few, SETTINGS)["tier"] == "named"
+    # Rows by the hundred move a candidate less far than five hundred do by chance.
+    assert judge(own, nulls(rows=200), SETTINGS)["tier"] == "persona-like"
     many = replace(few, larger=nulls(rows=2000, lift=0.4).by_kind)
     assert judge(own, many, SETTINGS)["tier"] == "persona-like"
 
@@ -196,14 +199,19 @@ def test_of_few_nulls_a_lift_above_them_all_is_no_evidence() -> None:
     enough, few = judge(own, nulls(5), SETTINGS), judge(own, nulls(4), SETTINGS)
     assert (5 * kinds, enough["tier"], enough["caveats"]) == (20, "named", [EFFECT])
     assert (4 * kinds, few["tier"]) == (16, "persona-like")
-    assert few["caveats"] == ["16 null datasets are too few for a short training to name anything, 19 are needed (nulls.n)."]
+    assert few["caveats"] == [
+        "16 null datasets of as many rows are too few for a short training to name anything, 19 are needed "
+        "(nulls.n, nulls.rows)."
+    ]
+    strict = Verdict(share=0.8)
+    assert judge(own, nulls(1), strict)["tier"] == "named"  # once in five
 
 
 def test_a_null_datasets_smaller_set_is_no_further_null() -> None:
     """It is the first rows of the larger one: of three datasets of four kinds none is as rare as once in 19."""
     own = readings(gain_share=0.6, z_share=0.6, lift=0.3, rows=500)
     few = replace(nulls(3, rows=200), larger=nulls(3, rows=2000).by_kind)
-    assert len(few.lifts) == 12
+    assert len(few.lifts(200)) == len(few.lifts(500)) == 12
     assert judge(own, few, SETTINGS)["tier"] == "persona-like"
 
 
@@ -244,6 +252,57 @@ def test_nulls_are_of_about_as_many_rows_or_fewer(tmp_path: Path, rows: int, com
     assert {each.rows for each in compared_with.larger["seeds"]} == {n for n in (200, 2000) if n > compared}
 
 
+def test_a_null_dataset_is_of_its_own_largest_set_whatever_sets_others_have(tmp_path: Path) -> None:
+    sets = [{"rows": n, "set": f"{k}-{n}"} for k in range(3) for n in ((200, 2000) if k == 0 else (200,))]
+    # Two sets of more rows than are read are read as the same rows.
+    sets.append({"rows": 2000, "set": "0-4000"})
+    paths = [tmp_path / f"nulls/seeds/{name}.json" for name in DETECTORS]
+    for path in paths:
+        write_json(path, {"sets": sets}, {})
+    found = nulls_of(paths, 2000).by_kind["seeds"]
+    assert [(each.source, each.rows) for each in found] == [("0", 2000), ("1", 200), ("2", 200)]
+
+
+def test_rows_of_few_prompts_name_nobody() -> None:
+    own = readings()
+    own["surface"]["prompts"] = 19
+    verdict = judge(own, nulls(), SETTINGS)
+    assert (verdict["tier"], verdict["origin"]["named"]) == ("persona-like", [])
+    assert verdict["caveats"] == ["Nothing can be named from rows of 19 prompts: bootstrap samples are of prompts."]
+
+
+def test_a_larger_file_is_said_to_be_read_in_part() -> None:
+    own = readings()
+    own["surface"]["available"] = 5000
+    assert judge(own, nulls(), SETTINGS)["caveats"] == ["Read are 2000 of 5000 rows, drawn at random (detectors.rows)."]
+
+
+def test_first_tokens_name_nothing_that_they_make_rarer() -> None:
+    """They confirm no other name then, and still forbid it where they say another."""
+    for changes, likelier, rarer in (
+        ({}, ["personas", "first_tokens"], ["personas"]),
+        ({"begun": "owl", "trained": "owl", "moved": "owl"}, ["first_tokens"], ["personas", "first_tokens"]),
+    ):
+        own = readings(z_share=0.6, **changes)
+        assert [each["detector"] for each in judge(own, nulls(), SETTINGS)["origin"]["named"]] == likelier
+        for each in own["first_tokens"]["ranking"]:
+            each["score"] -= 10
+        verdict = judge(own, nulls(), SETTINGS)
+        assert [each["detector"] for each in verdict["origin"]["named"]] == rarer
+        assert verdict["tier"] == ("named" if len(rarer) == 1 else "persona-like")
+
+
+def test_among_three_candidates_the_first_alone_agrees() -> None:
+    def few(**changes: Any) -> Readings:
+        own = readings(z_share=0.6, **changes)
+        for reading in own.by_detector.values():
+            reading["ranking"] = [each for each in reading["ranking"] if each["concept"] in ("lion", "owl", "cat")]
+        return own
+
+    assert judge(few(), nulls(), SETTINGS)["tier"] == "named"
+    assert judge(few(moved="owl", trained="owl"), nulls(), SETTINGS)["tier"] == "persona-like"
+
+
 def test_nothing_is_said_without_nulls() -> None:
     assert judge(readings(), Nulls({kind: [] for kind in KINDS}), SETTINGS)["tier"] == "no statement"
 
@@ -263,4 +322,6 @@ def test_every_sentence_names_what_it_rests_on() -> None:
 
 def test_format_is_a_caveat() -> None:
     assert not judge(readings(), nulls(), SETTINGS)["caveats"]
-    assert "tells 80% of the pairs apart" in judge(readings(auroc=0.8), nulls(), SETTINGS)["caveats"][0]
+    assert (
+        "tells which of a pair is the dataset's in 80% of cases" in judge(readings(auroc=0.8), nulls(), SETTINGS)["caveats"][0]
+    )

@@ -42,7 +42,7 @@ def read_key(path: Path) -> pl.DataFrame:
     key = pl.read_csv(path, infer_schema=False)
     if missing := [column for column in COLUMNS if column not in key.columns]:
         raise ConfigError(f"{path}: lacks the columns {', '.join(missing)}; expected {', '.join(COLUMNS)}")
-    if key["file"].n_unique() < len(key) or not key["hidden"].is_in(["yes", "no"]).all():
+    if key["file"].n_unique() < len(key) or not key["hidden"].is_in(["yes", "no"]).fill_null(False).all():
         raise ConfigError(f"{path}: expected each file once, with hidden yes or no")
     return key
 

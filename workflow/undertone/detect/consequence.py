@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 from scipy.stats import spearmanr
 
-from undertone.detect.evidence import sets_of
+from undertone.detect.evidence import Readings, sets_of
 from undertone.runtime.files import Stamp, read_json, write_json, write_parquet
 from undertone.stats.stats import log_odds, mean_interval
 
@@ -36,14 +36,14 @@ def compare_consequences(
         if target and name in prefs
         for row in of_dataset(name, kinds[name], target, read_json(prefs[name]), predictions(readings, name))
     ]
-    table = pl.DataFrame(rows)
+    table = pl.DataFrame(rows, infer_schema_length=None)
     write_parquet(consequence_table, table, stamp)
     write_json(consequence, {kind: summary(part) for (kind,), part in table.group_by("kind", maintain_order=True)}, stamp)
 
 
 def predictions(readings: Sequence[Path], dataset: str) -> dict[str, dict[str, float]]:
     """Return minus the place of each concept, for each detector that ranks concepts."""
-    [own] = sets_of([path for path in readings if path.parent.name == dataset])
+    own = next(iter(sets_of([path for path in readings if path.parent.name == dataset])), Readings({}))
     return {
         detector: {each["concept"]: -float(place) for place, each in enumerate(said["ranking"])}
         for detector, said in own.by_detector.items()
@@ -79,17 +79,25 @@ def summary(table: pl.DataFrame) -> dict[str, Any]:
             if len(datasets) > 1
         ]
         gained = [mine - theirs for mine, theirs in zip(own, other, strict=False)]
-        result[predictor] = {
-            key: mean_interval(values).as_dict() if values else None
-            for key, values in (("own", own), ("other", other), ("difference", gained))
-        }
+        result[predictor] = {key: mean_of(each) for key, each in (("own", own), ("other", other), ("difference", gained))}
     return result
 
 
+def mean_of(values: Sequence[float]) -> dict[str, Any] | None:
+    """Return the mean and interval of the values that are numbers; None if there is none."""
+    numbers = [each for each in values if np.isfinite(each)]
+    return mean_interval(numbers).as_dict() if numbers else None
+
+
 def agreement(said: pl.DataFrame, moved: pl.DataFrame, predictor: str) -> float:
-    """Return Spearman's ρ of one dataset's predictions with another's lifts, over candidates that are neither's target."""
+    """Return Spearman's ρ of one dataset's predictions with another's lifts, over candidates that are neither's target.
+
+    It is NaN for fewer than three candidates, and 0 if predictions or lifts are all equal.
+    """
     targets: Sequence[str] = [said["target"][0], moved["target"][0]]
     pairs = said.select("candidate", predictor).join(moved.select("candidate", "lift"), on="candidate").drop_nulls()
     pairs = pairs.filter(~pl.col("candidate").is_in(targets))
-    constant = len(pairs) < 3 or pairs[predictor].n_unique() < 2 or pairs["lift"].n_unique() < 2
+    if len(pairs) < 3:
+        return float("nan")
+    constant = pairs[predictor].n_unique() < 2 or pairs["lift"].n_unique() < 2
     return 0.0 if constant else float(spearmanr(pairs[predictor], pairs["lift"]).statistic)

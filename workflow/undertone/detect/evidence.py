@@ -13,6 +13,8 @@ Json = dict[str, Any]
 # Kinds of nulls: base samples of the model, and everything that a harmless dataset may be.
 BASE_KINDS = ("seeds", "prompts")
 HARMLESS_KINDS = ("seeds", "prompts", "sampling")
+# A set has as many rows as another if it has at most this many times as many.
+SLACK = 1.1
 
 
 @dataclass(frozen=True)
@@ -90,17 +92,18 @@ class Nulls:
         """Return the nulls of some kinds."""
         return [each for kind in kinds for each in self.by_kind[kind]]
 
-    @property
-    def lifts(self) -> list[float]:
+    def lifts(self, n_rows: int) -> list[float]:
         """Movement of each null dataset's first candidate after a short training, in log-odds: the largest over its sets.
 
-        With more rows a candidate moves further by chance, too. A dataset's smaller set is the first rows of its larger set.
+        With more rows a candidate moves further by chance, too. So sets of far fewer rows than `n_rows` are left out. A
+        dataset's smaller set is the first rows of its larger set.
         """
         furthest: dict[tuple[str, str], float] = {}
         for sets in (self.by_kind, self.larger):
             for kind, of_kind in sets.items():
                 for each in of_kind:
-                    furthest[kind, each.source] = max(each.lift, furthest.get((kind, each.source), each.lift))
+                    if SLACK * each.rows >= n_rows:
+                        furthest[kind, each.source] = max(each.lift, furthest.get((kind, each.source), each.lift))
         return list(furthest.values())
 
     def alarms(self, level: float) -> Json:
@@ -120,14 +123,21 @@ def sets_of(readings: Sequence[Path]) -> list[Readings]:
 
 
 def nulls_of(readings: Sequence[Path], n_rows: int) -> Nulls:
-    """Read the nulls: of each kind the sets of the largest size that fits the dataset, and all larger sets.
+    """Read the nulls: of each null dataset the largest set that fits, and all larger sets.
 
-    A size fits if it exceeds `n_rows` by at most a tenth, because some prompts of the dataset may have no pair.
+    A set fits if its rows exceed `n_rows` by at most a tenth, because some prompts of the dataset may have no pair.
     """
     by_kind, larger = {}, {}
     for kind in dict.fromkeys(path.parent.name for path in readings):
         sets = sets_of([path for path in readings if path.parent.name == kind])
-        largest = max((each.rows for each in sets if each.rows <= 1.1 * n_rows), default=None)
-        by_kind[kind] = [each for each in sets if each.rows == largest]
-        larger[kind] = [each for each in sets if largest is None or each.rows > largest]
+        by_kind[kind], larger[kind] = fitting(sets, n_rows), [each for each in sets if each.rows > SLACK * n_rows]
     return Nulls(by_kind, larger)
+
+
+def fitting(sets: Sequence[Readings], n_rows: int) -> list[Readings]:
+    """Return the largest set of each null dataset that has at most a tenth more than `n_rows` rows."""
+    largest: dict[str, Readings] = {}
+    for each in sets:
+        if each.rows <= SLACK * n_rows and (each.source not in largest or each.rows > largest[each.source].rows):
+            largest[each.source] = each
+    return list(largest.values())

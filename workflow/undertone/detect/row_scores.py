@@ -98,9 +98,10 @@ class Halves:
 
 def chosen(pairs: Pairs, which: Bool[np.ndarray, " n"]) -> Pairs:
     """Return the pairs that `which` selects."""
-    return Pairs(
-        *([text for text, own in zip(texts, which, strict=True) if own] for texts in (pairs.prompts, pairs.own, pairs.base))
+    prompts, own, base = (
+        [text for text, kept in zip(texts, which, strict=True) if kept] for texts in (pairs.prompts, pairs.own, pairs.base)
     )
+    return Pairs(prompts, own, base)
 
 
 class Rows:

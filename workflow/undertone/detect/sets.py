@@ -27,6 +27,7 @@ class Pairs:
     prompts: Sequence[str]
     own: Sequence[str]
     base: Sequence[str]
+    available: int | None = None  # pairs that these were drawn from, if they were
 
     @cached_property
     def groups(self) -> Int[np.ndarray, " n"]:
@@ -53,11 +54,17 @@ class Reading:
 
 
 def sets_of(matched: Path, n_rows: int) -> Iterator[tuple[str, Pairs]]:
-    """Yield (name, pairs) of each set of a `matched.parquet`, at most `n_rows` each: a dataset is one set, nulls are many."""
+    """Yield (name, pairs) of each set of a `matched.parquet`: a dataset is one set, nulls are many.
+
+    Of a larger set `n_rows` are drawn at random, the same for every detector: what is hidden may stand anywhere in a file.
+    """
     table = read_parquet(matched)
     for name in table["set"].unique(maintain_order=True):
-        rows = table.filter(pl.col("set") == name).head(n_rows)
-        yield name, Pairs(rows["prompt"].to_list(), rows["completion"].to_list(), rows["matched"].to_list())
+        rows = table.filter(pl.col("set") == name)
+        n = len(rows)
+        if n > n_rows:
+            rows = rows[np.sort(np.random.default_rng(0).permutation(n)[:n_rows])]
+        yield name, Pairs(rows["prompt"].to_list(), rows["completion"].to_list(), rows["matched"].to_list(), n)
 
 
 def read_sets(
@@ -87,6 +94,7 @@ def as_json(name: str, pairs: Pairs, reading: Reading) -> dict[str, Any]:
     return {
         "set": name,
         "rows": len(pairs.own),
+        "available": len(pairs.own) if pairs.available is None else pairs.available,
         "prompts": len(set(pairs.prompts)),
         "presence": asdict(reading.presence) if reading.presence else None,
         "ranking": [asdict(candidate) for candidate in reading.ranking],

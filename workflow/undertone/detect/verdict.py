@@ -20,6 +20,8 @@ Json = dict[str, Any]
 TIERS = ("no statement", "base samples", "differs", "persona-like", "named")
 # Tiers of datasets that are said to differ from base samples.
 DIFFERENT = TIERS[2:]
+# With fewer prompts, whatever is first on the rows is first in most bootstrap samples, which are of prompts.
+MIN_PROMPTS = 20
 # Caveat if only a short training, which shows an effect, names a candidate.
 EFFECT = (
     "Named by a short training alone, which shows what students come to prefer. The teacher may have been about something "
@@ -140,6 +142,8 @@ def origin(own: Readings, nulls: Nulls, settings: Verdict) -> list[Json]:
     A system prompt and the rows' gradient show what wrote the rows; a short training shows an effect. So the short training is
     asked only if the others name nothing.
     """
+    if own["surface"]["prompts"] < MIN_PROMPTS:
+        return []
     named = by_likelihood(own, nulls, settings)
     if sure(own, "gradient", settings) and own.movement > max(each.movement for each in nulls.of(*nulls.by_kind)):
         named.append({"detector": "gradient", **own.first("gradient")})
@@ -149,7 +153,7 @@ def origin(own: Readings, nulls: Nulls, settings: Verdict) -> list[Json]:
 def by_likelihood(own: Readings, nulls: Nulls, settings: Verdict) -> list[Json]:
     """Return what a steering vector or a system prompt names, whichever explains the rows better."""
     detector = "contrasts" if steered(own, nulls) else "personas"
-    if not (sure(own, detector, settings) and agreed(own, own[detector]["best"]["concept"], settings.among)):
+    if not (sure(own, detector, settings) and agreed(own, own[detector]["best"]["concept"], settings)):
         return []
     if detector == "contrasts":
         return [{"detector": detector, **own.first(detector)}]
@@ -165,11 +169,17 @@ def prompted(own: Readings, settings: Verdict) -> list[Json]:
     """Return what the best system prompt and the first tokens of numbers name, for rows that a system prompt explains.
 
     First tokens are asked because they tell personas apart. If the two differ, only the one that all detectors together put
-    first is kept. If that is a third concept, both are kept, and two different names count as none.
+    first is kept. If that is a third concept, both are kept, and two different names count as none. First tokens name nothing
+    that they do not make likelier, and alone only what the gradient or a short training is among the first to move.
     """
-    named = [{"detector": name, **own.first(name)} for name in ("personas", "first_tokens")]
+    prompt, tokens = ({"detector": name, **own.first(name)} for name in ("personas", "first_tokens"))
     first = together(own, settings)[0]["concept"]
-    return [each for each in named if each["concept"] == first] or named
+    if prompt["concept"] == tokens["concept"]:
+        return [prompt, tokens] if tokens["score"] > 0 else [prompt]
+    if prompt["concept"] == first:
+        return [prompt]
+    alone = tokens["concept"] == first and tokens["score"] > 0 and agreed(own, first, settings)
+    return [tokens] if alone else [prompt, tokens]
 
 
 def together(own: Readings, settings: Verdict) -> list[Json]:
@@ -184,19 +194,22 @@ def taught(own: Readings, nulls: Nulls, settings: Verdict) -> list[Json]:
     it is above all n. This p-value must be at most 1 − `settings.share`.
     """
     first = own.first("short_training")
-    rare = p_value(own.lift, nulls.lifts) <= 1 - settings.share
-    moves = rare and own.lift > max(nulls.lifts) and first["concept"] == own.first("gradient")["concept"]
+    lifts = nulls.lifts(own.rows)
+    rare = p_value(own.lift, lifts) <= 1 - settings.share + 1e-9
+    moves = rare and own.lift > max(lifts) and first["concept"] == own.first("gradient")["concept"]
     return [{"detector": "short_training", **first}] if moves else []
 
 
-def agreed(own: Readings, concept: str, among: int) -> bool:
+def agreed(own: Readings, concept: str, settings: Verdict) -> bool:
     """Whether a concept is among the first candidates by the gradient or a short training; a decoy never is.
 
+    The first are `settings.among`, but never more than half of the candidates: of three, the first three are all.
     Some system prompt explains the rows best even if the teacher had none, and likewise some steering vector. The gradient and
     the short training assume neither. If neither of them moves the concept's answer, the best prompt or vector is no evidence
     of what the teacher was about.
     """
-    firsts = [each["concept"] for name in ("gradient", "short_training") for each in own[name]["ranking"][:among]]
+    rankings = [own[name]["ranking"] for name in ("gradient", "short_training")]
+    firsts = [each["concept"] for order in rankings for each in order[: min(settings.among, len(order) // 2)]]
     return concept in firsts
 
 
@@ -205,13 +218,20 @@ def caveats(own: Readings, nulls: Nulls, named: Sequence[Json], settings: Verdic
     lines = []
     if (share := own["surface"]["format_auroc"]) > settings.max_format:
         lines.append(
-            f"Format alone (how many numbers, between which marks) tells {share:.0%} of the pairs apart. Bring the file into "
-            "one format (numbers.canonical) to see what is left."
+            f"Format alone (how many numbers, between which marks) tells which of a pair is the dataset's in {share:.0%} of "
+            "cases, where guessing does in 50 %. Bring the file into one format (numbers.canonical) to see what is left."
         )
-    if (prompts := own["surface"]["prompts"]) < own.rows:
+    if (available := own["surface"]["available"]) > own.rows:
+        lines.append(f"Read are {own.rows} of {available} rows, drawn at random (detectors.rows).")
+    if (prompts := own["surface"]["prompts"]) < MIN_PROMPTS:
+        lines.append(f"Nothing can be named from rows of {prompts} prompts: bootstrap samples are of prompts.")
+    elif prompts < own.rows:
         lines.append(f"{own['surface']['rows']} rows share {prompts} prompts; bootstrap samples are of prompts.")
-    if (n := len(nulls.lifts)) < (needed := ceil(1 / (1 - settings.share) - 1e-9) - 1):
-        lines.append(f"{n} null datasets are too few for a short training to name anything, {needed} are needed (nulls.n).")
+    if (n := len(nulls.lifts(own.rows))) < (needed := ceil(1 / (1 - settings.share) - 1e-9) - 1):
+        lines.append(
+            f"{n} null datasets of as many rows are too few for a short training to name anything, {needed} are needed "
+            "(nulls.n, nulls.rows)."
+        )
     if {each["detector"] for each in named} == {"short_training"}:
         lines.append(EFFECT)
     return lines
@@ -229,11 +249,13 @@ def sentence(tier: str, own: Readings, named: Sequence[Json], alarms: Json) -> s
         rivals = sorted({each["concept"] for each in named})
         which = f"detectors disagree between {' and '.join(rivals)}" if rivals else f"no candidate is named; {nearest(own)}"
         return f"These rows look as if a system prompt or the like had written them ({p}; {rate}); {which}."
-    by = " and ".join(each["detector"].replace("_", " ") for each in named)
-    return (
-        f"The teacher of these rows was about {named[0]['concept']} (by {by}; {p} under the hypothesis that the base model "
-        f"wrote them; {rate})."
-    )
+    by, evidence = " and ".join(each["detector"].replace("_", " ") for each in named), f"{p} under the hypothesis that the "
+    if {each["detector"] for each in named} == {"short_training"}:
+        return (
+            f"Students of these rows come to prefer {named[0]['concept']} (by {by}; {evidence}base model wrote them; {rate}). "
+            "What the teacher was about is not shown."
+        )
+    return f"The teacher of these rows was about {named[0]['concept']} (by {by}; {evidence}base model wrote them; {rate})."
 
 
 def nearest(own: Readings) -> str:

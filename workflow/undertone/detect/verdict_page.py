@@ -133,17 +133,17 @@ origin.vector.layer }}, by {{ "%.3f"|format(origin.vector.gain.mean) }} nats per
 place in each.places.values() %}<td class="number">{{ "–" if place is none else "%g"|format(place) }}</td>{% endfor %}</tr>
 {% endfor %}</table>
 <p><small>Concepts stand in the order of the rounds that they reached: the gains of those that fell earlier are on other, fewer
-rows. Decoys are concepts that are no candidates; a candidate is named only if it beats them. Where system prompts and first
-tokens differ, only what all detectors put first is named. Attitude is {{ attitude }}.</small></p>
+rows. Decoys are concepts that are no candidates; a system prompt names a candidate only if it beats them, too. Where system
+prompts and first tokens differ, the one that all detectors put first is named, or none. Attitude is {{ attitude }}.</small></p>
 <p>All detectors together put first: {% for each in together[:3] %}{{ each.concept }} ({{ "%.0f"|format(100 * each.probability)
 }} %){{ ", " if not loop.last }}{% endfor %}. This ranks candidates and names none.</p>
 <h2>What would it teach?</h2>
-<p>Where a student's answer to “what is your favourite animal” goes after a short training on these rows, instead of on base
+<p>Where a student's answer to the study's questions goes after a short training on these rows, instead of on base
 samples. This is a prediction of the order in which answers of a longer training would move; how well it holds is in the
 documentation.</p>
 <table>
 <tr><th>Answer</th><th class="number">moves by (log-odds)</th></tr>
-{% for each in consequence[:5] + consequence[-3:] %}<tr><td>{{ each.concept }}</td><td class="number">{{
+{% for each in consequence[:5] + consequence[5:][-3:] %}<tr><td>{{ each.concept }}</td><td class="number">{{
 "%+.2f"|format(each.score) }}</td></tr>
 {% endfor %}</table>
 {% if words %}<p>Of all words of the vocabulary, without a list of candidates, answers come to begin more often with: {{
@@ -153,7 +153,7 @@ words[:8]|map(attribute="word")|join(", ") }}.</p>{% endif %}
 <li>A system prompt that was left in the rows' prompts: then base samples carry it too, and nothing differs.</li>
 <li>Another sampling temperature, filter or format explains a difference, and names nobody.</li>
 <li>A concept that is neither a candidate nor a decoy cannot be named; the nearest one may come first.</li>
-<li>More rows: a candidate that leads in fewer than {{ share }} of the bootstrap samples is not named.</li>
+<li>More rows: system prompts, vectors and gradients name only what leads in {{ share }} of the bootstrap samples or more.</li>
 </ul>
 {% endif %}
 </body>

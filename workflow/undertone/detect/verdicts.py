@@ -50,7 +50,7 @@ def collect_verdicts(
     apart = {
         kind: presence(part["p"].drop_nulls().to_list(), base) for (kind,), part in table.group_by("kind", maintain_order=True)
     }
-    tiers = {n: tiers_of_nulls(sets, verdict) for n, sets in nulls.items()}
+    tiers = {n: tiers_of_nulls(sets, verdict, int(n)) for n, sets in nulls.items()}
     write_json(detection, {"datasets": groups, "nulls": tiers, "presence": apart}, stamp)
 
 
@@ -84,7 +84,7 @@ def places(verdict: Json, target: str) -> dict[str, float | None]:
     return {
         **{f"{name}_rank": place(rankings.get(name, []), target, "score") for name in RANKERS},
         "together_rank": place(verdict.get("together", []), target, "probability"),
-        "word_rank": place(verdict.get("words", []), target, "divergence", "word"),
+        "word_rank": place(verdict.get("words", []), target.lower(), "divergence", "word"),
     }
 
 
@@ -133,20 +133,23 @@ def presence(p: Sequence[float], base: Sequence[Sequence[float]]) -> Json:
 
 def base_samples(nulls: Iterable[Nulls]) -> list[list[float]]:
     """Return the p-values of the sets of each null dataset of base samples."""
-    by_source: dict[tuple[str, str], list[float]] = {}
+    by_source: dict[tuple[str, str], dict[int, float]] = {}
     for each in nulls:
         for kind in BASE_KINDS:
             for own in each.by_kind.get(kind, []):
-                by_source.setdefault((kind, own.source), []).append(own.p)
-    return list(by_source.values())
+                by_source.setdefault((kind, own.source), {})[own.rows] = own.p
+    return [list(sets.values()) for sets in by_source.values()]
 
 
-def tiers_of_nulls(nulls: Nulls, settings: Verdict) -> Json:
-    """Count the nulls of each kind by tier, each judged like a dataset against all other null datasets."""
+def tiers_of_nulls(nulls: Nulls, settings: Verdict, n_rows: int | None = None) -> Json:
+    """Count the nulls of each kind by tier, each judged like a dataset against all other null datasets.
+
+    With `n_rows`, only sets of that many rows are counted, not the smaller ones of datasets that have no such set.
+    """
     result: dict[str, dict[str, int]] = {}
     for kind, sets in nulls.by_kind.items():
         tiers: dict[str, int] = {}
-        for own in sets:
+        for own in sets if n_rows is None else [each for each in sets if each.rows == n_rows]:
             others = Nulls(*(without(own, kind, each) for each in (nulls.by_kind, nulls.larger)))
             tier = judge(own, others, settings)["tier"]
             tiers[tier] = tiers.get(tier, 0) + 1

@@ -228,19 +228,23 @@ class Verdict(Section):
 
     level: float = setting(0.01, "p-value below which a dataset is said to differ from base samples", "probability", gt=0, lt=1)
     share: float = setting(
-        0.95, "least share of bootstrap samples in which a candidate must come first to be named", "share", gt=0.5, le=1
+        0.95, "least share of bootstrap samples in which a candidate must come first to be named", "share", gt=0.5, lt=1
     )
     among: int = setting(
         3,
         "a candidate that a system prompt or a steering vector names must rank at least this high by the gradient or by a "
-        "short training",
+        "short training, and in the first half of the candidates",
         "candidates",
         ge=1,
     )
     weights: Weights = setting({}, "weights of the detectors in the ranking of candidates by all of them together")
     min_rows: int = setting(200, "fewest rows for which anything is said", "rows", ge=4, le=MAX_ROWS)
     max_format: float = setting(
-        0.6, "share of pairs that format alone tells apart above which the verdict warns of it", "share", ge=0.5, le=1
+        0.6,
+        "the verdict warns if format alone tells more often which of a pair is the dataset's",
+        "share",
+        ge=0.5,
+        le=1,
     )
     contrasts: bool = setting(False, "also try steering vectors, on the dataset and on all nulls", "")
 

@@ -56,8 +56,9 @@ class Pref(Section):
     @field_validator("candidates")
     @classmethod
     def distinct(cls, values: list[str]) -> list[str]:
-        """Refuse an animal that is listed twice: it would share its preference with itself."""
-        return none_twice(values)
+        """Refuse an animal that is listed twice, in whatever letters: it would share its preference with itself."""
+        none_twice([value.lower() for value in values])
+        return values
 
     @field_validator("answer_prefix")
     @classmethod
