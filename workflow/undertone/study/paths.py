@@ -97,11 +97,11 @@ def _unfit(root: str, reserved: tuple[str, ...]) -> str:
 
 def finished_jobs(folder: Path) -> list[Path]:
     """Snakemake's records of a study's finished jobs, `folder/RULE/JOB.jsonl`, without those of the rules that add them up."""
-    patterns = ("*/*.jsonl", "*/nulls/*.jsonl", "*/mixtures/*.jsonl", "browser/study*/*.jsonl")
+    patterns = ("*/*.jsonl", "*/nulls/*.jsonl", "*/mixtures/*.jsonl", "*/study*/*.jsonl")
     records = sorted(path for pattern in patterns for path in folder.glob(pattern))
     return [path for path in records if rule_of(path, folder) not in ("costs", "costs_plot")]
 
 
 def rule_of(path: Path, folder: Path) -> str:
-    """The rule of a record. Records of nulls, mixtures and single features are one folder deeper, such as `nulls/KIND`."""
+    """The rule of a record. Records of nulls, mixtures, decompositions and single features are one folder deeper."""
     return path.relative_to(folder).parts[0]
