@@ -275,6 +275,11 @@ RIGHT = [
     accepted(teachers=[]),
     accepted(animals=["lion"], pref={"candidates": ["lion"]}),
     accepted(student_variants={"r": {"rank": 2}, "r-1": {"rank": 4}}),
+    # A dataset of fewer rows than a variant has, which does not train on it.
+    accepted(student_variants={"a": {"rows": 1500, "datasets": ["owl"]}}, overrides={"lion": {"numbers": {"max_rows": 1000}}}),
+    refused({"pref": {"candidates": ["lion", "owl", "Lion"]}}, "pref.candidates: named twice: 'lion'"),
+    refused({"verdict": {"share": 1}}, "verdict.share"),
+    refused({"layers": {"read": 1000, "tokens": 2000}}, "layers: tokens 2,000 is more than read 1,000"),
     accepted(datasets={"x" * 19: {"file": "mine.csv"}}),
     accepted(losses={"students": [9]}),
     accepted(losses={"students": []}),

@@ -250,9 +250,9 @@ def check_students(study: "Study") -> None:
         teacher: Any = study.section("teacher", dataset)
         _check_modules(f"teacher.finetune.targets of {dataset}", study.model, teacher.finetune.targets)
     for variant in ["", *study.student_variants]:
-        own_settings = [CONTROL, *(name for name in study.overrides if name != CONTROL)]
         varied = study.varied_datasets(variant) if variant else study.available
-        for dataset in set(own_settings) & {*varied, *map(study.control, varied)}:
+        trained = {*varied, *map(study.control, varied)}
+        for dataset in [CONTROL, *(name for name in study.overrides if name in trained and name != CONTROL)]:
             where = f"student_variants.{variant}" if variant else f"overrides.{dataset}.student"
             own = variant or "student" in study.overrides.get(dataset, {})
             _check_student(study, where if own else "student", study.students(dataset, variant), dataset, variant)
