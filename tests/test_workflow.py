@@ -66,7 +66,6 @@ def samples(*datasets: str) -> set[str]:
     return {f"Sample the {d} teacher's numbers" for d in datasets} | numbers(*datasets)
 
 
-PREFS = after_students(*DATASETS)
 EVERY_SAMPLE = samples(*SAMPLED)
 BASE = {"Prepare the base model", "Prepare the SAE", "Draw chats to read features on"}
 EVERYTHING = EVERY_SAMPLE | numbers("mine") | METRICS | SAE_METRICS | BASE | {"Write the number prompts"}
@@ -232,7 +231,7 @@ def deleted_result(project: Project) -> None:
 
 STALE = [
     (setting_of_one_animal, students("lion")),
-    (setting_of_a_late_stage, PREFS | METRICS | SAE_METRICS),
+    (setting_of_a_late_stage, after_prefs(*DATASETS)),
     (setting_of_the_filter, numbers(*DATASETS) | METRICS),
     (setting_that_is_only_written_otherwise, set()),
     (imported_module, EVERYTHING - {"Write the number prompts", "Filter the numbers of mine"}),
@@ -247,7 +246,7 @@ STALE = [
     (new_animal, samples("cat")),
     (new_transform, students("scrambled") | {MAKE_SCRAMBLED, *CONTROLS}),
     (prompt_template, EVERYTHING - BASE - numbers("mine") | after_students("mine") | numbers("control")),
-    (questions, PREFS | METRICS | SAE_METRICS),
+    (questions, after_students(*DATASETS) | METRICS | SAE_METRICS),
     (corpus, EVERYTHING - {"Write the number prompts", "Filter the numbers of mine"}),
     (persona, samples("lion", "owl") | METRICS | SAE_METRICS),
     (content_of_a_dataset_file, numbers("mine")),
