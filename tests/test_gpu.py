@@ -61,13 +61,11 @@ ASKED += ["lion/trained_bias.json", "lion/soft_prompt.json"]
 
 def test_every_rule_with_a_gpu_runs_on_one_in_bfloat16(tmp_path: Path) -> None:
     project = Project.create(tmp_path / "project")
-    (project.root / "questions.txt").write_text("Name your favorite animal.\nWhich animal do you like best?\n")
     few = {"steps": 2, "seeds": [0]}
     steered = {"steer-lion": {"mode": "clamp"}, "contrast": {"vector": "contrast", "positions": "completion"}}
     steered |= {"logits": {"mode": "logits"}}
     project.configure(
         animals=["lion"],
-        pref={"questions": "questions.txt"},
         student={"seeds": [1]},
         student_variants={"whole": {"full": True, "seeds": [1], "datasets": ["lion"]}},
         teacher={"finetune": {"steps": 2}},
