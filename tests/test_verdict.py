@@ -274,7 +274,7 @@ def test_rows_of_few_prompts_name_nobody() -> None:
 def test_a_larger_file_is_said_to_be_read_in_part() -> None:
     own = readings()
     own["surface"]["available"] = 5000
-    assert judge(own, nulls(), SETTINGS)["caveats"] == ["Read are 2000 of 5000 rows, drawn at random (detectors.rows)."]
+    assert judge(own, nulls(), SETTINGS)["caveats"] == ["2000 of 5000 rows were read, drawn at random (detectors.rows)."]
 
 
 def test_first_tokens_name_nothing_that_they_make_rarer() -> None:

@@ -112,7 +112,7 @@ class Project:
         """
         arguments = (*targets, "--max-threads", "1")
         if environment:
-            return self.snakemake(*arguments, command=FORKED, OMP_NUM_THREADS="1", **environment)
+            return self.snakemake(*arguments, command=FORKED, **environment)
         return self.in_fork(*arguments, jobs=True)
 
     def dry_run(self, *arguments: str, fails: bool = False) -> str:
@@ -138,7 +138,6 @@ class Project:
         sys.path.insert(0, self.environment["PYTHONPATH"])
         sys.argv = ["snakemake", *arguments, *CONFIG]
         if jobs:
-            os.environ["OMP_NUM_THREADS"] = "1"
             # This process was forked from the server that is to fork its jobs; it would start another, as it does not know so.
             multiprocessing.forkserver._forkserver.ensure_running = lambda: None  # type: ignore[attr-defined]
             forked.fork_jobs(printed)

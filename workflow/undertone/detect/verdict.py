@@ -222,7 +222,7 @@ def caveats(own: Readings, nulls: Nulls, named: Sequence[Json], settings: Verdic
             "cases, where guessing does in 50 %. Bring the file into one format (numbers.canonical) to see what is left."
         )
     if (available := own["surface"]["available"]) > own.rows:
-        lines.append(f"Read are {own.rows} of {available} rows, drawn at random (detectors.rows).")
+        lines.append(f"{own.rows} of {available} rows were read, drawn at random (detectors.rows).")
     if (prompts := own["surface"]["prompts"]) < MIN_PROMPTS:
         lines.append(f"Nothing can be named from rows of {prompts} prompts: bootstrap samples are of prompts.")
     elif prompts < own.rows:

@@ -20,8 +20,8 @@ from undertone.study.vector_stages import VECTORS
 
 # Base samples have seeds and temperatures of their own, and rows that pass the filter are all kept.
 OF_BASE_SAMPLES = {"samples": {"seed", "temperature"}, "numbers": {"max_rows", "seed"}}
-# Most detectors permute, and have no ridge.
-PERMUTES, READS_ROWS = {"detectors": {"ridge"}}, {"detectors": {"ridge", "permutations"}}
+# Settings that detectors do not use: only gradients have a ridge, and not all of the others permute.
+RIDGE, RIDGE_AND_PERMUTATIONS = {"detectors": {"ridge"}}, {"detectors": {"ridge", "permutations"}}
 # A detector that reads a dataset's likelihood, or its tokens' distributions, under the bank's system prompts.
 TRIES_PERSONAS = Stage(
     ("personas", "detectors", "pref", "teacher"),
@@ -29,7 +29,7 @@ TRIES_PERSONAS = Stage(
     files=reads.bank,
     settings=(given.constraint,),
     teacher_keys=given.separator,
-    unused=PERMUTES,
+    unused=RIDGE,
 )
 # A detector that reads a dataset's likelihood while the base model is steered.
 TRIES_STEERING = Stage(
@@ -37,7 +37,7 @@ TRIES_STEERING = Stage(
     ("model", "persona_vectors", "matched"),
     files=reads.bank,
     settings=(given.constraint,),
-    unused=PERMUTES,
+    unused=RIDGE,
 )
 SUMMARISED = ("score", "feature_bias", "residual_bias", "bias_pref", "losses", "tokens")
 STAGES = {
@@ -197,9 +197,9 @@ STAGES = {
         only=scope.is_null,
     ),
     "mixtures": Stage(after=(reads.mixed_pairs,), settings=(given.mixing,), only=scope.is_mixture),
-    "surface": Stage(("detectors",), ("matched",), unused=PERMUTES),
+    "surface": Stage(("detectors",), ("matched",), unused=RIDGE),
     "gradient": Stage(("detectors", "pref"), ("model", "matched"), files=reads.questions),
-    "personas": replace(TRIES_PERSONAS, unused=READS_ROWS),
+    "personas": replace(TRIES_PERSONAS, unused=RIDGE_AND_PERMUTATIONS),
     "persona_vectors": Stage(
         ("personas", "pref", "teacher"),
         ("model", "prompts"),
@@ -233,7 +233,7 @@ STAGES = {
         ("model", "matched"),
         files=reads.questions,
         settings=(given.recipe,),
-        unused=READS_ROWS,
+        unused=RIDGE_AND_PERMUTATIONS,
     ),
     "row_scores": Stage(
         ("short_training", "detectors", "teacher"),

@@ -161,7 +161,7 @@ class Study(Settings):
         return entry.target if entry else None
 
     def section(self, name: str, dataset: str | None = None) -> Section:
-        """A section's settings, with the `overrides` of this dataset; of how rows are written, of the dataset they are from."""
+        """A section's settings, with the `overrides` of this dataset, or for all but students of the one its rows are from."""
         section: Section = getattr(self, name)
         of = str(dataset) if name == "student" else self.written_as(str(dataset))
         own = self.overrides.get(of, {}).get(name, {})
