@@ -29,6 +29,7 @@ def readings(
     trained: str = "lion",
     lift: float = 0.1,
     begun: str = "lion",
+    begun_share: float = 1.0,
     number: int = 0,
     steering: float | None = None,
     added: str = "lion",
@@ -42,7 +43,7 @@ def readings(
     ranking = [{"concept": moved, "score": z, "share": z_share}, *others]
     order = [trained, *(each for each in animals if each != trained)]
     learned = [{"concept": each, "score": lift - k, "share": None} for k, each in enumerate(order)]
-    begins = [{"concept": begun, "score": 9.0, "share": 0.9}]
+    begins = [{"concept": begun, "score": 9.0, "share": begun_share}]
     begins += [{"concept": each, "score": 0.0, "share": 0.0} for each in animals if each != begun]
     words = [{"word": "lion", "divergence": 0.1}]
     surface = {"set": f"{number:05}-{rows}", "rows": rows, "available": rows, "prompts": rows}
@@ -78,31 +79,27 @@ def nulls(n: int = 20, **changes: Any) -> Nulls:
         ({"p": 0.004}, "base samples"),
         ({"p": 0.003}, "named"),
         # Either detector is enough, if it is sure and beyond every null.
-        ({"gain_share": 0.6}, "named"),
-        ({"z_share": 0.6}, "named"),
-        ({"gain_share": 0.6, "z_share": 0.6}, "persona-like"),
+        ({"gain_share": 0.6, "begun_share": 0.6}, "named"),
+        ({"z_share": 0.6, "begun_share": 0.6}, "named"),
+        ({"gain_share": 0.6, "z_share": 0.6}, "named"),
+        ({"gain_share": 0.6, "z_share": 0.6, "begun_share": 0.6}, "persona-like"),
         ({"gain": 0.0005, "z": 0.5}, "differs"),
         ({"gain": 0.0005}, "named"),
         # A decoy is no candidate, whatever its share.
-        ({"first": "castle", "decoy": True, "z_share": 0.6}, "persona-like"),
-        # Two names are none.
-        ({"moved": "owl"}, "persona-like"),
-        # A prompt that the gradient knows nothing of names nobody.
-        ({"first": "dog", "moved": "owl", "z_share": 0.5}, "persona-like"),
-        ({"first": "cat", "moved": "owl", "z_share": 0.5, "begun": "cat"}, "named"),
-        ({"first": "dog", "moved": "owl", "z_share": 0.5, "trained": "dog", "begun": "dog"}, "named"),
-        # Nor does one of which the first tokens of numbers say another, unless all together put one of the two first.
-        ({"first": "cat", "moved": "owl", "z_share": 0.5, "trained": "owl", "begun": "dog"}, "persona-like"),
-        ({"first": "cat", "moved": "owl", "z_share": 0.5, "trained": "dog", "begun": "dog"}, "named"),
-        ({"begun": "owl"}, "named"),
+        ({"first": "castle", "decoy": True, "z_share": 0.6, "begun_share": 0.6}, "persona-like"),
+        # A prompt that nothing else is for names nobody.
+        (
+            {"first": "dog", "moved": "owl", "z_share": 0.5, "trained": "owl", "begun": "owl", "begun_share": 0.6},
+            "persona-like",
+        ),
+        # One to which all detectors together give less than half names nobody, though they put it first.
+        ({"first": "cat", "moved": "owl", "z_share": 0.5, "begun": "cat", "trained": "dog"}, "persona-like"),
         # Without a system prompt first tokens are not asked: they read personas, too.
-        ({"gain": 0.0005, "begun": "owl"}, "named"),
+        ({"gain": 0.0005, "z_share": 0.6}, "differs"),
         # A short training names what the gradient puts first, if it moves further than after any null.
-        ({"gain_share": 0.6, "z_share": 0.6, "lift": 0.3}, "named"),
-        ({"gain_share": 0.6, "z_share": 0.6, "lift": 0.3, "trained": "owl"}, "persona-like"),
-        ({"gain_share": 0.6, "z_share": 0.6, "lift": 0.2}, "persona-like"),
-        # Where others name one it is not asked.
-        ({"z_share": 0.6, "lift": 0.3, "first": "owl", "moved": "lion", "begun": "owl"}, "named"),
+        ({"gain": 0.0005, "z_share": 0.6, "lift": 0.3}, "named"),
+        ({"gain": 0.0005, "z_share": 0.6, "lift": 0.3, "trained": "owl"}, "differs"),
+        ({"gain": 0.0005, "z_share": 0.6, "lift": 0.2}, "differs"),
         ({"rows": 199}, "no statement"),
     ],
 )
@@ -110,25 +107,38 @@ def test_the_tier_is_as_high_as_the_evidence(own: dict[str, Any], tier: str) -> 
     assert judge(readings(**own), nulls(), SETTINGS)["tier"] == tier
 
 
+def named(own: Readings, against: Nulls | None = None, settings: Verdict = SETTINGS) -> list[tuple[str, str]]:
+    """Return the detectors that name something, and what."""
+    said = judge(own, against or nulls(), settings)["origin"]["named"]
+    return [(each["detector"], each["concept"]) for each in said]
+
+
 def test_a_gain_or_a_movement_that_a_null_reaches_names_nobody() -> None:
-    assert judge(readings(), nulls(gain=0.2), SETTINGS)["origin"]["named"] == [
-        {"detector": "gradient", "concept": "lion", "score": 6.0, "share": 1.0}
-    ]
-    assert judge(readings(), nulls(z=7.0), SETTINGS)["origin"]["named"][0]["detector"] == "personas"
+    assert named(readings(), nulls(gain=0.2)) == [("gradient", "lion")]
+    assert named(readings(), nulls(z=7.0)) == [("personas", "lion"), ("first_tokens", "lion")]
     assert judge(readings(), nulls(z=7.0, gain=0.2), SETTINGS)["tier"] == "differs"
 
 
-def test_of_two_readings_of_personas_that_differ_all_detectors_together_choose() -> None:
-    def named(**changes: Any) -> list[tuple[str, str]]:
-        said = judge(readings(z_share=0.5, **changes), nulls(), SETTINGS)["origin"]["named"]
-        return [(each["detector"], each["concept"]) for each in said]
+def test_of_detectors_that_differ_all_together_choose() -> None:
+    assert named(readings()) == [("personas", "lion"), ("first_tokens", "lion"), ("gradient", "lion")]
+    assert named(readings(begun="owl")) == [("personas", "lion"), ("gradient", "lion")]
+    assert named(readings(begun="owl", trained="owl", moved="cat")) == [("first_tokens", "owl")]
+    # What is first by all together, and sure by none of them, is not named.
+    assert named(readings(first="cat", begun="dog", moved="owl", trained="owl", z_share=0.5)) == []
 
-    assert named() == [("personas", "lion"), ("first_tokens", "lion")]
-    assert named(begun="owl") == [("personas", "lion")]
-    assert named(begun="owl", trained="owl", moved="cat") == [("first_tokens", "owl")]
-    # Both, which is no name, where all together put a third first; one that both put first is named whatever the others say.
-    assert named(first="cat", begun="dog", moved="owl", trained="owl") == [("personas", "cat"), ("first_tokens", "dog")]
-    assert named(first="cat", begun="cat", moved="owl", trained="owl") == [("personas", "cat"), ("first_tokens", "cat")]
+
+def test_a_candidate_is_named_from_a_probability_on() -> None:
+    own = readings(first="dog", begun="dog", trained="dog", moved="owl", z_share=0.5)
+    first = judge(own, nulls(), SETTINGS)["together"][0]
+    assert first["concept"] == "dog" and 0.5 < first["probability"] < 0.9
+    assert named(own) == [("personas", "dog"), ("first_tokens", "dog")]
+    assert named(own, settings=Verdict(probability=0.9)) == []
+
+
+def test_a_steering_vector_that_all_others_together_put_first_is_named_however_probable() -> None:
+    """It is none of them, so that they agree is evidence of its own."""
+    own = readings(first="dog", begun="dog", trained="dog", moved="owl", z_share=0.5, steering=0.2, added="dog")
+    assert named(own, nulls(steering=0.001), Verdict(probability=0.9)) == [("contrasts", "dog")]
 
 
 @pytest.mark.parametrize(
@@ -137,13 +147,12 @@ def test_of_two_readings_of_personas_that_differ_all_detectors_together_choose()
         # Of a system prompt and a steering vector that which explains the rows better.
         ({"steering": 0.2}, ["contrasts"]),
         ({"steering": 0.05}, ["personas", "first_tokens"]),
-        ({"steering": 0.2, "first": "owl", "begun": "owl"}, ["contrasts"]),
+        ({"steering": 0.2, "first": "owl"}, ["contrasts"]),
         ({"steering": 0.2, "gain": 0.0005}, ["contrasts"]),
-        # A better explanation that is not sure, about a decoy or that nothing else moves leaves the worse one without a name.
+        # A better explanation that is not sure, about a decoy or another candidate leaves the worse one without a name.
         ({"steering": 0.2, "added_share": 0.9}, []),
         ({"steering": 0.2, "added": "castle"}, []),
         ({"steering": 0.2, "added": "fox"}, []),
-        ({"steering": 0.2, "added": "fox", "trained": "fox"}, ["contrasts"]),
     ],
 )
 def test_a_steering_vector_names_what_it_explains_better_than_a_system_prompt(own: dict[str, Any], named: list[str]) -> None:
@@ -165,7 +174,9 @@ def test_a_steering_vector_that_explains_a_null_as_well_names_nobody() -> None:
 def test_the_sentence_tells_what_explains_the_rows_best() -> None:
     def said(**own: Any) -> str:
         return str(
-            judge(readings(z_share=0.6, added="castle", gain_share=0.6, **own), nulls(steering=0.001), SETTINGS)["sentence"]
+            judge(
+                readings(z_share=0.6, added="castle", gain_share=0.6, begun_share=0.6, **own), nulls(steering=0.001), SETTINGS
+            )["sentence"]
         )
 
     assert "the nearest steering vector is that of “castle”" in said(steering=0.2)
@@ -184,21 +195,21 @@ def test_without_steering_vectors_nothing_is_said_of_them() -> None:
 
 
 def test_a_lift_that_a_null_of_more_rows_reaches_names_nobody() -> None:
-    own = readings(gain_share=0.6, z_share=0.6, lift=0.3, rows=500)
+    own = readings(gain=0.0005, z_share=0.6, lift=0.3, rows=500)
     few = replace(nulls(rows=200), larger=nulls(rows=2000).by_kind)
     assert judge(own, few, SETTINGS)["tier"] == "named"
     # Rows by the hundred move a candidate less far than five hundred do by chance.
-    assert judge(own, nulls(rows=200), SETTINGS)["tier"] == "persona-like"
+    assert judge(own, nulls(rows=200), SETTINGS)["tier"] == "differs"
     many = replace(few, larger=nulls(rows=2000, lift=0.4).by_kind)
-    assert judge(own, many, SETTINGS)["tier"] == "persona-like"
+    assert judge(own, many, SETTINGS)["tier"] == "differs"
 
 
 def test_of_few_nulls_a_lift_above_them_all_is_no_evidence() -> None:
-    own = readings(gain_share=0.6, z_share=0.6, lift=0.3)
+    own = readings(gain=0.0005, z_share=0.6, lift=0.3)
     kinds = len(KINDS)
     enough, few = judge(own, nulls(5), SETTINGS), judge(own, nulls(4), SETTINGS)
     assert (5 * kinds, enough["tier"], enough["caveats"]) == (20, "named", [EFFECT])
-    assert (4 * kinds, few["tier"]) == (16, "persona-like")
+    assert (4 * kinds, few["tier"]) == (16, "differs")
     assert few["caveats"] == [
         "16 null datasets of as many rows are too few for a short training to name anything, 19 are needed "
         "(nulls.n, nulls.rows)."
@@ -209,14 +220,14 @@ def test_of_few_nulls_a_lift_above_them_all_is_no_evidence() -> None:
 
 def test_a_null_datasets_smaller_set_is_no_further_null() -> None:
     """It is the first rows of the larger one: of three datasets of four kinds none is as rare as once in 19."""
-    own = readings(gain_share=0.6, z_share=0.6, lift=0.3, rows=500)
+    own = readings(gain=0.0005, z_share=0.6, lift=0.3, rows=500)
     few = replace(nulls(3, rows=200), larger=nulls(3, rows=2000).by_kind)
     assert len(few.lifts(200)) == len(few.lifts(500)) == 12
-    assert judge(own, few, SETTINGS)["tier"] == "persona-like"
+    assert judge(own, few, SETTINGS)["tier"] == "differs"
 
 
 def test_a_name_that_an_effect_alone_gives_has_a_caveat() -> None:
-    by_effect, by_rows = readings(gain_share=0.6, z_share=0.6, lift=0.3), readings(lift=0.3)
+    by_effect, by_rows = readings(gain=0.0005, z_share=0.6, lift=0.3), readings(lift=0.3)
     assert EFFECT in judge(by_effect, nulls(5), SETTINGS)["caveats"]
     named = judge(by_rows, nulls(5), SETTINGS)
     assert (named["tier"], named["caveats"]) == ("named", [])
@@ -224,9 +235,9 @@ def test_a_name_that_an_effect_alone_gives_has_a_caveat() -> None:
 
 def test_movements_are_compared_whatever_the_number_of_rows() -> None:
     """z grows with the square root of the rows where something differs; a null of few rows may not be outdone by rows alone."""
-    few = nulls(z=3.0, rows=200)
-    assert judge(readings(z=6.0, gain_share=0.5), few, SETTINGS)["tier"] == "persona-like"
-    assert judge(readings(z=10.0, gain_share=0.5), few, SETTINGS)["tier"] == "named"
+    few = nulls(z=3.0, rows=200, gain=0.2)
+    assert named(readings(z=6.0), few) == []
+    assert named(readings(z=10.0), few) == [("gradient", "lion")]
 
 
 def test_nothing_is_said_of_a_dataset_to_whose_prompts_the_base_model_writes_nothing_that_passes(tmp_path: Path) -> None:
@@ -277,30 +288,22 @@ def test_a_larger_file_is_said_to_be_read_in_part() -> None:
     assert judge(own, nulls(), SETTINGS)["caveats"] == ["2000 of 5000 rows were read, drawn at random (detectors.rows)."]
 
 
+def test_a_tie_by_all_together_or_a_single_candidate_names_nobody() -> None:
+    own = readings(steering=0.2, z_share=0.6)
+    assert named(own, nulls(steering=0.001)) == [("contrasts", "lion")]
+    flat = Verdict(weights={"personas": 0, "gradient": 0, "short_training": 0, "first_tokens": 0})
+    assert named(own, nulls(steering=0.001), flat) == []
+    for detector in ("personas", "gradient", "short_training", "first_tokens"):
+        del own[detector]["ranking"][1:]
+    assert named(own, nulls(steering=0.001)) == []
+
+
 def test_first_tokens_name_nothing_that_they_make_rarer() -> None:
-    """They confirm no other name then, and still forbid it where they say another."""
-    for changes, likelier, rarer in (
-        ({}, ["personas", "first_tokens"], ["personas"]),
-        ({"begun": "owl", "trained": "owl", "moved": "owl"}, ["first_tokens"], ["personas", "first_tokens"]),
-    ):
-        own = readings(z_share=0.6, **changes)
-        assert [each["detector"] for each in judge(own, nulls(), SETTINGS)["origin"]["named"]] == likelier
-        for each in own["first_tokens"]["ranking"]:
-            each["score"] -= 10
-        verdict = judge(own, nulls(), SETTINGS)
-        assert [each["detector"] for each in verdict["origin"]["named"]] == rarer
-        assert verdict["tier"] == ("named" if len(rarer) == 1 else "persona-like")
-
-
-def test_among_three_candidates_the_first_alone_agrees() -> None:
-    def few(**changes: Any) -> Readings:
-        own = readings(z_share=0.6, **changes)
-        for reading in own.by_detector.values():
-            reading["ranking"] = [each for each in reading["ranking"] if each["concept"] in ("lion", "owl", "cat")]
-        return own
-
-    assert judge(few(), nulls(), SETTINGS)["tier"] == "named"
-    assert judge(few(moved="owl", trained="owl"), nulls(), SETTINGS)["tier"] == "persona-like"
+    own = readings(z_share=0.6)
+    assert named(own) == [("personas", "lion"), ("first_tokens", "lion")]
+    for each in own["first_tokens"]["ranking"]:
+        each["score"] -= 10
+    assert named(own) == [("personas", "lion")]
 
 
 def test_nothing_is_said_without_nulls() -> None:
@@ -314,7 +317,7 @@ def test_alarms_have_an_upper_bound() -> None:
 
 
 def test_every_sentence_names_what_it_rests_on() -> None:
-    for changes in ({}, {"p": 0.2}, {"gain_share": 0.6, "z_share": 0.6}, {"gain": 0.0005, "z": 0.5}):
+    for changes in ({}, {"p": 0.2}, {"gain_share": 0.6, "z_share": 0.6, "begun_share": 0.6}, {"gain": 0.0005, "z": 0.5}):
         verdict = judge(readings(**changes), nulls(), SETTINGS)
         assert "p = " in verdict["sentence"]
     assert "no candidate is named" in sentence("persona-like", readings(), [], judge(readings(), nulls(), SETTINGS)["alarms"])

@@ -31,7 +31,7 @@ def test_a_dataset_is_right_if_its_target_alone_is_named() -> None:
     wrong = row("mine", judged(), "owl", "steer", settings)
     assert (wrong["named"], wrong["right"], wrong["development"]) == ("lion", False, True)
     assert (wrong["short_training_rank"], wrong["word_rank"]) == (2, None)
-    silent = row("lion", judged(gain_share=0.5, z_share=0.5), "lion", "prompt", settings)
+    silent = row("lion", judged(gain_share=0.5, z_share=0.5, begun_share=0.5), "lion", "prompt", settings)
     assert (silent["named"], silent["right"], silent["personas_rank"]) == (None, False, 1)
     few = row("lion", judged(rows=50), "lion", "prompt", settings)
     assert (few["tier"], few["personas_rank"], few["first_tokens_rank"]) == ("no statement", None, None)

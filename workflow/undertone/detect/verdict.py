@@ -85,6 +85,7 @@ def judge(own: Readings, nulls: Nulls, settings: Verdict) -> Json:
         "attitude": "unknown: a system prompt that loves an animal and one that hates it may write the same numbers",
         "tried": own["personas"]["tried"],
         "share": settings.share,
+        "probability": settings.probability,
         "caveats": caveats(own, nulls, named, settings),
     }
 
@@ -115,9 +116,9 @@ def tier_of(own: Readings, nulls: Nulls, named: Sequence[Json], settings: Verdic
     """Return the highest tier that the evidence reaches."""
     if not own.differs(settings.level):
         return TIERS[1]
-    if len({each["concept"] for each in named}) == 1:
+    if named:
         return TIERS[4]
-    return TIERS[3] if named or explained(own, nulls) or steered(own, nulls) else TIERS[2]
+    return TIERS[3] if explained(own, nulls) or steered(own, nulls) else TIERS[2]
 
 
 def explained(own: Readings, nulls: Nulls) -> bool:
@@ -139,52 +140,48 @@ def steered(own: Readings, nulls: Nulls) -> bool:
 def origin(own: Readings, nulls: Nulls, settings: Verdict) -> list[Json]:
     """Return what each detector names, if anything: {detector, concept, score, share}.
 
-    A system prompt and the rows' gradient show what wrote the rows; a short training shows an effect. So the short training is
-    asked only if the others name nothing.
+    System prompts, steering vectors, first tokens and the rows' gradient show what wrote the rows; a short training shows an
+    effect. So the short training is asked only if the others name nothing.
     """
     if own["surface"]["prompts"] < MIN_PROMPTS:
         return []
-    named = by_likelihood(own, nulls, settings)
-    if sure(own, "gradient", settings) and own.movement > max(each.movement for each in nulls.of(*nulls.by_kind)):
-        named.append({"detector": "gradient", **own.first("gradient")})
+    first, *others = together(own, settings)
+    leads = bool(others) and first["probability"] > others[0]["probability"]
+    named = [
+        {"detector": name, **own.first(name)}
+        for name in beyond_nulls(own, nulls)
+        if leads and first["probability"] >= least(name, settings) and sure_of(own, name, first["concept"], settings)
+    ]
     return named or taught(own, nulls, settings)
 
 
-def by_likelihood(own: Readings, nulls: Nulls, settings: Verdict) -> list[Json]:
-    """Return what a steering vector or a system prompt names, whichever explains the rows better."""
-    detector = "contrasts" if steered(own, nulls) else "personas"
-    if not (sure(own, detector, settings) and agreed(own, own[detector]["best"]["concept"], settings)):
-        return []
-    if detector == "contrasts":
-        return [{"detector": detector, **own.first(detector)}]
-    return prompted(own, settings) if explained(own, nulls) else []
+def least(detector: str, settings: Verdict) -> float:
+    """Return how probable by all detectors together a candidate must be if the detector is to name it.
 
-
-def sure(own: Readings, detector: str, settings: Verdict) -> bool:
-    """Whether a detector's first candidate comes first in enough bootstrap samples."""
-    return bool(own.first(detector)["share"] >= settings.share)
-
-
-def prompted(own: Readings, settings: Verdict) -> list[Json]:
-    """Return what the best system prompt and the first tokens of numbers name, for rows that a system prompt explains.
-
-    First tokens are asked because they tell personas apart. If the two differ, only the one that all detectors together put
-    first is kept. If that is a third concept, both are kept, and two different names count as none. First tokens name nothing
-    that they do not make likelier, and alone only what the gradient or a short training is among the first to move.
+    Steering vectors are none of these detectors. That the others put the same candidate first is then evidence of its own.
     """
-    prompt, tokens = ({"detector": name, **own.first(name)} for name in ("personas", "first_tokens"))
-    first = together(own, settings)[0]["concept"]
-    if prompt["concept"] == tokens["concept"]:
-        return [prompt, tokens] if tokens["score"] > 0 else [prompt]
-    if prompt["concept"] == first:
-        return [prompt]
-    alone = tokens["concept"] == first and tokens["score"] > 0 and agreed(own, first, settings)
-    return [tokens] if alone else [prompt, tokens]
+    return settings.probability if detector in RANKERS else 0.0
 
 
 def together(own: Readings, settings: Verdict) -> list[Json]:
     """Rank candidates by all detectors together."""
     return combined({name: own[name]["ranking"] for name in RANKERS}, settings.weights.model_dump())
+
+
+def beyond_nulls(own: Readings, nulls: Nulls) -> list[str]:
+    """Return the detectors of origin whose figure exceeds that of nulls.
+
+    The figure is the gain of a steering vector or a system prompt, whichever explains the rows better, and the gradient's
+    movement. First tokens are asked with system prompts, because they read personas, too.
+    """
+    names = ["contrasts"] if steered(own, nulls) else ["personas", "first_tokens"] if explained(own, nulls) else []
+    return [*names, "gradient"] if own.movement > max(each.movement for each in nulls.of(*nulls.by_kind)) else names
+
+
+def sure_of(own: Readings, detector: str, concept: str, settings: Verdict) -> bool:
+    """Whether a detector puts a concept first in enough bootstrap samples, with a score above 0."""
+    first = own.first(detector)
+    return bool(first["concept"] == concept and first["share"] >= settings.share and first["score"] > 0)
 
 
 def taught(own: Readings, nulls: Nulls, settings: Verdict) -> list[Json]:
@@ -198,19 +195,6 @@ def taught(own: Readings, nulls: Nulls, settings: Verdict) -> list[Json]:
     rare = p_value(own.lift, lifts) <= 1 - settings.share + 1e-9
     moves = rare and own.lift > max(lifts) and first["concept"] == own.first("gradient")["concept"]
     return [{"detector": "short_training", **first}] if moves else []
-
-
-def agreed(own: Readings, concept: str, settings: Verdict) -> bool:
-    """Whether a concept is among the first candidates by the gradient or a short training; a decoy never is.
-
-    The first are `settings.among`, but never more than half of the candidates: of three, the first three are all.
-    Some system prompt explains the rows best even if the teacher had none, and likewise some steering vector. The gradient and
-    the short training assume neither. If neither of them moves the concept's answer, the best prompt or vector is no evidence
-    of what the teacher was about.
-    """
-    rankings = [own[name]["ranking"] for name in ("gradient", "short_training")]
-    firsts = [each["concept"] for order in rankings for each in order[: min(settings.among, len(order) // 2)]]
-    return concept in firsts
 
 
 def caveats(own: Readings, nulls: Nulls, named: Sequence[Json], settings: Verdict) -> list[str]:
@@ -246,9 +230,10 @@ def sentence(tier: str, own: Readings, named: Sequence[Json], alarms: Json) -> s
     if tier == "differs":
         return f"Something other than the base model as it is wrote these rows ({p}; {rate}). What, is not known."
     if tier == "persona-like":
-        rivals = sorted({each["concept"] for each in named})
-        which = f"detectors disagree between {' and '.join(rivals)}" if rivals else f"no candidate is named; {nearest(own)}"
-        return f"These rows look as if a system prompt or the like had written them ({p}; {rate}); {which}."
+        return (
+            f"These rows look as if a system prompt or the like had written them ({p}; {rate}); "
+            f"no candidate is named; {nearest(own)}."
+        )
     by, evidence = " and ".join(each["detector"].replace("_", " ") for each in named), f"{p} under the hypothesis that the "
     if {each["detector"] for each in named} == {"short_training"}:
         return (

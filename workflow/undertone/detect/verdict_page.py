@@ -133,10 +133,11 @@ origin.vector.layer }}, by {{ "%.3f"|format(origin.vector.gain.mean) }} nats per
 place in each.places.values() %}<td class="number">{{ "–" if place is none else "%g"|format(place) }}</td>{% endfor %}</tr>
 {% endfor %}</table>
 <p><small>Concepts stand in the order of the rounds that they reached: the gains of those that fell earlier are on other, fewer
-rows. Decoys are concepts that are no candidates; a system prompt names a candidate only if it beats them, too. Where system
-prompts and first tokens differ, the one that all detectors put first is named, or none. Attitude is {{ attitude }}.</small></p>
+rows. Decoys are concepts that are no candidates; a system prompt names a candidate only if it beats them, too. Attitude is {{
+attitude }}.</small></p>
 <p>All detectors together put first: {% for each in together[:3] %}{{ each.concept }} ({{ "%.0f"|format(100 * each.probability)
-}} %){{ ", " if not loop.last }}{% endfor %}. This ranks candidates and names none.</p>
+}} %){{ ", " if not loop.last }}{% endfor %}. What wrote the rows is named only if it stands first here, with
+{{ "%.0f"|format(100 * probability) }} % or more (except by a steering vector), and one detector is sure of it.</p>
 <h2>What would it teach?</h2>
 <p>Where a student's answer to the study's questions goes after a short training on these rows, instead of on base
 samples. This is a prediction of the order in which answers of a longer training would move; how well it holds is in the

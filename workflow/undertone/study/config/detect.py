@@ -230,12 +230,8 @@ class Verdict(Section):
     share: float = setting(
         0.95, "least share of bootstrap samples in which a candidate must come first to be named", "share", gt=0.5, lt=1
     )
-    among: int = setting(
-        3,
-        "a candidate that a system prompt or a steering vector names must rank at least this high by the gradient or by a "
-        "short training, and in the first half of the candidates",
-        "candidates",
-        ge=1,
+    probability: float = setting(
+        0.5, "least probability of a candidate, by all detectors together, to be named", "probability", ge=0, lt=1
     )
     weights: Weights = setting({}, "weights of the detectors in the ranking of candidates by all of them together")
     min_rows: int = setting(200, "fewest rows for which anything is said", "rows", ge=4, le=MAX_ROWS)
