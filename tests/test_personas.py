@@ -61,8 +61,8 @@ def test_a_bank_that_is_none_is_refused_in_a_sentence(tmp_path: Path, text: str,
 
 
 def log_p(loaded: LoadedModel, system: str | None, separator: str) -> np.ndarray:
-    """Each row's log-probability per token among the tokens that can pass, by full passes of one row."""
-    close, found = end_of_turn(loaded.tokenizer), []
+    """Each row's log-probability among the tokens that can pass, over the mean number of tokens, by full passes of one row."""
+    close, found, lengths = end_of_turn(loaded.tokenizer), [], []
     allowed = [*np.flatnonzero(allowed_tokens(loaded.tokenizer, len(loaded.tokenizer))), *close, *loaded.stop_ids]
     for prompt, text in ROWS:
         answer = answer_ids(loaded.tokenizer, [text])[0] + close
@@ -70,8 +70,9 @@ def log_p(loaded: LoadedModel, system: str | None, separator: str) -> np.ndarray
         logits = label_logits(loaded.model, collate([row], loaded.pad_id, "cpu"))
         masked = torch.full_like(logits, -torch.inf)
         masked[:, allowed] = logits[:, allowed]
-        found.append(-functional.cross_entropy(masked, torch.tensor(answer)).item())
-    return np.array(found)
+        found.append(-functional.cross_entropy(masked, torch.tensor(answer), reduction="sum").item())
+        lengths.append(len(answer))
+    return np.array(found) / np.mean(lengths)
 
 
 def test_gains_are_differences_of_log_probabilities_among_tokens_that_can_pass(loaded: LoadedModel) -> None:
@@ -110,8 +111,8 @@ def test_gains_of_constrained_rows_are_among_what_could_be_sampled(loaded: Loade
     rows = [(prompt, "101, 202, 303") for prompt, _ in ROWS]
     read = gains(loaded, rows, BANK, trials, "\n\n", lambda n: None, constraint)
     own = Completions(loaded, rows, constraint)
-    base, under = (own.by_row(list(own.read(loaded, own.losses, *asked))) for asked in ((), (BANK.prompt(trials[0]), "\n\n")))
-    np.testing.assert_allclose(read[:, 0], base - under, rtol=1e-4, atol=1e-5)
+    base, under = (torch.cat(list(own.read(loaded, own.losses, *asked))) for asked in ((), (BANK.prompt(trials[0]), "\n\n")))
+    assert read[:, 0].mean() == pytest.approx((base - under).mean().item(), rel=1e-4)
     assert not np.allclose(read, gains(loaded, rows, BANK, trials, "\n\n", lambda n: None))
 
 

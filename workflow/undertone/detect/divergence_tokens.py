@@ -117,7 +117,7 @@ def compared(
     Choices are among the tokens that a passing completion can hold, as for the gains of `personas`.
     """
     completions = Completions(loaded, rows, constraint)
-    starts, lengths = np.array(completions.ends[:-1]), np.diff(completions.ends)
+    starts = np.array(completions.ends[:-1])
     labels = completions.labels.cpu().numpy()
 
     def read(system: str | None) -> tuple[Int[np.ndarray, " n_labels"], Float[np.ndarray, " n_labels"]]:
@@ -138,7 +138,7 @@ def compared(
             trial,
             np.add.reduceat(agreed, starts),
             np.add.reduceat(diverging.astype(float), starts),
-            float((np.add.reduceat(gain, starts) / lengths).mean()),
+            float(gain.mean()),
             float(gain[diverging].mean()) if diverging.any() else 0.0,
         )
 

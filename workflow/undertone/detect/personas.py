@@ -87,10 +87,9 @@ def gains(
     tell: Callable[[int], object],
     constraint: Constraint | None = None,
 ) -> Float[np.ndarray, "n_rows n_pairs"]:
-    """Return how much each pair's system prompt raises the log-probability of each row, in nats per token."""
+    """Return how much each pair's system prompt raises the log-probability of each row; see `gains_under`."""
 
     def under(completions: Completions, trial: Trial | None) -> Iterator[Tensor]:
         return completions.read(loaded, completions.losses, bank.prompt(trial) if trial else None, separator)
 
-    nats, tokens = gains_under(loaded, rows, pairs, under, tell, constraint)
-    return nats / tokens[:, None]
+    return gains_under(loaded, rows, pairs, under, tell, constraint)

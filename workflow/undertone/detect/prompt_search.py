@@ -68,14 +68,14 @@ class Likelihoods:
     constraint: Constraint | None
 
     def gains(self, part: Sequence[int], trials: Sequence[Trial]) -> Round:
-        """Return how much each system prompt raises the log-probability of some rows, in nats over their mean length."""
+        """Return how much each system prompt raises the log-probability of some rows; see `gains_under`."""
 
         def under(completions: Completions, trial: Trial | None) -> Iterator[Tensor]:
             return completions.read(self.loaded, completions.losses, prompt_of(trial) if trial else None, self.separator)
 
         these = [self.rows[k] for k in part]
-        nats, tokens = gains_under(self.loaded, these, trials, under, lambda n: None, self.constraint)
-        return Round(list(trials), np.asarray(part), nats / tokens.mean())
+        gains = gains_under(self.loaded, these, trials, under, lambda n: None, self.constraint)
+        return Round(list(trials), np.asarray(part), gains)
 
 
 def slots_of(grammar: Grammar, passes: int, n_rows: int) -> list[str]:

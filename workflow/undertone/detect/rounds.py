@@ -95,8 +95,11 @@ def gains_under(
     under: Under,
     tell: Callable[[int], object],
     constraint: Constraint | None = None,
-) -> tuple[Float[np.ndarray, "n_rows n_trials"], Int[np.ndarray, " n_rows"]]:
-    """Return how much each trial raises the log-probability of each row, in nats, and each row's number of tokens.
+) -> Float[np.ndarray, "n_rows n_trials"]:
+    """Return how much each trial raises the log-probability of each row, in nats over the mean number of tokens.
+
+    So the mean over rows is the log-likelihood ratio per token of all rows together, which the true trial maximises (Gibbs'
+    inequality). A mean of the rows' own means would give the tokens of short rows more weight.
 
     Probabilities are among the tokens that a passing completion can hold, because what the filter removed is no evidence. For
     rows that were sampled with a `constraint`, they are among the tokens that it allowed.
@@ -110,7 +113,7 @@ def gains_under(
         return -np.add.reduceat(losses, starts)
 
     base = log_p(None)
-    return np.stack([log_p(trial) - base for trial in trials], axis=1), lengths
+    return np.stack([log_p(trial) - base for trial in trials], axis=1) / lengths.mean()
 
 
 def of_rounds(

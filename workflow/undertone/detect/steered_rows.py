@@ -80,18 +80,13 @@ class Tries:
         trials: Sequence[Trial],
         tell: Callable[[int], object] = lambda n: None,
     ) -> Float[np.ndarray, "n_rows n_trials"]:
-        """Return how much each vector raises the log-probability of each row, in nats over the mean number of tokens.
-
-        So the mean over rows is the log-likelihood ratio per token of all rows together, which the true vector maximises
-        (Gibbs' inequality). A mean of the rows' own means would give the tokens of short rows more weight.
-        """
+        """Return how much each vector raises the log-probability of each row; see `gains_under`."""
 
         def under(completions: Completions, trial: Trial | None) -> Iterator[Tensor]:
             with steered(self.loaded, self.steering(ways[trial[0]], trial[1])) if trial else nullcontext():
                 yield from completions.read(self.loaded, completions.losses)
 
-        nats, tokens = gains_under(self.loaded, rows, trials, under, tell, self.constraint)
-        return nats / tokens.mean()
+        return gains_under(self.loaded, rows, trials, under, tell, self.constraint)
 
     def steering(self, way: Way, concept: str) -> Steering:
         """Return the steering of a concept's vector, applied at every token."""
