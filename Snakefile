@@ -93,7 +93,8 @@ def refuse(sentence):
 
 
 try:
-    check_config_files(["config/config.yaml", *workflow.overwrite_configfiles])
+    if workflow.is_main_process:  # jobs are given the config with which the run was planned
+        check_config_files(["config/config.yaml", *workflow.overwrite_configfiles])
 except ConfigError as error:
     refuse(str(error))
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import polars as pl
 import pytest
 import yaml
 from cluster import Cluster, Record, install, missing, table, wait_for
@@ -213,6 +214,24 @@ def test_every_rule_asks_for_what_it_states(cluster: Cluster, project: Project, 
         assert not ended, output
     wait_for(lambda: {record.state for record in records()} == {"CANCELLED by 0"}, "the jobs to be cancelled")
     assert {record.rule: record.resources for record in records()} == expected, output
+
+
+def test_a_queued_job_uses_the_config_with_which_its_run_was_started(
+    cluster: Cluster, project: Project, records: Callable[[], list[Record]]
+) -> None:
+    project.configure(prompts={"n": 100})
+    with closed_partitions(cluster):
+        process = project.start("results/prompts.parquet", *PROFILE, *HURRY)
+        wait_for(lambda: bool(records()) or process.poll() is not None, "the job to be submitted")
+        assert process.poll() is None, process.communicate()[0]
+        project.configure(prompts={"n": 120})
+        for name in ("cpu", "gpu"):
+            cluster.ask("scontrol", "update", f"PartitionName={name}", "State=UP")
+        finish(process)
+    assert pl.read_parquet(project.root / "results/prompts.parquet").height == 100
+    assert "prompts.n" in project.snakemake("results/prompts.parquet", "-n")
+    project.snakemake("results/prompts.parquet", *PROFILE, *HURRY)
+    assert pl.read_parquet(project.root / "results/prompts.parquet").height == 120
 
 
 def test_no_more_gpus_are_taken_than_the_cap_allows(
