@@ -229,6 +229,15 @@ def third(read: Read) -> Rows:
     return [{"target": target} | verdict_row(read(f"third/{target}/verdict.json"), target) for target in PROMPTED[:8]]
 
 
+def resampled(read: Read) -> Rows:
+    """The same of the study's prompted teachers, sampled with two other seeds."""
+    return [
+        {"seed": seed, "target": target} | verdict_row(read(f"resampled/seed-{seed}-{target}/verdict.json"), target)
+        for seed in (1, 2)
+        for target in PROMPTED
+    ]
+
+
 def apart(read: Read) -> Rows:
     """How well the verdicts' p tells datasets from base samples, by kind of teacher and base model."""
     tables = (
@@ -368,6 +377,8 @@ EXTRACTS: dict[str, Callable[[Read], Rows]] = {
     "nulls": nulls,
     "second": second,
     "third": third,
+    "resampled": resampled,
+    "resampled_nulls": lambda read: nulls(within(read, "resampled")),
     "apart": apart,
     "forms": forms,
     "consequence": consequence,

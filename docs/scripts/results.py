@@ -230,6 +230,11 @@ def second_table(rows: Rows) -> str:
     return table(["target", *VERDICT], ([row["target"], *verdict_cells(row)] for row in rows))
 
 
+def resampled_table(rows: Rows) -> str:
+    """One line per seed and dataset."""
+    return table(["seed", "target", *VERDICT], ([str(row["seed"]), row["target"], *verdict_cells(row)] for row in rows))
+
+
 def apart_table(rows: Rows) -> str:
     """One line per kind of teacher."""
 
@@ -396,6 +401,8 @@ TABLES: dict[str, Callable[[Rows], str]] = {
     "nulls": nulls_table,
     "second": second_table,
     "third": second_table,
+    "resampled": resampled_table,
+    "resampled_nulls": nulls_table,
     "apart": apart_table,
     "forms": verdicts_table,
     "consequence": consequence_table,
