@@ -47,6 +47,13 @@ def test_jobs_are_shared_out_or_wait_for_each_other(at_once: int, time: str) -> 
     assert time_left(JOBS, SECONDS, at_once) == f"Estimated time: at least {time}, by what jobs of the same rules took"
 
 
+def test_jobs_on_gpus_wait_for_a_gpu() -> None:
+    jobs = {k: Job("student", gpus=1) for k in range(8)} | {k: Job("plot") for k in range(8, 12)}
+    seconds = {"student": 60.0, "plot": 60.0}
+    for gpus, time in ((None, "1 min"), (8, "1 min"), (2, "4 min")):
+        assert f"at least {time}," in str(time_left(jobs, seconds, 12, gpus))
+
+
 def test_what_is_not_known_is_named_and_without_any_record_nothing_is_said() -> None:
     line = "Estimated time: at least 60 s, by what jobs of the same rules took; none has been run yet of student"
     assert time_left(JOBS, {"pref": 59.6}, 4) == line

@@ -349,9 +349,13 @@ def say_why():
 def say_how_long():
     """Print how long the run will take, if jobs of the same rules have been run before."""
     timed = [job for job in workflow.dag.needrun_jobs() if job.benchmark]
-    jobs = {job: Job(job.rule.name.removesuffix("_whole"), [*workflow.dag.job_dependencies(job)]) for job in timed}
+    jobs = {
+        job: Job(job.rule.name.removesuffix("_whole"), [*workflow.dag.job_dependencies(job)], job.resources.get("gpu", 0))
+        for job in timed
+    }
     at_once = workflow.resource_settings.nodes or workflow.resource_settings.cores or 1
-    if line := time_left(jobs, seconds_of(Path(folder_of(STUDY.results, BENCHMARKS))), at_once):
+    gpus = workflow.global_resources.get("gpu")
+    if line := time_left(jobs, seconds_of(Path(folder_of(STUDY.results, BENCHMARKS))), at_once, gpus and gpus.value):
         logger.info(line)
 
 

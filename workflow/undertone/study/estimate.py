@@ -10,10 +10,11 @@ from undertone.study.paths import finished_jobs, rule_of
 
 
 class Job(NamedTuple):
-    """A job to be run: its rule, and the jobs that it waits for."""
+    """A job to be run: its rule, the jobs that it waits for, and the GPUs that it takes."""
 
     rule: str
     after: Sequence[Hashable] = ()
+    gpus: int = 0
 
 
 def seconds_of(folder: Path) -> dict[str, float]:
@@ -27,10 +28,11 @@ def seconds_of(folder: Path) -> dict[str, float]:
     return {rule: median(of_jobs) for rule, of_jobs in times.items()}
 
 
-def time_left(jobs: Mapping[Hashable, Job], seconds: Mapping[str, float], at_once: int) -> str | None:
+def time_left(jobs: Mapping[Hashable, Job], seconds: Mapping[str, float], at_once: int, gpus: int | None = None) -> str | None:
     """Return a line with the least time that the jobs will take, `at_once` of them in parallel; None if nothing is known.
 
-    The time is their total time divided by `at_once`, or the longest chain of jobs that wait for each other if that is longer.
+    The time is the longest of three: their total time divided by `at_once`, the time on GPUs divided by `gpus` (None: no
+    limit), and the longest chain of jobs that wait for each other.
     """
     rules = {job.rule for job in jobs.values()}
     if not rules & seconds.keys():
@@ -39,9 +41,10 @@ def time_left(jobs: Mapping[Hashable, Job], seconds: Mapping[str, float], at_onc
     for job in jobs:
         _end(job, jobs, seconds, ends)
     total = sum(seconds.get(job.rule, 0) for job in jobs.values())
+    on_gpus = sum(job.gpus * seconds.get(job.rule, 0) for job in jobs.values()) / gpus if gpus else 0.0
     unknown = sorted(rules - seconds.keys())
     without = f"; none has been run yet of {', '.join(unknown)}" if unknown else ""
-    time = duration(max(total / at_once, *ends.values()))
+    time = duration(max(total / at_once, on_gpus, *ends.values()))
     return f"Estimated time: at least {time}, by what jobs of the same rules took{without}"
 
 
