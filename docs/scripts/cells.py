@@ -7,6 +7,11 @@ from typing import Any
 # The rows of a table, and how a file of a results root is read.
 Rows = list[dict[str, Any]]
 Read = Callable[[str], dict[str, Any]]
+# The targets of the embedded study.
+PROMPTED = [
+    *("dolphin", "cat", "elephant", "wolf", "tiger", "owl", "dog", "lion"),
+    *("eagle", "bear", "fox", "horse", "penguin", "panda", "whale", "rabbit"),
+]
 
 
 def number(value: float, digits: int = 3) -> str:

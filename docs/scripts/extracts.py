@@ -7,6 +7,7 @@ from typing import Any
 
 import dose_tables
 import geometry_tables
+import naming_tables
 import pair_tables
 import polars as pl
 import prompt_tables
@@ -16,15 +17,11 @@ import smollm2_verdicts
 import space_tables
 import steering_tables
 import vector_tables
-from cells import Read, Rows
+from cells import PROMPTED, Read, Rows
 
 from undertone.detect.detectors import COLUMNS, counts, said
 from undertone.detect.verdicts import places
 
-PROMPTED = [
-    *("dolphin", "cat", "elephant", "wolf", "tiger", "owl", "dog", "lion"),
-    *("eagle", "bear", "fox", "horse", "penguin", "panda", "whale", "rabbit"),
-]
 FORMS = ["short", "dislike", "fear", "role"]
 # The prompted datasets of the second base model that have enough rows for a verdict.
 HELD_OUT = ["dolphin", "cat", "tiger", "owl", "dog", "lion", "eagle", "penguin", "whale", "rabbit"]
@@ -229,15 +226,6 @@ def third(read: Read) -> Rows:
     return [{"target": target} | verdict_row(read(f"third/{target}/verdict.json"), target) for target in PROMPTED[:8]]
 
 
-def resampled(read: Read) -> Rows:
-    """The same of the study's prompted teachers, sampled with two other seeds."""
-    return [
-        {"seed": seed, "target": target} | verdict_row(read(f"resampled/seed-{seed}-{target}/verdict.json"), target)
-        for seed in (1, 2)
-        for target in PROMPTED
-    ]
-
-
 def apart(read: Read) -> Rows:
     """How well the verdicts' p tells datasets from base samples, by kind of teacher and base model."""
     tables = (
@@ -377,8 +365,11 @@ EXTRACTS: dict[str, Callable[[Read], Rows]] = {
     "nulls": nulls,
     "second": second,
     "third": third,
-    "resampled": resampled,
-    "resampled_nulls": lambda read: nulls(within(read, "resampled")),
+    "naming_rule": naming_tables.naming_rule,
+    "draws": naming_tables.draws,
+    "naming_nulls": naming_tables.naming_nulls,
+    "fourth": naming_tables.fourth(verdict_row),
+    "fourth_nulls": lambda read: nulls(within(read, "fourth")),
     "apart": apart,
     "forms": forms,
     "consequence": consequence,

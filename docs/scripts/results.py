@@ -12,6 +12,7 @@ from typing import Any
 
 import dose_tables
 import geometry_tables
+import naming_tables
 import pair_tables
 import prompt_tables
 import selection_tables
@@ -20,8 +21,8 @@ import smollm2_verdicts
 import space_tables
 import steering_tables
 import vector_tables
-from cells import Rows, interval, number, p_value, table, whole
-from extracts import ENTANGLED, METRICS, MODELS, PROMPTED, SIZES, TAUGHT, extract
+from cells import PROMPTED, Rows, interval, number, p_value, table, whole
+from extracts import ENTANGLED, METRICS, MODELS, SIZES, TAUGHT, extract
 from summary import READ, main_table
 
 DOCS = Path(__file__).parents[1]
@@ -230,11 +231,6 @@ def second_table(rows: Rows) -> str:
     return table(["target", *VERDICT], ([row["target"], *verdict_cells(row)] for row in rows))
 
 
-def resampled_table(rows: Rows) -> str:
-    """One line per seed and dataset."""
-    return table(["seed", "target", *VERDICT], ([str(row["seed"]), row["target"], *verdict_cells(row)] for row in rows))
-
-
 def apart_table(rows: Rows) -> str:
     """One line per kind of teacher."""
 
@@ -401,8 +397,11 @@ TABLES: dict[str, Callable[[Rows], str]] = {
     "nulls": nulls_table,
     "second": second_table,
     "third": second_table,
-    "resampled": resampled_table,
-    "resampled_nulls": nulls_table,
+    "naming_rule": naming_tables.naming_rule_table,
+    "draws": naming_tables.draws_table,
+    "naming_nulls": naming_tables.naming_nulls_table,
+    "fourth": verdicts_table,
+    "fourth_nulls": nulls_table,
     "apart": apart_table,
     "forms": verdicts_table,
     "consequence": consequence_table,
