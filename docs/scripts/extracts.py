@@ -368,8 +368,6 @@ EXTRACTS: dict[str, Callable[[Read], Rows]] = {
     "naming_rule": naming_tables.naming_rule,
     "draws": naming_tables.draws,
     "naming_nulls": naming_tables.naming_nulls,
-    "fourth": naming_tables.fourth(verdict_row),
-    "fourth_nulls": lambda read: nulls(within(read, "fourth")),
     "apart": apart,
     "forms": forms,
     "consequence": consequence,

@@ -7,6 +7,7 @@ from cells import PROMPTED, Read, Rows, number, table
 
 from undertone.detect.evidence import SLACK, Nulls, Readings, fitting
 from undertone.detect.verdict import origin, together
+from undertone.stats.stats import share_interval
 from undertone.study.config.detect import DETECTORS, KINDS_OF_NULLS, Verdict
 
 STEERED = ["lion", "eagle", "owl", "dog", "horse", "whale", "elephant"]
@@ -111,16 +112,20 @@ def naming_rule_table(rows: Rows) -> str:
     def cells(kind: str) -> list[str]:
         those = [row for row in rows if row["kind"] == kind]
         first = sum(row["together"]["concept"] == row["target"] for row in those)
-        return [kind, str(len(those)), counted(those, "before"), counted(those, "now"), str(first)]
+        (before, wrong_before), (now, wrong) = counted(those, "before"), counted(those, "now")
+        low, high = share_interval(now, len(those))
+        rightly = f"{now} [{number(low, 2)}, {number(high, 2)}]"
+        return [kind, str(len(those)), str(before), str(wrong_before), rightly, str(wrong), str(first)]
 
-    header = ["teacher was", "datasets", "named before: rightly, wrongly", "named now", "target first by all together"]
+    header = ["teacher was", "datasets", "named before rightly", "wrongly", "named now rightly", "wrongly"]
+    header += ["target first by all together"]
     return table(header, map(cells, dict.fromkeys(row["kind"] for row in rows)))
 
 
-def counted(rows: Rows, when: str) -> str:
+def counted(rows: Rows, when: str) -> tuple[int, int]:
     """How many datasets are named rightly and wrongly."""
     right = sum(row[when] == row["target"] for row in rows)
-    return f"{right}, {sum(row[when] is not None for row in rows) - right}"
+    return right, sum(row[when] is not None for row in rows) - right
 
 
 def fourth(row_of: Callable[[dict[str, Any], str], dict[str, Any]]) -> Callable[[Read], Rows]:

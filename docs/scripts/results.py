@@ -400,8 +400,6 @@ TABLES: dict[str, Callable[[Rows], str]] = {
     "naming_rule": naming_tables.naming_rule_table,
     "draws": naming_tables.draws_table,
     "naming_nulls": naming_tables.naming_nulls_table,
-    "fourth": verdicts_table,
-    "fourth_nulls": nulls_table,
     "apart": apart_table,
     "forms": verdicts_table,
     "consequence": consequence_table,
