@@ -288,6 +288,11 @@ def test_a_larger_file_is_said_to_be_read_in_part() -> None:
     assert judge(own, nulls(), SETTINGS)["caveats"] == ["2000 of 5000 rows were read, drawn at random (detectors.rows)."]
 
 
+def test_base_samples_have_no_name() -> None:
+    """So that no page names what is not shown to differ."""
+    assert named(readings()) and not named(readings(p=0.2))
+
+
 def test_a_tie_by_all_together_or_a_single_candidate_names_nobody() -> None:
     own = readings(steering=0.2, z_share=0.6)
     assert named(own, nulls(steering=0.001)) == [("contrasts", "lion")]

@@ -43,7 +43,7 @@ def naming_rule(read: Read) -> Rows:
         for target in targets:
             folder = f"{root}/{pattern.format(target)}"
             verdict, [own] = read(f"{folder}/verdict.json"), readings(read, folder, detectors)
-            named = origin(own, nulls_for(null_sets, own.rows), settings) if own.differs(settings.level) else []
+            named = origin(own, nulls_for(null_sets, own.rows), settings)
             rows.append(
                 {
                     "kind": kind,
@@ -70,10 +70,10 @@ def naming_nulls(read: Read) -> Rows:
         for kind, of_kind in sets.items():
             for size in sorted({each.rows for each in of_kind}):
                 those = [each for each in of_kind if each.rows == size]
-                different = [each for each in those if each.differs(settings.level)]
-                named = [each for each in different if origin(each, nulls_for(without(sets, kind, each), size), settings)]
+                differ = sum(each.differs(settings.level) for each in those)
+                named = [each for each in those if origin(each, nulls_for(without(sets, kind, each), size), settings)]
                 about = {"kind": kind, "rows": size, "vectors": steering}
-                rows.append({**about, "sets": len(those), "differ": len(different), "named": len(named)})
+                rows.append({**about, "sets": len(those), "differ": differ, "named": len(named)})
     return rows
 
 

@@ -138,12 +138,12 @@ def steered(own: Readings, nulls: Nulls) -> bool:
 
 
 def origin(own: Readings, nulls: Nulls, settings: Verdict) -> list[Json]:
-    """Return what each detector names, if anything: {detector, concept, score, share}.
+    """Return what each detector names, if anything: {detector, concept, score, share}. Nothing is named that does not differ.
 
     System prompts, steering vectors, first tokens and the rows' gradient show what wrote the rows; a short training shows an
     effect. So the short training is asked only if the others name nothing.
     """
-    if own["surface"]["prompts"] < MIN_PROMPTS:
+    if not own.differs(settings.level) or own["surface"]["prompts"] < MIN_PROMPTS:
         return []
     first, *others = together(own, settings)
     leads = bool(others) and first["probability"] > others[0]["probability"]
