@@ -32,15 +32,16 @@ from undertone.study.store_reads import parts
 from undertone.study.study import load
 from undertone.study.targets import refusal
 from undertone.study.pair_reads import lacking_datasets, other_datasets
-from undertone.study.planned import planned
+from undertone.study.run_config import keep, kept
 from undertone.study.vector_reads import asks_personas, decompositions, saes_after, steered_dataset
 from undertone.study.why import changes
 
 try:
-    STUDY = load(planned(config, Path(".snakemake/undertone"), workflow.is_main_process))
+    STUDY = load(config if workflow.is_main_process else kept(config))
     check_inputs(STUDY)
-    if workflow.is_main_process:  # jobs read what they need
-        check_contents(STUDY)
+    if workflow.is_main_process:
+        check_contents(STUDY)  # jobs read what they need
+        keep(config, Path(".snakemake/undertone"))
 except ConfigError as error:
     refuse(f"The config has mistakes:\n{error}")
 
