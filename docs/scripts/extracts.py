@@ -365,6 +365,8 @@ EXTRACTS: dict[str, Callable[[Read], Rows]] = {
     "nulls": nulls,
     "second": second,
     "third": third,
+    "fourth": naming_tables.fourth(verdict_row),
+    "fourth_nulls": lambda read: nulls(within(read, "fourth")),
     "naming_rule": naming_tables.naming_rule,
     "draws": naming_tables.draws,
     "naming_nulls": naming_tables.naming_nulls,

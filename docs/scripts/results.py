@@ -397,6 +397,8 @@ TABLES: dict[str, Callable[[Rows], str]] = {
     "nulls": nulls_table,
     "second": second_table,
     "third": second_table,
+    "fourth": verdicts_table,
+    "fourth_nulls": nulls_table,
     "naming_rule": naming_tables.naming_rule_table,
     "draws": naming_tables.draws_table,
     "naming_nulls": naming_tables.naming_nulls_table,

@@ -5,12 +5,16 @@ from typing import Any
 from cells import Rows, interval, table
 
 # The extracts that it is made of.
-READ = ("transfer", "teachers", "controls", "verdicts", "nulls", "second", "third", "forms", "consequence", "features")
+READ = (
+    *("transfer", "teachers", "controls", "verdicts", "second", "third", "fourth", "fourth_nulls", "forms"),
+    *("consequence", "features"),
+)
 TRANSFER = "results/tables/transfer.json"
 TEACHERS = "results/tables/teachers/transfer.json --configfile config/teachers.yaml"
 CONTROLS = "results/tables/controls/controls.json --configfile config/controls.yaml"
 DETECTION = "detection"
 SECOND = "detection --configfile config/second.yaml"
+FOURTH = "detection --configfile config/fourth.yaml"
 FORMS = "detection --configfile config/forms.yaml"
 CONSEQUENCE = "results/tables/consequence.json"
 BIAS = "results/steer-{lion,tiger,…}/feature_bias.json"
@@ -61,17 +65,16 @@ def scrambled(rows: Rows) -> list[tuple[str, str, str]]:
 
 
 def verdicts(extracts: dict[str, Rows]) -> list[tuple[str, str, str]]:
-    """Which targets verdicts name, on the study's own base model and on two others, and what they say of nulls."""
-    rows = [row for row in extracts["verdicts"] if row["kind"] == "prompt"]
-    nulls = [row["tiers"] for row in extracts["nulls"] if row["rows"] == max(each["rows"] for each in extracts["nulls"])]
+    """Which targets verdicts name on a base model on which nothing was chosen, and on three others by an earlier rule."""
+    held_out, own = ([row for row in extracts[name] if row["kind"] == "prompt"] for name in ("fourth", "verdicts"))
+    others = [row for row in extracts["fourth"] if row["kind"] != "prompt"]
+    nulls = [row["tiers"] for row in extracts["fourth_nulls"]]
     named, n = sum(tiers.get("named", 0) for tiers in nulls), sum(sum(tiers.values()) for tiers in nulls)
     return [
-        ("Is something hidden, and what?", f"{naming(rows)}; of {n} datasets with nothing hidden {named} are named", DETECTION),
-        (
-            "… on two other base models (a rule was added after one wrong name there)?",
-            naming(extracts["second"] + extracts["third"]),
-            SECOND,
-        ),
+        ("Is something hidden, and what?", f"{naming(held_out)}; of {n} with nothing hidden {named} are named", FOURTH),
+        ("… from finetuned and steered teachers?", naming(others), FOURTH),
+        ("… by an earlier rule of naming, on the model on which it was chosen?", naming(own), DETECTION),
+        ("… and on two others?", naming(extracts["second"] + extracts["third"]), SECOND),
         ("… from system prompts of other forms?", naming(extracts["forms"]), FORMS),
         ("Does a short training say what students come to prefer?", f"ρ {agreement(extracts['consequence'])}", CONSEQUENCE),
     ]
