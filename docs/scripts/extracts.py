@@ -367,6 +367,7 @@ EXTRACTS: dict[str, Callable[[Read], Rows]] = {
     "third": third,
     "fourth": naming_tables.fourth(verdict_row),
     "fourth_nulls": lambda read: nulls(within(read, "fourth")),
+    "drift": naming_tables.drift,
     "naming_rule": naming_tables.naming_rule,
     "draws": naming_tables.draws,
     "naming_nulls": naming_tables.naming_nulls,

@@ -3,7 +3,9 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from cells import PROMPTED, Read, Rows, number, table
+from scipy.special import logit
 
 from undertone.detect.evidence import SLACK, Nulls, Readings, fitting
 from undertone.detect.verdict import origin, together
@@ -141,3 +143,27 @@ def fourth(row_of: Callable[[dict[str, Any], str], dict[str, Any]]) -> Callable[
         ]
 
     return rows
+
+
+def drift(read: Read) -> Rows:
+    """What students of the horse's finetuned teacher come to prefer, of the three answers that a short training moves most."""
+    pref, predicted = read("fourth/tuned-horse/pref.json"), read("fourth/tuned-horse/verdict.json")["consequence"]
+    rows = []
+    for answer in predicted[:3]:
+        sides = {side: pref[side][answer["concept"]] for side in ("teacher", "control", "student")}
+        moved = np.mean(logit(sides["student"]["by_seed"])) - np.mean(logit(sides["control"]["by_seed"]))
+        means = {side: each["mean"] for side, each in sides.items()}
+        rows.append({"answer": answer["concept"], **means, "predicted": answer["score"], "moved": float(moved)})
+    return rows
+
+
+def drift_table(rows: Rows) -> str:
+    """One line per answer."""
+    header = ["answer", "teacher", "control students", "students", "moved by (log-odds)", "predicted"]
+    cells = ([row["answer"], *(number(row[key]) for key in ("teacher", "control", "student")), *moves(row)] for row in rows)
+    return table(header, cells)
+
+
+def moves(row: dict[str, Any]) -> list[str]:
+    """The measured and the predicted movement."""
+    return [number(row[key], 2) for key in ("moved", "predicted")]

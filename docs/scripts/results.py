@@ -399,6 +399,7 @@ TABLES: dict[str, Callable[[Rows], str]] = {
     "third": second_table,
     "fourth": verdicts_table,
     "fourth_nulls": nulls_table,
+    "drift": naming_tables.drift_table,
     "naming_rule": naming_tables.naming_rule_table,
     "draws": naming_tables.draws_table,
     "naming_nulls": naming_tables.naming_nulls_table,
