@@ -68,7 +68,8 @@ def verdicts(extracts: dict[str, Rows]) -> list[tuple[str, str, str]]:
     """Which targets verdicts name on a base model on which nothing was chosen, and on three others by an earlier rule."""
     held_out, own = ([row for row in extracts[name] if row["kind"] == "prompt"] for name in ("fourth", "verdicts"))
     others = [row for row in extracts["fourth"] if row["kind"] != "prompt"]
-    nulls = [row["tiers"] for row in extracts["fourth_nulls"]]
+    most = max(row["rows"] for row in extracts["fourth_nulls"])
+    nulls = [row["tiers"] for row in extracts["fourth_nulls"] if row["rows"] == most]
     named, n = sum(tiers.get("named", 0) for tiers in nulls), sum(sum(tiers.values()) for tiers in nulls)
     return [
         ("Is something hidden, and what?", f"{naming(held_out)}; of {n} with nothing hidden {named} are named", FOURTH),
