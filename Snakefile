@@ -93,7 +93,7 @@ def refuse(sentence):
 
 
 try:
-    if workflow.is_main_process:  # jobs are given the config with which the run was planned
+    if workflow.is_main_process:  # jobs are given the config with which their run was started
         check_config_files(["config/config.yaml", *workflow.overwrite_configfiles])
 except ConfigError as error:
     refuse(str(error))

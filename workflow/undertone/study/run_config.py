@@ -1,13 +1,12 @@
 """The config of a run, kept for its jobs: on a cluster they start later, and the user may have edited the config by then."""
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 from typing import Any
 
-from undertone.runtime.files import replacing
+from undertone.runtime.files import checksum, replacing
 
 # Names the file with the run's config, in the environment of its jobs.
 VARIABLE = "UNDERTONE_CONFIG"
@@ -15,11 +14,10 @@ VARIABLE = "UNDERTONE_CONFIG"
 
 def keep(config: dict[str, Any], folder: Path, environment: MutableMapping[str, str] = os.environ) -> None:
     """Write a valid config to a file in `folder` that is named after its content, and tell the jobs of this process of it."""
-    text = json.dumps(config)
-    path = folder.absolute() / f"config-{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
+    path = folder.absolute() / f"config-{checksum(config)}.json"
     if not path.is_file():
         with replacing(path) as temporary:
-            temporary.write_text(text)
+            temporary.write_text(json.dumps(config))
     environment[VARIABLE] = str(path)
 
 
