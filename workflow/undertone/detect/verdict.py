@@ -174,8 +174,14 @@ def beyond_nulls(own: Readings, nulls: Nulls) -> list[str]:
     The figure is the gain of a steering vector or a system prompt, whichever explains the rows better, and the gradient's
     movement. First tokens are asked with system prompts, because they read personas, too.
     """
-    names = ["contrasts"] if steered(own, nulls) else ["personas", "first_tokens"] if explained(own, nulls) else []
-    return [*names, "gradient"] if own.movement > max(each.movement for each in nulls.of(*nulls.by_kind)) else names
+    names = []
+    if steered(own, nulls):
+        names += ["contrasts"]
+    elif explained(own, nulls):
+        names += ["personas", "first_tokens"]
+    if own.movement > max(each.movement for each in nulls.of(*nulls.by_kind)):
+        names += ["gradient"]
+    return names
 
 
 def sure_of(own: Readings, detector: str, concept: str, settings: Verdict) -> bool:
