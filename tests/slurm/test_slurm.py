@@ -103,15 +103,18 @@ def local_rules(project: Project) -> set[str]:
 @contextmanager
 def closed_partitions(cluster: Cluster) -> Iterator[None]:
     """Inside, jobs are taken and none starts; what is still there at the end is cancelled."""
-    partitions = ("cpu", "gpu")
-    for name in partitions:
-        cluster.ask("scontrol", "update", f"PartitionName={name}", "State=DOWN")
+    turn_partitions(cluster, "DOWN")
     try:
         yield
     finally:
         cluster.ask("scancel", "--user=root")
-        for name in partitions:
-            cluster.ask("scontrol", "update", f"PartitionName={name}", "State=UP")
+        turn_partitions(cluster, "UP")
+
+
+def turn_partitions(cluster: Cluster, state: str) -> None:
+    """Turn all partitions UP or DOWN."""
+    for name in ("cpu", "gpu"):
+        cluster.ask("scontrol", "update", f"PartitionName={name}", f"State={state}")
 
 
 def finish(process: "subprocess.Popen[str]") -> str:
@@ -225,8 +228,7 @@ def test_a_queued_job_uses_the_config_with_which_its_run_was_started(
         wait_for(lambda: bool(records()) or process.poll() is not None, "the job to be submitted")
         assert process.poll() is None, process.communicate()[0]
         project.configure(prompts={"n": 120})
-        for name in ("cpu", "gpu"):
-            cluster.ask("scontrol", "update", f"PartitionName={name}", "State=UP")
+        turn_partitions(cluster, "UP")
         finish(process)
     assert pl.read_parquet(project.root / "results/prompts.parquet").height == 100
     assert "prompts.n" in project.snakemake("results/prompts.parquet", "-n")
