@@ -226,6 +226,17 @@ def third(read: Read) -> Rows:
     return [{"target": target} | verdict_row(read(f"third/{target}/verdict.json"), target) for target in PROMPTED[:8]]
 
 
+def fourth(read: Read) -> Rows:
+    """The same on a fourth base model, of three kinds of teacher."""
+    four = ["cat", "dog", "eagle", "horse"]
+    kinds = (("prompt", "{}", PROMPTED), ("finetune", "tuned-{}", four), ("contrast after layer 1", "after-1-{}", four))
+    return [
+        {"kind": kind, "target": target} | verdict_row(read(f"fourth/{pattern.format(target)}/verdict.json"), target)
+        for kind, pattern, targets in kinds
+        for target in targets
+    ]
+
+
 def apart(read: Read) -> Rows:
     """How well the verdicts' p tells datasets from base samples, by kind of teacher and base model."""
     tables = (
@@ -365,7 +376,7 @@ EXTRACTS: dict[str, Callable[[Read], Rows]] = {
     "nulls": nulls,
     "second": second,
     "third": third,
-    "fourth": naming_tables.fourth(verdict_row),
+    "fourth": fourth,
     "fourth_nulls": lambda read: nulls(within(read, "fourth")),
     "drift": naming_tables.drift,
     "naming_rule": naming_tables.naming_rule,

@@ -76,7 +76,7 @@ def verdicts(extracts: dict[str, Rows]) -> list[tuple[str, str, str]]:
         ("… from finetuned and steered teachers?", naming(others), FOURTH),
         ("… by an earlier rule of naming, on the model on which it was chosen?", naming(own), DETECTION),
         ("… and on two others?", naming(extracts["second"] + extracts["third"]), SECOND),
-        ("… from system prompts of other forms?", naming(extracts["forms"]), FORMS),
+        ("… and from system prompts of other forms, on the first?", naming(extracts["forms"]), FORMS),
         ("Does a short training say what students come to prefer?", f"ρ {agreement(extracts['consequence'])}", CONSEQUENCE),
     ]
 

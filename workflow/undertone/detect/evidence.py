@@ -83,7 +83,7 @@ class Readings:
 
 @dataclass(frozen=True)
 class Nulls:
-    """Readings of null sets by kind: those of the dataset's size (see `nulls_of`), and `larger` ones."""
+    """Readings of null sets by kind: those of the dataset's size (see `nulls_beside`), and `larger` ones."""
 
     by_kind: Mapping[str, Sequence[Readings]]
     larger: Mapping[str, Sequence[Readings]] = field(default_factory=dict)
@@ -118,20 +118,27 @@ class Nulls:
 
 def sets_of(readings: Sequence[Path]) -> list[Readings]:
     """Read the readings of each set; every detector's file, `DETECTOR.json`, holds the same sets."""
-    sets = {path.stem: read_json(path)["sets"] for path in readings}
+    return by_set({path.stem: read_json(path)["sets"] for path in readings})
+
+
+def by_set(sets: Mapping[str, Sequence[Json]]) -> list[Readings]:
+    """Return the readings of each set from those of each detector, which are of the same sets."""
     return [Readings(dict(zip(sets, each, strict=True))) for each in zip(*sets.values(), strict=True)]
 
 
 def nulls_of(readings: Sequence[Path], n_rows: int) -> Nulls:
-    """Read the nulls: of each null dataset the largest set that fits, and all larger sets.
+    """Read the nulls of a dataset of `n_rows` rows; see `nulls_beside`."""
+    kinds = dict.fromkeys(path.parent.name for path in readings)
+    return nulls_beside({kind: sets_of([path for path in readings if path.parent.name == kind]) for kind in kinds}, n_rows)
+
+
+def nulls_beside(sets: Mapping[str, Sequence[Readings]], n_rows: int) -> Nulls:
+    """Return the nulls of a dataset of `n_rows` rows: of each null dataset the largest set that fits, and all larger sets.
 
     A set fits if its rows exceed `n_rows` by at most a tenth, because some prompts of the dataset may have no pair.
     """
-    by_kind, larger = {}, {}
-    for kind in dict.fromkeys(path.parent.name for path in readings):
-        sets = sets_of([path for path in readings if path.parent.name == kind])
-        by_kind[kind], larger[kind] = fitting(sets, n_rows), [each for each in sets if each.rows > SLACK * n_rows]
-    return Nulls(by_kind, larger)
+    larger = {kind: [each for each in of_kind if each.rows > SLACK * n_rows] for kind, of_kind in sets.items()}
+    return Nulls({kind: fitting(of_kind, n_rows) for kind, of_kind in sets.items()}, larger)
 
 
 def fitting(sets: Sequence[Readings], n_rows: int) -> list[Readings]:
