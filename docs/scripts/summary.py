@@ -12,8 +12,7 @@ READ = (
 TRANSFER = "results/tables/transfer.json"
 TEACHERS = "results/tables/teachers/transfer.json --configfile config/teachers.yaml"
 CONTROLS = "results/tables/controls/controls.json --configfile config/controls.yaml"
-DETECTION = "detection"
-SECOND = "detection --configfile config/second.yaml"
+EARLIER = "detection [--configfile config/{second,third}.yaml]"
 FOURTH = "detection --configfile config/fourth.yaml"
 FORMS = "detection --configfile config/forms.yaml"
 CONSEQUENCE = "results/tables/consequence.json"
@@ -71,11 +70,18 @@ def verdicts(extracts: dict[str, Rows]) -> list[tuple[str, str, str]]:
     most = max(row["rows"] for row in extracts["fourth_nulls"])
     nulls = [row["tiers"] for row in extracts["fourth_nulls"] if row["rows"] == most]
     named, n = sum(tiers.get("named", 0) for tiers in nulls), sum(sum(tiers.values()) for tiers in nulls)
+    nothing = f"of {n} with nothing hidden {named} are named"
     return [
-        ("Is something hidden, and what?", f"{naming(held_out)}; of {n} with nothing hidden {named} are named", FOURTH),
-        ("… from finetuned and steered teachers?", naming(others), FOURTH),
-        ("… by an earlier rule of naming, on the model on which it was chosen?", naming(own), DETECTION),
-        ("… and on two others?", naming(extracts["second"] + extracts["third"]), SECOND),
+        (
+            "Is something hidden, and what?",
+            f"{naming(held_out)} (prompted); {naming(others)} (finetuned, steered); {nothing}",
+            FOURTH,
+        ),
+        (
+            "… by an earlier rule of naming, on the model on which it was chosen and on two others?",
+            f"{naming(own)}; {naming(extracts['second'] + extracts['third'])}",
+            EARLIER,
+        ),
         ("… and from system prompts of other forms, on the first?", naming(extracts["forms"]), FORMS),
         ("Does a short training say what students come to prefer?", f"ρ {agreement(extracts['consequence'])}", CONSEQUENCE),
     ]
